@@ -1,0 +1,1 @@
+"""Spiking language components, models, tasks and data sources."""

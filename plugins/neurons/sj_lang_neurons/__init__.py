@@ -1,0 +1,1 @@
+"""Spiking neurons that train in parallel over long sequences."""
