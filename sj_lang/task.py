@@ -1,0 +1,92 @@
+"""What a task hands to a run: data, batches, and how logits become figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    Reduced = Tensor | tuple[Tensor, ...]
+    ReducedArrays = NDArray[np.generic] | tuple[NDArray[np.generic], ...]
+
+
+class MapDataset(Protocol):
+    """A map-style dataset: items are dicts of the model's forward arguments, `labels` among them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+class MakeTokenizer(Protocol):
+    """The recipe's `tokenizer:` section, ready to be built; a tokenizer that needs training trains on `texts`."""
+
+    def __call__(self, *, texts: Iterable[str]) -> PreTrainedTokenizerBase: ...
+
+
+@dataclass(kw_only=True)
+class Prepared:
+    """Data of one run, cut, tokenized and ready to be batched.
+
+    `reduce(logits, labels)` turns one batch's logits `[B, L, V]` (or `[B, classes]`) into what the metrics need, on
+    the device and before anything is gathered, so that no `[N, L, V]` is ever kept. It returns one tensor or a tuple
+    of tensors, batch on axis 0; for a language model the summed negative log likelihood `[B]` (nats) and the number of
+    scored tokens `[B]`, from which means over tokens are exact whatever the batch size.
+
+    `metrics(split, reduced, labels)` gets the same, concatenated over the split as NumPy arrays, and returns figures
+    without a prefix, e.g. `{"loss": ..., "bits_per_char": ...}`. `split` is `"train"`, `"validation"` or a key of
+    `tests`.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    train: MapDataset
+    #: chooses the checkpoint; None: nothing is evaluated during training and the last weights are taken
+    validation: MapDataset | None
+    #: name -> data set, e.g. {"test": ...}; looked at once, after the training
+    tests: Mapping[str, MapDataset]
+    reduce: Callable[[Tensor, Tensor], Reduced]
+    metrics: Callable[[str, ReducedArrays, NDArray[np.generic]], Mapping[str, float]]
+    #: list of items -> batch; None: transformers' default (pads with the tokenizer)
+    collate: Callable[[list[Any]], dict[str, Any]] | None = None
+    #: config fields that the data fix (vocab_size, max_position_embeddings, pad_token_id ...); a recipe that sets one
+    #: of them to another value is refused
+    model: Mapping[str, Any] = field(default_factory=dict)
+    #: the figure of `metrics("validation", ...)` that chooses the checkpoint
+    select: str = "loss"
+    greater_is_better: bool = False
+    #: sizes and SHA-256 of the sources, for manifest.json
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    #: sentences shown to the user before the training, e.g. "37 characters at the end of test are dropped"
+    notes: list[str] = field(default_factory=list)
+    #: (split, reduced, labels) -> {file name: text} for the folder predictions/, e.g. a submission;
+    #: None: the reduced arrays are stored as predictions/<split>.npz
+    predictions: Callable[[str, ReducedArrays, NDArray[np.generic]], Mapping[str, str]] | None = None
+
+
+class Task:
+    """Base of tasks: the keyword-only constructor is the recipe's `task:` section.
+
+    Subclasses set the three class attributes and give `prepare`. They know no model; what a model must know of the
+    data goes through `Prepared.model`.
+    """
+
+    #: the transformers class that builds the model from its config, e.g. "AutoModelForCausalLM"
+    auto_class: ClassVar[str]
+    #: each position may see earlier positions only
+    causal: ClassVar[bool]
+    #: batches may hold padding
+    pads: ClassVar[bool]
+
+    def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
+        """Read, cut and tokenize. Raises UserError for data that cannot be used; writes nothing."""
+        raise TypeError(f"{type(self).__name__} has no prepare()")
+
+    def sample_prompt(self, prepared: Prepared) -> str | None:
+        """Text that a trained model continues when the recipe gives none; None: this task writes no text."""
+        return None
