@@ -1,0 +1,59 @@
+"""The errors that end a command. Each carries its exit code; its text is complete and ready to print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher, get_close_matches
+
+
+class SjLangError(Exception):
+    """Base of the errors that the command line prints as one message, without a traceback."""
+
+    exit_code = 1
+
+
+class RunFailed(SjLangError):
+    """The run started and could not finish."""
+
+    exit_code = 1
+
+
+class UserError(SjLangError):
+    """Something the user can put right: usage, recipe, files, anything found before training starts."""
+
+    exit_code = 2
+
+
+class PluginError(SjLangError):
+    """A plugin that is needed here failed to load."""
+
+    exit_code = 3
+
+
+class Interrupted(SjLangError):
+    """SIGTERM arrived; a checkpoint is saved."""
+
+    exit_code = 143
+
+
+def nearest(word: str, valid: Iterable[str], count: int = 3) -> list[str]:
+    """Return up to `count` of the valid names, those most like `word` first; nothing when none is alike."""
+    names = sorted({name for name in valid if name})
+    lowered = word.lower()
+    close = get_close_matches(lowered, [name.lower() for name in names], n=count, cutoff=0.6)
+    ranked = [name for name in names if name.lower() in close]
+    ranked.sort(key=lambda name: (-SequenceMatcher(None, name.lower(), lowered).ratio(), name))
+    return ranked[:count]
+
+
+def choices(word: str, valid: Sequence[str], limit: int = 10) -> str:
+    """Say which names are valid: the nearest, and all of them where they are few. "" if there are none."""
+    names = sorted(valid)
+    close = nearest(word, names)
+    parts = []
+    if close:
+        quoted = [repr(name) for name in close]
+        parts.append(f"did you mean {', '.join(quoted[:-1])}{' or ' if quoted[1:] else ''}{quoted[-1]}?")
+    if names and len(names) <= limit and set(names) - set(close):
+        parts.append("valid: " + ", ".join(names))
+    return " ".join(parts)

@@ -1,0 +1,192 @@
+"""The contract between sj_lang and its plugins: one hook, and what a plugin may register through it.
+
+A plugin is a module named by an entry point of the group `sj_lang`:
+
+    from sj_lang.hookspecs import Register, hookimpl
+
+    @hookimpl
+    def sj_lang_register(register: Register) -> None:
+        register.neuron("mine", "my_package.mine:Mine", summary="...", causal=True, steps=True,
+                        carries_state=True, takes_mask=True, any_length=True, parameters_per_channel="1")
+
+A registration is a declaration: text and flags. The target is imported when it is first used, so this module must
+import nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pluggy
+
+from sj_lang.errors import PluginError, UserError
+
+KINDS = ("neuron", "embedding", "attention", "norm", "model", "task", "tokenizer", "source")
+FLAGS = ("causal", "steps", "carries_state", "takes_mask", "any_length")
+
+hookimpl = pluggy.HookimplMarker("sj_lang")
+hookspec = pluggy.HookspecMarker("sj_lang")
+
+
+class HookSpecs:
+    """The hooks of sj_lang."""
+
+    @hookspec
+    def sj_lang_register(self, register: Register) -> None:
+        """Offer components and recipes: call the methods of `register`."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """One component that a plugin offers.
+
+    kind: one of `KINDS`. name: what recipes call it. target: "package.module:Class".
+    plugin, version: the distribution that offers it. missing: why it cannot be used here, "" if it can.
+    traits: for neurons, the `FLAGS` and `parameters_per_channel`.
+    variants: "option=value" -> the flags that are different when the option has that value.
+    """
+
+    kind: str
+    name: str
+    target: str
+    summary: str
+    cite: str = ""
+    plugin: str = ""
+    version: str = ""
+    missing: str = ""
+    traits: Mapping[str, bool | str] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+
+    def load(self) -> Any:
+        """Import the target and return it. UserError if it is not available here, PluginError if its import fails."""
+        where = f"{self.kind} '{self.name}' of {self.plugin} {self.version}"
+        if self.missing:
+            raise UserError(f"{where} is not available here: {self.missing}")
+        module_name, _, attribute = self.target.partition(":")
+        try:
+            module = importlib.import_module(module_name)
+        except (UserError, PluginError):
+            raise
+        except Exception as error:
+            raise PluginError(f"{where}: importing {module_name} failed: {describe(error)}") from error
+        try:
+            return getattr(module, attribute)
+        except AttributeError as error:
+            raise PluginError(f"{where}: {module_name} has no '{attribute}'") from error
+
+
+def describe(error: BaseException) -> str:
+    """One line: the error's class and the first line of its text."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+class Register:
+    """What a plugin is handed in `sj_lang_register`. A mistake in a declaration raises, and the plugin is refused."""
+
+    def __init__(self, plugin: str, version: str) -> None:
+        self._plugin, self._version = plugin, version
+        self.registrations: list[Registration] = []
+        self.recipe_folders: list[str] = []
+
+    def neuron(
+        self,
+        name: str,
+        target: str,
+        *,
+        summary: str,
+        cite: str = "",
+        causal: bool,
+        steps: bool,
+        carries_state: bool,
+        takes_mask: bool,
+        any_length: bool,
+        parameters_per_channel: str,
+        variants: Mapping[str, Mapping[str, bool]] | None = None,
+        missing: str = "",
+    ) -> None:
+        """Offer a spiking neuron (a MemoryModule with `functional`).
+
+        causal: the output at step t depends on steps <= t only.
+        steps: works one step at a time (step_mode "s").
+        carries_state: a sequence in pieces with carried state equals the whole.
+        takes_mask: masked steps are removed, not zeroed.
+        any_length: works on lengths not known when it is built.
+        parameters_per_channel: text for people, such as "1 (tau)".
+        variants: {"direction=both": {"causal": False}}: flags that change when an option has a value.
+        """
+        values = (causal, steps, carries_state, takes_mask, any_length)
+        traits: dict[str, bool | str] = dict(zip(FLAGS, values, strict=True))
+        variants = dict(variants or {})
+        for flags in [traits, *variants.values()]:
+            for flag, value in flags.items():
+                if flag not in FLAGS or not isinstance(value, bool):
+                    raise ValueError(f"neuron '{name}': {flag}={value!r}; flags: {', '.join(FLAGS)}, True or False")
+        for condition in variants:
+            if not re.fullmatch(r"[A-Za-z_]\w*=.*", condition):
+                raise ValueError(f"neuron '{name}': a variant is 'option=value', got '{condition}'")
+        traits["parameters_per_channel"] = str(parameters_per_channel)
+        self._add("neuron", name, target, summary, cite, missing, traits, variants)
+
+    def embedding(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
+        """Offer an embedding: token ids [B, L] to currents or spikes, time first."""
+        self._add("embedding", name, target, summary, cite, missing)
+
+    def attention(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
+        """Offer an attention over tokens."""
+        self._add("attention", name, target, summary, cite, missing)
+
+    def norm(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
+        """Offer a normalization that takes `mask`."""
+        self._add("norm", name, target, summary, cite, missing)
+
+    def model(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
+        """Offer a model; the target is its config class, whose fields are the schema of the recipe's `model:`."""
+        self._add("model", name, target, summary, cite, missing)
+
+    def task(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
+        """Offer a task: data to batches to metrics."""
+        self._add("task", name, target, summary, cite, missing)
+
+    def tokenizer(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
+        """Offer a tokenizer."""
+        self._add("tokenizer", name, target, summary, cite, missing)
+
+    def source(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
+        """Offer a named data source for `task.data`."""
+        self._add("source", name, target, summary, cite, missing)
+
+    def recipes(self, folder: str) -> None:
+        """Offer the recipes (*.yaml, at any depth) of "package:folder" or "package:"; a name is the path in there."""
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[^:]*", folder):
+            raise ValueError(f"recipes are 'package:folder' or 'package:', got '{folder}'")
+        self.recipe_folders.append(folder)
+
+    def _add(
+        self,
+        kind: str,
+        name: str,
+        target: str,
+        summary: str,
+        cite: str,
+        missing: str,
+        traits: Mapping[str, bool | str] | None = None,
+        variants: Mapping[str, Mapping[str, bool]] | None = None,
+    ) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
+            raise ValueError(f"{kind} name '{name}': use small letters, digits, '_', '-' and '.'")
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", target):
+            raise ValueError(f"{kind} '{name}': the target is 'package.module:Class', got '{target}'")
+        if not summary.strip():
+            raise ValueError(f"{kind} '{name}': the summary is empty")
+        if any(r.kind == kind and r.name == name for r in self.registrations):
+            raise ValueError(f"{kind} '{name}' is registered twice by the same plugin")
+        self.registrations.append(
+            Registration(
+                kind, name, target, summary, cite, self._plugin, self._version, missing, traits or {}, variants or {}
+            )
+        )
