@@ -36,7 +36,7 @@ def shield() -> dict[str, str]:
 
 
 def _why_not(package: str) -> str:
-    """Why an installed package cannot be imported; "" if it can, if it is imported already, or if it is not installed."""
+    """Why an installed package cannot be imported; "" if it can, if it is imported already or not installed."""
     if package in sys.modules or importlib.util.find_spec(package) is None:
         return ""
     try:
