@@ -68,6 +68,7 @@ class Registration:
             raise UserError(f"{where} is not available here: {self.missing}")
         module_name, _, attribute = self.target.partition(":")
         try:
+            importlib.import_module("sj_lang.compat").shield()
             module = importlib.import_module(module_name)
         except (UserError, PluginError):
             raise

@@ -1,0 +1,53 @@
+"""From the words of a recipe to objects: parts are found here, by name, and handed to the parts that need them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sj_lang import plugins, schema, yaml_marks
+from sj_lang.problems import report
+
+
+class Make:
+    """A component, chosen and configured; each call builds a fresh instance.
+
+    name: what recipes call it. spec: `{"type": name, **options}` with all options written out.
+    traits: the neuron's declaration, with the variants that the options choose.
+    """
+
+    def __init__(self, kind: str, spec: Mapping[str, Any]) -> None:
+        registration = plugins.get(kind, spec["type"])
+        self.kind, self.name, self.spec = kind, registration.name, dict(spec)
+        self.target = registration.load()
+        self._arguments = schema.arguments(kind, self.target)
+        options = {name: value for name, value in spec.items() if name != "type"}
+        self.traits: dict[str, bool | str] = dict(registration.traits)
+        for condition, flags in registration.variants.items():
+            option, _, value = condition.partition("=")
+            if option in options and options[option] == yaml_marks.scalar(value):
+                self.traits |= flags
+        self._options = {name: self._part(name, value) for name, value in options.items()}
+
+    def _part(self, name: str, value: Any) -> Any:
+        argument = self._arguments[name]
+        return Make(argument.part, value) if argument.part and value is not None and self.kind != "model" else value
+
+    def __call__(self, **given: Any) -> Any:
+        """Build one. `given` is what the program hands in; of the usual things, what the class does not ask for is left
+        out, anything else that it does not ask for is a TypeError."""
+        usual = schema.GIVEN[self.kind]
+        wanted = {name: value for name, value in given.items() if name in self._arguments or name not in usual}
+        return self.target(**self._options, **wanted)
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.spec.items() if name != "type")
+        return f"{self.name}({options})"
+
+
+def part(kind: str, spec: str | Mapping[str, Any]) -> Make:
+    """Look up and check a component: a name, or `{"type": name, **options}`. All mistakes are told in one UserError."""
+    resolved, problems = schema.resolve(kind, spec)
+    if problems:
+        raise report([problem.under(kind) for problem in problems], f"this {kind}")
+    return Make(kind, resolved)

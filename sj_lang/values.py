@@ -1,0 +1,247 @@
+"""Annotations as checks of values that come out of YAML: strict, and told in words that a user of recipes knows.
+
+A whole number is a number; true and false are neither numbers nor text; text is never taken for a number.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import enum
+import functools
+import inspect
+import math
+import operator
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from sj_lang.errors import choices
+
+_SCALARS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_LISTS = (list, tuple, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
+_MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+_LIMITS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
+class _NotYaml:
+    """Stands for a type that no YAML value has, such as a module or a function."""
+
+
+def simplify(annotation: Any) -> Any:
+    """Reduce an annotation to what YAML can hold; `_NotYaml` if nothing remains.
+
+    Classes and functions are dropped from unions; an enumeration becomes the choice of its values, and plain text
+    beside it is dropped; paths are text.
+    """
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation is Any or annotation in _SCALARS or origin is Literal:
+        return annotation
+    if annotation in (None, types.NoneType):
+        return None
+    if annotation is object:
+        return Any
+    if inspect.isclass(annotation) and issubclass(annotation, enum.Enum):
+        return Literal[tuple(member.value for member in annotation)]
+    if inspect.isclass(annotation) and issubclass(annotation, Path):
+        return str
+    if origin is Annotated:
+        base = simplify(inner[0])
+        return base if base is _NotYaml else Annotated[(base, *inner[1:])]
+    if origin in (Union, types.UnionType):
+        return _simplify_union(inner)
+    if annotation in _LISTS:
+        return list[Any]
+    if annotation in _MAPPINGS:
+        return dict[str, Any]
+    if origin in (*_LISTS, *_MAPPINGS):
+        inside = [... if argument is ... else simplify(argument) for argument in inner]
+        if _NotYaml in inside:
+            return _NotYaml
+        if origin is tuple:
+            return tuple[tuple(inside)]  # type: ignore[misc]
+        return dict[tuple(inside)] if origin in _MAPPINGS else list[inside[0]]  # type: ignore[misc,valid-type]
+    return _NotYaml
+
+
+def _simplify_union(members: tuple[Any, ...]) -> Any:
+    has_enum = any(inspect.isclass(member) and issubclass(member, enum.Enum) for member in members)
+    kept = [simplify(member) for member in members if not (has_enum and member is str)]
+    kept = [member for member in kept if member is not _NotYaml]
+    return functools.reduce(operator.or_, kept) if any(member is not None for member in kept) else _NotYaml
+
+
+def can_be_written(annotation: Any) -> bool:
+    """Whether a recipe can hold a value of this type."""
+    return simplify(annotation) is not _NotYaml
+
+
+def check(annotation: Any, value: Any) -> tuple[Any, tuple[tuple[str | int, ...], str] | None]:
+    """Check a value against an annotation.
+
+    Returns the value as plain data (lists, dicts, numbers, text), and (place inside the value, message) if it is wrong.
+    """
+    from pydantic import ValidationError
+
+    simple = simplify(annotation)
+    try:
+        return plain(_adapter(_Hashable(simple)).validate_python(value)), None
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_context=False)
+    inside: tuple[str | int, ...] = ()
+    found, text = value, ""
+    for detail in details if len(details) == 1 else []:
+        inside, found = _walk(value, detail["loc"])
+        text = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ") if inside else ""
+    names = {"string": "text", "number": "a number", "integer": "a whole number", "boolean": "true or false"}
+    wanted = names.get(text, text) if inside else describe(simple)
+    hint = choices(found, _options(simple), limit=0) if isinstance(found, str) and not inside else ""
+    return value, (inside, f"expected {wanted}, found {tell(found)}{'; ' + hint if hint else ''}")
+
+
+def plain(value: Any) -> Any:
+    """Tuples to lists, enumerations to their values, paths to text, at any depth."""
+    if isinstance(value, collections.abc.Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return value.value
+    return str(value) if isinstance(value, Path) else value
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value can be written to YAML and read back."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def describe(annotation: Any) -> str:
+    """An annotation in words: `int | None` -> "a whole number or null"."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation is None:
+        return "null"
+    if annotation in _SCALARS:
+        return _SCALARS[annotation]
+    if origin is Literal:
+        return " or ".join(tell_plainly(option) for option in inner)
+    if origin is Annotated:
+        return " ".join([describe(inner[0]), *_limits(inner[1:])])
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(describe(member) for member in inner))
+    if origin is tuple and inner[-1:] != (...,):
+        return "a list of " + ", ".join(describe(member) for member in inner)
+    if origin in (list, tuple):
+        return "a list" if inner[0] is Any else f"a list, each item {describe(inner[0])}"
+    return "a mapping" if origin is dict else "a value"
+
+
+def tell_plainly(value: Any) -> str:
+    """A value as YAML writes it; text in quotes."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    if isinstance(value, list | dict):
+        text = repr(value)
+        return text if len(text) <= 60 else text[:57] + "..."
+    return repr(value)
+
+
+def tell(value: Any) -> str:
+    """A value and what it is, for "found ..."."""
+    if isinstance(value, bool) or value is None:
+        return tell_plainly(value)
+    nouns = [(str, "text"), (int, "a whole number"), (float, "a number"), (list, "a list"), (dict, "a mapping")]
+    return f"{tell_plainly(value)} ({next((noun for kind, noun in nouns if isinstance(value, kind)), 'a value')})"
+
+
+def _limits(metadata: tuple[Any, ...]) -> list[str]:
+    found = []
+    for item in metadata:
+        for part in getattr(item, "metadata", [item]):  # a pydantic Field holds a list
+            found += [f"{sign} {getattr(part, name)}" for name, sign in _LIMITS.items() if hasattr(part, name)]
+    return found
+
+
+def _options(annotation: Any) -> list[str]:
+    if get_origin(annotation) is Literal:
+        return [option for option in get_args(annotation) if isinstance(option, str)]
+    if get_origin(annotation) in (Union, types.UnionType, Annotated):
+        return [option for member in get_args(annotation) for option in _options(member)]
+    return []
+
+
+def _walk(value: Any, location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], Any]:
+    inside: list[str | int] = []
+    for key in location:
+        known = key in value if isinstance(value, dict) else isinstance(value, list) and isinstance(key, int)
+        if known:  # otherwise it is pydantic's name for a member of a union
+            value = value[key]
+            inside.append(key)
+    return tuple(inside), value
+
+
+class _Hashable:
+    """Makes any annotation a cache key; equal by its text, as `Literal[1]` and `Literal[True]` are equal otherwise."""
+
+    def __init__(self, annotation: Any) -> None:
+        self.annotation = annotation
+
+    def __hash__(self) -> int:
+        return hash(repr(self.annotation))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashable) and repr(self.annotation) == repr(other.annotation)
+
+
+@functools.cache
+def _adapter(key: _Hashable) -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(_strict(key.annotation), config=ConfigDict(allow_inf_nan=True))
+
+
+def _strict(annotation: Any) -> Any:
+    from pydantic import BeforeValidator, Strict
+
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation in _SCALARS:
+        return Annotated[annotation, Strict()]
+    if origin is Literal:
+        exact = {(type(option), option) for option in inner}
+
+        def same_type(value: Any) -> Any:
+            if isinstance(value, collections.abc.Hashable) and (type(value), value) in exact:
+                return value
+            raise ValueError("not one of the choices")
+
+        return Annotated[annotation, BeforeValidator(same_type)]
+    if origin is Annotated:
+        return Annotated[(_strict(inner[0]), *inner[1:])]
+    if origin in (Union, types.UnionType):
+        return functools.reduce(operator.or_, (_strict(member) for member in inner))
+    if origin in (list, dict, tuple):
+        return origin[tuple(... if member is ... else _strict(member) for member in inner)]
+    return annotation
+
+
+def hints(owner: Any, annotations: typing.Mapping[str, Any], words: typing.Iterable[str] = ()) -> dict[str, Any]:
+    """Resolve annotations one by one in the module of their owner; one that cannot be resolved stays text.
+
+    words: names that stand for themselves where the module does not define them; linters take the quotes off.
+    """
+    scope = {word: word for word in words} | vars(inspect.getmodule(owner) or types)
+    resolved: dict[str, Any] = {}
+    for name, annotation in annotations.items():
+        holder = types.SimpleNamespace(__annotations__={name: annotation})
+        try:
+            resolved[name] = typing.get_type_hints(holder, scope, include_extras=True)[name]
+        except (NameError, AttributeError, TypeError, SyntaxError):
+            resolved[name] = annotation
+    return resolved
