@@ -1,0 +1,83 @@
+"""What a run says: plain lines on standard output, and everything in the run's log.txt."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+#: libraries whose messages belong in the log of a run; transformers' loggers do not reach the root logger
+_LOGGERS = ("sj_lang", "transformers", "accelerate", "datasets", "py.warnings")
+
+
+def is_main_process() -> bool:
+    """True in the process that writes; torchrun starts several and numbers them in RANK."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+class Console:
+    """Says things once (in the main process) and keeps them for log.txt, also those said before it exists."""
+
+    def __init__(self) -> None:
+        self.log = logging.getLogger("sj_lang.run")
+        self._early: list[str] = []
+        self._handler: logging.Handler | None = None
+
+    def say(self, text: str = "") -> None:
+        if not is_main_process():
+            return
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+        self.record(text)
+
+    def record(self, text: str) -> None:
+        """Into log.txt only; kept until there is one."""
+        if self._handler is None:
+            self._early.append(text)
+        elif text:
+            self.log.info("%s", text)
+
+    def open(self, path: Path) -> None:
+        """Append to the log at `path` from here on."""
+        if not is_main_process():
+            return
+        self._handler = logging.FileHandler(path, encoding="utf-8")
+        self._handler.setFormatter(logging.Formatter(_FORMAT))
+        logging.captureWarnings(True)
+        self.log.setLevel(logging.INFO)
+        for name in _LOGGERS:
+            logging.getLogger(name).addHandler(self._handler)
+        for text in self._early:
+            self.record(text)
+        self._early = []
+
+    def close(self) -> None:
+        if self._handler is None:
+            return
+        logging.captureWarnings(False)
+        for name in _LOGGERS:
+            logging.getLogger(name).removeHandler(self._handler)
+        self._handler.close()
+        self._handler = None
+
+
+def table(rows: list[list[str]]) -> str:
+    """Columns aligned: the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append(("  " + "  ".join(cells)).rstrip())
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 4 s, 1 h 2 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

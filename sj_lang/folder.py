@@ -1,0 +1,165 @@
+"""The folder of one run: claimed once, never taken over by another recipe, resumed only by its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sj_lang.errors import UserError
+from sj_lang.manifest import Manifest, write_json
+
+
+class RunFolder:
+    """Paths below `root` and the rules of its life. Only the main process writes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        self.shown = str(root)  # as the user wrote it, for messages
+        self.recipe = self.root / "recipe.yaml"
+        self.manifest = self.root / "manifest.json"
+        self.metrics = self.root / "metrics.json"
+        self.history = self.root / "metrics.jsonl"
+        self.log = self.root / "log.txt"
+        self.model = self.root / "model"
+        self.predictions = self.root / "predictions"
+        self.figures = self.root / "figures"
+        self.sample = self.root / "sample.txt"
+        self.report = self.root / "report.html"
+        self.tensorboard = self.root / "tensorboard"
+
+    def refuse_unless_free(self, resolved: Mapping[str, Any]) -> None:
+        """Raise UserError unless a new run may be written here; says what holds the folder and what to do."""
+        if not os.path.lexists(self.root):
+            self._refuse_unless_writable()
+            return
+        if not self.root.is_dir():
+            raise UserError(f"output: {self.shown} is a file. Choose a folder: output=...")
+        if not self.manifest.exists():
+            if any(self.root.iterdir()):
+                raise UserError(f"output: {self.shown} holds files that are no run. Choose another folder: output=...")
+            self._refuse_unless_writable()
+            return
+        manifest = self.read_manifest()
+        differing = differences(manifest.content.get("recipe", {}), resolved)
+        if differing:
+            raise UserError(
+                f"output: {self.shown} belongs to another recipe. Stored there, and asked for now:\n"
+                + _listed(differing)
+                + "\nChoose another folder: output=..."
+            )
+        if manifest.status == "done":
+            raise UserError(
+                f"output: {self.shown} holds this run already, finished {manifest.content.get('ended')}. "
+                "To train again, choose another folder (output=...) or remove this one."
+            )
+        raise UserError(
+            f"output: {self.shown} holds this run, unfinished ({manifest.status}). "
+            f"Continue it with --resume {self.shown}, or choose another folder: output=..."
+        )
+
+    def refuse_unless_own(self, resolved: Mapping[str, Any]) -> Manifest:
+        """The manifest of the run that is to be resumed here; UserError if it is none or of another recipe."""
+        if not self.root.exists():
+            raise UserError(f"--resume: {self.shown} does not exist")
+        if not self.manifest.exists():
+            raise UserError(f"--resume: {self.shown} is not a run folder (it has no manifest.json)")
+        manifest = self.read_manifest()
+        differing = differences(manifest.content.get("recipe", {}), resolved)
+        if differing:
+            raise UserError(
+                f"--resume: {self.shown} was started with another recipe. Stored there, and asked for now:\n"
+                + _listed(differing)
+                + f"\nRun the stored recipe ({self.recipe.name} in that folder) without changes, "
+                "or start a new run: output=..."
+            )
+        if not os.access(self.root, os.W_OK | os.X_OK):
+            raise UserError(f"--resume: {self.shown} is not writable")
+        return manifest
+
+    def read_manifest(self) -> Manifest:
+        try:
+            return Manifest.read(self.manifest)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.shown}: its manifest.json cannot be read ({error})") from error
+
+    def create(self) -> None:
+        """Make the folder and prove that it can be written to."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise UserError(f"output: {self.shown} cannot be written ({error.strerror}). Choose: output=...") from error
+
+    def _refuse_unless_writable(self) -> None:
+        nearest = self.root
+        while not os.path.lexists(nearest):
+            nearest = nearest.parent
+        if not nearest.is_dir():
+            raise UserError(f"output: {self.shown} cannot be made, {nearest} is a file. Choose: output=...")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise UserError(f"output: {self.shown} cannot be written, no permission in {nearest}. Choose: output=...")
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl."""
+        with self.history.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(entry), allow_nan=False) + "\n")
+
+    def read_history(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that was cut short is left out."""
+        entries = []
+        if self.history.exists():
+            for line in self.history.read_text(encoding="utf-8").splitlines():
+                try:
+                    entries.append(json.loads(line))
+                except ValueError:
+                    break
+        return entries
+
+    def rewind(self, step: int) -> None:
+        """Drop what metrics.jsonl says of later steps: they are trained again."""
+        kept = [entry for entry in self.read_history() if entry.get("step", 0) <= step]
+        scratch = self.history.with_name(self.history.name + ".part")
+        scratch.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        os.replace(scratch, self.history)
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        write_json(self.metrics, dict(metrics))
+
+
+def comparable(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved recipe as JSON, without the keys that do not change what is trained."""
+    content: dict[str, Any] = json.loads(json.dumps(dict(resolved), default=str))
+    return {key: value for key, value in content.items() if key not in ("output", "base")}
+
+
+def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key path, stored, asked) where two resolved recipes differ, output aside."""
+    ours, theirs = _flat(comparable(stored)), _flat(comparable(asked))
+    absent = "(not set)"
+    return [
+        (key, ours.get(key, absent), theirs.get(key, absent))
+        for key in sorted({*ours, *theirs})
+        if ours.get(key, absent) != theirs.get(key, absent)
+    ]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _listed(differing: list[tuple[str, Any, Any]], limit: int = 8) -> str:
+    lines = [f"  {key}: {stored!r} there, {asked!r} now" for key, stored, asked in differing[:limit]]
+    if len(differing) > limit:
+        lines.append(f"  and {len(differing) - limit} more")
+    return "\n".join(lines)

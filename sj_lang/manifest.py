@@ -1,0 +1,153 @@
+"""manifest.json: what ran, on what, with which versions, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, distributions, entry_points, version
+from pathlib import Path
+from typing import Any, Literal
+
+Status = Literal["running", "done", "failed", "interrupted"]
+
+_PACKAGES = (
+    "accelerate", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "datasets", "numpy", "safetensors", "spikingjelly",
+    "tokenizers", "torch", "transformers", "triton",
+)  # fmt: skip
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one; NaN is refused."""
+    scratch = path.with_name(path.name + ".part")
+    scratch.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises OSError or ValueError if the file is missing or no JSON object."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} does not hold a JSON object")
+    return content
+
+
+def versions() -> dict[str, str]:
+    """Python, the libraries that decide figures, and every distribution that offers an sj_lang plugin."""
+    plugins = {entry.dist.name for entry in entry_points(group="sj_lang") if entry.dist}
+    found = {"python": platform.python_version()}
+    for name in sorted({*_PACKAGES, *plugins}):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def editable() -> dict[str, str]:
+    """The commit of each plugin's distribution that is installed from a folder: "commit" or "commit, changed"."""
+    states = {}
+    names = {entry.dist.name for entry in entry_points(group="sj_lang") if entry.dist}
+    for distribution in distributions():
+        if distribution.name in names:
+            direct = distribution.read_text("direct_url.json")
+            url = json.loads(direct).get("url", "") if direct else ""
+            if url.startswith("file://") and (state := _git(Path(url.removeprefix("file://")))):
+                states[distribution.name] = state
+    return states
+
+
+def _git(folder: Path) -> str:
+    """The commit that a folder is at; "" outside a repository or without git."""
+    try:
+        commit = _ask_git(folder, "rev-parse", "HEAD")
+        changed = _ask_git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return commit + (", changed" if changed else "")
+
+
+def _ask_git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+
+def device(world_size: int, name: str) -> dict[str, Any]:
+    """The machine as far as it decides figures and speed. name: the torch device, e.g. "cpu" or "cuda:0"."""
+    import torch
+
+    found: dict[str, Any] = {
+        "device": name,
+        "world_size": world_size,
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+    }
+    if name.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name(torch.device(name))
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+class Manifest:
+    """The content of one manifest.json, written at each change. `id` names the run; its checkpoints carry it."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        self.path = path
+        self.content = content
+
+    @classmethod
+    def start(cls, path: Path, **fields: Any) -> Manifest:
+        """A new run, status "running"."""
+        content: dict[str, Any] = {
+            "id": uuid.uuid4().hex,
+            "status": "running",
+            "exit_code": None,
+            "started": now(),
+            "ended": None,
+            "argv": sys.argv,
+            "versions": versions(),
+            "commits": editable(),
+            **fields,
+        }
+        return cls(path, content)
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        return cls(path, read_json(path))
+
+    @property
+    def id(self) -> str:
+        return str(self.content["id"])
+
+    @property
+    def status(self) -> str:
+        return str(self.content["status"])
+
+    def resume(self, **fields: Any) -> None:
+        """The run goes on in a new process; what may differ there is kept per session."""
+        sessions = self.content.setdefault("resumed", [])
+        sessions.append({"started": now(), "argv": sys.argv, "versions": versions(), "commits": editable(), **fields})
+        self.content.update(status="running", exit_code=None, ended=None)
+
+    def end(self, status: Status, exit_code: int, error: str = "") -> None:
+        self.content.update(status=status, exit_code=exit_code, ended=now())
+        self.content.pop("error", None)
+        if error:
+            self.content["error"] = error
+        self.write()
+
+    def update(self, fields: Mapping[str, Any]) -> None:
+        self.content.update(fields)
+
+    def write(self) -> None:
+        write_json(self.path, self.content)

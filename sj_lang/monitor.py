@@ -1,0 +1,151 @@
+"""How a network fires: spikes counted where they leave the neurons, without a change to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+
+def nodes(model: nn.Module) -> dict[str, nn.Module]:
+    """The spiking neurons of a model by their path: modules with `functional`, `init_state` and `levels`."""
+    wanted = ("functional", "init_state", "levels")
+    return {name: module for name, module in model.named_modules() if all(hasattr(module, one) for one in wanted)}
+
+
+def neuron_parameters(model: nn.Module) -> int:
+    """Parameters inside spiking neurons, each counted once."""
+    owned = {id(p): p.numel() for module in nodes(model).values() for p in module.parameters()}
+    return sum(owned.values())
+
+
+@dataclass(kw_only=True)
+class Firing:
+    """Counts of one layer, summed over all calls since `Monitor.reset`.
+
+    rate: spikes / levels, mean over valid steps and neurons; 1 is a neuron that fires its most at every step.
+    dead: share of channels that never fired.
+    """
+
+    levels: float
+    spikes: Tensor  # int64 scalar: sum of the spikes, which are integers
+    steps: Tensor  # int64 scalar: valid steps x neurons
+    fired: Tensor  # bool [channels]
+
+    @property
+    def rate(self) -> float:
+        return int(self.spikes) / self.levels / max(int(self.steps), 1)
+
+    @property
+    def dead(self) -> float:
+        return 1.0 - int(self.fired.sum()) / self.fired.numel()
+
+
+class Monitor:
+    """Counts, and on demand keeps, the spikes of every neuron of `model` while `recording()` is open.
+
+    Models call `node.functional`, so that is what is watched: as an attribute of the instance, put back at the end.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.nodes = nodes(model)
+        self.layers: dict[str, Firing] = {}
+        self.rasters: dict[str, list[Tensor]] = {}
+
+    def reset(self) -> None:
+        self.layers = {}
+        self.rasters = {}
+
+    @contextmanager
+    def recording(self, *, keep: bool = False) -> Iterator[Monitor]:
+        """Watch all calls made inside. keep: also keep the spikes themselves in `rasters`, [T, B, C, ...] a call."""
+        watched = list(self.nodes.items())
+        for name, node in watched:
+            node.functional = self._watch(name, node, keep)  # type: ignore[assignment]
+        try:
+            yield self
+        finally:
+            for _, node in watched:
+                del node.functional
+
+    def _watch(self, name: str, node: nn.Module, keep: bool) -> Callable[..., tuple[Tensor, Any]]:
+        original = cast(Callable[..., tuple[Tensor, Any]], node.functional)
+
+        def functional(x: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
+            spikes, state = original(x, state, mask)
+            with torch.no_grad():
+                self._count(name, node, spikes.detach(), mask)
+                if keep:
+                    self.rasters.setdefault(name, []).append(spikes.detach().to("cpu", torch.float32))
+            return spikes, state
+
+        return functional
+
+    def _count(self, name: str, node: nn.Module, spikes: Tensor, mask: Tensor | None) -> None:
+        lead = 1 if getattr(node, "step_mode", "m") == "s" else 2  # axes before the channels: [B] or [T, B]
+        per_step = spikes.shape[lead:].numel()
+        valid = spikes.shape[:lead].numel() if mask is None else mask.sum()
+        fired = (spikes != 0).transpose(0, lead).flatten(1).any(1)  # [C]
+        # masked steps hold zeros: they add no spikes and are not counted as steps
+        total = spikes.sum(dtype=torch.int64)
+        steps = torch.as_tensor(valid, device=spikes.device, dtype=torch.int64) * per_step
+        if name not in self.layers:
+            levels = float(cast(Any, node.levels))
+            self.layers[name] = Firing(levels=levels, spikes=total, steps=steps, fired=fired)
+            return
+        layer = self.layers[name]
+        layer.spikes, layer.steps, layer.fired = layer.spikes + total, layer.steps + steps, layer.fired | fired
+
+    def figures(self) -> dict[str, float]:
+        """`firing_rate.mean` and `.<layer>`, `dead.mean` and `.<layer>`; empty without spiking neurons.
+
+        The mean rate weighs each neuron step alike; the mean dead share weighs each channel alike.
+        """
+        if not self.layers:
+            return {}
+        layers = list(self.layers.values())
+        steps = sum(int(layer.steps) for layer in layers)
+        channels = sum(layer.fired.numel() for layer in layers)
+        found = {
+            "firing_rate.mean": sum(layer.rate * int(layer.steps) for layer in layers) / max(steps, 1),
+            "dead.mean": 1.0 - sum(int(layer.fired.sum()) for layer in layers) / channels,
+        }
+        found.update({f"firing_rate.{name}": layer.rate for name, layer in self.layers.items()})
+        found.update({f"dead.{name}": layer.dead for name, layer in self.layers.items()})
+        return found
+
+    def combine(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Add up the counts of several processes. total: sums a tensor over them."""
+        for layer in self.layers.values():
+            layer.spikes, layer.steps = total(layer.spikes), total(layer.steps)
+            layer.fired = total(layer.fired.to(torch.int32)) > 0
+
+    def raster(self) -> dict[str, Tensor]:
+        """Layer -> spikes of a single recorded sample, [steps, channels].
+
+        With individual coding a step is a token. With repeat coding, `[T, L, C]` here, the T steps of a token stand
+        side by side: step = token * T + t.
+        """
+        return {name: _single(torch.cat(calls)) for name, calls in self.rasters.items()}
+
+
+def _single(spikes: Tensor) -> Tensor:
+    return spikes.flatten(2).transpose(0, 1).flatten(0, 1) if spikes.dim() > 2 else spikes
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Inside: evaluation mode, no gradient. Afterwards the mode of every module and the random state are as before."""
+    modes = {module: module.training for module in model.modules()}
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"), torch.no_grad():
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
