@@ -6,7 +6,9 @@ import importlib
 import importlib.util
 import sys
 import warnings
+from typing import Any
 
+from sj_lang.errors import choices
 from sj_lang.hookspecs import describe
 
 _hidden: dict[str, str] | None = None
@@ -57,3 +59,93 @@ def _forget_availability() -> None:
     datasets = sys.modules.get("datasets.config")
     if datasets and _hidden and "torchvision" in _hidden:
         datasets.TORCHVISION_AVAILABLE = False  # type: ignore[attr-defined]
+
+
+# SpikingJelly's release lines 0.0.0.0.14 and 2.x
+
+SURROGATES = (
+    "ATan",
+    "Erf",
+    "FakeNumericalGradient",
+    "LeakyKReLU",
+    "LogTailedReLU",
+    "NonzeroSignLogAbs",
+    "PiecewiseExp",
+    "PiecewiseLeakyReLU",
+    "PiecewiseQuadratic",
+    "QPseudoSpike",
+    "S2NN",
+    "Sigmoid",
+    "SoftSign",
+    "SquarewaveFourierSeries",
+    "SuperSpike",
+)
+
+
+def spikingjelly(module: str) -> Any:
+    """A module of `spikingjelly.activation_based`, by its name there: "base", "functional", "surrogate", ..."""
+    with warnings.catch_warnings():
+        # 0.0.0.0.14 compiles its surrogates with torch.jit.script, which today's torch calls deprecated.
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
+        return importlib.import_module(f"spikingjelly.activation_based.{module}")
+
+
+def surrogate(spec: Any) -> Any:
+    """The surrogate module that a name such as "ATan" stands for; a module is returned as it is.
+
+    Raises ValueError for a name that the installed SpikingJelly does not have, TypeError for what is no module.
+    """
+    if not isinstance(spec, str):
+        if not callable(spec):
+            raise TypeError(f"a surrogate is a name or a module of spikingjelly's surrogate, got {spec!r}")
+        return spec
+    available = [name for name in SURROGATES if hasattr(spikingjelly("surrogate"), name)]
+    if spec not in available:
+        raise ValueError(f"no surrogate {spec!r}; {choices(spec, available, limit=len(SURROGATES))}")
+    return getattr(spikingjelly("surrogate"), spec)()
+
+
+class BothLines:
+    """Goes before SpikingJelly's `MemoryModule` in a class's bases, so that the class works in both lines.
+
+    The class has a method `advance(x, state, mask, *, single) -> (spikes, state, potential)`, state a dict of its
+    memories or None.
+    """
+
+    @property
+    def step_mode(self) -> str:
+        """ "s": one step per call, "m": a sequence per call."""
+        return self._step_mode
+
+    @step_mode.setter
+    def step_mode(self, value: str) -> None:
+        node: Any = self
+        # 0.0.0.0.14's constructor assigns "s" before it can know what the class supports.
+        if "_step_mode" in self.__dict__ and value not in node.supported_step_mode():
+            valid = " and ".join(f'"{mode}"' for mode in node.supported_step_mode())
+            raise ValueError(f'{type(self).__name__}: step_mode "{value}" is not possible; this node has {valid}')
+        self._step_mode = value
+
+    def single_step_functional_forward(
+        self, inputs: tuple[Any, ...], states: tuple[Any, ...], **kwargs: Any
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """2.x: one step, states in the order of `named_memories()`; a state that is not made yet is None."""
+        return self._transition(inputs, states, single=True, **kwargs)
+
+    def multi_step_functional_forward(
+        self, inputs: tuple[Any, ...], states: tuple[Any, ...], **kwargs: Any
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """2.x: a sequence, states in the order of `named_memories()`; a state that is not made yet is None."""
+        return self._transition(inputs, states, single=False, **kwargs)
+
+    def _transition(
+        self, inputs: tuple[Any, ...], states: tuple[Any, ...], *, single: bool, mask: Any = None
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        node: Any = self
+        (x,) = inputs
+        names = [name for name, _ in node.named_memories()]
+        missing = any(value is None for value in states)
+        state = None if missing else dict(zip(names, states, strict=True))
+        spikes, after, _ = node.advance(x, state, mask, single=single)
+        return (spikes,), tuple(after[name] for name in names)

@@ -1,1 +1,18 @@
-"""Spiking neurons that train in parallel over long sequences."""
+"""Spiking neurons that train in parallel over long sequences: `from sj_lang_neurons import DSN`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sj_lang_neurons.dsn.node import DSN
+
+__all__ = ["DSN"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a neuron when it is first asked for: a plugin is found and listed without torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{name.lower()}.node"), name)

@@ -1,0 +1,126 @@
+"""DSN as users build it: a SpikingJelly node."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sj_lang.compat import surrogate
+from sj_lang.neuron import Node, State
+from sj_lang_neurons.dsn.firing import Rect
+
+
+class DSN(Node):
+    """Dynamic decay spiking neuron: the input itself sets the leak; no reset, so it trains in parallel over time.
+
+        a_t     = sum_{i<k} W_i X_{t-k+1+i} + b
+        alpha_t = sigmoid(a_t) ** (1 / tau)
+        H_t     = alpha_t H_{t-1} + (1 - alpha_t) X_t
+        S_t     = clip(round(H_t), 0, n)
+
+    "Parallel Training in Spiking Neural Networks", arXiv 2602.01133, equations 9 to 12. Ours: the bias b, the
+    initialisation, `alpha_init`, the gradient through alpha, and the firing with a surrogate and `v_threshold`.
+
+    channels: size of axis 2 of `[T, B, C, ...]`; each channel has its own taps, which run along T only.
+    decay: "conv", as above; "linear", a_t = W X_t + b over all channels; "static", a_t = b.
+    k: taps of the convolution, in steps; used by "conv" only.
+    tau: the exponent 1 / tau sharpens the leak; the paper has .25, and small values forget fast. > 0.
+    n: largest spike value; spikes are 0, 1, ..., n.
+    alpha_init: alpha at the start for zero input, in (0, 1): the bias is logit(alpha_init ** tau). None: as the taps.
+    surrogate_function: None, firing as above with gradient 1 where 0 <= H <= n ("Rect"); or a surrogate of SpikingJelly
+        or its name, for a Heaviside of H - v_threshold, which needs n = 1.
+    v_threshold: threshold of the surrogate's firing, in units of the input; unused without one.
+
+    State: "h" [B, C, ...], the potential, and "tail" [B, k-1, C, ...], the last k - 1 valid inputs, both float32
+    (float64 for float64 input).
+    """
+
+    levels: int
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        decay: Literal["conv", "linear", "static"] = "conv",
+        k: int = 4,
+        tau: float = 0.25,
+        n: int = 4,
+        alpha_init: float | None = None,
+        surrogate_function: str | nn.Module | None = None,
+        v_threshold: float = 1.0,
+        step_mode: str = "m",
+        backend: str = "auto",
+        store_v_seq: bool = False,
+    ) -> None:
+        if decay not in ("conv", "linear", "static"):
+            raise ValueError(f"DSN: no decay {decay!r}; valid: conv, linear, static")
+        if k < 1:
+            raise ValueError(f"DSN: k is {k}, the convolution needs at least 1 tap")
+        if not (tau > 0 and math.isfinite(tau)):
+            raise ValueError(f"DSN: tau is {tau}, it must be above 0 and finite")
+        if n < 1:
+            raise ValueError(f"DSN: n is {n}, the largest spike must be at least 1")
+        if alpha_init is not None and not 0 < alpha_init < 1:
+            raise ValueError(f"DSN: alpha_init is {alpha_init}, it must lie between 0 and 1, exclusive")
+        if surrogate_function is not None and n != 1:
+            raise ValueError(f"DSN: a surrogate_function fires binary spikes and needs n = 1, got n = {n}")
+        self.k = k if decay == "conv" else 1  # before super, which asks for state_shapes
+        super().__init__(channels=channels, step_mode=step_mode, backend=backend, store_v_seq=store_v_seq)
+        self.decay, self.tau, self.levels = decay, float(tau), n
+        self.v_threshold = float(v_threshold)
+        self.surrogate_function: nn.Module = Rect(n) if surrogate_function is None else surrogate(surrogate_function)
+        width = {"conv": k, "linear": channels, "static": 0}[decay]
+        self.weight = nn.Parameter(torch.empty(channels, width)) if width else None
+        self.bias = nn.Parameter(torch.empty(channels))
+        self.alpha_init = alpha_init
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Taps and bias uniform within 1 / sqrt(width); the bias from `alpha_init` if that is set."""
+        width = 1 if self.weight is None else self.weight.shape[1]
+        with torch.no_grad():
+            if self.weight is not None:
+                self.weight.uniform_(-(width**-0.5), width**-0.5)
+            if self.alpha_init is None:
+                self.bias.uniform_(-(width**-0.5), width**-0.5)
+            else:
+                log_s = self.tau * math.log(self.alpha_init)
+                self.bias.fill_(log_s - math.log(-math.expm1(log_s)))
+
+    def state_shapes(self, shape: torch.Size) -> dict[str, tuple[int, ...]]:
+        return {"h": tuple(shape), "tail": (shape[0], self.k - 1, *shape[1:])}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+        window = torch.cat((state["tail"], x.unsqueeze(1)), 1)
+        gain = self._gain(self._logit(window))
+        h = torch.lerp(state["h"], x, gain)
+        return self._fire(h), {"h": h.clone(), "tail": window[:, 1:].clone()}, h
+
+    def _logit(self, window: Tensor) -> Tensor:
+        """-a_t of the last k inputs [B, k, C, ...]."""
+        rest = (1,) * (window.dim() - 3)
+        a = self.bias.to(window.dtype).view(-1, *rest).expand_as(window[:, -1])
+        if self.decay == "conv":
+            w = self.weight.to(window.dtype).t()
+            for tap, x in zip(w, window.unbind(1), strict=True):
+                a = torch.addcmul(a, tap.view(-1, *rest), x)
+        elif self.decay == "linear":
+            a = a + torch.einsum("bc...,dc->bd...", window[:, -1], self.weight.to(window.dtype))
+        return -a
+
+    def _gain(self, negated: Tensor) -> Tensor:
+        return -torch.expm1(F.logsigmoid(-negated) / self.tau)
+
+    def _fire(self, h: Tensor) -> Tensor:
+        if isinstance(self.surrogate_function, Rect):
+            return self.surrogate_function(h)
+        spikes = self.surrogate_function(h - self.v_threshold)
+        return torch.where(h.isnan(), h, spikes)  # a Heaviside would hide them
+
+    def extra_repr(self) -> str:
+        own = f"decay={self.decay}, k={self.k}, tau={self.tau}, n={self.levels}"
+        return f"{super().extra_repr()}, {own}"

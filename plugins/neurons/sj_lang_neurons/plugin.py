@@ -1,0 +1,19 @@
+"""What this distribution offers. Imports nothing heavy."""
+
+from sj_lang.hookspecs import Register, hookimpl
+
+
+@hookimpl
+def sj_lang_register(register: Register) -> None:
+    register.neuron(
+        "dsn",
+        "sj_lang_neurons.dsn.node:DSN",
+        summary="dynamic decay neuron: the leak follows the last k inputs; no reset, trains in parallel over time",
+        cite="arXiv 2602.01133",
+        causal=True,
+        steps=True,
+        carries_state=True,
+        takes_mask=True,
+        any_length=True,
+        parameters_per_channel="k + 1 (conv, 5 by default), channels + 1 (linear), 1 (static)",
+    )

@@ -1,0 +1,320 @@
+"""The base class of neurons with kernels, and the one place where a backend is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sj_lang.compat import BothLines, spikingjelly
+from sj_lang.errors import choices
+
+BACKENDS = ("auto", "torch", "cupy")
+PREFERRED = ("cupy", "torch")
+
+State = dict[str, Tensor]
+base: Any = spikingjelly("base")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One implementation of a node's arithmetic. All kernels of a node have the same signature.
+
+    run: the implementation.
+    why_not: why it cannot run on this tensor (None: in this process at all), "" if it can.
+    """
+
+    run: Callable[..., Any]
+    why_not: Callable[[Tensor | None], str] = lambda x: ""
+
+
+class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly is untyped
+    """A spiking neuron whose channels are axis 2 of `[T, B, C, ...]`, for both release lines of SpikingJelly.
+
+    A subclass gives `state_shapes` and `step`, and `sequence` where it has something better than a loop over
+    `step`. It registers no memory itself, computes in the dtype that it is given (float32, or float64 for float64
+    input) and never sees a mask: masked steps are removed before and put back as zeros after it.
+
+    channels: size of axis 2 (axis 1 in step_mode "s").
+    backend: "auto", "torch" or "cupy"; an explicit one raises where it cannot run.
+    store_v_seq: keep the membrane potentials of the last call as `v_seq` [T, B, C, ...]; in step_mode "s", of all
+        steps since `reset`.
+
+    Class attributes of a subclass: `kernels`, backend -> `Kernel`. `levels`, the largest spike value: 1 is binary.
+    """
+
+    kernels: ClassVar[Mapping[str, Kernel]] = {}
+    levels: int = 1
+
+    def __init__(
+        self, *, channels: int, step_mode: str = "m", backend: str = "auto", store_v_seq: bool = False
+    ) -> None:
+        super().__init__()
+        if channels < 1:
+            raise ValueError(f"{self._name}: channels is {channels}, it must be at least 1")
+        self.channels = channels
+        self.store_v_seq = store_v_seq
+        self.v_seq: Tensor | None = None
+        self.step_mode = step_mode
+        self.backend = backend
+        for name in self.state_shapes(torch.Size((1, channels))):
+            self.register_memory(name, None)
+
+    # What a subclass gives
+
+    def state_shapes(self, shape: torch.Size) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of each state, batch on axis 0, for an input whose single step has this shape [B, C, ...]."""
+        return {}
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+        """One step: x [B, C, ...] and state to spikes, new state and potential. Pure; the new state is no view."""
+        raise TypeError(f"{self._name} has no single step")
+
+    def sequence(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
+        """A sequence x [T, B, C, ...] to spikes, state after the last valid step, and potentials.
+
+        lengths [B], int64: the valid steps of each sequence, which come first; None: all are valid. What is returned
+        for steps after them is ignored. Potentials may be None if not `store_v_seq`.
+        """
+        spikes, potentials = [], []
+        for t, x_t in enumerate(x.unbind(0)):
+            s, after, v = self.step(x_t, state)
+            state = after if lengths is None else _choose(lengths > t, after, state)
+            spikes.append(s)
+            potentials.append(v)
+        return torch.stack(spikes), state, torch.stack(potentials)
+
+    # What users call
+
+    def init_state(self, x: Tensor) -> State:
+        """The state before the first step of x (its values do not matter): zeros, float32, float64 for float64."""
+        shape = x.shape[1:] if self.step_mode == "m" else x.shape
+        return self._zeros(x, shape)
+
+    def functional(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
+        """Spikes of x in its dtype, and the state after it. Pure: no memory of the node is read or written.
+
+        x: [T, B, C, ...] in step_mode "m", [B, C, ...] in "s"; T >= 1.
+        state: as returned by an earlier call or by `init_state`; None: `init_state(x)`.
+        mask: [T, B] in "m", [B] in "s", bool, True where a step is valid. Masked steps are removed: spikes there are
+            0, what x holds there never matters, the state passes by them.
+
+        Raises ValueError and TypeError with what was found and what is right.
+        """
+        spikes, state, _ = self.advance(x, state, mask, single=self.step_mode == "s")
+        return spikes, state
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`functional` with the state kept in the node, until SpikingJelly's `reset_net`."""
+        return self._call(x, mask, single=self.step_mode == "s")
+
+    def single_step_forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`forward` of one step, whatever the step mode."""
+        return self._call(x, mask, single=True)
+
+    def multi_step_forward(self, x_seq: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`forward` of a sequence, whatever the step mode."""
+        return self._call(x_seq, mask, single=False)
+
+    def advance(
+        self, x: Tensor, state: State | None, mask: Tensor | None, *, single: bool
+    ) -> tuple[Tensor, State, Tensor | None]:
+        """`functional` for a given step mode, which also returns the potentials if `store_v_seq`."""
+        self._check(x, mask, single)
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        shape = x.shape if single else x.shape[1:]
+        state = self._zeros(x, shape) if state is None else self._checked_state(state, x, shape, dtype)
+        with _no_autocast(x):
+            current = x.to(dtype)
+            run = self._masked_step if single else self._masked_sequence
+            spikes, after, v = run(current, state, mask)
+        return spikes.to(x.dtype), after, v
+
+    # Backends
+
+    @property
+    def supported_backends(self) -> tuple[str, ...]:
+        """The names that `backend` may have; whether one can run is said when it is set."""
+        return BACKENDS
+
+    @property
+    def backend(self) -> str:
+        return self._backend
+
+    @backend.setter
+    def backend(self, value: str) -> None:
+        if value not in BACKENDS:
+            raise ValueError(f"{self._name}: no backend {value!r}; {choices(str(value), BACKENDS)}")
+        reason = self.why_not(value, None)
+        if reason:
+            raise RuntimeError(f'{self._name}: backend "{value}" {reason}')
+        self._backend = value
+
+    def why_not(self, backend: str, x: Tensor | None) -> str:
+        """Why this backend cannot run this node on x (None: in this process at all); "" if it can."""
+        if backend == "cupy" and not torch.cuda.is_available():
+            return "needs a CUDA device, and torch sees none"
+        if backend in self.kernels:
+            return self.kernels[backend].why_not(x)
+        if backend in ("auto", "torch"):
+            return ""
+        return f"has no kernel for this neuron, which has: {', '.join(self.kernels) or 'torch'}"
+
+    def kernel(self, x: Tensor) -> Callable[..., Any]:
+        """The implementation to run on x: that of an explicit backend, or the first that can under "auto"."""
+        if self.backend != "auto":
+            reason = self.why_not(self.backend, x)
+            if reason:
+                raise RuntimeError(f'{self._name}: backend "{self.backend}" {reason}')
+            return self.kernels[self.backend].run
+        return next(self.kernels[name].run for name in PREFERRED if not self.why_not(name, x))
+
+    # SpikingJelly's life cycle
+
+    def reset(self) -> None:
+        super().reset()
+        self.v_seq = None
+
+    def detach(self) -> None:
+        super().detach()
+        if self.v_seq is not None:
+            self.v_seq = self.v_seq.detach()
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, step_mode={self.step_mode}, backend={self.backend}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Node:
+        """Move parameters and states; states stay float32 when the parameters become half precision."""
+        nn.Module._apply(self, fn, recurse)  # type: ignore[no-untyped-call]
+        for name, value in self.named_memories():
+            if value is not None:
+                moved = fn(value)
+                narrow = moved.dtype in (torch.float16, torch.bfloat16)
+                setattr(self, name, value.to(moved.device) if narrow else moved)
+        return self
+
+    # Inside
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _zeros(self, x: Tensor, shape: torch.Size) -> State:
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        return {name: x.new_zeros(size, dtype=dtype) for name, size in self.state_shapes(shape).items()}
+
+    def _call(self, x: Tensor, mask: Tensor | None, *, single: bool) -> Tensor:
+        memories = dict(self.named_memories())
+        state = None if any(value is None for value in memories.values()) else memories
+        spikes, after, v = self.advance(x, state, mask, single=single)
+        for name, value in after.items():
+            setattr(self, name, value)
+        if self.store_v_seq and v is not None:
+            self._keep(v, single)
+        return spikes
+
+    def _keep(self, v: Tensor, single: bool) -> None:
+        """As in SpikingJelly: in step_mode "s" the potentials since `reset`, begun anew when the shape changes."""
+        before = self.v_seq
+        if single:
+            v = v.unsqueeze(0)
+            if before is not None and before.shape[1:] == v.shape[1:]:
+                v = torch.cat((before, v))
+        self.v_seq = v
+
+    def _masked_step(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
+        if mask is None:
+            return self.step(x, state)
+        spikes, after, v = self.step(_zero(x, mask), state)
+        return _zero(spikes, mask), _choose(mask, after, state), _zero(v, mask)
+
+    def _masked_sequence(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
+        if mask is None:
+            return self.sequence(x, state, None)
+        valid_first, back = _orders(mask)
+        packed = _reorder(_zero(x, mask), valid_first)
+        spikes, after, v = self.sequence(packed, state, mask.sum(0))
+        potentials = None if v is None else _zero(_reorder(v, back), mask)
+        return _zero(_reorder(spikes, back), mask), after, potentials
+
+    def _check(self, x: Tensor, mask: Tensor | None, single: bool) -> None:
+        layout = "[B, C, ...]" if single else "[T, B, C, ...]"
+        axis = 1 if single else 2
+        if not x.is_floating_point():
+            raise TypeError(f"{self._name}: the input must be floating point, got {x.dtype}")
+        if x.dim() <= axis:
+            mode = "s" if single else "m"
+            raise ValueError(f'{self._name}: in step_mode "{mode}" the input is {layout}, got shape {_shape(x)}')
+        if x.shape[axis] != self.channels:
+            raise ValueError(
+                f"{self._name}: built for {self.channels} channels, the input {layout} has {x.shape[axis]}: {_shape(x)}"
+            )
+        if not single and x.shape[0] == 0:
+            raise ValueError(f"{self._name}: the sequence has no steps, T = 0: {_shape(x)}")
+        if mask is None:
+            return
+        if mask.dtype != torch.bool:
+            raise TypeError(f"{self._name}: the mask must be bool, True = valid, got {mask.dtype}")
+        if mask.shape != x.shape[:axis]:
+            want = "[B]" if single else "[T, B]"
+            raise ValueError(
+                f"{self._name}: the mask {want} must have shape {_shape(x)[:axis]} for this input, got {_shape(mask)}"
+            )
+
+    def _checked_state(self, state: State, x: Tensor, shape: torch.Size, dtype: torch.dtype) -> State:
+        wanted = self.state_shapes(shape)
+        if set(state) != set(wanted):
+            raise ValueError(f"{self._name}: the state has {sorted(state)}, it must have {sorted(wanted)}")
+        for name, size in wanted.items():
+            value = state[name]
+            if value.dim() and value.shape[0] != shape[0]:
+                raise ValueError(
+                    f"{self._name}: the state {name!r} is of batch size {value.shape[0]}, the input of {shape[0]}; "
+                    "reset the node (functional.reset_net) or pick the state's rows"
+                )
+            if value.shape != size:
+                raise ValueError(f"{self._name}: the state {name!r} must have shape {size}, got {_shape(value)}")
+            if value.device != x.device:
+                raise ValueError(f"{self._name}: the state {name!r} is on {value.device}, the input on {x.device}")
+        return {name: state[name].to(dtype) for name in wanted}
+
+
+def _shape(x: Tensor) -> tuple[int, ...]:
+    return tuple(x.shape)
+
+
+def _no_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Autocast would round the recurrence to half precision."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
+def _over(mask: Tensor, x: Tensor) -> Tensor:
+    return mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
+
+
+def _zero(x: Tensor, mask: Tensor) -> Tensor:
+    """x with 0 where masked, in the gradient too, NaN or not."""
+    return x.masked_fill(~_over(mask, x), 0)
+
+
+def _choose(mask: Tensor, after: State, before: State) -> State:
+    return {name: torch.where(_over(mask, after[name]), after[name], before[name]) for name in after}
+
+
+def _orders(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The order of time that puts the valid steps of each sequence first, and the one that undoes it, both [T, B]."""
+    valid_first = torch.argsort((~mask).to(torch.uint8), dim=0, stable=True)
+    return valid_first, torch.argsort(valid_first, dim=0)
+
+
+def _reorder(x: Tensor, order: Tensor) -> Tensor:
+    """x [T, B, ...] with the steps of each sequence in another order."""
+    rows = order * order.shape[1] + torch.arange(order.shape[1], device=order.device)
+    return x.flatten(0, 1).index_select(0, rows.flatten()).view(x.shape)

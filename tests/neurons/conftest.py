@@ -1,0 +1,6 @@
+"""Modules of SpikingJelly that 0.0.0.0.14 imports late, with warnings that are no fault of a test."""
+
+from sj_lang.compat import spikingjelly
+
+for module in ("functional", "layer", "neuron", "monitor"):
+    spikingjelly(module)
