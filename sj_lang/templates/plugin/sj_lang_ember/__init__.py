@@ -1,0 +1,1 @@
+"""The spiking neuron ember, for sj_lang."""

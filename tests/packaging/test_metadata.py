@@ -1,0 +1,63 @@
+"""What the three pyproject.toml say, against what is in the folders."""
+
+import ast
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from setuptools import find_packages
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = {"sj-lang": ROOT, "sj-lang-neurons": ROOT / "plugins/neurons", "sj-lang-language": ROOT / "plugins/language"}
+NAMES = sorted(FOLDERS)
+
+
+def metadata(name: str) -> dict[str, Any]:
+    return tomllib.loads((FOLDERS[name] / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_host_lists_its_packages() -> None:
+    """The host's list is written by hand, as setuptools cannot both search and map recipes/ to sj_lang_recipes."""
+    found = find_packages(str(ROOT), include=["sj_lang", "sj_lang.*"])
+    assert metadata("sj-lang")["tool"]["setuptools"]["packages"] == [*sorted(found), "sj_lang_recipes"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_folder_of_modules_is_a_package(name: str) -> None:
+    """A folder without __init__.py would be left out of the wheel, and work all the same where it is editable."""
+    package = FOLDERS[name] / name.replace("-", "_")
+    modules = [path for path in package.rglob("*.py") if "templates" not in path.parts]
+    assert modules
+    assert [path for path in modules if not (path.parent / "__init__.py").exists()] == []
+
+
+def test_versions_agree() -> None:
+    tree = ast.parse((ROOT / "sj_lang/__init__.py").read_text(encoding="utf-8"))
+    written = [ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)]
+    assert [metadata(name)["project"]["version"] for name in NAMES] == written * len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_distribution(name: str) -> None:
+    project = metadata(name)["project"]
+    assert project["name"] == name
+    assert project["license"] == "Apache-2.0"
+    assert (FOLDERS[name] / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    assert (FOLDERS[name] / project["readme"]).is_file()
+    assert project["requires-python"] == ">=3.11"
+    assert list(project["entry-points"]["sj_lang"].values()) in (["sj_lang.builtin"], [name.replace("-", "_") + ".plugin"])
+
+
+def test_all_means_the_plugins() -> None:
+    assert metadata("sj-lang")["project"]["optional-dependencies"]["all"] == ["sj-lang-neurons", "sj-lang-language"]
+
+
+def test_host_depends_on_no_plugin() -> None:
+    assert [name for name in metadata("sj-lang")["project"]["dependencies"] if name.startswith("sj-lang")] == []
+
+
+def test_plugins_depend_on_the_host_and_not_on_each_other() -> None:
+    for name in ("sj-lang-neurons", "sj-lang-language"):
+        own = [other for other in metadata(name)["project"]["dependencies"] if other.startswith("sj-lang")]
+        assert own == ["sj-lang"]
