@@ -46,7 +46,10 @@ def test_distribution(name: str) -> None:
     assert (FOLDERS[name] / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert (FOLDERS[name] / project["readme"]).is_file()
     assert project["requires-python"] == ">=3.11"
-    assert list(project["entry-points"]["sj_lang"].values()) in (["sj_lang.builtin"], [name.replace("-", "_") + ".plugin"])
+    assert list(project["entry-points"]["sj_lang"].values()) in (
+        ["sj_lang.builtin"],
+        [name.replace("-", "_") + ".plugin"],
+    )
 
 
 def test_all_means_the_plugins() -> None:
