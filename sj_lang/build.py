@@ -34,11 +34,12 @@ class Make:
         return Make(argument.part, value) if argument.part and value is not None and self.kind != "model" else value
 
     def __call__(self, **given: Any) -> Any:
-        """Build one. `given` is what the program hands in; of the usual things, what the class does not ask for is left
-        out, anything else that it does not ask for is a TypeError."""
-        usual = schema.GIVEN[self.kind]
-        wanted = {name: value for name, value in given.items() if name in self._arguments or name not in usual}
-        return self.target(**self._options, **wanted)
+        """Build one. `given` is what the program hands in, and wins over an option of that name; of the usual things,
+        what the class does not ask for is left out, anything else that it does not ask for is a TypeError."""
+        if self.kind != "model":  # a config takes whatever the data say
+            usual = schema.GIVEN[self.kind]
+            given = {name: value for name, value in given.items() if name in self._arguments or name not in usual}
+        return self.target(**{**self._options, **given})
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.spec.items() if name != "type")

@@ -149,3 +149,29 @@ class BothLines:
         state = None if missing else dict(zip(names, states, strict=True))
         spikes, after, _ = node.advance(x, state, mask, single=single)
         return (spikes,), tuple(after[name] for name in names)
+
+
+def node_classes() -> tuple[type[Any], ...]:
+    """SpikingJelly's spiking neurons: all integrate-and-fire nodes, and the PSN family where the release has it."""
+    neuron = spikingjelly("neuron")
+    names = ("BaseNode", "PSN", "MaskedPSN", "SlidingPSN")
+    return tuple(getattr(neuron, name) for name in names if hasattr(neuron, name))
+
+
+def recurrent_containers() -> tuple[type[Any], ...]:
+    """The containers that feed a module's output back into its next step."""
+    layer = spikingjelly("layer")
+    return (layer.ElementWiseRecurrentContainer, layer.LinearRecurrentContainer)
+
+
+def reset(net: Any) -> None:
+    """`functional.reset_net`, also right after modules of the net were exchanged."""
+    forget_reset_cache(net)
+    spikingjelly("functional").reset_net(net)
+
+
+def forget_reset_cache(net: Any) -> None:
+    """Tell 2.x, which remembers the modules that `reset_net` found, that they may have changed."""
+    functional = spikingjelly("functional")
+    if hasattr(functional, "invalidate_reset_cache"):
+        functional.invalidate_reset_cache(net)

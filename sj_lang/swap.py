@@ -1,0 +1,223 @@
+"""Replace the spiking neurons of a network that exists: `swap(net, "dsn", example=x)`.
+
+One line in code that already trains with SpikingJelly; everything else of it stays as it was.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sj_lang import compat
+from sj_lang.build import Make, part
+from sj_lang.errors import UserError
+
+
+@dataclass(frozen=True)
+class Place:
+    """One neuron of the network.
+
+    name: as in `net.named_modules()`. was, now: class names ("" where nothing was put in). channels: size of axis 2
+    of `[T, B, C, ...]` there. reason: why it was left as it was, "" if it was replaced. note: what did not carry over.
+    """
+
+    name: str
+    was: str
+    now: str = ""
+    channels: int = 0
+    reason: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `swap` did, place by place. `print(report)` shows it."""
+
+    places: tuple[Place, ...]
+
+    @property
+    def swapped(self) -> tuple[Place, ...]:
+        """The places that hold a new node."""
+        return tuple(place for place in self.places if not place.reason)
+
+    @property
+    def left(self) -> tuple[Place, ...]:
+        """The places that were left as they were, each with its reason."""
+        return tuple(place for place in self.places if place.reason)
+
+    def __str__(self) -> str:
+        lines = [f"swapped {len(self.swapped)} of {len(self.places)} neurons"]
+        for place in self.places:
+            if place.reason:
+                lines.append(f"  {place.name}: {place.was} left: {place.reason}")
+            else:
+                note = f" ({place.note})" if place.note else ""
+                lines.append(f"  {place.name}: {place.was} -> {place.now}, {place.channels} channels{note}")
+        return "\n".join(lines)
+
+
+@dataclass
+class _Seen:
+    """What one neuron was fed while the example ran."""
+
+    inputs: list[tuple[tuple[int, ...], torch.dtype, torch.device]] = field(default_factory=list)
+
+
+def swap(
+    net: nn.Module,
+    neuron: str | Mapping[str, Any],
+    *,
+    example: Tensor | tuple[Any, ...],
+    of: type[nn.Module] | Iterable[type[nn.Module]] | None = None,
+    like: str | None = None,
+    **options: Any,
+) -> Report:
+    """Replace neurons of `net` in place and report each of them.
+
+    neuron: registered name, with `options` as its arguments (`sj-lang plugins neuron` lists both).
+    example: an input of the network (a tuple: positional arguments). It runs once, without gradient and in eval mode,
+        to find the channel count of each place, which the old nodes do not know. The network is reset before and after.
+    of: classes to replace; by default every integrate-and-fire and parallel spiking node of SpikingJelly.
+    like: regular expression, searched in the place's name in `net.named_modules()`.
+
+    Kept from the old node: step mode, train / eval, device, dtype of the parameters (its own, or those of the network),
+    `store_v_seq`; surrogate function and threshold where the new node is binary and has such arguments.
+    A place that cannot be swapped stays as it was and is in `report.left` with its reason.
+
+    Raises UserError for an unknown neuron or option, a `like` that matches nothing, or a net without such neurons.
+    """
+    classes = compat.node_classes() if of is None else (of,) if isinstance(of, type) else tuple(of)
+    spec = {"type": neuron, **options} if isinstance(neuron, str) else {**neuron, **options}
+    make = part("neuron", spec)
+    found = _find(net, classes, like)
+    seen = _watch(net, {id(module): module for _, module in found}, example)
+    fresh: dict[int, Place] = {}
+    nodes: dict[int, nn.Module] = {}
+    places: list[Place] = []
+    for name, old in found:
+        if id(old) not in fresh:
+            place, node = _replacement(net, name, old, seen[id(old)], make, spec)
+            fresh[id(old)] = place
+            if node is not None:
+                nodes[id(old)] = node
+        known = fresh[id(old)]
+        places.append(Place(name, known.was, known.now, known.channels, known.reason, known.note))
+        if id(old) in nodes:
+            parent, _, attribute = name.rpartition(".")
+            setattr(net.get_submodule(parent), attribute, nodes[id(old)])
+    compat.forget_reset_cache(net)
+    return Report(tuple(places))
+
+
+def _find(net: nn.Module, classes: tuple[type[nn.Module], ...], like: str | None) -> list[tuple[str, nn.Module]]:
+    """The neurons of the wanted classes by name; a module that stands in two places is there twice."""
+    if isinstance(net, classes):
+        raise UserError(f"swap: the network itself is a {type(net).__name__}; build the new node instead")
+    found = [
+        (name, module) for name, module in net.named_modules(remove_duplicate=False) if isinstance(module, classes)
+    ]
+    inner = [f"{name}." for name, _ in found]
+    found = [(name, module) for name, module in found if not name.startswith(tuple(inner))]
+    names = ", ".join(sorted({c.__name__ for c in classes}))
+    if not found:
+        raise UserError(f"swap: {type(net).__name__} has no neuron of {names}")
+    if like is not None:
+        chosen = [(name, module) for name, module in found if re.search(like, name)]
+        if not chosen:
+            raise UserError(f"swap: like={like!r} matches none of: {', '.join(name for name, _ in found)}")
+        return chosen
+    return found
+
+
+def _watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Tensor | tuple[Any, ...]) -> dict[int, _Seen]:
+    """Run the example once and note the inputs of each node."""
+    seen = {key: _Seen() for key in nodes}
+
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        x = args[0]
+        seen[id(module)].inputs.append((tuple(x.shape), x.dtype, x.device))
+
+    handles = [module.register_forward_pre_hook(hook) for module in nodes.values()]
+    modes = {module: module.training for module in net.modules()}
+    try:
+        compat.reset(net)
+        net.eval()
+        with torch.no_grad():
+            net(*example) if isinstance(example, tuple) else net(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+        compat.reset(net)
+    return seen
+
+
+def _replacement(
+    net: nn.Module, name: str, old: nn.Module, seen: _Seen, make: Make, chosen: Mapping[str, Any]
+) -> tuple[Place, nn.Module | None]:
+    """The new node for one place, or None and the reason."""
+    was = type(old).__name__
+    step_mode = getattr(old, "step_mode", "m")
+    axis = 2 if step_mode == "m" else 1
+
+    def left(reason: str) -> tuple[Place, None]:
+        return Place(name, was, reason=reason), None
+
+    for container_name, container in _parents(net, name):
+        if isinstance(container, compat.recurrent_containers()):
+            return left(f"in the recurrent {type(container).__name__} '{container_name}' its output is fed back to it")
+    if not seen.inputs:
+        return left("the example did not reach it")
+    channels = {shape[axis] if len(shape) > axis else None for shape, _, _ in seen.inputs}
+    if None in channels:
+        shape = next(shape for shape, _, _ in seen.inputs if len(shape) <= axis)
+        return left(f"its input {list(shape)} has no channel axis ({'[T, B, C, ...]' if axis == 2 else '[B, C, ...]'})")
+    if len(channels) > 1:
+        return left(f"it was fed {' and '.join(map(str, sorted(c or 0 for c in channels)))} channels")
+    if step_mode == "s" and not make.traits["steps"]:
+        return left(f"it runs step by step, and {make.name} has no single-step mode")
+
+    count = channels.pop() or 0
+    node = make(channels=count)
+    carried, note = _carried(old, node, chosen)
+    if carried:
+        node = make(channels=count, **carried)
+    own = next(old.parameters(), None)
+    around = own if own is not None else next((p for p in net.parameters() if p.is_floating_point()), None)
+    _, dtype, device = seen.inputs[0]
+    if around is not None:
+        dtype = around.dtype
+    node = node.to(device=device, dtype=dtype)
+    node.step_mode = step_mode
+    node.train(old.training)
+    if getattr(old, "store_v_seq", False) and hasattr(node, "store_v_seq"):
+        node.store_v_seq = True
+    return Place(name, was, type(node).__name__, count, note=note), node
+
+
+def _carried(old: nn.Module, node: nn.Module, chosen: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """What of the old node's firing means the same in the new one: surrogate and threshold of a binary Heaviside."""
+    accepted = inspect.signature(type(node).__init__).parameters
+    surrogate = getattr(old, "surrogate_function", None)
+    threshold = getattr(old, "v_threshold", None)
+    if surrogate is None or "surrogate_function" not in accepted or "surrogate_function" in chosen:
+        return {}, ""
+    if getattr(node, "levels", 1) != 1:
+        return {}, f"{type(surrogate).__name__} not kept: it fires integers"
+    carried: dict[str, Any] = {"surrogate_function": surrogate}
+    if isinstance(threshold, float) and "v_threshold" in accepted and "v_threshold" not in chosen:
+        carried["v_threshold"] = threshold
+    return carried, ""
+
+
+def _parents(net: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
+    """The modules around a place, outermost first."""
+    parts = name.split(".")[:-1]
+    return [(".".join(parts[: i + 1]), net.get_submodule(".".join(parts[: i + 1]))) for i in range(len(parts))]
