@@ -15,11 +15,15 @@ Keys = tuple[str | int, ...]
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where a value was written: file, line and column (from 1), or the text of a command line override."""
+    """Where a value was written: file, line and column (from 1), or the text of a command line override.
+
+    inside: the section that holds it in the file, where that is not the section it acts on (`runs.<name>`).
+    """
 
     file: str
     line: int = 0
     column: int = 0
+    inside: Keys = ()
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
@@ -51,10 +55,9 @@ class Problem:
         return replace(self, keys=(*keys, *self.keys))
 
     def __str__(self) -> str:
-        name = dotted(self.keys)
-        return "  ".join(
-            part for part in (str(self.place or ""), f"{name}: {self.message}" if name else self.message) if part
-        )
+        name = dotted((*(self.place.inside if self.place else ()), *self.keys))
+        text = f"{name}: {self.message}" if name else self.message
+        return f"{self.place}  {text}" if self.place else text
 
 
 def dotted(keys: Keys) -> str:
@@ -74,24 +77,34 @@ def missing(keys: Keys, expected: str = "") -> Problem:
 
 def merge_misspelt(problems: list[Problem]) -> list[Problem]:
     """Tell of a missing key once, where an unknown key beside it looks like its misspelling."""
-    kept = list(problems)
+    kept = [problem for problem in problems if problem.kind != "missing"]
     for lost in [problem for problem in problems if problem.kind == "missing"]:
-        for index, wrong in enumerate(kept):
-            beside = wrong.kind == "unknown" and wrong.keys[:-1] == lost.keys[:-1]
-            if beside and nearest(str(wrong.keys[-1]), [str(lost.keys[-1])]):
-                kept[index] = Problem(wrong.keys, f"unknown key; did you mean '{lost.keys[-1]}', which is missing?")
-                kept.remove(lost)
-                break
+        name = str(lost.keys[-1])
+        beside = [p for p in kept if p.kind == "unknown" and p.keys[:-1] == lost.keys[:-1]]
+        like = nearest(name, [str(wrong.keys[-1]) for wrong in beside], count=1)
+        if not like:
+            kept.append(lost)
+        for wrong in beside:
+            if str(wrong.keys[-1]) in like:
+                kept[kept.index(wrong)] = replace(
+                    wrong, message=f"unknown key; did you mean '{name}', which is missing?"
+                )
     return kept
 
 
 def report(problems: Iterable[Problem], what: str) -> UserError | PluginError:
     """One error for all problems, sorted by place, each told once."""
-    lines = sorted({(p.place is not None, p.place or Place(""), str(p)) for p in problems})
-    texts = [text for _, _, text in lines]
+    ranked = sorted({(_rank(problem.place), str(problem)) for problem in problems})
+    texts = [text for _, text in ranked]
     plugin = any(problem.kind == "plugin" for problem in problems)
     message = texts[0] if len(texts) == 1 else "\n  ".join([f"{len(texts)} problems in {what}", *texts])
     return (PluginError if plugin else UserError)(message)
+
+
+def _rank(place: Place | None) -> tuple[int, Place]:
+    if place is None:
+        return 0, Place("")
+    return (1 if place.line else 2 if place.file.startswith("command line") else 0), place
 
 
 def shown(path: Path) -> str:

@@ -122,7 +122,7 @@ def is_plain(value: Any) -> bool:
 def describe(annotation: Any) -> str:
     """An annotation in words: `int | None` -> "a whole number or null"."""
     origin, inner = get_origin(annotation), get_args(annotation)
-    if annotation is None:
+    if annotation in (None, types.NoneType):
         return "null"
     if annotation in _SCALARS:
         return _SCALARS[annotation]
@@ -131,7 +131,8 @@ def describe(annotation: Any) -> str:
     if origin is Annotated:
         return " ".join([describe(inner[0]), *_limits(inner[1:])])
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(member) for member in inner))
+        wider = [member for member in inner if member is not int or float not in inner]
+        return " or ".join(dict.fromkeys(describe(member) for member in wider))
     if origin is tuple and inner[-1:] != (...,):
         return "a list of " + ", ".join(describe(member) for member in inner)
     if origin in (list, tuple):

@@ -1,0 +1,95 @@
+"""Recipes as files: found by path or name, read with their bases, before anything is checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sj_lang import plugins, yaml_marks
+from sj_lang.errors import PluginError, UserError, choices
+from sj_lang.overrides import Tree, nest
+from sj_lang.problems import Keys, Place, Problem, shown
+
+#: Keys that belong to one file and are not taken over from a base.
+OWN = ("recipe", "base", "name", "summary", "output")
+
+
+def locate(recipe: str, near: Path | None = None) -> tuple[Path, str]:
+    """The file of a recipe and the name it has by default. `near`: the folder that paths are relative to.
+
+    A path is taken first, then the name of an installed recipe. UserError with the nearest names if there is none.
+    """
+    path = (near or Path()) / Path(recipe).expanduser()
+    if path.is_file():
+        return path, path.stem
+    known = plugins.recipes()
+    if recipe in known:
+        return known[recipe], recipe
+    clash = plugins.registry().clashes().get(("recipe", recipe))
+    if clash:
+        raise PluginError(clash)
+    if path.is_dir() or recipe.endswith((".yaml", ".yml")):
+        if not path.exists():
+            raise UserError(f"no file {shown(path)}; `sj-lang ls` shows the recipes that are installed")
+        return path, path.name  # reading it says what is wrong
+    for plugin in plugins.registry().broken():
+        if not known:
+            raise PluginError(f"no recipe '{recipe}': {plugin}, which may offer it, failed to load: {plugin.error}")
+    hint = choices(recipe, list(known)) or "see `sj-lang ls`"
+    raise UserError(f"no recipe '{recipe}': neither a file nor the name of an installed recipe; {hint}")
+
+
+def read_tree(path: Path, chain: tuple[Path, ...] = ()) -> Tree:
+    """Read a recipe file and lay it over its base, if it names one. Problems of form are kept in the tree."""
+    document = yaml_marks.read(path)
+    data: dict[str, Any] = document.data
+    marks, problems = _nest_runs(data, document.marks)
+    problems = document.problems + problems
+    tree = Tree()
+    if "base" in data:
+        place = marks[("base",)]
+        base = data.pop("base")
+        if not isinstance(base, str):
+            raise UserError(f"{place}  base: expected the name or path of one recipe, found {base!r}")
+        tree = _read_base(base, path, place, (*chain, path.resolve()))
+    tree.marks |= {keys: place for keys, place in marks.items() if not keys}
+    tree.problems += problems
+    tree.lay_over(data, marks)
+    return tree
+
+
+def _read_base(base: str, path: Path, place: Place, chain: tuple[Path, ...]) -> Tree:
+    try:
+        found, _ = locate(base, path.parent)
+        if found.resolve() in chain:
+            cycle = " -> ".join(shown(step) for step in [*chain[chain.index(found.resolve()) :], found])
+            raise UserError(f"a recipe cannot be its own base: {cycle}")
+    except (UserError, PluginError) as error:
+        raise type(error)(f"{place}  base: {error}") from error
+    tree = read_tree(found, chain)
+    for key in OWN:
+        tree.data.pop(key, None)
+        tree.marks.pop((key,), None)
+    return tree
+
+
+def _nest_runs(data: dict[str, Any], marks: dict[Keys, Place]) -> tuple[dict[Keys, Place], list[Problem]]:
+    """Bring `runs: {a: {model.twin: true}}` into the nested form, in place; return the marks that fit, and problems."""
+    runs, problems = data.get("runs"), []
+    kept = dict(marks)
+    if not isinstance(runs, dict):
+        return kept, []
+    for name, run in runs.items():
+        if not isinstance(run, dict):
+            continue
+        here: Keys = ("runs", name)
+        entries = []
+        for key, value in run.items():
+            below = (*here, key)
+            own = {keys[len(below) :]: place for keys, place in marks.items() if keys[: len(below)] == below}
+            entries.append((tuple(key.split(".")), value, own))
+        runs[name], nested, found = nest(entries)
+        problems += [problem.under(*here) for problem in found]
+        kept = {keys: place for keys, place in kept.items() if keys[:2] != here or len(keys) == 2}
+        kept |= {(*here, *keys): place for keys, place in nested.items()}
+    return kept, problems

@@ -1,0 +1,153 @@
+"""The sections of a recipe whose keys are not ours: `train` and `generate` are transformers', field for field."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import re
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from sj_lang import compat
+from sj_lang.problems import Keys, Problem
+from sj_lang.schema import MISSING, Argument, resolve_arguments
+from sj_lang.values import tell_plainly
+
+#: Where our defaults differ from those of TrainingArguments. Steps below 1 are fractions of the whole training.
+TRAIN_DEFAULTS: Mapping[str, Any] = {
+    "report_to": [],
+    "logging_nan_inf_filter": False,
+    "logging_steps": 0.02,
+    "save_total_limit": 2,
+}
+#: Decided by the run, from data and machine, where the recipe does not set them; so never written out as defaults.
+TRAIN_DECIDED = frozenset(
+    {"use_cpu", "disable_tqdm", "eval_strategy", "eval_steps", "save_strategy", "save_steps"}
+    | {"load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
+)
+#: What a run relies on.
+TRAIN_FIXED: Mapping[str, tuple[Any, str]] = {
+    "logging_nan_inf_filter": (False, "or a loss that is NaN is logged as 0"),
+    "enable_jit_checkpoint": (False, "SIGTERM saves a checkpoint in any case, and ends with exit code 143"),
+    "prediction_loss_only": (False, "the figures of the task need the predictions"),
+    "batch_eval_metrics": (False, "the figures of the task are computed over the whole split"),
+}
+GENERATE_DEFAULTS: Mapping[str, Any] = {"prompt": None, "max_new_tokens": 200, "do_sample": True}
+MEASURE_DEFAULTS: Mapping[str, bool] = {"firing_rate": True, "raster": True}
+
+ELSEWHERE = {
+    "seed": "the seed has one place: 'seed' at the top level",
+    "data_seed": "the seed has one place: 'seed' at the top level",
+    "output_dir": "the run folder has one place: 'output' at the top level",
+}
+
+
+@functools.cache
+def train_arguments() -> dict[str, Argument]:
+    """The fields of transformers.TrainingArguments, less seed, data_seed and output_dir."""
+    compat.shield()
+    from transformers import TrainingArguments
+
+    annotations = typing.get_type_hints(TrainingArguments)
+    found: dict[str, Argument] = {}
+    for entry in dataclasses.fields(TrainingArguments):
+        if entry.init and entry.name not in ELSEWHERE:
+            factory: Any = entry.default_factory
+            default = TRAIN_DEFAULTS.get(entry.name, entry.default if factory is MISSING else factory())
+            decided = entry.name in TRAIN_DECIDED
+            found[entry.name] = Argument(entry.name, annotations[entry.name], default, given=decided)
+    return found
+
+
+@functools.cache
+def generate_arguments() -> dict[str, Argument]:
+    """The attributes of transformers.GenerationConfig, with the types its docstring gives them, and `prompt`."""
+    compat.shield()
+    from transformers import GenerationConfig
+
+    types = dict(re.findall(r"^ +(\w+) \(([^)]*?)(?:, \*optional|\):)", GenerationConfig.__doc__ or "", re.MULTILINE))
+    names = [name for name in vars(GenerationConfig()) if not name.startswith("_") and name != "transformers_version"]
+    found = {"prompt": Argument("prompt", str | None, None)}
+    for name in names:  # None is transformers' "as the model has it": nothing to write out
+        default = GENERATE_DEFAULTS.get(name, MISSING)
+        found[name] = Argument(name, _documented(types.get(name, "")), default, given=default is MISSING)
+    return found
+
+
+def _documented(text: str) -> Any:
+    known: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "dict": dict[str, Any]}
+    known |= {"list[int]": list[int], "list[str]": list[str], "list[list[int]]": list[list[int]]}
+    words = [word.strip().strip("`") for word in text.split(" or ")]
+    if not all(word in known for word in words):
+        return Any
+    annotation: Any = None
+    for word in words:
+        annotation = known[word] | annotation
+    return annotation
+
+
+def measure_arguments() -> dict[str, Argument]:
+    """What is measured beside the task's figures."""
+    return {name: Argument(name, bool, default) for name, default in MEASURE_DEFAULTS.items()}
+
+
+def resolve_measure(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Check `measure:`; return it with its defaults, and its problems."""
+    return resolve_arguments(measure_arguments(), section, ("measure",))
+
+
+def resolve_train(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Check `train:`; return it with all fields, and its problems."""
+    known = train_arguments()
+    own = {name: value for name, value in section.items() if name not in ELSEWHERE}
+    options, problems = resolve_arguments(known, own, ("train",))
+    problems += [Problem(("train", name), text) for name, text in ELSEWHERE.items() if name in section]
+    for name, (value, reason) in TRAIN_FIXED.items():
+        if own.get(name, value) != value:
+            problems.append(Problem(("train", name), f"must be {tell_plainly(value)} here, {reason}"))
+    for name, inner in (
+        ("lr_scheduler_kwargs", _scheduler_arguments(options.get("lr_scheduler_type"))),
+        ("accelerator_config", _accelerator_arguments()),
+    ):
+        if inner is not None and isinstance(options.get(name), dict):
+            problems += resolve_arguments(inner, options[name], ("train", name))[1]
+    return options, problems
+
+
+def _scheduler_arguments(name: Any) -> dict[str, Argument] | None:
+    from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+
+    functions = {kind.value: function for kind, function in TYPE_TO_SCHEDULER_FUNCTION.items()}
+    if name not in functions:
+        return None
+    parameters = inspect.signature(functions[name]).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    annotations = typing.get_type_hints(functions[name])
+    own = set(parameters) - {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+    return {key: Argument(key, annotations.get(key, Any), given=True) for key in parameters if key in own}
+
+
+def _accelerator_arguments() -> dict[str, Argument]:
+    from transformers.trainer_pt_utils import AcceleratorConfig
+
+    annotations = typing.get_type_hints(AcceleratorConfig)
+    return {e.name: Argument(e.name, annotations[e.name], given=True) for e in dataclasses.fields(AcceleratorConfig)}
+
+
+def resolve_generate(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Check `generate:`; return it with our defaults, and its problems."""
+    from transformers import GenerationConfig
+
+    options, problems = resolve_arguments(generate_arguments(), section, ("generate",))
+    if "max_length" in section and "max_new_tokens" not in section:
+        options.pop("max_new_tokens", None)  # transformers would let our default win over what is written
+    keys: Keys = ("generate",)
+    if not problems:
+        try:
+            GenerationConfig(**{name: value for name, value in options.items() if name != "prompt"})
+        except (ValueError, TypeError) as error:
+            problems.append(Problem(keys, " ".join(str(error).split())))
+    return options, problems
