@@ -6,6 +6,7 @@ import keyword
 import re
 import shutil
 import tempfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 from sj_lang import plugins
@@ -22,7 +23,7 @@ def create(name: str, dest: str | Path | None = None) -> Path:
     UserError if the name cannot be used or the folder exists; then nothing is written.
     """
     neuron = checked(name)
-    target = Path(dest) if dest else Path(f"sj-lang-{neuron.replace('_', '-')}")
+    target = Path(dest) if dest else Path(distribution_of(neuron))
     if target.exists() or target.is_symlink():
         raise UserError(f"{target} exists already; `sj-lang new {name} DEST` takes a folder that does not")
     try:
@@ -50,13 +51,21 @@ def checked(name: str) -> str:
         if registration.name == neuron:
             owner = f"{registration.plugin} {registration.version}"
             raise UserError(f"there is a neuron '{neuron}' already, from {owner}; choose another name")
+    distribution = distribution_of(neuron)
+    if any(found.name == distribution for found in distributions()):
+        raise UserError(f"{distribution} is installed already; choose another name")
     return neuron
+
+
+def distribution_of(neuron: str) -> str:
+    """Return what pip calls the plugin of a neuron."""
+    return f"sj-lang-{neuron.replace('_', '-')}"
 
 
 def rename(text: str, neuron: str) -> str:
     """Return text of the template with the example's name, in its three spellings, replaced."""
     spellings = {
-        f"sj-lang-{EXAMPLE}": f"sj-lang-{neuron.replace('_', '-')}",
+        distribution_of(EXAMPLE): distribution_of(neuron),
         EXAMPLE.capitalize(): "".join(part.capitalize() for part in neuron.split("_")),
         EXAMPLE: neuron,
     }

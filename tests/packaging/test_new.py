@@ -1,0 +1,101 @@
+"""`sj-lang new`: what it writes, and what it refuses."""
+
+import ast
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+from environments import make_environment
+
+from sj_lang import new
+from sj_lang.errors import UserError
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Relative path -> text, of every file but what Python and pip leave behind."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in sorted(paths)}
+
+
+def test_the_example_is_the_template(tmp_path: Path) -> None:
+    assert tree(new.create(new.EXAMPLE, tmp_path / "x")) == tree(new.TEMPLATE)
+
+
+@pytest.mark.parametrize("name", ["fast-lif", "fast_lif", "sj-lang-fast-lif"])
+def test_one_name_in_its_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = new.create(name)
+    assert folder == Path("sj-lang-fast-lif")
+    written = tree(folder)
+    assert not [path for path, text in written.items() if new.EXAMPLE in (path + text).lower()]
+    project = tomllib.loads(written["pyproject.toml"])["project"]
+    assert project["name"] == "sj-lang-fast-lif"
+    assert project["entry-points"]["sj_lang"] == {"fast_lif": "sj_lang_fast_lif.plugin"}
+    assert "class FastLif(Node):" in written["sj_lang_fast_lif/neuron.py"]
+    assert "recipes/fast_lif/quickstart.yaml" in "\n".join(written)
+    for path, text in written.items():
+        if path.endswith(".py"):
+            ast.parse(text)
+    assert os.listdir(tmp_path) == ["sj-lang-fast-lif"]  # nothing else is left behind
+
+
+def test_a_name_that_holds_the_example(tmp_path: Path) -> None:
+    written = tree(new.create("remember", tmp_path / "x"))
+    assert "class Remember(Node):" in written["sj_lang_remember/neuron.py"]
+
+
+@pytest.mark.parametrize("name", ["", "Fast", "9a", "a b", "a/b", "..", "a__b", "_a", "a_", "ü", "a" * 41, "a\n"])
+def test_names_that_cannot_be(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="cannot name a plugin: use at most 40 small letters"):
+        new.create(name, tmp_path / "x")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["lambda", "match"])
+def test_words_of_python(name: str) -> None:
+    with pytest.raises(UserError, match="a word of Python"):
+        new.checked(name)
+
+
+def test_a_neuron_that_exists() -> None:
+    with pytest.raises(UserError, match=r"there is a neuron 'lif' already, from sj-lang \d"):
+        new.checked("lif")
+
+
+def test_a_distribution_that_exists() -> None:
+    with pytest.raises(UserError, match="sj-lang-neurons is installed already"):
+        new.checked("neurons")
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "dangling link"])
+def test_nothing_is_overwritten(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "x"
+    if kind == "folder":
+        target.mkdir()
+    elif kind == "file":
+        target.write_text("mine")
+    else:
+        target.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="exists already"):
+        new.create("resonate", target)
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*file/x"):
+        new.create("resonate", tmp_path / "file" / "x")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_it_installs_and_runs_as_it_is(tmp_path: Path) -> None:
+    environment = make_environment(tmp_path, editable=True)
+    environment.run("sj-lang", "new", "resonate")
+    plugin = environment.work / "sj-lang-resonate"
+    environment.install("--editable", plugin)
+    assert "resonate" in environment.run("sj-lang", "plugins", "neuron")
+    environment.run("python", "-m", "pytest", "-q", plugin)
+    environment.run("sj-lang", "run", "resonate/quickstart", "output=out")
+    assert list((environment.work / "out").rglob("metrics.json"))
