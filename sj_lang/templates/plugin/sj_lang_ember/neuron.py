@@ -39,5 +39,6 @@ class Ember(Node):
         d = self.decay.sigmoid().to(x.dtype).view(-1, *[1] * (x.dim() - 2))
         v = d * state["v"] + x
         spike = self.surrogate_function(v - self.threshold)
+        spike = torch.where(v.isnan(), v, spike)  # a threshold would hide that something went wrong
         v = v - self.threshold * spike
         return spike, {"v": v}, v
