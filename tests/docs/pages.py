@@ -1,0 +1,86 @@
+"""Markdown pages as the tests see them: their fenced blocks, and commands with the output they show."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+#: verbs that answer within seconds and change nothing
+CHEAP = {"ls", "plugins", "show", "validate", "--help", "--version"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block. line: of its first line of content. title: of `path`: in the line above, if that is all of it."""
+
+    language: str
+    text: str
+    line: int
+    title: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """One `$ ...` line of a console block, and the output shown below it."""
+
+    words: tuple[str, ...]
+    shown: str
+
+
+def blocks(path: Path, language: str) -> list[Block]:
+    """The page's fenced blocks in a language, in order."""
+    found, fence, above, start = [], "", "", 0
+    content: list[str] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        opened = re.match(r"(`{3,})(\S*)", line)
+        if not fence and opened:
+            fence, info, start, content = opened[1], opened[2], number + 1, []
+        elif fence and line.strip() == fence:
+            title = re.fullmatch(r"`([\w./-]+)`:", above)
+            found.append(Block(info, "\n".join(content) + "\n", start, title[1] if title else ""))
+            fence = above = ""
+        elif fence:
+            content.append(line)
+        elif line.strip():
+            above = line.strip()
+    assert not fence, f"{path}:{start}: a block that never ends"
+    return [block for block in found if block.language == language]
+
+
+def commands(path: Path) -> list[Command]:
+    """The commands in the page's console blocks."""
+    found = []
+    for block in blocks(path, "console"):
+        for part in re.split(r"^\$ ", block.text.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
+            typed, _, shown = part.partition("\n")
+            found.append(Command(tuple(shlex.split(typed, comments=True)), shown))
+    return found
+
+
+def sj_lang(words: tuple[str, ...], work: Path) -> str:
+    """Run `sj-lang ...` in a folder and return what it prints."""
+    command = [sys.executable, "-m", "sj_lang", *words]
+    done = subprocess.run(command, cwd=work, env=os.environ | {"COLUMNS": "100"}, capture_output=True, text=True)
+    assert done.returncode == 0, f"sj-lang {' '.join(words)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def missing_lines(shown: str, output: str) -> list[str]:
+    """The lines shown on a page that the output does not have in this order; `...` stands for any lines."""
+    rest = [" ".join(line.split()) for line in output.splitlines()]
+    absent = []
+    for line in (" ".join(line.split()) for line in shown.splitlines()):
+        if not line or line == "...":
+            continue
+        if line in rest:
+            rest = rest[rest.index(line) + 1 :]
+        else:
+            absent.append(line)
+    return absent

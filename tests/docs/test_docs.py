@@ -1,0 +1,84 @@
+"""What the pages say: their code runs, their commands answer as shown, and everything that is offered has its page."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from pages import CHEAP, DOCS, PAGES, ROOT, blocks, commands, missing_lines, sj_lang
+
+from sj_lang import plugins
+from sj_lang.hookspecs import KINDS
+from sj_lang.recipe_check import KEYS
+
+FOLDERS = {"neuron": "neurons", "model": "models", "task": "tasks"}
+
+
+def own() -> list[plugins.Registration]:
+    """What this repository's three distributions offer."""
+    ours = ("sj-lang", "sj-lang-neurons", "sj-lang-language")
+    return [found for kind in KINDS for found in plugins.all(kind) if found.plugin in ours]
+
+
+WITH_PYTHON = [page for page in PAGES if any(not block.title for block in blocks(page, "python"))]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=[str(page.relative_to(ROOT)) for page in WITH_PYTHON])
+def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python blocks of a page run one after the other, as one program; a traceback has the page's line numbers."""
+    monkeypatch.chdir(tmp_path)
+    module = ModuleType("a_page")
+    monkeypatch.setitem(sys.modules, "a_page", module)  # where dataclasses and pickle look for a class's module
+    for block in blocks(page, "python"):
+        if not block.title:
+            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), vars(module))
+
+
+CASES = [(page, command) for page in PAGES for command in commands(page) if command.words[0] == "sj-lang"]
+
+
+@pytest.mark.parametrize(
+    ("page", "command"), CASES, ids=[f"{page.stem}: {' '.join(command.words)}" for page, command in CASES]
+)
+def test_command_answers_as_shown(page: Path, command: object, tmp_path: Path) -> None:
+    """A cheap command is run, and prints the lines shown; of `run`, the recipe and its changes are checked."""
+    verb, *rest = command.words[1:]
+    if verb in CHEAP:
+        assert missing_lines(command.shown, sj_lang(command.words[1:], tmp_path)) == []
+    elif verb == "run" and not any("/shared/" in word or word.startswith("ember/") for word in rest):
+        sj_lang(("validate", *[word for word in rest if not word.startswith("-")]), tmp_path)
+    else:
+        assert f"sj-lang {verb}" in (DOCS / "cli.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("component", own(), ids=lambda component: f"{component.kind}/{component.name}")
+def test_every_component_has_its_page(component: plugins.Registration) -> None:
+    """A neuron, model or task has a page of its own (SpikingJelly's nodes share one); any other is named on a page."""
+    folder = FOLDERS.get(component.kind)
+    if folder and component.plugin != "sj-lang":
+        page = DOCS / folder / f"{component.name}.md"
+        assert page.is_file(), f"{component.kind} '{component.name}' needs a page: {page.relative_to(ROOT)}"
+    elif folder:
+        page = DOCS / folder / "spikingjelly.md"
+        assert page.is_file(), f"SpikingJelly's nodes need a page: {page.relative_to(ROOT)}"
+        assert f"`{component.name}`" in page.read_text(encoding="utf-8"), (
+            f"{page.name} does not name `{component.name}`"
+        )
+    else:
+        assert any(f"`{component.name}`" in page.read_text(encoding="utf-8") for page in PAGES), "named on no page"
+
+
+@pytest.mark.parametrize("kind", sorted(FOLDERS))
+def test_no_page_without_its_component(kind: str) -> None:
+    names = {component.name for component in own() if component.kind == kind} | {"index", "spikingjelly"}
+    assert [page.stem for page in (DOCS / FOLDERS[kind]).glob("*.md") if page.stem not in names] == []
+
+
+@pytest.mark.parametrize("method", [*KINDS, "recipes"])
+def test_what_a_plugin_may_register_is_described(method: str) -> None:
+    assert f"`register.{method}`" in (DOCS / "plugins.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_of_a_recipe_is_described(key: str) -> None:
+    assert f"`{key}`" in (DOCS / "recipes.md").read_text(encoding="utf-8")
