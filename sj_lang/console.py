@@ -20,13 +20,14 @@ def is_main_process() -> bool:
 class Console:
     """Says things once (in the main process) and keeps them for log.txt, also those said before it exists."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, muted: bool = False) -> None:
+        self.muted = muted
         self.log = logging.getLogger("sj_lang.run")
         self._early: list[str] = []
         self._handler: logging.Handler | None = None
 
     def say(self, text: str = "") -> None:
-        if not is_main_process():
+        if self.muted or not is_main_process():
             return
         sys.stdout.write(text + "\n")
         sys.stdout.flush()

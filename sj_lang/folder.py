@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -105,9 +106,10 @@ class RunFolder:
             raise UserError(f"output: {self.shown} cannot be written, no permission in {nearest}. Choose: output=...")
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """One line of metrics.jsonl."""
+        """One line of metrics.jsonl. JSON has no NaN and no infinity: they become null."""
+        sound = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in entry.items()}
         with self.history.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(entry), allow_nan=False) + "\n")
+            file.write(json.dumps(sound, allow_nan=False) + "\n")
 
     def read_history(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that was cut short is left out."""
@@ -134,11 +136,11 @@ class RunFolder:
 def comparable(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """A resolved recipe as JSON, without the keys that do not change what is trained."""
     content: dict[str, Any] = json.loads(json.dumps(dict(resolved), default=str))
-    return {key: value for key, value in content.items() if key not in ("output", "base")}
+    return {key: value for key, value in content.items() if key not in ("name", "summary", "output")}
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key path, stored, asked) where two resolved recipes differ, output aside."""
+    """(key path, stored, asked) where two resolved recipes differ in what is trained."""
     ours, theirs = _flat(comparable(stored)), _flat(comparable(asked))
     absent = "(not set)"
     return [

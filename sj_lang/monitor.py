@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -138,11 +140,28 @@ def _single(spikes: Tensor) -> Tensor:
 
 
 @contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside: the random numbers of `seed` (Python, NumPy, torch). Afterwards they go on as if none had been drawn."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    kind = device.type if device is not None else "cuda"
+    python, array = random.getstate(), np.random.get_state()
+    indices = [torch.accelerator.current_device_index()] if device is not None else []
+    with torch.random.fork_rng(indices, device_type=kind):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(array)
+
+
+@contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Inside: evaluation mode, no gradient. Afterwards the mode of every module and the random state are as before."""
+    """Inside: evaluation mode, no gradient, fixed random numbers. Afterwards the model and they are as before."""
     modes = {module: module.training for module in model.modules()}
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"), torch.no_grad():
+    with seeded(0), torch.no_grad():
         model.eval()
         try:
             yield

@@ -52,7 +52,7 @@ class Prepared:
     tests: Mapping[str, MapDataset]
     reduce: Callable[[Tensor, Tensor], Reduced]
     metrics: Callable[[str, ReducedArrays, NDArray[np.generic]], Mapping[str, float]]
-    #: list of items -> batch; None: transformers' default (pads with the tokenizer)
+    #: list of items -> batch; None: transformers' default (pads, if the tokenizer can)
     collate: Callable[[list[Any]], dict[str, Any]] | None = None
     #: config fields that the data fix (vocab_size, max_position_embeddings, pad_token_id ...); a recipe that sets one
     #: of them to another value is refused

@@ -1,0 +1,211 @@
+"""A checked recipe becomes data, model and training arguments; whatever is wrong is found here, before training."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from sj_lang import plugins
+from sj_lang.build import Make, part
+from sj_lang.compat import shield
+from sj_lang.errors import UserError
+from sj_lang.monitor import neuron_parameters
+from sj_lang.task import Prepared, Task
+
+shield()
+
+import transformers  # noqa: E402
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
+
+    from sj_lang.recipe import Recipe
+
+#: what a node fails at when a trait is missing
+_LACKS = {
+    "causal": "is not causal",
+    "steps": "has no single-step mode",
+    "carries_state": "cannot carry its state on",
+    "takes_mask": "takes no mask",
+    "any_length": "works on one fixed length",
+}
+
+
+@dataclass(kw_only=True)
+class Job:
+    """All that a training needs. notes: sentences for the user about choices that were made."""
+
+    recipe: Recipe
+    task: Task
+    prepared: Prepared
+    model: PreTrainedModel
+    arguments: TrainingArguments
+    notes: list[str] = field(default_factory=list)
+
+
+def assemble(recipe: Recipe, output: Path) -> Job:
+    """Read the data and build the model of a recipe, with the recipe's seed. Writes nothing.
+
+    Raises UserError for whatever a user can put right.
+    """
+    transformers.set_seed(recipe.seed)
+    task = make_task(recipe)
+    prepared = prepare(task, recipe, tokenizer=part("tokenizer", recipe.tokenizer) if recipe.tokenizer else None)
+    notes = list(prepared.notes)
+    arguments = training_arguments(recipe, prepared, output, notes)
+    transformers.set_seed(recipe.seed)  # the model's weights depend on the seed alone, not on how the data were read
+    model = build_model(recipe, task, prepared)
+    return Job(recipe=recipe, task=task, prepared=prepared, model=model, arguments=arguments, notes=notes)
+
+
+def make_task(recipe: Recipe) -> Task:
+    return cast(Task, part("task", recipe.task)())
+
+
+def prepare(task: Task, recipe: Recipe, tokenizer: Any) -> Prepared:
+    prepared = task.prepare(tokenizer, seed=recipe.seed)
+    if len(prepared.train) == 0:
+        raise UserError("task: the training data are empty")
+    empty = [name for name, data in prepared.tests.items() if len(data) == 0]
+    if prepared.validation is not None and len(prepared.validation) == 0:
+        empty.insert(0, "validation")
+    if empty:
+        raise UserError(f"task: no data in {', '.join(empty)}")
+    return prepared
+
+
+def build_model(recipe: Recipe, task: Task, prepared: Prepared) -> PreTrainedModel:
+    """Config from the recipe and the data, checked against what its neurons can do; then fresh weights."""
+    for key, value in prepared.model.items():
+        if key in recipe.model and recipe.model[key] != value:
+            raise UserError(f"model.{key}: the recipe says {recipe.model[key]!r}, the data {value!r}; leave it out")
+    make = part("model", {key: value for key, value in recipe.model.items() if key not in prepared.model})
+    try:
+        config = make(**prepared.model)
+        check_neurons(config, pads=task.pads)
+        model = getattr(transformers, task.auto_class).from_config(config)
+    except ValueError as error:
+        raise UserError(f"model '{make.name}': {error}") from error
+    return cast("PreTrainedModel", model)
+
+
+def check_neurons(config: PreTrainedConfig, *, pads: bool) -> None:
+    """Refuse neurons that cannot do what the model (and padding) ask of them, by their declared traits."""
+    if not hasattr(config, "requires"):
+        return
+    needs: Mapping[str, Mapping[str, str]] = config.requires(pads=pads)
+    for key, wanted in needs.items():
+        make = part("neuron", _at(config, key))
+        lacking = [trait for trait in wanted if not make.traits.get(trait)]
+        if lacking:
+            faults = "; ".join(f"it {_LACKS[trait]}, and {wanted[trait]}" for trait in lacking)
+            raise UserError(f"model.{key}: {_named(make)} cannot be used here: {faults}. {_suitable(list(wanted))}")
+
+
+def _at(config: PreTrainedConfig, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = value[name] if isinstance(value, Mapping) else getattr(value, name)
+    return value
+
+
+def _named(make: Make) -> str:
+    """The neuron, with the options on which its declaration depends."""
+    variants = plugins.get("neuron", make.name).variants
+    deciding = [name for name in make.spec if any(condition.startswith(name + "=") for condition in variants)]
+    options = ", ".join(f"{name}={make.spec[name]}" for name in deciding)
+    return f"{make.name} ({options})" if options else make.name
+
+
+def _suitable(wanted: list[str]) -> str:
+    names = []
+    for known in plugins.all("neuron"):
+        if known.missing:
+            continue
+        if all(known.traits.get(trait) for trait in wanted):
+            names.append(known.name)
+            continue
+        for condition, flags in known.variants.items():
+            if all({**known.traits, **flags}.get(trait) for trait in wanted):
+                names.append(f"{known.name} with {condition}")
+                break
+    return f"Neurons that can: {', '.join(names)}" if names else "No installed neuron can"
+
+
+def training_arguments(recipe: Recipe, prepared: Prepared, output: Path, notes: list[str]) -> TrainingArguments:
+    """TrainingArguments from the recipe's `train:`, with what the run decides itself."""
+    train = dict(recipe.train)
+    train.setdefault("use_cpu", not torch.accelerator.is_available())
+    train.setdefault("disable_tqdm", not sys.stderr.isatty())
+    train.setdefault("report_to", [])
+    train.setdefault("logging_steps", 0.02)
+    train.setdefault("save_total_limit", 2)
+    train.update(
+        output_dir=str(output),
+        seed=recipe.seed,
+        logging_nan_inf_filter=False,  # or a loss that is NaN is shown as 0
+        enable_jit_checkpoint=False,  # SIGTERM is ours: transformers would end with exit code 0
+        prediction_loss_only=False,
+        batch_eval_metrics=False,
+        restore_callback_states_from_checkpoint=False,  # RunMark restores itself
+    )
+    _plan_evaluation(train, prepared, notes)
+    try:
+        arguments = transformers.TrainingArguments(**train)
+    except ValueError as error:
+        raise UserError(f"train: {error}") from error
+    if arguments.n_gpu > 1:
+        notes.append(
+            f"{arguments.n_gpu} GPUs are visible and one is used; all: torchrun --nproc_per_node {arguments.n_gpu} "
+            "-m sj_lang run ..."
+        )
+        arguments._n_gpu = 1  # not DataParallel: it copies modules at every step
+    return arguments
+
+
+def _plan_evaluation(train: dict[str, Any], prepared: Prepared, notes: list[str]) -> None:
+    """Evaluate and save at the same steps, and keep the best; without validation data, neither evaluate nor choose."""
+    if prepared.validation is None:
+        notes.append("no validation data: nothing is evaluated during training and the last weights are taken")
+        train.update(eval_strategy="no", eval_on_start=False, load_best_model_at_end=False, metric_for_best_model=None)
+        if train.get("save_strategy", "steps") == "steps":
+            train.setdefault("save_steps", 0.1)
+        return
+    strategy = train.setdefault("eval_strategy", train.get("save_strategy", "steps"))
+    train.setdefault("save_strategy", strategy)
+    if strategy == "steps":
+        train.setdefault("eval_steps", train.get("save_steps") or 0.1)
+        train.setdefault("save_steps", train["eval_steps"])
+    choosing = strategy != "no" and train["save_strategy"] != "no"
+    if train.setdefault("load_best_model_at_end", choosing):
+        train.setdefault("metric_for_best_model", prepared.select)
+        if train["metric_for_best_model"].removeprefix("eval_") == prepared.select:
+            train.setdefault("greater_is_better", prepared.greater_is_better)
+    else:
+        notes.append(
+            "no checkpoint is chosen by validation (load_best_model_at_end is off): the last weights are taken"
+        )
+
+
+def parameter_table(model: torch.nn.Module) -> list[list[str]]:
+    """Rows [part, parameters]: parts to the second level, layers of a list together, then neurons and the total."""
+    groups: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        words = name.split(".")[:-1] or [name]
+        digit = next((place for place, word in enumerate(words) if word.isdigit()), None)
+        words = [*words[:digit], "*"] if digit is not None else words[:2]
+        key = ".".join(words)
+        groups[key] = groups.get(key, 0) + parameter.numel()
+    rows = [[name, f"{count:,}"] for name, count in groups.items()]
+    rows.append(["of all, in spiking neurons", f"{neuron_parameters(model):,}"])
+    rows.append(["total", f"{total_parameters(model):,}"])
+    return rows
+
+
+def total_parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,169 @@
+"""The figures of a run, as PNG files: how it learned, how it fired while learning, and the spikes of one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+History = Sequence[Mapping[str, Any]]
+
+#: Okabe and Ito's colours, which people with any colour vision can tell apart
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", ":", "-.")
+_MOST_PANELS = 24
+_MOST_NEURONS = 128
+_MOST_STEPS = 256
+
+
+def series(history: History, key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one figure in metrics.jsonl."""
+    points = [(int(entry["step"]), float(entry[key])) for entry in history if entry.get(key) is not None]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def learning_curves(history: History, path: Path, *, chosen: int | None = None) -> bool:
+    """Training and validation loss over optimizer steps. chosen: the step whose weights were taken. False: no data."""
+    train, validation = series(history, "train.loss"), series(history, "validation.loss")
+    if not train[0]:
+        return False
+    figure, axes = _axes(7, 4)
+    axes.plot(*train, color=COLOURS[0], linewidth=1.2, label="training (mean since the last point)")
+    if validation[0]:
+        axes.plot(*validation, color=COLOURS[1], marker="o", markersize=3.5, label="validation")
+        if chosen in validation[0]:
+            best = validation[1][validation[0].index(chosen)]
+            axes.plot([chosen], [best], "o", markersize=10, fillstyle="none", color="black", label="weights taken")
+    axes.set(xlabel="optimizer step", ylabel="loss (nats)", title="Learning curves")
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False)
+    _save(figure, path)
+    return True
+
+
+def compared_curves(runs: Mapping[str, History], path: Path) -> bool:
+    """One line per run: validation loss where there is any, else training loss."""
+    key = "validation.loss" if any(series(history, "validation.loss")[0] for history in runs.values()) else "train.loss"
+    lines = {name: series(history, key) for name, history in runs.items()}
+    if not any(steps for steps, _ in lines.values()):
+        return False
+    figure, axes = _axes(7, 4)
+    for index, (name, line) in enumerate(lines.items()):
+        marker = "o" if len(line[0]) < 30 else ""
+        axes.plot(*line, **_look(index), marker=marker, markersize=3.5, linewidth=1.2, label=name)
+    axes.set(xlabel="optimizer step", ylabel=f"{key.split('.')[0]} loss (nats)", title="The runs compared")
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False)
+    _save(figure, path)
+    return True
+
+
+def firing_rates(history: History, path: Path) -> bool:
+    """Firing rate of each layer over the training, a panel per block. False: nothing was measured."""
+    prefix = "firing_rate."
+    names = [key.removeprefix(prefix) for key in _keys(history, prefix) if key != prefix + "mean"]
+    if not names:
+        return False
+    blocks: dict[str, list[str]] = {}
+    for name in names:
+        blocks.setdefault(block(name), []).append(name)
+    shown = dict(_spread(list(blocks.items()), _MOST_PANELS))
+    columns = min(len(shown), 3)
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(max(6.0, 4.2 * columns), 2.9 * rows + 0.5), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    for axes, (title, members) in zip(grid, shown.items(), strict=False):
+        for index, name in enumerate(members):
+            label = name.removeprefix(title).lstrip(".") or name
+            axes.plot(*series(history, prefix + name), **_look(index), linewidth=1.2, label=label)
+        _plain(axes)
+        axes.set_title(title, fontsize=10)
+        axes.legend(frameon=False, fontsize=8)
+    for axes in list(grid)[len(shown) :]:
+        axes.set_visible(False)
+    figure.supxlabel("optimizer step", fontsize=10)
+    figure.supylabel("firing rate (share of the most possible)", fontsize=10)
+    figure.suptitle("Firing rate of each layer" + _omitted(len(blocks), len(shown), "blocks"), fontsize=12)
+    figure.axes[0].set_ylim(bottom=0)
+    _save(figure, path)
+    return True
+
+
+def raster(spikes: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
+    """Spikes of one sample: a panel per layer, neurons over time steps. spikes: layer -> [steps, channels]."""
+    if not spikes:
+        return False
+    shown = _spread(list(spikes.items()), _MOST_PANELS)
+    columns = min(len(shown), 3)
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(max(6.0, 4.6 * columns), 2.6 * rows + 0.6), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, (name, values) in zip(grid, shown, strict=False):
+        picked = np.linspace(0, values.shape[1] - 1, min(values.shape[1], _MOST_NEURONS)).round().astype(int)
+        part = np.asarray(values, dtype=np.float32)[:_MOST_STEPS, picked]
+        high = max(float(part.max(initial=0)), 1.0)
+        axes.imshow(part.T, aspect="auto", interpolation="nearest", cmap="Greys", vmin=0, vmax=high, origin="lower")
+        counts = f" of {values.shape[1]}" if values.shape[1] > _MOST_NEURONS else ""
+        axes.set_title(f"{name}\n{len(picked)}{counts} neurons, {_percent(part)} of steps with a spike", fontsize=9)
+        axes.tick_params(labelsize=8)
+    for axes in list(grid)[len(shown) :]:
+        axes.set_visible(False)
+    figure.supxlabel("time step", fontsize=10)
+    figure.supylabel("neuron", fontsize=10)
+    figure.suptitle("Spikes of one sample" + _omitted(len(spikes), len(shown), "layers"), fontsize=12)
+    _save(figure, path)
+    return True
+
+
+def block(name: str) -> str:
+    """A module path up to its first number: "model.layers.0.mlp.act" -> "model.layers.0"; else its parent."""
+    words = name.split(".")
+    digit = next((place for place, word in enumerate(words) if word.isdigit()), None)
+    if digit is not None:
+        return ".".join(words[: digit + 1])
+    return ".".join(words[:-1]) or name
+
+
+def _percent(part: NDArray[np.float32]) -> str:
+    return f"{100 * float((part != 0).mean()):.1f} %"
+
+
+def _keys(history: History, prefix: str) -> list[str]:
+    return list(dict.fromkeys(key for entry in history for key in entry if key.startswith(prefix)))
+
+
+def _spread(items: list[Any], most: int) -> list[Any]:
+    """At most that many, the first and the last among them, at even distances."""
+    if len(items) <= most:
+        return items
+    return [items[place] for place in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
+def _omitted(all_of_them: int, shown: int, what: str) -> str:
+    return f" ({shown} of {all_of_them} {what})" if shown < all_of_them else ""
+
+
+def _look(index: int) -> dict[str, Any]:
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index // len(COLOURS) % len(STYLES)]}
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    _plain(axes)
+    return figure, axes
+
+
+def _plain(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_figure(str(path), dpi=110, format="png")

@@ -1,0 +1,250 @@
+"""report.html: one self-contained page about one run, or about several side by side."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from sj_lang import figures
+from sj_lang.errors import UserError
+from sj_lang.folder import RunFolder
+from sj_lang.manifest import read_json
+
+#: figures of the tables, in this order; those that a task adds come after them
+FIRST = (
+    "test.loss",
+    "test.bits_per_char",
+    "validation.loss",
+    "validation.bits_per_char",
+    "train.loss",
+    "train.steps",
+    "train.seconds",
+    "train.tokens_per_second",
+    "parameters.total",
+    "parameters.neurons",
+    "firing_rate.mean",
+    "dead.mean",
+)
+
+UNITS = {"loss": "nats", "seconds": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}
+
+EXPLAINED = {
+    "test.loss": "mean negative log likelihood of a test token, in nats",
+    "test.bits_per_char": "bits that the model needs for a character of the test text",
+    "train.loss": "mean over the last steps, those since the previous line of the log",
+    "train.seconds": "wall clock of the training loop, evaluations during training included",
+    "train.tokens_per_second": "without the time of evaluations, checkpoints and measurements",
+    "parameters.neurons": "of the total: parameters inside spiking neurons",
+    "firing_rate.mean": "spikes over the most possible, mean over neurons and steps of the test data",
+    "dead.mean": "share of channels that never fired on the test data",
+}
+
+
+@dataclass(kw_only=True)
+class Picture:
+    title: str
+    source: str  # data URI
+    text: str  # what the figure shows, for those who cannot see it
+
+
+@dataclass(kw_only=True)
+class Page:
+    """What the template shows of one run."""
+
+    name: str
+    folder: RunFolder
+    manifest: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    recipe: str
+    sample: str
+    pictures: list[Picture] = field(default_factory=list)
+
+
+def write(run_dirs: Sequence[str | Path]) -> Path:
+    """Write report.html: of one run into its folder, of several below the folder that they share, and return its path.
+
+    A series' folder stands for its runs, and gets the report that compares them. Raises UserError for what is no run.
+    """
+    roots = [Path(run) for run in run_dirs]
+    if not roots:
+        raise UserError("report: name at least one run folder")
+    expanded: list[Path] = []
+    for root in roots:
+        expanded += children(root) or [root]
+    pages = [page(root) for root in expanded]
+    if len(roots) == 1:
+        target = roots[0] / "report.html"
+    else:
+        shared = Path(*_common([root.absolute().parts for root in roots]))
+        target = shared / "report.html" if not (shared / "manifest.json").exists() else shared / "comparison.html"
+    title = RunFolder(roots[0]).read_manifest().content["name"] if len(roots) == 1 else "Comparison of runs"
+    target.write_text(render(title, _named(pages, expanded)), encoding="utf-8")
+    return target
+
+
+def children(root: Path) -> list[Path]:
+    """The run folders of a series that exist, in its order; empty if this is a single run."""
+    names = RunFolder(root).read_manifest().content.get("children", []) if (root / "manifest.json").exists() else []
+    return [root / name for name in names if (root / name / "manifest.json").exists()]
+
+
+def page(root: Path) -> Page:
+    """Read one run folder, finished or not."""
+    folder = RunFolder(root)
+    if not folder.manifest.exists():
+        raise UserError(f"{root} is not a run folder (it has no manifest.json)")
+    manifest = folder.read_manifest().content
+    return Page(
+        name=manifest["name"],
+        folder=folder,
+        manifest=manifest,
+        metrics=_read_metrics(folder),
+        recipe=folder.recipe.read_text(encoding="utf-8") if folder.recipe.exists() else "",
+        sample=folder.sample.read_text(encoding="utf-8") if folder.sample.exists() else "",
+        pictures=_pictures(folder, manifest),
+    )
+
+
+def render(title: str, pages: Sequence[Page]) -> str:
+    environment = Environment(
+        loader=PackageLoader("sj_lang"), autoescape=select_autoescape(["html", "j2"]), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["select_layers"] = _layers
+    template = environment.get_template("report.html.j2")
+    rows = metric_rows([page.metrics for page in pages])
+    compared = _comparison(pages) if len(pages) > 1 else None
+    return template.render(title=title, pages=pages, rows=rows, explained=EXPLAINED, compared=compared)
+
+
+def metric_rows(metrics: Sequence[Mapping[str, Any]], *, layers: bool = False) -> list[tuple[str, list[str]]]:
+    """(name, one text per run) of all figures that any run has; single layers only if asked for."""
+    names = list(dict.fromkeys(name for one in metrics for name in one))
+    per_layer = ("firing_rate.", "dead.")
+    plain = [name for name in names if not name.startswith(per_layer) or name.endswith(".mean")]
+    ordered = [name for name in FIRST if name in plain] + [name for name in plain if name not in FIRST]
+    if layers:
+        ordered += [name for name in names if name not in ordered]
+    return [(name, [show(name, one[name]) if name in one else "" for one in metrics]) for name in ordered]
+
+
+def show(name: str, value: Any) -> str:
+    """A figure with its unit, as people read it."""
+    unit = UNITS.get(name.split(".", 1)[-1], "")
+    if isinstance(value, Mapping):  # mean, deviation and number of runs
+        if value["n"] == 1:
+            return show(name, value["mean"])
+        text = f"{_number(name, value['mean'])} ± {_number(name, value['deviation'])}"
+    else:
+        text = _number(name, value)
+    return f"{text} {unit}".rstrip()
+
+
+def _number(name: str, value: float) -> str:
+    whole = name.startswith("parameters.") or name.endswith(("steps", "tokens_per_second"))
+    if whole:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if name.endswith("seconds") else f"{value:.4f}"
+
+
+def _layers(metrics: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    names = [name.removeprefix("firing_rate.") for name in metrics if name.startswith("firing_rate.")]
+    return [(n, metrics[f"firing_rate.{n}"], metrics[f"dead.{n}"]) for n in names if n != "mean"]
+
+
+def _pictures(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Picture]:
+    history = folder.read_history()
+    found = []
+    for stem, title, text in (
+        ("learning_curves", "Learning curves", _tell_curves(history, manifest)),
+        ("firing_rates", "Firing rate of each layer", _tell_rates(history)),
+        (
+            "raster",
+            "Spikes of one sample",
+            "One panel per layer: neurons upwards, time steps to the right, dark: spike.",
+        ),
+    ):
+        path = folder.figures / f"{stem}.png"
+        if path.exists():
+            found.append(Picture(title=title, source=_inline(path.read_bytes()), text=text))
+    return found
+
+
+def _tell_curves(history: figures.History, manifest: Mapping[str, Any]) -> str:
+    parts = []
+    for key, name in (("train.loss", "Training loss"), ("validation.loss", "validation loss")):
+        steps, values = figures.series(history, key)
+        if steps:
+            low = min(range(len(values)), key=values.__getitem__)
+            parts.append(
+                f"{name} from {values[0]:.3f} (step {steps[0]}) to {values[-1]:.3f} nats (step {steps[-1]}), "
+                f"lowest {values[low]:.3f} at step {steps[low]}"
+            )
+    chosen = manifest.get("chosen_step")
+    return "; ".join(parts) + (f". Weights of step {chosen} were taken." if chosen else ".")
+
+
+def _tell_rates(history: figures.History) -> str:
+    steps, values = figures.series(history, "firing_rate.mean")
+    if not steps:
+        return ""
+    last: dict[str, float] = {}
+    for entry in reversed(history):
+        last = {k: v for k, v in entry.items() if k.startswith("firing_rate.") and not k.endswith(".mean")}
+        if last:
+            break
+    low, high = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
+    return (
+        f"Mean rate {values[0]:.3f} at step {steps[0]}, {values[-1]:.3f} at step {steps[-1]}. At the end the quietest "
+        f"layer is {low.removeprefix('firing_rate.')} ({last[low]:.3f}), the busiest "
+        f"{high.removeprefix('firing_rate.')} ({last[high]:.3f})."
+    )
+
+
+def _comparison(pages: Sequence[Page]) -> Picture | None:
+    histories = {page.name: page.folder.read_history() for page in pages}
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "compared.png"
+        if not figures.compared_curves(histories, path):
+            return None
+        source = _inline(path.read_bytes())
+    told = [f"{name}: {_tell_curves(history, {})}" for name, history in histories.items()]
+    return Picture(title="Learning curves of all runs", source=source, text=" ".join(told))
+
+
+def _inline(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _read_metrics(folder: RunFolder) -> dict[str, Any]:
+    if not folder.metrics.exists():
+        return {}
+    try:
+        return read_json(folder.metrics)
+    except ValueError as error:
+        raise UserError(f"{folder.metrics}: cannot be read ({error})") from error
+
+
+def _named(pages: list[Page], roots: list[Path]) -> list[Page]:
+    """Pages called by what tells their runs apart: the path below the folder that they share."""
+    if len(pages) > 1:
+        depth = len(_common([root.absolute().parts for root in roots]))
+        for one, root in zip(pages, roots, strict=True):
+            one.name = "/".join(root.absolute().parts[depth:]) or one.name
+    return pages
+
+
+def _common(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """The leading parts that all paths share, the last part of each excepted."""
+    shared = []
+    for parts in zip(*(path[:-1] for path in paths), strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return shared

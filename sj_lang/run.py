@@ -1,0 +1,260 @@
+"""One run from a recipe to its folder: train, choose by validation, test once, write down."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sj_lang import checkpoints, figures, manifest, report
+from sj_lang.assembly import Job, assemble, parameter_table, total_parameters
+from sj_lang.callbacks import RunMark
+from sj_lang.console import Console, duration, is_main_process, table
+from sj_lang.errors import Interrupted, RunFailed, SjLangError
+from sj_lang.folder import RunFolder
+from sj_lang.guards import Termination
+from sj_lang.manifest import Manifest
+from sj_lang.monitor import neuron_parameters
+from sj_lang.recipe import Recipe
+from sj_lang.stored import evaluate, generate, write_text
+from sj_lang.trainer import RunTrainer, final_figures
+
+__all__ = ["evaluate", "execute", "generate", "train"]
+
+
+def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None = None, debug: bool = False) -> int:
+    """Carry out a recipe, a single run or a series; returns the exit code 0.
+
+    dry_run: build and check everything, train nothing, write nothing.
+    resume: the run folder (of a run, or of a series) to go on with.
+    debug: let unexpected exceptions through, with their traceback.
+
+    Raises UserError for what is found before training, RunFailed, Interrupted (SIGTERM; a checkpoint is saved) and
+    KeyboardInterrupt, with the manifest saying so.
+    """
+    from sj_lang import series
+
+    try:
+        if recipe.is_series:
+            return series.execute(recipe, dry_run=dry_run, resume=resume, debug=debug)
+        train(recipe, Console(), dry_run=dry_run, resume=resume, debug=debug)
+        return 0
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def train(
+    recipe: Recipe, console: Console, *, dry_run: bool = False, resume: str | Path | None = None, debug: bool = False
+) -> RunFolder:
+    """Carry out a recipe that is a single run. One that is finished already is left alone."""
+    folder = RunFolder(Path(resume if resume is not None else recipe.output))
+    resolved = recipe.resolved()
+    known = None
+    if resume is not None:
+        known = folder.refuse_unless_own(resolved)
+        if known.status == "done":
+            console.say(f"{recipe.name} is finished: {folder.shown}")
+            return folder
+    elif is_main_process() and not dry_run:
+        folder.refuse_unless_free(resolved)
+    checkpoint, notes = checkpoints.newest(folder.root, known.id) if known else (None, [])
+
+    job = assemble(recipe, folder.root)
+    job.notes[:0] = notes
+    mark, termination = RunMark(), Termination(folder.shown)
+    trainer = _trainer(job, folder, console, mark, termination)
+    trainer.check_loss()
+    steps = trainer.planned_steps()
+    _announce(job, folder, console, steps, checkpoint)
+    if dry_run:
+        console.say(table(parameter_table(job.model)))
+        console.say("dry run: nothing is trained and nothing is written")
+        return folder
+
+    record = _begin(job, folder, console, known, checkpoint)
+    mark.run = record.id
+    try:
+        with termination.watching(), _recorded(record, folder, console, debug):
+            _train(trainer, job, folder, checkpoint)
+            if termination.requested:
+                raise Interrupted(f"stopped by SIGTERM after the training. Continue with --resume {folder.shown}")
+            _conclude(trainer, job, folder, console, record)
+    finally:
+        console.close()
+    return folder
+
+
+def _trainer(job: Job, folder: RunFolder, console: Console, mark: RunMark, termination: Termination) -> RunTrainer:
+    """The Trainer makes its folder at once; nothing may exist before all is checked, so it starts in a scratch one."""
+    with tempfile.TemporaryDirectory() as scratch:
+        job.arguments.output_dir = scratch
+        trainer = RunTrainer(job, console=console, folder=folder, mark=mark, termination=termination)
+    job.arguments.output_dir = str(folder.root)
+    return trainer
+
+
+def _announce(job: Job, folder: RunFolder, console: Console, steps: int, checkpoint: Path | None) -> None:
+    arguments, prepared = job.arguments, job.prepared
+    processes = f", {arguments.world_size} processes" if arguments.world_size > 1 else ""
+    factors = f"batch {arguments.per_device_train_batch_size}"
+    if arguments.gradient_accumulation_steps > 1:
+        factors += f" x {arguments.gradient_accumulation_steps} accumulated"
+    if processes:
+        factors += f" x {arguments.world_size} processes"
+    sizes = {"train": prepared.train, "validation": prepared.validation, **prepared.tests}
+    rows = [
+        ["device", f"{arguments.device}, {torch.get_num_threads()} thread(s){processes}"],
+        ["parameters", f"{total_parameters(job.model):,}, {neuron_parameters(job.model):,} of them in spiking neurons"],
+        ["samples", ", ".join(f"{name} {len(data):,}" for name, data in sizes.items() if data is not None)],
+        ["steps", f"{steps:,} ({factors})"],
+        ["run folder", folder.shown],
+    ]
+    console.say(f"{job.recipe.name}: {job.recipe.summary}".rstrip(": "))
+    for name, text in rows:
+        console.say(f"  {name:<11} {text}")
+    if checkpoint:
+        console.say(f"  goes on from {checkpoint.name}")
+    for note in job.notes:
+        console.say(f"  note: {note}")
+
+
+def _begin(job: Job, folder: RunFolder, console: Console, known: Manifest | None, checkpoint: Path | None) -> Manifest:
+    """From here on the run has a folder. Writes in the main process only."""
+    machine = manifest.device(job.arguments.world_size, str(job.arguments.device))
+    fields: dict[str, Any] = {
+        "name": job.recipe.name,
+        "seed": job.recipe.seed,
+        "machine": machine,
+        "data": dict(job.prepared.fingerprint),
+        "notes": job.notes,
+        "recipe": job.recipe.resolved(),
+    }
+    if known:
+        known.resume(machine=machine, checkpoint=checkpoint.name if checkpoint else None)
+        record = known
+    else:
+        record = Manifest.start(folder.manifest, **fields)
+    if is_main_process():
+        folder.create()
+        record.write()
+        console.open(folder.log)
+        if known:
+            step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+            folder.rewind(step)
+        else:
+            folder.recipe.write_text(job.recipe.dump_yaml(), encoding="utf-8")
+    return record
+
+
+@contextmanager
+def _recorded(record: Manifest, folder: RunFolder, console: Console, debug: bool) -> Iterator[None]:
+    """However the run ends, manifest.json says so, and log.txt has the traceback of what was not foreseen."""
+
+    def end(status: manifest.Status, code: int, error: str) -> None:
+        if is_main_process():
+            record.end(status, code, error)
+            console.record(f"{status}: {error}")
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        end("interrupted", 130, "stopped by Ctrl-C")
+        raise
+    except Interrupted as error:
+        end("interrupted", error.exit_code, str(error))
+        raise
+    except SjLangError as error:
+        end("failed", error.exit_code, str(error))
+        raise
+    except Exception as error:
+        console.record(traceback.format_exc())
+        memory = isinstance(error, torch.OutOfMemoryError)
+        hint = "Lower train.per_device_train_batch_size and raise gradient_accumulation_steps. " if memory else ""
+        text = str(error).strip().splitlines()
+        told = f"{type(error).__name__}: {text[0] if text else 'no message'}"
+        end("failed", RunFailed.exit_code, told)
+        if debug:
+            raise
+        raise RunFailed(
+            f"the run failed: {told}. {hint}The traceback is in {folder.shown}/{folder.log.name}"
+        ) from error
+
+
+def _train(trainer: RunTrainer, job: Job, folder: RunFolder, checkpoint: Path | None) -> None:
+    if checkpoint:
+        if is_main_process():
+            checkpoints.rebase(checkpoint)
+        trainer.resume_counting(checkpoint)
+    wants = "tensorboard" in job.arguments.report_to
+    before = os.environ.get("TENSORBOARD_LOGGING_DIR")
+    if wants:
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.tensorboard)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        if wants and before is None:
+            del os.environ["TENSORBOARD_LOGGING_DIR"]
+        elif wants and before is not None:
+            os.environ["TENSORBOARD_LOGGING_DIR"] = before
+
+
+def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console, record: Manifest) -> None:
+    """Store the weights, look at the test data once, and write everything down."""
+    trainer.release_cache()
+    trainer.save_model(str(folder.model))
+    metrics = final_figures(trainer, folder if is_main_process() else None) | _training_figures(trainer, job, folder)
+    spikes = trainer.raster()
+    if not is_main_process():
+        return
+    (folder.model / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says it all
+    folder.write_metrics(metrics)
+    record.update({"chosen_step": trainer.chosen_step()})
+    history = folder.read_history()
+    figures.learning_curves(history, folder.figures / "learning_curves.png", chosen=trainer.chosen_step())
+    figures.firing_rates(history, folder.figures / "firing_rates.png")
+    figures.raster({name: part.numpy() for name, part in spikes.items()}, folder.figures / "raster.png")
+    _let_write(trainer, job, folder, console)
+    record.end("done", 0)
+    report.write([folder.root])
+    console.say()
+    console.say(f"{job.recipe.name}: done in {duration(trainer.mark.seconds)}")
+    console.say(table([[name, *values] for name, values in report.metric_rows([metrics])]))
+    if folder.sample.exists():
+        console.say("It wrote:")
+        console.say("".join(f"  | {line}\n" for line in folder.sample.read_text("utf-8").splitlines()).rstrip("\n"))
+    console.say(f"Report: {folder.shown}/{folder.report.name}")
+
+
+def _training_figures(trainer: RunTrainer, job: Job, folder: RunFolder) -> dict[str, float]:
+    mark = trainer.mark
+    losses = figures.series(folder.read_history(), "train.loss")[1]
+    found: dict[str, float] = {"train.loss": losses[-1]} if losses else {}
+    return found | {
+        "train.steps": trainer.state.global_step,
+        "train.seconds": mark.seconds,
+        "train.tokens_per_second": mark.tokens / mark.busy_seconds if mark.busy_seconds else 0.0,
+        "parameters.total": total_parameters(job.model),
+        "parameters.neurons": neuron_parameters(job.model),
+    }
+
+
+def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console) -> None:
+    prompt = job.recipe.generate.get("prompt")
+    if prompt is None:
+        prompt = job.task.sample_prompt(job.prepared)
+    if prompt is None or not hasattr(job.model, "generate"):
+        return
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        console.say(f"note: the model is spread over processes; let it write with: sj-lang generate {folder.shown}")
+        return
+    text, note = write_text(job.model, job.prepared.tokenizer, prompt, job.recipe.generate, job.recipe.seed)
+    if note:
+        console.say(f"note: {note}")
+    folder.sample.write_text(text + "\n", encoding="utf-8")

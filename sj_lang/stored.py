@@ -1,0 +1,152 @@
+"""What can be done with a finished run: evaluate its model again, and let it write."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sj_lang import plugins
+from sj_lang.assembly import Job, make_task, prepare, training_arguments
+from sj_lang.callbacks import RunMark
+from sj_lang.compat import shield
+from sj_lang.console import Console, is_main_process, table
+from sj_lang.errors import UserError
+from sj_lang.folder import RunFolder
+from sj_lang.guards import Termination
+from sj_lang.manifest import Manifest, write_json
+from sj_lang.recipe import Recipe, load
+from sj_lang.report import metric_rows
+from sj_lang.trainer import RunTrainer, final_figures
+
+shield()
+
+import transformers  # noqa: E402
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(kw_only=True)
+class Stored:
+    """A finished run, read from its folder."""
+
+    folder: RunFolder
+    manifest: Manifest
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerBase
+
+    def model(self, auto_class: str) -> PreTrainedModel:
+        """The trained weights, in the class that the recipe names."""
+        plugins.get("model", self.recipe.model["type"]).load()  # registers its classes with transformers
+        model: PreTrainedModel = getattr(transformers, auto_class).from_pretrained(self.folder.model)
+        return model
+
+
+def open_run(run_dir: str | Path) -> Stored:
+    """Raises UserError unless `run_dir` is the folder of a run that has a trained model."""
+    folder = RunFolder(Path(run_dir))
+    if not folder.manifest.exists():
+        raise UserError(f"{run_dir} is not a run folder (it has no manifest.json)")
+    manifest = folder.read_manifest()
+    if inner := manifest.content.get("children"):
+        raise UserError(f"{run_dir} is a series; name one of its runs: {', '.join(f'{run_dir}/{n}' for n in inner)}")
+    if not (folder.model / "config.json").exists():
+        raise UserError(f"{run_dir} holds no trained model: the run is {manifest.status}")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder.model)
+    return Stored(folder=folder, manifest=manifest, recipe=load(str(folder.recipe)), tokenizer=tokenizer)
+
+
+def evaluate(run_dir: str | Path) -> int:
+    """Evaluate a run's stored model as at its end; prints the figures and writes eval.json. metrics.json stays."""
+    console = Console()
+    run = open_run(run_dir)
+    task = make_task(run.recipe)
+    prepared = prepare(task, run.recipe, tokenizer=lambda texts: run.tokenizer)
+    if _plain(prepared.fingerprint) != run.manifest.content.get("data"):
+        console.say("note: the data are not those of the run, so the figures differ from metrics.json")
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = training_arguments(run.recipe, prepared, Path(scratch), [])
+        model = run.model(task.auto_class)
+        job = Job(recipe=run.recipe, task=task, prepared=prepared, model=model, arguments=arguments)
+        trainer = RunTrainer(
+            job, console=console, folder=None, mark=RunMark(), termination=Termination(run.folder.shown)
+        )
+        figures = final_figures(trainer, None)
+    if is_main_process():
+        write_json(run.folder.root / "eval.json", figures)
+    console.say(table([[name, *values] for name, values in metric_rows([figures])]))
+    return 0
+
+
+def _plain(fingerprint: Mapping[str, Any]) -> Any:
+    import json
+
+    return json.loads(json.dumps(dict(fingerprint)))
+
+
+def generate(
+    run_dir: str | Path, prompt: str | None = None, options: Mapping[str, Any] | None = None, *, seed: int | None = None
+) -> int:
+    """Print what a run's model writes after `prompt` (None: as at the end of the run).
+
+    options: fields of GenerationConfig, laid over the recipe's `generate:`. seed: None is the recipe's.
+    """
+    run = open_run(run_dir)
+    task = make_task(run.recipe)
+    if prompt is None:
+        prompt = run.recipe.generate.get("prompt")
+    if prompt is None:
+        prompt = task.sample_prompt(prepare(task, run.recipe, tokenizer=lambda texts: run.tokenizer))
+    if prompt is None:
+        raise UserError(f"generate: the task '{run.recipe.task['type']}' writes no text")
+    model = run.model(task.auto_class)
+    if torch.accelerator.is_available():
+        model = model.to(torch.accelerator.current_accelerator())
+    chosen = {**run.recipe.generate, **(options or {})}
+    text, note = write_text(model, run.tokenizer, prompt, chosen, run.recipe.seed if seed is None else seed)
+    console = Console()
+    if note:
+        console.say(f"note: {note}")
+    console.say(text)
+    return 0
+
+
+def write_text(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, options: Mapping[str, Any], seed: int
+) -> tuple[str, str]:
+    """The prompt and what the model writes after it, and a note if it had to be shorter than asked for ("" if not).
+
+    options: fields of GenerationConfig; `prompt` among them is left out.
+    """
+    device = next(model.parameters()).device
+    encoded = tokenizer(prompt, return_tensors="pt")
+    ids = encoded["input_ids"].to(device)
+    if ids.shape[1] == 0:
+        raise UserError("generate.prompt: the prompt is empty; give at least one token")
+    chosen = {name: value for name, value in options.items() if name != "prompt" and value is not None}
+    note = _fit(model, ids.shape[1], chosen)
+    transformers.set_seed(seed)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **chosen)
+    model.train(was_training)
+    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in written]
+    return "\n---\n".join(texts), note
+
+
+def _fit(model: PreTrainedModel, length: int, options: dict[str, Any]) -> str:
+    """Lower `max_new_tokens` to the room that the model's positions leave."""
+    room = getattr(model.config, "max_position_embeddings", None)
+    wanted = options.get("max_new_tokens")
+    if not room or wanted is None or length + wanted <= room:
+        return ""
+    if length >= room:
+        raise UserError(f"generate: the prompt has {length} tokens, the model takes {room} in all; shorten it")
+    options["max_new_tokens"] = room - length
+    return f"the model takes {room} tokens in all, so it writes {room - length} instead of {wanted}"
