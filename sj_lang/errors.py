@@ -54,6 +54,6 @@ def choices(word: str, valid: Sequence[str], limit: int = 10) -> str:
     if close:
         quoted = [repr(name) for name in close]
         parts.append(f"did you mean {', '.join(quoted[:-1])}{' or ' if quoted[1:] else ''}{quoted[-1]}?")
-    if names and len(names) <= limit and set(names) - set(close):
+    if names and len(names) <= (limit if close else 2 * limit) and set(names) - set(close):
         parts.append("valid: " + ", ".join(names))
     return " ".join(parts)

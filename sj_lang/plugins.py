@@ -216,14 +216,15 @@ def table() -> dict[str, Any]:
     """All that is installed, as plain data: components by kind, plugins with their errors, clashes."""
     current = registry()
     return {
-        "components": {kind: [_row(registration) for registration in current.all(kind)] for kind in KINDS},
+        "components": {kind: [row(registration) for registration in current.all(kind)] for kind in KINDS},
         "plugins": [asdict(plugin) for plugin in current.plugins],
         "clashes": list(current.clashes().values()),
     }
 
 
-def _row(registration: Registration) -> dict[str, Any]:
-    row = {f.name: getattr(registration, f.name) for f in fields(registration) if f.name != "kind"}
-    row["traits"] = dict(registration.traits)
-    row["variants"] = {condition: dict(flags) for condition, flags in registration.variants.items()}
-    return row
+def row(registration: Registration) -> dict[str, Any]:
+    """A registration as plain data."""
+    found = {entry.name: getattr(registration, entry.name) for entry in fields(registration) if entry.name != "kind"}
+    found["traits"] = dict(registration.traits)
+    found["variants"] = {condition: dict(flags) for condition, flags in registration.variants.items()}
+    return found

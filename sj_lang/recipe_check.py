@@ -113,9 +113,19 @@ def _check_together(body: Mapping[str, Any]) -> list[Problem]:
             problems.append(Problem((kind,), " ".join(describe(error).split()).removeprefix("ValueError: ")))
         except UserError as error:
             problems.append(Problem((kind,), str(error)))
+    if "model" in objects:
+        _write_out_choices(body["model"], objects["model"])
     if len(objects) == 2:
         problems += _check_neurons(objects["model"], objects["task"])
     return problems
+
+
+def _write_out_choices(section: dict[str, Any], config: Any) -> None:
+    """Where a default depends on other options (null in the signature), write what the config chose."""
+    for name, value in section.items():
+        chosen = values.plain(getattr(config, name, None)) if value is None else None
+        if chosen is not None and values.is_plain(chosen):
+            section[name] = chosen
 
 
 def _check_neurons(config: Any, task: Any) -> list[Problem]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from sj_lang import plugins, yaml_marks
-from sj_lang.errors import PluginError, UserError, choices
+from sj_lang.errors import PluginError, UserError, choices, nearest
 from sj_lang.overrides import Tree, nest
 from sj_lang.problems import Keys, Place, Problem, shown
 
@@ -33,7 +34,7 @@ def locate(recipe: str, near: Path | None = None) -> tuple[Path, str]:
             raise UserError(f"no file {shown(path)}; `sj-lang ls` shows the recipes that are installed")
         return path, path.name  # reading it says what is wrong
     for plugin in plugins.registry().broken():
-        if not known:
+        if not nearest(recipe, known):
             raise PluginError(f"no recipe '{recipe}': {plugin}, which may offer it, failed to load: {plugin.error}")
     hint = choices(recipe, list(known)) or "see `sj-lang ls`"
     raise UserError(f"no recipe '{recipe}': neither a file nor the name of an installed recipe; {hint}")
@@ -93,3 +94,28 @@ def _nest_runs(data: dict[str, Any], marks: dict[Keys, Place]) -> tuple[dict[Key
         kept = {keys: place for keys, place in kept.items() if keys[:2] != here or len(keys) == 2}
         kept |= {(*here, *keys): place for keys, place in nested.items()}
     return kept, problems
+
+
+def copy(recipe: str, dest: str) -> Path:
+    """Copy a recipe's file, as it is written, to a new file or into a folder; return the copy.
+
+    A base that is named by a path relative to the old file is named by its full path in the copy.
+    """
+    source, name = locate(recipe)
+    document = yaml_marks.read(source)
+    target = Path(dest).expanduser()
+    if target.is_dir() or dest.endswith("/"):
+        target = target / f"{Path(name).name}.yaml"
+    if target.exists() or target.is_symlink():
+        raise UserError(f"{shown(target)} exists already; choose another file")
+    text = source.read_text(encoding="utf-8-sig")
+    base = document.data.get("base")
+    if isinstance(base, str) and (source.parent / base).is_file():
+        full = yaml_marks.dump({"base": str((source.parent / base).resolve())})
+        text = re.sub(r"^base:.*\n?", lambda _: full, text, count=1, flags=re.MULTILINE)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {shown(target)}: {error.strerror or error}") from error
+    return target

@@ -18,7 +18,7 @@ from sj_lang.errors import PluginError, UserError, choices, nearest
 from sj_lang.hookspecs import KINDS, describe
 from sj_lang.problems import Keys, Problem, merge_misspelt, missing, unknown
 
-MISSING: Any = dataclasses.MISSING
+MISSING: Any = inspect.Parameter.empty
 HUB = "hub:"
 PARTS_OF_DATA = ("train", "validation", "dev", "test")
 
@@ -128,8 +128,7 @@ def _signature(kind: str, target: Any) -> dict[str, tuple[Any, Any]]:
                 f"{kind} {target.__qualname__}: its constructor takes '{parameter}', so the keys of a recipe cannot be "
                 "checked; name every argument, keyword-only"
             )
-        default = MISSING if parameter.default is parameter.empty else parameter.default
-        found[name] = annotations.get(name, Any), default
+        found[name] = annotations.get(name, Any), parameter.default
     return found
 
 
@@ -141,10 +140,15 @@ def _config_fields(target: Any) -> dict[str, tuple[Any, Any]]:
     found: dict[str, tuple[Any, Any]] = {}
     for entry in dataclasses.fields(target):
         if entry.name in annotations and entry.init:
-            factory: Any = entry.default_factory
-            default = entry.default if factory is MISSING else factory()
-            found[entry.name] = annotations[entry.name], default
+            found[entry.name] = annotations[entry.name], field_default(entry)
     return found
+
+
+def field_default(entry: dataclasses.Field[Any]) -> Any:
+    """The default of a dataclass field, `MISSING` if it has none."""
+    if entry.default_factory is not dataclasses.MISSING:
+        return entry.default_factory()
+    return MISSING if entry.default is dataclasses.MISSING else entry.default
 
 
 _FOREIGN = frozenset({"builtins", "transformers", "huggingface_hub", "typing", "abc"})

@@ -12,8 +12,8 @@ from typing import Any
 
 from sj_lang import compat
 from sj_lang.problems import Keys, Problem
-from sj_lang.schema import MISSING, Argument, resolve_arguments
-from sj_lang.values import tell_plainly
+from sj_lang.schema import MISSING, Argument, field_default, resolve_arguments
+from sj_lang.values import can_be_written, tell_plainly
 
 #: Where our defaults differ from those of TrainingArguments. Steps below 1 are fractions of the whole training.
 TRAIN_DEFAULTS: Mapping[str, Any] = {
@@ -53,9 +53,8 @@ def train_arguments() -> dict[str, Argument]:
     annotations = typing.get_type_hints(TrainingArguments)
     found: dict[str, Argument] = {}
     for entry in dataclasses.fields(TrainingArguments):
-        if entry.init and entry.name not in ELSEWHERE:
-            factory: Any = entry.default_factory
-            default = TRAIN_DEFAULTS.get(entry.name, entry.default if factory is MISSING else factory())
+        if entry.init and entry.name not in ELSEWHERE and can_be_written(annotations[entry.name]):
+            default = TRAIN_DEFAULTS.get(entry.name, field_default(entry))
             decided = entry.name in TRAIN_DECIDED
             found[entry.name] = Argument(entry.name, annotations[entry.name], default, given=decided)
     return found

@@ -1,0 +1,261 @@
+"""The command line. Parsing, and one short function per command; what a command needs is imported when it runs.
+
+Exit codes: 0 done; 1 the run failed; 2 usage or recipe, or anything found wrong before training starts; 3 a plugin that
+is needed failed to load; 130 Ctrl-C; 143 SIGTERM, with a checkpoint saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from sj_lang import __version__
+from sj_lang.errors import SjLangError, UserError, choices
+
+if TYPE_CHECKING:
+    from sj_lang.recipe import Recipe
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Errors become one message on standard error."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        return _dispatch(words)
+    except SjLangError as error:
+        _complain(f"error: {error}", debug)
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted", debug)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        _complain(
+            f"error: unexpected {type(error).__name__}: {error}" + ("" if debug else " (--debug shows where)"), debug
+        )
+        return 1
+
+
+def _complain(message: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(message, file=sys.stderr)
+
+
+def _dispatch(words: list[str]) -> int:
+    if words and words[0] == "bench":  # it has its own options
+        from sj_lang import bench
+
+        return bench.main([word for word in words[1:] if word != "--debug"])
+    parser = _parser()
+    first = next((word for word in words if not word.startswith("-")), None)
+    if first is not None and first not in COMMANDS:
+        raise UserError(f"no command '{first}'; {choices(first, list(COMMANDS), limit=20)}")
+    arguments, rest = parser.parse_known_args(words)
+    if first is None:
+        parser.print_help()
+        return 0
+    for word in rest:
+        if word.startswith("-") or "=" not in word or "changes" not in arguments:
+            raise UserError(f"'{word}' is not understood; see `sj-lang {first} --help`")
+        arguments.changes.append(word)
+    code: int = arguments.command(arguments)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        message = message.replace(", key=value", "")  # argparse counts it among what is required
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sj-lang",
+        description="Parallel spiking neurons and spiking language models: recipes, runs, plugins.",
+        epilog="Start with: sj-lang run lm/quickstart",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sj-lang {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for name, (function, summary, example, build) in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=f"example: sj-lang {example}",
+            allow_abbrev=False,
+        )
+        build(command)
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        command.set_defaults(command=function)
+    return parser
+
+
+def _recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a path, or a name from `sj-lang ls`")
+    _changes(parser)
+
+
+def _changes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="changes, such as train.learning_rate=3e-4")
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    _recipe(parser)
+    parser.add_argument("--dry-run", action="store_true", help="check everything, build data and model, train nothing")
+    parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder from its last checkpoint")
+
+
+def _generate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
+    parser.add_argument("--prompt", help="the text to continue (default: the recipe's)")
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="generation options, such as temperature=0.7")
+
+
+def _eval_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
+
+
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
+
+
+def _cp_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a path, or a name from `sj-lang ls`")
+    parser.add_argument("dest", metavar="DEST", help="a file that does not exist, or a folder")
+
+
+def _plugin_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", nargs="?", default="", metavar="KIND[/NAME]", help="such as neuron, or neuron/dsn")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--arguments", action="store_true", help="with KIND/NAME: what a recipe can set (imports torch)"
+    )
+
+
+def _new_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="what recipes will call the new neuron")
+    parser.add_argument("dest", nargs="?", metavar="DEST", help="the folder to write (default: sj-lang-NAME)")
+
+
+def _no_options(parser: argparse.ArgumentParser) -> None:
+    """For commands without arguments."""
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from sj_lang import run
+
+    recipe = _load(arguments)
+    return run.execute(recipe, dry_run=arguments.dry_run, resume=arguments.resume, debug=arguments.debug)
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    children = (recipe := _load(arguments)).children()
+    runs = f", {len(children)} runs: {', '.join(name for name, _ in children)}" if children else ""
+    print(f"{recipe.name}: valid{runs}")
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    print(_load(arguments).dump_yaml(), end="")
+    return 0
+
+
+def _ls(arguments: argparse.Namespace) -> int:
+    from sj_lang import listing
+
+    print(listing.recipes())
+    return 0
+
+
+def _cp(arguments: argparse.Namespace) -> int:
+    from sj_lang import recipe_files
+
+    print(f"wrote {recipe_files.copy(arguments.recipe, arguments.dest)}")
+    return 0
+
+
+def _plugins(arguments: argparse.Namespace) -> int:
+    from sj_lang import listing
+
+    print(listing.plugin_table(arguments.what, as_json=arguments.json, with_arguments=arguments.arguments))
+    return 0
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from sj_lang import recipe, run
+
+    options = recipe.generation(arguments.changes)
+    seed, prompt = options.pop("seed", None), options.pop("prompt", None)
+    return run.generate(arguments.run, prompt if arguments.prompt is None else arguments.prompt, options, seed=seed)
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    from sj_lang import run
+
+    return run.evaluate(arguments.run)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from sj_lang import report
+
+    print(f"wrote {report.write(arguments.runs)}")
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    raise UserError("bench: name a neuron, as in `sj-lang bench dsn`")  # reached by options before the command only
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from sj_lang import doctor
+
+    return doctor.main()
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    from sj_lang import new
+
+    folder = new.create(arguments.name, arguments.dest)
+    print(f"wrote {folder}\nnext: pip install -e {folder} && pytest {folder}")
+    return 0
+
+
+def _load(arguments: argparse.Namespace) -> Recipe:
+    from sj_lang import recipe
+
+    loaded = recipe.load(arguments.recipe, arguments.changes)
+    for note in loaded.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return loaded
+
+
+#: name -> (function, what it does, a real example, its options)
+COMMANDS: dict[str, tuple[Command, str, str, Callable[[argparse.ArgumentParser], None]]] = {
+    "run": (_run, "train and evaluate a recipe", "run lm/quickstart train.max_steps=100", _run_options),
+    "validate": (_validate, "check a recipe without running it", "validate my.yaml model.neuron=lif", _recipe),
+    "show": (_show, "print a recipe with all defaults written out", "show lm/quickstart", _recipe),
+    "ls": (_ls, "list the recipes that are installed", "ls", _no_options),
+    "cp": (_cp, "copy a recipe, to make it your own", "cp lm/quickstart my.yaml", _cp_options),
+    "plugins": (_plugins, "list what recipes can name, and broken plugins", "plugins neuron/dsn", _plugin_options),
+    "generate": (
+        _generate,
+        "write text with a trained model",
+        'generate runs/lm/shakespeare --prompt "ROMEO:" temperature=0.7',
+        _generate_options,
+    ),
+    "eval": (_eval, "evaluate a trained model again", "eval runs/lm/shakespeare", _eval_options),
+    "report": (_report, "write one page that compares runs", "report runs/lm/quickstart", _report_options),
+    "bench": (_bench, "time a neuron, once its parity check is green", "bench dsn --against lif", _no_options),
+    "doctor": (_doctor, "say what works with what is installed here", "doctor", _no_options),
+    "new": (_new, "write the folder of a new plugin", "new ember", _new_options),
+}
