@@ -1,0 +1,257 @@
+"""Time a neuron against others: `sj-lang bench dsn --against lif,psn`. No speed is printed while parity is red.
+
+All nodes of a shape are timed in turn, round after round, in one process: what is compared are ratios within one run.
+Parity is checked twice: by the conformance kit on small shapes, and at each timed shape against float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sj_lang import yaml_marks
+from sj_lang.build import part
+from sj_lang.errors import RunFailed, UserError
+from sj_lang.testing import NodeFailed, check_node
+
+SHAPES = "1024x1x768,2048x8x256,512x8x768,128x32x768,16384x1x256"
+PARITY = (
+    "steps_equal_sequence",
+    "pieces_equal_whole",
+    "gradients_are_exact",
+    "output_is_fully_written",
+    "odd_sizes",
+    "memory_layouts",
+)
+FLIPS = 1e-3  # share of spikes that rounding may move across a threshold
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians for one node at one shape.
+
+    Milliseconds; spread_ms is the interquartile range of the total. peak_mb: memory above what was resident before.
+    flips: share of spikes that differ from the same node's in float64.
+    """
+
+    neuron: str
+    shape: str
+    forward_ms: float
+    backward_ms: float
+    total_ms: float
+    spread_ms: float
+    peak_mb: float | None
+    flips: float
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line `sj-lang bench`. Returns the exit code; RunFailed if a parity check is red."""
+    parser = argparse.ArgumentParser(prog="sj-lang bench", description=__doc__)
+    parser.add_argument("neuron", help="registered name, with options as dsn:n=1:decay=static")
+    parser.add_argument("--against", default="lif", help="comma-separated neurons (default: lif)")
+    parser.add_argument("--shapes", default=SHAPES, help="TxBxC or TxN (B = 1), comma-separated")
+    parser.add_argument("--repeat", type=int, default=7, help="rounds per shape, medians are printed (default: 7)")
+    parser.add_argument("--threads", type=int, default=0, help="torch threads (default: torch's own)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args(argv)
+    if arguments.device != "cpu" and not torch.cuda.is_available():
+        raise UserError("bench: --device cuda, but torch sees no GPU")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    names = [arguments.neuron, *(name for name in arguments.against.split(",") if name)]
+    shapes = [_shape(text) for text in arguments.shapes.split(",")]
+    dtype = getattr(torch, arguments.dtype)
+
+    specs = [_spec(name) for name in names]
+    try:
+        passed = check_node(part("neuron", specs[0]), only=PARITY, device=arguments.device).passed
+    except NodeFailed as failure:
+        raise RunFailed(f"bench: no speed is printed while parity is red: {failure}") from failure
+    print(f"parity of {arguments.neuron}: {len(passed)} checks passed")
+    print(_machine(arguments.device))
+    results: list[Timing] = []
+    for shape in shapes:
+        timings, floor = _time_shape(names, specs, shape, arguments.device, dtype, arguments.repeat)
+        results += timings
+        _print_shape(timings, floor, shape)
+    if arguments.json:
+        record = {
+            "machine": _machine(arguments.device),
+            "dtype": arguments.dtype,
+            "timings": [asdict(r) for r in results],
+        }
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    numbers = text.lower().split("x")
+    if len(numbers) not in (2, 3) or not all(number.isdigit() and int(number) > 0 for number in numbers):
+        raise UserError(f"bench: a shape is TxBxC or TxN, such as 1024x8x96, got '{text}'")
+    values = [int(number) for number in numbers]
+    return (values[0], 1, values[1]) if len(values) == 2 else (values[0], values[1], values[2])
+
+
+def _spec(text: str) -> dict[str, Any]:
+    """`dsn:n=1:k=2` -> {"type": "dsn", "n": 1, "k": 2}."""
+    name, *options = text.split(":")
+    for option in options:
+        if "=" not in option:
+            raise UserError(f"bench: an option is name=value, got '{option}' in '{text}'")
+    pairs = (option.split("=", 1) for option in options)
+    return dict(part("neuron", {"type": name, **{key: yaml_marks.scalar(value) for key, value in pairs}}).spec)
+
+
+def _time_shape(
+    names: Sequence[str],
+    specs: Sequence[dict[str, Any]],
+    shape: tuple[int, int, int],
+    device: str,
+    dtype: torch.dtype,
+    repeat: int,
+) -> tuple[list[Timing], float]:
+    steps, batch, channels = shape
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(steps, batch, channels, generator=generator).to(device=device, dtype=dtype)
+    gradient = torch.randn(steps, batch, channels, generator=generator).to(device=device, dtype=dtype)
+    text = "x".join(map(str, shape))
+    nodes, flips = [], []
+    for spec in specs:
+        fixed = not part("neuron", spec).traits["any_length"]
+        node = part("neuron", {**spec, "T": steps} if fixed else spec)(channels=channels).to(device)
+        flips.append(_flips(node, x))
+        nodes.append(node)
+    forward: list[list[float]] = [[] for _ in nodes]
+    backward: list[list[float]] = [[] for _ in nodes]
+    floors = []
+    out = torch.empty_like(x)
+    for round_number in range(repeat + 1):
+        floors.append(_one_pass(x, out, device))
+        for index, node in enumerate(nodes):
+            first, second = _forward_backward(node, x, gradient, device)
+            if round_number:  # the first round warms up
+                forward[index].append(first)
+                backward[index].append(second)
+    timings = []
+    for index, node in enumerate(nodes):
+        totals = [a + b for a, b in zip(forward[index], backward[index], strict=True)]
+        low, _, high = statistics.quantiles(totals, n=4) if len(totals) > 1 else (totals[0],) * 3
+        timings.append(
+            Timing(
+                names[index],
+                text,
+                statistics.median(forward[index]),
+                statistics.median(backward[index]),
+                statistics.median(totals),
+                high - low,
+                _peak(partial(_forward_backward, node, x, gradient, device), device),
+                flips[index],
+            )
+        )
+    return timings, statistics.median(floors[1:])
+
+
+def _forward_backward(node: Any, x: Tensor, gradient: Tensor, device: str) -> tuple[float, float]:
+    """Milliseconds of one forward and one backward pass from rest."""
+    leaf = x.clone().requires_grad_()
+    _wait(device)
+    start = time.perf_counter()
+    spikes = node.functional(leaf)[0]
+    _wait(device)
+    between = time.perf_counter()
+    spikes.backward(gradient)
+    _wait(device)
+    return (between - start) * 1e3, (time.perf_counter() - between) * 1e3
+
+
+def _flips(node: Any, x: Tensor) -> float:
+    """The share of spikes that differ from float64's. RunFailed if rounding cannot be the reason."""
+    exact = copy.deepcopy(node).double()
+    with torch.no_grad():
+        spikes, wanted = node.functional(x)[0], exact.functional(x.double())[0]
+    share = float((spikes.double() != wanted).double().mean())
+    if share > FLIPS:
+        raise RunFailed(
+            f"bench: no speed is printed while parity is red: {type(node).__name__} at {list(x.shape)} differs from "
+            f"float64 in {share:.2%} of its spikes, rounding explains at most {FLIPS:.2%}"
+        )
+    return share
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def _one_pass(x: Tensor, out: Tensor, device: str) -> float:
+    """Milliseconds of one elementwise pass: what reads and writes each element once can be no faster."""
+    _wait(device)
+    start = time.perf_counter()
+    torch.mul(x, 2.0, out=out)
+    _wait(device)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _peak(work: Callable[[], object], device: str) -> float | None:
+    """Megabytes that the work needs above what is resident before it; None where the system cannot say."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not (status.exists() and reset.exists()):
+        return None
+    reset.write_text("5")
+    before_kb = _field(status, "VmRSS")
+    work()
+    return (_field(status, "VmHWM") - before_kb) / 2**10
+
+
+def _field(status: Path, name: str) -> int:
+    line = next(line for line in status.read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1])
+
+
+def _machine(device: str) -> str:
+    where = torch.cuda.get_device_name() if device != "cpu" else f"cpu, {torch.get_num_threads()} threads"
+    return (
+        f"{where}; Python {platform.python_version()}, torch {torch.__version__}, "
+        f"spikingjelly {version('spikingjelly')}, sj-lang {version('sj-lang')}"
+    )
+
+
+def _print_shape(timings: Sequence[Timing], floor: float, shape: tuple[int, int, int]) -> None:
+    steps, batch, channels = shape
+    print(f"\nT={steps} B={batch} C={channels} (N={batch * channels}); one elementwise pass: {floor:.2f} ms")
+    print(
+        f"{'neuron':24}{'forward ms':>12}{'backward ms':>13}{'total ms':>11}{'+-':>8}{'peak MB':>10}{'slower by':>11}"
+    )
+    own = timings[0].total_ms
+    for timing in timings:
+        peak = "-" if timing.peak_mb is None else f"{timing.peak_mb:.1f}"
+        print(
+            f"{timing.neuron:24}{timing.forward_ms:12.2f}{timing.backward_ms:13.2f}{timing.total_ms:11.2f}"
+            f"{timing.spread_ms:8.2f}{peak:>10}{timing.total_ms / own:9.2f}x{timing.flips:10.1e}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
