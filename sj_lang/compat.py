@@ -88,7 +88,10 @@ def spikingjelly(module: str) -> Any:
         # 0.0.0.0.14 compiles its surrogates with torch.jit.script, which today's torch calls deprecated.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=FutureWarning)
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
-        return importlib.import_module(f"spikingjelly.activation_based.{module}")
+        found = importlib.import_module(f"spikingjelly.activation_based.{module}")
+        if module == "functional":
+            importlib.import_module("spikingjelly.activation_based.layer")  # 0.0.0.0.14 does so late, with the warning
+        return found
 
 
 def surrogate(spec: Any) -> Any:
@@ -149,6 +152,11 @@ class BothLines:
         state = None if missing else dict(zip(names, states, strict=True))
         spikes, after, _ = node.advance(x, state, mask, single=single)
         return (spikes,), tuple(after[name] for name in names)
+
+
+def multi_step(neuron: str) -> Any:
+    """2.x: `functional.lif_multi_step` for "lif", and its like: pure, with kernels. None where there is none."""
+    return getattr(spikingjelly("functional"), f"{neuron}_multi_step", None)
 
 
 def node_classes() -> tuple[type[Any], ...]:

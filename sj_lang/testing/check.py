@@ -1,0 +1,63 @@
+"""The checks of the kit by name, and what it means that one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import TypeAlias
+
+from sj_lang.testing.subject import Subject
+
+Body: TypeAlias = Callable[[Subject], None]
+
+
+class CheckFailed(AssertionError):
+    """A node does not keep what it promises. check: which check found out."""
+
+    def __init__(self, check: str, message: str) -> None:
+        super().__init__(f"{check}: {message}")
+        self.check = check
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check. needs: the declared trait without which it does not apply. once: the precision tells it nothing."""
+
+    name: str
+    run: Body
+    needs: str
+    once: bool
+
+    @property
+    def summary(self) -> str:
+        """What it checks, in a line."""
+        return (self.run.__doc__ or "").strip().splitlines()[0]
+
+    def applies(self, subject: Subject) -> bool:
+        """Whether the node declares what this check is about."""
+        return not self.needs or bool(getattr(subject.traits, self.needs))
+
+
+CHECKS: dict[str, Check] = {}
+
+
+def check(*, needs: str = "", once: bool = False) -> Callable[[Body], Body]:
+    """Make a function of a subject one of the kit's checks: whatever it raises becomes a CheckFailed that names it."""
+
+    def register(body: Body) -> Body:
+        name = body.__name__
+
+        @wraps(body)
+        def run(subject: Subject) -> None:
+            try:
+                body(subject)
+            except AssertionError as error:
+                raise CheckFailed(name, f"{error} [{subject}]") from error
+            except Exception as error:  # a node that raises where it should work has failed the check
+                raise CheckFailed(name, f"raised {type(error).__name__}: {error} [{subject}]") from error
+
+        CHECKS[name] = Check(name, run, needs, once)
+        return run
+
+    return register

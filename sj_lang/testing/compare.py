@@ -1,0 +1,223 @@
+"""Runs of a node and what two runs must share: spikes, final states, and every gradient."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from sj_lang.testing.subject import State, Subject
+
+How: TypeAlias = Callable[[nn.Module, Tensor, State | None, Tensor | None], tuple[Tensor, State]]
+
+CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4}  # relative to the largest entry of the tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run. gradients: of a fixed random functional of spikes and final state, by name of what it is taken for."""
+
+    spikes: Tensor
+    state: State
+    gradients: dict[str, Tensor]
+
+
+def whole(node: nn.Module, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
+    """The node's multi-step form, in one call."""
+    node.step_mode = "m"  # type: ignore[assignment]
+    spikes, final = node.functional(x, state=state, mask=mask)  # type: ignore[operator]
+    return spikes, final
+
+
+def stepwise(
+    node: nn.Module, x: Tensor, state: State | None = None, mask: Tensor | None = None
+) -> tuple[Tensor, State]:
+    """One call of the single-step form per step."""
+    node.step_mode = "s"  # type: ignore[assignment]
+    spikes = []
+    for t, x_t in enumerate(x.unbind(0)):
+        spike, state = node.functional(x_t, state=state, mask=None if mask is None else mask[t])  # type: ignore[operator]
+        spikes.append(spike)
+    node.step_mode = "m"  # type: ignore[assignment]
+    assert state is not None, "a sequence of no steps"
+    return torch.stack(spikes), state
+
+
+def pieces(*lengths: int) -> How:
+    """The multi-step form on consecutive pieces of these lengths, the state carried from one to the next."""
+
+    def run(node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        spikes, start = [], 0
+        for length in lengths:
+            part = slice(start, start + length)
+            spike, state = whole(node, x[part], state, None if mask is None else mask[part])
+            spikes.append(spike)
+            start += length
+        assert state is not None
+        return torch.cat(spikes), state
+
+    return run
+
+
+def rows_with_masked_steps_deleted(
+    node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None
+) -> tuple[Tensor, State]:
+    """What `mask` means: each row runs alone, without its masked steps; one of none keeps its state."""
+    assert mask is not None
+    node.step_mode = "m"  # type: ignore[assignment]
+    start = state if state is not None else node.init_state(x)  # type: ignore[operator]
+    outputs, states = [], []
+    for b in range(x.shape[1]):
+        row = {name: value[b : b + 1] for name, value in start.items()}
+        output = torch.zeros_like(x[:, b : b + 1])
+        valid = mask[:, b]
+        if bool(valid.any()):
+            spikes, row = whole(node, x[valid, b : b + 1], row)
+            output = output.index_put((valid.nonzero().squeeze(1),), spikes)
+        outputs.append(output)
+        states.append(row)
+    return torch.cat(outputs, dim=1), {name: torch.cat([row[name] for row in states]) for name in states[0]}
+
+
+def outcome(
+    node: nn.Module, how: How, x: Tensor, state: State | None = None, mask: Tensor | None = None, *, grad: bool = True
+) -> Outcome:
+    """Run the node on leaves of its own and take every gradient: inputs, initial state, parameters."""
+    x = x.detach().clone(memory_format=torch.preserve_format)
+    state = None if state is None else {name: value.detach().clone() for name, value in state.items()}
+    if not grad:
+        with torch.no_grad():
+            spikes, final = how(node, x, state, mask)
+        return Outcome(spikes, final, {})
+    leaves = {"x": x}
+    leaves |= {f"state[{name!r}]": value for name, value in (state or {}).items() if value.is_floating_point()}
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    leaves |= {name: parameter for name, parameter in node.named_parameters() if parameter.requires_grad}
+    spikes, final = how(node, x, state, mask)
+    loss = weighed({"spikes": spikes, **final})
+    assert loss.requires_grad, "neither the spikes nor the final state depend on any leaf: the graph is cut"
+    taken = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    gradients = {
+        name: torch.zeros_like(leaf) if gradient is None else gradient
+        for (name, leaf), gradient in zip(leaves.items(), taken, strict=True)
+    }
+    return Outcome(spikes.detach(), {name: value.detach() for name, value in final.items()}, gradients)
+
+
+def weighed(outputs: dict[str, Tensor]) -> Tensor:
+    """A fixed random linear functional of the floating-point outputs, computed in float64."""
+    total = torch.zeros((), dtype=torch.float64)
+    for name, value in outputs.items():
+        if value.is_floating_point():
+            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+            weight = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.device)
+            total = total.to(value.device) + (value.double() * weight).sum()
+    return total
+
+
+def assert_same(
+    subject: Subject,
+    got: Outcome,
+    want: Outcome,
+    what: str,
+    *,
+    x: Tensor,
+    state: State | None = None,
+    mask: Tensor | None = None,
+) -> None:
+    """Spikes equal (see `assert_spikes`), final states and gradients close; the message names what differs."""
+    flips = assert_spikes(subject, got.spikes, want.spikes, what, x=x, state=state, mask=mask)
+    assert got.state.keys() == want.state.keys(), f"{what}: states {sorted(got.state)} and {sorted(want.state)}"
+    if flips:
+        return  # a spike that differs, as it may, moves everything after it
+    for name in want.state:
+        assert_close(got.state[name], want.state[name], f"{what}: final state '{name}'")
+    for name in want.gradients:
+        assert_close(got.gradients[name], want.gradients[name], f"{what}: gradient of {name}")
+
+
+def assert_spikes(
+    subject: Subject,
+    got: Tensor,
+    want: Tensor,
+    what: str,
+    *,
+    x: Tensor,
+    state: State | None = None,
+    mask: Tensor | None = None,
+) -> int:
+    """Spikes are equal, not close. Returns how many differ, each of them within the margin of a threshold."""
+    assert got.shape == want.shape, f"{what}: shapes {list(got.shape)} and {list(want.shape)}"
+    differ = (got != want) & ~(got.isnan() & want.isnan())
+    count = int(differ.sum())
+    if count == 0:
+        return 0
+    where = differ.nonzero()[0].tolist()
+    far = int((differ & ~_near_threshold(subject, x, state, mask)).sum())
+    assert far == 0, (
+        f"{what}: {count} of {differ.numel()} spikes differ, {far} of them away from a threshold; "
+        f"first at {where}: {got[tuple(where)].item()} and {want[tuple(where)].item()}"
+    )
+    allowed = max(1, int(subject.flips * differ.numel()))
+    assert count <= allowed, f"{what}: {count} of {differ.numel()} spikes differ, near a threshold; {allowed} may"
+    return count
+
+
+def _near_threshold(subject: Subject, x: Tensor, state: State | None, mask: Tensor | None) -> Tensor:
+    """Where a spike changes when the inputs change by `margin`; judged in float64, the node's own multi-step form."""
+    exact = subject.at(torch.float64)
+    node = exact.node()
+    start = None if state is None else {name: value.double() for name, value in state.items()}
+    generator = torch.Generator().manual_seed(0)
+    first: Tensor | None = None
+    near = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
+    for trial in range(16):
+        sign = torch.randn(x.shape, generator=generator, dtype=torch.float64).sign().to(x.device)
+        sign = sign if trial > 1 else torch.ones_like(sign) * (1 - 2 * trial)
+        moved = x.detach().double() + subject.margin * sign * (1 + x.detach().double().abs())
+        with torch.no_grad():
+            spikes, _ = whole(deepcopy(node), moved, start, mask)
+        first = spikes if first is None else first
+        near |= spikes != first
+    return near
+
+
+def assert_close(got: Tensor, want: Tensor, what: str, close: float | None = None) -> None:
+    """Equal within CLOSE of their precision, relative to the largest entry; NaN only where the other has it."""
+    assert got.shape == want.shape, f"{what}: shapes {list(got.shape)} and {list(want.shape)}"
+    if want.numel() == 0:
+        return
+    assert bool((got.isnan() == want.isnan()).all()), f"{what}: NaN at {int(got.isnan().sum())} places against " + str(
+        int(want.isnan().sum())
+    )
+    got, want = got.detach().nan_to_num(), want.detach().nan_to_num()
+    close = CLOSE.get(want.dtype, 1e-2) if close is None else close
+    scale = max(1.0, float(want.abs().max()))
+    error = float((got - want).abs().max())
+    assert error <= close * scale, (
+        f"{what} differs by {error:.3g}; largest entry {scale:.3g}, allowed {close:.0e} of it"
+    )
+
+
+def assert_equal(got: Tensor, want: Tensor, what: str) -> None:
+    """Equal to the bit, NaN where NaN."""
+    assert got.shape == want.shape, f"{what}: shapes {list(got.shape)} and {list(want.shape)}"
+    differ = (got != want) & ~(got.isnan() & want.isnan())
+    assert not bool(differ.any()), f"{what}: {int(differ.sum())} of {differ.numel()} entries differ"
+
+
+def detached(state: State) -> State:
+    """The same values without a graph and in storage of their own."""
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def splits(length: int) -> Sequence[tuple[int, ...]]:
+    """Ways to cut a sequence: short first, short last, uneven thirds, single steps."""
+    ways = [(1, length - 1), (length - 1, 1), (2, 2, length - 4), (1,) * length]
+    return [way for way in ways if min(way) > 0]

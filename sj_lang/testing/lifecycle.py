@@ -1,0 +1,189 @@
+"""Checks: the node lives as SpikingJelly's modules do: state, reset, detach, copies, saving, moving."""
+
+from __future__ import annotations
+
+import pickle
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sj_lang.compat import spikingjelly
+from sj_lang.testing.check import check
+from sj_lang.testing.compare import assert_equal, assert_same, detached, outcome, whole
+from sj_lang.testing.subject import State, Subject
+
+
+@check()
+def state_is_plain_tensors(subject: Subject) -> None:
+    """States are tensors of their own, no views, batch on axis 0, float32 or float64; None starts as init_state."""
+    node, x = subject.node(), subject.x(5, 3)
+    want = torch.float64 if subject.dtype == torch.float64 else torch.float32
+    initial = node.init_state(x)  # type: ignore[operator]
+    spikes, final = whole(node, x, subject.state(node, x))
+    for source, state in (("init_state", initial), ("functional", final)):
+        assert isinstance(state, dict), f"{source} returns a {type(state).__name__}, not a dict"
+        for name, value in state.items():
+            what = f"state '{name}' of {source}"
+            assert isinstance(value, Tensor), f"{what} is a {type(value).__name__}, not a tensor"
+            assert value.dim() > 0, f"{what} has no batch axis"
+            assert value.shape[0] == 3, f"{what}: axis 0 has {value.shape[0]} entries, the batch 3"
+            assert value.dtype == want, f"{what} is {value.dtype}, it must be {want} for {subject.dtype} input"
+            assert not value._is_view(), f"{what} is a view: SpikingJelly's detach_net fails on it"
+            own = value.untyped_storage().nbytes() <= value.numel() * value.element_size()
+            assert own, f"{what} keeps a larger tensor alive: return a copy"
+            for other, tensor in (("the spikes", spikes), ("the input", x)):
+                assert value.data_ptr() != tensor.data_ptr() or not value.numel(), f"{what} shares memory with {other}"
+    got, explicit = outcome(node, whole, x), outcome(node, whole, x, initial)
+    assert_equal(got.spikes, explicit.spikes, "no state against init_state")
+    for name in final:
+        assert_equal(got.state[name], explicit.state[name], f"no state against init_state: state '{name}'")
+
+
+@check()
+def arguments_are_not_changed(subject: Subject) -> None:
+    """functional changes neither its arguments nor the node: not x, not the state, not the mask, not a memory."""
+    node, x = subject.node(), subject.x(5, 3)
+    memories = {name: deepcopy(value) for name, value in node.named_memories()}  # type: ignore[operator]
+    given: dict[str, Tensor] = {"x": x, **{f"state '{name}'": v for name, v in subject.state(node, x).items()}}
+    if subject.traits.takes_mask:
+        given["mask"] = torch.arange(5, device=x.device)[:, None] < torch.tensor([5, 3, 0], device=x.device)
+    before = {name: (value.clone(), value._version) for name, value in given.items()}
+    state = {name[7:-1]: value for name, value in given.items() if name.startswith("state")}
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            first, _ = whole(node, x, state, given.get("mask"))
+            whole(node, subject.x(5, 3, seed=1))
+            second, _ = whole(node, x, state, given.get("mask"))
+        assert_equal(second, first, "the same call again, after another one")
+        for name, value in given.items():
+            assert_equal(value, before[name][0], f"{name} after the call")
+            assert value._version == before[name][1], f"{name} was written to by the call"
+    for name, value in node.named_memories():  # type: ignore[operator]
+        assert _same(value, memories[name]), f"functional changed the memory '{name}' of the node"
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and bool(torch.equal(a, b))
+    return type(a) is type(b) and bool(a == b)
+
+
+@check()
+def forward_wraps_functional(subject: Subject) -> None:
+    """forward is functional with the state kept in the node, in both step modes, with a mask too."""
+    node, x = subject.node(), subject.x(6, 3)
+    want, middle = whole(node, x)
+    more, _ = whole(node, x, middle)
+    assert_equal(node(x), want, "forward against functional")
+    assert_equal(node(x), more, "forward again, with the state kept")
+    if subject.traits.steps:
+        node.reset()  # type: ignore[operator]
+        _functional().set_step_mode(net=node, step_mode="s")
+        got = torch.stack([node(x_t) for x_t in x.unbind(0)])
+        _functional().set_step_mode(net=node, step_mode="m")
+        assert_equal(got, want, "forward, step after step, against functional")
+    if subject.traits.takes_mask:
+        node.reset()  # type: ignore[operator]
+        mask = torch.arange(6, device=x.device)[:, None] < torch.tensor([6, 2, 0], device=x.device)
+        assert_equal(node(x, mask=mask), whole(node, x, None, mask)[0], "forward with a mask against functional")
+
+
+@check()
+def reset_forgets(subject: Subject) -> None:
+    """After reset, and after functional.reset_net, the node answers as at first, for another batch size too."""
+    node, x = subject.node(), subject.x(6, 3)
+    net = nn.Sequential(node)
+    first = net(x)
+    net(subject.x(6, 3, seed=1))
+    node.reset()  # type: ignore[operator]
+    assert_equal(net(x), first, "after reset")
+    _functional().reset_net(net=net)
+    assert_equal(net(x), first, "after functional.reset_net")
+    _functional().reset_net(net=net)
+    assert net(subject.x(6, 2)).shape[1] == 2, "another batch size after functional.reset_net"
+
+
+@check()
+def detach_cuts(subject: Subject) -> None:
+    """After detach, and after functional.detach_net, values go on and gradients do not reach back."""
+    for cut in ("detach", "functional.detach_net"):
+        node, x = subject.node(), subject.x(6, 3)
+        want = whole(node, x, detached(whole(node, x)[1]))[0]
+        leaf = x.clone().requires_grad_()
+        node(leaf)
+        if cut == "detach":
+            node.detach()  # type: ignore[operator]
+        else:
+            _functional().detach_net(net=nn.Sequential(node))
+        later = node(x)
+        assert_equal(later, want, f"the sequence after {cut}")
+        parameters = [p for p in node.parameters() if p.requires_grad]
+        if later.requires_grad:
+            reached = torch.autograd.grad(later.sum(), [leaf, *parameters], allow_unused=True)[0]
+            assert reached is None or not bool(reached.any()), f"{cut} leaves a gradient from the later to the earlier"
+
+
+@check(once=True)
+def copies_are_independent(subject: Subject) -> None:
+    """deepcopy and pickle, before use and with state: the copy goes on as the original, and shares nothing with it."""
+    for used in (False, True):
+        node, x = subject.node(), subject.x(6, 3)
+        if used:
+            node(x)
+            node.detach()  # type: ignore[operator]
+        copies = {"deepcopy": deepcopy(node), "pickle": pickle.loads(pickle.dumps(node))}
+        want = deepcopy(node)(x)
+        for name, copy in copies.items():
+            when = f"{name} {'with state' if used else 'before use'}"
+            mine = {parameter.data_ptr() for parameter in node.parameters()}
+            assert not any(p.data_ptr() in mine for p in copy.parameters()), f"{when}: parameters are shared"
+            assert_equal(copy(x), want, when)
+        assert_equal(node(x), want, "the original, after its copies ran")
+
+
+@check(once=True)
+def state_dict_is_complete(subject: Subject) -> None:
+    """state_dict brings a fresh node to the same answers; it holds every parameter and no memory."""
+    node, x = subject.node(seed=0), subject.x(9, 8)
+    other = subject.node(seed=1)
+    saved = {name: value.clone() for name, value in node.state_dict().items()}
+    missing = sorted({name for name, _ in node.named_parameters()} - saved.keys())
+    assert not missing, f"parameters not in state_dict: {', '.join(missing)}"
+    node(x)
+    node.detach()  # type: ignore[operator]
+    assert node.state_dict().keys() == saved.keys(), "state_dict changes its keys by use: memories do not belong there"
+    node.reset()  # type: ignore[operator]
+    other.load_state_dict(saved)
+    got, want = outcome(other, whole, x), outcome(node, whole, x)
+    assert_same(subject, got, want, "a fresh node with the state_dict of another", x=x)
+
+
+@check(once=True)
+def moves(subject: Subject) -> None:
+    """.to(dtype) and .to(device) work, before use and with state; states stay float32 beside bfloat16 parameters."""
+    for dtype, kept in (
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+    ):
+        node = subject.node()
+        x = subject.x(5, 3)
+        node(x)
+        node.detach()  # type: ignore[operator]
+        node = node.to(dtype=dtype).to(device=subject.device)
+        spikes = node(x.to(dtype))
+        assert spikes.dtype == dtype, f"after .to({dtype}) the spikes are {spikes.dtype}"
+        for name, value in _tensors(node).items():
+            assert value.dtype == kept, f"after .to({dtype}) the memory '{name}' is {value.dtype}, it must be {kept}"
+            assert value.device.type == torch.device(subject.device).type, f"memory '{name}' is on {value.device}"
+
+
+def _tensors(node: nn.Module) -> State:
+    memories = dict(node.named_memories())  # type: ignore[operator]
+    return {name: value for name, value in memories.items() if isinstance(value, Tensor)}
+
+
+def _functional() -> Any:
+    return spikingjelly("functional")

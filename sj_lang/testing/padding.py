@@ -1,0 +1,97 @@
+"""Checks: a mask removes steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sj_lang.testing.check import check
+from sj_lang.testing.compare import (
+    assert_close,
+    assert_equal,
+    assert_same,
+    outcome,
+    pieces,
+    rows_with_masked_steps_deleted,
+    stepwise,
+    whole,
+)
+from sj_lang.testing.subject import Subject
+
+JUNK = {"junk": 1e3, "NaN": float("nan"), "infinity": float("inf")}
+
+
+def masks(length: int, batch: int) -> dict[str, Tensor]:
+    """Padding of each kind, [T, B], True = valid; the rows differ in how much."""
+    step = torch.arange(length)[:, None]
+    keep = torch.tensor([length - (3 * b + 2) % length for b in range(batch)])
+    middle = (step == 0) | (step >= length - keep + 1)
+    holes = (step * 3 + torch.arange(batch)) % 4 != 1
+    return {
+        "right": step < keep,
+        "left": step >= length - keep,
+        "middle": middle,
+        "holes": holes,
+        "none": torch.ones(length, batch, dtype=torch.bool),
+    }
+
+
+@check(needs="takes_mask")
+def padding_is_removal(subject: Subject) -> None:
+    """Masked steps, left, right, middle, junk or NaN, are removed: outputs, final state, all gradients, no leak."""
+    node = subject.node()
+    for where, mask in masks(9, 4).items():
+        for filling, value in JUNK.items():
+            mask = mask.to(subject.device)
+            x = subject.x(9, 4).masked_fill(~mask[..., None], value)
+            state = subject.state(node, x) if filling == "NaN" else None
+            what = f"padding {where}, filled with {filling}"
+            got = outcome(node, whole, x, state, mask)
+            want = outcome(node, rows_with_masked_steps_deleted, x, state, mask)
+            _assert_silent(got.spikes, mask, what)
+            for name, gradient in got.gradients.items():
+                assert bool(gradient.isfinite().all()), f"{what}: gradient of {name} is not finite"
+            assert_same(subject, got, want, what, x=x, state=state, mask=mask)
+
+
+@check(needs="takes_mask")
+def mask_in_steps_and_pieces(subject: Subject) -> None:
+    """A mask means the same in single steps and in pieces as in the whole."""
+    node = subject.node()
+    for where, mask in masks(9, 4).items():
+        mask = mask.to(subject.device)
+        x = subject.x(9, 4).masked_fill(~mask[..., None], float("nan"))
+        want = outcome(node, whole, x, None, mask)
+        if subject.traits.steps:
+            got = outcome(node, stepwise, x, None, mask)
+            assert_same(subject, got, want, f"single steps, padding {where}", x=x, mask=mask)
+        if subject.traits.carries_state:
+            got = outcome(node, pieces(2, 3, 4), x, None, mask)
+            assert_same(subject, got, want, f"pieces, padding {where}", x=x, mask=mask)
+
+
+@check(needs="takes_mask")
+def no_valid_step(subject: Subject) -> None:
+    """A row without a valid step is silent and keeps its state, as does a step at which nothing is valid."""
+    node = subject.node()
+    x = subject.x(5, 3)
+    mask = torch.ones(5, 3, dtype=torch.bool, device=subject.device)
+    mask[:, 1] = False
+    for rows in (mask, torch.zeros_like(mask)):
+        state = subject.state(node, x)
+        junk = x.masked_fill(~rows[..., None], float("nan"))
+        spikes, final = whole(node, junk, state, rows)
+        _assert_silent(spikes, rows, "a row without a valid step")
+        empty = ~rows.any(0)
+        for name in state:
+            assert_equal(final[name][empty], state[name][empty], f"state '{name}' of a row without a valid step")
+        if subject.traits.steps:
+            spikes, final = stepwise(node, junk, state, rows)
+            _assert_silent(spikes, rows, "a step with nothing valid")
+            for name in state:
+                assert_close(final[name][empty], state[name][empty], f"state '{name}' after masked single steps")
+
+
+def _assert_silent(spikes: Tensor, mask: Tensor, what: str) -> None:
+    masked = spikes[~mask]
+    assert not bool((masked != 0).any()), f"{what}: {int((masked != 0).sum())} outputs at masked steps are not 0"

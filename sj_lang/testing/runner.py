@@ -1,0 +1,80 @@
+"""Run a node through all checks that its declaration calls for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from sj_lang.errors import choices
+from sj_lang.testing.check import CHECKS, CheckFailed
+from sj_lang.testing.subject import Subject, Traits
+
+
+class NodeFailed(AssertionError):
+    """A node failed checks. failures: one CheckFailed each."""
+
+    def __init__(self, failures: list[CheckFailed], total: int) -> None:
+        lines = "\n".join(f"  {failure}" for failure in failures)
+        super().__init__(f"{len(failures)} of {total} checks failed\n{lines}")
+        self.failures = failures
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was run on a node that passed. passed: "check [backend, device, dtype]". skipped: check -> why."""
+
+    passed: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def check_node(
+    make: Callable[..., nn.Module],
+    *,
+    traits: Any = None,
+    backends: Iterable[str | None] = (None,),
+    dtypes: Iterable[torch.dtype] = (torch.float64, torch.float32),
+    only: Iterable[str] = (),
+    skip: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Report:
+    """Run the checks of `CHECKS` on a node; raises NodeFailed, an AssertionError, naming every check that failed.
+
+    make: `make(channels=C)` returns a fresh node.
+    traits: its declaration: a mapping of the five flags, a registration, or None if `make` has `traits`, as what
+        `sj_lang.build.part` returns has.
+    backends: values for the node's `backend`; None leaves it as built.
+    dtypes: precisions for the checks that depend on it.
+    only: names of the checks to run; none means all.
+    skip: check -> the reason why it does not hold for this node.
+    options: other fields of `Subject`: device, channels, length, inputs, reference, smooth, ops, compilers, ...
+    """
+    declared = Traits.of(make if traits is None else traits)
+    skipped = dict(skip or {})
+    wanted = list(only)
+    for name in [*skipped, *wanted]:
+        if name not in CHECKS:
+            raise TypeError(f"no check {name!r}; {choices(name, list(CHECKS), limit=99)}")
+    report, failures = Report(skipped=skipped), []
+    precisions = list(dtypes)
+    for backend in backends:
+        for dtype in precisions:
+            subject = Subject(make=make, traits=declared, backend=backend, dtype=dtype, **options)
+            for name, check in CHECKS.items():
+                if name in skipped or (wanted and name not in wanted) or (check.once and dtype != precisions[0]):
+                    continue
+                if not check.applies(subject):
+                    report.skipped[name] = f"{check.needs} is not declared"
+                    continue
+                try:
+                    check.run(subject)
+                except CheckFailed as failure:
+                    failures.append(failure)
+                else:
+                    report.passed.append(f"{name} [{subject}]")
+    if failures:
+        raise NodeFailed(failures, len(failures) + len(report.passed))
+    return report
