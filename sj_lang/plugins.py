@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -74,8 +75,7 @@ class Registry:
         except (Exception, SystemExit) as error:
             if self._manager.has_plugin(key):
                 self._manager.unregister(name=key)
-            plain = isinstance(error, ValueError | pluggy.PluginValidationError)
-            self._refuse(plugin, str(error) if plain else describe(error))
+            self._refuse(plugin, _explain(error))
             return
         self.plugins.append(plugin)
         for registration in register.registrations:
@@ -128,6 +128,15 @@ class Registry:
 
     def _refuse(self, plugin: Plugin, error: str) -> None:
         self.plugins.append(Plugin(plugin.name, plugin.module, plugin.distribution, plugin.version, error))
+
+
+def _explain(error: BaseException) -> str:
+    if isinstance(error, pluggy.PluginValidationError):
+        text = " ".join(str(error).split())
+        unknown = re.search(r"unknown hook '(\w+)'", text)
+        hooks = ", ".join(name for name in vars(HookSpecs) if not name.startswith("_"))
+        return f"unknown hook '{unknown[1]}'; hooks: {hooks}" if unknown else text
+    return str(error) if isinstance(error, ValueError) else describe(error)
 
 
 def _mentions(module: str, name: str) -> bool | None:

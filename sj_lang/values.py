@@ -129,7 +129,7 @@ def describe(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(tell_plainly(option) for option in inner)
     if origin is Annotated:
-        return " ".join([describe(inner[0]), *_limits(inner[1:])])
+        return f"{describe(inner[0])} {' and '.join(_limits(inner[1:]))}".rstrip()
     if origin in (Union, types.UnionType):
         wider = [member for member in inner if member is not int or float not in inner]
         return " or ".join(dict.fromkeys(describe(member) for member in wider))
@@ -181,9 +181,9 @@ def _options(annotation: Any) -> list[str]:
 def _walk(value: Any, location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], Any]:
     inside: list[str | int] = []
     for key in location:
-        known = key in value if isinstance(value, dict) else isinstance(value, list) and isinstance(key, int)
-        if known:  # otherwise it is pydantic's name for a member of a union
-            value = value[key]
+        inner = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
+        if key in inner:  # otherwise it is pydantic's name for a member of a union, or an item that is not there
+            value = inner[key]
             inside.append(key)
     return tuple(inside), value
 

@@ -1,0 +1,92 @@
+"""A registry that holds the toy plugin alone, and a way to write recipes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sj_lang import plugins
+from sj_lang.hookspecs import Register, hookimpl
+from sj_lang.plugins import Plugin, Registry
+
+sys.path.insert(0, str(Path(__file__).parent))  # the toy plugin's targets are imported by name
+
+
+class Toy:
+    """Registers what toy.py holds."""
+
+    @hookimpl
+    def sj_lang_register(self, register: Register) -> None:
+        flags = {"causal": True, "steps": True, "carries_state": True, "takes_mask": True, "any_length": True}
+        register.neuron("toy_lif", "toy:Lif", summary="leaks", parameters_per_channel="0", **flags)
+        register.neuron(
+            "toy_delay",
+            "toy:Delay",
+            summary="waits",
+            parameters_per_channel="1",
+            variants={"direction=both": {"causal": False, "steps": False}},
+            **flags,
+        )
+        register.neuron(
+            "absent", "toy:Lif", summary="not here", parameters_per_channel="0", missing="needs x 2", **flags
+        )
+        register.attention("mixing", "toy:Mixing", summary="mixes")
+        register.norm("centre", "toy:Centre", summary="centres")
+        register.model("toy_model", "toy:ToyConfig", summary="a config")
+        register.task("toy_task", "toy:ToyTask", summary="a task")
+        register.tokenizer("letters", "toy:Letters", summary="one letter, one token")
+        register.source("poem", "toy:Poem", summary="a short text")
+
+
+@pytest.fixture
+def toy() -> Iterator[Registry]:
+    """The process's registry, holding the toy plugin alone."""
+    registry = Registry()
+    registry.add(Toy(), Plugin("toy", "toy", "sj-lang-toy", "1.0"))
+    assert not registry.broken(), registry.broken()
+    with plugins.use(registry):
+        yield registry
+
+
+SOUND = """\
+recipe: 1
+name: sound
+summary: A recipe of toys.
+seed: 3
+task:
+  type: toy_task
+  data: poem
+  length: 32
+tokenizer: letters
+model:
+  type: toy_model
+  hidden_size: 16
+  neuron:
+    type: toy_lif
+    tau: 4.0
+train:
+  max_steps: 10
+  learning_rate: 1e-3
+  lr_scheduler_type: cosine_with_min_lr
+  lr_scheduler_kwargs: {min_lr_rate: 0.1}
+generate:
+  temperature: 0.8
+  prompt: so much
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Write a recipe into the working directory, an empty folder; returns its name."""
+    monkeypatch.chdir(tmp_path)
+
+    def write_recipe(text: str = SOUND, name: str = "r.yaml") -> str:
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return name
+
+    return write_recipe
