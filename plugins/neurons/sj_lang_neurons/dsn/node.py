@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sj_lang.compat import surrogate
-from sj_lang.neuron import Node, State
+from sj_lang.neuron import Kernel, Node, State
 from sj_lang_neurons.dsn.firing import Rect
+from sj_lang_neurons.dsn.gain import gain
+from sj_lang_neurons.dsn.torch import dsn
 
 
 class DSN(Node):
@@ -39,7 +41,7 @@ class DSN(Node):
     (float64 for float64 input).
     """
 
-    levels: int
+    kernels = {"torch": Kernel(run=dsn)}
 
     def __init__(
         self,
@@ -96,24 +98,60 @@ class DSN(Node):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         window = torch.cat((state["tail"], x.unsqueeze(1)), 1)
-        gain = self._gain(self._logit(window))
-        h = torch.lerp(state["h"], x, gain)
+        logit = self._channels(self.bias, x).expand_as(x)
+        if self.decay == "conv":
+            for tap, x_i in zip(self.weight.unbind(1), window.unbind(1), strict=True):
+                logit = torch.addcmul(logit, self._channels(tap, x), x_i)
+        elif self.decay == "linear":
+            logit = logit + self._mix(x, 1)
+        h = torch.lerp(state["h"], x, gain(-logit, 1 / self.tau))
         return self._fire(h), {"h": h.clone(), "tail": window[:, 1:].clone()}, h
 
-    def _logit(self, window: Tensor) -> Tensor:
-        """-a_t of the last k inputs [B, k, C, ...]."""
-        rest = (1,) * (window.dim() - 3)
-        a = self.bias.to(window.dtype).view(-1, *rest).expand_as(window[:, -1])
-        if self.decay == "conv":
-            w = self.weight.to(window.dtype).t()
-            for tap, x in zip(w, window.unbind(1), strict=True):
-                a = torch.addcmul(a, tap.view(-1, *rest), x)
-        elif self.decay == "linear":
-            a = a + torch.einsum("bc...,dc->bd...", window[:, -1], self.weight.to(window.dtype))
-        return -a
+    def sequence(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
+        shape = x.shape[1:]
+        flat = x.reshape(x.shape[0], shape.numel())
+        bias = self._channels(self.bias, x[0]).expand(1, *shape)
+        if self.decay == "linear":
+            bias = bias + self._mix(x, 2)
+        taps = self.weight.t() if self.decay == "conv" else x.new_empty(0, self.channels)
+        wide = taps.to(x.dtype).reshape(len(taps), 1, self.channels, *(1,) * (x.dim() - 3)).expand(len(taps), *shape)
+        direct = isinstance(self.surrogate_function, Rect) and self.surrogate_function.spiking and not self.store_v_seq
+        out, h = self.kernel(x)(
+            flat,
+            state["tail"].transpose(0, 1).reshape(self.k - 1, flat.shape[1]),
+            state["h"].reshape(flat.shape[1]),
+            wide.reshape(len(taps), flat.shape[1]),
+            bias.reshape(len(bias), flat.shape[1]),
+            None if lengths is None else self._per_element(lengths, shape),
+            m=1 / self.tau,
+            n=self.levels if direct else 0,
+        )
+        v = None if direct else out.view(x.shape)
+        spikes = out.view(x.shape) if v is None else self._fire(v)
+        return spikes, {"h": h.view(shape), "tail": self._tail(x, state["tail"], lengths)}, v
 
-    def _gain(self, negated: Tensor) -> Tensor:
-        return -torch.expm1(F.logsigmoid(-negated) / self.tau)
+    def _tail(self, x: Tensor, tail: Tensor, lengths: Tensor | None) -> Tensor:
+        """The last k - 1 valid inputs, [B, k-1, C, ...]."""
+        steps, reach = x.shape[0], self.k - 1
+        if lengths is None or not reach:
+            recent = x[max(0, steps - reach) :].transpose(0, 1)
+            return torch.cat((tail[:, steps:], recent), 1)
+        t = lengths + torch.arange(-reach, 0, device=x.device).unsqueeze(1)  # [k-1, B], negative: in the old tail
+        batch = torch.arange(x.shape[1], device=x.device)
+        new = x[t.clamp(min=0), batch]
+        old = tail[batch, (t + reach).clamp(0, reach - 1)]
+        return torch.where((t >= 0).view(*t.shape, *(1,) * (x.dim() - 2)), new, old).transpose(0, 1).contiguous()
+
+    def _channels(self, parameter: Tensor, x: Tensor) -> Tensor:
+        """[C] to broadcast over x [B, C, ...]."""
+        return parameter.to(x.dtype).view(-1, *(1,) * (x.dim() - 2))
+
+    def _per_element(self, lengths: Tensor, shape: torch.Size) -> Tensor:
+        return lengths.view(-1, *(1,) * (len(shape) - 1)).expand(shape).reshape(shape.numel())
+
+    def _mix(self, x: Tensor, axis: int) -> Tensor:
+        """W x over the channels, which are this axis of x."""
+        return F.linear(x.movedim(axis, -1), self.weight.to(x.dtype)).movedim(-1, axis)
 
     def _fire(self, h: Tensor) -> Tensor:
         if isinstance(self.surrogate_function, Rect):

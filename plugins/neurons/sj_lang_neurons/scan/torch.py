@@ -1,0 +1,114 @@
+"""The linear recurrence as one torch operator with a hand-written backward, in plain torch, for every device.
+
+Time and memory are O(T): forward and backward each pass once over the data, in blocks that stay in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sj_lang_neurons.scan import rows
+
+
+def linear_scan(decay: Tensor, drive: Tensor, h_0: Tensor | None = None, *, reverse: bool = False) -> Tensor:
+    """h_t = decay_t h_{t-1} + drive_t for all t, h_{-1} = h_0; in reverse h_t = decay_t h_{t+1} + drive_t, h_T = h_0.
+
+    decay: [T, ...], or [1, ...] for one decay at all steps; its other axes may be 1 where the drive's are not.
+    drive: [T, ...], T >= 1. h_0: [...], None for zeros.
+    Returns h [T, ...] of the drive's shape, computed in float32, in float64 if one of the three is float64.
+    All three get gradients. Raises ValueError for shapes that do not fit.
+    """
+    if drive.dim() < 1 or drive.shape[0] == 0:
+        raise ValueError(f"linear_scan: the drive is [T, ...] with T >= 1, got shape {tuple(drive.shape)}")
+    shape = drive.shape[1:]
+    if decay.dim() != drive.dim() or decay.shape[0] not in (1, drive.shape[0]):
+        raise ValueError(
+            f"linear_scan: the decay must be [T, ...] or [1, ...] for a drive of shape {tuple(drive.shape)}, "
+            f"got {tuple(decay.shape)}"
+        )
+    if h_0 is not None and h_0.shape != shape:
+        raise ValueError(f"linear_scan: h_0 must have shape {tuple(shape)}, got {tuple(h_0.shape)}")
+    given = (decay, drive) if h_0 is None else (decay, drive, h_0)
+    dtype = torch.float64 if any(x.dtype == torch.float64 for x in given) else torch.float32
+    width = shape.numel()
+    a = decay.to(dtype).expand(decay.shape[0], *shape).reshape(decay.shape[0], width)
+    u = drive.to(dtype).reshape(drive.shape[0], width)
+    h = u.new_zeros(width) if h_0 is None else h_0.to(dtype).reshape(width)
+    return _scan(a, u, h, reverse).view(drive.shape)
+
+
+@torch.library.custom_op("sj_lang::linear_scan", mutates_args=())
+def _scan(a: Tensor, u: Tensor, h_0: Tensor, reverse: bool) -> Tensor:
+    """a [T, N] or [1, N], u [T, N], h_0 [N], of one dtype -> h [T, N]."""
+    out = torch.empty_like(u, memory_format=torch.contiguous_format)
+    h = h_0
+    for block in _blocks(u, reverse):
+        h = rows.scan(_at(a, block), u[block], h, out[block], reverse=reverse)
+        h = torch.hardshrink(h, torch.finfo(h.dtype).tiny)
+    return out
+
+
+@_scan.register_fake
+def _(a: Tensor, u: Tensor, h_0: Tensor, reverse: bool) -> Tensor:
+    return torch.empty_like(u, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("sj_lang::linear_scan_backward", mutates_args=())
+def _scan_backward(grad: Tensor, a: Tensor, h: Tensor, h_0: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The same recurrence, the other way, with the decays shifted by a step. Gradients of a, u and h_0."""
+    grad_a = torch.zeros_like(a, memory_format=torch.contiguous_format)
+    grad_u = torch.empty_like(h)
+    steps = len(h)
+    carry = torch.zeros_like(h_0)  # decay times gradient of the step that was done last
+    for block in _blocks(h, not reverse):
+        g, out, a_b = grad[block], grad_u[block], _at(a, block)
+        first, last = (0, -1) if reverse else (-1, 0)  # in the order of the backward pass
+        inner, outer = (slice(1, None), slice(None, -1)) if reverse else (slice(None, -1), slice(1, None))
+        torch.add(g[first], carry, out=out[first])
+        if len(g) > 1:
+            rows.scan(a_b if len(a) == 1 else a_b[outer], g[inner], out[first], out[inner], reverse=not reverse)
+        carry = torch.hardshrink(a_b[last if len(a) > 1 else 0] * out[last], torch.finfo(h.dtype).tiny)
+
+        start, stop = block.start, block.stop
+        if reverse:
+            before = h[start + 1 : stop + 1] if stop < steps else torch.cat((h[start + 1 :], h_0[None]))
+        else:
+            before = h[start - 1 : stop - 1] if start else torch.cat((h_0[None], h[: stop - 1]))
+        if len(a) == 1:
+            grad_a += (out * before).sum(0)
+        else:
+            torch.mul(out, before, out=grad_a[block])
+    return grad_a, grad_u, carry
+
+
+@_scan_backward.register_fake
+def _(grad: Tensor, a: Tensor, h: Tensor, h_0: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(a, memory_format=torch.contiguous_format), torch.empty_like(h), torch.empty_like(h_0)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool], output: Tensor) -> None:
+    a, _, h_0, ctx.reverse = inputs
+    ctx.save_for_backward(a, output, h_0)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    a, h, h_0 = ctx.saved_tensors
+    return *_scan_backward(grad, a, h, h_0, ctx.reverse), None
+
+
+_scan.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _blocks(x: Tensor, backwards: bool) -> Iterator[slice]:
+    steps, width = x.shape
+    size = rows.block_rows(steps, width)
+    starts = range(0, steps, size)
+    return (slice(t, min(t + size, steps)) for t in (reversed(starts) if backwards else starts))
+
+
+def _at(a: Tensor, block: slice) -> Tensor:
+    return a if len(a) == 1 else a[block]
