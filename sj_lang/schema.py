@@ -80,7 +80,7 @@ class Argument:
         """What a recipe may write here."""
         if self.part:
             return f"{_article(self.part)} (a name, or type: and arguments)"
-        return _DATA_TEXT if self.annotation is Data else values.describe(values.simplify(self.annotation))
+        return _DATA_TEXT if _takes_data(self.annotation) else values.describe(values.simplify(self.annotation))
 
 
 _DATA_TEXT = "a registered source, hub:owner/name[/config], a path, or a mapping of train, validation, dev, test"
@@ -97,7 +97,7 @@ def arguments(kind: str, target: Any) -> dict[str, Argument]:
     found: dict[str, Argument] = {}
     for name, (annotation, default) in _signature(kind, target).items():
         part = _part_of(annotation)
-        settable = bool(part) or annotation is Data or values.can_be_written(annotation)
+        settable = bool(part) or _takes_data(annotation) or values.can_be_written(annotation)
         is_given = name in given
         if not settable and default is MISSING and not is_given:
             raise PluginError(
@@ -124,8 +124,11 @@ def _signature(kind: str, target: Any) -> dict[str, tuple[Any, Any]]:
     found: dict[str, tuple[Any, Any]] = {}
     for name, parameter in parameters.items():
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+            shown = {parameter.VAR_KEYWORD: "**", parameter.VAR_POSITIONAL: "*"}.get(
+                parameter.kind, "positional "
+            ) + name
             raise PluginError(
-                f"{kind} {target.__qualname__}: its constructor takes '{parameter}', so the keys of a recipe cannot be "
+                f"{kind} {target.__qualname__}: its constructor takes {shown}, so the keys of a recipe cannot be "
                 "checked; name every argument, keyword-only"
             )
         found[name] = annotations.get(name, Any), parameter.default
@@ -159,6 +162,10 @@ def _part_of(annotation: Any) -> str:
         return annotation.kind
     inner = get_args(annotation) if get_origin(annotation) is not None else ()
     return next((member.kind for member in inner if isinstance(member, _PartType)), "")
+
+
+def _takes_data(annotation: Any) -> bool:
+    return annotation is Data or Data in get_args(annotation)
 
 
 def resolve(kind: str, spec: Any, keys: Keys = ()) -> tuple[dict[str, Any], list[Problem]]:
@@ -221,7 +228,7 @@ def _resolve_default(argument: Argument, keys: Keys) -> tuple[Any, list[Problem]
     if argument.part and argument.default is not None:
         return resolve(argument.part, argument.default, keys)
     default = values.plain(argument.default)
-    if argument.annotation is not Data and not argument.part:
+    if not _takes_data(argument.annotation) and not argument.part:
         default, _ = values.check(argument.annotation, default)
     return default, []
 
@@ -234,8 +241,9 @@ def _resolve_value(argument: Argument, value: Any, keys: Keys) -> tuple[Any, lis
             base = argument.default
             value = {**({"type": base} if isinstance(base, str) else base), **value}
         return resolve(argument.part, value, keys)
-    if argument.annotation is Data:
-        return value, check_data(value, keys)
+    if _takes_data(argument.annotation):
+        optional = value is None and argument.annotation is not Data
+        return value, [] if optional else check_data(value, keys)
     value, wrong = values.check(argument.annotation, value)
     return value, [Problem((*keys, *wrong[0]), wrong[1])] if wrong else []
 
