@@ -134,31 +134,31 @@ def nest(entries: Iterable[tuple[Keys, Any, Marks]]) -> tuple[dict[str, Any], di
     for keys, value, own in entries:
         for end in range(1, len(keys)):
             marks.setdefault(keys[:end], own.get((), Place("")))
-        _insert(data, keys, value, (keys, own), problems)
+        problems += _insert(data, keys, value, (), own.get(()))
         for inner, place in own.items():
             marks.setdefault((*keys, *inner), place)
     return data, marks, problems
 
 
-def _insert(data: dict[str, Any], keys: Keys, value: Any, source: tuple[Keys, Marks], problems: list[Problem]) -> None:
+def _insert(data: dict[str, Any], keys: Keys, value: Any, under: Keys, place: Place | None) -> list[Problem]:
+    """Put a value at a key path; `under`: the path of `data` itself, for the problems that are returned."""
+    full = (*under, *keys)
     *sections, last = (str(key) for key in keys)
     for key in sections:
         inner = data.setdefault(key, {})
         if isinstance(inner, str):
             inner = data[key] = {"type": inner}
         if not isinstance(inner, dict):
-            problems.append(
-                Problem(source[0], f"'{key}' is given as a value and as a section", place=source[1].get(()))
-            )
-            return
+            return [Problem(full, f"'{key}' is given as a value and as a section", place=place)]
         data = inner
     if last not in data:
         data[last] = copy.deepcopy(value)
-    elif isinstance(data[last], dict) and isinstance(value, str | dict):
-        for key, item in _spec(value).items():
-            _insert(data[last], (key,), item, source, problems)
-    else:
-        problems.append(Problem(source[0], "is given twice", place=source[1].get(())))
+        return []
+    if isinstance(data[last], dict) and isinstance(value, str | dict):
+        return [
+            problem for key, item in _spec(value).items() for problem in _insert(data[last], (key,), item, full, place)
+        ]
+    return [Problem(full, "is given twice", place=place)]
 
 
 def from_command_line(texts: Iterable[str]) -> tuple[dict[str, Any], dict[Keys, Place], list[Problem]]:

@@ -45,7 +45,7 @@ def check_head(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
             problems += [Problem((key, *wrong[0]), wrong[1])] if wrong else []
     head.setdefault("output", f"runs/{head.get('name')}")
     problems += check_name(head.get("name"), ("name",))
-    problems += [] if head["output"] else [Problem(("output",), "expected a folder, found ''")]
+    problems += [] if head["output"] != "" else [Problem(("output",), "expected a folder, found ''")]
     seeds = head.get("seeds")
     if isinstance(seeds, list) and not (seeds and len({repr(seed) for seed in seeds}) == len(seeds)):
         problems.append(Problem(("seeds",), f"expected different numbers, at least one; found {seeds}"))
