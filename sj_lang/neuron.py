@@ -253,6 +253,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             raise ValueError(
                 f"{self._name}: built for {self.channels} channels, the input {layout} has {x.shape[axis]}: {_shape(x)}"
             )
+        if self.levels > 2 / torch.finfo(x.dtype).eps:
+            raise ValueError(f"{self._name}: spikes up to {self.levels} are not exact in {x.dtype}; use a wider dtype")
         if not single and x.shape[0] == 0:
             raise ValueError(f"{self._name}: the sequence has no steps, T = 0: {_shape(x)}")
         if mask is None:

@@ -29,7 +29,7 @@ def gain_(z: Tensor, m: float, q: Tensor, w: Tensor) -> None:
     """Write q = sigmoid(z) and w to the buffers; z is overwritten."""
     torch.sigmoid(z, out=q)
     if not _by_powers(m):
-        torch._C._nn.softplus(z, 1, FAR, out=w)
+        torch.ops.aten.softplus.out(z, 1, FAR, out=w)
         w.mul_(-m).expm1_().neg_()
         return
     one, two = q.new_ones(()), q.new_full((), 2.0)

@@ -31,9 +31,9 @@ def _chunks(x: Tensor, w: Tensor, h: Tensor, out: Tensor, length: int) -> Tensor
     ones = torch.ones_like(U[0])
     torch.mul(x_l[0], w_l[0], out=U[0])
     W[0].copy_(w_l[0])
-    for l in range(1, length):
-        torch.lerp(U[l - 1], x_l[l], w_l[l], out=U[l])
-        torch.lerp(W[l - 1], ones, w_l[l], out=W[l])
+    for i in range(1, length):
+        torch.lerp(U[i - 1], x_l[i], w_l[i], out=U[i])
+        torch.lerp(W[i - 1], ones, w_l[i], out=W[i])
     borders = torch.empty_like(U[0])
     c = borders.unbind(0)
     c[0].copy_(h)

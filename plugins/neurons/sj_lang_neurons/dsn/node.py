@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ class DSN(Node):
     (float64 for float64 input).
     """
 
-    kernels = {"torch": Kernel(run=dsn)}
+    kernels: ClassVar[Mapping[str, Kernel]] = {"torch": Kernel(run=dsn)}
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class DSN(Node):
         window = torch.cat((state["tail"], x.unsqueeze(1)), 1)
         logit = self._channels(self.bias, x).expand_as(x)
         if self.decay == "conv":
-            for tap, x_i in zip(self.weight.unbind(1), window.unbind(1), strict=True):
+            for tap, x_i in zip(self._weight(x).unbind(1), window.unbind(1), strict=True):
                 logit = torch.addcmul(logit, self._channels(tap, x), x_i)
         elif self.decay == "linear":
             logit = logit + self._mix(x, 1)
@@ -113,8 +114,8 @@ class DSN(Node):
         bias = self._channels(self.bias, x[0]).expand(1, *shape)
         if self.decay == "linear":
             bias = bias + self._mix(x, 2)
-        taps = self.weight.t() if self.decay == "conv" else x.new_empty(0, self.channels)
-        wide = taps.to(x.dtype).reshape(len(taps), 1, self.channels, *(1,) * (x.dim() - 3)).expand(len(taps), *shape)
+        taps = self._weight(x).t() if self.decay == "conv" else x.new_empty(0, self.channels)
+        wide = taps.reshape(len(taps), 1, self.channels, *(1,) * (x.dim() - 3)).expand(len(taps), *shape)
         direct = isinstance(self.surrogate_function, Rect) and self.surrogate_function.spiking and not self.store_v_seq
         out, h = self.kernel(x)(
             flat,
@@ -128,7 +129,7 @@ class DSN(Node):
         )
         v = None if direct else out.view(x.shape)
         spikes = out.view(x.shape) if v is None else self._fire(v)
-        return spikes, {"h": h.view(shape), "tail": self._tail(x, state["tail"], lengths)}, v
+        return spikes, {"h": h.view(shape).clone(), "tail": self._tail(x, state["tail"], lengths)}, v
 
     def _tail(self, x: Tensor, tail: Tensor, lengths: Tensor | None) -> Tensor:
         """The last k - 1 valid inputs, [B, k-1, C, ...]."""
@@ -151,12 +152,17 @@ class DSN(Node):
 
     def _mix(self, x: Tensor, axis: int) -> Tensor:
         """W x over the channels, which are this axis of x."""
-        return F.linear(x.movedim(axis, -1), self.weight.to(x.dtype)).movedim(-1, axis)
+        return F.linear(x.movedim(axis, -1), self._weight(x)).movedim(-1, axis)
+
+    def _weight(self, x: Tensor) -> Tensor:
+        weight = x.new_empty(self.channels, 0) if self.weight is None else self.weight
+        return weight.to(x.dtype)
 
     def _fire(self, h: Tensor) -> Tensor:
-        if isinstance(self.surrogate_function, Rect):
-            return self.surrogate_function(h)
-        spikes = self.surrogate_function(h - self.v_threshold)
+        fire: Any = self.surrogate_function
+        if isinstance(fire, Rect):
+            return fire(h)
+        spikes = fire(h - self.v_threshold)
         return torch.where(h.isnan(), h, spikes)  # a Heaviside would hide them
 
     def extra_repr(self) -> str:

@@ -59,8 +59,8 @@ def _chunks(a: Tensor, u: Tensor, h: Tensor, out: Tensor, length: int, reverse: 
     a_l = (a,) * length if len(a) == 1 else a.view(-1, length, width).unbind(1)[::order]
 
     o_l[0].copy_(u_l[0])
-    for l in range(1, length):
-        torch.addcmul(u_l[l], a_l[l], o_l[l - 1], out=o_l[l])
+    for i in range(1, length):
+        torch.addcmul(u_l[i], a_l[i], o_l[i - 1], out=o_l[i])
     products = _products(a_l, order)
 
     borders = torch.empty_like(u_l[0])
@@ -82,6 +82,6 @@ def _products(a_l: Sequence[Tensor], order: int) -> Tensor:
     products = first.new_empty(first.shape[0], len(a_l), first.shape[1])
     p_l = products.unbind(1)[::order]
     p_l[0].copy_(first)
-    for l in range(1, len(a_l)):
-        torch.hardshrink(torch.mul(p_l[l - 1], a_l[l], out=p_l[l]), tiny, out=p_l[l])
+    for i in range(1, len(a_l)):
+        torch.hardshrink(torch.mul(p_l[i - 1], a_l[i], out=p_l[i]), tiny, out=p_l[i])
     return products
