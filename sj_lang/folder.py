@@ -32,6 +32,11 @@ class RunFolder:
         self.report = self.root / "report.html"
         self.tensorboard = self.root / "tensorboard"
 
+    @property
+    def continuing(self) -> str:
+        """The command that goes on with the run in this folder."""
+        return f"sj-lang run {self.shown}/{self.recipe.name} --resume {self.shown}"
+
     def refuse_unless_free(self, resolved: Mapping[str, Any]) -> None:
         """Raise UserError unless a new run may be written here; says what holds the folder and what to do."""
         if not os.path.lexists(self.root):
@@ -59,7 +64,7 @@ class RunFolder:
             )
         raise UserError(
             f"output: {self.shown} holds this run, unfinished ({manifest.status}). "
-            f"Continue it with --resume {self.shown}, or choose another folder: output=..."
+            f"Continue it ({self.continuing}), or choose another folder: output=..."
         )
 
     def refuse_unless_own(self, resolved: Mapping[str, Any]) -> Manifest:
@@ -74,8 +79,7 @@ class RunFolder:
             raise UserError(
                 f"--resume: {self.shown} was started with another recipe. Stored there, and asked for now:\n"
                 + _listed(differing)
-                + f"\nRun the stored recipe ({self.recipe.name} in that folder) without changes, "
-                "or start a new run: output=..."
+                + f"\nContinue it as it is ({self.continuing}), or start a new run: output=..."
             )
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise UserError(f"--resume: {self.shown} is not writable")

@@ -133,8 +133,8 @@ def check_loss_scaling(model: nn.Module, batch: Mapping[str, Any], *, accumulati
 class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """SIGTERM in training: finish the step, save a checkpoint, raise Interrupted. Elsewhere: raise it at once."""
 
-    def __init__(self, shown: str) -> None:
-        self.shown = shown  # the run folder, for the message
+    def __init__(self, continuing: str) -> None:
+        self.continuing = continuing  # the command that goes on, for the message
         self.training = False
         self.requested = False
         self._saving = False
@@ -154,7 +154,7 @@ class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is unt
     def _on_signal(self, number: int, frame: Any) -> None:
         self.requested = True
         if not self.training:
-            raise Interrupted(f"stopped by SIGTERM. Continue with --resume {self.shown}")
+            raise Interrupted(f"stopped by SIGTERM. To continue: {self.continuing}")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.training = True
@@ -175,7 +175,7 @@ class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is unt
         if self._saving:
             raise Interrupted(
                 f"stopped by SIGTERM at step {state.global_step}, checkpoint-{state.global_step} is saved. "
-                f"Continue with --resume {self.shown}"
+                f"To continue: {self.continuing}"
             )
 
     def _agreed(self, args: Any) -> bool:

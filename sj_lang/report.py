@@ -67,38 +67,39 @@ class Page:
 
 
 def write(run_dirs: Sequence[str | Path]) -> Path:
-    """Write report.html: of one run into its folder, of several below the folder that they share, and return its path.
+    """Write report.html: of one run into its folder, of several into the folder that they share; return its path.
 
-    A series' folder stands for its runs, and gets the report that compares them. Raises UserError for what is no run.
+    A series' folder stands for its runs, and gets the report that compares them; where the shared folder is a series'
+    own, the page is called comparison.html. Raises UserError for what is no run.
     """
     roots = [Path(run) for run in run_dirs]
     if not roots:
         raise UserError("report: name at least one run folder")
-    expanded: list[Path] = []
     for root in roots:
-        expanded += children(root) or [root]
-    pages = [page(root) for root in expanded]
+        if not (root / "manifest.json").exists():
+            raise UserError(f"{root} is not a run folder (it has no manifest.json)")
+    expanded = [inner for root in roots for inner in children(root) or [root]]
+    pages = _told_apart([page(root) for root in expanded], expanded)
     if len(roots) == 1:
-        target = roots[0] / "report.html"
+        title, target = str(RunFolder(roots[0]).read_manifest().content["name"]), roots[0] / "report.html"
     else:
         shared = Path(*_common([root.absolute().parts for root in roots]))
-        target = shared / "report.html" if not (shared / "manifest.json").exists() else shared / "comparison.html"
-    title = RunFolder(roots[0]).read_manifest().content["name"] if len(roots) == 1 else "Comparison of runs"
-    target.write_text(render(title, _named(pages, expanded)), encoding="utf-8")
+        name = "comparison.html" if (shared / "manifest.json").exists() else "report.html"
+        title, target = "Comparison of runs", shared / name
+    means = _read_metrics(RunFolder(roots[0])) if len(roots) == 1 and children(roots[0]) else {}
+    target.write_text(_render(title, pages, means), encoding="utf-8")
     return target
 
 
 def children(root: Path) -> list[Path]:
     """The run folders of a series that exist, in its order; empty if this is a single run."""
-    names = RunFolder(root).read_manifest().content.get("children", []) if (root / "manifest.json").exists() else []
+    names = RunFolder(root).read_manifest().content.get("children", [])
     return [root / name for name in names if (root / name / "manifest.json").exists()]
 
 
 def page(root: Path) -> Page:
     """Read one run folder, finished or not."""
     folder = RunFolder(root)
-    if not folder.manifest.exists():
-        raise UserError(f"{root} is not a run folder (it has no manifest.json)")
     manifest = folder.read_manifest().content
     return Page(
         name=manifest["name"],
@@ -111,26 +112,44 @@ def page(root: Path) -> Page:
     )
 
 
-def render(title: str, pages: Sequence[Page]) -> str:
+@dataclass(kw_only=True)
+class Table:
+    """Figures of several columns; a row is (name, one text per column)."""
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, list[str]]]
+
+
+def _render(title: str, pages: Sequence[Page], means: Mapping[str, Mapping[str, Any]]) -> str:
+    """means: run -> its figures over several seeds; empty if there are none."""
     environment = Environment(
-        loader=PackageLoader("sj_lang"), autoescape=select_autoescape(["html", "j2"]), undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["select_layers"] = _layers
-    template = environment.get_template("report.html.j2")
-    rows = metric_rows([page.metrics for page in pages])
+        loader=PackageLoader("sj_lang"),
+        autoescape=select_autoescape(["html", "j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["layers"] = _layers
+    tables = []
+    counts = {run: max(value["n"] for value in figures.values()) for run, figures in means.items()}
+    if any(n > 1 for n in counts.values()):
+        columns = [f"{run}, mean of {n} runs" for run, n in counts.items()]
+        title_of_means = "Means, with the deviation between runs (sample standard deviation)"
+        tables.append(Table(title=title_of_means, columns=columns, rows=metric_rows(list(means.values()))))
+    columns = [page.name for page in pages] if len(pages) > 1 else ["value"]
+    tables.append(Table(title="Figures", columns=columns, rows=metric_rows([page.metrics for page in pages])))
     compared = _comparison(pages) if len(pages) > 1 else None
-    return template.render(title=title, pages=pages, rows=rows, explained=EXPLAINED, compared=compared)
+    template = environment.get_template("report.html.j2")
+    return template.render(title=title, pages=pages, tables=tables, explained=EXPLAINED, compared=compared)
 
 
-def metric_rows(metrics: Sequence[Mapping[str, Any]], *, layers: bool = False) -> list[tuple[str, list[str]]]:
-    """(name, one text per run) of all figures that any run has; single layers only if asked for."""
+def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """(name, one text per run) of all figures that any run has, except those of single layers."""
     names = list(dict.fromkeys(name for one in metrics for name in one))
     per_layer = ("firing_rate.", "dead.")
     plain = [name for name in names if not name.startswith(per_layer) or name.endswith(".mean")]
     ordered = [name for name in FIRST if name in plain] + [name for name in plain if name not in FIRST]
-    if layers:
-        ordered += [name for name in names if name not in ordered]
     return [(name, [show(name, one[name]) if name in one else "" for one in metrics]) for name in ordered]
 
 
@@ -138,7 +157,7 @@ def show(name: str, value: Any) -> str:
     """A figure with its unit, as people read it."""
     unit = UNITS.get(name.split(".", 1)[-1], "")
     if isinstance(value, Mapping):  # mean, deviation and number of runs
-        if value["n"] == 1:
+        if not value["deviation"]:  # a single run, or a figure that is the same in all
             return show(name, value["mean"])
         text = f"{_number(name, value['mean'])} ± {_number(name, value['deviation'])}"
     else:
@@ -231,12 +250,12 @@ def _read_metrics(folder: RunFolder) -> dict[str, Any]:
         raise UserError(f"{folder.metrics}: cannot be read ({error})") from error
 
 
-def _named(pages: list[Page], roots: list[Path]) -> list[Page]:
+def _told_apart(pages: list[Page], roots: list[Path]) -> list[Page]:
     """Pages called by what tells their runs apart: the path below the folder that they share."""
     if len(pages) > 1:
         depth = len(_common([root.absolute().parts for root in roots]))
         for one, root in zip(pages, roots, strict=True):
-            one.name = "/".join(root.absolute().parts[depth:]) or one.name
+            one.name = "/".join(root.absolute().parts[depth:])
     return pages
 
 

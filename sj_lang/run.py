@@ -16,7 +16,7 @@ from sj_lang import checkpoints, figures, manifest, report
 from sj_lang.assembly import Job, assemble, parameter_table, total_parameters
 from sj_lang.callbacks import RunMark
 from sj_lang.console import Console, duration, is_main_process, table
-from sj_lang.errors import Interrupted, RunFailed, SjLangError
+from sj_lang.errors import Interrupted, RunFailed, SjLangError, UserError
 from sj_lang.folder import RunFolder
 from sj_lang.guards import Termination
 from sj_lang.manifest import Manifest
@@ -68,8 +68,8 @@ def train(
 
     job = assemble(recipe, folder.root)
     job.notes[:0] = notes
-    mark, termination = RunMark(), Termination(folder.shown)
-    trainer = _trainer(job, folder, console, mark, termination)
+    termination = Termination(folder.continuing)
+    trainer = _trainer(job, folder, console, termination)
     trainer.check_loss()
     steps = trainer.planned_steps()
     _announce(job, folder, console, steps, checkpoint)
@@ -79,25 +79,43 @@ def train(
         return folder
 
     record = _begin(job, folder, console, known, checkpoint)
-    mark.run = record.id
+    trainer.mark.run = record.id
     try:
         with termination.watching(), _recorded(record, folder, console, debug):
-            _train(trainer, job, folder, checkpoint)
+            _train(trainer, folder, checkpoint)
             if termination.requested:
-                raise Interrupted(f"stopped by SIGTERM after the training. Continue with --resume {folder.shown}")
+                raise Interrupted(f"stopped by SIGTERM after the training. To continue: {folder.continuing}")
             _conclude(trainer, job, folder, console, record)
     finally:
         console.close()
     return folder
 
 
-def _trainer(job: Job, folder: RunFolder, console: Console, mark: RunMark, termination: Termination) -> RunTrainer:
+def _trainer(job: Job, folder: RunFolder, console: Console, termination: Termination) -> RunTrainer:
     """The Trainer makes its folder at once; nothing may exist before all is checked, so it starts in a scratch one."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, _tensorboard_in(folder):
         job.arguments.output_dir = scratch
-        trainer = RunTrainer(job, console=console, folder=folder, mark=mark, termination=termination)
+        try:
+            trainer = RunTrainer(job, console=console, folder=folder, mark=RunMark(), termination=termination)
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise UserError(f"train: {error}") from error
     job.arguments.output_dir = str(folder.root)
     return trainer
+
+
+@contextmanager
+def _tensorboard_in(folder: RunFolder) -> Iterator[None]:
+    """Where TensorBoard writes if the recipe asks for it; its own choice is a folder beside the run's."""
+    name = "TENSORBOARD_LOGGING_DIR"
+    before = os.environ.get(name)
+    os.environ[name] = str(folder.tensorboard)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _announce(job: Job, folder: RunFolder, console: Console, steps: int, checkpoint: Path | None) -> None:
@@ -187,22 +205,13 @@ def _recorded(record: Manifest, folder: RunFolder, console: Console, debug: bool
         ) from error
 
 
-def _train(trainer: RunTrainer, job: Job, folder: RunFolder, checkpoint: Path | None) -> None:
+def _train(trainer: RunTrainer, folder: RunFolder, checkpoint: Path | None) -> None:
     if checkpoint:
         if is_main_process():
             checkpoints.rebase(checkpoint)
         trainer.resume_counting(checkpoint)
-    wants = "tensorboard" in job.arguments.report_to
-    before = os.environ.get("TENSORBOARD_LOGGING_DIR")
-    if wants:
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.tensorboard)
-    try:
+    with _tensorboard_in(folder):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        if wants and before is None:
-            del os.environ["TENSORBOARD_LOGGING_DIR"]
-        elif wants and before is not None:
-            os.environ["TENSORBOARD_LOGGING_DIR"] = before
 
 
 def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console, record: Manifest) -> None:

@@ -45,7 +45,7 @@ def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None 
         raise
     except Interrupted as error:
         _end(record, "interrupted", error.exit_code)
-        raise Interrupted(f"{error} (the series: --resume {folder.shown})") from error
+        raise Interrupted(f"{str(error).partition(' To continue')[0]} To continue: {folder.continuing}") from error
     except SjLangError as error:
         _end(record, "failed", error.exit_code, str(error))
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def evaluate(run_dir: str | Path) -> int:
         model = run.model(task.auto_class)
         job = Job(recipe=run.recipe, task=task, prepared=prepared, model=model, arguments=arguments)
         trainer = RunTrainer(
-            job, console=console, folder=None, mark=RunMark(), termination=Termination(run.folder.shown)
+            job, console=console, folder=None, mark=RunMark(), termination=Termination(run.folder.continuing)
         )
         figures = final_figures(trainer, None)
     if is_main_process():
@@ -84,8 +85,6 @@ def evaluate(run_dir: str | Path) -> int:
 
 
 def _plain(fingerprint: Mapping[str, Any]) -> Any:
-    import json
-
     return json.loads(json.dumps(dict(fingerprint)))
 
 

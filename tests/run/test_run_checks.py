@@ -1,0 +1,90 @@
+"""What is found before training: a UserError, and nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import write_recipe
+
+from sj_lang import run
+from sj_lang.errors import UserError
+from sj_lang.recipe import load
+
+PROBLEMS = {
+    "no data": (["task.windows=0"], r"windows is 0"),
+    "a config field that the data fix": (
+        ["model.vocab_size=11"],
+        r"model\.vocab_size: the recipe says 11, the data 10",
+    ),
+    "a node that is not causal": (
+        ["model.neuron=looks-ahead", "model.neuron.both=true"],
+        r"model\.neuron: looks-ahead \(both=True\) cannot be used here: it is not causal, and the model is causal\. "
+        r"Neurons that can: looks-ahead with both=false, tiny$",
+    ),
+    "a variant that is not causal": (["model.neuron=tiny", "model.neuron.both=true"], r"tiny \(both=True\) cannot"),
+    "a node without mask where there is padding": (
+        ["model.neuron=unmasked"],
+        r"it takes no mask, and the task pads its batches",
+    ),
+    "arguments that contradict one another": (
+        ["train.eval_strategy=steps", "train.save_strategy=epoch", "train.load_best_model_at_end=true"],
+        r"train: .*save and eval strategy",
+    ),
+    "an output that is a file": (["output=tiny.yaml"], r"output: tiny\.yaml is a file"),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_it_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    changes, message = PROBLEMS[name]
+    path = write_recipe(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        run.execute(load(path, changes))
+    assert caught.value.exit_code == 2
+    assert [one.name for one in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_a_variant_that_can_is_taken(tmp_path: Path) -> None:
+    changes = ["model.neuron=looks-ahead", "model.neuron.both=false"]
+    assert run.execute(load(write_recipe(tmp_path), changes), dry_run=True) == 0
+
+
+def test_a_twin_needs_nothing_of_its_neuron(tmp_path: Path) -> None:
+    assert run.execute(load(write_recipe(tmp_path), ["model.twin=true", "model.neuron=unmasked"]), dry_run=True) == 0
+
+
+def test_dry_run_tells_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_recipe(tmp_path)
+    assert run.execute(load(path, ["train.max_steps=-1", "train.num_train_epochs=2"]), dry_run=True) == 0
+    out = capsys.readouterr().out
+    assert "steps       24 (batch 4)" in out
+    assert "1,450, 32 of them in spiking neurons" in out
+    assert "layers.*" in out
+    assert "note: letters, not words" in out
+    assert [one.name for one in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_model_does_not_depend_on_how_much_was_drawn_for_the_data(tmp_path: Path) -> None:
+    import random
+
+    import torch
+    from tiny import TinyText
+
+    from sj_lang.assembly import assemble
+
+    recipe = load(write_recipe(tmp_path))
+    first = assemble(recipe, tmp_path).model.state_dict()
+    original = TinyText.prepare
+
+    def wasteful(self: TinyText, tokenizer: object, *, seed: int) -> object:
+        torch.rand(3)
+        random.random()
+        return original(self, tokenizer, seed=seed)
+
+    TinyText.prepare = wasteful  # type: ignore[assignment,method-assign]
+    try:
+        second = assemble(recipe, tmp_path).model.state_dict()
+    finally:
+        TinyText.prepare = original  # type: ignore[method-assign]
+    assert all(torch.equal(first[name], second[name]) for name in first)

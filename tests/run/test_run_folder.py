@@ -1,0 +1,179 @@
+"""Who may write into a folder, and which of its checkpoints can be loaded. No training here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sj_lang import checkpoints
+from sj_lang.errors import UserError
+from sj_lang.folder import RunFolder, differences
+from sj_lang.manifest import Manifest, read_json, write_json
+
+RECIPE = {"recipe": 1, "name": "a", "output": "x", "model": {"type": "tiny", "dim": 16}, "train": {"max_steps": 3}}
+
+
+def a_run(root: Path, status: str = "running") -> RunFolder:
+    folder = RunFolder(root)
+    folder.create()
+    manifest = Manifest.start(folder.manifest, recipe=RECIPE, name="a")
+    manifest.content["status"] = status
+    manifest.write()
+    return folder
+
+
+def test_a_new_or_empty_folder_is_free(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "new" / "deep").refuse_unless_free(RECIPE)
+    RunFolder(tmp_path).refuse_unless_free(RECIPE)
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_that_are_no_run_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years")
+    with pytest.raises(UserError, match="holds files that are no run"):
+        RunFolder(tmp_path).refuse_unless_free(RECIPE)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        RunFolder(tmp_path / "x").refuse_unless_free(RECIPE)
+    with pytest.raises(UserError, match="cannot be made"):
+        RunFolder(tmp_path / "x" / "y").refuse_unless_free(RECIPE)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(UserError, match="no permission"):
+        RunFolder(tmp_path / "x").refuse_unless_free(RECIPE)
+
+
+def test_creating_says_why_it_cannot() -> None:
+    with pytest.raises(UserError, match="cannot be written"):
+        RunFolder(Path("/proc/nowhere")).create()
+
+
+@pytest.mark.parametrize(("status", "advice"), [("done", "output="), ("running", "--resume"), ("failed", "--resume")])
+def test_the_same_recipe_again(tmp_path: Path, status: str, advice: str) -> None:
+    with pytest.raises(UserError, match=advice):
+        a_run(tmp_path, status).refuse_unless_free(RECIPE)
+
+
+def test_another_recipe_is_told_by_its_keys(tmp_path: Path) -> None:
+    folder = a_run(tmp_path)
+    other = {**RECIPE, "model": {"type": "tiny", "dim": 32}}
+    for check in (folder.refuse_unless_free, folder.refuse_unless_own):
+        with pytest.raises(UserError, match=r"another recipe(.|\n)*model\.dim: 16 there, 32 now"):
+            check(other)
+
+
+def test_output_and_names_do_not_make_another_recipe() -> None:
+    assert differences(RECIPE, {**RECIPE, "output": "y", "name": "b", "summary": "c"}) == []
+    assert differences({"a": {"b": 1}}, {"a": {}}) == [("a", "(not set)", {}), ("a.b", 1, "(not set)")]
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_only_a_run_can_be_resumed(tmp_path: Path, made: bool) -> None:
+    if made:
+        (tmp_path / "x").mkdir()
+    with pytest.raises(UserError, match="is not a run folder" if made else "does not exist"):
+        RunFolder(tmp_path / "x").refuse_unless_own(RECIPE)
+
+
+def test_a_damaged_manifest_is_a_clear_error(tmp_path: Path) -> None:
+    folder = a_run(tmp_path)
+    folder.manifest.write_text("{")
+    with pytest.raises(UserError, match=r"manifest\.json cannot be read"):
+        folder.refuse_unless_free(RECIPE)
+
+
+def test_history_loses_what_is_trained_again(tmp_path: Path) -> None:
+    folder = a_run(tmp_path)
+    for step in (1, 2, 3):
+        folder.append({"step": step, "train.loss": float("nan") if step == 1 else 0.5})
+    with folder.history.open("a") as file:
+        file.write('{"step": 4, "tr')
+    folder.rewind(2)
+    assert [entry["step"] for entry in folder.read_history()] == [1, 2]
+    assert folder.read_history()[0]["train.loss"] is None
+
+
+def test_json_refuses_nan_and_keeps_the_old_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "m.json", {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "m.json", {"a": float("nan")})
+    assert read_json(tmp_path / "m.json") == {"a": 1}
+
+
+def checkpoint(root: Path, step: int, run: str = "me") -> Path:
+    folder = root / f"checkpoint-{step}"
+    folder.mkdir()
+    save_file({"w": torch.arange(6.0)}, folder / "model.safetensors")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"x": torch.arange(6.0)}, folder / name)
+    mark = {"args": {"run": run}, "attributes": {"tokens": 5}}
+    (folder / "trainer_state.json").write_text(json.dumps({"stateful_callbacks": {"RunMark": mark}}))
+    return folder
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def test_the_newest_checkpoint_is_taken(tmp_path: Path) -> None:
+    folders = [checkpoint(tmp_path, step) for step in (9, 10, 100)]
+    (tmp_path / "checkpoint-best").mkdir()
+    assert checkpoints.newest(tmp_path, "me") == (folders[-1], [])
+    assert checkpoints.mark(folders[0]) == {"tokens": 5}
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+)
+def test_a_checkpoint_cut_off_is_skipped_with_a_note(tmp_path: Path, name: str) -> None:
+    older, newest = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
+    cut(newest / name)
+    found, notes = checkpoints.newest(tmp_path, "me")
+    assert found == older
+    assert notes == [f"checkpoint-10 is skipped: {name} is cut off" + notes[0].partition("is cut off")[2]]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
+def test_a_checkpoint_with_a_file_missing_is_skipped(tmp_path: Path, name: str) -> None:
+    older, newest = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
+    (newest / name).unlink()
+    assert checkpoints.newest(tmp_path, "me")[0] == older
+
+
+def test_damage_in_the_middle_is_seen(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 9)
+    data = bytearray((folder / "optimizer.pt").read_bytes())
+    place = bytes(data).index(torch.arange(6.0).numpy().tobytes())
+    data[place + 4] ^= 255
+    (folder / "optimizer.pt").write_bytes(data)
+    assert "damaged" in checkpoints.why_not(folder, "me")
+    (folder / "model.safetensors").write_bytes(b"\xff" * 100)
+    assert "cut off" in checkpoints.why_not(folder, "me")
+
+
+def test_pickles_of_others_are_never_loaded(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 9, run="somebody")
+    with pytest.raises(UserError, match=r"none of its checkpoints can be loaded(.|\n)*belongs to another run"):
+        checkpoints.newest(tmp_path, "me")
+
+
+def test_no_checkpoint_at_all(tmp_path: Path) -> None:
+    assert checkpoints.newest(tmp_path, "me") == (None, [])
+
+
+def test_the_best_checkpoint_is_found_after_the_folder_moved(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 9)
+    newest = checkpoint(tmp_path, 10)
+    state = read_json(newest / "trainer_state.json")
+    write_json(newest / "trainer_state.json", {**state, "best_model_checkpoint": "/old/place/checkpoint-9"})
+    checkpoints.rebase(newest)
+    assert read_json(newest / "trainer_state.json")["best_model_checkpoint"] == str(tmp_path / "checkpoint-9")

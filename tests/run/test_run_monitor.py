@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from tiny import TinyConfig, TinyForCausalLM, TinyNeuron
+from torch import Tensor, nn
+
+from sj_lang.monitor import Monitor, neuron_parameters, nodes, seeded, undisturbed
+
+
+class Given(nn.Module):
+    """A node that fires what it is told to."""
+
+    def __init__(self, levels: int = 1) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def init_state(self, x: Tensor) -> dict[str, Tensor]:
+        return {}
+
+    def functional(self, x: Tensor, state: object = None, mask: Tensor | None = None) -> tuple[Tensor, object]:
+        return (x if mask is None else x * mask[..., None]), state
+
+
+def test_nodes_are_found_by_what_they_can_do() -> None:
+    model = TinyForCausalLM(TinyConfig())
+    assert list(nodes(model)) == ["layers.0.neuron", "layers.1.neuron"]
+    assert neuron_parameters(model) == 2 * 16
+    assert not nodes(TinyForCausalLM(TinyConfig(twin=True)))
+
+
+def test_rates_count_valid_steps_and_levels() -> None:
+    model = nn.ModuleDict({"one": Given(), "four": Given(levels=4)})
+    monitor = Monitor(model)
+    x = torch.zeros(3, 2, 5)  # [T, B, C]
+    x[0, 0, 0] = 1
+    mask = torch.tensor([[1, 1], [1, 0], [1, 0]], dtype=torch.bool)
+    big = torch.full((3, 2, 5), 2.0)
+    with monitor.recording():
+        model["one"].functional(x, None, mask)
+        model["one"].functional(x, mask=mask)
+        model["four"].functional(big)
+    figures = monitor.figures()
+    assert figures["firing_rate.one"] == pytest.approx(2 / (2 * 4 * 5))
+    assert figures["firing_rate.four"] == pytest.approx(0.5)
+    assert figures["firing_rate.mean"] == pytest.approx((2 / 40 * 40 + 0.5 * 30) / 70)
+    assert figures["dead.one"] == pytest.approx(4 / 5)
+    assert figures["dead.mean"] == pytest.approx(4 / 10)
+
+
+def test_the_node_is_put_back_also_after_an_error() -> None:
+    node = TinyNeuron(channels=2)
+    with pytest.raises(IndexError), Monitor(nn.Sequential(node)).recording():
+        node.functional(torch.zeros(0))
+    assert "functional" not in vars(node)
+
+
+def test_watching_changes_nothing() -> None:
+    torch.manual_seed(0)
+    model = TinyForCausalLM(TinyConfig(dropout=0.0))
+    ids = torch.randint(0, 10, (2, 7))
+    plain = model(ids, labels=ids).loss
+    plain.backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    with Monitor(model).recording(keep=True):
+        watched = model(ids, labels=ids).loss
+        watched.backward()
+    assert torch.equal(watched, plain)
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), expected, strict=True))
+
+
+def test_raster_puts_repeat_coding_token_by_token() -> None:
+    model = nn.ModuleDict({"node": Given()})
+    monitor = Monitor(model)
+    spikes = torch.arange(4 * 3 * 2, dtype=torch.float32).reshape(4, 3, 2)  # [T, L, C]: one sample, folded
+    with monitor.recording(keep=True):
+        model["node"].functional(spikes)
+    raster = monitor.raster()["node"]
+    assert raster.shape == (12, 2)
+    assert torch.equal(raster[4 * 1 + 2], spikes[2, 1])  # token 1, t = 2
+    monitor.reset()
+    with monitor.recording(keep=True):
+        model["node"].functional(spikes[:, :1])
+    assert torch.equal(monitor.raster()["node"], spikes[:, 0])
+
+
+def test_seeded_repeats_itself_and_disturbs_nobody() -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    with seeded(5):
+        inside = draw()
+    after = draw()
+    with seeded(5):
+        assert draw() == inside
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    assert draw() == after
+
+
+def test_undisturbed_restores_each_module() -> None:
+    model = nn.Sequential(nn.Dropout(), nn.Dropout())
+    model.train()
+    model[1].eval()
+    with undisturbed(model):
+        assert not model[0].training
+        assert not torch.is_grad_enabled()
+    assert [module.training for module in model] == [True, False]

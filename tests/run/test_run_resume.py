@@ -1,0 +1,137 @@
+"""A run that was stopped goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from tiny import Windows, write_recipe
+
+from sj_lang import run
+from sj_lang.errors import Interrupted, UserError
+from sj_lang.folder import RunFolder
+from sj_lang.manifest import read_json
+from sj_lang.recipe import load
+from sj_lang.report import page
+
+TIMED = {"train.seconds", "train.tokens_per_second"}
+
+
+def figures(root: Path) -> dict[str, float]:
+    return {name: value for name, value in read_json(root / "metrics.json").items() if name not in TIMED}
+
+
+def lines(root: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in entry.items() if k not in TIMED} for entry in RunFolder(root).read_history()]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = (load_file(root / "model/model.safetensors") for root in (one, other))
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def stop_in(monkeypatch: pytest.MonkeyPatch, items: int) -> None:
+    """SIGTERM while training item number `items` is read."""
+    original = Windows.__getitem__
+    monkeypatch.setattr(Windows, "__getitem__", original)
+    tiny.StopAt(items)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("straight")
+    with tiny.offered():
+        run.execute(load(write_recipe(folder), [f"output={folder / 'r'}"]))
+    return folder / "r"
+
+
+def test_sigterm_saves_and_the_run_goes_on_bit_by_bit(
+    tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load(write_recipe(tmp_path), ["output=r"])
+    with monkeypatch.context() as patch:
+        stop_in(patch, 27)  # in the middle of a step and of a line of the log
+        with pytest.raises(
+            Interrupted, match=r"SIGTERM at step \d+, checkpoint-\d+ is saved\. To continue: .*--resume r"
+        ) as caught:
+            run.execute(recipe)
+    assert caught.value.exit_code == 143
+    manifest = read_json(tmp_path / "r/manifest.json")
+    assert (manifest["status"], manifest["exit_code"]) == ("interrupted", 143)
+    step = int(str(caught.value).partition("checkpoint-")[2].split()[0])
+    assert 1 < step < 12
+    assert (tmp_path / f"r/checkpoint-{step}").is_dir()
+
+    with pytest.raises(UserError, match=r"unfinished \(interrupted\).*--resume r"):
+        run.execute(recipe)
+    assert run.execute(load(str(tmp_path / "r/recipe.yaml")), resume="r") == 0
+    assert same_weights(tmp_path / "r", straight)
+    assert figures(tmp_path / "r") == figures(straight)
+    assert lines(tmp_path / "r") == lines(straight)
+    manifest = read_json(tmp_path / "r/manifest.json")
+    assert manifest["status"] == "done"
+    assert [session["checkpoint"] for session in manifest["resumed"]] == [f"checkpoint-{step}"]
+    assert page(tmp_path / "r").manifest["chosen_step"] == page(straight).manifest["chosen_step"]
+
+
+def test_a_moved_folder_with_its_newest_checkpoint_cut_off(
+    tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_in(patch, 40)
+        with pytest.raises(Interrupted):
+            run.execute(load(write_recipe(tmp_path), ["output=old/r"]))
+    (tmp_path / "old/r").rename(tmp_path / "r")
+    newest, older = sorted((tmp_path / "r").glob("checkpoint-*"), key=lambda p: -int(p.name.split("-")[1]))
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    assert run.execute(load("r/recipe.yaml"), resume="r") == 0
+    out = capsys.readouterr().out
+    assert f"note: {newest.name} is skipped: model.safetensors is cut off" in out
+    assert f"goes on from {older.name}" in out
+    assert same_weights(tmp_path / "r", straight)
+    assert lines(tmp_path / "r") == lines(straight)
+
+
+def test_no_checkpoint_that_loads_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_in(patch, 8)
+        with pytest.raises(Interrupted):
+            run.execute(load(write_recipe(tmp_path), ["output=r"]))
+    for optimizer in (tmp_path / "r").glob("checkpoint-*/optimizer.pt"):
+        optimizer.write_bytes(optimizer.read_bytes()[:99])
+    with pytest.raises(UserError, match=r"none of its checkpoints can be loaded(.|\n)*optimizer\.pt is cut off"):
+        run.execute(load("r/recipe.yaml"), resume="r")
+    with pytest.raises(UserError, match=r"another recipe(.|\n)*train\.max_steps: 12 there, 13 now"):
+        run.execute(load("r/recipe.yaml", ["train.max_steps=13"]), resume="r")
+
+
+def test_a_run_without_checkpoints_begins_again(
+    tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_in(patch, 12)
+        with pytest.raises(Interrupted):
+            run.execute(load(write_recipe(tmp_path), ["output=r"]))
+    for checkpoint in (tmp_path / "r").glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    assert run.execute(load("r/recipe.yaml"), resume="r") == 0
+    assert same_weights(tmp_path / "r", straight)
+
+
+def test_exit_code_of_a_process_that_gets_sigterm(tmp_path: Path, straight: Path) -> None:
+    command = [sys.executable, str(Path(tiny.__file__)), write_recipe(tmp_path), "output=r"]
+    environment = {**os.environ, "TINY_STOP_AT": "30", "OMP_NUM_THREADS": "1"}
+    stopped = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert stopped.returncode == 143, stopped.stderr
+    assert "is saved. To continue: sj-lang run r/recipe.yaml --resume r" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert run.execute(load("r/recipe.yaml"), resume="r") == 0
+    assert same_weights(tmp_path / "r", straight)

@@ -1,0 +1,120 @@
+"""A recipe of several runs: one folder each, one table for all."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import StopAt, Windows, write_recipe
+
+from sj_lang import run, series
+from sj_lang.errors import Interrupted, RunFailed, UserError
+from sj_lang.manifest import read_json
+from sj_lang.recipe import load
+
+TWO = """\
+runs:
+  spiking: {}
+  ann: {model: {twin: true}}
+"""
+SHORT = ["train.max_steps=2", "train.eval_steps=2", "output=s"]
+
+
+def test_grouping_by_run() -> None:
+    assert series.grouped(["a", "b"], "x") == {"a": ["a"], "b": ["b"]}
+    assert series.grouped(["seed-1", "seed-2"], "x") == {"x": ["seed-1", "seed-2"]}
+    assert series.grouped(["a/seed-1", "b/seed-1", "a/seed-2"], "x") == {
+        "a": ["a/seed-1", "a/seed-2"],
+        "b": ["b/seed-1"],
+    }
+
+
+def test_summary_has_mean_deviation_and_number() -> None:
+    found = series.summary([{"loss": 1.0, "only": 3.0}, {"loss": 2.0}, {"loss": 4.0}])
+    assert found == {
+        "loss": {"mean": pytest.approx(7 / 3), "deviation": pytest.approx(statistics.stdev([1, 2, 4])), "n": 3}
+    }
+    assert series.summary([{"loss": 1.0}])["loss"] == {"mean": 1.0, "deviation": None, "n": 1}
+
+
+def test_runs_and_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.execute(load(write_recipe(tmp_path, TWO + "seeds: [1, 2]\n"), SHORT)) == 0
+    out = capsys.readouterr().out
+    metrics = read_json(tmp_path / "s/metrics.json")
+    assert list(metrics) == ["spiking", "ann"]
+    losses = [read_json(tmp_path / f"s/spiking/seed-{n}/metrics.json")["test.loss"] for n in (1, 2)]
+    assert losses[0] != losses[1]
+    assert metrics["spiking"]["test.loss"] == {
+        "mean": pytest.approx(statistics.fmean(losses)), "deviation": pytest.approx(statistics.stdev(losses)), "n": 2,
+    }  # fmt: skip
+    assert "firing_rate.mean" not in metrics["ann"]
+    manifest = read_json(tmp_path / "s/manifest.json")
+    assert manifest["status"] == "done"
+    assert manifest["children"] == ["spiking/seed-1", "spiking/seed-2", "ann/seed-1", "ann/seed-2"]
+    last = out[out.rindex("spiking wrote:") :]
+    for expected in ("spiking  ", "ann", "test.loss", "±", "parameters.neurons", "ann wrote:\n  | a b c"):
+        assert expected in last
+    page = (tmp_path / "s/report.html").read_text()
+    assert page.count("<h2>") == 2 + 4
+    assert page.count("mean of 2 runs") == 2
+    assert page.index("spiking/seed-1") < page.index("ann/seed-1")
+    with pytest.raises(UserError, match="is a series; name one of its runs: s/spiking/seed-1, "):
+        run.evaluate("s")
+    assert run.execute(load("s/recipe.yaml"), resume="s") == 0
+
+
+def test_a_series_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load(write_recipe(tmp_path, TWO), SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Windows, "__getitem__", Windows.__getitem__)
+        StopAt(70)
+        with pytest.raises(Interrupted, match=r"To continue: sj-lang run s/recipe\.yaml --resume s$"):
+            run.execute(recipe)
+    assert read_json(tmp_path / "s/manifest.json")["status"] == "interrupted"
+    assert read_json(tmp_path / "s/spiking/manifest.json")["status"] == "done"
+    assert read_json(tmp_path / "s/ann/manifest.json")["status"] == "interrupted"
+    before = (tmp_path / "s/spiking/manifest.json").read_bytes()
+    with pytest.raises(UserError, match="unfinished"):
+        run.execute(recipe)
+    assert run.execute(load("s/recipe.yaml"), resume="s") == 0
+    assert (tmp_path / "s/spiking/manifest.json").read_bytes() == before
+    assert read_json(tmp_path / "s/manifest.json")["status"] == "done"
+    assert list(read_json(tmp_path / "s/metrics.json")) == ["spiking", "ann"]
+
+
+def test_one_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    runs = "runs:\n  bad: {model: {explode_at: 2}}\n  good: {}\n"
+    with pytest.raises(RunFailed, match=r"1 of 2 runs failed:\nbad: stopped at step 2"):
+        run.execute(load(write_recipe(tmp_path, runs), SHORT))
+    assert list(read_json(tmp_path / "s/metrics.json")) == ["good"]
+    manifest = read_json(tmp_path / "s/manifest.json")
+    assert (manifest["status"], manifest["exit_code"]) == ("failed", 1)
+
+
+def test_what_is_wrong_with_the_last_run_is_found_before_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = "runs:\n  good: {}\n  bad: {task: {windows: 0}}\n"
+    path = write_recipe(tmp_path, runs)
+    with pytest.raises(UserError, match=r"run 'bad': task\.windows is 0"):
+        run.execute(load(path, SHORT))
+    assert capsys.readouterr().out == ""
+    assert [one.name for one in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_dry_run_of_a_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.execute(load(write_recipe(tmp_path, TWO + "seeds: [1, 2]\n"), SHORT), dry_run=True) == 0
+    out = capsys.readouterr().out
+    assert "== spiking/seed-1 and 1 more seed" in out
+    assert "1,418, 0 of them in spiking neurons" in out
+    assert [one.name for one in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_precision_may_differ_between_runs(tmp_path: Path) -> None:
+    runs: Any = "runs:\n  short: {train: {bf16: true}}\n  long: {}\n"
+    assert run.execute(load(write_recipe(tmp_path, runs), SHORT)) == 0
+    metrics = read_json(tmp_path / "s/metrics.json")
+    assert metrics["short"]["test.loss"]["mean"] != metrics["long"]["test.loss"]["mean"]
+    assert metrics["short"]["test.loss"]["mean"] == pytest.approx(metrics["long"]["test.loss"]["mean"], abs=0.2)
