@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
             help=summary,
             description=summary[0].upper() + summary[1:] + ".",
             epilog=f"example: sj-lang {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
         build(command)
@@ -152,9 +153,9 @@ def _no_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    recipe = _load(arguments)
     from sj_lang import run
 
-    recipe = _load(arguments)
     return run.execute(recipe, dry_run=arguments.dry_run, resume=arguments.resume, debug=arguments.debug)
 
 
@@ -234,7 +235,7 @@ def _load(arguments: argparse.Namespace) -> Recipe:
     from sj_lang import recipe
 
     loaded = recipe.load(arguments.recipe, arguments.changes)
-    for note in loaded.notes:
+    for note in loaded.notes if os.environ.get("RANK", "0") == "0" else []:  # torchrun starts one process per rank
         print(f"note: {note}", file=sys.stderr)
     return loaded
 

@@ -124,11 +124,9 @@ def _signature(kind: str, target: Any) -> dict[str, tuple[Any, Any]]:
     found: dict[str, tuple[Any, Any]] = {}
     for name, parameter in parameters.items():
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
-            shown = {parameter.VAR_KEYWORD: "**", parameter.VAR_POSITIONAL: "*"}.get(
-                parameter.kind, "positional "
-            ) + name
+            stars = {"VAR_KEYWORD": "**", "VAR_POSITIONAL": "*"}.get(parameter.kind.name, "positional ")
             raise PluginError(
-                f"{kind} {target.__qualname__}: its constructor takes {shown}, so the keys of a recipe cannot be "
+                f"{kind} {target.__qualname__}: its constructor takes {stars}{name}, so the keys of a recipe cannot be "
                 "checked; name every argument, keyword-only"
             )
         found[name] = annotations.get(name, Any), parameter.default

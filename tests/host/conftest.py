@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sound_recipe import SOUND
 
 from sj_lang import plugins
 from sj_lang.hookspecs import Register, hookimpl
 from sj_lang.plugins import Plugin, Registry
-
-sys.path.insert(0, str(Path(__file__).parent))  # the toy plugin's targets are imported by name
 
 
 class Toy:
@@ -49,33 +47,6 @@ def toy() -> Iterator[Registry]:
     assert not registry.broken(), registry.broken()
     with plugins.use(registry):
         yield registry
-
-
-SOUND = """\
-recipe: 1
-name: sound
-summary: A recipe of toys.
-seed: 3
-task:
-  type: toy_task
-  data: poem
-  length: 32
-tokenizer: letters
-model:
-  type: toy_model
-  hidden_size: 16
-  neuron:
-    type: toy_lif
-    tau: 4.0
-train:
-  max_steps: 10
-  learning_rate: 1e-3
-  lr_scheduler_type: cosine_with_min_lr
-  lr_scheduler_kwargs: {min_lr_rate: 0.1}
-generate:
-  temperature: 0.8
-  prompt: so much
-"""
 
 
 @pytest.fixture

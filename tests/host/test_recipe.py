@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SOUND
+from sound_recipe import SOUND
 
 from sj_lang import recipe, sections, yaml_marks
 from sj_lang.errors import PluginError, UserError

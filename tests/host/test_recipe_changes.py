@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SOUND
+from sound_recipe import SOUND
 
 from sj_lang import recipe, recipe_files
 from sj_lang.errors import UserError
@@ -193,7 +193,7 @@ def test_mistakes_in_runs_are_told_where_they_stand_and_once(write: Write) -> No
         "r.yaml:8:3  task.lenth: unknown key; did you mean 'length'?",
         "r.yaml:26:10  runs.twin.modle: unknown key; did you mean 'model'?",
         "r.yaml:26:28  runs.twin.model.neuron.tua: unknown key; did you mean 'tau'?",
-        "r.yaml:26:52  runs.twin.name: belongs to the whole series, a run cannot set it",
+        "r.yaml:26:49  runs.twin.name: belongs to the whole series, a run cannot set it",
         "r.yaml:29:3  runs.bad/../name: expected letters, digits",
         "r.yaml:30:3  runs.worse: expected changes to the recipe, found 3 (a whole number)",
         "r.yaml:31:3  runs.: expected letters, digits",

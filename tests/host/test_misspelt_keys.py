@@ -1,0 +1,100 @@
+"""Whatever key of a recipe is misspelt, the answer names the right one: a letter doubled in every key, in turn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from sound_recipe import SOUND
+
+from sj_lang import recipe
+from sj_lang.errors import UserError
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+
+EVERY_SECTION = (
+    SOUND
+    + """\
+  max_new_tokens: 20
+measure: {firing_rate: true, raster: false}
+output: somewhere
+seeds: [1, 2]
+runs:
+  plain: {summary: nothing changed}
+  other:
+    model.twin: true
+    model.neuron: {v_threshold: 0.5}
+    train:
+      warmup_steps: 3
+    generate.top_k: 4
+    seed: 3
+"""
+)
+
+
+def keys(node: yaml.Node | None, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], yaml.Node]]:
+    """Every key with its path; the names of runs are free, so they are left out."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if above != ("runs",):
+                yield (*above, key.value), key
+            yield from keys(value, (*above, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from keys(item, above)
+
+
+def misspellings(text: str) -> Iterator[tuple[str, int, str]]:
+    """(text with one letter doubled in one key, its line, the right word). Keys with dots are several words."""
+    for _, node in keys(yaml.compose(text, Loader=yaml.BaseLoader)):
+        start = node.start_mark.index
+        for match in re.finditer(r"[^.]+", node.value):
+            word, place = match[0], start + match.start()
+            if len(word) >= 3:
+                letter = place + len(word) // 2
+                yield text[: letter + 1] + text[letter:], node.start_mark.line + 1, word
+
+
+def assert_right_key_is_named(path: Path) -> int:
+    text, count = path.read_text(), 0
+    for wrong, line, word in misspellings(text):
+        path.write_text(wrong)
+        with pytest.raises(UserError) as caught:
+            recipe.load(str(path))
+        told = [
+            t for t in str(caught.value).splitlines() if t.strip().startswith(f"{path}:{line}:") and "unknown key" in t
+        ]
+        suggested = [re.findall(r"'([^']+)'", t.partition("did you mean")[2].partition("?")[0])[:3] for t in told]
+        assert any(word in names for names in suggested), f"line {line}: '{word}' is not named in\n{caught.value}"
+        count += 1
+    return count
+
+
+def test_recipes_are_shipped() -> None:
+    assert RECIPES
+
+
+def test_in_a_recipe_with_every_section(toy: object, write: Callable[..., str]) -> None:
+    path = Path(write(EVERY_SECTION))
+    assert len(recipe.load(str(path)).children()) == 4
+    assert assert_right_key_is_named(path) > 30
+
+
+@pytest.mark.parametrize("shipped", RECIPES, ids=lambda path: path.relative_to(path.parents[1]).as_posix())
+def test_in_every_recipe_that_is_shipped(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("shipped.yaml")
+    path.write_text(shipped.read_text())
+    assert assert_right_key_is_named(path) > 5
+
+
+@pytest.mark.parametrize("shipped", RECIPES, ids=lambda path: path.relative_to(path.parents[1]).as_posix())
+def test_every_recipe_that_is_shipped_is_valid_and_so_is_its_resolved_copy(shipped: Path, tmp_path: Path) -> None:
+    loaded = recipe.load(str(shipped))
+    assert loaded.summary
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(loaded.dump_yaml())
+    assert recipe.load(str(copy)).dump_yaml() == loaded.dump_yaml()
