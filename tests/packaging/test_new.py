@@ -92,10 +92,10 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_it_installs_and_runs_as_it_is(tmp_path: Path) -> None:
     environment = make_environment(tmp_path, editable=True)
-    environment.run("sj-lang", "new", "resonate")
+    environment.run("python", "-m", "sj_lang", "new", "resonate")
     plugin = environment.work / "sj-lang-resonate"
     environment.install("--editable", plugin)
-    assert "resonate" in environment.run("sj-lang", "plugins", "neuron")
+    assert "resonate" in environment.run("python", "-m", "sj_lang", "plugins", "neuron")
     environment.run("python", "-m", "pytest", "-q", plugin)
-    environment.run("sj-lang", "run", "resonate/quickstart", "output=out")
+    environment.run("python", "-m", "sj_lang", "run", "resonate/quickstart", "output=out")
     assert list((environment.work / "out").rglob("metrics.json"))
