@@ -1,0 +1,1 @@
+"""Attention over tokens. Each module is handed its parts and carries its own state."""

@@ -1,0 +1,77 @@
+"""From `task.data` to the texts that a language model trains on and is tested on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sj_lang import build, plugins
+from sj_lang.errors import UserError
+from sj_lang_language.data import hub, text_files
+
+PARTS = ("train", "validation", "test")
+HUB = "hub:"
+
+
+def read(data: str | Mapping[str, str]) -> dict[str, str]:
+    """The texts of `task.data`: `{"all": text}`, or those of `train`, `validation`, `test` that the data bring.
+
+    data: a registered source, `hub:owner/name[/config]`, a path, in this order; or a mapping from `train`,
+    `validation` (or `dev`) and `test` to these.
+    """
+    if not isinstance(data, Mapping):
+        return _read_one(data)
+    if "dev" in data and "validation" in data:
+        raise UserError("task.data: 'dev' and 'validation' are the same part of a language model's data: give one")
+    parts = {"validation" if name == "dev" else name: place for name, place in data.items()}
+    if "train" not in parts:
+        raise UserError(f"task.data: the mapping has no 'train', only {', '.join(data)}")
+    return {name: _part(name, place) for name, place in parts.items()}
+
+
+def _part(name: str, place: str) -> str:
+    texts = _read_one(place)
+    text = texts.get("all", texts.get(name))
+    if text is None:
+        raise UserError(f"task.data.{name}: {place} has no part '{name}', only {', '.join(texts)}")
+    return text
+
+
+def _read_one(place: str) -> dict[str, str]:
+    if place in [source.name for source in plugins.all("source")]:
+        return dict(build.part("source", place)().texts())
+    if place.startswith(HUB):
+        owner, _, rest = place.removeprefix(HUB).partition("/")
+        name, _, config = rest.partition("/")
+        return hub.read(f"{owner}/{name}", config or None)
+    return text_files.read(Path(place).expanduser())
+
+
+def cut(texts: Mapping[str, str], split: Sequence[float]) -> dict[str, str]:
+    """Cut what is not cut yet: `train`, `validation` and `test`, without parts that are empty by `split`.
+
+    A part that the data bring is used as it is. A missing one is cut from the end of the text, validation before test,
+    its share being counted in characters; a share of 0 leaves it out. So a whole text falls into three pieces in the
+    order train, validation, test, at the characters floor(n s_train) and floor(n (s_train + s_validation)).
+    """
+    text = texts["all"] if "all" in texts else texts["train"]
+    parts = {name: value for name, value in texts.items() if name in PARTS[1:]}
+    ends = {
+        "validation": 0.0 if "validation" in parts else split[1],
+        "test": 0.0 if "test" in parts else split[2],
+    }
+    first = int(len(text) * (1 - ends["validation"] - ends["test"]) + 1e-6)
+    second = int(len(text) * (1 - ends["test"]) + 1e-6)
+    pieces = {"train": text[:first], "validation": text[first:second], "test": text[second:]}
+    pieces |= parts
+    return {name: pieces[name] for name in PARTS if name in parts or name == "train" or ends.get(name)}
+
+
+def fingerprint(parts: Mapping[str, str]) -> dict[str, Any]:
+    """Characters and SHA-256 (of the UTF-8 bytes) of each part."""
+    return {
+        name: {"characters": len(text), "sha256": hashlib.sha256(text.encode("utf-8")).hexdigest()}
+        for name, text in parts.items()
+    }

@@ -1,0 +1,1 @@
+"""Embeddings: token ids `[B, L]` to spikes or currents, time first."""

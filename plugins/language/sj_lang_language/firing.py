@@ -1,0 +1,85 @@
+"""Where floats become spikes: one layer of neurons inside a model, and what stands in its place in an ANN twin.
+
+Everything in a model that carries state has one form, `forward(x, state, mask) -> (y, state)`: `x` is `[L, B, D]`
+(individual coding: the token axis is the time axis) or `[T, B, L, D]` (repeat coding), `mask` has the shape of `x`
+without its last axis, True = valid, and a state is a dict of tensors with the batch on axis 0. No state is changed
+in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor, nn
+from transformers import initialization as init
+
+State = dict[str, Tensor]
+MakeNeuron = Callable[..., nn.Module]
+
+
+class Firing(nn.Module):
+    """A layer of `channels` neurons.
+
+    Individual coding: they run along the tokens and carry state. Repeat coding: they run along the T steps of each
+    token, from rest, with the tokens folded into the batch, and there is no state to carry.
+
+    neuron: builds a fresh node, `neuron(channels=C)`.
+    """
+
+    def __init__(self, *, neuron: MakeNeuron, channels: int) -> None:
+        super().__init__()
+        self._fresh = partial(neuron, channels=channels)
+        self.node = self._fresh()
+
+    def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
+        if x.dim() == 3:
+            return self.node.functional(x, state, mask)
+        # tokens do not meet in here, so padding needs no mask: the attention is what leaves it out
+        spikes, _ = self.node.functional(x.flatten(1, 2))
+        return spikes.view_as(x), {}
+
+    def initialise(self, module: nn.Module) -> None:
+        """Give one module of the node the tensors that it has in a fresh node, but for those a checkpoint has filled.
+
+        So a node needs nothing for it: no parameter, and no buffer that is not stored, is left as raw memory.
+        """
+        name = next(name for name, inside in self.node.named_modules() if inside is module)
+        fresh = self._fresh().get_submodule(name)
+        for kind in (nn.Module.parameters, nn.Module.buffers):
+            for tensor, value in zip(kind(module, recurse=False), kind(fresh, recurse=False), strict=True):
+                init.copy_(tensor, value)
+
+
+class Activation(nn.Module):
+    """What an ANN twin has in the place of a node: the same call, no parameters, no state."""
+
+    def __init__(self, function: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+
+    def functional(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
+        return self.function(x), {}
+
+
+def float_in_place_of_spikes(*, channels: int) -> nn.Module:
+    """The twin's `neuron` everywhere but inside the MLP: the identity."""
+    return Activation(nn.Identity())
+
+
+def gelu_in_place_of_spikes(*, channels: int) -> nn.Module:
+    """The twin's `neuron` between the two Linear layers of the MLP."""
+    return Activation(nn.GELU())
+
+
+def inner(state: State | None, name: str) -> State | None:
+    """The state of the part `name` out of a state that `joined` has made."""
+    if state is None:
+        return None
+    prefix = f"{name}."
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+
+def joined(**parts: State) -> State:
+    """One flat state out of the states of parts: `{"qkv.h": ...}`."""
+    return {f"{name}.{key}": value for name, state in parts.items() for key, value in state.items()}

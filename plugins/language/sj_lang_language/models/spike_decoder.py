@@ -1,0 +1,313 @@
+"""SpikeDecoder: the GPT architecture with spiking neurons, Beger, Walter, Knoll 2026 (arXiv 2606.12287).
+
+    x = embedding(ids, positions)                                            spikes {0, 1}
+    x = x + SMHA(x);  x = x + MLP(x)        per block, on a stream of floats, neurons N inside the branches
+    SMHA(x) = Norm(Linear(N(mask0(Q K^T) V * scale))),  Q, K, V = N(Norm(Linear(N(x))))
+    MLP(x)  = Norm(Linear(N(Norm(Linear(N(x))))))
+    logits  = Linear(N(x))
+
+This is the fully spiking model (degree 4 of the paper): what enters a Linear are spikes, there is no softmax.
+Individual coding (ours) runs the neurons along the tokens, each token computed once; repeat coding (the paper's) runs
+them along T copies of each token. Shapes: tokens first inside, `[L, B, D]` or `[T, B, L, D]`; `[B, L]` outside.
+"""
+
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from sj_lang import build
+from sj_lang.errors import PluginError, UserError, choices
+from sj_lang.schema import Part
+from sj_lang.state_cache import StateCache, StatefulGeneration
+from sj_lang_language.firing import (
+    Firing,
+    MakeNeuron,
+    State,
+    float_in_place_of_spikes,
+    gelu_in_place_of_spikes,
+    inner,
+    joined,
+)
+from sj_lang_language.models import auto
+
+# what transformers itself stores in, or adds to, a config
+_OF_TRANSFORMERS = frozenset(
+    "name_or_path _name_or_path torch_dtype output_attentions _attn_implementation attn_implementation "
+    "experts_implementation num_labels model_type use_cache _commit_hash".split()
+)
+# tau 2, threshold 1, hard reset, detached are the paper's. The input is not halved (ours): with decay_input the
+# potential of a constant input 1, which is what the embedding gives, comes near the threshold and never reaches it.
+_REPEATED = {"type": "lif", "tau": 2.0, "decay_input": False, "detach_reset": True, "surrogate_function": "ATan"}
+
+
+@strict
+class SpikeDecoderConfig(PreTrainedConfig):
+    """Sizes and components of a SpikeDecoder.
+
+    vocab_size: V, tokens. max_position_embeddings: the longest text, in tokens. (Both are fixed by the data.)
+    hidden_size: D, channels of the stream. num_hidden_layers: blocks. num_attention_heads: must divide D.
+    mlp_ratio: width of the MLP over D (16 in the paper).
+    coding: "individual", the token axis is the time axis; "repeat", each token enters `timesteps` times.
+    timesteps: T of repeat coding. neuron: default `dsn` for individual coding; for repeat coding `lif`
+    with tau 2, threshold 1, hard reset and an input that is not halved.
+    embedding, attention, norm: the other components. twin: the size-matched ANN, with softmax attention, GELU and a
+    float embedding in the place of spikes; all parameters outside the neurons have the same names and shapes.
+    dropout: probability, on the output of each branch. initializer_range: deviation of the normal distribution from
+    which Linear layers and embedding tables are drawn.
+    """
+
+    model_type = "sj-spike-decoder"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  # transformers reads a list here
+
+    vocab_size: int = 256
+    max_position_embeddings: int = 256
+    hidden_size: int = 128
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    mlp_ratio: int = 4
+    coding: Literal["individual", "repeat"] = "individual"
+    timesteps: int = 4
+    neuron: Part["neuron"] | None = None
+    embedding: Part["embedding"] = "learned_sum"
+    attention: Part["attention"] = "ssa"
+    norm: Part["norm"] = "layer"
+    twin: bool = False
+    dropout: float = 0.0
+    initializer_range: float = 0.05
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+
+    def __post_init__(self, **others: Any) -> None:
+        valid = {name for name in self.__dataclass_fields__ if not name.startswith("_")}
+        for name in set(others) - _OF_TRANSFORMERS:
+            raise UserError(f"spike_decoder has no option '{name}'; {choices(name, sorted(valid), limit=30)}")
+        if self.neuron is None:
+            self.neuron = dict(_REPEATED) if self.coding == "repeat" else "dsn"
+        for kind in ("neuron", "embedding", "attention", "norm"):
+            # all options written out: a checkpoint stays what it was when a default changes
+            setattr(self, kind, dict(build.part(kind, getattr(self, kind)).spec))
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "timesteps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"spike_decoder: {name} is {getattr(self, name)}, expected 1 or more")
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"spike_decoder: num_attention_heads {self.num_attention_heads} must divide hidden_size {self.hidden_size}"
+            )
+        super().__post_init__(**others)
+
+    @property
+    def repeats(self) -> int | None:
+        """T of repeat coding; None where each token is computed once (individual coding, and every ANN twin)."""
+        return self.timesteps if self.coding == "repeat" and not self.twin else None
+
+    def requires(self, pads: bool) -> dict[str, dict[str, str]]:
+        """What the components must be able to do, and why; pads: batches of the task may hold padding."""
+        if self.twin or self.coding == "repeat":
+            return {}  # no neurons; or neurons that run along the T steps of one token, where anything goes
+        needed = {
+            "causal": "the model predicts the next token, and its neurons run along the tokens",
+            "carries_state": "cached generation carries the neurons' state from token to token",
+            "any_length": "texts have any length",
+        }
+        if pads:
+            needed["takes_mask"] = "batches hold padding"
+        return {"neuron": needed}
+
+
+class SpikingMLP(nn.Module):
+    """y = Norm(Linear(N(Norm(Linear(N(x)))))), D to `mlp_ratio` D to D; the ANN twin has GELU for the inner N."""
+
+    def __init__(self, *, dim: int, hidden: int, neuron: MakeNeuron, norm: Any, twin: bool) -> None:
+        super().__init__()
+        self.input = Firing(neuron=float_in_place_of_spikes if twin else neuron, channels=dim)
+        self.up_proj = nn.Linear(dim, hidden, bias=False)
+        self.up_norm = norm(dim=hidden)
+        self.hidden = Firing(neuron=gelu_in_place_of_spikes if twin else neuron, channels=hidden)
+        self.down_proj = nn.Linear(hidden, dim, bias=False)
+        self.down_norm = norm(dim=dim)
+
+    def forward(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        s, input_state = self.input(x, inner(state, "input"), mask)
+        h, hidden_state = self.hidden(self.up_norm(self.up_proj(s), mask), inner(state, "hidden"), mask)
+        return self.down_norm(self.down_proj(h), mask), joined(input=input_state, hidden=hidden_state)
+
+
+def _if(twin: bool) -> dict[str, bool]:
+    """A component is asked for its twin only where one is built, so that it need not have one."""
+    return {"twin": True} if twin else {}
+
+
+class SpikeDecoderBlock(GradientCheckpointingLayer):
+    """x = x + SMHA(x); x = x + MLP(x)."""
+
+    def __init__(self, config: SpikeDecoderConfig, *, attention: Any, neuron: MakeNeuron, norm: Any) -> None:
+        super().__init__()
+        dim, twin = config.hidden_size, config.twin
+        self.attention = attention(dim=dim, heads=config.num_attention_heads, neuron=neuron, norm=norm, **_if(twin))
+        self.mlp = SpikingMLP(dim=dim, hidden=config.mlp_ratio * dim, neuron=neuron, norm=norm, twin=twin)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        y, attention_state = self.attention(x, inner(state, "attention"), mask)
+        x = x + self.dropout(y)
+        y, mlp_state = self.mlp(x, inner(state, "mlp"), mask)
+        return x + self.dropout(y), joined(attention=attention_state, mlp=mlp_state)
+
+
+class SpikeDecoderForCausalLM(StatefulGeneration, PreTrainedModel, GenerationMixin):
+    """SpikeDecoder with a head for the next token."""
+
+    config_class = SpikeDecoderConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True
+    _no_split_modules = ["SpikeDecoderBlock"]  # noqa: RUF012  # transformers reads a list here
+
+    def __init__(self, config: SpikeDecoderConfig) -> None:
+        super().__init__(config)
+        neuron, norm = build.part("neuron", config.neuron), build.part("norm", config.norm)
+        attention, dim = build.part("attention", config.attention), config.hidden_size
+        self.embedding = build.part("embedding", config.embedding)(
+            vocab_size=config.vocab_size, dim=dim, max_length=config.max_position_embeddings, **_if(config.twin)
+        )
+        self.layers = nn.ModuleList(
+            SpikeDecoderBlock(config, attention=attention, neuron=neuron, norm=norm)
+            for _ in range(config.num_hidden_layers)
+        )
+        self.output = Firing(neuron=float_in_place_of_spikes if config.twin else neuron, channels=dim)
+        self.lm_head = nn.Linear(dim, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: StateCache | None = None,
+        labels: Tensor | None = None,
+        shift_labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits of the token after each token.
+
+        input_ids: `[B, L]`. attention_mask: `[B, L]`, or `[B, before + L]` with the tokens of the cache; 0 is padding,
+        on any side. past_key_values: state of the tokens before, continued in place; use_cache: begin one.
+        labels: `[B, L]`, token i is predicted at i - 1; or shift_labels: `[B, L]`, what is predicted at i itself, which
+        win. -100 is not scored, nor is what padding would predict. num_items_in_batch: divides the summed loss, for
+        exact gradient accumulation.
+        logits_to_keep: only the last so many positions, 0 for all. Returns logits `[B, L, V]`, loss in nats per token.
+        """
+        if shift_labels is None and labels is not None:
+            shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+        if shift_labels is not None and logits_to_keep:
+            raise ValueError("logits_to_keep leaves out logits that labels need: give one of the two")
+        tokens = input_ids.shape[1]
+        cache = self.new_cache() if past_key_values is None and use_cache else past_key_values
+        states = [None] * (len(self.layers) + 1) if cache is None else [cache.read(i) for i in range(len(cache))]
+        seen = 0 if cache is None else cache.get_seq_length()
+        mask = self._mask(attention_mask, input_ids, cache)  # [L, B]
+        positions, count = self._positions(mask, input_ids, inner(states[-1], "count"), seen)
+
+        x = self.embedding(input_ids.T, positions)  # [L, B, D]
+        repeats, inside = self.config.repeats, mask
+        if repeats:
+            x = x.transpose(0, 1).expand(repeats, -1, -1, -1)  # [T, B, L, D]
+            inside = None if mask is None else mask.T.expand(x.shape[:-1])
+        for index, layer in enumerate(self.layers):
+            x, states[index] = layer(x, states[index], inside)
+        x, output_state = self.output(x, inner(states[-1], "output"), inside)
+        x = x.mean(0) if repeats else x.transpose(0, 1)  # [B, L, D]
+        states[-1] = joined(output=output_state, count=count)
+        if cache is not None:
+            for index, state in enumerate(states):
+                cache.write(index, state, tokens)
+
+        logits = self.lm_head(x[:, -logits_to_keep:])
+        loss = None if shift_labels is None else self._loss(logits, shift_labels, mask, num_items_in_batch)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        return output if return_dict is not False else output.to_tuple()
+
+    def new_cache(self) -> StateCache:
+        """An empty state: one part per block, one for the head and the positions."""
+        return StateCache(len(self.layers) + 1)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding.token
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embedding.token = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.lm_head = value
+
+    def _mask(self, attention_mask: Tensor | None, input_ids: Tensor, cache: StateCache | None) -> Tensor | None:
+        """The mask of these tokens, `[L, B]`, None where all are valid."""
+        batch, tokens = input_ids.shape
+        before = 0 if cache is None else cache.get_seq_length()
+        if before and cache is not None and cache.batch_size != batch:
+            raise ValueError(f"past_key_values holds {cache.batch_size} texts, input_ids {batch}")
+        if attention_mask is None:
+            return None
+        if attention_mask.shape not in ((batch, tokens), (batch, before + tokens)):
+            raise ValueError(
+                f"attention_mask is {list(attention_mask.shape)}, expected [{batch}, {tokens}] for these tokens"
+                + (f" or [{batch}, {before + tokens}] with those of the cache" if before else "")
+            )
+        mask = attention_mask[:, -tokens:].T.bool()
+        return None if mask.all() else mask
+
+    def _positions(
+        self, mask: Tensor | None, input_ids: Tensor, before: State | None, seen: int
+    ) -> tuple[Tensor, State]:
+        """Positions `[L, B]` of the tokens, padding not counted, and how many valid tokens each text has now, `[B]`."""
+        longest = self.config.max_position_embeddings
+        start = input_ids.new_zeros(input_ids.shape[0]) if before is None else before["valid"]
+        steps = torch.ones_like(input_ids.T) if mask is None else mask.long()
+        count = start + steps.cumsum(0)
+        if seen + len(steps) > longest and count[-1].max() > longest:  # seen counts padding too, and needs no sync
+            raise UserError(
+                f"the text is {int(count[-1].max())} tokens long, this SpikeDecoder has positions for {longest} "
+                "(max_position_embeddings): give or generate fewer tokens"
+            )
+        return (count - 1).clamp(min=0), {"valid": count[-1]}
+
+    def _loss(self, logits: Tensor, targets: Tensor, mask: Tensor | None, items: Tensor | int | None) -> Tensor:
+        if mask is not None:
+            targets = targets.masked_fill(~mask.T, -100)
+        return self.loss_function(
+            logits, None, vocab_size=self.config.vocab_size, num_items_in_batch=items, shift_labels=targets.contiguous()
+        )
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw the tensors of one module, sparing what a checkpoint has filled. Called only for modules that have some."""
+        firing = next((f for f in self.modules() if isinstance(f, Firing) and module in f.node.modules()), None)
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if firing is not None:
+            firing.initialise(module)
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            init.normal_(module.weight, std=self.config.initializer_range)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                init.zeros_(module.bias)
+        elif own and hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+        elif own:
+            raise PluginError(
+                f"{type(module).__module__}.{type(module).__qualname__} has parameters or buffers of its own and no "
+                "reset_parameters(): loaded from a checkpoint without them it would hold raw memory"
+            )
+
+
+auto.register(SpikeDecoderConfig, (AutoModelForCausalLM, SpikeDecoderForCausalLM))

@@ -1,0 +1,53 @@
+"""What this distribution offers. Names and texts only: nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from sj_lang.hookspecs import Register, hookimpl
+
+SPIKE_DECODER = "Beger, Walter, Knoll 2026, arXiv 2606.12287"
+
+
+@hookimpl
+def sj_lang_register(register: Register) -> None:
+    register.embedding(
+        "learned_sum",
+        "sj_lang_language.embeddings.learned_sum:LearnedSum",
+        summary="learned token and position tables, summed, then binarised",
+        cite=SPIKE_DECODER,
+    )
+    register.attention(
+        "ssa",
+        "sj_lang_language.attention.ssa:SpikingSelfAttention",
+        summary="causal spiking self-attention without softmax, linear memory, constant state",
+        cite=SPIKE_DECODER,
+    )
+    register.norm("layer", "sj_lang_language.norms.layer:LayerNorm", summary="layer normalization over the channels")
+    register.model(
+        "spike_decoder",
+        "sj_lang_language.models.spike_decoder:SpikeDecoderConfig",
+        summary="SpikeDecoder: GPT with spiking neurons, fully spiking, with its ANN twin",
+        cite=SPIKE_DECODER,
+    )
+    register.task(
+        "causal_lm",
+        "sj_lang_language.tasks.causal_lm:CausalLM",
+        summary="next-token prediction on any text: loss in nats per token, bits per character",
+    )
+    register.tokenizer(
+        "characters",
+        "sj_lang_language.tokenizers.characters:characters",
+        summary="one token per character of the training text",
+    )
+    register.tokenizer(
+        "bpe", "sj_lang_language.tokenizers.bpe:bpe", summary="byte-level BPE, trained on the training text"
+    )
+    register.tokenizer(
+        "pretrained",
+        "sj_lang_language.tokenizers.pretrained:pretrained",
+        summary="a tokenizer from a folder or from the Hugging Face hub",
+    )
+    register.source(
+        "python-docs",
+        "sj_lang_language.data.python_docs:PythonDocs",
+        summary="the language reference inside every Python, about 450,000 characters of English",
+    )

@@ -1,0 +1,1 @@
+"""Tasks: data to batches to metrics. They know no model."""

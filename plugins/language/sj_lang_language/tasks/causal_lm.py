@@ -1,0 +1,177 @@
+"""Causal language modelling: predict the next token of any text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from sj_lang.errors import UserError
+from sj_lang.schema import Data
+from sj_lang.task import MakeTokenizer, Prepared, Task
+from sj_lang_language.data import corpus
+from sj_lang_language.data.windows import IGNORED, HeldOutWindows, TrainingWindows, stack
+
+PIECE = 1 << 17  # characters that are tokenized at a time: a tokenizer needs some 200 bytes a token
+
+
+class CausalLM(Task):
+    """Train on windows of a text, and test on the end of it.
+
+    data: a registered source, hub:owner/name[/config], a .txt or .txt.gz file, a folder of them, or a mapping.
+    length: L, tokens of a window, and the longest text the model can read.
+    stride: tokens between the beginnings of two training windows. None: `length`, so that an epoch reads each token
+        once. 1: every beginning there is, drawn without replacement, as nanoGPT nearly does; an epoch then has as many
+        windows as the text has tokens, so set train.max_steps.
+    split: shares of train, validation and test, in characters; they must add up to 1. The text is cut once, in this
+        order, before anything is tokenized; no window reaches across a cut. Parts that the data bring are used as they
+        are, and only missing ones are cut from the end of the training text. Without validation (share 0) nothing is
+        evaluated during training.
+
+    Validation and test are read in windows of `length` without overlap, the state reset in each; every token but the
+    very first of a part is predicted once. The figures are exact means over these tokens:
+    `loss`, nats per token; `bits_per_char` = (sum of the loss / ln 2) / characters of the tokens predicted, whatever
+    the tokenizer; `accuracy`, the share of tokens that got the largest logit.
+    """
+
+    auto_class: ClassVar[str] = "AutoModelForCausalLM"
+    causal: ClassVar[bool] = True
+    pads: ClassVar[bool] = False
+
+    def __init__(
+        self, *, data: Data, length: int = 256, stride: int | None = None, split: tuple[float, ...] = (0.9, 0.05, 0.05)
+    ) -> None:
+        if length < 1 or (stride is not None and stride < 1):
+            raise UserError(f"task: length {length} and stride {stride} must be 1 or more")
+        if len(split) != 3 or min(split) < 0 or split[0] <= 0 or abs(sum(split) - 1) > 1e-6:
+            raise UserError(
+                f"task.split is {list(split)}; expected three shares, train, validation and test, of 0 or more, train "
+                "above 0, that add up to 1, e.g. [0.9, 0.05, 0.05]"
+            )
+        self.data: Any = data
+        self.length, self.stride, self.split = length, stride or length, split
+
+    def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
+        """Read, cut and tokenize. seed: not needed, as the order of the windows is the trainer's."""
+        parts = corpus.cut(corpus.read(self.data), self.split)
+        self._check_parts(parts)
+        made = tokenizer(texts=pieces(parts["train"]))
+        tokens = {name: encode(made, text) for name, text in parts.items()}
+        self._check_lengths(tokens, parts)
+        pad = made.pad_token_id or 0
+        held_out = {name: HeldOutWindows(tokens[name], self.length, pad) for name in tokens if name != "train"}
+        return Prepared(
+            tokenizer=made,
+            train=TrainingWindows(tokens["train"], self.length, self.stride),
+            validation=held_out.get("validation"),
+            tests={"test": held_out["test"]},
+            reduce=reduce,
+            metrics=Metrics({name: characters_per_token(made, parts[name], tokens[name]) for name in parts}),
+            collate=stack,
+            model={
+                "vocab_size": len(made),
+                "max_position_embeddings": self.length,
+                "pad_token_id": made.pad_token_id,
+                "bos_token_id": made.bos_token_id,
+                "eos_token_id": made.eos_token_id,
+            },
+            fingerprint={"data": self.data, **corpus.fingerprint(parts)},
+            notes=self._notes(made, parts, tokens),
+        )
+
+    def sample_prompt(self, prepared: Prepared) -> str | None:
+        """The beginning of the test text, an eighth of a window long."""
+        tokens = prepared.tests["test"][0]["input_ids"][: max(1, self.length // 8)]
+        return str(prepared.tokenizer.decode(tokens))
+
+    def _check_parts(self, parts: Mapping[str, str]) -> None:
+        for name in ("train", "test"):
+            if not parts.get(name, "").strip():
+                raise UserError(
+                    f"task.data: {self.data} has no text for '{name}' (task.split {list(self.split)}; characters: "
+                    f"{_listed({part: len(text) for part, text in parts.items()})})"
+                )
+
+    def _check_lengths(self, tokens: Mapping[str, Tensor], parts: Mapping[str, str]) -> None:
+        if any(len(part) <= self.length for part in tokens.values()):
+            raise UserError(
+                f"task.data: {self.data} is too short: each part needs a window of task.length {self.length} tokens and "
+                f"one more; tokens: {_listed({name: len(part) for name, part in tokens.items()})}; characters: "
+                f"{_listed({name: len(text) for name, text in parts.items()})}. Give more text, a smaller task.length, "
+                f"or another task.split than {list(self.split)}"
+            )
+
+    def _notes(
+        self, tokenizer: PreTrainedTokenizerBase, parts: Mapping[str, str], tokens: Mapping[str, Tensor]
+    ) -> list[str]:
+        notes = [f"{name}: {len(text):,} characters, {len(tokens[name]):,} tokens" for name, text in parts.items()]
+        unknown = tokenizer.unk_token_id
+        for name, ids in tokens.items():
+            count = int((ids == unknown).sum()) if unknown is not None else 0
+            if count:
+                notes.append(f"{name}: {count:,} tokens are unknown ({tokenizer.unk_token}) and scored as such")
+        start = parts["train"][:10_000]
+        if tokenizer.decode(encode(tokenizer, start)) != start and not int((tokens["train"] == unknown).sum()):
+            notes.append("the tokenizer does not give its text back exactly; bits_per_char counts the text's characters")
+        return notes
+
+
+def pieces(text: str) -> Iterator[str]:
+    """The text in pieces of about `PIECE` characters, cut after a line end where there is one."""
+    start = 0
+    while start < len(text):
+        end = start + PIECE
+        end = text.rfind("\n", start, end) + 1 or end if end < len(text) else len(text)
+        yield text[start:end]
+        start = end
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
+    """Token ids of the text, without special tokens, int32 `[N]`. Long texts are tokenized in `pieces`."""
+    found: Iterable[list[int]] = (
+        tokenizer(piece, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        for piece in pieces(text)
+    )
+    return torch.cat([torch.tensor(ids, dtype=torch.int32) for ids in found])
+
+
+def characters_per_token(tokenizer: PreTrainedTokenizerBase, text: str, tokens: Tensor) -> float:
+    """Characters per predicted token: the first token is never predicted, so its characters do not count."""
+    return (len(text) - len(tokenizer.decode(tokens[:1]))) / (len(tokens) - 1)
+
+
+def reduce(logits: Tensor, labels: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Summed loss (nats), scored tokens and hits of each window, `[B]` each.
+
+    logits `[B, L, V]`; labels `[B, L]`, the token after each input ("shift_labels"), last if there are several.
+    """
+    targets = labels[-1] if isinstance(labels, tuple) else labels
+    loss = torch.nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+    )
+    return loss.sum(1), (targets != IGNORED).sum(1), (logits.argmax(-1) == targets).sum(1)
+
+
+class Metrics:
+    """Figures of a split out of what `reduce` gave. characters: split -> characters per predicted token."""
+
+    def __init__(self, characters: Mapping[str, float]) -> None:
+        self.characters = characters
+
+    def __call__(self, split: str, reduced: Any, labels: Any) -> dict[str, float]:
+        loss, tokens, hits = (np.asarray(part, dtype=np.float64).sum() for part in reduced)
+        nats = loss / tokens
+        return {
+            "loss": float(nats),
+            "bits_per_char": float(nats / math.log(2) / self.characters[split]),
+            "accuracy": float(hits / tokens),
+        }
+
+
+def _listed(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {size:,}" for name, size in sizes.items())

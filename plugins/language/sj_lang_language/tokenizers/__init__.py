@@ -1,0 +1,1 @@
+"""Tokenizers of recipes. Each is a function that returns a `PreTrainedTokenizerFast`."""

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from sj_lang_language.models.spike_decoder import SpikeDecoderConfig, SpikeDecoderForCausalLM
+
+TINY = {
+    "vocab_size": 23,
+    "max_position_embeddings": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "mlp_ratio": 2,
+    "initializer_range": 0.3,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "integer": {"neuron": {"type": "dsn", "alpha_init": 0.5}},
+    "binary": {"neuron": {"type": "dsn", "n": 1, "k": 2, "alpha_init": 0.5}, "attention": {"type": "ssa", "chunk": 4}},
+    "repeat": {"coding": "repeat", "timesteps": 3, "attention": {"type": "ssa", "scale": 0.5}},
+    "twin": {"twin": True},
+}
+
+
+@pytest.fixture
+def build() -> Callable[..., SpikeDecoderForCausalLM]:
+    """Build a tiny model of one of KINDS, in evaluation mode."""
+
+    def make(kind: str = "integer", **changes: Any) -> SpikeDecoderForCausalLM:
+        torch.manual_seed(0)
+        return SpikeDecoderForCausalLM(SpikeDecoderConfig(**{**TINY, **KINDS[kind], **changes})).eval()
+
+    return make
+
+
+@pytest.fixture
+def ids() -> torch.Tensor:
+    return torch.randint(0, 23, (3, 11), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=sorted(KINDS))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)

@@ -1,0 +1,86 @@
+"""The two attention functions: chunked against the masked quadratic form, cached against whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sj_lang_language.attention.linear import causal_linear
+from sj_lang_language.attention.softmax import causal_softmax
+
+
+def spikes(*shape: int, levels: int = 1, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randint(0, levels + 1, shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def quadratic(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return (q @ k.mT).masked_fill(torch.ones(q.shape[-2], q.shape[-2]).triu(1).bool(), 0) @ v
+
+
+@pytest.mark.parametrize("levels", [1, 4])
+@pytest.mark.parametrize(("length", "chunk"), [(1, 64), (7, 64), (64, 64), (65, 64), (200, 64), (13, 1), (13, 5), (12, 4)])
+def test_chunks_equal_the_masked_quadratic_form_exactly(length: int, chunk: int, levels: int) -> None:
+    q, k, v = (spikes(2, 3, length, 8, levels=levels, seed=seed) for seed in range(3))
+    out, state = causal_linear(q, k, v, chunk=chunk)
+    assert torch.equal(out, quadratic(q, k, v))
+    assert torch.equal(state, k.mT @ v)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 6, 12])
+def test_a_carried_state_continues_exactly_and_is_left_as_it_is(cut: int) -> None:
+    q, k, v = (spikes(2, 13, 4, levels=3, seed=seed) for seed in range(3))
+    first, state = causal_linear(q[:, :cut], k[:, :cut], v[:, :cut], chunk=5)
+    before = state.clone()
+    second, last = causal_linear(q[:, cut:], k[:, cut:], v[:, cut:], state, chunk=5)
+    assert torch.equal(torch.cat([first, second], 1), quadratic(q, k, v))
+    assert torch.equal(last, k.mT @ v)
+    assert torch.equal(state, before)
+
+
+def test_gradients_of_chunks_equal_those_of_the_quadratic_form() -> None:
+    parts = [torch.randn(2, 11, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    weight = torch.randn(2, 11, 3, dtype=torch.float64)
+    wanted = torch.autograd.grad((quadratic(*parts) * weight).sum(), parts)
+    found = torch.autograd.grad((causal_linear(*parts, chunk=4)[0] * weight).sum(), parts)
+    for mine, right in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, right)
+
+
+def test_memory_is_linear_in_the_length() -> None:
+    def saved(length: int) -> int:
+        parts = [spikes(1, length, 8, seed=seed).requires_grad_() for seed in range(3)]
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = causal_linear(*parts, chunk=16)[0]
+        del out
+        return sum(kept.values())
+
+    assert saved(1024) <= 2.2 * saved(512)
+
+
+def test_half_precision_counts_exactly() -> None:
+    q, k, v = (spikes(1, 600, 4, seed=seed) + 1 for seed in range(3))  # sums far beyond 256, bfloat16's last integer
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, state = causal_linear(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    assert state.dtype == torch.float32
+    assert torch.equal(out, quadratic(q, k, v))
+
+
+def test_softmax_with_cache_and_padding_equals_each_text_alone() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 9, 4) for _ in range(3))
+    valid = torch.ones(2, 9, dtype=torch.bool)
+    valid[1, :4] = False
+    whole, _ = causal_softmax(q, k, v, valid)
+    alone, _ = causal_softmax(q[1:, :, 4:], k[1:, :, 4:], v[1:, :, 4:])
+    torch.testing.assert_close(whole[1:, :, 4:], alone)
+    first, state = causal_softmax(q[:, :, :6], k[:, :, :6], v[:, :, :6], valid[:, :6])
+    second, _ = causal_softmax(q[:, :, 6:], k[:, :, 6:], v[:, :, 6:], valid[:, 6:], state)
+    torch.testing.assert_close(torch.cat([first, second], 2), whole)
+    assert state["k"].shape[2] == 6
+    assert whole.isfinite().all()
