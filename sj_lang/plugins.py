@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import os
 import re
@@ -48,9 +47,8 @@ class Registry:
 
     def load(self, entry: EntryPoint) -> None:
         """Load one entry point. Whatever goes wrong is kept with the plugin and disturbs no other."""
-        distribution = entry.dist.name if entry.dist else "unknown distribution"
-        version = entry.dist.version if entry.dist else "?"
-        plugin = Plugin(entry.name, entry.value, distribution, version)
+        metadata = entry.dist.metadata if entry.dist else {"Name": "unknown distribution", "Version": "?"}
+        plugin = Plugin(entry.name, entry.value, metadata["Name"], metadata["Version"])
         try:
             module = entry.load()
         except (Exception, SystemExit) as error:  # a plugin is foreign code: nothing it raises may stop the others
@@ -141,6 +139,8 @@ def _explain(error: BaseException) -> str:
 
 def _mentions(module: str, name: str) -> bool | None:
     """Whether a module's source holds `name` as a string; None if the source cannot be read."""
+    import ast  # needed for an error only
+
     try:
         spec = importlib.util.find_spec(module.partition(":")[0])
         tree = ast.parse(Path(spec.origin or "").read_bytes()) if spec else None
@@ -162,7 +162,7 @@ def _find_recipes(folder: str) -> list[tuple[str, Path]]:
 
 def chosen(found: Iterable[EntryPoint], switch: str | None) -> list[EntryPoint]:
     """The entry points that the environment variable lets through: all, none (""), or a comma-separated list."""
-    entries = sorted(found, key=lambda entry: (entry.dist.name if entry.dist else "", entry.name))
+    entries = sorted(found, key=lambda entry: (entry.name, entry.value))
     if switch is None:
         return entries
     wanted = [name.strip() for name in switch.split(",") if name.strip()]
