@@ -37,11 +37,14 @@ class Interrupted(SjLangError):
 
 
 def nearest(word: str, valid: Iterable[str], count: int = 3) -> list[str]:
-    """Return up to `count` of the valid names, those most like `word` first; nothing when none is alike."""
+    """Return up to `count` of the valid names, those most like `word` first; nothing when none is alike.
+
+    Names that contain the word are taken too: batch_size, per_device_train_batch_size.
+    """
     names = sorted({name for name in valid if name})
     lowered = word.lower()
     close = get_close_matches(lowered, [name.lower() for name in names], n=count, cutoff=0.6)
-    ranked = [name for name in names if name.lower() in close]
+    ranked = [name for name in names if name.lower() in close or (len(word) > 2 and lowered in name.lower())]
     ranked.sort(key=lambda name: (-SequenceMatcher(None, name.lower(), lowered).ratio(), name))
     return ranked[:count]
 

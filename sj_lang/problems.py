@@ -65,9 +65,13 @@ def dotted(keys: Keys) -> str:
     return ".".join(str(key) for key in keys)
 
 
-def unknown(keys: Keys, valid: Iterable[str]) -> Problem:
-    """A key that is none of the valid ones."""
-    return Problem(keys, f"unknown key; {choices(str(keys[-1]), sorted(valid), limit=12)}".rstrip("; "), "unknown")
+def unknown(keys: Keys, valid: Iterable[str], home: str = "") -> Problem:
+    """A key that is none of the valid ones. home: what to say of the valid ones where they are many."""
+    key = str(keys[-1])
+    hint = choices(key, sorted(valid), limit=12) or home
+    if "." in key:
+        hint = "in a file, sections are nested; keys with dots are for `runs` and the command line"
+    return Problem(keys, f"unknown key; {hint}".rstrip("; "), "unknown")
 
 
 def missing(keys: Keys, expected: str = "") -> Problem:

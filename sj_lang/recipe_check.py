@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from sj_lang import schema, values
-from sj_lang.errors import UserError
+from sj_lang.errors import PluginError, UserError
 from sj_lang.hookspecs import describe
 from sj_lang.overrides import COMPONENTS
 from sj_lang.problems import Keys, Problem, missing, unknown
@@ -109,10 +109,12 @@ def _check_together(body: Mapping[str, Any]) -> list[Problem]:
             continue  # cannot be built before the data are read
         try:
             objects[kind] = make()
-        except (ValueError, TypeError) as error:
-            problems.append(Problem((kind,), " ".join(describe(error).split()).removeprefix("ValueError: ")))
+        except PluginError as error:
+            problems.append(Problem((kind,), str(error), "plugin"))
         except UserError as error:
             problems.append(Problem((kind,), str(error)))
+        except Exception as error:  # a plugin's own check: a ValueError or an assert as a rule, but it may be anything
+            problems.append(Problem((kind,), " ".join(describe(error).split()).removeprefix("ValueError: ")))
     if "model" in objects:
         _write_out_choices(body["model"], objects["model"])
     if len(objects) == 2:

@@ -31,7 +31,9 @@ def locate(recipe: str, near: Path | None = None) -> tuple[Path, str]:
         raise PluginError(clash)
     if path.is_dir() or recipe.endswith((".yaml", ".yml")):
         if not path.exists():
-            raise UserError(f"no file {shown(path)}; `sj-lang ls` shows the recipes that are installed")
+            hint = choices(str(Path(recipe).with_suffix("")), list(known), limit=0)
+            hint = f"; {hint}" if hint else "; `sj-lang ls` shows the recipes that are installed"
+            raise UserError(f"no file {shown(path)}{hint}")
         return path, path.name  # reading it says what is wrong
     for plugin in plugins.registry().broken():
         if not nearest(recipe, known):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_origin
 
@@ -96,6 +96,10 @@ def arguments(kind: str, target: Any) -> dict[str, Argument]:
     given = frozenset(getattr(target, "given", GIVEN[kind]))
     found: dict[str, Argument] = {}
     for name, (annotation, default) in _signature(kind, target).items():
+        if name == "type":
+            raise PluginError(
+                f"{kind} {target.__qualname__}: an argument cannot be called 'type', recipes need that word"
+            )
         part = _part_of(annotation)
         settable = bool(part) or _takes_data(annotation) or values.can_be_written(annotation)
         is_given = name in given
@@ -197,16 +201,23 @@ def resolve(kind: str, spec: Any, keys: Keys = ()) -> tuple[dict[str, Any], list
 
 
 def resolve_arguments(
-    known: Mapping[str, Argument], section: Mapping[str, Any], keys: Keys, also: list[str] | None = None
+    known: Mapping[str, Argument],
+    section: Mapping[str, Any],
+    keys: Keys,
+    also: Sequence[str] = (),
+    home: str = "",
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Check the keys and values of one section; return it with defaults, and its problems. also: other valid keys."""
+    """Check the keys and values of one section; return it with defaults, and its problems.
+
+    also: other valid keys. home: where the valid keys are described.
+    """
     problems: list[Problem] = []
-    valid = [argument.name for argument in known.values() if argument.settable] + (also or [])
+    valid = [argument.name for argument in known.values() if argument.settable] + [*also]
     for name in section:
         if name in known and known[name].given and not known[name].settable:
             problems.append(Problem((*keys, name), "is handed in by the program, a recipe cannot set it"))
         elif name not in valid:
-            problems.append(unknown((*keys, name), valid))
+            problems.append(unknown((*keys, name), valid, home))
     options: dict[str, Any] = {}
     for argument in known.values():
         if argument.name in section and argument.settable:

@@ -101,7 +101,9 @@ def resolve_train(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Prob
     """Check `train:`; return it with all fields, and its problems."""
     known = train_arguments()
     own = {name: value for name, value in section.items() if name not in ELSEWHERE}
-    options, problems = resolve_arguments(known, own, ("train",))
+    options, problems = resolve_arguments(
+        known, own, ("train",), home="the keys are the fields of transformers.TrainingArguments"
+    )
     problems += [Problem(("train", name), text) for name, text in ELSEWHERE.items() if name in section]
     for name, (value, reason) in TRAIN_FIXED.items():
         if own.get(name, value) != value:
@@ -140,10 +142,12 @@ def resolve_generate(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[P
     """Check `generate:`; return it with our defaults, and its problems."""
     from transformers import GenerationConfig
 
-    options, problems = resolve_arguments(generate_arguments(), section, ("generate",))
+    keys: Keys = ("generate",)
+    options, problems = resolve_arguments(
+        generate_arguments(), section, keys, home="the keys are the fields of transformers.GenerationConfig"
+    )
     if "max_length" in section and "max_new_tokens" not in section:
         options.pop("max_new_tokens", None)  # transformers would let our default win over what is written
-    keys: Keys = ("generate",)
     if not problems:
         try:
             GenerationConfig(**{name: value for name, value in options.items() if name != "prompt"})

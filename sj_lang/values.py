@@ -127,7 +127,8 @@ def describe(annotation: Any) -> str:
     if annotation in _SCALARS:
         return _SCALARS[annotation]
     if origin is Literal:
-        return " or ".join(tell_plainly(option) for option in inner)
+        few = [tell_plainly(option) for option in inner[:10]]
+        return f"one of {', '.join(few)}" + (" ..." if len(inner) > 10 else "") if len(inner) > 3 else " or ".join(few)
     if origin is Annotated:
         return f"{describe(inner[0])} {' and '.join(_limits(inner[1:]))}".rstrip()
     if origin in (Union, types.UnionType):

@@ -97,7 +97,13 @@ def test_a_key_of_another_section_is_sent_there(write: Write) -> None:
         ("train.seed=1", "train.seed: the seed has one place: 'seed' at the top level"),
         ("train.output_dir=x", "train.output_dir: the run folder has one place: 'output' at the top level"),
         ("train.logging_nan_inf_filter=true", "must be false here, or a loss that is NaN is logged as 0"),
-        ("train.lr_scheduler_type=cosin", "expected 'linear' or 'cosine'"),
+        ("train.lr_scheduler_type=cosin", "expected one of 'linear', 'cosine', 'cosine_with_restarts'"),
+        ("train.lr_scheduler_type=cosin", "(text); did you mean 'cosine'"),
+        ("train.lr=1", "train.lr: unknown key; the keys are the fields of transformers.TrainingArguments"),
+        (
+            "train.batch_size=1",
+            "did you mean 'auto_find_batch_size', 'per_device_eval_batch_size' or 'per_device_train_batch_size'?",
+        ),
         ("train.bf16=1", "train.bf16: expected true or false, found 1 (a whole number)"),
         ("train.bf16='true'", "train.bf16: expected true or false, found 'true' (text)"),
         ("train.bf16=on", "train.bf16: expected true or false, found 'on' (text)"),
@@ -120,6 +126,11 @@ def test_a_key_of_another_section_is_sent_there(write: Write) -> None:
 def test_one_mistake(write: Write, change: str, message: str) -> None:
     (line,) = refused(write(), [change])
     assert message in line
+
+
+def test_a_key_with_dots_is_answered_with_the_nested_form(write: Write) -> None:
+    (line,) = refused(write(SOUND + "model.twin: true\n"))
+    assert "model.twin: unknown key; in a file, sections are nested" in line
 
 
 def test_a_neuron_that_cannot_do_what_the_model_needs_is_refused_before_any_weight_exists(write: Write) -> None:

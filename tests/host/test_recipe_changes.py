@@ -147,6 +147,14 @@ def test_the_command_line_wins_over_runs_and_can_name_one(write: Write) -> None:
     assert dict(recipe.load(write(RUNS), ["runs.twin.train.max_steps=4"]).children())["twin"].train["max_steps"] == 4
 
 
+def test_a_new_type_drops_the_old_arguments_of_a_run_of_the_base_too(write: Write) -> None:
+    write(SOUND + "runs: {a: {model.neuron: {type: toy_delay, delays: 4}}}\n", "first.yaml")
+    loaded = recipe.load(write("base: first.yaml\nrecipe: 1\nruns: {a: {model: {neuron: toy_lif}}}\n"))
+    ((_, child),) = loaded.children()
+    assert child.model["neuron"]["tau"] == 4.0
+    assert loaded.notes == ["runs.a.model.neuron: type is now toy_lif; the arguments of toy_delay are dropped: delays"]
+
+
 def test_seeds_make_runs(write: Write) -> None:
     names = [(name, child.seed) for name, child in recipe.load(write(SOUND + "seeds: [5, 6]\n")).children()]
     assert names == [("seed-5", 5), ("seed-6", 6)]

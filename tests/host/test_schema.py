@@ -10,7 +10,7 @@ import pytest
 import toy as toys
 from transformers import PreTrainedConfig
 
-from sj_lang import build, schema
+from sj_lang import build, recipe_check, schema
 from sj_lang.errors import PluginError, UserError
 from sj_lang.plugins import Registry
 from sj_lang.schema import Data, Part
@@ -121,10 +121,29 @@ def test_signatures_that_cannot_be_checked_are_the_plugins_fault() -> None:
     class Needy:
         def __init__(self, *, callback: Callable[[], int]) -> None: ...
 
+    class Typed:
+        def __init__(self, *, type: str = "a") -> None: ...
+
+    with pytest.raises(PluginError, match="an argument cannot be called 'type'"):
+        schema.arguments("norm", Typed)
     with pytest.raises(PluginError, match=r"takes \*\*rest, so the keys of a recipe cannot be checked"):
         schema.arguments("norm", Open)
     with pytest.raises(PluginError, match="argument 'callback' has no default, and no recipe can hold its type"):
         schema.arguments("norm", Needy)
+
+
+@pytest.mark.parametrize("error", [ValueError("too wide"), AssertionError("too wide"), KeyError("too wide")])
+def test_what_a_config_says_of_its_values_is_a_problem_of_the_recipe(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(self: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(toys.ToyConfig, "__post_init__", refuse)
+    body = {"task": {"type": "toy_task", "data": "poem"}, "tokenizer": "letters", "model": "toy_model"}
+    (problem,) = recipe_check.check_body(body)[1]
+    assert problem.keys == ("model",)
+    assert "too wide" in problem.message
 
 
 def test_part_names_a_kind() -> None:
