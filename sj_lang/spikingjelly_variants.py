@@ -98,6 +98,7 @@ class QIF(Serial):
         )
         self.tau = time_constant("QIF", "tau", tau)
         self.v_c, self.a0, self.v_rest = float(v_c), float(a0), float(v_rest)
+        check_order(self, self.v_rest)
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         return v + (x + self.a0 * (v - self.v_rest) * (v - self.v_c)) / self.tau
@@ -145,6 +146,7 @@ class EIF(Serial):
         )
         self.tau = time_constant("EIF", "tau", tau)
         self.delta_T, self.theta_rh, self.v_rest = float(delta_T), float(theta_rh), float(v_rest)
+        check_order(self, self.v_rest)
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         grown = self.delta_T * torch.exp((v - self.theta_rh) / self.delta_T)
@@ -152,3 +154,12 @@ class EIF(Serial):
 
     def arguments(self) -> dict[str, Any]:
         return {"tau": self.tau, "v_rest": self.v_rest, "theta_rh": self.theta_rh, "delta_t": self.delta_T}
+
+
+def check_order(node: Serial, v_rest: float) -> None:
+    """v_reset lies below v_threshold and not above v_rest, where the reset is hard."""
+    name, v_reset = type(node).__name__, node.v_reset
+    if v_reset is not None and v_reset >= node.v_threshold:
+        raise ValueError(f"{name}: v_reset is {v_reset}, it must be below v_threshold, {node.v_threshold}")
+    if v_reset is not None and v_reset > v_rest:
+        raise ValueError(f"{name}: v_reset is {v_reset}, it must not be above v_rest, {v_rest}")

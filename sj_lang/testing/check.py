@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from textwrap import shorten
 from typing import TypeAlias
 
 from sj_lang.testing.subject import Subject
@@ -55,7 +56,8 @@ def check(*, needs: str = "", once: bool = False) -> Callable[[Body], Body]:
             except AssertionError as error:
                 raise CheckFailed(name, f"{error} [{subject}]") from error
             except Exception as error:  # a node that raises where it should work has failed the check
-                raise CheckFailed(name, f"raised {type(error).__name__}: {error} [{subject}]") from error
+                text = shorten(str(error), width=400, placeholder=" ...")
+                raise CheckFailed(name, f"raised {type(error).__name__}: {text} [{subject}]") from error
 
         CHECKS[name] = Check(name, run, needs, once)
         return run

@@ -154,7 +154,8 @@ def assert_spikes(
 ) -> int:
     """Spikes are equal, not close. Returns how many differ, each of them within the margin of a threshold."""
     assert got.shape == want.shape, f"{what}: shapes {list(got.shape)} and {list(want.shape)}"
-    differ = (got != want) & ~(got.isnan() & want.isnan())
+    assert_same_nan(got, want, what)
+    differ = (got != want) & ~want.isnan()
     count = int(differ.sum())
     if count == 0:
         return 0
@@ -174,13 +175,14 @@ def _near_threshold(subject: Subject, x: Tensor, state: State | None, mask: Tens
     exact = subject.at(torch.float64)
     node = exact.node()
     start = None if state is None else {name: value.double() for name, value in state.items()}
+    margin = subject.margin * (1e-5 if subject.dtype == torch.float64 else 1.0)
     generator = torch.Generator().manual_seed(0)
     first: Tensor | None = None
     near = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
     for trial in range(16):
         sign = torch.randn(x.shape, generator=generator, dtype=torch.float64).sign().to(x.device)
         sign = sign if trial > 1 else torch.ones_like(sign) * (1 - 2 * trial)
-        moved = x.detach().double() + subject.margin * sign * (1 + x.detach().double().abs())
+        moved = x.detach().double() + margin * sign * (1 + x.detach().double().abs())
         with torch.no_grad():
             spikes, _ = whole(deepcopy(node), moved, start, mask)
         first = spikes if first is None else first
@@ -193,9 +195,7 @@ def assert_close(got: Tensor, want: Tensor, what: str, close: float | None = Non
     assert got.shape == want.shape, f"{what}: shapes {list(got.shape)} and {list(want.shape)}"
     if want.numel() == 0:
         return
-    assert bool((got.isnan() == want.isnan()).all()), f"{what}: NaN at {int(got.isnan().sum())} places against " + str(
-        int(want.isnan().sum())
-    )
+    assert_same_nan(got, want, what)
     got, want = got.detach().nan_to_num(), want.detach().nan_to_num()
     close = CLOSE.get(want.dtype, 1e-2) if close is None else close
     scale = max(1.0, float(want.abs().max()))
@@ -203,6 +203,12 @@ def assert_close(got: Tensor, want: Tensor, what: str, close: float | None = Non
     assert error <= close * scale, (
         f"{what} differs by {error:.3g}; largest entry {scale:.3g}, allowed {close:.0e} of it"
     )
+
+
+def assert_same_nan(got: Tensor, want: Tensor, what: str) -> None:
+    """NaN at the same places."""
+    mine, right = got.isnan(), want.isnan()
+    assert bool((mine == right).all()), f"{what}: {int(mine.sum())} entries are NaN, {int(right.sum())} should be"
 
 
 def assert_equal(got: Tensor, want: Tensor, what: str) -> None:

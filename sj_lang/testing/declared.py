@@ -11,7 +11,7 @@ from sj_lang.testing.refuse import assert_refuses
 from sj_lang.testing.subject import Subject
 
 
-@check()
+@check(once=True)
 def causal_as_declared(subject: Subject) -> None:
     """No later input reaches an earlier output, not even as a gradient; a node not declared so shows it."""
     node, x = subject.node(), subject.x(8)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sj_lang.testing.check import check
-from sj_lang.testing.compare import assert_same, outcome, whole
+from sj_lang.testing.compare import assert_same, outcome, weighed, whole
 from sj_lang.testing.refuse import REFUSALS
 from sj_lang.testing.subject import State, Subject
 
@@ -136,24 +136,27 @@ def output_is_fully_written(subject: Subject) -> None:
 def operators_are_sound(subject: Subject) -> None:
     """Each custom operator that the node calls, forward and backward, passes torch.library.opcheck."""
     node = subject.node()
-    x = subject.x(4, 2)
-    with Recorder() as recorder:
-        outcome(node, whole, x, subject.state(node, x))
+    x = subject.x(4, 2).requires_grad_()
+    with Recorder() as forward:
+        spikes, final = whole(node, x, subject.state(node, x))
+    with Recorder() as backward:
+        torch.autograd.grad(weighed({"spikes": spikes, **final}), x)
     seen: set[str] = set()
-    for func, args, kwargs in recorder.calls:
-        if func._schema.name in seen:
-            continue
-        seen.add(func._schema.name)
-        torch.library.opcheck(func, _fresh(args), _fresh(kwargs))
+    for recorder, differentiable in ((forward, True), (backward, False)):
+        for func, args, kwargs in recorder.calls:
+            if func._schema.name not in seen:
+                seen.add(func._schema.name)
+                torch.library.opcheck(func, _fresh(args, differentiable), _fresh(kwargs, differentiable))
 
 
-def _fresh(value: Any) -> Any:
+def _fresh(value: Any, differentiable: bool) -> Any:
+    """Arguments as at the call; those of a backward pass need no gradient of their own."""
     if isinstance(value, Tensor):
-        return value.detach().clone().requires_grad_(value.requires_grad)
+        return value.detach().clone().requires_grad_(value.requires_grad and differentiable)
     if isinstance(value, tuple | list):
-        return type(value)(_fresh(item) for item in value)
+        return type(value)(_fresh(item, differentiable) for item in value)
     if isinstance(value, dict):
-        return {key: _fresh(item) for key, item in value.items()}
+        return {key: _fresh(item, differentiable) for key, item in value.items()}
     return value
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sj_lang.compat import spikingjelly
 from sj_lang.testing.check import check
-from sj_lang.testing.compare import assert_equal, assert_same, detached, outcome, whole
+from sj_lang.testing.compare import assert_close, assert_equal, assert_same, detached, outcome, whole
 from sj_lang.testing.subject import State, Subject
 
 
@@ -21,7 +21,7 @@ def state_is_plain_tensors(subject: Subject) -> None:
     node, x = subject.node(), subject.x(5, 3)
     want = torch.float64 if subject.dtype == torch.float64 else torch.float32
     initial = node.init_state(x)  # type: ignore[operator]
-    spikes, final = whole(node, x, subject.state(node, x))
+    spikes, final = whole(node, x)
     for source, state in (("init_state", initial), ("functional", final)):
         assert isinstance(state, dict), f"{source} returns a {type(state).__name__}, not a dict"
         for name, value in state.items():
@@ -41,7 +41,7 @@ def state_is_plain_tensors(subject: Subject) -> None:
         assert_equal(got.state[name], explicit.state[name], f"no state against init_state: state '{name}'")
 
 
-@check()
+@check(once=True)
 def arguments_are_not_changed(subject: Subject) -> None:
     """functional changes neither its arguments nor the node: not x, not the state, not the mask, not a memory."""
     node, x = subject.node(), subject.x(5, 3)
@@ -70,7 +70,7 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-@check()
+@check(once=True)
 def forward_wraps_functional(subject: Subject) -> None:
     """forward is functional with the state kept in the node, in both step modes, with a mask too."""
     node, x = subject.node(), subject.x(6, 3)
@@ -90,7 +90,30 @@ def forward_wraps_functional(subject: Subject) -> None:
         assert_equal(node(x, mask=mask), whole(node, x, None, mask)[0], "forward with a mask against functional")
 
 
-@check()
+@check(once=True)
+def potentials_are_stored(subject: Subject) -> None:
+    """With store_v_seq the potentials are kept as v_seq until reset, the same from single steps; spikes stay."""
+    node, x = subject.node(), subject.x(6, 3)
+    if not hasattr(node, "store_v_seq"):
+        return
+    spikes = whole(node, x)[0]
+    node.store_v_seq = True  # type: ignore[assignment]
+    assert_equal(node(x), spikes, "spikes with store_v_seq")
+    sequence = node.v_seq
+    assert isinstance(sequence, Tensor), f"v_seq after a sequence is a {type(sequence).__name__}"
+    assert sequence.shape == x.shape, f"v_seq of a sequence has shape {list(sequence.shape)}, x {list(x.shape)}"
+    node.reset()  # type: ignore[operator]
+    assert node.v_seq is None, "v_seq is still there after reset"
+    if subject.traits.steps:
+        node.step_mode = "s"
+        for x_t in x.unbind(0):
+            node(x_t)
+        steps = node.v_seq
+        assert isinstance(steps, Tensor), f"v_seq after single steps is a {type(steps).__name__}"
+        assert_close(steps, sequence, "v_seq of single steps against v_seq of the sequence")
+
+
+@check(once=True)
 def reset_forgets(subject: Subject) -> None:
     """After reset, and after functional.reset_net, the node answers as at first, for another batch size too."""
     node, x = subject.node(), subject.x(6, 3)
@@ -105,7 +128,7 @@ def reset_forgets(subject: Subject) -> None:
     assert net(subject.x(6, 2)).shape[1] == 2, "another batch size after functional.reset_net"
 
 
-@check()
+@check(once=True)
 def detach_cuts(subject: Subject) -> None:
     """After detach, and after functional.detach_net, values go on and gradients do not reach back."""
     for cut in ("detach", "functional.detach_net"):
@@ -173,6 +196,8 @@ def moves(subject: Subject) -> None:
         node(x)
         node.detach()  # type: ignore[operator]
         node = node.to(dtype=dtype).to(device=subject.device)
+        for name, value in _tensors(node).items():
+            assert value.itemsize >= 4, f".to({dtype}) makes the memory '{name}' {value.dtype}"
         spikes = node(x.to(dtype))
         assert spikes.dtype == dtype, f"after .to({dtype}) the spikes are {spikes.dtype}"
         for name, value in _tensors(node).items():

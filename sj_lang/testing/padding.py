@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from sj_lang.testing.compare import (
 )
 from sj_lang.testing.subject import Subject
 
-JUNK = {"junk": 1e3, "NaN": float("nan"), "infinity": float("inf")}
+JUNK = {"right": [1e3, float("nan")], "left": [float("inf")], "holes": [-1e3, float("nan")]}  # others: NaN
 
 
 def masks(length: int, batch: int) -> dict[str, Tensor]:
@@ -41,10 +43,10 @@ def padding_is_removal(subject: Subject) -> None:
     """Masked steps, left, right, middle, junk or NaN, are removed: outputs, final state, all gradients, no leak."""
     node = subject.node()
     for where, mask in masks(9, 4).items():
-        for filling, value in JUNK.items():
+        for filling in JUNK.get(where, [float("nan")]):
             mask = mask.to(subject.device)
-            x = subject.x(9, 4).masked_fill(~mask[..., None], value)
-            state = subject.state(node, x) if filling == "NaN" else None
+            x = subject.x(9, 4).masked_fill(~mask[..., None], filling)
+            state = subject.state(node, x) if math.isnan(filling) else None
             what = f"padding {where}, filled with {filling}"
             got = outcome(node, whole, x, state, mask)
             want = outcome(node, rows_with_masked_steps_deleted, x, state, mask)

@@ -13,9 +13,9 @@ from sj_lang.testing.subject import Subject
 def steps_equal_sequence(subject: Subject) -> None:
     """The single-step form, step after step, is the multi-step form: spikes, potentials, all gradients."""
     node = subject.node()
-    for batch, state_of in ((3, None), (3, subject.state), (40, None)):
-        x = subject.x(9, batch)
-        state = state_of(node, x) if state_of else None
+    for length, batch, given in ((9, 3, False), (9, 40, True), (131, 2, True)):
+        x = subject.x(length, batch)
+        state = subject.state(node, x) if given else None
         step = outcome(node, stepwise, x, state)
         sequence = outcome(node, whole, x, state)
         start = "given" if state else "initial"
@@ -48,7 +48,7 @@ def pieces_equal_whole(subject: Subject) -> None:
                 assert_same(subject, got, want, f"pieces of {way} against the whole", x=x, state=state)
 
 
-@check()
+@check(once=True)
 def rows_do_not_mix(subject: Subject) -> None:
     """Each row of the batch, and each place after the channels, is computed as if it were alone."""
     node = subject.node()

@@ -57,7 +57,8 @@ class Subject:
     ops: backend -> names of the custom operators that it must call, such as {"torch": ["sj_lang::scan"]}.
     compilers: backends of torch.compile to try.
     jitter: standard deviation of the noise added to every parameter, so that a zero hides nothing.
-    margin: two runs may differ in a spike where an input change of this relative size changes it too.
+    margin: two runs in float32 may differ in a spike where an input change of this relative size changes it too; in
+        float64 the margin is 1e-5 of it.
     flips: the largest fraction of spikes that may differ so.
     """
 

@@ -1,0 +1,30 @@
+"""The kit is proven: each planted fault is caught, by the check that names it; and the node without it passes."""
+
+import faulty_nodes
+import pytest
+from toy_node import Toy, reference
+
+from sj_lang.testing import CHECKS, NodeFailed, check_node
+
+ALL = {"causal": True, "steps": True, "carries_state": True, "takes_mask": True, "any_length": True}
+GIVEN = {"reference": reference, "ops": {"torch": ["sj_lang_toy::scan"]}}
+
+
+@pytest.mark.parametrize("name", sorted(faulty_nodes.FAULTS))
+def test_fault_is_caught_by_the_check_that_names_it(name):
+    node, check, declared = faulty_nodes.FAULTS[name]
+    with pytest.raises(NodeFailed) as caught:
+        check_node(node, traits={**ALL, **declared}, only=[check], **GIVEN)
+    assert {failure.check for failure in caught.value.failures} == {check}
+
+
+@pytest.mark.parametrize("check", sorted(CHECKS))
+def test_healthy_node_passes(check):
+    report = check_node(Toy, traits=ALL, only=[check], **GIVEN)
+    assert report.passed
+    assert not report.skipped
+
+
+def test_every_check_has_a_fault():
+    assert {check for _, check, _ in faulty_nodes.FAULTS.values()} == set(CHECKS)
+    assert len(faulty_nodes.FAULTS) >= 20

@@ -1,0 +1,67 @@
+"""Every neuron that is registered and available here keeps what it declares. A new one is tested by registering it."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from sj_lang import build, plugins
+from sj_lang.testing import check_node
+
+# name -> options to test it with, beside its defaults; a neuron that is not listed is tested as it is built by default.
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "if": [{}, {"v_reset": None, "detach_reset": True}],
+    "lif": [{}, {"v_reset": None, "decay_input": False, "surrogate_function": "ATan"}, {"v_reset": 0.2, "tau": 3.0}],
+    "plif": [{}, {"v_reset": None, "decay_input": False}],
+    "klif": [{}, {"scale_reset": True}],
+    "psn": [{"T": 7}],
+    "masked_psn": [{"T": 7, "k": 3}, {"T": 7, "k": 3, "lambda_init": 1.0}],
+    "sliding_psn": [{"k": 3}, {"k": 1}],
+    "dsn": [{}, {"k": 1, "n": 1, "surrogate_function": "ATan"}, {"decay": "linear"}, {"decay": "static", "tau": 2.0}],
+}
+
+AVAILABLE = [registration for registration in plugins.all("neuron") if not registration.missing]
+CASES = [
+    pytest.param(registration.name, options, id="-".join([registration.name, *map(str, options.values())]))
+    for registration in AVAILABLE
+    for options in OPTIONS.get(registration.name, [{}])
+]
+COMPILED_WHEN_SLOW = {"if", "plif", "klif", "qif", "eif", "masked_psn"}  # built as lif and psn are
+
+
+def conforms(name: str, options: dict[str, Any], **given: Any) -> None:
+    make = build.part("neuron", {"type": name, **options})
+    length = None if make.traits["any_length"] else options["T"]
+    skip = dict(given.pop("skip", {}))
+    if options.get("detach_reset"):
+        skip["gradients_are_exact"] = "detach_reset leaves a part of the gradient out"
+    report = check_node(make, length=length, skip=skip, **given)
+    assert report.passed
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_node(name: str, options: dict[str, Any]) -> None:
+    conforms(name, options, skip={"compiles": "tested below"})
+
+
+@pytest.mark.parametrize("name", [found.name for found in AVAILABLE if found.name not in COMPILED_WHEN_SLOW])
+def test_compiles(name: str) -> None:
+    conforms(name, OPTIONS.get(name, [{}])[0], only=["compiles"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_compiles_with_all_options(name: str, options: dict[str, Any]) -> None:
+    conforms(name, options, only=["compiles"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_node_on_cuda(name: str, options: dict[str, Any]) -> None:
+    conforms(name, options, device="cuda", dtypes=(torch.float32, torch.float64))
+
+
+def test_all_neurons_are_found() -> None:
+    names = {registration.name for registration in AVAILABLE}
+    assert {"if", "lif", "plif", "klif", "qif", "eif", "dsn"} <= names
+    assert set(OPTIONS) <= {registration.name for registration in plugins.all("neuron")}
