@@ -55,6 +55,12 @@ def check(version: str, *sites: Path) -> None:
     assert names == "torchaudio torchvision"
     assert used.startswith(version)
     assert used.endswith("(1, 2)")
+    doctor = python("from sj_lang.doctor import main; raise SystemExit(main())", *sites)
+    assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+    assert [line.split()[:2] for line in doctor.stdout.splitlines() if " hidden " in line] == [
+        ["torchaudio", "hidden"],
+        ["torchvision", "hidden"],
+    ]
 
 
 def test_wheels_made_for_another_torch(install: Install) -> None:

@@ -49,6 +49,10 @@ def test_listing(installed: Environment) -> None:
     assert "dsn" in installed.run("sj-lang", "plugins", "neuron")
 
 
+def test_doctor_finds_nothing_broken(installed: Environment) -> None:
+    assert "Runs work here." in installed.run("sj-lang", "doctor")
+
+
 def test_a_recipe_runs(installed: Environment) -> None:
     tiny = ["train.max_steps=2", "model.hidden_size=16", "model.num_hidden_layers=1", "output=out"]
     installed.run("sj-lang", "run", "lm/quickstart", *tiny)
