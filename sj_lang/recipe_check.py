@@ -112,14 +112,20 @@ def _check_together(body: Mapping[str, Any]) -> list[Problem]:
         except PluginError as error:
             problems.append(Problem((kind,), str(error), "plugin"))
         except UserError as error:
-            problems.append(Problem((kind,), str(error)))
+            problems.append(_placed(kind, str(error)))
         except Exception as error:  # a plugin's own check: a ValueError or an assert as a rule, but it may be anything
-            problems.append(Problem((kind,), " ".join(describe(error).split()).removeprefix("ValueError: ")))
+            problems.append(_placed(kind, " ".join(describe(error).split()).removeprefix("ValueError: ")))
     if "model" in objects:
         _write_out_choices(body["model"], objects["model"])
     if len(objects) == 2:
         problems += _check_neurons(objects["model"], objects["task"])
     return problems
+
+
+def _placed(kind: str, text: str) -> Problem:
+    """A component's own complaint, at the key that it begins with ("task.split ..."), or at the component."""
+    named = re.match(rf"{kind}((?:\.\w+)+):? ", text)
+    return Problem((kind, *named[1][1:].split(".")), text[named.end() :]) if named else Problem((kind,), text)
 
 
 def _write_out_choices(section: dict[str, Any], config: Any) -> None:
@@ -136,6 +142,5 @@ def _check_neurons(config: Any, task: Any) -> list[Problem]:
     try:
         check_neurons(config, pads=task.pads)
     except UserError as error:
-        key, _, text = str(error).partition(": ")
-        return [Problem(tuple(key.split(".")), text)]
+        return [_placed("model", str(error))]
     return []

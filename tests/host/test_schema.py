@@ -132,6 +132,17 @@ def test_signatures_that_cannot_be_checked_are_the_plugins_fault() -> None:
         schema.arguments("norm", Needy)
 
 
+@pytest.mark.parametrize("text", ["model.neuron.tau: too slow", "model.neuron.tau too slow"])
+def test_a_complaint_that_begins_with_a_key_stands_there(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    def refuse(self: object, **kwargs: object) -> None:
+        raise UserError(text)
+
+    monkeypatch.setattr(toys.ToyConfig, "__post_init__", refuse)
+    body = {"task": {"type": "toy_task", "data": "poem"}, "tokenizer": "letters", "model": "toy_model"}
+    (problem,) = recipe_check.check_body(body)[1]
+    assert str(problem) == "model.neuron.tau: too slow"
+
+
 @pytest.mark.parametrize("error", [ValueError("too wide"), AssertionError("too wide"), KeyError("too wide")])
 def test_what_a_config_says_of_its_values_is_a_problem_of_the_recipe(
     monkeypatch: pytest.MonkeyPatch, error: Exception
