@@ -1,6 +1,8 @@
 """What the three pyproject.toml say, against what is in the folders."""
 
 import ast
+import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -64,3 +66,38 @@ def test_plugins_depend_on_the_host_and_not_on_each_other() -> None:
     for name in ("sj-lang-neurons", "sj-lang-language"):
         own = [other for other in metadata(name)["project"]["dependencies"] if other.startswith("sj-lang")]
         assert own == ["sj-lang"]
+
+
+#: imported where it is installed only, and said so by `sj-lang doctor`
+OPTIONAL = {"cupy", "torchaudio", "torchvision"}
+DISTRIBUTIONS = {"yaml": "pyyaml"}  # where a module's name is not its distribution's
+
+
+def imported(package: Path) -> dict[str, str]:
+    """Top-level modules that a package's files import -> one of those files."""
+    found: dict[str, str] = {}
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [str(node.module)]
+            else:
+                continue
+            found |= {name.partition(".")[0]: str(path.relative_to(package)) for name in names}
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_imported_is_a_dependency(name: str) -> None:
+    """A library that another one happens to bring today may be gone tomorrow."""
+    project = metadata(name)["project"]
+    declared = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in project["dependencies"]}
+    package = FOLDERS[name] / name.replace("-", "_")
+    missing = {}
+    for module, path in imported(package).items():
+        own = module == package.name or path.startswith("templates/") or path == "pytest_plugin.py"
+        distribution = DISTRIBUTIONS.get(module, module).replace("_", "-")
+        if not own and module not in OPTIONAL | sys.stdlib_module_names and distribution not in declared:
+            missing[module] = path
+    assert missing == {}
