@@ -101,3 +101,16 @@ def test_what_is_imported_is_a_dependency(name: str) -> None:
         if not own and module not in OPTIONAL | sys.stdlib_module_names and distribution not in declared:
             missing[module] = path
     assert missing == {}
+
+
+def test_what_tests_import_is_in_the_test_extra() -> None:
+    project = metadata("sj-lang")["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    declared = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
+    ours = {"sj_lang", "sj_lang_neurons", "sj_lang_language"} | {path.stem for path in (ROOT / "tests").rglob("*.py")}
+    missing = {}
+    for module, path in imported(ROOT / "tests").items():
+        distribution = DISTRIBUTIONS.get(module, module).replace("_", "-")
+        if module not in ours | OPTIONAL | sys.stdlib_module_names and distribution not in declared:
+            missing[module] = path
+    assert missing == {}
