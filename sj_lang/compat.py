@@ -130,6 +130,12 @@ class BothLines:
             raise ValueError(f'{type(self).__name__}: step_mode "{value}" is not possible; this node has {valid}')
         self._step_mode = value
 
+    def __getattr__(self, name: str) -> Any:
+        # 0.0.0.0.14's monitors call this method itself, also for attributes that Python would find without it.
+        if name in self.__dict__:
+            return self.__dict__[name]
+        return super().__getattr__(name)  # type: ignore[misc]
+
     def single_step_functional_forward(
         self, inputs: tuple[Any, ...], states: tuple[Any, ...], **kwargs: Any
     ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
