@@ -54,7 +54,8 @@ def check(*, needs: str = "", once: bool = False) -> Callable[[Body], Body]:
             try:
                 body(subject)
             except AssertionError as error:
-                raise CheckFailed(name, f"{error} [{subject}]") from error
+                text = str(error).partition("\nassert ")[0]  # without what pytest adds to it
+                raise CheckFailed(name, f"{text} [{subject}]") from error
             except Exception as error:  # a node that raises where it should work has failed the check
                 text = shorten(str(error), width=400, placeholder=" ...")
                 raise CheckFailed(name, f"raised {type(error).__name__}: {text} [{subject}]") from error
