@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-
 from sj_lang_language.models.spike_decoder import SpikeDecoderConfig, SpikeDecoderForCausalLM
+
+torch.set_num_threads(1)  # threads cost more than they give at these sizes
 
 TINY = {
     "vocab_size": 23,
@@ -22,6 +24,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "binary": {"neuron": {"type": "dsn", "n": 1, "k": 2, "alpha_init": 0.5}, "attention": {"type": "ssa", "chunk": 4}},
     "repeat": {"coding": "repeat", "timesteps": 3, "attention": {"type": "ssa", "scale": 0.5}},
     "twin": {"twin": True},
+    "calm": {  # everything that is ours: Heaviside, count, gain, no positions
+        "neuron": {"type": "dsn", "n": 1, "surrogate_function": "ATan", "v_threshold": 0.3, "alpha_init": 0.3},
+        "attention": {"type": "ssa", "normalize": "count", "scale": 4.0, "chunk": 3},
+        "embedding": {"type": "learned_sum", "position": "none", "std": 0.5},
+        "norm": {"type": "layer", "eps": 0.01},
+        "branch_gain": 0.5,
+    },
 }
 
 
@@ -44,3 +53,14 @@ def ids() -> torch.Tensor:
 @pytest.fixture(params=sorted(KINDS))
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
+    """A machine whose network does not reach the hub. Call it for the seconds since then."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    start = time.monotonic()
+    return lambda: time.monotonic() - start

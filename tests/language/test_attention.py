@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from sj_lang_language.attention.linear import causal_linear
 from sj_lang_language.attention.softmax import causal_softmax
 
@@ -18,7 +17,9 @@ def quadratic(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor
 
 
 @pytest.mark.parametrize("levels", [1, 4])
-@pytest.mark.parametrize(("length", "chunk"), [(1, 64), (7, 64), (64, 64), (65, 64), (200, 64), (13, 1), (13, 5), (12, 4)])
+@pytest.mark.parametrize(
+    ("length", "chunk"), [(1, 64), (7, 64), (64, 64), (65, 64), (200, 64), (13, 1), (13, 5), (12, 4)]
+)
 def test_chunks_equal_the_masked_quadratic_form_exactly(length: int, chunk: int, levels: int) -> None:
     q, k, v = (spikes(2, 3, length, 8, levels=levels, seed=seed) for seed in range(3))
     out, state = causal_linear(q, k, v, chunk=chunk)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-
-from sj_lang.errors import UserError
 from sj_lang_language.firing import Firing
 from sj_lang_language.models.spike_decoder import SpikeDecoderForCausalLM
+
+from sj_lang.errors import UserError
 
 Build = Callable[..., SpikeDecoderForCausalLM]
 
@@ -85,13 +85,18 @@ def test_padding_changes_no_logit_and_no_gradient(build: Build, kind: str, ids: 
         torch.testing.assert_close(mine, right, rtol=1e-4, atol=1e-6)
 
 
+def spikes_of(model: SpikeDecoderForCausalLM, ids: torch.Tensor) -> list[torch.Tensor]:
+    seen: list[torch.Tensor] = []
+    for module in model.modules():
+        if isinstance(module, Firing):
+            module.register_forward_hook(lambda _module, _inputs, output: seen.append(output[0]))
+    logits(model, ids)
+    return seen
+
+
 def test_spikes_between_layers_are_small_integers(build: Build, ids: torch.Tensor) -> None:
-    for kind, levels in (("integer", 4), ("binary", 1), ("repeat", 1)):
-        model, seen = build(kind), []
-        for module in model.modules():
-            if isinstance(module, Firing):
-                module.register_forward_hook(lambda _module, _inputs, output: seen.append(output[0]))
-        logits(model, ids)
+    for kind, levels in (("integer", 4), ("binary", 1), ("repeat", 1), ("calm", 1)):
+        seen = spikes_of(build(kind), ids)
         values = torch.cat([spikes.flatten() for spikes in seen]).unique()
         assert len(seen) == 2 * 5 + 1
         assert set(values.tolist()) <= set(range(levels + 1))
@@ -138,7 +143,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(build: Build, kind: str
         torch.testing.assert_close(p.grad, right)
 
 
-def test_the_loss_is_the_mean_over_scored_tokens_or_what_the_trainer_divides_by(build: Build, ids: torch.Tensor) -> None:
+def test_the_loss_is_a_mean_over_tokens_or_what_the_trainer_divides_by(build: Build, ids: torch.Tensor) -> None:
     model = build()
     right = torch.nn.functional.cross_entropy(logits(model, ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
     torch.testing.assert_close(model(ids, labels=ids).loss, right)
@@ -165,6 +170,24 @@ def test_too_long_a_text_says_so(build: Build, ids: torch.Tensor) -> None:
     mask = torch.ones_like(longer)
     mask[:, 0] = 0
     assert model(longer, attention_mask=mask).logits.shape == (3, 11, 23)
+
+
+def test_without_positions_texts_have_any_length(build: Build) -> None:
+    model = build("calm", max_position_embeddings=10)
+    assert model(torch.zeros(1, 50, dtype=torch.long)).logits.shape == (1, 50, 23)
+
+
+def test_count_divides_by_the_tokens_seen(build: Build, ids: torch.Tensor) -> None:
+    plain, counted = build("calm", attention={"type": "ssa", "scale": 4.0}), build("calm")
+    attention = counted.layers[0].attention
+    before, after = (
+        model.layers[0].attention._attend(torch.ones(5, 2, 48), None, None)[0] for model in (plain, counted)
+    )
+    torch.testing.assert_close(after, before / torch.arange(1, 6).view(5, 1, 1))
+    mask = torch.ones(5, 2, dtype=torch.bool)
+    mask[:2, 0] = False
+    padded = attention._attend(torch.ones(5, 2, 48), None, mask)[0]
+    torch.testing.assert_close(padded[2:, 0], after[:3, 0])
 
 
 def test_a_mask_or_a_cache_that_does_not_fit_says_so(build: Build, ids: torch.Tensor) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig
-
 from sj_lang_language.models.spike_decoder import SpikeDecoderForCausalLM
+from transformers import GenerationConfig
 
 Build = Callable[..., SpikeDecoderForCausalLM]
 
@@ -83,7 +82,7 @@ def test_continue_from_a_returned_cache(build: Build, kind: str, ids: torch.Tens
 
 def test_what_cannot_work_is_refused(build: Build, ids: torch.Tensor) -> None:
     model = build()
-    with pytest.raises(ValueError, match="cache_implementation='static'.*leave it out"):
+    with pytest.raises(ValueError, match=r"cache_implementation='static'.*leave it out"):
         generate(model, ids, cache_implementation="static")
     with pytest.raises(ValueError, match="stateful"):
         generate(model, ids[:1], prompt_lookup_num_tokens=2)

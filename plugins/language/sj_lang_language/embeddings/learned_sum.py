@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Literal
+
 from torch import Tensor, nn
 
 from sj_lang import compat
@@ -15,18 +16,42 @@ class LearnedSum(nn.Module):
 
     vocab_size: V; dim: D; max_length: positions; twin: the float embedding of the ANN twin (handed in by the model).
     surrogate_function: a SpikingJelly surrogate by name, for the step at 0.
+    position: "learned"; or "none" (ours), where neurons that run along the tokens know the order, and texts may be of
+        any length. std, position_std: deviation of the normal distributions from which the tables are drawn; None:
+        the model's `initializer_range`. A position table as wide as the token table turns over a quarter of the bits.
     """
 
     given = frozenset({"vocab_size", "dim", "max_length", "twin"})
 
     def __init__(
-        self, *, vocab_size: int, dim: int, max_length: int, twin: bool = False, surrogate_function: str = "ATan"
+        self,
+        *,
+        vocab_size: int,
+        dim: int,
+        max_length: int,
+        twin: bool = False,
+        surrogate_function: str = "ATan",
+        position: Literal["learned", "none"] = "learned",
+        std: float | None = None,
+        position_std: float | None = None,
     ) -> None:
         super().__init__()
-        self.token = nn.Embedding(vocab_size, dim)
-        self.position = nn.Embedding(max_length, dim)
+        self.max_length = max_length if position == "learned" else None
+        self.token = Table(vocab_size, dim, std)
+        self.position = Table(max_length, dim, position_std) if position == "learned" else None
         self.step = nn.Identity() if twin else compat.surrogate(surrogate_function)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """ids, positions: `[L, B]` to `[L, B, D]`; `positions` may also be `[L, 1]`."""
-        return self.step(self.token(ids) + self.position(positions))
+        """ids, positions: `[L, B]`, to spikes `[L, B, D]`."""
+        currents = self.token(ids)
+        if self.position is not None:
+            currents = currents + self.position(positions)
+        return self.step(currents)
+
+
+class Table(nn.Embedding):
+    """An embedding table that says with which deviation it wants to be drawn, None: as the model does."""
+
+    def __init__(self, rows: int, dim: int, std: float | None) -> None:
+        super().__init__(rows, dim)
+        self.std = std

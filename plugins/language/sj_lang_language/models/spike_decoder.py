@@ -11,6 +11,7 @@ Individual coding (ours) runs the neurons along the tokens, each token computed 
 them along T copies of each token. Shapes: tokens first inside, `[L, B, D]` or `[T, B, L, D]`; `[B, L]` outside.
 """
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -38,8 +39,8 @@ from sj_lang_language.models import auto
 
 # what transformers itself stores in, or adds to, a config
 _OF_TRANSFORMERS = frozenset(
-    "name_or_path _name_or_path torch_dtype output_attentions _attn_implementation attn_implementation "
-    "experts_implementation num_labels model_type use_cache _commit_hash".split()
+    {"name_or_path", "_name_or_path", "model_type", "torch_dtype", "num_labels", "use_cache", "_commit_hash"}
+    | {"output_attentions", "attn_implementation", "_attn_implementation", "experts_implementation"}
 )
 # tau 2, threshold 1, hard reset, detached are the paper's. The input is not halved (ours): with decay_input the
 # potential of a constant input 1, which is what the embedding gives, comes near the threshold and never reaches it.
@@ -58,8 +59,9 @@ class SpikeDecoderConfig(PreTrainedConfig):
     with tau 2, threshold 1, hard reset and an input that is not halved.
     embedding, attention, norm: the other components. twin: the size-matched ANN, with softmax attention, GELU and a
     float embedding in the place of spikes; all parameters outside the neurons have the same names and shapes.
-    dropout: probability, on the output of each branch. initializer_range: deviation of the normal distribution from
-    which Linear layers and embedding tables are drawn.
+    dropout: probability, on the output of each branch. branch_gain (ours): what the gain of the normalization at the
+    end of each branch starts with; below 1 the stream stays where the neurons' surrogates see it.
+    initializer_range: deviation of the normal distribution from which Linear layers and embedding tables are drawn.
     """
 
     model_type = "sj-spike-decoder"
@@ -79,6 +81,7 @@ class SpikeDecoderConfig(PreTrainedConfig):
     norm: Part["norm"] = "layer"
     twin: bool = False
     dropout: float = 0.0
+    branch_gain: float = 1.0
     initializer_range: float = 0.05
     pad_token_id: int | None = None
     bos_token_id: int | None = None
@@ -97,9 +100,8 @@ class SpikeDecoderConfig(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise UserError(f"spike_decoder: {name} is {getattr(self, name)}, expected 1 or more")
         if self.hidden_size % self.num_attention_heads:
-            raise UserError(
-                f"spike_decoder: num_attention_heads {self.num_attention_heads} must divide hidden_size {self.hidden_size}"
-            )
+            heads, width = self.num_attention_heads, self.hidden_size
+            raise UserError(f"spike_decoder: num_attention_heads {heads} must divide hidden_size {width}")
         super().__post_init__(**others)
 
     @property
@@ -124,14 +126,16 @@ class SpikeDecoderConfig(PreTrainedConfig):
 class SpikingMLP(nn.Module):
     """y = Norm(Linear(N(Norm(Linear(N(x)))))), D to `mlp_ratio` D to D; the ANN twin has GELU for the inner N."""
 
-    def __init__(self, *, dim: int, hidden: int, neuron: MakeNeuron, norm: Any, twin: bool) -> None:
+    def __init__(
+        self, *, dim: int, hidden: int, neuron: MakeNeuron, norm: Any, branch_norm: Any = None, twin: bool = False
+    ) -> None:
         super().__init__()
         self.input = Firing(neuron=float_in_place_of_spikes if twin else neuron, channels=dim)
         self.up_proj = nn.Linear(dim, hidden, bias=False)
         self.up_norm = norm(dim=hidden)
         self.hidden = Firing(neuron=gelu_in_place_of_spikes if twin else neuron, channels=hidden)
         self.down_proj = nn.Linear(hidden, dim, bias=False)
-        self.down_norm = norm(dim=dim)
+        self.down_norm = (branch_norm or norm)(dim=dim)
 
     def forward(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
         s, input_state = self.input(x, inner(state, "input"), mask)
@@ -150,8 +154,11 @@ class SpikeDecoderBlock(GradientCheckpointingLayer):
     def __init__(self, config: SpikeDecoderConfig, *, attention: Any, neuron: MakeNeuron, norm: Any) -> None:
         super().__init__()
         dim, twin = config.hidden_size, config.twin
-        self.attention = attention(dim=dim, heads=config.num_attention_heads, neuron=neuron, norm=norm, **_if(twin))
-        self.mlp = SpikingMLP(dim=dim, hidden=config.mlp_ratio * dim, neuron=neuron, norm=norm, twin=twin)
+        parts = {"dim": dim, "neuron": neuron, "norm": norm}
+        if config.branch_gain != 1:
+            parts["branch_norm"] = partial(norm, gain=config.branch_gain)
+        self.attention = attention(heads=config.num_attention_heads, **parts, **_if(twin))
+        self.mlp = SpikingMLP(hidden=config.mlp_ratio * dim, **parts, **_if(twin))
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
@@ -272,11 +279,12 @@ class SpikeDecoderForCausalLM(StatefulGeneration, PreTrainedModel, GenerationMix
         self, mask: Tensor | None, input_ids: Tensor, before: State | None, seen: int
     ) -> tuple[Tensor, State]:
         """Positions `[L, B]` of the tokens, padding not counted, and how many valid tokens each text has now, `[B]`."""
-        longest = self.config.max_position_embeddings
+        longest = getattr(self.embedding, "max_length", None)  # None: no table of positions, texts of any length
         start = input_ids.new_zeros(input_ids.shape[0]) if before is None else before["valid"]
         steps = torch.ones_like(input_ids.T) if mask is None else mask.long()
         count = start + steps.cumsum(0)
-        if seen + len(steps) > longest and count[-1].max() > longest:  # seen counts padding too, and needs no sync
+        # seen counts padding too, but is known without waiting for the device
+        if longest is not None and seen + len(steps) > longest and count[-1].max() > longest:
             raise UserError(
                 f"the text is {int(count[-1].max())} tokens long, this SpikeDecoder has positions for {longest} "
                 "(max_position_embeddings): give or generate fewer tokens"
@@ -292,13 +300,14 @@ class SpikeDecoderForCausalLM(StatefulGeneration, PreTrainedModel, GenerationMix
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Draw the tensors of one module, sparing what a checkpoint has filled. Called only for modules that have some."""
+        """Draw the tensors of one module, sparing what a checkpoint has filled; called for modules that have some."""
         firing = next((f for f in self.modules() if isinstance(f, Firing) and module in f.node.modules()), None)
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         if firing is not None:
             firing.initialise(module)
         elif isinstance(module, nn.Linear | nn.Embedding):
-            init.normal_(module.weight, std=self.config.initializer_range)
+            std = getattr(module, "std", None)
+            init.normal_(module.weight, std=self.config.initializer_range if std is None else std)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 init.zeros_(module.bias)
         elif own and hasattr(module, "reset_parameters"):

@@ -10,11 +10,19 @@ class LayerNorm(nn.LayerNorm):
 
     SpikeDecoder's best normalization, though no Linear before it can absorb it at inference.
 
-    dim: channels D (handed in). eps: added to the variance.
+    dim: channels D; gain: what w starts with (both handed in). eps: added to the variance. A position without a spike
+    gives Linear(0) = 0, whose gradient here is 1 / sqrt(eps): a larger eps than usual keeps training calm.
     """
 
-    def __init__(self, *, dim: int, eps: float = 1e-5) -> None:
+    given = frozenset({"dim", "gain"})
+
+    def __init__(self, *, dim: int, gain: float = 1.0, eps: float = 1e-5) -> None:
+        self.gain = gain
         super().__init__(dim, eps=eps)
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.weight, self.gain)
+        nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: `[..., D]`. Statistics are of one position only, so padding cannot enter them: `mask` changes nothing."""

@@ -100,8 +100,8 @@ class CausalLM(Task):
     def _check_lengths(self, tokens: Mapping[str, Tensor], parts: Mapping[str, str]) -> None:
         if any(len(part) <= self.length for part in tokens.values()):
             raise UserError(
-                f"task.data: {self.data} is too short: each part needs a window of task.length {self.length} tokens and "
-                f"one more; tokens: {_listed({name: len(part) for name, part in tokens.items()})}; characters: "
+                f"task.data: {self.data} is too short: each part needs a window of task.length {self.length} tokens "
+                f"and one more; tokens: {_listed({name: len(part) for name, part in tokens.items()})}; characters: "
                 f"{_listed({name: len(text) for name, text in parts.items()})}. Give more text, a smaller task.length, "
                 f"or another task.split than {list(self.split)}"
             )
@@ -117,7 +117,7 @@ class CausalLM(Task):
                 notes.append(f"{name}: {count:,} tokens are unknown ({tokenizer.unk_token}) and scored as such")
         start = parts["train"][:10_000]
         if tokenizer.decode(encode(tokenizer, start)) != start and not int((tokens["train"] == unknown).sum()):
-            notes.append("the tokenizer does not give its text back exactly; bits_per_char counts the text's characters")
+            notes.append("the tokenizer does not give its text back exactly; bits_per_char counts the characters read")
         return notes
 
 

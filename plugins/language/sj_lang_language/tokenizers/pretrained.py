@@ -17,18 +17,22 @@ def pretrained(*, texts: Iterable[str], name: str) -> PreTrainedTokenizerBase:
     name: a path, or "owner/name" on the hub. texts: not read, as nothing is trained. Padding is on the left, as
     generation needs it; a tokenizer without a padding token pads with its end-of-text token.
     """
-    local = Path(name).expanduser()
-    try:
-        if local.exists():
-            tokenizer = AutoTokenizer.from_pretrained(local, padding_side="left", local_files_only=True)
-        else:
-            with hub.reached() as online:
-                tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", local_files_only=not online)
-    except (OSError, ValueError) as error:
-        where = f"the folder {name}" if local.exists() else f"'{name}', which is no path here and"
-        raise UserError(f"tokenizer.name: no tokenizer in {where} cannot be loaded from the hub: {error}") from error
+    folder = Path(name).expanduser()
+    if folder.exists():
+        tokenizer = _load(folder, f"in {name}")
+    else:
+        with hub.reached() as online:
+            missing = "" if online else ": the Hugging Face hub cannot be reached and the local cache has no copy"
+            tokenizer = _load(name, f"'{name}', neither as a path nor on the hub", missing)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(f"tokenizer.name: the tokenizer {name} has neither a padding nor an end-of-text token")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _load(place: Path | str, told: str, reason: str = "") -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(place, padding_side="left")
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"tokenizer.name: no tokenizer {told}{reason or f': {error}'}") from error

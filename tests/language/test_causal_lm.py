@@ -1,0 +1,156 @@
+"""The task: windows that miss and repeat no token, exact figures, and errors that name lengths."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sj_lang_language.tasks import causal_lm
+from sj_lang_language.tasks.causal_lm import CausalLM
+
+from sj_lang import build
+from sj_lang.errors import UserError
+from sj_lang.task import Prepared
+
+TEXT = "".join(f"{number} bottles of beer on the wall.\n" for number in range(100))
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> str:
+    (tmp_path / "book.txt").write_text(TEXT)
+    return str(tmp_path / "book.txt")
+
+
+def prepare(tokenizer: Any = "characters", **options: Any) -> Prepared:
+    return CausalLM(**options).prepare(build.part("tokenizer", tokenizer), seed=0)
+
+
+def test_the_parts_are_cut_once_and_no_window_reaches_across(book: str) -> None:
+    ready = prepare(data=book, length=16, split=[0.8, 0.1, 0.1])
+    first, second = int(len(TEXT) * 0.8), int(len(TEXT) * 0.9)
+    decode = ready.tokenizer.decode
+    last = ready.train[len(ready.train) - 1]
+    assert decode(ready.train[0]["input_ids"]) == TEXT[:16]
+    assert TEXT[:first].endswith(decode(last["shift_labels"])) or len(TEXT[:first]) % 16 != 1
+    assert decode(ready.validation[0]["input_ids"]) == TEXT[first : first + 16]
+    assert decode(ready.tests["test"][0]["input_ids"]) == TEXT[second : second + 16]
+    texts = {decode(item["shift_labels"]) for item in (ready.train[i] for i in range(len(ready.train)))}
+    assert all(text in TEXT[:first] for text in texts)
+
+
+@pytest.mark.parametrize("length", [7, 16, 33])
+def test_held_out_windows_predict_each_token_but_the_first_once(book: str, length: int) -> None:
+    test = prepare(data=book, length=length, split=[0.9, 0, 0.1]).tests["test"]
+    items = [test[i] for i in range(len(test))]
+    targets = torch.cat([item["shift_labels"] for item in items])
+    inputs = torch.cat([item["input_ids"] for item in items])
+    scored = targets[targets != -100]
+    ready = prepare(data=book, length=length, split=[0.9, 0, 0.1])
+    assert ready.tokenizer.decode(scored) == TEXT[int(len(TEXT) * 0.9) + 1 :]
+    assert torch.equal(inputs[1 : len(scored)], scored[:-1])
+    assert all(item["input_ids"].shape == item["labels"].shape == (length,) for item in items)
+
+
+@pytest.mark.parametrize("stride", [None, 1, 5])
+def test_training_windows_begin_at_every_stride(book: str, stride: int | None) -> None:
+    train = prepare(data=book, length=16, stride=stride).train
+    step, tokens = stride or 16, int(len(TEXT) * 0.9)
+    assert len(train) == (tokens - 1 - 16) // step + 1
+    assert torch.equal(train[1]["input_ids"][0], prepare(data=book, length=16, stride=1).train[step]["input_ids"][0])
+    item = train[len(train) - 1]
+    assert torch.equal(item["labels"][1:], item["shift_labels"][:-1])
+    with pytest.raises(IndexError):
+        train[len(train)]
+
+
+def test_no_validation_without_a_share(book: str) -> None:
+    assert prepare(data=book, length=16, split=[0.9, 0, 0.1]).validation is None
+    assert prepare(data=book, length=16).validation is not None
+
+
+@pytest.mark.parametrize("tokenizer", ["characters", {"type": "bpe", "vocab_size": 300}])
+def test_figures_are_exact_whatever_the_batches(book: str, tokenizer: Any) -> None:
+    ready = prepare(tokenizer, data=book, length=15)
+    torch.manual_seed(0)
+    test = ready.tests["test"]
+    items = [test[i] for i in range(len(test))]
+    scores = [torch.randn(15, len(ready.tokenizer)) for _ in items]
+    reduced = []
+    for start in range(0, len(items), 2):
+        batch = ready.collate(items[start : start + 2])
+        reduced.append(ready.reduce(torch.stack(scores[start : start + 2]), batch["shift_labels"]))
+    arrays = tuple(np.concatenate([part[i].numpy() for part in reduced]) for i in range(3))
+    found = ready.metrics("test", arrays, np.zeros(0))
+    targets, logits = torch.cat([item["shift_labels"] for item in items]), torch.cat(scores)
+    nats = torch.nn.functional.cross_entropy(logits.double(), targets, ignore_index=-100, reduction="sum").item()
+    text = TEXT[int(len(TEXT) * 0.95 + 1e-6) :]
+    first = ready.tokenizer.decode(items[0]["input_ids"][:1])
+    assert found["loss"] == pytest.approx(nats / (targets != -100).sum().item(), rel=1e-5)
+    assert found["bits_per_char"] == pytest.approx(nats / math.log(2) / (len(text) - len(first)), rel=1e-5)
+    right = (logits.argmax(-1) == targets)[targets != -100].float().mean().item()
+    assert found["accuracy"] == pytest.approx(right)
+
+
+def test_labels_of_several_names_are_taken_too() -> None:
+    logits, shifted = torch.randn(2, 3, 5), torch.tensor([[1, 2, -100], [0, 4, 3]])
+    one, both = causal_lm.reduce(logits, shifted), causal_lm.reduce(logits, (shifted.clone().fill_(0), shifted))
+    assert all(torch.equal(a, b) for a, b in zip(one, both, strict=True))
+    assert one[1].tolist() == [2, 3]
+
+
+def test_long_texts_are_tokenized_in_pieces(book: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = prepare({"type": "bpe", "vocab_size": 300}, data=book, length=16)
+    monkeypatch.setattr(causal_lm, "PIECE", 100)
+    pieces = list(causal_lm.pieces(TEXT))
+    assert "".join(pieces) == TEXT
+    assert all(piece.endswith("\n") and len(piece) <= 100 for piece in pieces)
+    ids = causal_lm.encode(whole.tokenizer, TEXT)
+    assert whole.tokenizer.decode(ids) == TEXT
+    monkeypatch.setattr(causal_lm, "PIECE", 5)
+    assert "".join(causal_lm.pieces(TEXT)) == TEXT
+
+
+def test_what_the_model_must_know(book: str) -> None:
+    ready = prepare(data=book, length=16)
+    assert ready.model["vocab_size"] == len(set(TEXT[: int(len(TEXT) * 0.9)])) + 2
+    assert ready.model["max_position_embeddings"] == 16
+    assert ready.model["pad_token_id"] == 0
+    assert ready.fingerprint["test"]["characters"] == len(TEXT) - int(len(TEXT) * 0.95 + 1e-6)
+
+
+def test_unknown_characters_are_told(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text(TEXT)
+    (tmp_path / "test.txt").write_text(TEXT + "☃☃")
+    notes = prepare(data=str(tmp_path), length=16, split=[1, 0, 0]).notes
+    assert any("test: 2 tokens are unknown (<unk>)" in note for note in notes)
+
+
+def test_the_sample_prompt_is_the_beginning_of_the_test_text(book: str) -> None:
+    task = CausalLM(data=book, length=64)
+    ready = task.prepare(build.part("tokenizer", "characters"), seed=0)
+    assert task.sample_prompt(ready) == TEXT[int(len(TEXT) * 0.95 + 1e-6) :][:8]
+
+
+def test_a_text_shorter_than_a_window_says_the_lengths(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("too short a text, really" * 10)
+    with pytest.raises(UserError) as caught:
+        prepare(data=str(tmp_path / "short.txt"), length=32)
+    assert "short.txt is too short" in str(caught.value)
+    assert "train 216, validation 12, test 12" in str(caught.value)
+    with pytest.raises(UserError, match=r"no text for 'test'.*train 240"):
+        prepare(data=str(tmp_path / "short.txt"), length=8, split=[1, 0, 0])
+
+
+@pytest.mark.parametrize("split", [[0.9, 0.1], [0.9, 0.2, 0.1], [0, 0.5, 0.5], [1.1, 0, -0.1]])
+def test_a_split_that_is_none_is_refused(split: list[float]) -> None:
+    with pytest.raises(UserError, match=r"task.split is .*add up to 1"):
+        CausalLM(data="python-docs", split=split)
+
+
+def test_no_length_of_zero() -> None:
+    with pytest.raises(UserError, match="length 0"):
+        CausalLM(data="python-docs", length=0)

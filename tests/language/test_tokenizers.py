@@ -1,0 +1,68 @@
+"""Tokenizers: saved and loaded again they are the same, and decoding gives the text back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sj_lang_language.data import hub
+from transformers import AutoTokenizer
+
+from sj_lang import build
+from sj_lang.errors import UserError
+
+TEXT = "The quick brown fox,\n\n  jumps\tover the lazy dog.\r\nÆther, naïve; 日本語 🎉 <pad> <unk> </s> x  y \n" * 3
+
+
+def make(kind: str, **options: Any) -> Any:
+    return build.part("tokenizer", {"type": kind, **options})(texts=[TEXT[:50], TEXT[50:]])
+
+
+@pytest.mark.parametrize("name", ["characters", "bpe"])
+def test_round_trip_before_and_after_saving(name: str, tmp_path: Path) -> None:
+    tokenizer = make(name)
+    ids = tokenizer(TEXT)["input_ids"]
+    assert tokenizer.decode(ids) == TEXT
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again(TEXT)["input_ids"] == ids
+    assert again.decode(ids) == TEXT
+    assert again.get_vocab() == tokenizer.get_vocab()
+    batch = again(["f", "The lazy dog jumps"], padding=True)
+    assert batch["input_ids"][0][0] == again.pad_token_id == 0
+    assert batch["attention_mask"][0][0] == 0, "padding goes to the left"
+
+
+def test_characters_are_those_of_the_training_text_in_order() -> None:
+    tokenizer = make("characters")
+    words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    assert words == ["<pad>", "<unk>", *sorted(set(TEXT))]
+    assert tokenizer("fox☃")["input_ids"][-1] == tokenizer.unk_token_id == 1
+    assert len(tokenizer("<pad>")["input_ids"]) == 5
+
+
+def test_bpe_has_the_size_that_was_asked_for_and_no_unknown_text() -> None:
+    tokenizer = make("bpe", vocab_size=270)
+    assert len(tokenizer) == 270
+    assert len(tokenizer(TEXT)["input_ids"]) < len(TEXT.encode())
+    assert tokenizer.decode(tokenizer("☃ ß")["input_ids"]) == "☃ ß"
+    assert tokenizer.pad_token_id not in tokenizer("<pad>")["input_ids"]
+    with pytest.raises(UserError, match="vocab_size is 256; bpe needs 257 or more"):
+        make("bpe", vocab_size=256)
+
+
+def test_a_tokenizer_from_a_folder(tmp_path: Path) -> None:
+    trained = make("bpe", vocab_size=260)
+    trained.save_pretrained(tmp_path / "made")
+    assert make("pretrained", name=str(tmp_path / "made")).get_vocab() == trained.get_vocab()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"tokenizer.name: .*empty"):
+        make("pretrained", name=str(tmp_path / "empty"))
+
+
+def test_a_tokenizer_of_the_hub_without_a_network_says_so_at_once(offline: Callable[[], float]) -> None:
+    with pytest.raises(UserError, match=r"tokenizer.name: .*someone/something.*cannot be reached"):
+        make("pretrained", name="someone/something")
+    assert offline() < hub.PATIENCE + 2
