@@ -19,12 +19,11 @@ from sj_lang.hookspecs import KINDS, Registration, describe
 State = Literal["ok", "none", "hidden", "BROKEN"]
 
 WIDTH = 118
-NEEDED = ("torch", "spikingjelly", "transformers", "accelerate", "datasets", "tokenizers", "tensorboard", "matplotlib")
+NEEDED = ("torch", "spikingjelly", "transformers", "accelerate", "datasets", "tokenizers", "matplotlib")
 #: what to import to know that a library works, where its top module imports next to nothing
 PROBES = {
     "spikingjelly": "spikingjelly.activation_based.neuron",
     "transformers": "transformers.trainer",
-    "tensorboard": "torch.utils.tensorboard",
     "matplotlib": "matplotlib.pyplot",
 }
 
@@ -72,7 +71,8 @@ def libraries() -> Iterator[Finding]:
             yield Finding(name, "hidden", f"{why}. Harmless: sj_lang hides it, and nothing here uses it")
         else:
             yield Finding(name, "ok" if _version(name) else "none", _version(name) or "not needed")
-    yield _cupy()
+    yield _optional("tensorboard", "torch.utils.tensorboard", "needed by train.report_to: [tensorboard] alone")
+    yield _optional("cupy", "cupy", "needed by backend: cupy alone; pip install 'cupy-cuda13x[ctk]'")
     yield _compiler()
 
 
@@ -154,14 +154,14 @@ def _device() -> str:
     return f"CPU, {torch.get_num_threads()} threads; no CUDA device seen ({built})"
 
 
-def _cupy() -> Finding:
+def _optional(name: str, module: str, why: str) -> Finding:
     try:
-        cupy = importlib.import_module("cupy")
+        imported = importlib.import_module(module)
     except ModuleNotFoundError:
-        return Finding("cupy", "none", "needed by the backend \"cupy\" alone: pip install 'cupy-cuda13x[ctk]'")
+        return Finding(name, "none", why)
     except Exception as error:  # a broken binary may raise anything
-        return Finding("cupy", "hidden", f'cannot be loaded: {describe(error)}. The backend "cupy" is off')
-    return Finding("cupy", "ok", str(cupy.__version__))
+        return Finding(name, "hidden", f"cannot be loaded: {describe(error)}; {why}")
+    return Finding(name, "ok", _version(name) or getattr(imported, "__version__", ""))
 
 
 def _compiler() -> Finding:
