@@ -24,9 +24,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "binary": {"neuron": {"type": "dsn", "n": 1, "k": 2, "alpha_init": 0.5}, "attention": {"type": "ssa", "chunk": 4}},
     "repeat": {"coding": "repeat", "timesteps": 3, "attention": {"type": "ssa", "scale": 0.5}},
     "twin": {"twin": True},
-    "calm": {  # everything that is ours: Heaviside, count, gain, no positions
+    "calm": {  # everything that is ours: Heaviside, gain, no positions
         "neuron": {"type": "dsn", "n": 1, "surrogate_function": "ATan", "v_threshold": 0.3, "alpha_init": 0.3},
-        "attention": {"type": "ssa", "normalize": "count", "scale": 4.0, "chunk": 3},
+        "attention": {"type": "ssa", "scale": 1.0, "chunk": 3},
         "embedding": {"type": "learned_sum", "position": "none", "std": 0.5},
         "norm": {"type": "layer", "eps": 0.01},
         "branch_gain": 0.5,

@@ -151,6 +151,11 @@ def test_a_split_that_is_none_is_refused(split: list[float]) -> None:
         CausalLM(data="python-docs", split=split)
 
 
+def test_a_recipe_without_data_asks_for_them() -> None:
+    with pytest.raises(UserError, match=r"task.data is not set.*task.data=PATH"):
+        prepare()
+
+
 def test_no_length_of_zero() -> None:
     with pytest.raises(UserError, match="length 0"):
         CausalLM(data="python-docs", length=0)

@@ -177,19 +177,6 @@ def test_without_positions_texts_have_any_length(build: Build) -> None:
     assert model(torch.zeros(1, 50, dtype=torch.long)).logits.shape == (1, 50, 23)
 
 
-def test_count_divides_by_the_tokens_seen(build: Build, ids: torch.Tensor) -> None:
-    plain, counted = build("calm", attention={"type": "ssa", "scale": 4.0}), build("calm")
-    attention = counted.layers[0].attention
-    before, after = (
-        model.layers[0].attention._attend(torch.ones(5, 2, 48), None, None)[0] for model in (plain, counted)
-    )
-    torch.testing.assert_close(after, before / torch.arange(1, 6).view(5, 1, 1))
-    mask = torch.ones(5, 2, dtype=torch.bool)
-    mask[:2, 0] = False
-    padded = attention._attend(torch.ones(5, 2, 48), None, mask)[0]
-    torch.testing.assert_close(padded[2:, 0], after[:3, 0])
-
-
 def test_a_mask_or_a_cache_that_does_not_fit_says_so(build: Build, ids: torch.Tensor) -> None:
     model = build()
     with pytest.raises(ValueError, match=r"attention_mask is \[3, 4\], expected \[3, 11\]"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +21,7 @@ class SpikingSelfAttention(nn.Module):
     dim: D; heads: H, each D / H wide; neuron, norm: build a node and a normalization; branch_norm: builds the last
     normalization, None: `norm` does; twin: the size-matched ANN, softmax(Q K^T / sqrt(D / H)) V without neurons (all
     six are handed in by the model).
-    scale: factor on the attention's output, .125 in the paper.
-    normalize: "none", as in the paper; "count" (ours): O_t is also divided by the number of tokens that t sees, so that
-        it does not grow along the text. chunk: tokens per chunk; changes memory and speed only.
+    scale: factor on the attention's output, .125 in the paper. chunk: tokens per chunk; changes memory and speed only.
     """
 
     given = frozenset({"dim", "heads", "neuron", "norm", "branch_norm", "twin"})
@@ -39,11 +36,10 @@ class SpikingSelfAttention(nn.Module):
         branch_norm: Callable[..., nn.Module] | None = None,
         twin: bool = False,
         scale: float = 0.125,
-        normalize: Literal["none", "count"] = "none",
         chunk: int = 64,
     ) -> None:
         super().__init__()
-        self.heads, self.twin, self.scale, self.normalize, self.chunk = heads, twin, scale, normalize, chunk
+        self.heads, self.twin, self.scale, self.chunk = heads, twin, scale, chunk
         neuron = float_in_place_of_spikes if twin else neuron
         self.input = Firing(neuron=neuron, channels=dim)
         self.qkv_proj = nn.Linear(dim, 3 * dim, bias=False)
@@ -79,12 +75,6 @@ class SpikingSelfAttention(nn.Module):
             if valid is not None:
                 k = k.masked_fill(~valid.view(len(valid), *(1,) * (k.dim() - 3), -1, 1), 0)
             o, kv = causal_linear(q, k, v, None if state is None else state["kv"], self.chunk)
-            memory = {"kv": kv}
-            if self.normalize == "count":
-                ones = q.new_ones(len(q), q.shape[-2], dtype=torch.long) if valid is None else valid.long()
-                seen = ones.cumsum(1) + (0 if state is None else state["seen"][:, None])  # [B, L]
-                memory["seen"] = seen[:, -1]
-                o = o / seen.clamp(min=1).view(len(seen), *(1,) * (o.dim() - 3), -1, 1)
-            o = (o * self.scale).to(qkv.dtype)
+            o, memory = (o * self.scale).to(qkv.dtype), {"kv": kv}
         back = (2, 0, 1, 3) if qkv.dim() == 3 else (1, 0, 3, 2, 4)
         return o.permute(back).flatten(-2), memory

@@ -17,7 +17,8 @@ def register(config_class: Any, *auto_and_model: tuple[Any, Any]) -> None:
     other plugin would then be built as this model. Raises PluginError instead, naming both classes.
     """
     kind = config_class.model_type
-    taken = CONFIG_MAPPING.get(kind, config_class)
+    # its get() does not see what was registered
+    taken = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else config_class  # noqa: SIM401
     if (taken.__module__, taken.__qualname__) != (config_class.__module__, config_class.__qualname__):
         raise PluginError(
             f"model type '{kind}' of {config_class.__module__}.{config_class.__qualname__} is already that of "

@@ -23,7 +23,8 @@ PIECE = 1 << 17  # characters that are tokenized at a time: a tokenizer needs so
 class CausalLM(Task):
     """Train on windows of a text, and test on the end of it.
 
-    data: a registered source, hub:owner/name[/config], a .txt or .txt.gz file, a folder of them, or a mapping.
+    data: a registered source, hub:owner/name[/config], a .txt or .txt.gz file, a folder of them, or a mapping;
+        a recipe may leave it to the command line (task.data=PATH).
     length: L, tokens of a window, and the longest text the model can read.
     stride: tokens between the beginnings of two training windows. None: `length`, so that an epoch reads each token
         once. 1: every beginning there is, drawn without replacement, as nanoGPT nearly does; an epoch then has as many
@@ -44,7 +45,12 @@ class CausalLM(Task):
     pads: ClassVar[bool] = False
 
     def __init__(
-        self, *, data: Data, length: int = 256, stride: int | None = None, split: tuple[float, ...] = (0.9, 0.05, 0.05)
+        self,
+        *,
+        data: Data | None = None,
+        length: int = 256,
+        stride: int | None = None,
+        split: tuple[float, ...] = (0.9, 0.05, 0.05),
     ) -> None:
         if length < 1 or (stride is not None and stride < 1):
             raise UserError(f"task: length {length} and stride {stride} must be 1 or more")
@@ -58,6 +64,10 @@ class CausalLM(Task):
 
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
         """Read, cut and tokenize. seed: not needed, as the order of the windows is the trainer's."""
+        if self.data is None:
+            raise UserError(
+                "task.data is not set, and this recipe brings no text along: give one, e.g. task.data=PATH/TO/FILE.txt"
+            )
         parts = corpus.cut(corpus.read(self.data), self.split)
         self._check_parts(parts)
         made = tokenizer(texts=pieces(parts["train"]))
