@@ -94,6 +94,14 @@ def spikingjelly(module: str) -> Any:
         return found
 
 
+def surrogates() -> list[str]:
+    """The names of the installed SpikingJelly's surrogates that fire 0 or 1 and have a gradient."""
+    found = spikingjelly("surrogate")
+    # In 0.0.0.0.14, which lacks SuperSpike, the backward pass of NonzeroSignLogAbs raises.
+    unusable = () if hasattr(found, "SuperSpike") else ("NonzeroSignLogAbs",)
+    return [name for name in SURROGATES if hasattr(found, name) and name not in unusable]
+
+
 def surrogate(spec: Any) -> Any:
     """The surrogate module that a name such as "ATan" stands for; a module is returned as it is.
 
@@ -103,7 +111,7 @@ def surrogate(spec: Any) -> Any:
         if not callable(spec):
             raise TypeError(f"a surrogate is a name or a module of spikingjelly's surrogate, got {spec!r}")
         return spec
-    available = [name for name in SURROGATES if hasattr(spikingjelly("surrogate"), name)]
+    available = surrogates()
     if spec not in available:
         raise ValueError(f"no surrogate {spec!r}; {choices(spec, available, limit=len(SURROGATES))}")
     return getattr(spikingjelly("surrogate"), spec)()
