@@ -145,6 +145,8 @@ def training_arguments(recipe: Recipe, prepared: Prepared, output: Path, notes: 
     train.setdefault("report_to", [])
     train.setdefault("logging_steps", 0.02)
     train.setdefault("save_total_limit", 2)
+    if train.get("ddp_find_unused_parameters") is None:
+        train["ddp_find_unused_parameters"] = False  # a model that leaves some unused gets a clear error
     train.update(
         output_dir=str(output),
         seed=recipe.seed,

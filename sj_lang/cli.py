@@ -156,6 +156,7 @@ def _run(arguments: argparse.Namespace) -> int:
     recipe = _load(arguments)
     from sj_lang import run
 
+    run.quiet_libraries()
     return run.execute(recipe, dry_run=arguments.dry_run, resume=arguments.resume, debug=arguments.debug)
 
 
@@ -195,6 +196,7 @@ def _plugins(arguments: argparse.Namespace) -> int:
 def _generate(arguments: argparse.Namespace) -> int:
     from sj_lang import recipe, run
 
+    run.quiet_libraries()
     options = recipe.generation(arguments.changes)
     seed, prompt = options.pop("seed", None), options.pop("prompt", None)
     return run.generate(arguments.run, prompt if arguments.prompt is None else arguments.prompt, options, seed=seed)
@@ -203,6 +205,7 @@ def _generate(arguments: argparse.Namespace) -> int:
 def _eval(arguments: argparse.Namespace) -> int:
     from sj_lang import run
 
+    run.quiet_libraries()
     return run.evaluate(arguments.run)
 
 

@@ -64,6 +64,18 @@ class Console:
         self._handler = None
 
 
+def quiet_libraries() -> None:
+    """Keep what libraries say about their own work off the screen: it goes to log.txt. For the command line."""
+    from datasets.utils.logging import disable_progress_bar as without_bars
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_default_handler()
+    without_bars()
+    for name in _LOGGERS:
+        logging.getLogger(name).addHandler(logging.NullHandler())
+
+
 def table(rows: list[list[str]]) -> str:
     """Columns aligned: the first to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -73,19 +74,14 @@ def firing_rates(history: History, path: Path) -> bool:
     for name in names:
         blocks.setdefault(block(name), []).append(name)
     shown = dict(_spread(list(blocks.items()), _MOST_PANELS))
-    columns = min(len(shown), 3)
-    rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(max(6.0, 4.2 * columns), 2.9 * rows + 0.5), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
-    for axes, (title, members) in zip(grid, shown.items(), strict=False):
+    figure, panels = _panels(len(shown), width=4.2, height=2.9, shared=True)
+    for axes, (title, members) in zip(panels, shown.items(), strict=True):
         for index, name in enumerate(members):
             label = name.removeprefix(title).lstrip(".") or name
             axes.plot(*series(history, prefix + name), **_look(index), linewidth=1.2, label=label)
         _plain(axes)
         axes.set_title(title, fontsize=10)
         axes.legend(frameon=False, fontsize=8)
-    for axes in list(grid)[len(shown) :]:
-        axes.set_visible(False)
     figure.supxlabel("optimizer step", fontsize=10)
     figure.supylabel("firing rate (share of the most possible)", fontsize=10)
     figure.suptitle("Firing rate of each layer" + _omitted(len(blocks), len(shown), "blocks"), fontsize=12)
@@ -99,20 +95,15 @@ def raster(spikes: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
     if not spikes:
         return False
     shown = _spread(list(spikes.items()), _MOST_PANELS)
-    columns = min(len(shown), 3)
-    rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(max(6.0, 4.6 * columns), 2.6 * rows + 0.6), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, (name, values) in zip(grid, shown, strict=False):
+    figure, panels = _panels(len(shown), width=4.6, height=2.6, shared=False)
+    for axes, (name, values) in zip(panels, shown, strict=True):
         picked = np.linspace(0, values.shape[1] - 1, min(values.shape[1], _MOST_NEURONS)).round().astype(int)
         part = np.asarray(values, dtype=np.float32)[:_MOST_STEPS, picked]
-        high = max(float(part.max(initial=0)), 1.0)
-        axes.imshow(part.T, aspect="auto", interpolation="nearest", cmap="Greys", vmin=0, vmax=high, origin="lower")
+        shade = PowerNorm(0.5, vmin=0, vmax=max(float(part.max(initial=0)), 1.0))  # a spike of 1 among 4s is seen too
+        axes.imshow(part.T, aspect="auto", interpolation="nearest", cmap="Greys", norm=shade, origin="lower")
         counts = f" of {values.shape[1]}" if values.shape[1] > _MOST_NEURONS else ""
         axes.set_title(f"{name}\n{len(picked)}{counts} neurons, {_percent(part)} of steps with a spike", fontsize=9)
         axes.tick_params(labelsize=8)
-    for axes in list(grid)[len(shown) :]:
-        axes.set_visible(False)
     figure.supxlabel("time step", fontsize=10)
     figure.supylabel("neuron", fontsize=10)
     figure.suptitle("Spikes of one sample" + _omitted(len(spikes), len(shown), "layers"), fontsize=12)
@@ -157,6 +148,19 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
     axes = figure.subplots()
     _plain(axes)
     return figure, axes
+
+
+def _panels(count: int, *, width: float, height: float, shared: bool) -> tuple[Figure, list[Any]]:
+    """Small multiples in rows of at most three. width, height: of one, in inches."""
+    columns = 2 if count == 4 else min(count, 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(max(6.0, width * columns), height * rows + 0.5), layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharex=shared, sharey=shared, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    for axes in panels[max(count - columns, 0) : count]:
+        axes.tick_params(labelbottom=True)
+    return figure, panels[:count]
 
 
 def _plain(axes: Any) -> None:

@@ -16,21 +16,8 @@ from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder
 from sj_lang.manifest import read_json
 
-#: figures of the tables, in this order; those that a task adds come after them
-FIRST = (
-    "test.loss",
-    "test.bits_per_char",
-    "validation.loss",
-    "validation.bits_per_char",
-    "train.loss",
-    "train.steps",
-    "train.seconds",
-    "train.tokens_per_second",
-    "parameters.total",
-    "parameters.neurons",
-    "firing_rate.mean",
-    "dead.mean",
-)
+#: order of the tables, by the first word of a figure's name; test splits, whatever they are called, come before these
+GROUPS = ("validation", "train", "parameters", "firing_rate", "dead")
 
 UNITS = {"loss": "nats", "seconds": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}
 
@@ -147,10 +134,9 @@ def _render(title: str, pages: Sequence[Page], means: Mapping[str, Mapping[str, 
 def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """(name, one text per run) of all figures that any run has, except those of single layers."""
     names = list(dict.fromkeys(name for one in metrics for name in one))
-    per_layer = ("firing_rate.", "dead.")
-    plain = [name for name in names if not name.startswith(per_layer) or name.endswith(".mean")]
-    ordered = [name for name in FIRST if name in plain] + [name for name in plain if name not in FIRST]
-    return [(name, [show(name, one[name]) if name in one else "" for one in metrics]) for name in ordered]
+    plain = [name for name in names if not name.startswith(("firing_rate.", "dead.")) or name.endswith(".mean")]
+    plain.sort(key=lambda name: GROUPS.index(group) if (group := name.split(".")[0]) in GROUPS else -1)
+    return [(name, [show(name, one[name]) if name in one else "" for one in metrics]) for name in plain]
 
 
 def show(name: str, value: Any) -> str:
@@ -186,7 +172,7 @@ def _pictures(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Picture]:
         (
             "raster",
             "Spikes of one sample",
-            "One panel per layer: neurons upwards, time steps to the right, dark: spike.",
+            "One panel per layer: neurons upwards, time steps to the right; the larger a spike, the darker.",
         ),
     ):
         path = folder.figures / f"{stem}.png"

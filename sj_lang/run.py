@@ -15,7 +15,7 @@ import torch
 from sj_lang import checkpoints, figures, manifest, report
 from sj_lang.assembly import Job, assemble, parameter_table, total_parameters
 from sj_lang.callbacks import RunMark
-from sj_lang.console import Console, duration, is_main_process, table
+from sj_lang.console import Console, duration, is_main_process, quiet_libraries, table
 from sj_lang.errors import Interrupted, RunFailed, SjLangError, UserError
 from sj_lang.folder import RunFolder
 from sj_lang.guards import Termination
@@ -25,7 +25,7 @@ from sj_lang.recipe import Recipe
 from sj_lang.stored import evaluate, generate, write_text
 from sj_lang.trainer import RunTrainer, final_figures
 
-__all__ = ["evaluate", "execute", "generate", "train"]
+__all__ = ["evaluate", "execute", "generate", "quiet_libraries", "train"]
 
 
 def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None = None, debug: bool = False) -> int:

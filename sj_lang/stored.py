@@ -140,8 +140,8 @@ def write_text(
 
 
 def _fit(model: PreTrainedModel, length: int, options: dict[str, Any]) -> str:
-    """Lower `max_new_tokens` to the room that the model's positions leave."""
-    room = getattr(model.config, "max_position_embeddings", None)
+    """Lower `max_new_tokens` to the room that the model has: its `text_limit` (None: any length), or its positions."""
+    room = getattr(model, "text_limit", getattr(model.config, "max_position_embeddings", None))
     wanted = options.get("max_new_tokens")
     if not room or wanted is None or length + wanted <= room:
         return ""

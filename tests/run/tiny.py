@@ -308,11 +308,11 @@ if __name__ == "__main__":
     from sj_lang.recipe import load
     from sj_lang.run import execute
 
-    if "TINY_STOP_AT" in os.environ:
+    if "TINY_STOP_AT" in os.environ and os.environ.get("RANK", "0") == os.environ.get("TINY_STOP_RANK", "0"):
         StopAt(int(os.environ["TINY_STOP_AT"]))
     with offered():
         try:
-            execute(load(sys.argv[1], sys.argv[2:]))
+            execute(load(sys.argv[1], sys.argv[2:]), resume=os.environ.get("TINY_RESUME"))
         except SjLangError as error:
             print(error, file=sys.stderr)
             sys.exit(error.exit_code)

@@ -247,6 +247,11 @@ class SpikeDecoderForCausalLM(StatefulGeneration, PreTrainedModel, GenerationMix
         """An empty state: one part per block, one for the head and the positions."""
         return StateCache(len(self.layers) + 1)
 
+    @property
+    def text_limit(self) -> int | None:
+        """The longest text, in tokens; None where there is no table of positions, so that any length can be read."""
+        return getattr(self.embedding, "max_length", None)
+
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding.token
 
@@ -279,7 +284,7 @@ class SpikeDecoderForCausalLM(StatefulGeneration, PreTrainedModel, GenerationMix
         self, mask: Tensor | None, input_ids: Tensor, before: State | None, seen: int
     ) -> tuple[Tensor, State]:
         """Positions `[L, B]` of the tokens, padding not counted, and how many valid tokens each text has now, `[B]`."""
-        longest = getattr(self.embedding, "max_length", None)  # None: no table of positions, texts of any length
+        longest = self.text_limit
         start = input_ids.new_zeros(input_ids.shape[0]) if before is None else before["valid"]
         steps = torch.ones_like(input_ids.T) if mask is None else mask.long()
         count = start + steps.cumsum(0)

@@ -1,0 +1,66 @@
+"""Two processes on the CPU, started by torchrun."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from safetensors.torch import load_file
+
+from sj_lang import run
+from sj_lang.manifest import read_json
+from sj_lang.recipe import load
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+SETTINGS = ["model.dropout=0.0", "train.max_steps=4", "train.eval_steps=2"]
+
+
+def torchrun(path: str, *changes: str, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, **more, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, str(Path(tiny.__file__)), path, *changes],
+        env=environment, capture_output=True, text=True, timeout=250, check=False,
+    )  # fmt: skip
+
+
+def test_two_processes_do_what_one_does_with_the_double_batch(tmp_path: Path) -> None:
+    path = tiny.write_recipe(tmp_path)
+    done = torchrun(path, *SETTINGS, "output=two", "train.per_device_train_batch_size=4")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run folder") == 1
+    assert "2 processes" in done.stdout
+    assert "destroy_process_group" not in done.stderr
+    run.execute(load(path, [*SETTINGS, "output=one", "train.per_device_train_batch_size=8"]))
+    two, one = (read_json(tmp_path / name / "metrics.json") for name in ("two", "one"))
+    for name in ("test.loss", "validation.loss", "train.loss"):
+        assert two[name] == pytest.approx(one[name], abs=2e-4)
+    assert two["firing_rate.mean"] == pytest.approx(one["firing_rate.mean"], abs=0.02)
+    assert read_json(tmp_path / "two/manifest.json")["machine"]["world_size"] == 2
+    weights = [load_file(tmp_path / name / "model/model.safetensors") for name in ("two", "one")]
+    assert all(abs(weights[0][name] - weights[1][name]).max() < 2e-3 for name in weights[0])
+
+
+def test_nan_ends_both_processes(tmp_path: Path) -> None:
+    failed = torchrun(tiny.write_recipe(tmp_path), *SETTINGS, "output=r", "model.explode_at=2")
+    assert failed.returncode == 1
+    assert "stopped at step 2" in failed.stderr
+    assert read_json(tmp_path / "r/manifest.json")["status"] == "failed"
+
+
+def test_sigterm_to_one_process_stops_both_at_the_same_step(tmp_path: Path) -> None:
+    path = tiny.write_recipe(tmp_path)
+    stopped = torchrun(path, "output=r", TINY_STOP_AT="14", TINY_STOP_RANK="1")
+    assert stopped.returncode != 0
+    manifest = read_json(tmp_path / "r/manifest.json")
+    assert (manifest["status"], manifest["exit_code"]) == ("interrupted", 143)
+    assert len(list((tmp_path / "r").glob("checkpoint-*"))) >= 1
+    resumed = torchrun(path, "output=r", TINY_RESUME="r")
+    assert resumed.returncode == 0, resumed.stderr
+    assert read_json(tmp_path / "r/manifest.json")["status"] == "done"
+    assert read_json(tmp_path / "r/metrics.json")["train.steps"] == 12
