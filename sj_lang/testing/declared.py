@@ -73,7 +73,7 @@ def takes_mask_as_declared(subject: Subject) -> None:
     """Declared: a mask is obeyed. Not declared: a mask with a masked step raises; it is not ignored."""
     node, x = subject.node(), subject.x()
     mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-    mask[2:, 0] = False
+    mask[len(x) // 2 :, 0] = False
     if subject.traits.takes_mask:
         assert subject.traits.any_length, "takes_mask needs any_length: with steps removed the sequence is shorter"
         spikes, _ = whole(node, x, None, mask)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sj_lang.compat import spikingjelly
 from sj_lang.testing.check import check
 from sj_lang.testing.compare import assert_same, outcome, weighed, whole
 from sj_lang.testing.refuse import REFUSALS
@@ -80,6 +81,10 @@ def backend_really_runs(subject: Subject) -> None:
         assert asked in (None, "auto", called[0]), f"the kernel of {called[0]} was called, not that of {asked}"
     missing = sorted(set(subject.ops.get(asked or "torch", [])) - recorder.names)
     assert not missing, f"operators not called: {', '.join(missing)}; called: {sorted(recorder.names)}"
+    set_backend = getattr(spikingjelly("functional"), "set_backend", None)  # 0.0.0.0.14
+    if set_backend is not None and counts:
+        set_backend(net=nn.Sequential(node), backend=called[0])
+        assert node.backend == called[0], f"functional.set_backend leaves backend {node.backend}"
     for other in sorted(set(getattr(node, "supported_backends", ())) - {"auto", asked}):
         _runs_or_refuses(subject, other, x)
 

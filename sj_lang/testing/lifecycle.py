@@ -149,6 +149,14 @@ def detach_cuts(subject: Subject) -> None:
 
 
 @check(once=True)
+def eval_changes_nothing(subject: Subject) -> None:
+    """train() and eval() give the same spikes, states and gradients."""
+    node, x = subject.node(), subject.x(6, 3)
+    want = outcome(node.train(), whole, x)
+    assert_same(subject, outcome(node.eval(), whole, x), want, "eval() against train()", x=x)
+
+
+@check(once=True)
 def copies_are_independent(subject: Subject) -> None:
     """deepcopy and pickle, before use and with state: the copy goes on as the original, and shares nothing with it."""
     for used in (False, True):

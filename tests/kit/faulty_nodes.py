@@ -309,6 +309,12 @@ class DetachDoesNothing(Toy):
         pass
 
 
+@fault("eval_changes_nothing")
+class NoGradientInEval(Toy):
+    def fire(self, h, axis):
+        return super().fire(h if self.training else h.detach(), axis)
+
+
 @fault("copies_are_independent")
 class DeepcopySharesParameters(Toy):
     def __deepcopy__(self, memo):

@@ -1,5 +1,6 @@
 """Every neuron that is registered and available here keeps what it declares. A new one is tested by registering it."""
 
+import shutil
 from typing import Any
 
 import pytest
@@ -41,7 +42,8 @@ def conforms(name: str, options: dict[str, Any], **given: Any) -> None:
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_node(name: str, options: dict[str, Any]) -> None:
-    conforms(name, options, skip={"compiles": "tested below"})
+    conforms(name, options, backends=["torch"], skip={"compiles": "tested below"})
+    conforms(name, options, backends=["auto"], only=["backend_really_runs"])
 
 
 @pytest.mark.parametrize("name", [found.name for found in AVAILABLE if found.name not in COMPILED_WHEN_SLOW])
@@ -55,10 +57,18 @@ def test_compiles_with_all_options(name: str, options: dict[str, Any]) -> None:
     conforms(name, options, only=["compiles"])
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("name", [found.name for found in AVAILABLE])
+def test_compiles_with_inductor(name: str) -> None:
+    conforms(name, OPTIONS.get(name, [{}])[0], only=["compiles"], compilers=("inductor",))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_node_on_cuda(name: str, options: dict[str, Any]) -> None:
-    conforms(name, options, device="cuda", dtypes=(torch.float32, torch.float64))
+    kernels = getattr(plugins.get("neuron", name).load(), "kernels", {})
+    conforms(name, options, device="cuda", backends=["auto", *kernels], dtypes=[torch.float32, torch.float64])
 
 
 def test_all_neurons_are_found() -> None:
