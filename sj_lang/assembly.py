@@ -156,6 +156,8 @@ def training_arguments(recipe: Recipe, prepared: Prepared, output: Path, notes: 
         batch_eval_metrics=False,
         restore_callback_states_from_checkpoint=False,  # RunMark restores itself
     )
+    if prepared.label_names is not None:
+        train["label_names"] = prepared.label_names
     _plan_evaluation(train, prepared, notes)
     try:
         arguments = transformers.TrainingArguments(**train)

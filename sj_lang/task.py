@@ -54,6 +54,8 @@ class Prepared:
     metrics: Callable[[str, ReducedArrays, NDArray[np.generic]], Mapping[str, float]]
     #: list of items -> batch; None: transformers' default (pads, if the tokenizer can)
     collate: Callable[[list[Any]], dict[str, Any]] | None = None
+    #: the keys of a batch that `reduce` and `metrics` get as labels; None: those that transformers finds by their names
+    label_names: list[str] | None = None
     #: config fields that the data fix (vocab_size, max_position_embeddings, pad_token_id ...); a recipe that sets one
     #: of them to another value is refused
     model: Mapping[str, Any] = field(default_factory=dict)

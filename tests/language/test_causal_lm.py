@@ -12,9 +12,11 @@ import torch
 from sj_lang_language.tasks import causal_lm
 from sj_lang_language.tasks.causal_lm import CausalLM
 
-from sj_lang import build
+from sj_lang import build, compat
 from sj_lang.errors import UserError
 from sj_lang.task import Prepared
+
+compat.shield()  # before transformers' models and Trainer
 
 TEXT = "".join(f"{number} bottles of beer on the wall.\n" for number in range(100))
 
@@ -95,11 +97,26 @@ def test_figures_are_exact_whatever_the_batches(book: str, tokenizer: Any) -> No
     assert found["accuracy"] == pytest.approx(right)
 
 
-def test_labels_of_several_names_are_taken_too() -> None:
-    logits, shifted = torch.randn(2, 3, 5), torch.tensor([[1, 2, -100], [0, 4, 3]])
-    one, both = causal_lm.reduce(logits, shifted), causal_lm.reduce(logits, (shifted.clone().fill_(0), shifted))
-    assert all(torch.equal(a, b) for a, b in zip(one, both, strict=True))
-    assert one[1].tolist() == [2, 3]
+def test_any_causal_model_of_transformers_is_scored_on_every_target(book: str, tmp_path: Path) -> None:
+    """The last token of a window predicts too, also in a model that knows nothing of this package."""
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+    ready = prepare(data=book, length=16)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = LlamaForCausalLM(LlamaConfig(**ready.model, **sizes))
+    batch = ready.collate([ready.train[0], ready.train[1]])
+    out = model(**batch)
+    right = torch.nn.functional.cross_entropy(out.logits.flatten(0, 1), batch["shift_labels"].flatten())
+    torch.testing.assert_close(out.loss, right)
+    settings = {"report_to": [], "use_cpu": True, "label_names": ready.label_names, "disable_tqdm": True}
+    trainer = Trainer(
+        model,
+        TrainingArguments(str(tmp_path), **settings),
+        data_collator=ready.collate,
+        preprocess_logits_for_metrics=ready.reduce,
+    )
+    reduced = trainer.predict(ready.tests["test"]).predictions
+    assert reduced[1].sum() == ready.fingerprint["test"]["characters"] - 1
 
 
 def test_long_texts_are_tokenized_in_pieces(book: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,7 @@ class CausalLM(Task):
             reduce=reduce,
             metrics=Metrics({name: characters_per_token(made, parts[name], tokens[name]) for name in parts}),
             collate=stack,
+            label_names=["shift_labels"],
             model={
                 "vocab_size": len(made),
                 "max_position_embeddings": self.length,
@@ -155,16 +156,15 @@ def characters_per_token(tokenizer: PreTrainedTokenizerBase, text: str, tokens: 
     return (len(text) - len(tokenizer.decode(tokens[:1]))) / (len(tokens) - 1)
 
 
-def reduce(logits: Tensor, labels: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+def reduce(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Summed loss (nats), scored tokens and hits of each window, `[B]` each.
 
-    logits `[B, L, V]`; labels `[B, L]`, the token after each input ("shift_labels"), last if there are several.
+    logits `[B, L, V]`; labels `[B, L]`, the token after each input ("shift_labels").
     """
-    targets = labels[-1] if isinstance(labels, tuple) else labels
     loss = torch.nn.functional.cross_entropy(
-        logits.float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+        logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
     )
-    return loss.sum(1), (targets != IGNORED).sum(1), (logits.argmax(-1) == targets).sum(1)
+    return loss.sum(1), (labels != IGNORED).sum(1), (logits.argmax(-1) == labels).sum(1)
 
 
 class Metrics:
