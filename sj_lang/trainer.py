@@ -42,7 +42,7 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
         self._figures: dict[str, float] = {}
         self._counted = (0.0, 0)
         self._probe_batch: dict[str, Any] | None = None
-        self._keeps_cache = getattr(job.model.config, "use_cache", None)
+        self._use_cache = vars(job.model.config).get("use_cache")
         super().__init__(
             model=job.model,
             args=job.arguments,
@@ -185,8 +185,10 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
 
     def release_cache(self) -> None:
         """The Trainer turns `use_cache` off in the config; a stored model shall generate with its cache."""
-        if self._keeps_cache is not None:
-            self.model.config.use_cache = self._keeps_cache
+        if self._use_cache is not None:
+            self.model.config.use_cache = self._use_cache
+        else:
+            vars(self.model.config).pop("use_cache", None)
 
     def _metrics(self, prediction: Any) -> dict[str, float]:
         self.reduced = prediction.predictions

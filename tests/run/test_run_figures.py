@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+from sj_lang import figures, report
+
+
+def history(layers: int = 5) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    for step in range(10, 101, 10):
+        entries.append({"step": step, "train.loss": 2 + math.exp(-step / 30), "firing_rate.mean": 0.2})
+        entries[-1] |= {f"firing_rate.model.layers.{i}.mlp.act": 0.1 + i / 50 for i in range(layers)}
+        if step % 50 == 0:
+            entries.append({"step": step, "validation.loss": 2.1 + math.exp(-step / 30)})
+    return entries
+
+
+def size(path: Path) -> tuple[int, int]:
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", data[16:24])
+    return width, height
+
+
+def has_colour(path: Path, colour: str) -> bool:
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return bool((np.abs(image.imread(path)[..., :3] - wanted).max(-1) < 0.02).any())
+
+
+def test_learning_curves_show_both_losses(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "curves.png"
+    assert figures.learning_curves(history(), path, chosen=100)
+    assert size(path) == (770, 440)
+    assert has_colour(path, figures.COLOURS[0])
+    assert has_colour(path, figures.COLOURS[1])
+
+
+def test_no_data_no_figure(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    assert not figures.learning_curves([], path)
+    assert not figures.firing_rates([{"step": 1, "train.loss": 1.0}], path)
+    assert not figures.raster({}, path)
+    assert not figures.compared_curves({"a": []}, path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("layers", [1, 4, 5])
+def test_firing_rates_have_a_panel_for_each_block_and_no_empty_ones(tmp_path: Path, layers: int) -> None:
+    assert figures.firing_rates(history(layers), tmp_path / "rates.png")
+    figure, panels = figures._panels(layers, width=4, height=3, shared=True)
+    assert len(panels) == layers == sum(axes.get_visible() for axes in figure.axes)
+
+
+def test_blocks() -> None:
+    names = ("model.layers.0.mlp.act", "layers.11.n", "head.neuron", "neuron")
+    assert [figures.block(name) for name in names] == ["model.layers.0", "layers.11", "head", "neuron"]
+
+
+def test_raster_is_dark_where_there_are_spikes(tmp_path: Path) -> None:
+    spikes = np.zeros((20, 500))
+    assert figures.raster({"quiet": spikes}, tmp_path / "quiet.png")
+    assert figures.raster({"busy": spikes + 1}, tmp_path / "busy.png")
+    quiet, busy = (image.imread(tmp_path / name)[..., :3].mean() for name in ("quiet.png", "busy.png"))
+    assert quiet > 0.9
+    assert busy < 0.5
+
+
+def test_many_layers_are_thinned_and_it_is_said() -> None:
+    assert figures._spread(list(range(100)), 4) == [0, 33, 66, 99]
+    assert figures._omitted(100, 24, "layers") == " (24 of 100 layers)"
+    assert figures._omitted(3, 3, "layers") == ""
+
+
+def test_compared_curves(tmp_path: Path) -> None:
+    assert figures.compared_curves({"a": history(), "b": history()}, tmp_path / "c.png")
+    assert has_colour(tmp_path / "c.png", figures.COLOURS[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("test.loss", 1.87654, "1.8765 nats"),
+        ("train.tokens_per_second", 12345.6, "12,346 tokens/s"),
+        ("parameters.total", 849_920, "849,920"),
+        ("train.seconds", 61.23, "61.2 s"),
+        ("firing_rate.mean", 0.12345, "0.1235"),
+        ("test.loss", {"mean": 1.9, "deviation": 0.01, "n": 3}, "1.9000 ± 0.0100 nats"),
+        ("test.loss", {"mean": 1.9, "deviation": None, "n": 1}, "1.9000 nats"),
+        ("parameters.total", {"mean": 5.0, "deviation": 0.0, "n": 3}, "5"),
+    ],
+)
+def test_figures_are_shown_with_their_units(name: str, value: Any, text: str) -> None:
+    assert report.show(name, value) == text
+
+
+def test_rows_are_ordered_and_layers_left_out() -> None:
+    metrics = {"dead.mean": 0.1, "firing_rate.x": 0.1, "train.loss": 1.0, "test.loss": 1.0, "validation.loss": 1.0}
+    rows = report.metric_rows([metrics, {"test.loss": 2.0, "test.accuracy": 0.5}])
+    assert [name for name, _ in rows] == ["test.loss", "test.accuracy", "validation.loss", "train.loss", "dead.mean"]
+    assert rows[1] == ("test.accuracy", ["", "0.5000"])

@@ -1,0 +1,82 @@
+"""The run with the real task and the real model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sj_lang import assembly, run
+from sj_lang.callbacks import RunMark
+from sj_lang.console import Console
+from sj_lang.guards import FiniteGuard, Termination
+from sj_lang.manifest import read_json
+from sj_lang.plugins import Registry, chosen, use
+from sj_lang.recipe import load
+from sj_lang.trainer import RunTrainer
+
+RECIPE = """\
+recipe: 1
+name: real
+task: {type: causal_lm, data: text.txt, length: 16, split: [0.8, 0.1, 0.1]}
+tokenizer: {type: characters}
+model: {type: spike_decoder, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2}
+train: {max_steps: 4, eval_steps: 2, per_device_train_batch_size: 4, learning_rate: 0.01}
+generate: {max_new_tokens: 8}
+output: r
+"""
+
+
+@pytest.fixture(autouse=True)
+def _installed(tmp_path: Path, _components: None) -> Iterator[None]:
+    words = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "and", "sleeps"]
+    (tmp_path / "text.txt").write_text(" ".join(random.Random(1).choices(words, k=700)))
+    (tmp_path / "real.yaml").write_text(RECIPE)
+    installed = Registry()
+    for entry in chosen(entry_points(group="sj_lang"), None):
+        installed.load(entry)
+    with use(installed):
+        yield
+
+
+def test_trained_evaluated_and_written_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.execute(load("real.yaml")) == 0
+    metrics = read_json(tmp_path / "r/metrics.json")
+    assert 0 < metrics["firing_rate.mean"] < 1
+    assert any(name.startswith("firing_rate.layers.0.attention.") for name in metrics)
+    assert 0 < metrics["parameters.neurons"] < metrics["parameters.total"]
+    assert run.evaluate("r") == 0
+    again = read_json(tmp_path / "r/eval.json")
+    assert again == {name: value for name, value in metrics.items() if name in again}
+    assert {"test.loss", "test.bits_per_char", "firing_rate.mean"} <= again.keys()
+    assert read_json(tmp_path / "r/model/config.json").get("use_cache") is not False
+    capsys.readouterr()
+    assert run.generate("r") == 0
+    assert capsys.readouterr().out == (tmp_path / "r/sample.txt").read_text()
+
+
+@pytest.mark.parametrize("twin", ["false", "true"])
+def test_accumulated_gradient_is_that_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch, twin: str) -> None:
+    found: list[dict[str, torch.Tensor]] = []
+
+    def keep(self: FiniteGuard, model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FiniteGuard, "check", keep)
+    for batch, parts in ((16, 1), (4, 4)):
+        changes = [f"train.per_device_train_batch_size={batch}", f"train.gradient_accumulation_steps={parts}"]
+        job = assembly.assemble(load("real.yaml", [*changes, f"model.twin={twin}"]), Path("r"))
+        trainer = RunTrainer(job, console=Console(), folder=None, mark=RunMark(), termination=Termination("x"))
+        trainer.check_loss()
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+    whole, parts_ = found
+    assert max(float(grad.abs().max()) for grad in whole.values()) > 1e-4
+    for name, grad in whole.items():
+        torch.testing.assert_close(parts_[name], grad, rtol=1e-3, atol=1e-6, msg=name)
