@@ -51,11 +51,14 @@ def arguments_are_not_changed(subject: Subject) -> None:
         given["mask"] = torch.arange(5, device=x.device)[:, None] < torch.tensor([5, 3, 0], device=x.device)
     before = {name: (value.clone(), value._version) for name, value in given.items()}
     state = {name[7:-1]: value for name, value in given.items() if name.startswith("state")}
+    handed = dict(state)
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
             first, _ = whole(node, x, state, given.get("mask"))
             whole(node, subject.x(5, 3, seed=1))
             second, _ = whole(node, x, state, given.get("mask"))
+        same = state.keys() == handed.keys() and all(state[name] is value for name, value in handed.items())
+        assert same, "the dict of states that was handed in has other entries after the call"
         assert_equal(second, first, "the same call again, after another one")
         for name, value in given.items():
             assert_equal(value, before[name][0], f"{name} after the call")

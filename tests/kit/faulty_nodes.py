@@ -272,6 +272,15 @@ class StateMutated(Toy):
 
 
 @fault("arguments_are_not_changed")
+class StatesReplacedInTheDict(Toy):
+    def functional(self, x, state=None, mask=None):
+        spikes, after = super().functional(x, state, mask)
+        if state is not None:
+            state.update(after)
+        return spikes, after
+
+
+@fault("arguments_are_not_changed")
 class InputMutated(Toy):
     def functional(self, x, state=None, mask=None):
         return super().functional(x.detach().clamp_(max=1.0), state, mask)
