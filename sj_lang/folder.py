@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sj_lang.errors import UserError
-from sj_lang.manifest import Manifest, write_json
+from sj_lang.manifest import Manifest, plain, write_json
 
 
 class RunFolder:
@@ -91,12 +91,16 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise UserError(f"{self.shown}: its manifest.json cannot be read ({error})") from error
 
-    def create(self) -> None:
-        """Make the folder and prove that it can be written to."""
+    def create(self, *, new: bool) -> None:
+        """Make the folder and prove that it can be written to; a new run takes it for itself."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
                 pass
+            if new:
+                self.manifest.touch(exist_ok=False)
+        except FileExistsError as error:
+            raise UserError(f"output: another process has begun a run in {self.shown}. Choose: output=...") from error
         except OSError as error:
             raise UserError(f"output: {self.shown} cannot be written ({error.strerror}). Choose: output=...") from error
 
@@ -139,8 +143,7 @@ class RunFolder:
 
 def comparable(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """A resolved recipe as JSON, without the keys that do not change what is trained."""
-    content: dict[str, Any] = json.loads(json.dumps(dict(resolved), default=str))
-    return {key: value for key, value in content.items() if key not in ("name", "summary", "output")}
+    return {key: value for key, value in plain(dict(resolved)).items() if key not in ("name", "summary", "output")}
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -34,6 +34,11 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(scratch, path)
 
 
+def plain(content: Any) -> Any:
+    """As it is after a way through JSON: tuples are lists, keys text, what JSON does not know its text."""
+    return json.loads(json.dumps(content, default=str))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Raises OSError or ValueError if the file is missing or no JSON object."""
     content = json.loads(path.read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from sj_lang.guards import Termination
 from sj_lang.manifest import Manifest
 from sj_lang.monitor import neuron_parameters
 from sj_lang.recipe import Recipe
-from sj_lang.stored import evaluate, generate, write_text
+from sj_lang.stored import check_prompt, evaluate, generate, write_text
 from sj_lang.trainer import RunTrainer, final_figures
 
 __all__ = ["evaluate", "execute", "generate", "quiet_libraries", "train"]
@@ -62,6 +62,8 @@ def train(
         if known.status == "done":
             console.say(f"{recipe.name} is finished: {folder.shown}")
             return folder
+        if known.status == "running":
+            console.say(f"note: {folder.shown} was not ended. If a process still trains there, stop this one")
     elif is_main_process() and not dry_run:
         folder.refuse_unless_free(resolved)
     checkpoint, notes = checkpoints.newest(folder.root, known.id) if known else (None, [])
@@ -71,6 +73,7 @@ def train(
     termination = Termination(folder.continuing)
     trainer = _trainer(job, folder, console, termination)
     trainer.check_loss()
+    check_prompt(job.model, job.prepared.tokenizer, _prompt(job))
     steps = trainer.planned_steps()
     _announce(job, folder, console, steps, checkpoint)
     if dry_run:
@@ -150,7 +153,7 @@ def _begin(job: Job, folder: RunFolder, console: Console, known: Manifest | None
         "name": job.recipe.name,
         "seed": job.recipe.seed,
         "machine": machine,
-        "data": dict(job.prepared.fingerprint),
+        "data": manifest.plain(job.prepared.fingerprint),
         "notes": job.notes,
         "recipe": job.recipe.resolved(),
     }
@@ -160,7 +163,7 @@ def _begin(job: Job, folder: RunFolder, console: Console, known: Manifest | None
     else:
         record = Manifest.start(folder.manifest, **fields)
     if is_main_process():
-        folder.create()
+        folder.create(new=not known)
         record.write()
         console.open(folder.log)
         if known:
@@ -209,6 +212,7 @@ def _train(trainer: RunTrainer, folder: RunFolder, checkpoint: Path | None) -> N
     if checkpoint:
         if is_main_process():
             checkpoints.rebase(checkpoint)
+        trainer.accelerator.wait_for_everyone()
         trainer.resume_counting(checkpoint)
     with _tensorboard_in(folder):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -254,11 +258,17 @@ def _training_figures(trainer: RunTrainer, job: Job, folder: RunFolder) -> dict[
     }
 
 
+def _prompt(job: Job) -> str | None:
+    """What the model will continue at the end; None if it writes no text."""
+    if not hasattr(job.model, "generate"):
+        return None
+    prompt: str | None = job.recipe.generate.get("prompt")
+    return job.task.sample_prompt(job.prepared) if prompt is None else prompt
+
+
 def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console) -> None:
-    prompt = job.recipe.generate.get("prompt")
+    prompt = _prompt(job)
     if prompt is None:
-        prompt = job.task.sample_prompt(job.prepared)
-    if prompt is None or not hasattr(job.model, "generate"):
         return
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         console.say(f"note: the model is spread over processes; let it write with: sj-lang generate {folder.shown}")

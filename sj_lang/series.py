@@ -95,7 +95,7 @@ def _begin(recipe: Recipe, folder: RunFolder, names: list[str], known: Manifest 
         known.resume()
     record = known or Manifest.start(folder.manifest, **fields)
     if is_main_process():
-        folder.create()
+        folder.create(new=not known)
         record.write()
         console.open(folder.log)
         if not known:

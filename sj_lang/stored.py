@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from sj_lang.console import Console, is_main_process, table
 from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder
 from sj_lang.guards import Termination
-from sj_lang.manifest import Manifest, write_json
+from sj_lang.manifest import Manifest, plain, write_json
 from sj_lang.recipe import Recipe, load
 from sj_lang.report import metric_rows
 from sj_lang.trainer import RunTrainer, final_figures
@@ -68,7 +67,7 @@ def evaluate(run_dir: str | Path) -> int:
     run = open_run(run_dir)
     task = make_task(run.recipe)
     prepared = prepare(task, run.recipe, tokenizer=lambda texts: run.tokenizer)
-    if _plain(prepared.fingerprint) != run.manifest.content.get("data"):
+    if plain(prepared.fingerprint) != run.manifest.content.get("data"):
         console.say("note: the data are not those of the run, so the figures differ from metrics.json")
     with tempfile.TemporaryDirectory() as scratch:
         arguments = training_arguments(run.recipe, prepared, Path(scratch), [])
@@ -82,10 +81,6 @@ def evaluate(run_dir: str | Path) -> int:
         write_json(run.folder.root / "eval.json", figures)
     console.say(table([[name, *values] for name, values in metric_rows([figures])]))
     return 0
-
-
-def _plain(fingerprint: Mapping[str, Any]) -> Any:
-    return json.loads(json.dumps(dict(fingerprint)))
 
 
 def generate(
@@ -122,11 +117,8 @@ def write_text(
 
     options: fields of GenerationConfig; `prompt` among them is left out.
     """
-    device = next(model.parameters()).device
-    encoded = tokenizer(prompt, return_tensors="pt")
-    ids = encoded["input_ids"].to(device)
-    if ids.shape[1] == 0:
-        raise UserError("generate.prompt: the prompt is empty; give at least one token")
+    check_prompt(model, tokenizer, prompt)
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(next(model.parameters()).device)
     chosen = {name: value for name, value in options.items() if name != "prompt" and value is not None}
     note = _fit(model, ids.shape[1], chosen)
     transformers.set_seed(seed)
@@ -139,13 +131,26 @@ def write_text(
     return "\n---\n".join(texts), note
 
 
+def check_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str | None) -> None:
+    """Raise UserError unless the model can write at least one token after the prompt. None: it will not be asked to."""
+    if prompt is None:
+        return
+    length, room = len(tokenizer(prompt)["input_ids"]), _room(model)
+    if length == 0:
+        raise UserError("generate.prompt: the prompt is empty; give at least one token")
+    if room and length >= room:
+        raise UserError(f"generate.prompt: the prompt has {length} tokens, the model takes {room} in all; shorten it")
+
+
+def _room(model: PreTrainedModel) -> int | None:
+    """The longest text of a model: its `text_limit` (None: any length) if it says, else the number of its positions."""
+    return getattr(model, "text_limit", getattr(model.config, "max_position_embeddings", None))
+
+
 def _fit(model: PreTrainedModel, length: int, options: dict[str, Any]) -> str:
-    """Lower `max_new_tokens` to the room that the model has: its `text_limit` (None: any length), or its positions."""
-    room = getattr(model, "text_limit", getattr(model.config, "max_position_embeddings", None))
-    wanted = options.get("max_new_tokens")
+    """Lower `max_new_tokens` to the room that the model has."""
+    room, wanted = _room(model), options.get("max_new_tokens")
     if not room or wanted is None or length + wanted <= room:
         return ""
-    if length >= room:
-        raise UserError(f"generate: the prompt has {length} tokens, the model takes {room} in all; shorten it")
     options["max_new_tokens"] = room - length
     return f"the model takes {room} tokens in all, so it writes {room - length} instead of {wanted}"

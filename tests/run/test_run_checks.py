@@ -31,6 +31,11 @@ PROBLEMS = {
         ["train.eval_strategy=steps", "train.save_strategy=epoch", "train.load_best_model_at_end=true"],
         r"train: .*save and eval strategy",
     ),
+    "an empty prompt": (["generate.prompt=''"], r"generate\.prompt: the prompt is empty"),
+    "a prompt without room for an answer": (
+        ["generate.prompt=abcdefghijab"],
+        r"has 12 tokens, the model takes 12 in all",
+    ),
     "an output that is a file": (["output=tiny.yaml"], r"output: tiny\.yaml is a file"),
 }
 

@@ -19,7 +19,7 @@ RECIPE = {"recipe": 1, "name": "a", "output": "x", "model": {"type": "tiny", "di
 
 def a_run(root: Path, status: str = "running") -> RunFolder:
     folder = RunFolder(root)
-    folder.create()
+    folder.create(new=False)
     manifest = Manifest.start(folder.manifest, recipe=RECIPE, name="a")
     manifest.content["status"] = status
     manifest.write()
@@ -54,7 +54,16 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_creating_says_why_it_cannot() -> None:
     with pytest.raises(UserError, match="cannot be written"):
-        RunFolder(Path("/proc/nowhere")).create()
+        RunFolder(Path("/proc/nowhere")).create(new=True)
+
+
+def test_of_two_that_begin_at_once_one_is_refused(tmp_path: Path) -> None:
+    first, second = RunFolder(tmp_path / "r"), RunFolder(tmp_path / "r")
+    first.refuse_unless_free(RECIPE)
+    second.refuse_unless_free(RECIPE)
+    first.create(new=True)
+    with pytest.raises(UserError, match="another process has begun"):
+        second.create(new=True)
 
 
 @pytest.mark.parametrize(("status", "advice"), [("done", "output="), ("running", "--resume"), ("failed", "--resume")])

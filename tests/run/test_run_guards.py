@@ -11,7 +11,7 @@ import torch
 from tiny import TinyConfig, TinyForCausalLM, write_recipe
 from torch import nn
 
-from sj_lang import assembly, run
+from sj_lang import assembly, report, run
 from sj_lang.callbacks import RunMark
 from sj_lang.console import Console
 from sj_lang.errors import RunFailed, UserError
@@ -80,6 +80,9 @@ def test_nan_stops_the_run_and_says_where(tmp_path: Path, capsys: pytest.Capture
     assert (manifest["status"], manifest["exit_code"]) == ("failed", 1)
     assert "step 6" in manifest["error"]
     assert not (tmp_path / "runs/tiny/test/metrics.json").exists()
+    page = report.write(["runs/tiny/test"]).read_text()
+    assert "failed: stopped at step 6" in page
+    assert "No figures yet." in page
     assert "loss 0.0000" not in capsys.readouterr().out
 
 
