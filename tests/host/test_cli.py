@@ -26,7 +26,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., SimpleNamespace]:
     """Put a module with some functions in the place of one that a command imports."""
 
     def replace(name: str, **functions: Any) -> SimpleNamespace:
-        module = SimpleNamespace(**functions)
+        module = SimpleNamespace(quiet_libraries=lambda: None, **functions)
         monkeypatch.setitem(sys.modules, f"sj_lang.{name}", module)
         monkeypatch.setattr(f"sj_lang.{name}", module, raising=False)
         return module
