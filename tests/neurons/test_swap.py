@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from sj_lang import plugins
 from sj_lang.compat import shield, spikingjelly
 from sj_lang.errors import UserError
 from sj_lang.swap import Report, swap
@@ -163,13 +164,16 @@ def test_places_that_cannot_be_swapped_stay_and_say_why() -> None:
     assert "idle: LIFNode left: the example did not reach it" in str(report)
 
 
-def test_a_bidirectional_node_needs_whole_sequences() -> None:
+def test_a_node_without_steps_needs_whole_sequences() -> None:
+    reason = plugins.get("neuron", "psn").missing
+    if reason:
+        pytest.skip(reason)
     net = csnn("s")
-    report = swap(net, "bpsn", example=X[0])
+    report = swap(net, "psn", example=X[0], T=3)
     assert not report.swapped
-    assert {place.reason for place in report.left} == {"it runs step by step, and bpsn has no single-step mode"}
+    assert {place.reason for place in report.left} == {"it runs step by step, and psn has no single-step mode"}
     net = csnn("m")
-    assert len(swap(net, "bpsn", example=X).swapped) == 2
+    assert len(swap(net, "psn", example=X, T=3).swapped) == 2
     train_save_load(net, X, copy.deepcopy(net))
 
 
