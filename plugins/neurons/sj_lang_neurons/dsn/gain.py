@@ -17,32 +17,29 @@ def gain(z: Tensor, m: float) -> Tensor:
     if not _by_powers(m):
         return -torch.expm1(F.softplus(z, threshold=FAR) * -m)
     q = torch.sigmoid(z)
-    w = q
+    w, one = q, q.new_ones(())
     for bit in bin(int(m))[3:]:
-        w = w * (2 - w)
+        w = torch.lerp(w, one, w)
         if bit == "1":
-            w = w + (1 - w) * q
+            w = torch.lerp(w, one, q)
     return w
 
 
-def gain_(z: Tensor, m: float, q: Tensor, w: Tensor) -> None:
-    """Write q = sigmoid(z) and w to the buffers; z is overwritten."""
-    torch.sigmoid(z, out=q)
+def gain_(z: Tensor, m: float, w: Tensor) -> None:
+    """Turn z into q = sigmoid(z) and write w, without autograd."""
     if not _by_powers(m):
         torch.ops.aten.softplus.out(z, 1, FAR, out=w)
         w.mul_(-m).expm1_().neg_()
+        z.sigmoid_()
         return
-    one, two = q.new_ones(()), q.new_full((), 2.0)
-    bits = bin(int(m))[3:]
-    if not bits:
-        w.copy_(q)
-    source = q
-    for bit in bits:
-        torch.sub(two, source, out=z)
-        source = torch.mul(source, z, out=w)
+    q = z.sigmoid_()
+    one, source = q.new_ones(()), q
+    for bit in bin(int(m))[3:]:
+        source = torch.lerp(source, one, source, out=w)
         if bit == "1":
-            torch.sub(one, w, out=z)
-            w.addcmul_(z, q)
+            torch.lerp(w, one, q, out=w)
+    if source is q:
+        w.copy_(q)
 
 
 def _by_powers(m: float) -> bool:

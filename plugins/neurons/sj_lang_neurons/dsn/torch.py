@@ -14,6 +14,7 @@ where alpha_t (h_{t-1} - x_t) = h_t - x_t was used. All is flat: N is batch, cha
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from sj_lang_neurons.dsn.gain import gain_
 from sj_lang_neurons.dsn.leak import leak
+from sj_lang_neurons.dsn.taps import Taps
 from sj_lang_neurons.scan import rows
 
 
@@ -47,45 +49,21 @@ def dsn(
     return out, h_last
 
 
-class _Blocks:
-    """Buffers for one block, and the forward pass of a block into them."""
+@dataclass(frozen=True)
+class _Leaky:
+    """The forward pass of a block, from logits to potentials."""
 
-    def __init__(
-        self, x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor | None, m: float, size: int
-    ) -> None:
-        self.x, self.tail, self.lengths, self.m, self.size = x, tail, lengths, m, size
-        self.taps = weight.neg().unbind(0)
-        self.bias = bias.neg()
-        self._buffers = [x.new_empty(size, x.shape[1]) for _ in range(4)]
-        self._time = None if lengths is None else torch.arange(len(x), device=x.device).unsqueeze(1)
+    x: Tensor
+    lengths: Tensor | None
+    m: float
 
-    def window(self, t: slice) -> Tensor:
-        """The inputs from k - 1 steps before the block to its end."""
-        reach = len(self.tail)
-        if t.start >= reach:
-            return self.x[t.start - reach : t.stop]
-        return torch.cat((self.tail[t.start :], self.x[: t.stop]))
-
-    def run(self, t: slice, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """q, w, potentials and window of the block, from the potential before it. All but the last are buffers."""
-        z, q, w, out = (buffer[: t.stop - t.start] for buffer in self._buffers)
-        window = self.window(t)
-        bias = self.bias if len(self.bias) == 1 else self.bias[t]
-        if self.taps:
-            torch.addcmul(bias, self.taps[0], window[: len(z)], out=z)
-            for i, tap in enumerate(self.taps[1:], 1):
-                z.addcmul_(tap, window[i : i + len(z)])
-        else:
-            z.copy_(bias)
-        if self.lengths is not None and self._time is not None:
-            z.masked_fill_(self._time[t] >= self.lengths, -torch.inf)  # alpha = 1: the state stays
-        gain_(z, self.m, q, w)
+    def run(self, t: slice, z: Tensor, h: Tensor, w: Tensor, out: Tensor) -> None:
+        """Turn z = -a into q, write w and the potentials to their buffers. h [N]: the potential before the block."""
+        if self.lengths is not None:
+            over = torch.arange(t.start, t.stop, device=z.device).unsqueeze(1) >= self.lengths
+            z.masked_fill_(over, -torch.inf)  # alpha = 1: the state stays
+        gain_(z, self.m, w)
         leak(self.x[t], w, h, out)
-        return q, w, out, window
-
-    def slices(self) -> list[slice]:
-        steps = len(self.x)
-        return [slice(t, min(t + self.size, steps)) for t in range(0, steps, self.size)]
 
 
 @torch.library.custom_op("sj_lang::dsn", mutates_args=())
@@ -101,19 +79,20 @@ def _forward(
     size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Spikes or potentials [T, N], last potential [N], and the potential before each block [blocks, N]."""
-    blocks = _Blocks(x, tail, weight, bias, lengths, m, size)
+    leaky = _Leaky(x, lengths, m)
+    z = Taps(torch.cat((tail, x)), weight.neg(), bias.neg()).logits()
     out = torch.empty_like(x)
-    slices = blocks.slices()
+    slices = _slices(len(x), size)
     borders = x.new_empty(len(slices), x.shape[1])
+    w_, v_ = (x.new_empty(size, x.shape[1]) for _ in range(2))
     h = h_0
     tiny = torch.finfo(x.dtype).tiny
     for t, border in zip(slices, borders.unbind(0), strict=True):
         torch.hardshrink(h, tiny, out=border)  # arithmetic on numbers too small to be normal is slow
-        _, _, v, _ = blocks.run(t, border)
+        w, v = w_[: t.stop - t.start], v_[: t.stop - t.start] if n else out[t]
+        leaky.run(t, z[t], border, w, v)
         if n:
             torch.round(v, out=out[t]).clamp_(0, n)
-        else:
-            out[t] = v
         h = v[-1]
     return out, h.clone(), borders
 
@@ -149,48 +128,32 @@ def _backward(
     size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, tail, h_0, weight and bias."""
-    blocks = _Blocks(x, tail, weight, bias, lengths, m, size)
-    reach, width = tail.shape
-    taps = (weight * m).flip(0).unbind(0)  # of lag 0, 1, ...
-    grad_x = torch.empty_like(x)
-    grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-    g = x.new_empty(size + reach, width)  # gradient of the logits over m: the block's, then the k - 1 steps after it
-    g[:reach] = 0
-    gh_, product_ = x.new_empty(size, width), x.new_empty(size, width)
+    leaky = _Leaky(x, lengths, m)
+    taps = Taps(torch.cat((tail, x)), weight.neg(), bias.neg())
+    g = taps.logits()  # -a, then q, then the gradient of -a
+    direct = torch.empty_like(x)
+    w_, h_, gh_, other_ = (x.new_empty(size, x.shape[1]) for _ in range(4))
     carry = grad_last
     tiny = torch.finfo(x.dtype).tiny
     low, high = -tiny, _above(n, x.dtype)  # hardtanh's gradient is 0 at its limits, Rect's is not
-    for t, border in zip(reversed(blocks.slices()), borders.flip(0).unbind(0), strict=True):
-        rows_ = t.stop - t.start
-        gh, product = gh_[:rows_], product_[:rows_]
-        q, w, h, window = blocks.run(t, border)
+    for t, border in zip(reversed(_slices(len(x), size)), borders.flip(0).unbind(0), strict=True):
+        w, h, gh, other = (buffer[: t.stop - t.start] for buffer in (w_, h_, gh_, other_))
+        q = g[t]
+        leaky.run(t, q, border, w, h)
         if n:
             torch.ops.aten.hardtanh_backward.grad_input(grad[t], h, low, high, grad_input=gh)
         else:
             gh.copy_(grad[t])
         gh[-1].add_(carry)
-        alpha = torch.sub(w.new_ones(()), w, out=product)
+        alpha = torch.sub(w.new_ones(()), w, out=other)
         rows.scan(alpha[1:], gh[:-1], gh[-1], gh[:-1], reverse=True)
         carry = torch.hardshrink(alpha[0] * gh[0], tiny)
-
-        g[rows_ : rows_ + reach] = g[:reach].clone()
-        g_now = g[:rows_]
-        torch.sub(h, blocks.x[t], out=g_now).mul_(gh).mul_(q)
-        out = torch.mul(gh, w, out=grad_x[t])
-        for lag, tap in enumerate(taps):
-            out.addcmul_(tap, g[lag : lag + rows_])
-            i = reach - lag
-            grad_weight[i] += torch.mul(g_now, window[i : i + rows_], out=product).sum(0)
-        if len(bias) == 1:
-            grad_bias += g_now.sum(0)
-        else:
-            torch.mul(g_now, m, out=grad_bias[t])
-    grad_tail = torch.zeros_like(tail)
-    for lag, tap in enumerate(taps[1:], 1):
-        grad_tail[reach - lag :].addcmul_(tap, g[:lag])
-    if len(bias) == 1:
-        grad_bias *= m
-    return grad_x, grad_tail, carry, grad_weight * m, grad_bias
+        torch.mul(gh, w, out=direct[t])
+        q.mul_(torch.sub(x[t], h, out=other).mul_(gh))
+    grad_window, grad_weight, grad_bias = taps.gradients(g)
+    reach = len(tail)
+    grad_x = direct.add_(grad_window[reach:], alpha=m)
+    return grad_x, grad_window[:reach] * m, carry, grad_weight * -m, grad_bias * -m
 
 
 @_backward.register_fake
@@ -227,6 +190,10 @@ def _differentiate(ctx: Any, grad: Tensor, grad_last: Tensor, _: Tensor) -> tupl
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
+
+
+def _slices(steps: int, size: int) -> list[slice]:
+    return [slice(t, min(t + size, steps)) for t in range(0, steps, size)]
 
 
 def _above(n: int, dtype: torch.dtype) -> float:
