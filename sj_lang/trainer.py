@@ -72,11 +72,14 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
     def planned_steps(self) -> int:
         """Optimizer steps of the whole training."""
         with seeded(self.args.seed):
-            plan = self.set_initial_training_values(self.args, self.get_train_dataloader())
-        steps: int = plan[-1]
-        if steps < 1:
+            batches = len(self.get_train_dataloader())
+        updates = math.ceil(batches / self.args.gradient_accumulation_steps)
+        planned: int = self.args.max_steps
+        if planned <= 0:
+            planned = math.ceil(self.args.num_train_epochs * updates)
+        if batches == 0 or planned < 1:
             raise UserError("train: the data give no optimizer step; lower the batch size or raise num_train_epochs")
-        return steps
+        return planned
 
     # Training
 
