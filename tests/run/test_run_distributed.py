@@ -15,7 +15,7 @@ from sj_lang import run
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SETTINGS = ["model.dropout=0.0", "train.max_steps=4", "train.eval_steps=2"]
 
@@ -25,7 +25,7 @@ def torchrun(path: str, *changes: str, **more: str) -> subprocess.CompletedProce
     environment = {**os.environ, **more, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*command, str(Path(tiny.__file__)), path, *changes],
-        env=environment, capture_output=True, text=True, timeout=250, check=False,
+        env=environment, capture_output=True, text=True, timeout=550, check=False,
     )  # fmt: skip
 
 
