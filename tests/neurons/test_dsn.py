@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from sj_lang_neurons import DSN
-from sj_lang_neurons.dsn import reference
+from sj_lang_neurons.dsn import reference, taps
+from sj_lang_neurons.dsn import torch as kernel
 from sj_lang_neurons.dsn.firing import Rect
 from sj_lang_neurons.dsn.gain import gain, gain_
-from sj_lang_neurons.scan import rows
 from torch import Tensor
 
 from sj_lang import compat, plugins
@@ -60,14 +60,15 @@ def test_the_operator_runs_and_equals_the_equations_in_the_kit(options: dict[str
     assert len(report.passed) == 4
 
 
-@pytest.mark.parametrize("block", [rows.BLOCK, 60], ids=["one block", "many blocks"])
+@pytest.mark.parametrize("block", [kernel.BLOCK, 60], ids=["one block", "many blocks"])
 @pytest.mark.parametrize("shape", [(3, 5), (2, 3, 2, 2)], ids=["TBC", "TBCHW"])
 @pytest.mark.parametrize("steps", [1, 3, 41])
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_equals_the_equations_with_every_gradient(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], steps: int, shape: tuple[int, ...], block: int
 ) -> None:
-    monkeypatch.setattr(rows, "BLOCK", block)
+    monkeypatch.setattr(kernel, "BLOCK", block)
+    monkeypatch.setattr(kernel, "SEGMENT", 2 * block)
     torch.manual_seed(steps)
     node = DSN(channels=shape[1], **options).double()
     x = torch.randn(steps, *shape, dtype=torch.float64).mul(2).requires_grad_()
@@ -84,6 +85,39 @@ def test_equals_the_equations_with_every_gradient(
     names = ["S", "H", "new tail", *(f"gradient of {name}" for name in leaves)]
     for name, ours, true in zip(names, run(node.functional), run(lambda x, s: equations(node, x, s)), strict=True):
         torch.testing.assert_close(ours, true, rtol=1e-9, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("segment", [kernel.SEGMENT, 300])
+def test_convolution_and_passes_differ_in_rounding_only(monkeypatch: pytest.MonkeyPatch, segment: int) -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    torch.manual_seed(0)
+    node, x = DSN(channels=6, k=5, n=1, surrogate_function="Sigmoid"), torch.randn(70, 3, 6, requires_grad=True)
+    state = {name: torch.randn_like(value).requires_grad_() for name, value in node.init_state(x).items()}
+    leaves = [x, *state.values(), *node.parameters()]
+    node.surrogate_function.set_spiking_mode(False)
+    monkeypatch.setattr(kernel, "SEGMENT", segment)
+    monkeypatch.setattr(kernel, "BLOCK", 100)
+    ran: list[bool] = []
+    original = taps.Taps._by_convolution
+
+    def spy(self: taps.Taps) -> bool:
+        ran.append(original(self))
+        return ran[-1]
+
+    monkeypatch.setattr(taps.Taps, "_by_convolution", spy)
+
+    def run(large: int) -> list[Tensor]:
+        monkeypatch.setattr(taps, "LARGE", large)
+        ran.clear()
+        s, after = node.functional(x, state)
+        loss = (s * torch.arange(s.numel()).view(s.shape).sin()).sum() + after["h"].sum()
+        grads = torch.autograd.grad(loss, leaves)
+        assert set(ran) == {large == 1}
+        return [s, *after.values(), *grads]
+
+    for by_convolution, by_passes in zip(run(1), run(1 << 40), strict=True):
+        torch.testing.assert_close(by_convolution, by_passes, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -168,8 +202,8 @@ def test_gain_has_all_digits_where_alpha_is_near_one(m: float) -> None:
     z = torch.linspace(-16, 16, 999)
     wide = -torch.expm1(torch.nn.functional.logsigmoid(-z.double()) * m)
     torch.testing.assert_close(gain(z, m).double(), wide, rtol=2e-6, atol=0)
-    q, w = torch.empty_like(z), torch.empty_like(z)
-    gain_(z.clone(), m, q, w)
+    q, w = z.clone(), torch.empty_like(z)
+    gain_(q, m, w)
     assert torch.equal(q, torch.sigmoid(z))
     torch.testing.assert_close(w, gain(z, m), rtol=2e-7, atol=0)
 
@@ -231,6 +265,19 @@ def test_nothing_of_the_size_of_the_input_is_kept_but_the_input() -> None:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
         node.functional(x)
     assert sum(kept.values()) <= 1.05 * x.nbytes
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own doing
+@pytest.mark.parametrize("taps", [0, 1, 4])
+def test_operators_are_registered_completely(taps: int) -> None:
+    torch.manual_seed(0)
+    bias = torch.randn(9 if taps == 0 else 1, 4)
+    x, tail, h_0, weight = torch.randn(9, 4), torch.randn(max(taps - 1, 0), 4), torch.randn(4), torch.randn(taps, 4)
+    lengths = torch.tensor([9, 5, 0, 9])
+    leaves = [value.clone().requires_grad_() for value in (x, tail, h_0, weight, bias)]
+    torch.library.opcheck(torch.ops.sj_lang.dsn.default, (*leaves, lengths, 4.0, 2, 3))
+    backward = (torch.randn(9, 4), h_0, torch.randn(3, 4), x, tail, weight, bias, lengths, 4.0, 2, 3)
+    torch.library.opcheck(torch.ops.sj_lang.dsn_backward.default, backward)
 
 
 @pytest.mark.parametrize(

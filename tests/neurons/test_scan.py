@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from sj_lang_neurons.scan import reference, rows
+from sj_lang_neurons.scan import torch as scan
 from sj_lang_neurons.scan.torch import linear_scan
 from torch import Tensor
 
@@ -32,14 +33,14 @@ def results(out: Tensor, given: list[Tensor]) -> list[Tensor]:
     return [out, *torch.autograd.grad(out, given, weights)]
 
 
-@pytest.mark.parametrize("block", [rows.BLOCK, 100], ids=["one block", "many blocks"])
+@pytest.mark.parametrize("block", [scan.BLOCK, 100], ids=["one block", "many blocks"])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equals_the_definition(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], constant: bool, reverse: bool, block: int
 ) -> None:
-    monkeypatch.setattr(rows, "BLOCK", block)
+    monkeypatch.setattr(scan, "BLOCK", block)
     given = inputs(*shape, constant=constant)
     ours = results(linear_scan(*given, reverse=reverse), given)
     true = results(reference.sequence(*given, reverse=reverse), given)

@@ -1,7 +1,7 @@
 """The logit of DSN for a whole sequence, a_t = sum_j W_{k-1-j} x_{t-j} + b, and its gradients. No autograd.
 
-Two ways that differ in rounding only: oneDNN's depthwise convolution, which reads the input once, where torch has it; and
-a pass over the input per tap.
+Two ways that differ in rounding only: oneDNN's depthwise convolution, which reads the input once, where torch has it;
+and a pass over the input per tap.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The whole DSN, logit, leak, recurrence and firing, as one torch operator in plain torch, for every device.
 
-It works in blocks of steps that stay in the cache, and the backward pass computes each block again from its input and
-the state at its border: nothing of the size of the input is kept but the input itself. With m = 1 / tau:
+It works in segments of steps, for the taps, and in blocks of a segment that stay in the cache, for all else. The
+backward pass computes each block again from its input and the state at its border: nothing of the size of the input is
+kept but the input itself. With m = 1 / tau:
 
     q_t = sigmoid(-a_t),  w_t = 1 - alpha_t = 1 - (1 - q_t) ** m,  h_t = h_{t-1} + w_t (x_t - h_{t-1})
 
@@ -25,6 +26,9 @@ from sj_lang_neurons.dsn.leak import leak
 from sj_lang_neurons.dsn.taps import Taps
 from sj_lang_neurons.scan import rows
 
+BLOCK = 1 << 18  # elements of a block: fewer are faster to reach, more are worth the calls
+SEGMENT = 1 << 21  # elements of a segment: what is needed at once of whole arrays, and worth a convolution
+
 
 def dsn(
     x: Tensor,
@@ -44,21 +48,44 @@ def dsn(
     lengths [N] int64: the valid steps, which come first; None: all. m: 1 / tau.
     n: largest spike; 0 returns the potentials [T, N] in place of spikes.
     """
-    size = rows.block_rows(*x.shape)
+    size = rows.block_rows(x, BLOCK)
     out, h_last, _ = _forward(x.contiguous(), tail, h_0, weight, bias, lengths, m, n, size)
     return out, h_last
 
 
 @dataclass(frozen=True)
-class _Leaky:
-    """The forward pass of a block, from logits to potentials."""
+class _Plan:
+    """The parts of a sequence in which both passes are made, and what they have in common."""
 
     x: Tensor
+    tail: Tensor
+    weight: Tensor
+    bias: Tensor
     lengths: Tensor | None
     m: float
+    size: int  # rows of a block
+
+    def segments(self) -> list[slice]:
+        """Whole blocks each, but for the last."""
+        steps, width = self.x.shape
+        return _cut(0, steps, self.size * max(1, SEGMENT // max(1, self.size * width)))
+
+    def blocks(self, segment: slice) -> list[tuple[int, slice]]:
+        """The segment's blocks, each with its number in the sequence."""
+        return [(t.start // self.size, t) for t in _cut(segment.start, segment.stop, self.size)]
+
+    def taps(self, t: slice) -> Taps:
+        """Those of the negated logits, -a_t."""
+        reach = len(self.tail)
+        start = t.start - reach
+        window = self.x[start : t.stop] if start >= 0 else torch.cat((self.tail[t.start :], self.x[: t.stop]))
+        return Taps(window, self.weight.neg(), (self.bias if len(self.bias) == 1 else self.bias[t]).neg())
+
+    def buffers(self, count: int) -> list[Tensor]:
+        return [self.x.new_empty(self.size, self.x.shape[1]) for _ in range(count)]
 
     def run(self, t: slice, z: Tensor, h: Tensor, w: Tensor, out: Tensor) -> None:
-        """Turn z = -a into q, write w and the potentials to their buffers. h [N]: the potential before the block."""
+        """Turn the block's z = -a into q, write w and the potentials. h [N]: the potential before the block."""
         if self.lengths is not None:
             over = torch.arange(t.start, t.stop, device=z.device).unsqueeze(1) >= self.lengths
             z.masked_fill_(over, -torch.inf)  # alpha = 1: the state stays
@@ -79,21 +106,22 @@ def _forward(
     size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Spikes or potentials [T, N], last potential [N], and the potential before each block [blocks, N]."""
-    leaky = _Leaky(x, lengths, m)
-    z = Taps(torch.cat((tail, x)), weight.neg(), bias.neg()).logits()
+    plan = _Plan(x, tail, weight, bias, lengths, m, size)
     out = torch.empty_like(x)
-    slices = _slices(len(x), size)
-    borders = x.new_empty(len(slices), x.shape[1])
-    w_, v_ = (x.new_empty(size, x.shape[1]) for _ in range(2))
-    h = h_0
+    borders = x.new_empty(-(-len(x) // size), x.shape[1])
+    buffers = plan.buffers(2)
     tiny = torch.finfo(x.dtype).tiny
-    for t, border in zip(slices, borders.unbind(0), strict=True):
-        torch.hardshrink(h, tiny, out=border)  # arithmetic on numbers too small to be normal is slow
-        w, v = w_[: t.stop - t.start], v_[: t.stop - t.start] if n else out[t]
-        leaky.run(t, z[t], border, w, v)
-        if n:
-            torch.round(v, out=out[t]).clamp_(0, n)
-        h = v[-1]
+    h = h_0
+    for segment in plan.segments():
+        z = plan.taps(segment).logits()
+        for number, t in plan.blocks(segment):
+            w, v = (buffer[: t.stop - t.start] for buffer in buffers)
+            border = torch.hardshrink(h, tiny, out=borders[number])  # arithmetic on subnormal numbers is slow
+            v = v if n else out[t]
+            plan.run(t, z[t.start - segment.start : t.stop - segment.start], border, w, v)
+            if n:
+                torch.round(v, out=out[t]).clamp_(0, n)
+            h = v[-1]
     return out, h.clone(), borders
 
 
@@ -128,32 +156,37 @@ def _backward(
     size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, tail, h_0, weight and bias."""
-    leaky = _Leaky(x, lengths, m)
-    taps = Taps(torch.cat((tail, x)), weight.neg(), bias.neg())
-    g = taps.logits()  # -a, then q, then the gradient of -a
-    direct = torch.empty_like(x)
-    w_, h_, gh_, other_ = (x.new_empty(size, x.shape[1]) for _ in range(4))
-    carry = grad_last
+    plan = _Plan(x, tail, weight, bias, lengths, m, size)
+    reach = len(tail)
+    grad_window = x.new_zeros(reach + len(x), x.shape[1])
+    grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+    buffers = plan.buffers(4)
     tiny = torch.finfo(x.dtype).tiny
     low, high = -tiny, _above(n, x.dtype)  # hardtanh's gradient is 0 at its limits, Rect's is not
-    for t, border in zip(reversed(_slices(len(x), size)), borders.flip(0).unbind(0), strict=True):
-        w, h, gh, other = (buffer[: t.stop - t.start] for buffer in (w_, h_, gh_, other_))
-        q = g[t]
-        leaky.run(t, q, border, w, h)
-        if n:
-            torch.ops.aten.hardtanh_backward.grad_input(grad[t], h, low, high, grad_input=gh)
-        else:
-            gh.copy_(grad[t])
-        gh[-1].add_(carry)
-        alpha = torch.sub(w.new_ones(()), w, out=other)
-        rows.scan(alpha[1:], gh[:-1], gh[-1], gh[:-1], reverse=True)
-        carry = torch.hardshrink(alpha[0] * gh[0], tiny)
-        torch.mul(gh, w, out=direct[t])
-        q.mul_(torch.sub(x[t], h, out=other).mul_(gh))
-    grad_window, grad_weight, grad_bias = taps.gradients(g)
-    reach = len(tail)
-    grad_x = direct.add_(grad_window[reach:], alpha=m)
-    return grad_x, grad_window[:reach] * m, carry, grad_weight * -m, grad_bias * -m
+    one = x.new_ones(())
+    carry = grad_last
+    for segment in reversed(plan.segments()):
+        taps = plan.taps(segment)
+        g = taps.logits()  # -a, then q, then the gradient of -a over m
+        for number, t in reversed(plan.blocks(segment)):
+            w, h, gh, other = (buffer[: t.stop - t.start] for buffer in buffers)
+            q = g[t.start - segment.start : t.stop - segment.start]
+            plan.run(t, q, borders[number], w, h)
+            if n:
+                torch.ops.aten.hardtanh_backward.grad_input(grad[t], h, low, high, grad_input=gh)
+            else:
+                gh.copy_(grad[t])
+            gh[-1].add_(carry)
+            alpha = torch.sub(one, w, out=other)
+            rows.scan(alpha[1:], gh[:-1], gh[-1], gh[:-1], reverse=True)
+            carry = torch.hardshrink(alpha[0] * gh[0], tiny)
+            grad_window[reach + t.start : reach + t.stop].addcmul_(gh, w)
+            q.mul_(torch.sub(x[t], h, out=other).mul_(gh))
+        through, of_weight, of_bias = taps.gradients(g)
+        grad_window[segment.start : reach + segment.stop].add_(through, alpha=m)
+        grad_weight.add_(of_weight, alpha=-m)
+        (grad_bias if len(bias) == 1 else grad_bias[segment]).add_(of_bias, alpha=-m)
+    return grad_window[reach:], grad_window[:reach].clone(), carry, grad_weight, grad_bias
 
 
 @_backward.register_fake
@@ -170,8 +203,9 @@ def _(
     n: int,
     size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    window = x.new_empty(tail.shape[0] + x.shape[0], x.shape[1])
     return (
-        torch.empty_like(x),
+        window[tail.shape[0] :],
         torch.empty_like(tail),
         torch.empty_like(grad_last),
         torch.empty_like(weight),
@@ -192,8 +226,8 @@ def _differentiate(ctx: Any, grad: Tensor, grad_last: Tensor, _: Tensor) -> tupl
 _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
-def _slices(steps: int, size: int) -> list[slice]:
-    return [slice(t, min(t + size, steps)) for t in range(0, steps, size)]
+def _cut(start: int, stop: int, size: int) -> list[slice]:
+    return [slice(t, min(t + size, stop)) for t in range(start, stop, size)]
 
 
 def _above(n: int, dtype: torch.dtype) -> float:

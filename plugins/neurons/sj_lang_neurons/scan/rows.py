@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 17  # elements per block: what one block needs stays in the cache, and its calls are worth making
 WIDE = 2048  # channels from which on the loop is faster
 
 
-def block_rows(steps: int, width: int) -> int:
-    """Rows of a block, at least 1."""
-    return max(1, min(steps, BLOCK // max(1, width)))
+def block_rows(x: Tensor, elements: int) -> int:
+    """Rows of a block of x [T, N] of about so many elements, at least 1; all rows where there is no cache to spare."""
+    steps, width = x.shape
+    return max(1, min(steps, elements // max(1, width))) if x.device.type == "cpu" else steps
 
 
 def chunk_length(rows: int, width: int) -> int:
