@@ -75,13 +75,21 @@ def firing_rates(history: History, path: Path) -> bool:
         blocks.setdefault(block(name), []).append(name)
     shown = dict(_spread(list(blocks.items()), _MOST_PANELS))
     figure, panels = _panels(len(shown), width=4.2, height=2.9, shared=True)
+    legends: dict[tuple[str, ...], list[Any]] = {}
     for axes, (title, members) in zip(panels, shown.items(), strict=True):
-        for index, name in enumerate(members):
-            label = name.removeprefix(title).lstrip(".") or name
-            axes.plot(*series(history, prefix + name), **_look(index), linewidth=1.2, label=label)
+        labels = _labels(title, members)
+        for index, (name, label) in enumerate(zip(members, labels, strict=True)):
+            look = _look(index) if len(members) > 1 else {"color": "black"}
+            axes.plot(*series(history, prefix + name), **look, linewidth=1.2, label=label)
         _plain(axes)
-        axes.set_title(title, fontsize=10)
-        axes.legend(frameon=False, fontsize=8)
+        axes.set_title(title if len(members) > 1 else members[0], fontsize=10)
+        if len(members) > 1:
+            legends.setdefault(tuple(labels), []).append(axes)
+    if len(legends) == 1:  # all blocks are built alike
+        lines = next(iter(legends.values()))[0].get_lines()
+        figure.legend(handles=lines, frameon=False, fontsize=9, ncols=4, loc="outside lower center")
+    for axes in [axes for alike in legends.values() for axes in alike] if len(legends) > 1 else []:
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     figure.supxlabel("optimizer step", fontsize=10)
     figure.supylabel("firing rate (share of the most possible)", fontsize=10)
     figure.suptitle("Firing rate of each layer" + _omitted(len(blocks), len(shown), "blocks"), fontsize=12)
@@ -99,10 +107,13 @@ def raster(spikes: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
     for axes, (name, values) in zip(panels, shown, strict=True):
         picked = np.linspace(0, values.shape[1] - 1, min(values.shape[1], _MOST_NEURONS)).round().astype(int)
         part = np.asarray(values, dtype=np.float32)[:_MOST_STEPS, picked]
-        shade = PowerNorm(0.5, vmin=0, vmax=max(float(part.max(initial=0)), 1.0))  # a spike of 1 among 4s is seen too
+        largest = max(float(part.max(initial=0)), 1.0)
+        shade = PowerNorm(0.5, vmin=0, vmax=largest)  # a spike of 1 among 4s is seen too
         axes.imshow(part.T, aspect="auto", interpolation="nearest", cmap="Greys", norm=shade, origin="lower")
         counts = f" of {values.shape[1]}" if values.shape[1] > _MOST_NEURONS else ""
-        axes.set_title(f"{name}\n{len(picked)}{counts} neurons, {_percent(part)} of steps with a spike", fontsize=9)
+        sizes = f" (of 1 to {largest:.0f})" if largest > 1 else ""
+        told = f"{len(picked)}{counts} neurons, {_percent(part)} of steps with a spike{sizes}"
+        axes.set_title(f"{name}\n{told}", fontsize=9)
         axes.tick_params(labelsize=8)
     figure.supxlabel("time step", fontsize=10)
     figure.supylabel("neuron", fontsize=10)
@@ -118,6 +129,14 @@ def block(name: str) -> str:
     if digit is not None:
         return ".".join(words[: digit + 1])
     return ".".join(words[:-1]) or name
+
+
+def _labels(title: str, members: Sequence[str]) -> list[str]:
+    """What tells the layers of a block apart: their paths below it, without a last word that all of them have."""
+    words = [name.removeprefix(title).lstrip(".").split(".") for name in members]
+    if all(len(path) > 1 for path in words) and len({path[-1] for path in words}) == 1:
+        words = [path[:-1] for path in words]
+    return [".".join(path) for path in words]
 
 
 def _percent(part: NDArray[np.float32]) -> str:

@@ -63,6 +63,11 @@ def test_blocks() -> None:
     assert [figures.block(name) for name in names] == ["model.layers.0", "layers.11", "head", "neuron"]
 
 
+def test_labels_leave_out_what_all_have() -> None:
+    assert figures._labels("l.0", ["l.0.q.node", "l.0.mlp.up.node"]) == ["q", "mlp.up"]
+    assert figures._labels("l.0", ["l.0.a", "l.0.b.node"]) == ["a", "b.node"]
+
+
 def test_raster_is_dark_where_there_are_spikes(tmp_path: Path) -> None:
     spikes = np.zeros((20, 500))
     assert figures.raster({"quiet": spikes}, tmp_path / "quiet.png")
