@@ -135,7 +135,8 @@ class BothLines:
         # 0.0.0.0.14's constructor assigns "s" before it can know what the class supports.
         if "_step_mode" in self.__dict__ and value not in node.supported_step_mode():
             valid = " and ".join(f'"{mode}"' for mode in node.supported_step_mode())
-            raise ValueError(f'{type(self).__name__}: step_mode "{value}" is not possible; this node has {valid}')
+            reason = f": {node.one_mode}" if getattr(node, "one_mode", "") else ""
+            raise ValueError(f'{type(self).__name__}: step_mode "{value}" is not possible; this node has {valid}{reason}')
         self._step_mode = value
 
     def __getattr__(self, name: str) -> Any:

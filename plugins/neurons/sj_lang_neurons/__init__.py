@@ -1,4 +1,4 @@
-"""Spiking neurons that train in parallel over long sequences: `from sj_lang_neurons import DSN`."""
+"""Spiking neurons that train in parallel over long sequences: `from sj_lang_neurons import BPSN, DSN`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sj_lang_neurons.bpsn.node import BPSN
     from sj_lang_neurons.dsn.node import DSN
 
-__all__ = ["DSN"]
+__all__ = ["BPSN", "DSN"]
 
 
 def __getattr__(name: str) -> Any:

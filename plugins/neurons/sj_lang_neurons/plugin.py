@@ -17,3 +17,16 @@ def sj_lang_register(register: Register) -> None:
         any_length=True,
         parameters_per_channel="k + 1 (conv, 5 by default), channels + 1 (linear), 1 (static)",
     )
+    register.neuron(
+        "bpsn",
+        "sj_lang_neurons.bpsn.node:BPSN",
+        summary="bidirectional parallel neuron: leaky means of both sides of a sequence of any length, bounded firing",
+        cite="Su et al., Neural Networks 180:106630 (2024); a reconstruction",
+        causal=False,
+        steps=False,
+        carries_state=False,
+        takes_mask=True,
+        any_length=True,
+        parameters_per_channel="7 (R), 6 (A, G, K); 2 fewer in one direction",
+        variants={"direction=forward": {"causal": True, "steps": True, "carries_state": True}},
+    )

@@ -1,0 +1,184 @@
+"""BPSN as users build it: a SpikingJelly node."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from sj_lang.compat import surrogate
+from sj_lang.errors import choices
+from sj_lang.neuron import Kernel, Node, State
+from torch import Tensor, nn
+
+from sj_lang_neurons.bpsn.firing import fire
+from sj_lang_neurons.bpsn.quantiser import TICKS, counted, in_ticks
+from sj_lang_neurons.bpsn.torch import bpsn
+
+VARIANTS = ("R", "A", "G", "K")
+DIRECTIONS = ("both", "forward", "backward")
+
+
+class BPSN(Node):
+    """Bidirectional parallel spiking neuron: a token fires by its own current and by leaky means of both sides of the sequence.
+
+        F[t] = sum_{j<t} lf^(t-j-1) x_j / sum_{j<t} lf^(t-j-1)      B[t] likewise over j > t, with lb
+        M[t] = (numerators of F and B) / (denominators of F and B)
+        H[t] = g0 x + gf F + gb B - rho (g0 + gf + gb) M            S[t] = step(H[t] - V)
+
+    Masked tokens are not there. At an edge the missing side is absent with its gain. A reconstruction of the neuron of "SNN-BERT",
+    Su et al., Neural Networks 180:106630 (2024), from the properties that its abstract states: the equations are not public, these are
+    ours.
+
+    channels: size of axis 2 of `[T, B, C, ...]`. Every parameter is per channel: decays lf, lb in (0, 1), at the start spread over .1 to
+        .8 and shuffled; gains g0 = 1, gf and gb ~ N(0, .5); rho = sigmoid(r), r = 2; V.
+    variant: "R", as above. "G", without the term in M. "A", without M and with the numerators in place of F and B. "K", the H of G
+        through a quantiser, which bounds every run of spikes: r = clip(H / V, 0, kappa), C = cumsum(r),
+        S = floor(C + 1/2) - floor(C_prev + 1/2).
+    direction: "forward" drops B and gb, with M = F: causal, with single steps and a state. "backward" drops F and gf, with M = B.
+        "both" and "backward" need the whole sequence in one call and carry nothing to the next.
+    surrogate_function: a surrogate of SpikingJelly or its name; None: ATan.
+    v_threshold: V at the start, in units of the input, > 0; learned, through a softplus.
+    kappa: largest current of K, in thresholds, in (0, 1): at most ceil(1 / (1 - kappa)) - 1 spikes in a row.
+
+    State with "forward", float32 (float64 for float64 input): "numerator" [B, C, ...] and, but in A, "denominator" [B, C] of the next F;
+    in K also "count" [B, C, ...], C modulo 1. `v_seq` is H.
+    """
+
+    kernels: ClassVar[dict[str, Kernel]] = {"torch": Kernel(bpsn)}
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        variant: Literal["R", "A", "G", "K"] = "R",
+        direction: Literal["both", "forward", "backward"] = "both",
+        surrogate_function: str | nn.Module | None = None,
+        v_threshold: float = 1.0,
+        kappa: float = 7 / 8,
+        step_mode: str = "m",
+        backend: str = "auto",
+        store_v_seq: bool = False,
+    ) -> None:
+        if variant not in VARIANTS:
+            raise ValueError(f"BPSN: no variant {variant!r}; {choices(str(variant), VARIANTS)}")
+        if direction not in DIRECTIONS:
+            raise ValueError(f"BPSN: no direction {direction!r}; {choices(str(direction), DIRECTIONS)}")
+        if not (v_threshold > 0 and math.isfinite(v_threshold)):
+            raise ValueError(f"BPSN: v_threshold is {v_threshold}, it must be above 0 and finite")
+        if not 1 / TICKS <= kappa < 1:
+            raise ValueError(f"BPSN: kappa is {kappa}, it must lie between 0 and 1, exclusive")
+        self.variant, self.direction, self.kappa = variant, direction, float(kappa)
+        super().__init__(channels=channels, step_mode=step_mode, backend=backend, store_v_seq=store_v_seq)
+        self.surrogate_function: nn.Module = surrogate(surrogate_function or "ATan")
+        self.v_threshold = float(v_threshold)
+
+        def parameter(present: bool) -> nn.Parameter | None:
+            return nn.Parameter(torch.empty(channels)) if present else None
+
+        past, future = direction != "backward", direction != "forward"
+        self.decay_f, self.gain_f = parameter(past), parameter(past)
+        self.decay_b, self.gain_b = parameter(future), parameter(future)
+        self.gain_0 = nn.Parameter(torch.empty(channels))
+        self.lateral = parameter(variant == "R")
+        self.threshold = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Decays evenly over .1 to .8, shuffled; g0 = 1, gf and gb ~ N(0, .5), r = 2, V = `v_threshold`."""
+        with torch.no_grad():
+            for decay, gain in ((self.decay_f, self.gain_f), (self.decay_b, self.gain_b)):
+                if decay is not None and gain is not None:
+                    spread = 0.1 + 0.7 * (torch.randperm(self.channels) + 0.5) / self.channels
+                    decay.copy_(spread.logit())
+                    gain.normal_(0, 0.5)
+            self.gain_0.fill_(1)
+            if self.lateral is not None:
+                self.lateral.fill_(2)
+            self.threshold.fill_(self.v_threshold + math.log(-math.expm1(-self.v_threshold)))
+
+    def supported_step_mode(self) -> tuple[str, ...]:
+        return ("s", "m") if self.direction == "forward" else ("m",)
+
+    def state_shapes(self, shape: torch.Size) -> dict[str, tuple[int, ...]]:
+        if self.direction != "forward":
+            return {}
+        shapes: dict[str, tuple[int, ...]] = {"numerator": tuple(shape)}
+        if self.variant != "A":
+            shapes["denominator"] = tuple(shape[:2])
+        if self.variant == "K":
+            shapes["count"] = tuple(shape)
+        return shapes
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
+        if self.direction != "forward":
+            raise TypeError(f"BPSN has no single step: {self.one_mode}")
+        spikes, after, h = self._run(x[None], state, None)
+        return spikes[0], after, h[0]
+
+    def sequence(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
+        return self._run(x, state, lengths)
+
+    def extra_repr(self) -> str:
+        own = f"variant={self.variant}, direction={self.direction}"
+        return f"{super().extra_repr()}, {own}" + (f", kappa={self.kappa}" if self.variant == "K" else "")
+
+    @property
+    def one_mode(self) -> str:
+        """Why there are no single steps."""
+        return f'direction="{self.direction}" needs the whole sequence, as it reads the tokens that follow; "forward" steps'
+
+    def _run(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor]:
+        threshold = F.softplus(self.threshold.to(x.dtype))
+        over = threshold.view(-1, *(1,) * (x.dim() - 3))
+        if self.variant != "K":
+            u, after = self._potential(x, state, lengths, threshold)
+            h = u + over if self.store_v_seq else u
+        else:
+            h, after = self._potential(x, state, lengths, torch.zeros_like(threshold))
+            start = state["count"] if "count" in state else torch.zeros_like(x[0])
+            u, count = counted(in_ticks(h, over, self.kappa), start, lengths)
+            if "count" in state:
+                after["count"] = count
+        return fire(u, self.surrogate_function), after, h
+
+    def _potential(
+        self, x: Tensor, state: State, lengths: Tensor | None, threshold: Tensor
+    ) -> tuple[Tensor, State]:
+        """H - threshold [T, B, C, ...], and the state but for the count."""
+        lf, lb = _decay(self.decay_f, x), _decay(self.decay_b, x)
+        flat = x.reshape(*x.shape[:3], x.shape[3:].numel())  # [T, B, C, S]
+        numerator, denominator = state.get("numerator"), state.get("denominator")
+        u, last = self.kernel(x)(
+            flat,
+            _cast(self.gain_0, x),
+            threshold,
+            lf,
+            _cast(self.gain_f, x),
+            lb,
+            _cast(self.gain_b, x),
+            None if self.lateral is None else self.lateral.to(x.dtype).sigmoid(),
+            None if numerator is None else numerator.reshape(flat.shape[1:]),
+            denominator,
+            lengths,
+            self.variant != "A",
+        )
+        after: State = {}
+        if numerator is not None:
+            after["numerator"] = last.view(x.shape[1:]).clone()  # detach_net fails on a view
+        if lf is not None and denominator is not None:
+            n = torch.full_like(denominator[:, :1], len(x)) if lengths is None else lengths[:, None]
+            log = n * lf.log()
+            after["denominator"] = log.exp() * denominator - torch.expm1(log) / (1 - lf)
+        return u.view(x.shape), after
+
+
+def _cast(parameter: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if parameter is None else parameter.to(x.dtype)
+
+
+def _decay(logit: Tensor | None, x: Tensor) -> Tensor | None:
+    """The decay inside (0, 1), where a saturated sigmoid would leave it."""
+    kind = torch.finfo(x.dtype)
+    return None if logit is None else logit.to(x.dtype).sigmoid().clamp(kind.tiny, 1 - kind.eps / 2)

@@ -1,0 +1,28 @@
+"""The quantiser of variant K: an integrate-and-fire neuron with soft reset, counted in integers and parallel over time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+TICKS = 2**24  # of a threshold; what a float32 holds exactly between 0 and 1
+
+
+def in_ticks(h: Tensor, threshold: Tensor, kappa: float) -> Tensor:
+    """r = clip(h / threshold, 0, kappa) rounded to whole ticks, kappa down; the gradient is that of the clip."""
+    r = (h / threshold).clamp(0, int(kappa * TICKS) / TICKS)
+    return r + ((r.detach() * TICKS).round() / TICKS - r.detach())
+
+
+def counted(r: Tensor, count: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The membrane less the threshold of each step before it fires, v_prev + r - 1, and the count after the last valid step.
+
+    r [T, B, ...] in whole ticks; count [B, ...] = C modulo 1 before it. v_prev = frac(C_prev + 1/2) has no gradient.
+    """
+    ticks = (r.detach() * TICKS).long()
+    if lengths is not None:
+        valid = torch.arange(len(r), device=r.device)[:, None] < lengths
+        ticks = ticks.masked_fill(~valid.view(valid.shape + (1,) * (r.dim() - 2)), 0)
+    after = (count.detach() * TICKS).long() + ticks.cumsum(0)
+    v = (after - ticks + TICKS // 2) % TICKS
+    return v.to(r.dtype) / TICKS - 1 + r, (after[-1] % TICKS).to(r.dtype) / TICKS

@@ -1,0 +1,136 @@
+"""BPSN, the bidirectional parallel spiking neuron: the equations, and nothing for speed.
+
+The neuron is from "SNN-BERT: Training-efficient Spiking Neural Networks for energy-efficient BERT", Su et al., Neural Networks
+180:106630 (2024). No code and no open equations exist: what stands here is a reconstruction from the properties that the abstract
+states (parallel in time, no uninterrupted firing, any length, forward and backward information), not the authors' text.
+
+Per channel, over the valid tokens only (a masked token is a token that is not there). With n = cumsum(m):
+
+    F[t] = sum_{j<t} lf^(n_t-n_j-1) x_j / sum_{j<t} lf^(n_t-n_j-1)      strict past, leaky mean
+    B[t] = sum_{j>t} lb^(n_j-n_t-1) x_j / sum_{j>t} lb^(n_j-n_t-1)      strict future, leaky mean
+    M[t] = (numerators of F and B) / (denominators of F and B)          two-sided leaky mean
+    H[t] = g0 x + gf F + gb B - rho (g0 + gf + gb) M
+    S[t] = fire(H[t] - V)                                               variant R
+
+At an edge the missing side is absent: its term and its gain are 0, in the lateral sum too, and M = 0 for a token with no neighbour.
+Variant G has rho = 0; variant A is G with the numerators in place of the means; variant K is G with a stateful quantiser:
+
+    r = clip(H / V, 0, kappa) in ticks of 2^-24,  C = cumsum(m r),  S = floor(C + 1/2) - floor(C_prev + 1/2)
+
+which is a soft-reset integrate-and-fire neuron of threshold 1 driven by r and started at v = 1/2; `fire` gets v_prev + r - 1, with
+v_prev = frac(C_prev + 1/2) detached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+TICKS = 2**24
+
+
+class Parameters(NamedTuple):
+    """All [C]: decays in (0, 1), gains, lateral share rho in (0, 1), threshold V > 0; None where the variant or direction has none."""
+
+    lf: Tensor | None
+    lb: Tensor | None
+    g0: Tensor
+    gf: Tensor | None
+    gb: Tensor | None
+    rho: Tensor | None
+    V: Tensor
+
+
+class State(NamedTuple):
+    """Of `step`: numerator and denominator of the strict past [B, C], and v = frac(C + 1/2) [B, C] (variant K)."""
+
+    P: Tensor
+    D: Tensor
+    v: Tensor
+
+
+def sequence(
+    x: Tensor,
+    p: Parameters,
+    fire: Callable[[Tensor], Tensor],
+    *,
+    variant: str = "R",
+    kappa: float = 7 / 8,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """x [T, B, C], mask [T, B] -> spikes S and potential H [T, B, C]; the directions are those whose decay is given. O(T^2)."""
+    m = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+    x = torch.where(m[:, :, None], x, 0)
+    n = m.cumsum(0)
+    before = (n[:, None] - n[None, :] - 1)[..., None]  # [t, j, B, 1]: n_t - n_j - 1
+    t = torch.arange(len(x), device=x.device)
+    past = ((t[:, None] > t[None, :])[..., None] & m[:, None] & m[None, :])[..., None]
+
+    zero = torch.zeros_like(x)
+    PF, DF = _leak(x, p.lf, before, past) if p.lf is not None else (zero, zero)
+    PB, DB = _leak(x, p.lb, -before - 2, past.transpose(0, 1)) if p.lb is not None else (zero, zero)
+    H = _potential(x, PF, DF, PB, DB, p, variant)
+    if variant != "K":
+        return torch.where(m[:, :, None], fire(H - p.V), 0), torch.where(m[:, :, None], H, 0)
+
+    r = torch.where(m[:, :, None], _ticks(H, p.V, kappa), 0)
+    C = r.detach().mul(TICKS).long().cumsum(0)
+    v = ((C - r.detach().mul(TICKS).long() + TICKS // 2) % TICKS).to(x.dtype) / TICKS
+    return torch.where(m[:, :, None], fire(v - 1 + r), 0), torch.where(m[:, :, None], H, 0)
+
+
+def initial(x: Tensor) -> State:
+    """The state before the first token of x [B, C]."""
+    return State(torch.zeros_like(x), torch.zeros_like(x), torch.full_like(x, 0.5))
+
+
+def step(
+    x: Tensor,
+    state: State,
+    p: Parameters,
+    fire: Callable[[Tensor], Tensor],
+    *,
+    variant: str = "R",
+    kappa: float = 7 / 8,
+) -> tuple[Tensor, Tensor, State]:
+    """One valid token of the forward direction: x [B, C], state -> S, H, state."""
+    assert p.lf is not None
+    P, D, v = state
+    H = _potential(x, P, D, torch.zeros_like(P), torch.zeros_like(D), p, variant)
+    P, D = p.lf * P + x, p.lf * D + 1
+    if variant != "K":
+        return fire(H - p.V), H, State(P, D, v)
+    u = v - 1 + _ticks(H, p.V, kappa)
+    return fire(u), H, State(P, D, torch.where(u >= 0, u, u + 1).detach())
+
+
+def _leak(x: Tensor, decay: Tensor, exponent: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    w = torch.where(valid, decay ** exponent.clamp(min=0), 0)  # [t, j, B, C]
+    return torch.where(valid, w * x, 0).sum(1), w.sum(1)
+
+
+def _mean(P: Tensor, D: Tensor) -> Tensor:
+    return torch.where(D > 0, P / torch.where(D > 0, D, 1), 0)
+
+
+def _potential(x: Tensor, PF: Tensor, DF: Tensor, PB: Tensor, DB: Tensor, p: Parameters, variant: str) -> Tensor:
+    zero = torch.zeros_like(p.g0)
+    gf = torch.where(DF > 0, zero if p.gf is None else p.gf, 0)
+    gb = torch.where(DB > 0, zero if p.gb is None else p.gb, 0)
+    if variant == "A":
+        return p.g0 * x + gf * PF + gb * PB
+    G = p.g0 * x + gf * _mean(PF, DF) + gb * _mean(PB, DB)
+    if variant == "R":
+        assert p.rho is not None
+        return G - p.rho * (p.g0 + gf + gb) * _mean(PF + PB, DF + DB)
+    return G
+
+
+def _ticks(H: Tensor, V: Tensor, kappa: float) -> Tensor:
+    """r in whole ticks; the gradient is that of the clip, straight through the rounding. kappa is rounded down, which keeps the bound."""
+    top = int(kappa * TICKS) / TICKS
+    r = (H / V).clamp(0, top)
+    return r + ((r * TICKS).round() / TICKS - r).detach()
