@@ -136,7 +136,9 @@ class BothLines:
         if "_step_mode" in self.__dict__ and value not in node.supported_step_mode():
             valid = " and ".join(f'"{mode}"' for mode in node.supported_step_mode())
             reason = f": {node.one_mode}" if getattr(node, "one_mode", "") else ""
-            raise ValueError(f'{type(self).__name__}: step_mode "{value}" is not possible; this node has {valid}{reason}')
+            raise ValueError(
+                f'{type(self).__name__}: step_mode "{value}" is not possible; this node has {valid}{reason}'
+            )
         self._step_mode = value
 
     def __getattr__(self, name: str) -> Any:

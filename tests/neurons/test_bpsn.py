@@ -1,4 +1,4 @@
-"""BPSN against its equations: spikes, potentials, states and every gradient, whatever the shape, mask and way of cutting."""
+"""BPSN against its equations: spikes, potentials, states and every gradient, for any shape, mask and way of cutting."""
 
 from typing import Any
 
@@ -104,7 +104,7 @@ def test_equals_the_equations_with_every_gradient(
         monkeypatch.setattr(tiles, "BLOCK", cut[0])
         monkeypatch.setattr(tiles, "COLUMNS", cut[1])
     node = built(variant, direction, store_v_seq=True)
-    with torch.no_grad():  # at 90 steps the fast decays are settled in the middle, and the weights are those of the interior
+    with torch.no_grad():  # at 90 steps fast decays are settled in the middle: weights of the interior
         for decay in (node.decay_f, node.decay_b):
             if decay is not None and steps == 90:
                 decay[0] = -1.0

@@ -13,7 +13,8 @@ BLOCK = 65_536  # elements
 
 def fire(u: Tensor, surrogate: nn.Module) -> Tensor:
     """Spikes of the potential less the threshold; NaN, which a Heaviside hides, stays NaN."""
-    if type(surrogate).__name__ == "ATan" and type(surrogate).__module__.startswith("spikingjelly.") and surrogate.spiking:
+    kind = type(surrogate)
+    if kind.__name__ == "ATan" and kind.__module__.startswith("spikingjelly.") and surrogate.spiking:
         spikes: Tensor = fire_atan(u, float(surrogate.alpha))
         return spikes
     return surrogate(u).masked_fill(u.isnan(), math.nan)
@@ -21,7 +22,10 @@ def fire(u: Tensor, surrogate: nn.Module) -> Tensor:
 
 @torch.library.custom_op("sj_lang::fire_atan", mutates_args=(), schema="(Tensor u, float alpha) -> Tensor")
 def fire_atan(u: Tensor, alpha: float) -> Tensor:
-    """1 where u >= 0, else 0, NaN where NaN; gradient alpha / 2 / (1 + (pi / 2 alpha u)^2). SpikingJelly's, in fewer passes."""
+    """1 where u >= 0, else 0, NaN where NaN; gradient alpha / 2 / (1 + (pi / 2 alpha u)^2).
+
+    SpikingJelly's, in fewer passes.
+    """
     u = u.contiguous()
     spikes = torch.empty_like(u)
     for v, s in _blocks(u, spikes):

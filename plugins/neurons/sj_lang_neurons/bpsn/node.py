@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from sj_lang.compat import surrogate
 from sj_lang.errors import choices
 from sj_lang.neuron import Kernel, Node, State
-from torch import Tensor, nn
-
 from sj_lang_neurons.bpsn.firing import fire
 from sj_lang_neurons.bpsn.quantiser import TICKS, counted, in_ticks
 from sj_lang_neurons.bpsn.torch import bpsn
@@ -21,29 +21,29 @@ DIRECTIONS = ("both", "forward", "backward")
 
 
 class BPSN(Node):
-    """Bidirectional parallel spiking neuron: a token fires by its own current and by leaky means of both sides of the sequence.
+    """Bidirectional parallel spiking neuron: a token fires by its own current and leaky means of both sides.
 
         F[t] = sum_{j<t} lf^(t-j-1) x_j / sum_{j<t} lf^(t-j-1)      B[t] likewise over j > t, with lb
         M[t] = (numerators of F and B) / (denominators of F and B)
         H[t] = g0 x + gf F + gb B - rho (g0 + gf + gb) M            S[t] = step(H[t] - V)
 
-    Masked tokens are not there. At an edge the missing side is absent with its gain. A reconstruction of the neuron of "SNN-BERT",
-    Su et al., Neural Networks 180:106630 (2024), from the properties that its abstract states: the equations are not public, these are
-    ours.
+    Masked tokens are not there. At an edge the missing side is absent with its gain. A reconstruction of the neuron of
+    "SNN-BERT", Su et al., Neural Networks 180:106630 (2024), from the properties that its abstract states: the
+    equations are not public, these are ours.
 
-    channels: size of axis 2 of `[T, B, C, ...]`. Every parameter is per channel: decays lf, lb in (0, 1), at the start spread over .1 to
-        .8 and shuffled; gains g0 = 1, gf and gb ~ N(0, .5); rho = sigmoid(r), r = 2; V.
-    variant: "R", as above. "G", without the term in M. "A", without M and with the numerators in place of F and B. "K", the H of G
-        through a quantiser, which bounds every run of spikes: r = clip(H / V, 0, kappa), C = cumsum(r),
-        S = floor(C + 1/2) - floor(C_prev + 1/2).
-    direction: "forward" drops B and gb, with M = F: causal, with single steps and a state. "backward" drops F and gf, with M = B.
-        "both" and "backward" need the whole sequence in one call and carry nothing to the next.
+    channels: size of axis 2 of `[T, B, C, ...]`. Every parameter is per channel: decays lf, lb in (0, 1), at the start
+        spread over .1 to .8 and shuffled; gains g0 = 1, gf and gb ~ N(0, .5); rho = sigmoid(r), r = 2; V.
+    variant: "R", as above. "G", without the term in M. "A", without M and with the numerators in place of F and B.
+        "K", the H of G through a quantiser, which bounds every run of spikes: r = clip(H / V, 0, kappa),
+        C = cumsum(r), S = floor(C + 1/2) - floor(C_prev + 1/2).
+    direction: "forward" drops B and gb, with M = F: causal, with single steps and a state. "backward" drops F and gf,
+        with M = B. "both" and "backward" need the whole sequence in one call and carry nothing to the next.
     surrogate_function: a surrogate of SpikingJelly or its name; None: ATan.
     v_threshold: V at the start, in units of the input, > 0; learned, through a softplus.
     kappa: largest current of K, in thresholds, in (0, 1): at most ceil(1 / (1 - kappa)) - 1 spikes in a row.
 
-    State with "forward", float32 (float64 for float64 input): "numerator" [B, C, ...] and, but in A, "denominator" [B, C] of the next F;
-    in K also "count" [B, C, ...], C modulo 1. `v_seq` is H.
+    State with "forward", float32 (float64 for float64 input): "numerator" [B, C, ...] and, but in A, "denominator"
+    [B, C] of the next F; in K also "count" [B, C, ...], C modulo 1. `v_seq` is H.
     """
 
     kernels: ClassVar[dict[str, Kernel]] = {"torch": Kernel(bpsn)}
@@ -127,7 +127,8 @@ class BPSN(Node):
     @property
     def one_mode(self) -> str:
         """Why there are no single steps."""
-        return f'direction="{self.direction}" needs the whole sequence, as it reads the tokens that follow; "forward" steps'
+        needs = "needs the whole sequence, as it reads the tokens that follow"
+        return f'direction="{self.direction}" {needs}; "forward" steps'
 
     def _run(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor]:
         threshold = F.softplus(self.threshold.to(x.dtype))
@@ -143,9 +144,7 @@ class BPSN(Node):
                 after["count"] = count
         return fire(u, self.surrogate_function), after, h
 
-    def _potential(
-        self, x: Tensor, state: State, lengths: Tensor | None, threshold: Tensor
-    ) -> tuple[Tensor, State]:
+    def _potential(self, x: Tensor, state: State, lengths: Tensor | None, threshold: Tensor) -> tuple[Tensor, State]:
         """H - threshold [T, B, C, ...], and the state but for the count."""
         lf, lb = _decay(self.decay_f, x), _decay(self.decay_b, x)
         flat = x.reshape(*x.shape[:3], x.shape[3:].numel())  # [T, B, C, S]

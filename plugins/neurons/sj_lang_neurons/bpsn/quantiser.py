@@ -1,4 +1,4 @@
-"""The quantiser of variant K: an integrate-and-fire neuron with soft reset, counted in integers and parallel over time."""
+"""The quantiser of variant K: an integrate-and-fire neuron with soft reset, in integers and parallel over time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def in_ticks(h: Tensor, threshold: Tensor, kappa: float) -> Tensor:
 
 
 def counted(r: Tensor, count: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The membrane less the threshold of each step before it fires, v_prev + r - 1, and the count after the last valid step.
+    """The membrane less the threshold before each step fires, v_prev + r - 1, and the count after the last valid step.
 
     r [T, B, ...] in whole ticks; count [B, ...] = C modulo 1 before it. v_prev = frac(C_prev + 1/2) has no gradient.
     """

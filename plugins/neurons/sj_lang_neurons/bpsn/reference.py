@@ -1,8 +1,9 @@
 """BPSN, the bidirectional parallel spiking neuron: the equations, and nothing for speed.
 
-The neuron is from "SNN-BERT: Training-efficient Spiking Neural Networks for energy-efficient BERT", Su et al., Neural Networks
-180:106630 (2024). No code and no open equations exist: what stands here is a reconstruction from the properties that the abstract
-states (parallel in time, no uninterrupted firing, any length, forward and backward information), not the authors' text.
+The neuron is from "SNN-BERT: Training-efficient Spiking Neural Networks for energy-efficient BERT", Su et al.,
+Neural Networks 180:106630 (2024). No code and no open equations exist: what stands here is a reconstruction from the
+properties that the abstract states (parallel in time, no uninterrupted firing, any length, forward and backward
+information), not the authors' text.
 
 Per channel, over the valid tokens only (a masked token is a token that is not there). With n = cumsum(m):
 
@@ -12,13 +13,14 @@ Per channel, over the valid tokens only (a masked token is a token that is not t
     H[t] = g0 x + gf F + gb B - rho (g0 + gf + gb) M
     S[t] = fire(H[t] - V)                                               variant R
 
-At an edge the missing side is absent: its term and its gain are 0, in the lateral sum too, and M = 0 for a token with no neighbour.
-Variant G has rho = 0; variant A is G with the numerators in place of the means; variant K is G with a stateful quantiser:
+At an edge the missing side is absent: its term and its gain are 0, in the lateral sum too, and M = 0 for a token with
+no neighbour. Variant G has rho = 0; variant A is G with the numerators in place of the means; variant K is G with a
+stateful quantiser:
 
     r = clip(H / V, 0, kappa) in ticks of 2^-24,  C = cumsum(m r),  S = floor(C + 1/2) - floor(C_prev + 1/2)
 
-which is a soft-reset integrate-and-fire neuron of threshold 1 driven by r and started at v = 1/2; `fire` gets v_prev + r - 1, with
-v_prev = frac(C_prev + 1/2) detached.
+which is a soft-reset integrate-and-fire neuron of threshold 1 driven by r and started at v = 1/2; `fire` gets
+v_prev + r - 1, with v_prev = frac(C_prev + 1/2) detached.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ TICKS = 2**24
 
 
 class Parameters(NamedTuple):
-    """All [C]: decays in (0, 1), gains, lateral share rho in (0, 1), threshold V > 0; None where the variant or direction has none."""
+    """All [C]: decays in (0, 1), gains, lateral share rho in (0, 1), threshold V > 0.
+
+    None where the variant or direction has none.
+    """
 
     lf: Tensor | None
     lb: Tensor | None
@@ -61,7 +66,10 @@ def sequence(
     kappa: float = 7 / 8,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """x [T, B, C], mask [T, B] -> spikes S and potential H [T, B, C]; the directions are those whose decay is given. O(T^2)."""
+    """x [T, B, C], mask [T, B] -> spikes S and potential H [T, B, C]. O(T^2).
+
+    The directions are those whose decay is given.
+    """
     m = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
     x = torch.where(m[:, :, None], x, 0)
     n = m.cumsum(0)
@@ -103,7 +111,7 @@ def step(
     P, D = p.lf * P + x, p.lf * D + 1
     if variant != "K":
         return fire(H - p.V), H, State(P, D, v)
-    u = v - 1 + _ticks(H, p.V, kappa)
+    u = v.detach() - 1 + _ticks(H, p.V, kappa)
     return fire(u), H, State(P, D, torch.where(u >= 0, u, u + 1).detach())
 
 
@@ -130,7 +138,10 @@ def _potential(x: Tensor, PF: Tensor, DF: Tensor, PB: Tensor, DB: Tensor, p: Par
 
 
 def _ticks(H: Tensor, V: Tensor, kappa: float) -> Tensor:
-    """r in whole ticks; the gradient is that of the clip, straight through the rounding. kappa is rounded down, which keeps the bound."""
+    """r in whole ticks; the gradient is that of the clip, straight through the rounding.
+
+    kappa is rounded down, which keeps the bound.
+    """
     top = int(kappa * TICKS) / TICKS
     r = (H / V).clamp(0, top)
     return r + ((r * TICKS).round() / TICKS - r).detach()

@@ -1,6 +1,7 @@
 """One call of the potential, cut into tiles of columns, which are independent, and each into blocks of steps.
 
-A block's arrays stay in the cache, and the next block and the next tile reuse them: traffic and fresh memory cost more than arithmetic.
+A block's arrays stay in the cache, and the next block and the next tile reuse them: traffic and fresh memory cost more
+than arithmetic.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -23,7 +25,7 @@ COLUMNS = 32_768
 class Side:
     """A direction of a tile. decay, gain [C, 1]; late: the future; row: the decay of each column.
 
-    tables: D, inverse and slope (None: not needed) [reach + 1, C, 1] of `weights.fill_tables`; for the future backwards.
+    tables: D, inverse, slope (None: not needed) [reach + 1, C, 1] of `weights.fill_tables`; for the future backwards.
     """
 
     decay: Tensor
@@ -50,8 +52,9 @@ class Span:
 class Tile:
     """Some sequences and channels of a call. x, numerator, lengths as in `torch.bpsn`; d0, the denominator, [B, C, 1].
 
-    reach: the n from which D(n) does not change any more, or T. Rows of numerators: of the past, row t holds that before step t, and
-    row T the last; of the future, row t + 1 holds that after step t, and row 0 the last. So step t enters row t + 1, or t.
+    reach: the n from which D(n) does not change any more, or T. Rows of numerators: of the past, row t holds that
+    before step t, and row T the last; of the future, row t + 1 holds that after step t, and row 0 the last. So step t
+    enters row t + 1, or t.
     """
 
     def __init__(
@@ -94,7 +97,7 @@ class Tile:
         A[(self.lengths - t.start).clamp(0, rows), self.batch] += torch.where(ends[:, None, None], grad, 0)
 
     def spans(self, *, backwards: bool = False) -> Iterator[Span]:
-        """The steps, in or against their order; where no D of a span changes any more, it is long, with leaks of one row."""
+        """The steps, in or against their order; where no D changes any more a span is long, with leaks of one row."""
         steps, batch, channels = self.x.shape[:3]
         late = any(side.late for side in self.sides)
         first = self.reach if any(not side.late for side in self.sides) else 0
@@ -104,11 +107,12 @@ class Tile:
         cuts = sorted({0, min(first, steps), min(max(last, 0), steps), steps})
         pieces = [
             slice(start, min(start + (stop if begin >= first and stop <= last else rows), stop))
-            for begin, stop in zip(cuts, cuts[1:], strict=False)
+            for begin, stop in pairwise(cuts)
             for start in range(begin, stop, stop if begin >= first and stop <= last else rows)
         ]
         for t in reversed(pieces) if backwards else pieces:
-            leaks = [self._leak(side, t, settled=t.stop <= last if side.late else t.start >= first) for side in self.sides]
+            settled = {True: t.stop <= last, False: t.start >= first}
+            leaks = [self._leak(side, t, settled=settled[side.late]) for side in self.sides]
             blocks = self.blocks(t.start, t.stop)
             yield Span(t, leaks, blocks[::-1] if backwards else blocks)
 
@@ -173,7 +177,7 @@ def tiles(
     slopes: bool,
     exact_start: bool = False,
 ) -> Iterator[tuple[Tile, slice, slice]]:
-    """The tiles of a call, each with its sequences and its channels; what they hold is good until the next one is asked for.
+    """The tiles of a call, each with its sequences and channels; what they hold is good until the next is asked for.
 
     arrays: how many scratch arrays of a block. slopes: with dD/dlambda. exact_start: the denominator needs a gradient.
     """

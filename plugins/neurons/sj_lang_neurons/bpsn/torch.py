@@ -35,12 +35,12 @@ def bpsn(
     lengths: Tensor | None,
     normalised: bool,
 ) -> tuple[Tensor, Tensor]:
-    """H - threshold [T, B, C, S], and the numerator of the past after the last valid step [B, C, S] (empty if None is given).
+    """H - threshold [T, B, C, S], and the numerator of the past after the last valid step [B, C, S].
 
     x [T, B, C, S], 0 after the valid steps. lengths [B]: the valid steps, which come first; None: all are.
     g0, threshold [C]. lf, gf [C]: decay and gain of the past; lb, gb: of the future; None: without that side.
     rho [C]: the lateral share; None: no lateral term. normalised: False for variant A.
-    numerator [B, C, S], denominator [B, C]: of the past before x; None: 0, and no state is carried.
+    numerator [B, C, S], denominator [B, C]: of the past before x; None: 0, and no state is carried (empty).
     """
     x, u = x.contiguous(), x.new_empty(x.shape)
     after = x.new_empty(0 if numerator is None else numerator.shape)

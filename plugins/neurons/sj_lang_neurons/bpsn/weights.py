@@ -1,10 +1,12 @@
 """The weights of the two sides in the potential, H = g0 x + af P + ab Q with P, Q the numerators of F and B.
 
-With n valid tokens on a side its denominator is D(n) = 1 + lambda + ... + lambda^(n-1), plus lambda^n d0 after a carried d0. With
+With n valid tokens on a side its denominator is D(n) = 1 + lambda + ... + lambda^(n-1), plus lambda^n d0 after a
+carried d0. With
 
     G = g0 + the gains of the sides that are there (n > 0),   W = Df + Db,   L = rho G / W
 
-the weight of a side is gain / D - L; without `rho` (variants G, K) gain / D. A side that is not there has weight -L, and numerator 0.
+the weight of a side is gain / D - L; without `rho` (variants G, K) gain / D. A side that is not there has weight -L,
+and numerator 0.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Leak:
-    """One side over R steps. gain [C, 1]; D, its inverse (0 where D is 0) and, for a backward, dD/dlambda [R, B or 1, C, 1].
+    """One side over R steps.
 
+    gain [C, 1]; D, its inverse (0 where D is 0) and, for a backward, dD/dlambda [R, B or 1, C, 1].
     there: 1 where the side has a token, else 0, [R, B or 1, 1, 1]; None: everywhere.
     """
 
@@ -30,9 +33,10 @@ class Leak:
 
 
 def fill_tables(D: Tensor, inverse: Tensor, slope: Tensor | None, decay: Tensor, *, backwards: bool) -> None:
-    """Write D(n), 1 / D(n) (0 for n = 0) and dD/dlambda for n = 0 ... size to the rows, or from the last row to the first.
+    """Write D(n), 1 / D(n) (0 for n = 0) and dD/dlambda for n = 0 ... size to the rows, or from last to first.
 
-    D, inverse, slope [size + 1, C, 1], decay [C, 1]. By doubling, D(m + k) = D(m) + lambda^m D(k): sums of positive numbers.
+    D, inverse, slope [size + 1, C, 1], decay [C, 1]. By doubling, D(m + k) = D(m) + lambda^m D(k): sums of positive
+    numbers.
     """
     size = len(D) - 1
 
