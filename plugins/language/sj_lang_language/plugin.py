@@ -42,6 +42,12 @@ def sj_lang_register(register: Register) -> None:
         "bpe", "sj_lang_language.tokenizers.bpe:bpe", summary="byte-level BPE, trained on the training text"
     )
     register.tokenizer(
+        "wordpiece",
+        "sj_lang_language.tokenizers.wordpiece:wordpiece",
+        summary="BERT's WordPiece, trained on the training text or from a vocab.txt; by characters for Chinese",
+        cite="Devlin, Chang, Lee, Toutanova 2019, arXiv 1810.04805",
+    )
+    register.tokenizer(
         "pretrained",
         "sj_lang_language.tokenizers.pretrained:pretrained",
         summary="a tokenizer from a folder or from the Hugging Face hub",

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sj_lang.errors import UserError
 from sj_lang_language.data import hub
+from sj_lang_language.tokenizers.wordpiece import VOCAB
 
 
 def pretrained(*, texts: Iterable[str], name: str) -> PreTrainedTokenizerBase:
@@ -35,4 +36,6 @@ def _load(place: Path | str, told: str, reason: str = "") -> PreTrainedTokenizer
     try:
         return AutoTokenizer.from_pretrained(place, padding_side="left")
     except (OSError, ValueError, KeyError) as error:
+        if isinstance(place, Path) and (place / VOCAB).is_file():
+            reason = f": it holds a {VOCAB} alone; write tokenizer: {{type: wordpiece, vocab: {place}}}"
         raise UserError(f"tokenizer.name: no tokenizer {told}{reason or f': {error}'}") from error
