@@ -95,7 +95,7 @@ class StateCache(Cache):  # type: ignore[misc]
 class StatefulGeneration:
     """Mixed into a transformers model, before `GenerationMixin`: `generate()` carries a `StateCache`.
 
-    The model gives `new_cache()`, takes and returns the cache as `past_key_values`. Assisted decoding is refused by
+    The model gives `new_cache()`, takes and returns the cache as `cache`. Assisted decoding is refused by
     transformers, as states cannot be rolled back.
     """
 
@@ -116,5 +116,5 @@ class StatefulGeneration:
                 f"cache_implementation={generation_config.cache_implementation!r}: "
                 f"{type(self).__name__} carries a state of its own; leave it out"
             )
-        if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = self.new_cache()
+        if generation_config.use_cache and model_kwargs.get("cache") is None:
+            model_kwargs["cache"] = self.new_cache()

@@ -23,8 +23,8 @@ def logits(model: SpikeDecoderForCausalLM, ids: torch.Tensor, **options: Any) ->
 def test_token_by_token_equals_the_whole(build: Build, kind: str, ids: torch.Tensor) -> None:
     model, cache, parts = build(kind), None, []
     for token in ids.split(1, dim=1):
-        out = model(token, past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
+        out = model(token, cache=cache, use_cache=True)
+        cache = out.cache
         parts.append(out.logits)
     torch.testing.assert_close(torch.cat(parts, 1), logits(model, ids), rtol=1e-5, atol=1e-5)
 
@@ -32,15 +32,15 @@ def test_token_by_token_equals_the_whole(build: Build, kind: str, ids: torch.Ten
 def test_in_pieces_equals_the_whole(build: Build, kind: str, ids: torch.Tensor) -> None:
     model = build(kind)
     first = model(ids[:, :5], use_cache=True)
-    second = model(ids[:, 5:], past_key_values=first.past_key_values)
+    second = model(ids[:, 5:], cache=first.cache)
     whole = logits(model, ids)
     torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), whole, rtol=1e-5, atol=1e-5)
-    assert second.past_key_values.get_seq_length() == ids.shape[1]
+    assert second.cache.get_seq_length() == ids.shape[1]
 
 
 def test_the_state_of_spiking_generation_has_constant_size(build: Build, kind: str, ids: torch.Tensor) -> None:
     model = build(kind)
-    sizes = [model(ids[:, :length], use_cache=True).past_key_values.numel for length in (2, 5, 11)]
+    sizes = [model(ids[:, :length], use_cache=True).cache.numel for length in (2, 5, 11)]
     assert (sizes[0] == sizes[1] == sizes[2]) is (kind != "twin")
 
 
@@ -164,9 +164,9 @@ def test_too_long_a_text_says_so(build: Build, ids: torch.Tensor) -> None:
     model, longer = build(max_position_embeddings=10), torch.zeros(3, 11, dtype=torch.long)
     with pytest.raises(UserError, match=r"11 tokens long.*positions for 10"):
         model(longer)
-    cache = model(longer[:, :8], use_cache=True).past_key_values
+    cache = model(longer[:, :8], use_cache=True).cache
     with pytest.raises(UserError, match=r"11 tokens"):
-        model(longer[:, :3], past_key_values=cache)
+        model(longer[:, :3], cache=cache)
     mask = torch.ones_like(longer)
     mask[:, 0] = 0
     assert model(longer, attention_mask=mask).logits.shape == (3, 11, 23)
@@ -181,6 +181,6 @@ def test_a_mask_or_a_cache_that_does_not_fit_says_so(build: Build, ids: torch.Te
     model = build()
     with pytest.raises(ValueError, match=r"attention_mask is \[3, 4\], expected \[3, 11\]"):
         model(ids, attention_mask=torch.ones(3, 4))
-    cache = model(ids, use_cache=True).past_key_values
+    cache = model(ids, use_cache=True).cache
     with pytest.raises(ValueError, match="holds 3 texts, input_ids 2"):
-        model(ids[:2], past_key_values=cache)
+        model(ids[:2], cache=cache)

@@ -17,7 +17,7 @@ def generate(model: SpikeDecoderForCausalLM, ids: Any, mask: Any = None, cache: 
     torch.manual_seed(0)
     config = GenerationConfig(**{"max_new_tokens": 9, "do_sample": False, "pad_token_id": 0, **options})
     mask = torch.ones_like(ids) if mask is None else mask
-    carried = {} if cache is None else {"past_key_values": cache}
+    carried = {} if cache is None else {"cache": cache}
     return model.generate(ids, attention_mask=mask, generation_config=config, **carried)
 
 
@@ -75,8 +75,8 @@ def test_continue_from_a_returned_cache(build: Build, kind: str, ids: torch.Tens
     model = build(kind)
     whole = generate(model, ids, max_new_tokens=12)
     first = generate(model, ids, max_new_tokens=5, return_dict_in_generate=True)
-    assert first.past_key_values.get_seq_length() == 15
-    rest = generate(model, first.sequences, cache=first.past_key_values, max_new_tokens=7)
+    assert first.cache.get_seq_length() == 15
+    rest = generate(model, first.sequences, cache=first.cache, max_new_tokens=7)
     assert torch.equal(rest, whole)
 
 

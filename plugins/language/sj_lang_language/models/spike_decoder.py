@@ -65,7 +65,7 @@ class SpikeDecoderConfig(PreTrainedConfig):
     """
 
     model_type = "sj-spike-decoder"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  # transformers reads a list here
+    keys_to_ignore_at_inference = ["cache"]  # noqa: RUF012  # transformers reads a list here
 
     vocab_size: int = 256
     max_position_embeddings: int = 256
@@ -196,7 +196,7 @@ class SpikeDecoderForCausalLM(StatefulGeneration, PreTrainedModel, GenerationMix
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        past_key_values: StateCache | None = None,
+        cache: StateCache | None = None,
         labels: Tensor | None = None,
         shift_labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -207,7 +207,7 @@ class SpikeDecoderForCausalLM(StatefulGeneration, PreTrainedModel, GenerationMix
         """Logits of the token after each token.
 
         input_ids: `[B, L]`. attention_mask: `[B, L]`, or `[B, before + L]` with the tokens of the cache; 0 is padding,
-        on any side. past_key_values: state of the tokens before, continued in place; use_cache: begin one.
+        on any side. cache: state of the tokens before, continued in place; use_cache: begin one.
         labels: `[B, L]`, token i is predicted at i - 1; or shift_labels: `[B, L]`, what is predicted at i itself, which
         win. -100 is not scored, nor is what padding would predict. num_items_in_batch: divides the summed loss, for
         exact gradient accumulation.
@@ -218,7 +218,8 @@ class SpikeDecoderForCausalLM(StatefulGeneration, PreTrainedModel, GenerationMix
         if shift_labels is not None and logits_to_keep:
             raise ValueError("logits_to_keep leaves out logits that labels need: give one of the two")
         tokens = input_ids.shape[1]
-        cache = self.new_cache() if past_key_values is None and use_cache else past_key_values
+        if cache is None and use_cache:
+            cache = self.new_cache()
         states = [None] * (len(self.layers) + 1) if cache is None else [cache.read(i) for i in range(len(cache))]
         seen = 0 if cache is None else cache.get_seq_length()
         mask = self._mask(attention_mask, input_ids, cache)  # [L, B]
@@ -240,7 +241,7 @@ class SpikeDecoderForCausalLM(StatefulGeneration, PreTrainedModel, GenerationMix
 
         logits = self.lm_head(x[:, -logits_to_keep:])
         loss = None if shift_labels is None else self._loss(logits, shift_labels, mask, num_items_in_batch)
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, cache=cache)
         return output if return_dict is not False else output.to_tuple()
 
     def new_cache(self) -> StateCache:
@@ -269,7 +270,7 @@ class SpikeDecoderForCausalLM(StatefulGeneration, PreTrainedModel, GenerationMix
         batch, tokens = input_ids.shape
         before = 0 if cache is None else cache.get_seq_length()
         if before and cache is not None and cache.batch_size != batch:
-            raise ValueError(f"past_key_values holds {cache.batch_size} texts, input_ids {batch}")
+            raise ValueError(f"the cache holds {cache.batch_size} texts, input_ids {batch}")
         if attention_mask is None:
             return None
         if attention_mask.shape not in ((batch, tokens), (batch, before + tokens)):
