@@ -51,7 +51,7 @@ def plugin_table(what: str = "", *, as_json: bool = False, with_arguments: bool 
         rows = table["components"].get(key)
         if rows:
             lines += ["", key.upper(), *(_neurons(rows) if key == "neuron" else _others(rows))]
-        elif kind:
+        elif kind == key:
             lines += ["", f"no {kind} is installed"]
     lines += [
         "",
@@ -111,7 +111,9 @@ def _one(registration: Registration, as_json: bool, with_arguments: bool) -> str
         facts |= {word: "yes" if registration.traits[flag] else "no" for flag, word in words.items()}
         facts["parameters per channel"] = str(registration.traits["parameters_per_channel"])
     for condition, flags in registration.variants.items():
-        changed = ", ".join(f"{flag}: {'yes' if flags[flag] else 'no'}" for flag in FLAGS if flag in flags)
+        changed = ", ".join(
+            f"{flag.replace('_', ' ')}: {'yes' if flags[flag] else 'no'}" for flag in FLAGS if flag in flags
+        )
         facts[f"with {condition}"] = changed
     lines += _columns([(f"{key}:", text) for key, text in facts.items() if text])
     if with_arguments:

@@ -193,7 +193,9 @@ def test_plugins_shows_declarations_broken_plugins_and_clashes(toy: Registry, ca
 
 def test_plugins_shows_one_kind_or_one_component(toy: Registry, capsys: Out) -> None:
     assert cli.main(["plugins", "task"]) == 0
-    assert "toy_lif" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "toy_lif" not in out
+    assert "is installed" not in out
     assert cli.main(["plugins", "embedding"]) == 0
     assert "no embedding is installed" in capsys.readouterr().out
     assert cli.main(["plugins", "neuron/toy_delay"]) == 0

@@ -25,6 +25,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"variant": "G", "direction": "backward"},
         {"variant": "K"},
         {"direction": "forward"},
+        {"variant": "A", "direction": "forward"},
         {"variant": "K", "direction": "forward"},
     ],
 }
