@@ -1,0 +1,104 @@
+"""The linear recurrence with a logarithmic decay on the GPU: `kernel.cu` as a torch operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sj_lang import cuda
+from sj_lang_neurons.scan.layout import flat, like, schedule, strides
+
+FILE = Path(__file__).with_name("kernel.cu")
+
+
+def log_scan(g: Tensor, u: Tensor, h_0: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """h_t = exp(g_t) h_{t-1} + u_t: all h_t [T, B, C, ...] in u's dtype, and the last valid one [B, C, ...].
+
+    g, u [T, B, C, ...] of one dtype: float32, float64, float16 or bfloat16, of any strides; g <= 0 is a decay. h_0 and
+    the last state are float32, float64 for float64: the decay exp(g) and the sum are never rounded to half precision.
+    lengths [B] int64: the valid steps, which come first, and after which h is 0; None: all.
+    Gradients of g, u and h_0. Raises ValueError and TypeError for shapes and dtypes that do not fit, RuntimeError
+    where no kernel can run.
+    """
+    if u.dim() < 3 or g.shape != u.shape or h_0.shape != u.shape[1:]:
+        raise ValueError(
+            f"log_scan: g and u are [T, B, C, ...] and h_0 is [B, C, ...], got {tuple(g.shape)}, {tuple(u.shape)} "
+            f"and {tuple(h_0.shape)}"
+        )
+    if u.dtype not in cuda.IO or g.dtype != u.dtype or h_0.dtype != state_dtype(u):
+        raise TypeError(
+            f"log_scan: g and u are both float32, float64, float16 or bfloat16 and h_0 is float32, float64 beside "
+            f"float64, got {g.dtype}, {u.dtype} and {h_0.dtype}"
+        )
+    h, last = _forward(flat(g), flat(u), h_0, lengths)
+    return h.view(u.shape), last
+
+
+def state_dtype(x: Tensor) -> torch.dtype:
+    """That of states and parameters beside x."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+@torch.library.custom_op("sj_lang::log_scan_cuda", mutates_args=())
+def _forward(g: Tensor, u: Tensor, h_0: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """g, u [T, B, C, S]."""
+    steps, *step = u.shape
+    h, last = like(u), torch.empty_like(h_0, memory_format=torch.contiguous_format)
+    tile = schedule(last.numel(), steps)
+    arguments = [g, *strides(g), u, *strides(u), h_0.contiguous(), lengths, h, *strides(h), last, steps, *step]
+    macros = {"IO": cuda.IO[u.dtype], **tile.macros}
+    cuda.launch(FILE, "log_scan", macros, (tile.blocks(last.numel()), 1), tile.block, arguments, u.device)
+    return h, last
+
+
+@_forward.register_fake
+def _(g: Tensor, u: Tensor, h_0: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    return like(u), torch.empty_like(h_0, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("sj_lang::log_scan_cuda_backward", mutates_args=())
+def _backward(
+    grad: Tensor, grad_last: Tensor, g: Tensor, h: Tensor, h_0: Tensor, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of g, u and h_0."""
+    steps, *step = h.shape
+    grad_g, grad_u, grad_0 = like(g), like(h), torch.empty_like(h_0, memory_format=torch.contiguous_format)
+    tile = schedule(grad_0.numel(), steps)
+    arguments = [
+        grad,
+        *strides(grad),
+        grad_last.contiguous(),
+        g,
+        *strides(g),
+        h,
+        *strides(h),
+        h_0.contiguous(),
+        lengths,
+    ]
+    arguments += [grad_g, *strides(grad_g), grad_u, *strides(grad_u), grad_0, steps, *step]
+    macros = {"IO": cuda.IO[h.dtype], **tile.macros}
+    cuda.launch(FILE, "log_scan_backward", macros, (tile.blocks(grad_0.numel()), 1), tile.block, arguments, h.device)
+    return grad_g, grad_u, grad_0
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor, grad_last: Tensor, g: Tensor, h: Tensor, h_0: Tensor, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    return like(g), like(h), torch.empty_like(h_0, memory_format=torch.contiguous_format)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None], output: tuple[Tensor, Tensor]) -> None:
+    g, _, h_0, lengths = inputs
+    ctx.save_for_backward(g, output[0], h_0, lengths)
+
+
+def _differentiate(ctx: Any, grad: Tensor, grad_last: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    g, h, h_0, lengths = ctx.saved_tensors
+    return *_backward(grad, grad_last, g, h, h_0, lengths), None
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)

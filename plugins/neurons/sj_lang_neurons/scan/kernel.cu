@@ -1,0 +1,104 @@
+// The linear recurrence h_t = exp(g_t) h_{t-1} + u_t; see tile.cuh for the schedule. After the valid steps h is 0.
+//
+// Backwards, with r_t = exp(g_{t+1}) gh_{t+1} the gradient that comes from the next step:
+//     gh_t = dh_t + r_t,   gu_t = gh_t,   gg_t = gh_t exp(g_t) h_{t-1}
+#include "tile.cuh"
+
+extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
+    log_scan(const io *g, STRIDES(g), const io *u, STRIDES(u), const real *h_0, const index_t *lengths, io *h, STRIDES(h),
+             real *h_last, index_t steps, index_t batch, index_t channels, index_t places) {
+    __shared__ Shared added, factor;
+    const Column at = column(batch, channels, places);
+    const index_t length = valid_steps(at, lengths, steps);
+    g += OFFSET(at, g), u += OFFSET(at, u), h += OFFSET(at, h);
+    index_t start = threadIdx.y * STEPS;
+    real state = h_0[at.n];
+
+    io next_g[STEPS], next_u[STEPS];  // of the tile to come: loads are under way while this one is computed
+    fetch<STEPS>(next_g, g, g_t, start, length);
+    fetch<STEPS>(next_u, u, u_t, start, length);
+    for (index_t tile = 0; tile < steps; tile += TILE, start += TILE) {
+        const int valid = within<STEPS>(start, length), there = at.there ? within<STEPS>(start, steps) : 0;
+        real a[STEPS], v[STEPS];
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) a[i] = i < valid ? exp(load(next_g[i])) : (real)1, v[i] = load(next_u[i]);
+        fetch<STEPS>(next_g, g, g_t, start + TILE, length);
+        fetch<STEPS>(next_u, u, u_t, start + TILE, length);
+
+        real before = state;
+        if (RUNS > 1) {
+            real sum = 0, product = 1;
+#pragma unroll
+            for (int i = 0; i < STEPS; i++) sum = fma(a[i], sum, v[i]), product *= a[i];
+            mine(added) = sum, mine(factor) = product;
+            barrier();
+            before = enter<false, decayed>(state, added, factor);
+            barrier();
+        }
+        io *out = h + start * h_t;
+#pragma unroll
+        for (int i = 0; i < STEPS; i++, out += h_t) {
+            before = fma(a[i], before, v[i]);
+            if (i < there) *out = store(i < valid ? before : (real)0);
+        }
+        if (RUNS == 1) state = before;
+    }
+    if (at.there && threadIdx.y == 0) h_last[at.n] = state;
+}
+
+extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
+    log_scan_backward(const io *grad, STRIDES(grad), const real *grad_last, const io *g, STRIDES(g), const io *h, STRIDES(h),
+                      const real *h_0, const index_t *lengths, io *grad_g, STRIDES(grad_g), io *grad_u, STRIDES(grad_u),
+                      real *grad_0, index_t steps, index_t batch, index_t channels, index_t places) {
+    __shared__ Shared added, factor;
+    const Column at = column(batch, channels, places);
+    const index_t length = valid_steps(at, lengths, steps);
+    grad += OFFSET(at, grad), g += OFFSET(at, g), h += OFFSET(at, h);
+    grad_g += OFFSET(at, grad_g), grad_u += OFFSET(at, grad_u);
+    index_t tile = (steps - 1) / TILE * TILE, start = tile + threadIdx.y * STEPS;
+    real state = grad_last[at.n];
+
+    io next_grad[STEPS], next_g[STEPS], next_h[STEPS];
+    fetch<STEPS>(next_grad, grad, grad_t, start, length);
+    fetch<STEPS>(next_g, g, g_t, start, length);
+    fetch<STEPS>(next_h, h, h_t, start, length - 1);
+    for (; tile >= 0; tile -= TILE, start -= TILE) {
+        const int valid = within<STEPS>(start, length), there = at.there ? within<STEPS>(start, steps) : 0;
+        real a[STEPS], d[STEPS], product[STEPS];  // product: of decay and the state before
+        real h_before = start == 0 ? h_0[at.n] : start <= length ? load(h[(start - 1) * h_t]) : (real)0;
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            a[i] = i < valid ? exp(load(next_g[i])) : (real)1;
+            d[i] = load(next_grad[i]);
+            product[i] = a[i] * h_before;
+            h_before = load(next_h[i]);
+        }
+        const index_t ahead = tile ? start - TILE : start, stop = tile ? length : 0;
+        fetch<STEPS>(next_grad, grad, grad_t, ahead, stop);
+        fetch<STEPS>(next_g, g, g_t, ahead, stop);
+        fetch<STEPS>(next_h, h, h_t, ahead, stop - 1);
+
+        real after = state;
+        if (RUNS > 1) {
+            real sum = 0, factors = 1;
+#pragma unroll
+            for (int i = STEPS - 1; i >= 0; i--) sum = a[i] * (d[i] + sum), factors *= a[i];
+            mine(added) = sum, mine(factor) = factors;
+            barrier();
+            after = enter<true, decayed>(state, added, factor);
+            barrier();
+        }
+        io *out_g = grad_g + (start + STEPS - 1) * grad_g_t, *out_u = grad_u + (start + STEPS - 1) * grad_u_t;
+#pragma unroll
+        for (int i = STEPS - 1; i >= 0; i--, out_g -= grad_g_t, out_u -= grad_u_t) {
+            const real gh = d[i] + after;
+            after = a[i] * gh;
+            if (i < there) {
+                *out_u = store(i < valid ? gh : (real)0);
+                *out_g = store(i < valid ? gh * product[i] : (real)0);
+            }
+        }
+        if (RUNS == 1) state = after;
+    }
+    if (at.there && threadIdx.y == 0) grad_0[at.n] = state;
+}

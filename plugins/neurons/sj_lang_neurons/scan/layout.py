@@ -1,0 +1,67 @@
+"""How the CUDA kernels see tensors and cut the work: the words of `tile.cuh` in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PLAIN = 32_768  # columns from which one thread each keeps the memory busy
+STEPS = 8  # of a run: more take more registers than they hide latency
+THREADS = 65_536  # wanted with fewer columns, from runs side by side
+
+
+@dataclass(frozen=True)
+class Tile:
+    """columns of a block; runs of so many steps each, side by side."""
+
+    columns: int
+    runs: int
+    steps: int
+
+    @property
+    def length(self) -> int:
+        """Steps of a tile."""
+        return self.runs * self.steps
+
+    @property
+    def block(self) -> tuple[int, int]:
+        return self.columns, self.runs
+
+    @property
+    def macros(self) -> dict[str, int]:
+        return {"COLUMNS": self.columns, "RUNS": self.runs, "STEPS": self.steps}
+
+    def blocks(self, columns: int) -> int:
+        return -(-columns // self.columns)
+
+    def tiles(self, steps: int) -> int:
+        return -(-steps // self.length)
+
+
+def schedule(columns: int, steps: int) -> Tile:
+    """Enough threads to keep the memory busy, in as few shapes as do, as each is compiled."""
+    if columns >= PLAIN or steps <= STEPS:
+        return Tile(32, 1, STEPS)
+    if columns * 4 >= THREADS or steps <= 4 * STEPS:
+        return Tile(32, 4, STEPS)
+    if columns * 16 >= THREADS or steps <= 16 * STEPS:
+        return Tile(32, 16, STEPS)
+    return Tile(16, 32, STEPS)
+
+
+def flat(x: Tensor) -> Tensor:
+    """x [T, B, C, ...] as [T, B, C, S], a view where its memory allows."""
+    return x.unsqueeze(3) if x.dim() == 3 else x.flatten(3)
+
+
+def strides(x: Tensor) -> Sequence[int]:
+    """Of a tensor [T, B, C, S], for STRIDES."""
+    return x.stride()
+
+
+def like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Memory for a result of x's shape, laid out as x is, without x's overlaps and gaps."""
+    return torch.empty_like(x, dtype=dtype)

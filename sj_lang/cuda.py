@@ -1,0 +1,217 @@
+"""CUDA kernels from `.cu` files: text -> NVRTC through CuPy -> function, launched on torch's current stream.
+
+    cuda.launch(FILE, "forward", {"IO": 3}, grid, block, [x, out, 7], x.device)
+
+A kernel is the body of a `torch.library.custom_op` that allocates with torch, launches, and does nothing else. A `.cu`
+file is plain CUDA C++: `#include "other.cuh"` takes in files beside it, macros choose the variant, and parameters are
+pointers, `long long` and `double`. Each variant of a file is compiled once per device. CuPy is imported with the first
+one. `ENGINES` says who compiles and launches on which type of device; `sj_lang.testing.emulate` adds the CPU to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Argument = Tensor | int | float | None
+Shape = tuple[int, int]
+Launch = Callable[[Shape, Shape, Sequence[int | float]], None]
+
+IO = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # the macro IO of a kernel
+GRID_LIMIT = (2**31 - 1, 65_535)
+OPTIONS = ("-std=c++17", "--restrict")
+INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
+
+
+class Engine(Protocol):
+    """Who compiles and launches on one type of device."""
+
+    def why_not(self, index: int | None) -> str:
+        """Why no kernel can run on the device of this index (None: on any); "" if it can."""
+        ...
+
+    def function(self, path: Path, name: str, macros: tuple[tuple[str, int], ...], index: int) -> Launch:
+        """The compiled kernel; called with grid, block and arguments."""
+        ...
+
+
+def source(path: Path) -> str:
+    """The text of a `.cu` file with the files that it includes in their place, each once."""
+    return _inline(path, set())
+
+
+def _inline(path: Path, seen: set[Path]) -> str:
+    def replace(match: re.Match[str]) -> str:
+        other = (path.parent / match[1]).resolve()
+        if other in seen:
+            return ""
+        seen.add(other)
+        return _inline(other, seen)
+
+    return INCLUDE.sub(replace, path.read_text(encoding="utf-8"))
+
+
+def launch(
+    path: Path,
+    name: str,
+    macros: Mapping[str, int],
+    grid: Shape,
+    block: Shape,
+    arguments: Sequence[Argument],
+    device: torch.device,
+) -> None:
+    """Run kernel `name` of a file on torch's current stream of the device. An empty grid is nothing to do.
+
+    Raises ValueError for tensors on several devices and for a grid that CUDA does not take, RuntimeError where no
+    kernel can run.
+    """
+    for argument in arguments:
+        if isinstance(argument, Tensor) and argument.device != device:
+            raise ValueError(f"{name}: all tensors must be on one device, got {device} and {argument.device}")
+    if 0 in grid:
+        return
+    for size, limit in zip(grid, GRID_LIMIT, strict=True):
+        if size > limit:
+            raise ValueError(
+                f"{name}: more elements than a grid takes, {size} blocks where {limit} are possible; "
+                "split the batch or the sequence"
+            )
+    index = _index(device)
+    reason = unavailable(device.type, index)
+    if reason:
+        raise RuntimeError(f"{name}: {reason}")
+    values = [a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
+    _function(path, name, tuple(sorted(macros.items())), device.type, index)(grid, block, values)
+
+
+@cache
+def _function(path: Path, name: str, macros: tuple[tuple[str, int], ...], kind: str, index: int) -> Launch:
+    return ENGINES[kind].function(path, name, macros, index)
+
+
+def _index(device: torch.device) -> int:
+    if device.type == "cuda" and device.index is None:
+        return torch.cuda.current_device()
+    return device.index or 0
+
+
+def why_not(x: Tensor | None) -> str:
+    """Why a kernel cannot run on this tensor (None: in this process at all); "" if it can. As `Kernel.why_not`."""
+    if x is None:
+        return str(unavailable("cpu" if "cpu" in ENGINES else "cuda", None))
+    if x.dtype not in IO:
+        return f"takes {', '.join(str(d).removeprefix('torch.') for d in IO)}, got {x.dtype}"
+    return str(unavailable(x.device.type, _index(x.device)))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def unavailable(kind: str, index: int | None) -> str:
+    """`why_not` for a type of device and its index."""
+    if kind not in ENGINES:
+        return f"needs a CUDA tensor, got one on {kind}"
+    return ENGINES[kind].why_not(index)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def no_device() -> str:
+    """Why there is nothing to run kernels on; "" if there is."""
+    if torch.cuda.is_available() or "cpu" in ENGINES:
+        return ""
+    return "needs a CUDA device, and torch sees none"
+
+
+class CuPy:
+    """NVIDIA's GPUs."""
+
+    def why_not(self, index: int | None) -> str:
+        return _missing() or ("" if index is None else _unsupported(index))
+
+    def function(self, path: Path, name: str, macros: tuple[tuple[str, int], ...], index: int) -> Launch:
+        import cupy
+
+        options = (*OPTIONS, *(f"-D{key}={value}" for key, value in macros))
+        with torch.cuda.device(index):
+            kernel = cupy.RawModule(code=source(path), options=options, backend="nvrtc").get_function(name)
+            kernel.compile()
+
+        def run(grid: Shape, block: Shape, arguments: Sequence[int | float]) -> None:
+            with torch.cuda.device(index):  # restores the device of the thread, which CuPy changes
+                stream = _stream(torch.cuda.current_stream(index).cuda_stream, index)
+                with cupy.cuda.Device(index), stream:
+                    kernel(grid, block, tuple(arguments))
+
+        return run
+
+
+def _stream(pointer: int, index: int) -> Any:
+    """CuPy's view of a stream of torch's."""
+    import cupy
+
+    if not hasattr(cupy.cuda.Stream, "from_external"):  # before CuPy 14
+        return cupy.cuda.ExternalStream(pointer, index)
+
+    class Stream:
+        def __cuda_stream__(self) -> tuple[int, int]:
+            return 0, pointer
+
+    return cupy.cuda.Stream.from_external(Stream())
+
+
+@cache
+def _missing() -> str:
+    """What of CuPy, driver and toolkit is missing."""
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        return (
+            f"needs a CUDA device, and torch (built for CUDA {built}) sees none: no GPU, or no driver or one older "
+            "than that; compare `nvidia-smi`"
+            if built
+            else "needs a CUDA device, and this torch is built for the CPU alone"
+        )
+    try:
+        import cupy
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            return f"needs CuPy, which is installed and cannot be imported: {error}"
+        major = (torch.version.cuda or "13").split(".")[0]
+        return f"needs CuPy: pip install 'sj-lang-neurons[cuda{major}]' (cuda12 or cuda13, as the driver's CUDA is)"
+    except Exception as error:  # a broken binary may raise anything
+        return f"needs CuPy, which is installed and cannot be imported: {type(error).__name__}: {error}"
+    try:
+        driver = int(cupy.cuda.runtime.driverGetVersion())
+        compiler = cupy.cuda.nvrtc.getVersion()
+    except Exception as error:
+        return f"CuPy {cupy.__version__} finds no driver or no NVRTC: {type(error).__name__}: {error}"
+    if not driver:
+        return "finds no NVIDIA driver: install one; `nvidia-smi` shows it"
+    if driver // 1000 < compiler[0]:
+        return (
+            f"the driver is for CUDA {driver // 1000}.{driver % 1000 // 10}, older than CuPy's toolkit, "
+            f"{compiler[0]}.{compiler[1]}: update the driver or install 'sj-lang-neurons[cuda{driver // 1000}]'"
+        )
+    return ""
+
+
+@cache
+def _unsupported(index: int) -> str:
+    import cupy
+
+    toolkit = cupy.cuda.nvrtc.getVersion()[0]
+    least = (7, 5) if toolkit >= 13 else (7, 0)
+    found = torch.cuda.get_device_capability(index)
+    if found >= least:
+        return ""
+    cure = ": install 'sj-lang-neurons[cuda12]'" if found >= (7, 0) else ""
+    return (
+        f"needs compute capability {least[0]}.{least[1]} with CUDA {toolkit}, "
+        f"{torch.cuda.get_device_name(index)} has {found[0]}.{found[1]}{cure}"
+    )
+
+
+ENGINES: dict[str, Engine] = {"cuda": CuPy()}

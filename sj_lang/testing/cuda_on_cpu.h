@@ -1,0 +1,141 @@
+// Stands in for CUDA's names, so that a .cu text, unchanged, compiles as C++ and runs on the CPU.
+//
+// Blocks run one after another. The threads of a block are fibres: each runs until its next __syncthreads, in the order
+// that ORDER says (0 first to last, 1 last to first, 2 shuffled), so that a missing barrier shows as a result that depends
+// on the order. Shared memory is full of NaN when a block begins. A barrier that some threads leave out is an error.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <ucontext.h>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __restrict__
+#define __shared__ static __attribute__((section("cuda_shared")))
+
+struct uint3 {
+    unsigned x, y, z;
+};
+static uint3 gridDim, blockDim, blockIdx, threadIdx;
+
+static inline unsigned __float_as_uint(float value) { unsigned bits; memcpy(&bits, &value, 4); return bits; }
+static inline float __uint_as_float(unsigned bits) { float value; memcpy(&value, &bits, 4); return value; }
+#define __expf expf
+#define __fdividef(a, b) ((a) / (b))
+
+extern char __start_cuda_shared[] __attribute__((weak));
+extern char __stop_cuda_shared[] __attribute__((weak));
+
+namespace cuda_on_cpu {
+
+constexpr size_t STACK = 128 * 1024;
+
+struct Fibre {
+    ucontext_t context;
+    uint3 index;
+    bool done;
+};
+
+static ucontext_t scheduler;
+static Fibre *current;
+static void (*body)(void **);
+static void **arguments;
+
+static void enter() {
+    body(arguments);
+    current->done = true;
+    swapcontext(&current->context, &scheduler);
+}
+
+static inline void barrier() { swapcontext(&current->context, &scheduler); }
+
+// 0, or 1: some threads of a block returned while others waited at a barrier.
+static int run(void (*kernel)(void **), const unsigned *shape, int order, void **values) {
+    static Fibre *fibres = nullptr;
+    static char *stacks = nullptr;
+    static unsigned room = 0;
+    gridDim = {shape[0], shape[1], 1};
+    blockDim = {shape[2], shape[3], 1};
+    const unsigned threads = shape[2] * shape[3];
+    if (room < threads) {
+        fibres = static_cast<Fibre *>(realloc(static_cast<void *>(fibres), threads * sizeof(Fibre)));
+        stacks = static_cast<char *>(realloc(stacks, threads * STACK));
+        room = threads;
+    }
+    body = kernel;
+    arguments = values;
+    unsigned random = 1;
+    for (unsigned y = 0; y < gridDim.y; y++)
+        for (unsigned x = 0; x < gridDim.x; x++) {
+            blockIdx = {x, y, 0};
+            if (__start_cuda_shared) memset(__start_cuda_shared, 0xff, size_t(__stop_cuda_shared - __start_cuda_shared));
+            for (unsigned i = 0; i < threads; i++) {
+                Fibre &fibre = fibres[i];
+                getcontext(&fibre.context);
+                fibre.context.uc_stack.ss_sp = stacks + i * STACK;
+                fibre.context.uc_stack.ss_size = STACK;
+                fibre.context.uc_link = nullptr;
+                fibre.index = {i % blockDim.x, i / blockDim.x, 0};
+                fibre.done = false;
+                makecontext(&fibre.context, enter, 0);
+            }
+            for (unsigned finished = 0; finished < threads;) {
+                random = random * 1664525u + 1013904223u;
+                const unsigned start = order == 2 ? (random >> 8) % threads : 0;
+                for (unsigned k = 0; k < threads; k++) {
+                    const unsigned i = order == 1 ? threads - 1 - k : (start + k) % threads;
+                    current = &fibres[i];
+                    threadIdx = current->index;
+                    swapcontext(&scheduler, &current->context);
+                    finished += current->done;
+                }
+                if (finished != 0 && finished != threads) return 1;
+            }
+        }
+    return 0;
+}
+
+template <unsigned... I>
+struct Indices {};
+template <unsigned N, unsigned... I>
+struct Count : Count<N - 1, N - 1, I...> {};
+template <unsigned... I>
+struct Count<0, I...> {
+    typedef Indices<I...> type;
+};
+
+template <class... A, unsigned... I>
+static void call(void (*kernel)(A...), void **values, Indices<I...>) {
+    kernel(*reinterpret_cast<A *>(values[I])...);
+}
+template <class... A>
+static constexpr unsigned count(void (*)(A...)) { return sizeof...(A); }
+
+template <class T> struct Kind { static constexpr char code = 'p'; };
+template <> struct Kind<long long> { static constexpr char code = 'i'; };
+template <> struct Kind<double> { static constexpr char code = 'd'; };
+
+// One letter per parameter: p pointer, i long long, d double.
+template <class... A>
+static const char *kinds(void (*)(A...)) {
+    static const char codes[] = {Kind<A>::code..., 0};
+    return codes;
+}
+
+}  // namespace cuda_on_cpu
+
+#define __syncthreads() cuda_on_cpu::barrier()
+#define CUDA_ON_CPU(kernel)                                                                                  \
+    extern "C" const char *cuda_on_cpu_parameters() { return cuda_on_cpu::kinds(kernel); }                   \
+    extern "C" int cuda_on_cpu_run(const unsigned *shape, int order, void **values) {                       \
+        return cuda_on_cpu::run(                                                                             \
+            [](void **v) {                                                                                   \
+                cuda_on_cpu::call(kernel, v, cuda_on_cpu::Count<cuda_on_cpu::count(kernel)>::type());        \
+            },                                                                                               \
+            shape, order, values);                                                                           \
+    }

@@ -1,0 +1,101 @@
+"""CUDA kernels without a GPU: a `.cu` text, unchanged, compiled as C++ and run on CPU tensors.
+
+    with emulated():
+        ...                          # backend "cupy" runs on the CPU
+
+`cuda_on_cpu.h` stands in for CUDA's names. Slow, and exact: what it tests is the text of the kernel, its indices,
+its barriers and its arithmetic. Needs a C++ compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from sj_lang import cuda
+from sj_lang.cuda import Launch, Shape
+
+HEADER = Path(__file__).with_name("cuda_on_cpu.h")
+FLAGS = ("-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-ffp-contract=off")
+ORDERS = {"first to last": 0, "last to first": 1, "shuffled": 2}
+
+
+def compiler() -> str | None:
+    """The C++ compiler of this machine."""
+    return next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def emulated(order: str = "first to last") -> Iterator[None]:
+    """Inside, kernels of CUDA run on CPU tensors. order: of the threads of a block between two barriers (`ORDERS`)."""
+    assert "cpu" not in cuda.ENGINES, "emulated() inside emulated()"
+    _ORDER[0] = ORDERS[order]
+    cuda.ENGINES["cpu"] = Emulator()
+    torch._dynamo.reset()  # it takes for constant what it saw of the engines
+    try:
+        yield
+    finally:
+        del cuda.ENGINES["cpu"]
+        _ORDER[0] = 0
+        torch._dynamo.reset()
+
+
+_ORDER = [0]
+
+
+class Emulator:
+    """The engine of `emulated`."""
+
+    def why_not(self, index: int | None) -> str:
+        return "" if compiler() else "needs a C++ compiler to be emulated"
+
+    def function(self, path: Path, name: str, macros: tuple[tuple[str, int], ...], index: int) -> Launch:
+        library = ctypes.PyDLL(str(build(path, name, macros)))  # PyDLL: one launch at a time
+        library.cuda_on_cpu_parameters.restype = ctypes.c_char_p
+        wanted = library.cuda_on_cpu_parameters().decode().replace("p", "i")  # a pointer comes as an address
+
+        def run(grid: Shape, block: Shape, arguments: Sequence[int | float]) -> None:
+            given = "".join("d" if isinstance(a, float) else "i" for a in arguments)
+            if given != wanted:
+                raise TypeError(f"{name}: parameters are {wanted} (i integer, d double), arguments {given}")
+            kinds = [ctypes.c_double(a) if isinstance(a, float) else ctypes.c_longlong(a) for a in arguments]
+            values = (ctypes.c_void_p * len(kinds))(*(ctypes.addressof(value) for value in kinds))
+            shape = (ctypes.c_uint * 4)(*grid, *block)
+            if library.cuda_on_cpu_run(shape, _ORDER[0], values):
+                raise RuntimeError(f"{name}: some threads of a block returned while others waited at a barrier")
+
+        return run
+
+
+def build(path: Path, name: str, macros: tuple[tuple[str, int], ...]) -> Path:
+    """The shared library of one kernel; built once per process."""
+    tool = compiler()
+    if tool is None:
+        raise RuntimeError("no C++ compiler found: c++, g++ or clang++")
+    text = f'#include "{HEADER}"\n{cuda.source(path)}\nCUDA_ON_CPU({name})\n'
+    defines = [f"-D{key}={value}" for key, value in macros]
+    key = hashlib.sha256("\n".join([HEADER.read_text(), text, *defines]).encode()).hexdigest()[:24]
+    library = Path(_folder().name) / f"{path.parent.name}_{name}_{key}.so"
+    if not library.exists():
+        unfinished = library.with_suffix(f".{os.getpid()}")
+        command = [tool, *FLAGS, *defines, "-x", "c++", "-", "-o", str(unfinished)]
+        done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{path.name} does not compile as C++:\n{done.stderr}")
+        unfinished.replace(library)
+    return library
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="sj_lang_kernels_")

@@ -1,0 +1,27 @@
+"""CUDA kernels without a GPU: compiled as C++ and run on the CPU."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from sj_lang.testing.emulate import ORDERS, compiler, emulated
+
+NEEDS_COMPILER = "kernels are run as C++, and there is no C++ compiler here"
+
+
+@pytest.fixture
+def on_cpu() -> Iterator[None]:
+    """Backend "cupy" runs on the CPU."""
+    if not compiler():
+        pytest.skip(NEEDS_COMPILER)
+    with emulated():
+        yield
+
+
+@pytest.fixture(params=sorted(ORDERS))
+def in_any_order(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As `on_cpu`, with the threads of a block in another order each time."""
+    if not compiler():
+        pytest.skip(NEEDS_COMPILER)
+    with emulated(request.param):
+        yield

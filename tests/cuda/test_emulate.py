@@ -1,0 +1,110 @@
+"""The stand-in for CUDA: it finds what a GPU would punish, and it computes what a GPU computes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sj_lang_neurons.scan import cupy, layout
+from torch import Tensor
+
+from sj_lang import cuda
+from sj_lang.testing.emulate import ORDERS, compiler, emulated
+
+pytestmark = pytest.mark.skipif(not compiler(), reason="kernels are run as C++, and there is no C++ compiler here")
+
+NEIGHBOUR = """
+extern "C" __global__ void neighbour(const float *x, float *out, long long n, double scale) {
+    __shared__ float memory[64];
+    memory[threadIdx.x] = x[threadIdx.x];
+    SYNC
+    out[threadIdx.x] = scale * memory[(threadIdx.x + 1) % n];
+}
+"""
+
+
+def kernel(folder: Path, text: str) -> Path:
+    path = folder / "kernel.cu"
+    path.write_text(text)
+    return path
+
+
+def run(path: Path, order: str = "first to last", arguments: list[Any] | None = None) -> Tensor:
+    x, out = torch.arange(8.0), torch.full((8,), -1.0)
+    with emulated(order):
+        given = [x, out, 8, 0.5] if arguments is None else arguments
+        cuda.launch(path, "neighbour", {}, (1, 1), (8, 1), given, x.device)
+    return out
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_barriers_make_all_orders_equal(tmp_path: Path, order: str) -> None:
+    out = run(kernel(tmp_path, NEIGHBOUR.replace("SYNC", "__syncthreads();")), order)
+    assert torch.equal(out, torch.arange(8.0).roll(-1) / 2)
+
+
+def test_a_missing_barrier_is_seen(tmp_path: Path) -> None:
+    """Shared memory that nobody has written yet is NaN."""
+    path = kernel(tmp_path, NEIGHBOUR.replace("SYNC", ""))
+    assert all(run(path, order).isnan().any() for order in ORDERS)
+
+
+def test_a_barrier_that_only_some_reach_is_an_error(tmp_path: Path) -> None:
+    path = kernel(tmp_path, NEIGHBOUR.replace("SYNC", "if (threadIdx.x > 3) return; __syncthreads();"))
+    with pytest.raises(RuntimeError, match="some threads of a block returned while others waited"):
+        run(path)
+
+
+def test_arguments_that_are_not_what_the_kernel_takes(tmp_path: Path) -> None:
+    path = kernel(tmp_path, NEIGHBOUR.replace("SYNC", ""))
+    x = torch.zeros(8)
+    with pytest.raises(TypeError, match=r"parameters are iiid .*, arguments iiii"):
+        run(path, arguments=[x, x, 8, 1])
+
+
+def test_text_that_does_not_compile(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"kernel\.cu does not compile as C\+\+"):
+        run(kernel(tmp_path, NEIGHBOUR.replace("SYNC", "nonsense")))
+
+
+def test_every_barrier_of_the_scan_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any one of them, some order gives another result."""
+    text = cuda.source(cupy.FILE)
+    monkeypatch.setattr(cupy, "schedule", lambda columns, steps: layout.Tile(8, 4, 2))
+    g, u, h_0 = -torch.rand(20, 1, 8), torch.randn(20, 1, 8, requires_grad=True), torch.zeros(1, 8)
+
+    def results(path: Path, order: str) -> list[Tensor]:
+        monkeypatch.setattr(cupy, "FILE", path)
+        with emulated(order):
+            h, last = cupy.log_scan(g, u, h_0)
+            return [h.detach(), last.detach(), *torch.autograd.grad(h.sin().sum(), u)]
+
+    true = results(cupy.FILE, "first to last")
+    places = [i for i in range(len(text)) if text.startswith("            barrier();", i)]
+    assert len(places) == 4
+    for number, place in enumerate(places):
+        path = tmp_path / f"without_{number}.cu"
+        path.write_text(text[:place] + text[place:].replace("barrier();", "", 1))
+        found = [results(path, order) for order in ORDERS]
+        assert any(not torch.equal(a, b) for one in found for a, b in zip(one, true, strict=True)), number
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_rounded_as_torch_rounds(tmp_path: Path, dtype: torch.dtype) -> None:
+    """All 65,536 halves to float; floats of every size, ties, overflow, subnormals, NaN to halves."""
+    path = tmp_path / "kernel.cu"
+    path.write_text(
+        cuda.source(cupy.FILE.with_name("tile.cuh"))
+        + 'extern "C" __global__ void convert(const io *a, real *wide, const real *b, io *narrow) {\n'
+        "    const long long i = blockIdx.x; wide[i] = load(a[i]); narrow[i] = store(b[i]);\n}\n"
+    )
+    halves = torch.arange(65_536, dtype=torch.int32).to(torch.int16).view(dtype)
+    bits = torch.randint(-(2**31), 2**31, (65_536,), generator=torch.Generator().manual_seed(0)).to(torch.int32)
+    ties = halves.float().view(torch.int32) + (1 << (15 if dtype == torch.bfloat16 else 12))
+    for floats in (bits.view(torch.float32), ties.view(torch.float32), halves.float() * 0.75):
+        wide, narrow = torch.empty(65_536), torch.empty(65_536, dtype=dtype)
+        with emulated():
+            macros = {"IO": cuda.IO[dtype], "COLUMNS": 1, "RUNS": 1, "STEPS": 1}
+            cuda.launch(path, "convert", macros, (65_536, 1), (1, 1), [halves, wide, floats, narrow], wide.device)
+        torch.testing.assert_close(wide, halves.float(), rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(narrow, floats.to(dtype), rtol=0, atol=0, equal_nan=True)
