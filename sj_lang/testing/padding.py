@@ -54,6 +54,12 @@ def padding_is_removal(subject: Subject) -> None:
             for name, gradient in got.gradients.items():
                 assert bool(gradient.isfinite().all()), f"{what}: gradient of {name} is not finite"
             assert_same(subject, got, want, what, x=x, state=state, mask=mask)
+    mask = masks(5, 2)["holes"].to(subject.device)
+    x = subject.x(5, 2, 3, 2).masked_fill(~mask[..., None, None, None], math.nan)
+    state = subject.state(node, x)
+    got = outcome(node, whole, x, state, mask)
+    want = outcome(node, rows_with_masked_steps_deleted, x, state, mask)
+    assert_same(subject, got, want, "padding of [T, B, C, H, W], holes", x=x, state=state, mask=mask)
 
 
 @check(needs="takes_mask")

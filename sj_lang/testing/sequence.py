@@ -13,13 +13,14 @@ from sj_lang.testing.subject import Subject
 def steps_equal_sequence(subject: Subject) -> None:
     """The single-step form, step after step, is the multi-step form: spikes, potentials, all gradients."""
     node = subject.node()
-    for length, batch, given in ((9, 3, False), (9, 40, True), (131, 2, True)):
-        x = subject.x(length, batch)
+    for given, *shape in ((False, 9, 3), (True, 9, 40), (True, 131, 2), (True, 5, 2, 3, 2)):
+        x = subject.x(*shape)
         state = subject.state(node, x) if given else None
         step = outcome(node, stepwise, x, state)
         sequence = outcome(node, whole, x, state)
         start = "given" if state else "initial"
-        assert_same(subject, sequence, step, f"multi-step against single-step, {start} state", x=x, state=state)
+        layout = f"{'[T, B, C, H, W], ' if x.dim() > 3 else ''}{start} state"
+        assert_same(subject, sequence, step, f"multi-step against single-step, {layout}", x=x, state=state)
     if subject.length is None:
         _potentials(subject)
 
@@ -39,13 +40,14 @@ def _potentials(subject: Subject) -> None:
 def pieces_equal_whole(subject: Subject) -> None:
     """A sequence cut anywhere, with the state carried over, is the whole: spikes, final state, all gradients."""
     node = subject.node()
-    for length in (7, 12):
-        x = subject.x(length)
+    for shape in ((7, 3), (12, 3), (7, 2, 3, 2)):
+        x = subject.x(*shape)
+        layout = " of [T, B, C, H, W]" if x.dim() > 3 else ""
         for state in (None, subject.state(node, x)):
             want = outcome(node, whole, x, state)
-            for way in splits(length):
+            for way in splits(len(x)):
                 got = outcome(node, pieces(*way), x, state)
-                assert_same(subject, got, want, f"pieces of {way} against the whole", x=x, state=state)
+                assert_same(subject, got, want, f"pieces of {way} against the whole{layout}", x=x, state=state)
 
 
 @check(once=True)

@@ -102,6 +102,20 @@ class CarryLostBetweenChunks(Toy):
         return torch.cat((first, second)), after, h
 
 
+@fault("steps_equal_sequence")
+class PlacesReversedInSingleSteps(Toy):
+    def step(self, x, state):
+        spikes, after, h = super().step(x, state)
+        return spikes, {**after, "h": after["h"].flip(-1)} if x.dim() > 2 else after, h
+
+
+@fault("pieces_equal_whole")
+class PlacesReversedInTheFinalState(Toy):
+    def functional(self, x, state=None, mask=None):
+        spikes, after = super().functional(x, state, mask)
+        return spikes, {**after, "h": after["h"].flip(-1)} if x.dim() > 3 else after
+
+
 @torch.library.custom_op("sj_lang_toy::bad_scan", mutates_args=())
 def bad_scan(decay: torch.Tensor, u: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
     return scan(decay, u, h)
@@ -161,6 +175,12 @@ class MaskIgnoredInTheBackwardPass(Toy):
             leak = x.nan_to_num(0, 0, 0).masked_fill(mask[..., None], 0)
             spikes = spikes + leak - leak.detach()
         return spikes, after
+
+
+@fault("padding_is_removal")
+class MaskIgnoredInImages(Toy):
+    def sequence(self, x, state, lengths):
+        return super().sequence(x, state, lengths if x.dim() == 3 else None)
 
 
 @fault("padding_is_removal")

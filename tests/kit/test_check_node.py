@@ -128,7 +128,9 @@ def test_spikes_may_differ_within_the_margin_only():
         shift = 1e-3
 
     def at_the_threshold(shape):  # equal steps of .3, the threshold: the potential stays there
-        return torch.full(shape, 0.3, dtype=torch.float64) + torch.tensor([0, 0, 0, 0, 0.5], dtype=torch.float64)
+        x = torch.full(shape, 0.3, dtype=torch.float64)
+        x[:, :, -1] += 0.5
+        return x
 
     given = {"inputs": at_the_threshold, "jitter": 0.0, "flips": 1.0}
     single = Subject(make=Hair, traits=Traits(**ALL), **given).at(torch.float32)
