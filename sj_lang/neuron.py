@@ -244,6 +244,9 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     def _check(self, x: Tensor, mask: Tensor | None, single: bool) -> None:
         layout = "[B, C, ...]" if single else "[T, B, C, ...]"
         axis = 1 if single else 2
+        for name, value in (("input", x), ("mask", mask)):
+            if not (isinstance(value, Tensor) or (name == "mask" and value is None)):
+                raise TypeError(f"{self._name}: the {name} must be a tensor, got {type(value).__name__}")
         if not x.is_floating_point():
             raise TypeError(f"{self._name}: the input must be floating point, got {x.dtype}")
         if x.dim() <= axis:
@@ -266,13 +269,20 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             raise ValueError(
                 f"{self._name}: the mask {want} must have shape {_shape(x)[:axis]} for this input, got {_shape(mask)}"
             )
+        if mask.device != x.device:
+            raise ValueError(f"{self._name}: the mask is on {mask.device}, the input on {x.device}")
 
     def _checked_state(self, state: State, x: Tensor, shape: torch.Size, dtype: torch.dtype) -> State:
         wanted = self.state_shapes(shape)
+        if not isinstance(state, dict):
+            raise TypeError(f"{self._name}: the state must be a dict of tensors, got {type(state).__name__}")
         if set(state) != set(wanted):
             raise ValueError(f"{self._name}: the state has {sorted(state)}, it must have {sorted(wanted)}")
         for name, size in wanted.items():
             value = state[name]
+            if not (isinstance(value, Tensor) and value.is_floating_point()):
+                what = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise TypeError(f"{self._name}: the state {name!r} must be a floating-point tensor, got {what}")
             if value.dim() and value.shape[0] != shape[0]:
                 raise ValueError(
                     f"{self._name}: the state {name!r} is of batch size {value.shape[0]}, the input of {shape[0]}; "

@@ -90,7 +90,8 @@ def swap(
     `store_v_seq`; surrogate function and threshold where the new node is binary and has such arguments.
     A place that cannot be swapped stays as it was and is in `report.left` with its reason.
 
-    Raises UserError for an unknown neuron or option, a `like` that matches nothing, or a net without such neurons.
+    Raises UserError for an unknown neuron or option, a value that the neuron refuses, a `like` that matches nothing, or
+    a net without such neurons; the net is then as it was.
     """
     classes = compat.node_classes() if of is None else (of,) if isinstance(of, type) else tuple(of)
     spec = {"type": neuron, **options} if isinstance(neuron, str) else {**neuron, **options}
@@ -108,6 +109,7 @@ def swap(
                 nodes[id(old)] = node
         known = fresh[id(old)]
         places.append(Place(name, known.was, known.now, known.channels, known.reason, known.note))
+    for name, old in found:  # after all are built: a refused call changes nothing
         if id(old) in nodes:
             parent, _, attribute = name.rpartition(".")
             setattr(net.get_submodule(parent), attribute, nodes[id(old)])
@@ -185,10 +187,15 @@ def _replacement(
         return left(f"it runs step by step, and {make.name} has no single-step mode")
 
     count = channels.pop() or 0
-    node = make(channels=count)
+    try:
+        node = make(channels=count)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"swap: place '{name}': {error}") from error
     carried, note = _carried(old, node, chosen)
-    if carried:
-        node = make(channels=count, **carried)
+    try:
+        node = make(channels=count, **carried) if carried else node
+    except (ValueError, TypeError) as error:
+        return left(f"what the old node fires by means nothing to the new one: {error}")
     own = next(old.parameters(), None)
     around = own if own is not None else next((p for p in net.parameters() if p.is_floating_point()), None)
     _, dtype, device = seen.inputs[0]

@@ -240,6 +240,13 @@ X = torch.zeros(5, 3, 4)
         (X, None, {"v": torch.zeros(2, 4), "count": torch.zeros(2, 1)}, ValueError, r"batch size 2, the input of 3"),
         (X, None, {"v": torch.zeros(3, 5), "count": torch.zeros(3, 1)}, ValueError, r"\(3, 4\), got \(3, 5\)"),
         (X, None, {"v": torch.zeros(3, 4)}, ValueError, r"\['v'\], it must have \['count', 'v'\]"),
+        ([[1.0]], None, None, TypeError, "the input must be a tensor, got list"),
+        (None, None, None, TypeError, "the input must be a tensor, got NoneType"),
+        (X, [[True] * 3] * 5, None, TypeError, "the mask must be a tensor, got list"),
+        (X, torch.ones(5, 3, dtype=torch.bool, device="meta"), None, ValueError, "mask is on meta, the input on cpu"),
+        (X, None, (torch.zeros(3, 4),), TypeError, "the state must be a dict of tensors, got tuple"),
+        (X, None, {"v": [0.0], "count": torch.zeros(3, 1)}, TypeError, "'v' must be a floating-point tensor, got list"),
+        (X, None, {"v": torch.zeros(3, 4).long(), "count": torch.zeros(3, 1)}, TypeError, "got torch.int64"),
     ],
 )
 def test_input_that_does_not_fit(

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+from typing import Any
 
 import pytest
 import torch
@@ -177,6 +178,46 @@ def test_a_node_without_steps_needs_whole_sequences() -> None:
     train_save_load(net, X, copy.deepcopy(net))
 
 
+@pytest.mark.parametrize("options", [{}, {"variant": "K", "kappa": 0.5}, {"direction": "forward"}])
+def test_bidirectional(options: dict[str, Any]) -> None:
+    net = csnn()
+    report = swap(net, "bpsn", example=X, **options)
+    assert [(p.name, p.now, p.channels, p.note) for p in report.swapped] == [
+        ("2", "BPSN", 6, ""),
+        ("6", "BPSN", 10, ""),
+    ]
+    assert net[2].direction == options.get("direction", "both")
+    assert isinstance(net[2].surrogate_function, surrogate.ATan)
+    train_save_load(net, X, copy.deepcopy(net))
+
+
+def test_only_the_forward_direction_goes_where_steps_are() -> None:
+    net = csnn("s")
+    report = swap(net, "bpsn", example=X[0])
+    assert {place.reason for place in report.left} == {"it runs step by step, and bpsn has no single-step mode"}
+    assert type(net[2]) is neuron.IFNode
+    assert len(swap(net, "bpsn", example=X[0], direction="forward").swapped) == 2
+    net.eval()
+    steps = torch.stack([net(x) for x in X])
+    functional.reset_net(net)
+    functional.set_step_mode(net, "m")
+    assert torch.equal(net(X), steps)
+
+    net = csnn()
+    swap(net, "bpsn", example=X)
+    with pytest.raises(ValueError, match=r'step_mode "s" is not possible.*needs the whole sequence.*"forward" steps'):
+        functional.set_step_mode(net, "s")
+
+
+def test_a_threshold_that_the_new_node_cannot_have() -> None:
+    net = nn.Sequential(neuron.IFNode(v_threshold=0.3, step_mode="m"), neuron.IFNode(v_threshold=-0.5, step_mode="m"))
+    report = swap(net, "bpsn", example=torch.randn(4, 2, 5))
+    assert [place.name for place in report.swapped] == ["0"]
+    torch.testing.assert_close(nn.functional.softplus(net[0].threshold), torch.full((5,), 0.3))
+    assert "v_threshold is -0.5, it must be above 0" in report.left[0].reason
+    assert type(net[1]) is neuron.IFNode
+
+
 def test_choosing_places_by_name() -> None:
     net = csnn()
     report = swap(net, "dsn", example=X, like="^6$")
@@ -197,6 +238,10 @@ def test_bad_input() -> None:
     net = csnn()
     with pytest.raises(UserError):
         swap(net, "dsn", example=X, nn=1)
+    with pytest.raises(UserError, match="swap: place '2': DSN: tau is 0.0, it must be above 0"):
+        swap(net, "dsn", example=X, tau=0)
+    with pytest.raises(UserError, match="direction: expected 'both' or 'forward' or 'backward', found 'sideways'"):
+        swap(net, "bpsn", example=X, direction="sideways")
     assert type(net[2]) is neuron.IFNode, "a refused call changed the network"
 
 
@@ -219,11 +264,12 @@ def published(name: str) -> tuple[nn.Module, torch.Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("new", ["dsn", "bpsn"])
 @pytest.mark.parametrize("name", ["spiking_resnet18", "sew_resnet18", "spiking_vgg11", "spikformer"])
-def test_networks_of_spikingjelly(name: str) -> None:
+def test_networks_of_spikingjelly(name: str, new: str) -> None:
     net, x = published(name)
     old = sum(isinstance(m, neuron.BaseNode) for m in net.modules())
-    report = swap(net, "dsn", example=x)
+    report = swap(net, new, example=x)
     print(report)
     assert isinstance(report, Report)
     assert len(report.swapped) == old
