@@ -238,7 +238,7 @@ def test_bad_input() -> None:
     net = csnn()
     with pytest.raises(UserError):
         swap(net, "dsn", example=X, nn=1)
-    with pytest.raises(UserError, match="swap: place '2': DSN: tau is 0.0, it must be above 0"):
+    with pytest.raises(UserError, match=r"swap: place '2': DSN: tau is 0\.0, it must be above 0"):
         swap(net, "dsn", example=X, tau=0)
     with pytest.raises(UserError, match="direction: expected 'both' or 'forward' or 'backward', found 'sideways'"):
         swap(net, "bpsn", example=X, direction="sideways")
