@@ -26,11 +26,15 @@ PARTS_OF_DATA = ("train", "validation", "dev", "test")
 #: For models they may be written in a recipe as well, and must then agree with the data.
 GIVEN: Mapping[str, frozenset[str]] = {
     "neuron": frozenset({"channels", "step_mode", "device", "dtype"}),
-    "embedding": frozenset({"vocab_size", "dim", "max_length", "pad_token_id", "neuron", "norm", "device", "dtype"}),
-    "attention": frozenset({"dim", "heads", "neuron", "norm", "max_length", "device", "dtype"}),
+    "embedding": frozenset(
+        {"vocab_size", "dim", "max_length", "type_vocab_size", "pad_token_id", "neuron", "norm", "dropout", "eps"}
+        | {"device", "dtype"}
+    ),
+    "attention": frozenset({"dim", "heads", "neuron", "norm", "max_length", "bias", "dropout", "device", "dtype"}),
     "norm": frozenset({"dim", "device", "dtype"}),
     "model": frozenset(
-        {"vocab_size", "max_position_embeddings", "pad_token_id", "bos_token_id", "eos_token_id", "num_labels"}
+        {"vocab_size", "max_position_embeddings", "type_vocab_size", "num_labels"}
+        | {"pad_token_id", "bos_token_id", "eos_token_id"}
     ),
     "task": frozenset(),
     "tokenizer": frozenset({"texts"}),

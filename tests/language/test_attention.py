@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sj_lang_language.attention.dot_product import causal_softmax
 from sj_lang_language.attention.linear import causal_linear
-from sj_lang_language.attention.softmax import causal_softmax
 
 
 def spikes(*shape: int, levels: int = 1, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sj_lang.hookspecs import Register, hookimpl
 
 SPIKE_DECODER = "Beger, Walter, Knoll 2026, arXiv 2606.12287"
+SNN_BERT = "Su et al., Neural Networks 180:106630 (2024); a reconstruction"
 
 
 @hookimpl
@@ -15,18 +16,42 @@ def sj_lang_register(register: Register) -> None:
         summary="learned token and position tables, summed, then binarised",
         cite=SPIKE_DECODER,
     )
+    register.embedding(
+        "bert_sum",
+        "sj_lang_language.embeddings.bert_sum:BertSum",
+        summary="token, position and segment tables, summed and normalized; floats",
+        cite="arXiv 1810.04805",
+    )
     register.attention(
         "ssa",
         "sj_lang_language.attention.ssa:SpikingSelfAttention",
-        summary="causal spiking self-attention without softmax, linear memory, constant state",
+        summary="spiking self-attention without softmax; causal: linear memory, constant state",
         cite=SPIKE_DECODER,
     )
+    register.attention(
+        "softmax",
+        "sj_lang_language.attention.softmax:SoftmaxAttention",
+        summary="self-attention of spikes with softmax, causal or over the whole text",
+        cite="arXiv 1706.03762",
+    )
     register.norm("layer", "sj_lang_language.norms.layer:LayerNorm", summary="layer normalization over the channels")
+    register.norm(
+        "batch",
+        "sj_lang_language.norms.batch:BatchNorm",
+        summary="batch normalization over the valid tokens",
+        cite="arXiv 1502.03167",
+    )
     register.model(
         "spike_decoder",
         "sj_lang_language.models.spike_decoder:SpikeDecoderConfig",
         summary="SpikeDecoder: GPT with spiking neurons, fully spiking, with its ANN twin",
         cite=SPIKE_DECODER,
+    )
+    register.model(
+        "snn_bert",
+        "sj_lang_language.models.snn_bert:SNNBertConfig",
+        summary="SNN-BERT: BERT with spiking neurons along the tokens, with its ANN twin",
+        cite=SNN_BERT,
     )
     register.task(
         "causal_lm",

@@ -1,4 +1,4 @@
-"""Causal attention without softmax, in memory linear in the length and with a state of constant size.
+"""Attention without softmax; the causal one in memory linear in the length and with a state of constant size.
 
     O_t = sum_{s <= t} (Q_t . K_s) V_s = Q_t S_t,      S_t = S_{t-1} + K_t^T V_t
 
@@ -30,6 +30,14 @@ def causal_linear(
         if q.shape[-2] <= chunk:
             return _one_chunk(q, k, v, state)
         return _many_chunks(q, k, v, state, chunk)
+
+
+def whole_linear(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(Q K^T) V over all tokens, in the order of products that is cheaper; arguments as for `causal_linear`."""
+    with torch.autocast(q.device.type, enabled=False):
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        return q @ (k.mT @ v) if q.shape[-2] > q.shape[-1] else (q @ k.mT) @ v
 
 
 def _one_chunk(q: Tensor, k: Tensor, v: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -1,37 +1,58 @@
-"""Causal softmax attention with growing keys and values: what the ANN twin has in the place of the spiking one."""
+"""Self-attention with spikes and softmax."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from sj_lang_language.attention.dot_product import causal_softmax, whole_softmax
+from sj_lang_language.attention.self_attention import SelfAttention
+from sj_lang_language.firing import MakeNeuron, State
 
 
-def causal_softmax(
-    q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None, state: dict[str, Tensor] | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """softmax(Q K^T / sqrt(K)) V over the valid tokens up to each token.
+class SoftmaxAttention(SelfAttention):
+    """O = gain softmax(Q K^T scale) V, of spikes Q, K, V: Q K^T counts the channels in which both of two tokens fire.
 
-    q, k, v: `[B, H, L, K]`. valid: `[B, L]` bool, None for all. state: {"k", "v": `[B, H, before, K]`, "valid":
-    `[B, before]`} of the tokens before these. Returns O `[B, H, L, K]` and the state with these tokens added; the
-    given state is left as it is. Outputs at tokens that are not valid are finite and mean nothing.
+    The rest, and the arguments that are handed in, are `SelfAttention`'s.
+
+    scale: factor on Q K^T; None: 1 / sqrt(K). gain (ours): an average of spikes is at most as large as a spike, and the
+    neuron behind it has a threshold of 1 as a rule; the twin has none.
     """
-    plain = valid is None and state is None
-    if valid is None:
-        valid = torch.ones(k.shape[0], k.shape[2], dtype=torch.bool, device=k.device)
-    if state is not None:
-        k = torch.cat([state["k"], k], dim=2)
-        v = torch.cat([state["v"], v], dim=2)
-        valid = torch.cat([state["valid"], valid], dim=1)
-    allowed = None if plain else _allowed(valid, q.shape[2])
-    out = scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=plain)
-    return out, {"k": k, "v": v, "valid": valid}
 
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        neuron: MakeNeuron,
+        norm: Callable[..., nn.Module] | None = None,
+        branch_norm: Callable[..., nn.Module] | None = None,
+        bias: bool = False,
+        twin: bool = False,
+        causal: bool = True,
+        core: bool = False,
+        dropout: float = 0.0,
+        scale: float | None = None,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__(
+            dim=dim,
+            heads=heads,
+            neuron=neuron,
+            norm=norm,
+            branch_norm=branch_norm,
+            bias=bias,
+            twin=twin,
+            causal=causal,
+            core=core,
+            dropout=dropout,
+        )
+        self.scale, self.gain = scale, gain
 
-def _allowed(valid: Tensor, queries: int) -> Tensor:
-    """Which keys each of the last `queries` tokens sees, `[B, 1, queries, keys]`."""
-    keys = valid.shape[1]
-    past = torch.ones(queries, keys, dtype=torch.bool, device=valid.device).tril(keys - queries)
-    itself = torch.eye(keys, dtype=torch.bool, device=valid.device)[keys - queries :]
-    # a masked token still sees itself: a row without any key would be NaN
-    return (past & valid[:, None, :] | itself)[:, None]
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, state: State | None) -> tuple[Tensor, State]:
+        dropout = self.dropout if self.training else 0.0
+        if not self.causal:
+            return whole_softmax(q, k, v, valid, scale=self.scale, dropout=dropout) * self.gain, {}
+        o, memory = causal_softmax(q, k, v, valid, state, scale=self.scale, dropout=dropout)
+        return o * self.gain, memory

@@ -41,8 +41,10 @@ class LearnedSum(nn.Module):
         self.position = Table(max_length, dim, position_std) if position == "learned" else None
         self.step = nn.Identity() if twin else compat.surrogate(surrogate_function)
 
-    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """ids, positions: `[L, B]`, to spikes `[L, B, D]`."""
+    def forward(
+        self, ids: Tensor, positions: Tensor, segments: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """ids, positions: `[L, B]`, to spikes `[L, B, D]`. segments, mask: not read; there is no table of segments."""
         currents = self.token(ids)
         if self.position is not None:
             currents = currents + self.position(positions)

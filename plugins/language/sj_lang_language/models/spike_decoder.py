@@ -18,12 +18,11 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from sj_lang import build
-from sj_lang.errors import PluginError, UserError, choices
+from sj_lang.errors import UserError
 from sj_lang.schema import Part
 from sj_lang.state_cache import StateCache, StatefulGeneration
 from sj_lang_language.firing import (
@@ -36,15 +35,15 @@ from sj_lang_language.firing import (
     joined,
 )
 from sj_lang_language.models import auto
-
-# what transformers itself stores in, or adds to, a config
-_OF_TRANSFORMERS = frozenset(
-    {"name_or_path", "_name_or_path", "model_type", "torch_dtype", "num_labels", "use_cache", "_commit_hash"}
-    | {"output_attentions", "attn_implementation", "_attn_implementation", "experts_implementation"}
+from sj_lang_language.models.fresh import FreshWeights
+from sj_lang_language.models.options import (
+    REPEATED,
+    asked_if,
+    refuse_unknown,
+    require_heads,
+    require_positive,
+    write_out,
 )
-# tau 2, threshold 1, hard reset, detached are the paper's. The input is not halved (ours): with decay_input the
-# potential of a constant input 1, which is what the embedding gives, comes near the threshold and never reaches it.
-_REPEATED = {"type": "lif", "tau": 2.0, "decay_input": False, "detach_reset": True, "surrogate_function": "ATan"}
 
 
 @strict
@@ -88,20 +87,13 @@ class SpikeDecoderConfig(PreTrainedConfig):
     eos_token_id: int | None = None
 
     def __post_init__(self, **others: Any) -> None:
-        valid = {name for name in self.__dataclass_fields__ if not name.startswith("_")}
-        for name in set(others) - _OF_TRANSFORMERS:
-            raise UserError(f"spike_decoder has no option '{name}'; {choices(name, sorted(valid), limit=30)}")
+        refuse_unknown(self, "spike_decoder", others)
         if self.neuron is None:
-            self.neuron = dict(_REPEATED) if self.coding == "repeat" else "dsn"
-        for kind in ("neuron", "embedding", "attention", "norm"):
-            # all options written out: a checkpoint stays what it was when a default changes
-            setattr(self, kind, dict(build.part(kind, getattr(self, kind)).spec))
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "timesteps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"spike_decoder: {name} is {getattr(self, name)}, expected 1 or more")
-        if self.hidden_size % self.num_attention_heads:
-            heads, width = self.num_attention_heads, self.hidden_size
-            raise UserError(f"spike_decoder: num_attention_heads {heads} must divide hidden_size {width}")
+            self.neuron = dict(REPEATED) if self.coding == "repeat" else "dsn"
+        write_out(self, ("neuron", "embedding", "attention", "norm"))
+        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "timesteps")
+        require_positive(self, "spike_decoder", sizes)
+        require_heads(self, "spike_decoder")
         super().__post_init__(**others)
 
     @property
@@ -143,11 +135,6 @@ class SpikingMLP(nn.Module):
         return self.down_norm(self.down_proj(h), mask), joined(input=input_state, hidden=hidden_state)
 
 
-def _if(twin: bool) -> dict[str, bool]:
-    """A component is asked for its twin only where one is built, so that it need not have one."""
-    return {"twin": True} if twin else {}
-
-
 class SpikeDecoderBlock(GradientCheckpointingLayer):
     """x = x + SMHA(x); x = x + MLP(x)."""
 
@@ -157,8 +144,8 @@ class SpikeDecoderBlock(GradientCheckpointingLayer):
         parts = {"dim": dim, "neuron": neuron, "norm": norm}
         if config.branch_gain != 1:
             parts["branch_norm"] = partial(norm, gain=config.branch_gain)
-        self.attention = attention(heads=config.num_attention_heads, **parts, **_if(twin))
-        self.mlp = SpikingMLP(hidden=config.mlp_ratio * dim, **parts, **_if(twin))
+        self.attention = attention(heads=config.num_attention_heads, **parts, **asked_if(twin))
+        self.mlp = SpikingMLP(hidden=config.mlp_ratio * dim, **parts, **asked_if(twin))
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
@@ -168,7 +155,7 @@ class SpikeDecoderBlock(GradientCheckpointingLayer):
         return x + self.dropout(y), joined(attention=attention_state, mlp=mlp_state)
 
 
-class SpikeDecoderForCausalLM(StatefulGeneration, PreTrainedModel, GenerationMixin):
+class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel, GenerationMixin):
     """SpikeDecoder with a head for the next token."""
 
     config_class = SpikeDecoderConfig
@@ -182,7 +169,7 @@ class SpikeDecoderForCausalLM(StatefulGeneration, PreTrainedModel, GenerationMix
         neuron, norm = build.part("neuron", config.neuron), build.part("norm", config.norm)
         attention, dim = build.part("attention", config.attention), config.hidden_size
         self.embedding = build.part("embedding", config.embedding)(
-            vocab_size=config.vocab_size, dim=dim, max_length=config.max_position_embeddings, **_if(config.twin)
+            vocab_size=config.vocab_size, dim=dim, max_length=config.max_position_embeddings, **asked_if(config.twin)
         )
         self.layers = nn.ModuleList(
             SpikeDecoderBlock(config, attention=attention, neuron=neuron, norm=norm)
@@ -303,26 +290,6 @@ class SpikeDecoderForCausalLM(StatefulGeneration, PreTrainedModel, GenerationMix
         return self.loss_function(
             logits, None, vocab_size=self.config.vocab_size, num_items_in_batch=items, shift_labels=targets.contiguous()
         )
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Draw the tensors of one module, sparing what a checkpoint has filled; called for modules that have some."""
-        firing = next((f for f in self.modules() if isinstance(f, Firing) and module in f.node.modules()), None)
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if firing is not None:
-            firing.initialise(module)
-        elif isinstance(module, nn.Linear | nn.Embedding):
-            std = getattr(module, "std", None)
-            init.normal_(module.weight, std=self.config.initializer_range if std is None else std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                init.zeros_(module.bias)
-        elif own and hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-        elif own:
-            raise PluginError(
-                f"{type(module).__module__}.{type(module).__qualname__} has parameters or buffers of its own and no "
-                "reset_parameters(): loaded from a checkpoint without them it would hold raw memory"
-            )
 
 
 auto.register(SpikeDecoderConfig, (AutoModelForCausalLM, SpikeDecoderForCausalLM))

@@ -1,0 +1,104 @@
+"""What all self-attention has in common: projections, neurons, layouts. How tokens meet is a subclass's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sj_lang_language.attention.dot_product import causal_softmax, whole_softmax
+from sj_lang_language.firing import Firing, MakeNeuron, State, float_in_place_of_spikes, inner, joined
+
+
+class SelfAttention(nn.Module):
+    """s = N(x);  Q, K, V = N(Norm(Linear(s)));  O = mix(Q, K, V);  y = Norm(Linear(N(O))).
+
+    N is a layer of neurons. A subclass gives `mix`; the ANN twin has softmax(Q K^T / sqrt(K)) V and no neurons.
+    All arguments are handed in by the model.
+
+    dim: D; heads: H, each K = D / H wide; neuron: builds a node; norm: builds a normalization, None: there is none;
+    branch_norm: builds the last normalization, None: `norm` does; bias: of the Linear layers; twin: the ANN twin.
+    causal: each token meets itself and those before it; False: all tokens of the text.
+    core: only Q, K, V and O: x are spikes already, and the model projects O itself, as SNN-BERT's layer does.
+    dropout: probability, on softmax's weights.
+    """
+
+    given = frozenset({"dim", "heads", "neuron", "norm", "branch_norm", "bias", "twin", "causal", "core", "dropout"})
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        neuron: MakeNeuron,
+        norm: Callable[..., nn.Module] | None = None,
+        branch_norm: Callable[..., nn.Module] | None = None,
+        bias: bool = False,
+        twin: bool = False,
+        causal: bool = True,
+        core: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"{type(self).__name__}: heads {heads} must divide dim {dim}")
+        self.heads, self.twin, self.causal, self.core, self.dropout = heads, twin, causal, core, dropout
+        neuron = float_in_place_of_spikes if twin else neuron
+        if not core:
+            self.input = Firing(neuron=neuron, channels=dim)
+        self.query, self.key, self.value = (nn.Linear(dim, dim, bias=bias) for _ in range(3))
+        self.qkv_norms = None if norm is None else nn.ModuleList(norm(dim=dim) for _ in range(3))
+        self.qkv = Firing(neuron=neuron, channels=3 * dim)
+        if not core:
+            self.attended = Firing(neuron=neuron, channels=dim)
+            self.out_proj = nn.Linear(dim, dim, bias=bias)
+            last = branch_norm or norm
+            self.out_norm = None if last is None else last(dim=dim)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, state: State | None) -> tuple[Tensor, State]:
+        """How tokens meet: Q, K, V `[B, H, L, K]` or `[B, T, H, L, K]`, valid `[B, L]` (None: all), to O of that shape.
+
+        A causal one also takes and gives the state of the tokens before, batch on axis 0; others give {}.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how tokens meet")
+
+    def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
+        """x: `[L, B, D]` or `[T, B, L, D]`; mask: x's shape without D, True = valid. Returns y, shaped as x, and the
+        state, {} if not causal."""
+        if state is not None and not self.causal:
+            raise ValueError(f"{type(self).__name__}: a text that is read as a whole has no state to go on from")
+        found: dict[str, State] = {}
+        if not self.core:
+            x, found["input"] = self.input(x, inner(state, "input"), mask)
+        currents = [project(x) for project in (self.query, self.key, self.value)]
+        if self.qkv_norms is not None:
+            currents = [norm(current, mask) for norm, current in zip(self.qkv_norms, currents, strict=True)]
+        qkv, found["qkv"] = self.qkv(torch.cat(currents, dim=-1), inner(state, "qkv"), mask)
+        y, found["memory"] = self._attend(qkv, inner(state, "memory"), mask)
+        if not self.core:
+            y, found["attended"] = self.attended(y, inner(state, "attended"), mask)
+            y = self.out_proj(y)
+            y = y if self.out_norm is None else self.out_norm(y, mask)
+        return y, joined(**found) if self.causal else {}
+
+    def _attend(self, qkv: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        """Q, K, V `[L, B, 3D]` or `[T, B, L, 3D]` to O `[L, B, D]` or `[T, B, L, D]`."""
+        parts = qkv.unflatten(-1, (3, self.heads, -1))
+        if qkv.dim() == 3:
+            q, k, v = parts.permute(2, 1, 3, 0, 4)  # [B, H, L, K] each
+            valid = None if mask is None else mask.T  # [B, L]
+        else:
+            q, k, v = parts.permute(3, 1, 0, 4, 2, 5)  # [B, T, H, L, K] each
+            valid = None if mask is None else mask[0]
+        o, memory = (self._mix_of_the_twin if self.twin else self.mix)(q, k, v, valid, state)
+        back = (2, 0, 1, 3) if qkv.dim() == 3 else (1, 0, 3, 2, 4)
+        return o.to(qkv.dtype).permute(back).flatten(-2), memory
+
+    def _mix_of_the_twin(
+        self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, state: State | None
+    ) -> tuple[Tensor, State]:
+        dropout = self.dropout if self.training else 0.0
+        if self.causal:
+            return causal_softmax(q, k, v, valid, state, dropout=dropout)
+        return whole_softmax(q, k, v, valid, dropout=dropout), {}

@@ -1,0 +1,260 @@
+"""What SNN-BERT computes: from token ids to one vector per token and one per text.
+
+    x = embedding(ids, positions, segments)                                  floats
+    s = N(x);  Q, K, V = N(Linear(s));  O = attention(Q, K, V)               per layer
+    x = Norm(r + Linear(N(O)))                                               r = x, or s with residual "spikes"
+    s = N(x);  x = Norm(r + Linear(N(GELU(Linear(s)))))                      GELU may be dropped
+
+N is a layer of neurons: what enters a Linear of a layer are spikes. Shapes: time first inside, `[L, B, D]` (individual
+coding) or `[T, B, L, D]` (repeat coding); `[B, L]` outside. Modules and tensors have the names that BERT's have in
+transformers, so a checkpoint of BERT finds its places by itself.
+
+Padding is removal. Inside, the tokens of a text stand first, wherever its padding was: positions count tokens, the
+first one is that of the pooler, and what is returned stands where the tokens stood.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from sj_lang import build
+from sj_lang.errors import UserError
+from sj_lang_language.firing import Firing, MakeNeuron, float_in_place_of_spikes
+from sj_lang_language.models.fresh import FreshWeights
+from sj_lang_language.models.options import asked_if
+from sj_lang_language.models.snn_bert.config import SNNBertConfig
+
+
+class SNNBertOutput(nn.Module):
+    """y = Norm(residual + Linear(N(x))), the end of both branches."""
+
+    def __init__(self, config: SNNBertConfig, *, width: int, neuron: MakeNeuron, norm: Any) -> None:
+        super().__init__()
+        self.neuron = Firing(neuron=neuron, channels=width)
+        self.dense = nn.Linear(width, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.LayerNorm = norm(dim=config.hidden_size)
+
+    def forward(self, x: Tensor, residual: Tensor, mask: Tensor | None) -> Tensor:
+        spikes, _ = self.neuron(x, None, mask)
+        return self.LayerNorm(residual + self.dropout(self.dense(spikes)), mask)
+
+
+class SNNBertAttention(nn.Module):
+    """x = Norm(r + Linear(N(attention(N(x)))))."""
+
+    def __init__(self, config: SNNBertConfig, *, attention: Any, neuron: MakeNeuron, norm: Any) -> None:
+        super().__init__()
+        self.spiking_residual = config.residual == "spikes"
+        self.neuron = Firing(neuron=neuron, channels=config.hidden_size)
+        self.self = attention(
+            dim=config.hidden_size,
+            heads=config.num_attention_heads,
+            neuron=neuron,
+            norm=None,
+            bias=True,
+            causal=False,
+            core=True,
+            dropout=config.attention_probs_dropout_prob,
+            **asked_if(config.twin),
+        )
+        self.output = SNNBertOutput(config, width=config.hidden_size, neuron=neuron, norm=norm)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        spikes, _ = self.neuron(x, None, mask)
+        o, _ = self.self(spikes, None, mask)
+        return self.output(o, spikes if self.spiking_residual else x, mask)
+
+
+class SNNBertIntermediate(nn.Module):
+    """s = N(x);  h = GELU(Linear(s)), D to `intermediate_size`."""
+
+    def __init__(self, config: SNNBertConfig, *, neuron: MakeNeuron) -> None:
+        super().__init__()
+        self.neuron = Firing(neuron=neuron, channels=config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = nn.GELU() if config.gelu or config.twin else nn.Identity()
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns h and s."""
+        spikes, _ = self.neuron(x, None, mask)
+        return self.activation(self.dense(spikes)), spikes
+
+
+class SNNBertLayer(GradientCheckpointingLayer):
+    """Attention, then the feed-forward part, each with its residual and its normalization behind it."""
+
+    def __init__(self, config: SNNBertConfig, *, attention: Any, neuron: MakeNeuron, norm: Any) -> None:
+        super().__init__()
+        self.spiking_residual = config.residual == "spikes"
+        self.attention = SNNBertAttention(config, attention=attention, neuron=neuron, norm=norm)
+        self.intermediate = SNNBertIntermediate(config, neuron=neuron)
+        self.output = SNNBertOutput(config, width=config.intermediate_size, neuron=neuron, norm=norm)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.attention(x, mask)
+        h, spikes = self.intermediate(x, mask)
+        return self.output(h, spikes if self.spiking_residual else x, mask)
+
+
+class SNNBertEncoder(nn.Module):
+    """The layers."""
+
+    def __init__(self, config: SNNBertConfig) -> None:
+        super().__init__()
+        parts: dict[str, Any] = {kind: build.part(kind, getattr(config, kind)) for kind in ("attention", "norm")}
+        parts["neuron"] = float_in_place_of_spikes if config.twin else build.part("neuron", config.neuron)
+        self.layer = nn.ModuleList(SNNBertLayer(config, **parts) for _ in range(config.num_hidden_layers))
+
+
+class SNNBertPooler(nn.Module):
+    """p = tanh(Linear(the first token | the mean | the maximum over the tokens))."""
+
+    def __init__(self, config: SNNBertConfig) -> None:
+        super().__init__()
+        self.pooling = config.pooling
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x: `[B, L, D]`, tokens first; mask: `[B, L]`; to `[B, D]`. A text without a token gives what zeros give."""
+        if mask is not None:
+            x = x.masked_fill(~mask[..., None], 0)
+        if self.pooling == "cls":
+            pooled = x[:, 0]
+        elif self.pooling == "mean":
+            pooled = x.mean(1) if mask is None else x.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        elif mask is None:
+            pooled = x.amax(1)
+        else:
+            # a text always keeps one position, so that its maximum is finite
+            left_out = ~mask & (mask | (torch.arange(mask.shape[1], device=mask.device) > 0))
+            pooled = x.masked_fill(left_out[..., None], -torch.inf).amax(1)
+        return torch.tanh(self.dense(pooled))
+
+
+class SNNBertPreTrainedModel(FreshWeights, PreTrainedModel):
+    """What all SNN-BERT models share."""
+
+    config_class = SNNBertConfig
+    base_model_prefix = "bert"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SNNBertLayer"]  # noqa: RUF012  # transformers reads a list here
+
+    @property
+    def embedding(self) -> Any:
+        return self.base_model.embeddings
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding.token
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embedding.token = value
+
+
+class SNNBertModel(SNNBertPreTrainedModel):
+    """SNN-BERT without a head. add_pooling_layer: with the vector that stands for the text."""
+
+    def __init__(self, config: SNNBertConfig, add_pooling_layer: bool = True) -> None:
+        super().__init__(config)
+        self.embeddings = build.part("embedding", config.embedding)(
+            vocab_size=config.vocab_size,
+            dim=config.hidden_size,
+            max_length=config.max_position_embeddings,
+            type_vocab_size=config.type_vocab_size,
+            dropout=config.hidden_dropout_prob,
+            eps=config.layer_norm_eps,
+            **asked_if(config.twin),
+        )
+        self.encoder = SNNBertEncoder(config)
+        self.pooler = SNNBertPooler(config) if add_pooling_layer else None
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
+        """One vector per token, and per text.
+
+        input_ids: `[B, L]`. attention_mask: `[B, L]`, 0 is padding, on any side. token_type_ids: `[B, L]`, None: all 0.
+        output_hidden_states: also the embedding's and each layer's output. Returns `last_hidden_state` `[B, L, D]`
+        (0 at padding), `pooler_output` `[B, D]` (None without pooling layer) and `hidden_states` (of repeat coding, the
+        means over T).
+        """
+        mask, order = self._order(attention_mask, input_ids)
+        ids, segments = (None if x is None else _take(x, order) for x in (input_ids, token_type_ids))
+        positions = self._positions(ids, mask)
+        valid = None if mask is None else mask.T
+        x = self.embeddings(ids.T, positions, None if segments is None else segments.T, valid)  # [L, B, D]
+
+        repeats, inside = self.config.repeats, valid
+        if repeats:
+            x = x.transpose(0, 1).expand(repeats, -1, -1, -1)  # [T, B, L, D]
+            inside = None if mask is None else mask.expand(x.shape[:-1])
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        seen = [x] if wanted else []
+        for layer in self.encoder.layer:
+            x = layer(x, inside)
+            if wanted:
+                seen.append(x)
+
+        packed = self._outside(x)
+        back = None if order is None else order.argsort(1)
+        hidden = _put_back(packed, mask, back)
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=hidden,
+            pooler_output=None if self.pooler is None else self.pooler(packed, mask),
+            hidden_states=tuple(_put_back(self._outside(one), mask, back) for one in seen) if wanted else None,
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+    def _order(self, attention_mask: Tensor | None, ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The mask with tokens first, and the order that puts them there, both `[B, L]`; None where all are valid."""
+        if attention_mask is None:
+            return None, None
+        if attention_mask.shape != ids.shape:
+            raise ValueError(f"attention_mask is {list(attention_mask.shape)}, expected {list(ids.shape)} as input_ids")
+        mask = attention_mask.bool()
+        if not torch.compiler.is_compiling() and mask.all():
+            return None, None
+        order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
+        return mask.gather(1, order), order
+
+    def _positions(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """`[L, B]`. Padding counts no position; it gets the last one, and is not read."""
+        longest, length = getattr(self.embeddings, "max_length", None), ids.shape[1]
+        positions = torch.arange(length, device=ids.device)[:, None].expand(-1, len(ids))
+        if longest is None or length <= longest:
+            return positions
+        tokens = length if mask is None else int(mask.sum(1).max())
+        if tokens > longest:
+            raise UserError(
+                f"the text is {tokens} tokens long, this SNN-BERT has positions for {longest} "
+                "(max_position_embeddings): give fewer tokens"
+            )
+        return positions.clamp(max=longest - 1)
+
+    def _outside(self, x: Tensor) -> Tensor:
+        """`[L, B, D]`, or the mean over T of `[T, B, L, D]`, to `[B, L, D]`."""
+        return x.mean(0) if self.config.repeats else x.transpose(0, 1)
+
+
+def _take(x: Tensor, order: Tensor | None) -> Tensor:
+    return x if order is None else x.gather(1, order)
+
+
+def _put_back(x: Tensor, mask: Tensor | None, back: Tensor | None) -> Tensor:
+    """`[B, L, D]` with the tokens where they stood, and 0 at padding."""
+    if mask is None or back is None:
+        return x
+    x = x.masked_fill(~mask[..., None], 0)
+    return x.gather(1, back[..., None].expand_as(x))

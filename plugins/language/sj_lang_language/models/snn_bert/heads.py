@@ -1,0 +1,238 @@
+"""What SNN-BERT is used for. Heads are floats, with the names and shapes of BERT's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+from transformers import initialization as init
+from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput, TokenClassifierOutput
+from transformers.models.bert.modeling_bert import BertForPreTrainingOutput
+
+from sj_lang_language.models import auto
+from sj_lang_language.models.snn_bert.config import SNNBertConfig
+from sj_lang_language.models.snn_bert.encoder import SNNBertModel, SNNBertPreTrainedModel
+
+
+class _Transform(nn.Module):
+    """LayerNorm(GELU(Linear(x)))."""
+
+    def __init__(self, config: SNNBertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = nn.GELU()
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.LayerNorm(self.activation(self.dense(x)))
+
+
+class _Predictions(nn.Module):
+    """The logits of the tokens, Linear(transform(x)), as a rule with the table of tokens for weights."""
+
+    def __init__(self, config: SNNBertConfig) -> None:
+        super().__init__()
+        self.transform = _Transform(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def reset_parameters(self) -> None:
+        init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.transform(x)) + self.bias
+
+
+class _PreTrainingHeads(nn.Module):
+    """Logits of the tokens, and of whether the second sentence follows the first."""
+
+    def __init__(self, config: SNNBertConfig, *, next_sentence: bool) -> None:
+        super().__init__()
+        self.predictions = _Predictions(config)
+        if next_sentence:
+            self.seq_relationship = nn.Linear(config.hidden_size, 2)
+
+
+class _WithTokenLogits(SNNBertPreTrainedModel):
+    """A model with `cls.predictions`."""
+
+    _tied_weights_keys = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}  # noqa: RUF012
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.cls.predictions.decoder = value
+
+
+class SNNBertForMaskedLM(_WithTokenLogits):
+    """SNN-BERT that predicts masked tokens."""
+
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: SNNBertConfig) -> None:
+        super().__init__(config)
+        self.bert = SNNBertModel(config, add_pooling_layer=False)
+        self.cls = _PreTrainingHeads(config, next_sentence=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+    ) -> MaskedLMOutput | tuple[Any, ...]:
+        """Logits `[B, L, V]` of the token at each place; inputs as for `SNNBertModel`.
+
+        labels: `[B, L]`, -100 is not scored. num_items_in_batch: divides the summed loss, for exact gradient
+        accumulation. The loss is in nats per scored token.
+        """
+        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states)
+        logits = self.cls.predictions(found.last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits, labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
+            )
+        output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=found.hidden_states)
+        return output if return_dict is not False else output.to_tuple()
+
+
+class SNNBertForPreTraining(_WithTokenLogits):
+    """SNN-BERT with both heads of BERT's pre-training: masked tokens, and whether the second sentence follows."""
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: SNNBertConfig) -> None:
+        super().__init__(config)
+        self.bert = SNNBertModel(config)
+        self.cls = _PreTrainingHeads(config, next_sentence=True)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        next_sentence_label: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BertForPreTrainingOutput | tuple[Any, ...]:
+        """Prediction logits `[B, L, V]` and next-sentence logits `[B, 2]`; inputs as for `SNNBertModel`.
+
+        labels: `[B, L]`, -100 is not scored. next_sentence_label: `[B]`, 0: the second sentence follows the first.
+        The loss is the sum of the means of what is given, in nats.
+        """
+        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states)
+        logits = self.cls.predictions(found.last_hidden_state)
+        follows = self.cls.seq_relationship(found.pooler_output)
+        losses = []
+        if labels is not None:
+            losses.append(cross_entropy(logits.flatten(0, 1).float(), labels.flatten()))
+        if next_sentence_label is not None:
+            losses.append(cross_entropy(follows.float(), next_sentence_label.flatten()))
+        output = BertForPreTrainingOutput(
+            loss=sum(losses[1:], losses[0]) if losses else None,
+            prediction_logits=logits,
+            seq_relationship_logits=follows,
+            hidden_states=found.hidden_states,
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+
+def _classifier_dropout(config: SNNBertConfig) -> nn.Dropout:
+    chosen = config.classifier_dropout
+    return nn.Dropout(config.hidden_dropout_prob if chosen is None else chosen)
+
+
+class SNNBertForSequenceClassification(SNNBertPreTrainedModel):
+    """SNN-BERT that classifies a text, or gives it a number (`problem_type` "regression", or one label)."""
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: SNNBertConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.bert = SNNBertModel(config)
+        self.dropout = _classifier_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple[Any, ...]:
+        """Logits `[B, labels]`; inputs as for `SNNBertModel`.
+
+        labels: `[B]` classes, or `[B]` or `[B, labels]` numbers. The loss follows `config.problem_type`, as in
+        transformers: cross-entropy (nats), mean squared error, or binary cross-entropy.
+        """
+        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states)
+        logits = self.classifier(self.dropout(found.pooler_output))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits.float(), config=self.config)
+        output = SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=found.hidden_states)
+        return output if return_dict is not False else output.to_tuple()
+
+
+class SNNBertForTokenClassification(SNNBertPreTrainedModel):
+    """SNN-BERT that classifies each token."""
+
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: SNNBertConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.bert = SNNBertModel(config, add_pooling_layer=False)
+        self.dropout = _classifier_dropout(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+    ) -> TokenClassifierOutput | tuple[Any, ...]:
+        """Logits `[B, L, labels]`; inputs as for `SNNBertModel`; labels and loss as for `SNNBertForMaskedLM`."""
+        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states)
+        logits = self.classifier(self.dropout(found.last_hidden_state))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, self.config, num_items_in_batch=num_items_in_batch)
+        output = TokenClassifierOutput(loss=loss, logits=logits, hidden_states=found.hidden_states)
+        return output if return_dict is not False else output.to_tuple()
+
+
+auto.register(
+    SNNBertConfig,
+    (AutoModel, SNNBertModel),
+    (AutoModelForMaskedLM, SNNBertForMaskedLM),
+    (AutoModelForPreTraining, SNNBertForPreTraining),
+    (AutoModelForSequenceClassification, SNNBertForSequenceClassification),
+    (AutoModelForTokenClassification, SNNBertForTokenClassification),
+)

@@ -1,0 +1,253 @@
+"""SNN-BERT in the hands of transformers: checkpoints, Trainer, pipeline, compile, checkpointing, bf16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from sj_lang_language.models.snn_bert import (
+    SNNBertConfig,
+    SNNBertForMaskedLM,
+    SNNBertForPreTraining,
+    SNNBertForSequenceClassification,
+    SNNBertForTokenClassification,
+    SNNBertModel,
+)
+from tiny_bert import KINDS, TINY, build, texts
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+    BertForPreTraining,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
+
+from sj_lang import plugins
+from sj_lang.assembly import check_neurons
+from sj_lang.errors import UserError
+
+AUTO = {
+    AutoModel: SNNBertModel,
+    AutoModelForMaskedLM: SNNBertForMaskedLM,
+    AutoModelForPreTraining: SNNBertForPreTraining,
+    AutoModelForSequenceClassification: SNNBertForSequenceClassification,
+    AutoModelForTokenClassification: SNNBertForTokenClassification,
+}
+
+
+@pytest.fixture(params=sorted(KINDS))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def dirty_memory() -> None:
+    """Memory that is handed out again is not zero afterwards."""
+    waste = [torch.full((size,), float("nan")) for size in (16, 48, 384, 1000, 10_000) for _ in range(50)]
+    del waste
+
+
+@pytest.mark.parametrize("auto", AUTO, ids=lambda auto: auto.__name__)
+def test_a_checkpoint_rebuilds_itself(auto: Any, tmp_path: Path) -> None:
+    model = build(model=AUTO[auto])
+    model.save_pretrained(tmp_path)
+    dirty_memory()
+    again, report = auto.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(again) is AUTO[auto]
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert {**again.config.to_dict(), "_name_or_path": ""} == model.config.to_dict()
+    with torch.no_grad():
+        for mine, right in zip(again.eval()(texts()[0]).to_tuple(), model(texts()[0]).to_tuple(), strict=True):
+            assert torch.equal(mine, right)
+
+
+def test_every_kind_is_stored_whole(kind: str, tmp_path: Path) -> None:
+    model = build(kind)
+    model.save_pretrained(tmp_path)
+    dirty_memory()
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(texts()[0]).logits, model(texts()[0]).logits)
+
+
+def test_the_config_holds_every_option_of_the_components() -> None:
+    config = SNNBertConfig()
+    assert config.neuron["variant"] == "R"
+    assert config.norm == {"type": "layer", "eps": config.layer_norm_eps}
+    assert config.attention["gain"] == SNNBertConfig(attention="softmax").attention["gain"]
+    assert config.intermediate_size == 4 * config.hidden_size
+    assert SNNBertConfig(coding="repeat").neuron["type"] == "lif"
+
+
+@pytest.mark.parametrize("head", [SNNBertForPreTraining, SNNBertForSequenceClassification], ids=lambda h: h.__name__)
+def test_from_an_ann_bert_everything_finds_its_place_and_the_rest_is_fresh(
+    kind: str, head: Any, tmp_path: Path
+) -> None:
+    bert = BertForPreTraining(BertConfig(**TINY))
+    bert.save_pretrained(tmp_path)
+    stored = bert.state_dict()
+    dirty_memory()
+    torch.manual_seed(0)
+    config = SNNBertConfig(**{**TINY, **KINDS[kind]})
+    model, report = head.from_pretrained(tmp_path, config=config, output_loading_info=True)
+    torch.manual_seed(0)
+    fresh = head(config).state_dict()
+    for name, value in model.state_dict().items():
+        if name in stored:
+            assert torch.equal(value, stored[name]), name
+            continue
+        assert name in report["missing_keys"], name
+        assert value.isfinite().all(), name
+        assert (".node." in name) or "running" in name or "classifier" in name, name
+        if fresh[name].unique().numel() == 1:  # not drawn at random
+            assert torch.equal(value, fresh[name]), name
+        elif "decay" in name:  # shuffled
+            assert torch.equal(value.sort().values, fresh[name].sort().values), name
+        else:
+            assert 0 < value.abs().max() < fresh[name].abs().max() * 3, name
+    if head is SNNBertForPreTraining:
+        assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
+        assert not report["unexpected_keys"]
+    else:
+        assert all(name.startswith("cls.") for name in report["unexpected_keys"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16])
+def test_half_precision_runs(kind: str, dtype: torch.dtype) -> None:
+    model, (ids, segments) = build(kind), texts()
+    mask = torch.ones_like(ids)
+    mask[0, 6:] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": segments, "labels": torch.tensor([0, 1, 1])}
+    model.train()
+    with torch.autocast("cpu", dtype=dtype):
+        out = model(**inputs)
+    out.loss.backward()
+    assert out.loss.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    out = model.to(dtype)(**inputs)
+    out.loss.backward()
+    assert out.logits.dtype == dtype
+    assert out.loss.isfinite()
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(kind: str) -> None:
+    model, (ids, _) = build(kind).train(), texts()
+    mask = torch.ones_like(ids)
+    mask[0, 6:] = 0
+    labels = torch.tensor([0, 1, 1])
+
+    def gradients() -> list[torch.Tensor | None]:
+        model.zero_grad()
+        torch.manual_seed(0)
+        model(ids, mask, labels=labels).loss.backward()
+        return [p.grad for p in model.parameters()]
+
+    wanted = [None if grad is None else grad.clone() for grad in gradients()]
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+    for mine, right in zip(gradients(), wanted, strict=True):
+        torch.testing.assert_close(mine, right)
+
+
+@pytest.mark.parametrize("kind", ["bpsn", "dsn", "repeat", "twin"])
+def test_the_whole_graph_compiles(kind: str) -> None:
+    model, (ids, segments) = build(kind), texts()
+    mask = torch.ones_like(ids)
+    mask[0, 6:] = 0
+    mask[1, :3] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": segments, "labels": torch.tensor([0, 1, 1])}
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    found, right = compiled(**inputs), model(**inputs)
+    torch.testing.assert_close(found.logits, right.logits)
+    found.loss.backward()
+    mine = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    right.loss.backward()
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(mine[name], p.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "a", "very"]
+    made = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]")
+
+
+def test_trainer_and_pipeline_from_plain_code(tmp_path: Path) -> None:
+    """As a user would write it, with nothing of ours but the model."""
+    reader = tokenizer()
+    pairs = [("a good film", 1), ("a very good film", 1), ("a bad film", 0), ("a very bad film", 0)] * 8
+    data = [{**reader(text), "labels": label} for text, label in pairs]
+    config = SNNBertConfig(
+        **{**TINY, "vocab_size": len(reader), "pooling": "mean"},
+        id2label={0: "neg", 1: "pos"},
+        label2id={"neg": 0, "pos": 1},
+    )
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "out"),
+        per_device_train_batch_size=8,
+        num_train_epochs=12,
+        learning_rate=1e-2,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        seed=1,
+    )
+    trainer = Trainer(model, arguments, train_dataset=data, eval_dataset=data[:4], processing_class=reader)
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < 0.1
+    trainer.save_model(str(tmp_path / "model"))
+    read = pipeline("text-classification", model=str(tmp_path / "model"), device="cpu")
+    found = read(["a good film", "very bad"], padding=True, batch_size=2)
+    assert [one["label"] for one in found] == ["pos", "neg"]
+
+
+def test_masked_lm_divides_by_what_the_trainer_says() -> None:
+    model, (ids, _) = build(model=SNNBertForMaskedLM), texts()
+    labels = ids.masked_fill(torch.arange(11) % 3 != 0, -100)
+    right = torch.nn.functional.cross_entropy(model(ids).logits.flatten(0, 1), labels.flatten())
+    torch.testing.assert_close(model(ids, labels=labels).loss, right)
+    torch.testing.assert_close(model(ids, labels=labels, num_items_in_batch=24).loss, right * 12 / 24)
+
+
+def test_wrong_options_are_refused() -> None:
+    with pytest.raises(UserError, match=r"no option 'hiden_size'.*hidden_size"):
+        SNNBertConfig(hiden_size=8)
+    with pytest.raises(UserError, match="num_attention_heads 3 must divide hidden_size 16"):
+        SNNBertConfig(hidden_size=16, num_attention_heads=3)
+    with pytest.raises(UserError, match="timesteps is 0"):
+        SNNBertConfig(timesteps=0)
+    with pytest.raises(StrictDataclassError, match="pooling"):
+        SNNBertConfig(pooling="first")
+
+
+def test_what_the_neuron_must_be_able_to_do() -> None:
+    assert set(SNNBertConfig().requires(pads=True)["neuron"]) == {"any_length", "takes_mask"}
+    assert set(SNNBertConfig().requires(pads=False)["neuron"]) == {"any_length"}
+    assert SNNBertConfig(coding="repeat").requires(pads=True) == SNNBertConfig(twin=True).requires(pads=True) == {}
+    if not plugins.get("neuron", "psn").missing:
+        with pytest.raises(UserError, match=r"psn.*works on one fixed length"):
+            check_neurons(SNNBertConfig(neuron={"type": "psn", "T": 4}), pads=True)
+
+
+def test_a_stored_config_is_checked(tmp_path: Path) -> None:
+    build().save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).neuron["type"] == "bpsn"

@@ -1,0 +1,47 @@
+"""Tiny SNN-BERTs of each kind, in evaluation mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sj_lang_language.models.snn_bert import SNNBertConfig, SNNBertForSequenceClassification
+
+torch.set_num_threads(1)  # threads cost more than they give at these sizes
+
+TINY: dict[str, Any] = {
+    "vocab_size": 23,
+    "max_position_embeddings": 14,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "initializer_range": 0.4,
+}
+SHARP = {"type": "softmax", "scale": 2.0, "gain": 4.0}  # tiny and untrained, attention is flat and its neurons silent
+KINDS: dict[str, dict[str, Any]] = {
+    "bpsn": {"attention": SHARP},
+    "counting": {"neuron": {"type": "bpsn", "variant": "K"}, "attention": {"type": "ssa", "scale": 0.3}, "gelu": False},
+    "dsn": {"neuron": {"type": "dsn", "alpha_init": 0.5}, "residual": "spikes", "pooling": "mean"},
+    "batch": {"attention": SHARP, "norm": "batch", "pooling": "max"},
+    "repeat": {"coding": "repeat", "timesteps": 3},
+    "repeat-ssa": {"coding": "repeat", "timesteps": 3, "attention": "ssa", "norm": "batch", "pooling": "mean"},
+    "twin": {"twin": True},
+}
+
+
+def build(kind: str = "bpsn", model: Any = SNNBertForSequenceClassification, **changes: Any) -> Any:
+    """One of KINDS, with biases and running figures away from their initial values, so that a lost one shows."""
+    torch.manual_seed(0)
+    made = model(SNNBertConfig(**{**TINY, **KINDS[kind], **changes})).eval()
+    with torch.no_grad():
+        for name, tensor in [*made.named_parameters(), *made.named_buffers()]:
+            if tensor.is_floating_point() and ".node." not in name:
+                tensor.add_(torch.rand_like(tensor) * 0.2)
+    return made
+
+
+def texts() -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and segments, `[3, 11]` each."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 23, (3, 11), generator=generator), (torch.arange(11) > 5).long().expand(3, 11)
