@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -45,6 +45,7 @@ class Job:
     prepared: Prepared
     model: PreTrainedModel
     arguments: TrainingArguments
+    objective: torch.nn.Module | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -59,8 +60,26 @@ def assemble(recipe: Recipe, output: Path) -> Job:
     notes = list(prepared.notes)
     arguments = training_arguments(recipe, prepared, output, notes)
     transformers.set_seed(recipe.seed)  # the model's weights depend on the seed alone, not on how the data were read
-    model = build_model(recipe, task, prepared)
-    return Job(recipe=recipe, task=task, prepared=prepared, model=model, arguments=arguments, notes=notes)
+    model = build_model(recipe, task, prepared.model)
+    objective = prepared.objective(model) if prepared.objective else None
+    return Job(
+        recipe=recipe,
+        task=task,
+        prepared=prepared,
+        model=model,
+        arguments=arguments,
+        objective=objective,
+        notes=notes,
+    )
+
+
+def outline(recipe: Recipe, output: Path) -> tuple[PreTrainedModel, TrainingArguments]:
+    """What can be built and checked without the data: the model, with the config's own values where the data would
+    decide, and the training arguments."""
+    transformers.set_seed(recipe.seed)
+    task = make_task(recipe)
+    arguments = training_arguments(recipe, None, output, [])
+    return build_model(recipe, task, task.outline()), arguments
 
 
 def make_task(recipe: Recipe) -> Task:
@@ -69,7 +88,10 @@ def make_task(recipe: Recipe) -> Task:
 
 def prepare(task: Task, recipe: Recipe, tokenizer: Any) -> Prepared:
     prepared = task.prepare(tokenizer, seed=recipe.seed)
-    if len(prepared.train) == 0:
+    if not isinstance(prepared.train, Sized):
+        if recipe.train["max_steps"] <= 0:
+            raise UserError("train.max_steps: set it; the training data are a stream, which has no number of epochs")
+    elif len(prepared.train) == 0:
         raise UserError("task: the training data are empty")
     empty = [name for name, data in prepared.tests.items() if len(data) == 0]
     if prepared.validation is not None and len(prepared.validation) == 0:
@@ -79,14 +101,17 @@ def prepare(task: Task, recipe: Recipe, tokenizer: Any) -> Prepared:
     return prepared
 
 
-def build_model(recipe: Recipe, task: Task, prepared: Prepared) -> PreTrainedModel:
-    """Config from the recipe and the data, checked against what its neurons can do; then fresh weights."""
-    for key, value in prepared.model.items():
+def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any]) -> PreTrainedModel:
+    """Config from the recipe and the data, checked against what its neurons can do; then fresh weights.
+
+    fields: those of the config that the data fix.
+    """
+    for key, value in fields.items():
         if key in recipe.model and recipe.model[key] != value:
             raise UserError(f"model.{key}: the recipe says {recipe.model[key]!r}, the data {value!r}; leave it out")
-    make = part("model", {key: value for key, value in recipe.model.items() if key not in prepared.model})
+    make = part("model", {key: value for key, value in recipe.model.items() if key not in fields})
     try:
-        config = make(**prepared.model)
+        config = make(**fields)
         check_neurons(config, pads=task.pads)
         model = getattr(transformers, task.auto_class).from_config(config)
     except ValueError as error:
@@ -137,8 +162,11 @@ def _suitable(wanted: list[str]) -> str:
     return f"Neurons that can: {', '.join(names)}" if names else "No installed neuron can"
 
 
-def training_arguments(recipe: Recipe, prepared: Prepared, output: Path, notes: list[str]) -> TrainingArguments:
-    """TrainingArguments from the recipe's `train:`, with what the run decides itself."""
+def training_arguments(recipe: Recipe, prepared: Prepared | None, output: Path, notes: list[str]) -> TrainingArguments:
+    """TrainingArguments from the recipe's `train:`, with what the run decides itself.
+
+    prepared: None, in an outline, stands for data with a validation part.
+    """
     train = dict(recipe.train)
     train.setdefault("use_cpu", not torch.accelerator.is_available())
     train.setdefault("disable_tqdm", not sys.stderr.isatty())
@@ -156,7 +184,7 @@ def training_arguments(recipe: Recipe, prepared: Prepared, output: Path, notes: 
         batch_eval_metrics=False,
         restore_callback_states_from_checkpoint=False,  # RunMark restores itself
     )
-    if prepared.label_names is not None:
+    if prepared is not None and prepared.label_names is not None:
         train["label_names"] = prepared.label_names
     _plan_evaluation(train, prepared, notes)
     try:
@@ -172,9 +200,9 @@ def training_arguments(recipe: Recipe, prepared: Prepared, output: Path, notes: 
     return arguments
 
 
-def _plan_evaluation(train: dict[str, Any], prepared: Prepared, notes: list[str]) -> None:
+def _plan_evaluation(train: dict[str, Any], prepared: Prepared | None, notes: list[str]) -> None:
     """Evaluate and save at the same steps, and keep the best; without validation data, neither evaluate nor choose."""
-    if prepared.validation is None:
+    if prepared is not None and prepared.validation is None:
         notes.append("no validation data: nothing is evaluated during training and the last weights are taken")
         train.update(eval_strategy="no", eval_on_start=False, load_best_model_at_end=False, metric_for_best_model=None)
         if train.get("save_strategy", "steps") == "steps":
@@ -186,11 +214,11 @@ def _plan_evaluation(train: dict[str, Any], prepared: Prepared, notes: list[str]
         train.setdefault("eval_steps", train.get("save_steps") or 0.1)
         train.setdefault("save_steps", train["eval_steps"])
     choosing = strategy != "no" and train["save_strategy"] != "no"
-    if train.setdefault("load_best_model_at_end", choosing):
+    if train.setdefault("load_best_model_at_end", choosing) and prepared is not None:
         train.setdefault("metric_for_best_model", prepared.select)
         if train["metric_for_best_model"].removeprefix("eval_") == prepared.select:
             train.setdefault("greater_is_better", prepared.greater_is_better)
-    else:
+    elif not train["load_best_model_at_end"]:
         notes.append(
             "no checkpoint is chosen by validation (load_best_model_at_end is off): the last weights are taken"
         )

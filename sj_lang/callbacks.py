@@ -107,6 +107,16 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
         self._since = None
 
 
+class Epochs(TrainerCallback):  # type: ignore[misc]
+    """Tells data with `set_epoch` which epoch begins. What transformers tells depends on the number of processes."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.data.set_epoch(int(state.epoch))
+
+
 class Lines(ProgressCallback):  # type: ignore[misc]
     """One line per entry of the log, above transformers' progress bar on a terminal, alone elsewhere."""
 

@@ -24,6 +24,10 @@ class UserError(SjLangError):
     exit_code = 2
 
 
+class Unreachable(UserError):
+    """What a run needs lies on a network that cannot be reached. A dry run checks everything else."""
+
+
 class PluginError(SjLangError):
     """A plugin that is needed here failed to load."""
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from sj_lang import checkpoints, figures, manifest, report
+from sj_lang import announce, checkpoints, figures, manifest, report
 from sj_lang.assembly import Job, assemble, parameter_table, total_parameters
 from sj_lang.callbacks import RunMark
 from sj_lang.console import Console, duration, is_main_process, quiet_libraries, table
-from sj_lang.errors import Interrupted, RunFailed, SjLangError, UserError
+from sj_lang.errors import Interrupted, RunFailed, SjLangError, Unreachable, UserError
 from sj_lang.folder import RunFolder
 from sj_lang.guards import Termination
 from sj_lang.manifest import Manifest
@@ -68,14 +68,20 @@ def train(
         folder.refuse_unless_free(resolved)
     checkpoint, notes = checkpoints.newest(folder.root, known.id) if known else (None, [])
 
-    job = assemble(recipe, folder.root)
+    try:
+        job = assemble(recipe, folder.root)
+    except Unreachable as error:
+        if not dry_run:
+            raise
+        announce.without_data(recipe, folder, console, error)
+        return folder
     job.notes[:0] = notes
     termination = Termination(folder.continuing)
     trainer = _trainer(job, folder, console, termination)
     trainer.check_loss()
     check_prompt(job.model, job.prepared.tokenizer, _prompt(job))
     steps = trainer.planned_steps()
-    _announce(job, folder, console, steps, checkpoint)
+    announce.start(job, folder, console, steps, checkpoint)
     if dry_run:
         console.say(table(parameter_table(job.model)))
         console.say("dry run: nothing is trained and nothing is written")
@@ -119,31 +125,6 @@ def _tensorboard_in(folder: RunFolder) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
-
-
-def _announce(job: Job, folder: RunFolder, console: Console, steps: int, checkpoint: Path | None) -> None:
-    arguments, prepared = job.arguments, job.prepared
-    processes = f", {arguments.world_size} processes" if arguments.world_size > 1 else ""
-    factors = f"batch {arguments.per_device_train_batch_size}"
-    if arguments.gradient_accumulation_steps > 1:
-        factors += f" x {arguments.gradient_accumulation_steps} accumulated"
-    if processes:
-        factors += f" x {arguments.world_size} processes"
-    sizes = {"train": prepared.train, "validation": prepared.validation, **prepared.tests}
-    rows = [
-        ["device", f"{arguments.device}, {torch.get_num_threads()} thread(s){processes}"],
-        ["parameters", f"{total_parameters(job.model):,}, {neuron_parameters(job.model):,} of them in spiking neurons"],
-        ["samples", ", ".join(f"{name} {len(data):,}" for name, data in sizes.items() if data is not None)],
-        ["steps", f"{steps:,} ({factors})"],
-        ["run folder", folder.shown],
-    ]
-    console.say(f"{job.recipe.name}: {job.recipe.summary}".rstrip(": "))
-    for name, text in rows:
-        console.say(f"  {name:<11} {text}")
-    if checkpoint:
-        console.say(f"  goes on from {checkpoint.name}")
-    for note in job.notes:
-        console.say(f"  note: {note}")
 
 
 def _begin(job: Job, folder: RunFolder, console: Console, known: Manifest | None, checkpoint: Path | None) -> Manifest:
@@ -221,6 +202,7 @@ def _train(trainer: RunTrainer, folder: RunFolder, checkpoint: Path | None) -> N
 def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console, record: Manifest) -> None:
     """Store the weights, look at the test data once, and write everything down."""
     trainer.release_cache()
+    trainer.release_objective()
     trainer.save_model(str(folder.model))
     metrics = final_figures(trainer, folder if is_main_process() else None) | _training_figures(trainer, job, folder)
     spikes = trainer.raster()

@@ -66,7 +66,10 @@ class Part:
 
 
 class Data:
-    """The annotation of `task.data`: a source's name, `hub:owner/name[/config]`, a path, or a mapping of splits."""
+    """The annotation of `task.data`: a source's name, `hub:owner/name[/config]`, a path, or a mapping of splits.
+
+    `Data | list[Data]` takes several of the first three as well.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +87,9 @@ class Argument:
         """What a recipe may write here."""
         if self.part:
             return f"{_article(self.part)} (a name, or type: and arguments)"
-        return _DATA_TEXT if _takes_data(self.annotation) else values.describe(values.simplify(self.annotation))
+        if _takes_data(self.annotation):
+            return f"{_DATA_TEXT}, or a list of the first three" if _takes_several(self.annotation) else _DATA_TEXT
+        return values.describe(values.simplify(self.annotation))
 
 
 _DATA_TEXT = "a registered source, hub:owner/name[/config], a path, or a mapping of train, validation, dev, test"
@@ -174,6 +179,10 @@ def _takes_data(annotation: Any) -> bool:
     return annotation is Data or Data in get_args(annotation)
 
 
+def _takes_several(annotation: Any) -> bool:
+    return list[Data] in get_args(annotation)
+
+
 def resolve(kind: str, spec: Any, keys: Keys = ()) -> tuple[dict[str, Any], list[Problem]]:
     """Check a component's section; return it with all defaults written out, and all that is wrong with it.
 
@@ -256,6 +265,9 @@ def _resolve_value(argument: Argument, value: Any, keys: Keys) -> tuple[Any, lis
         return resolve(argument.part, value, keys)
     if _takes_data(argument.annotation):
         optional = value is None and argument.annotation is not Data
+        if isinstance(value, list) and _takes_several(argument.annotation):
+            found = [problem for place, item in enumerate(value) for problem in _check_place(item, (*keys, place))]
+            return value, found or ([] if value else [Problem(keys, f"expected {_DATA_TEXT}; found an empty list")])
         return value, [] if optional else check_data(value, keys)
     value, wrong = values.check(argument.annotation, value)
     return value, [Problem((*keys, *wrong[0]), wrong[1])] if wrong else []

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
+    from torch import Tensor, nn
+    from torch.utils.data import IterableDataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     Reduced = Tensor | tuple[Tensor, ...]
     ReducedArrays = NDArray[np.generic] | tuple[NDArray[np.generic], ...]
 
 
 class MapDataset(Protocol):
-    """A map-style dataset: items are dicts of the model's forward arguments, `labels` among them."""
+    """A map-style dataset: items are dicts of the model's forward arguments, `labels` among them.
+
+    One that has `set_epoch(epoch)` is told the number of each epoch, from 0, before it is read.
+    """
 
     def __len__(self) -> int: ...
 
@@ -30,6 +34,25 @@ class MakeTokenizer(Protocol):
     def __call__(self, *, texts: Iterable[str]) -> PreTrainedTokenizerBase: ...
 
 
+class Objective(Protocol):
+    """What is minimised in place of the model's own loss: an `nn.Module`, built for one model.
+
+    Its parameters train along and lie in the checkpoints; the stored model is without them. What shall not be trained
+    and stored (a teacher) it keeps outside its modules. In evaluation the model is alone.
+    """
+
+    #: further arguments of the model's forward pass, e.g. {"output_hidden_states": True}
+    asks: Mapping[str, Any]
+
+    def __call__(self, outputs: Any, batch: Mapping[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
+        """The loss of a micro-batch. outputs: the model's, their `loss` scaled as the model does it.
+
+        num_items_in_batch: labels that are not -100 in all micro-batches of the step; None: the model takes no such
+        count, its loss is a mean over the micro-batch, and so must this one be.
+        """
+        ...
+
+
 @dataclass(kw_only=True)
 class Prepared:
     """Data of one run, cut, tokenized and ready to be batched.
@@ -37,7 +60,8 @@ class Prepared:
     `reduce(logits, labels)` turns one batch's logits `[B, L, V]` (or `[B, classes]`) into what the metrics need, on
     the device and before anything is gathered, so that no `[N, L, V]` is ever kept. It returns one tensor or a tuple
     of tensors, batch on axis 0; for a language model the summed negative log likelihood `[B]` (nats) and the number of
-    scored tokens `[B]`, from which means over tokens are exact whatever the batch size.
+    scored tokens `[B]`, from which means over tokens are exact whatever the batch size. With several `label_names` both
+    are tuples: the labels in that order, and as many of the model's outputs.
 
     `metrics(split, reduced, labels)` gets the same, concatenated over the split as NumPy arrays, and returns figures
     without a prefix, e.g. `{"loss": ..., "bits_per_char": ...}`. `split` is `"train"`, `"validation"` or a key of
@@ -45,12 +69,13 @@ class Prepared:
     """
 
     tokenizer: PreTrainedTokenizerBase
-    train: MapDataset
+    #: a stream (without `__len__`) needs train.max_steps
+    train: MapDataset | IterableDataset[dict[str, Any]]
     #: chooses the checkpoint; None: nothing is evaluated during training and the last weights are taken
     validation: MapDataset | None
     #: name -> data set, e.g. {"test": ...}; looked at once, after the training
     tests: Mapping[str, MapDataset]
-    reduce: Callable[[Tensor, Tensor], Reduced]
+    reduce: Callable[[Any, Any], Reduced]
     metrics: Callable[[str, ReducedArrays, NDArray[np.generic]], Mapping[str, float]]
     #: list of items -> batch; None: transformers' default (pads, if the tokenizer can)
     collate: Callable[[list[Any]], dict[str, Any]] | None = None
@@ -69,25 +94,35 @@ class Prepared:
     #: (split, reduced, labels) -> {file name: text} for the folder predictions/, e.g. a submission;
     #: None: the reduced arrays are stored as predictions/<split>.npz
     predictions: Callable[[str, ReducedArrays, NDArray[np.generic]], Mapping[str, str]] | None = None
+    #: model -> what is minimised (an `nn.Module` that is an `Objective`); None: the model's own loss. Called once, when
+    #: the model is built; raises UserError
+    objective: Callable[[PreTrainedModel], nn.Module] | None = None
 
 
 class Task:
     """Base of tasks: the keyword-only constructor is the recipe's `task:` section.
 
-    Subclasses set the three class attributes and give `prepare`. They know no model; what a model must know of the
-    data goes through `Prepared.model`.
+    Subclasses set the three attributes, in the class or in the constructor, and give `prepare`. They know no model;
+    what a model must know of the data goes through `Prepared.model`.
     """
 
     #: the transformers class that builds the model from its config, e.g. "AutoModelForCausalLM"
-    auto_class: ClassVar[str]
+    auto_class: str
     #: each position may see earlier positions only
-    causal: ClassVar[bool]
+    causal: bool
     #: batches may hold padding
-    pads: ClassVar[bool]
+    pads: bool
 
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
-        """Read, cut and tokenize. Raises UserError for data that cannot be used; writes nothing."""
+        """Read, cut and tokenize. Raises UserError for data that cannot be used; writes nothing.
+
+        What lies on a network that does not answer is an `Unreachable`: a dry run then checks all but the data.
+        """
         raise TypeError(f"{type(self).__name__} has no prepare()")
+
+    def outline(self) -> Mapping[str, Any]:
+        """Those fields of `Prepared.model` that are known without the data."""
+        return {}
 
     def sample_prompt(self, prepared: Prepared) -> str | None:
         """Text that a trained model continues when the recipe gives none; None: this task writes no text."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from sj_lang.assembly import Job
-from sj_lang.callbacks import Lines, RunMark
+from sj_lang.callbacks import Epochs, Lines, RunMark
 from sj_lang.compat import shield
 from sj_lang.console import Console
 from sj_lang.errors import RunFailed, UserError
@@ -35,6 +36,9 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
         self, job: Job, *, console: Console, folder: RunFolder | None, mark: RunMark, termination: Termination
     ) -> None:
         self.prepared = job.prepared
+        self.objective: Any = job.objective
+        if job.objective is not None:
+            job.model.objective = job.objective  # so that the optimizer, the checkpoints and DDP have its parameters
         self.folder = folder
         self.mark = mark
         self.guard = FiniteGuard()
@@ -57,6 +61,8 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
         for usual in (PrinterCallback, ProgressCallback):
             self.remove_callback(usual)
         self.add_callback(Lines(console, bar=not self.args.disable_tqdm))
+        if hasattr(job.prepared.train, "set_epoch"):
+            self.add_callback(Epochs(job.prepared.train))
         self.monitor = Monitor(self.model)
         self._measures = job.recipe.measure["firing_rate"] and bool(self.monitor.nodes)
         self._measures_raster = job.recipe.measure["raster"] and bool(self.monitor.nodes)
@@ -65,12 +71,18 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
 
     def check_loss(self) -> None:
         """Gradient accumulation and data parallelism need a loss that divides by `num_items_in_batch`."""
+        if (self.is_fsdp_enabled or self.is_deepspeed_enabled) and self.objective is not None:
+            raise UserError(
+                "train: what this task minimises works in one process and with DDP, not with FSDP or DeepSpeed"
+            )
         parts = self.args.gradient_accumulation_steps * self.args.world_size
         if parts > 1 and self.model_accepts_loss_kwargs:
             check_loss_scaling(self.model, self._probe(), accumulation=parts)
 
     def planned_steps(self) -> int:
         """Optimizer steps of the whole training."""
+        if not isinstance(self.prepared.train, Sized):
+            return int(self.args.max_steps)
         with seeded(self.args.seed):
             batches = len(self.get_train_dataloader())
         updates = math.ceil(batches / self.args.gradient_accumulation_steps)
@@ -97,6 +109,21 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
                 hints=f"train.learning_rate is {self.args.learning_rate:g}, max_grad_norm {self.args.max_grad_norm:g}.",
             )
         return loss
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The model's own loss, or in training what the task minimises in its place, scaled alike."""
+        if self.objective is None or not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        items = num_items_in_batch if self.model_accepts_loss_kwargs else None
+        asks = self.objective.asks if items is None else {**self.objective.asks, "num_items_in_batch": items}
+        outputs = model(**inputs, **asks)
+        with self.accelerator.autocast():
+            loss = self.objective(outputs, inputs, items)
+        if items is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with self.mark.paused(), seeded(self.args.seed):
@@ -186,6 +213,12 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
         loaded = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
         return best if loaded and best else int(self.state.global_step)
 
+    def release_objective(self) -> None:
+        """The model alone is stored and tested."""
+        if self.objective is not None:
+            del self.model.objective
+            self.objective = None
+
     def release_cache(self) -> None:
         """The Trainer turns `use_cache` off in the config; a stored model shall generate with its cache."""
         if self._use_cache is not None:
@@ -200,7 +233,9 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
         self._figures = {name: float(value) for name, value in found.items()}
         return dict(self._figures)
 
-    def _reduce(self, logits: Any, labels: Tensor) -> Any:
+    def _reduce(self, logits: Any, labels: Any) -> Any:
+        if isinstance(labels, tuple):
+            return self.prepared.reduce(logits[: len(labels)], labels)
         return self.prepared.reduce(logits[0] if isinstance(logits, tuple) else logits, labels)
 
     def _probe(self) -> dict[str, Any]:
@@ -211,8 +246,10 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
     def _batch(self, size: int) -> dict[str, Any]:
         """The first samples of the validation data, or of the training data where there are none, as one batch."""
         data: Any = self.prepared.validation if self.prepared.validation is not None else self.prepared.train
+        endless = not hasattr(data, "__len__")
         with seeded(self.args.seed):
-            loader = self.get_test_dataloader(Subset(data, range(min(size, len(data)))))
+            first: Any = list(islice(data, size)) if endless else Subset(data, range(min(size, len(data))))
+            loader = self.get_test_dataloader(first)
             return dict(self._prepare_inputs(next(iter(loader))))
 
 
