@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sj_lang_language.tasks import causal_lm
+from sj_lang_language.tasks import texts
 from sj_lang_language.tasks.causal_lm import CausalLM
 
 from sj_lang import build, compat
@@ -121,14 +121,14 @@ def test_any_causal_model_of_transformers_is_scored_on_every_target(book: str, t
 
 def test_long_texts_are_tokenized_in_pieces(book: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prepare({"type": "bpe", "vocab_size": 300}, data=book, length=16)
-    monkeypatch.setattr(causal_lm, "PIECE", 100)
-    pieces = list(causal_lm.pieces(TEXT))
+    monkeypatch.setattr(texts, "PIECE", 100)
+    pieces = list(texts.pieces(TEXT))
     assert "".join(pieces) == TEXT
     assert all(piece.endswith("\n") and len(piece) <= 100 for piece in pieces)
-    ids = causal_lm.encode(whole.tokenizer, TEXT)
+    ids = texts.encode(whole.tokenizer, TEXT)
     assert whole.tokenizer.decode(ids) == TEXT
-    monkeypatch.setattr(causal_lm, "PIECE", 5)
-    assert "".join(causal_lm.pieces(TEXT)) == TEXT
+    monkeypatch.setattr(texts, "PIECE", 5)
+    assert "".join(texts.pieces(TEXT)) == TEXT
 
 
 def test_what_the_model_must_know(book: str) -> None:

@@ -58,6 +58,18 @@ def sj_lang_register(register: Register) -> None:
         "sj_lang_language.tasks.causal_lm:CausalLM",
         summary="next-token prediction on any text: loss in nats per token, bits per character",
     )
+    register.task(
+        "masked_lm",
+        "sj_lang_language.tasks.masked_lm:MaskedLM",
+        summary="BERT's pre-training on any text: masked tokens, and next sentences if wanted",
+        cite="Devlin, Chang, Lee, Toutanova 2019, arXiv 1810.04805",
+    )
+    register.task(
+        "distillation",
+        "sj_lang_language.tasks.distillation:Distillation",
+        summary="another task, learned from its labels and from a teacher: logits and hidden states",
+        cite="Hinton, Vinyals, Dean 2015, arXiv 1503.02531",
+    )
     register.tokenizer(
         "characters",
         "sj_lang_language.tokenizers.characters:characters",

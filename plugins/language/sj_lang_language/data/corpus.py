@@ -15,6 +15,19 @@ PARTS = ("train", "validation", "test")
 HUB = "hub:"
 
 
+def parts(data: str | Mapping[str, str] | Sequence[str], split: Sequence[float]) -> dict[str, str]:
+    """The texts of `train`, `validation` and `test`: what `read` gives, cut by `cut`.
+
+    Of a list each text is cut by itself, and equal parts are joined in the order of the list, a blank line between, so
+    that each text is in each part.
+    """
+    if isinstance(data, str | Mapping):
+        return cut(read(data), split)
+    each = [cut(read(place), split) for place in data]
+    found = {name: [texts[name] for texts in each if texts.get(name)] for name in PARTS}
+    return {name: "\n\n".join(texts) for name, texts in found.items() if texts}
+
+
 def read(data: str | Mapping[str, str]) -> dict[str, str]:
     """The texts of `task.data`: `{"all": text}`, or those of `train`, `validation`, `test` that the data bring.
 
@@ -39,8 +52,13 @@ def _part(name: str, place: str) -> str:
     return text
 
 
+def sources() -> list[str]:
+    """The names of the registered sources."""
+    return [source.name for source in plugins.all("source")]
+
+
 def _read_one(place: str) -> dict[str, str]:
-    if place in [source.name for source in plugins.all("source")]:
+    if place in sources():
         return dict(build.part("source", place)().texts())
     if place.startswith(HUB):
         owner, _, rest = place.removeprefix(HUB).partition("/")

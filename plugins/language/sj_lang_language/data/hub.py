@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from sj_lang.errors import UserError
+from sj_lang.errors import Unreachable, UserError
 from sj_lang_language.data.text_files import PARTS
 
 PATIENCE = 5.0  # seconds; the libraries' own retries take 23
@@ -48,20 +48,7 @@ def read(name: str, config: str | None) -> dict[str, str]:
     name: "owner/name". The text is the column `text`, or the only column of strings; each row ends with a line end.
     Raises UserError with one sentence, at once, when there is no network and no copy in the local cache.
     """
-    import datasets
-
-    place = f"hub:{name}/{config}" if config else f"hub:{name}"
-    with reached() as online:
-        try:
-            loaded = datasets.load_dataset(name, config)
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            if not online:
-                raise UserError(
-                    f"task.data: {place} cannot be loaded: the Hugging Face hub cannot be reached and the local cache "
-                    "has no copy; with a network it is downloaded once, without one give a file (task.data=PATH)"
-                ) from error
-            cause = error.__cause__ or error
-            raise UserError(f"task.data: {place} cannot be loaded: {str(cause).strip()}") from error
+    place, loaded = _load(f"{name}/{config}" if config else name)
     found = {PARTS[split]: loaded[split] for split in loaded if split in PARTS}
     if "train" not in found:
         if len(loaded) != 1:
@@ -70,12 +57,51 @@ def read(name: str, config: str | None) -> dict[str, str]:
     return {part: _text(rows, place) for part, rows in found.items()}
 
 
+def stream(name: str) -> tuple[Any, str, int | None]:
+    """The split `train` of a data set, read while it is used: its rows, the name of their text, and its bytes if known.
+
+    name: "owner/name[/config]". Raises as `read` does.
+    """
+    place, loaded = _load(name, streaming=True)
+    if "train" not in loaded:
+        raise UserError(f"task.data: {place} has no split 'train', it has {', '.join(map(str, loaded))}")
+    rows = loaded["train"]
+    first = next(iter(rows), {})
+    column = _column([name for name, value in first.items() if isinstance(value, str)], list(first), place)
+    sizes = rows.info.splits or {}
+    return rows, column, sizes["train"].num_bytes if "train" in sizes else None
+
+
+def _load(name: str, **options: Any) -> tuple[str, Any]:
+    """What to call "owner/name[/config]" in messages, and its splits."""
+    import datasets
+
+    place = f"hub:{name}"
+    owner, called, *config = name.split("/", 2)
+    with reached() as online:
+        try:
+            return place, datasets.load_dataset(f"{owner}/{called}", *config, **options)
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            if not online:
+                raise Unreachable(
+                    f"task.data: {place} cannot be loaded: the Hugging Face hub cannot be reached and the local cache "
+                    "has no copy; with a network it is downloaded once, without one give a file (task.data=PATH)"
+                ) from error
+            cause = error.__cause__ or error
+            raise UserError(f"task.data: {place} cannot be loaded: {str(cause).strip()}") from error
+
+
 def _text(rows: Any, place: str) -> str:
     strings = [name for name, feature in rows.features.items() if getattr(feature, "dtype", "").endswith("string")]
-    column = "text" if "text" in strings else strings[0] if len(strings) == 1 else None
-    if column is None:
+    column = _column(strings, list(rows.features), place)
+    return "".join(row if row.endswith("\n") or not row else f"{row}\n" for row in rows[column] if row is not None)
+
+
+def _column(strings: list[str], columns: list[str], place: str) -> str:
+    """`text`, or the only column of strings."""
+    if "text" not in strings and len(strings) != 1:
         raise UserError(
             f"task.data: {place} has no column 'text' and not exactly one column of strings; "
-            f"its columns: {', '.join(rows.features)}"
+            f"its columns: {', '.join(columns)}"
         )
-    return "".join(row if row.endswith("\n") or not row else f"{row}\n" for row in rows[column] if row is not None)
+    return "text" if "text" in strings else strings[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from pathlib import Path
+from typing import Any
 
 from sj_lang.errors import UserError
 
@@ -21,13 +22,9 @@ def read(place: Path) -> dict[str, str]:
 
     Raises UserError for what is missing, empty, not UTF-8 or no text, naming file and line.
     """
-    if not place.exists():
-        raise UserError(f"task.data: no file or folder {place}")
+    files = _files(place)
     if place.is_file():
         return {"all": read_file(place)}
-    files = sorted(path for path in place.rglob("*") if path.is_file() and path.name.lower().endswith(SUFFIXES))
-    if not files:
-        raise UserError(f"task.data: the folder {place} holds no .txt and no .txt.gz file")
     named = {path: PARTS.get(path.name.lower().split(".")[0]) for path in files if path.parent == place}
     if "train" in named.values():
         parts: dict[str, str] = {}
@@ -38,6 +35,26 @@ def read(place: Path) -> dict[str, str]:
                 parts[part] = read_file(path)
         return parts
     return {"all": "".join(_with_line_end(read_file(path)) for path in files)}
+
+
+def stream(place: Path) -> Any:
+    """The rows of a file, or of all text files of a folder, read while they are used; a row is what stands between
+    blank lines, in the column `text`."""
+    import datasets
+
+    files = [str(path) for path in _files(place)]
+    return datasets.load_dataset("text", data_files=files, split="train", streaming=True, sample_by="paragraph")
+
+
+def _files(place: Path) -> list[Path]:
+    if not place.exists():
+        raise UserError(f"task.data: no file or folder {place}")
+    if place.is_file():
+        return [place]
+    files = sorted(path for path in place.rglob("*") if path.is_file() and path.name.lower().endswith(SUFFIXES))
+    if not files:
+        raise UserError(f"task.data: the folder {place} holds no .txt and no .txt.gz file")
+    return files
 
 
 def read_file(path: Path) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +16,22 @@ from sj_lang.schema import Data
 from sj_lang.task import MakeTokenizer, Prepared, Task
 from sj_lang_language.data import corpus
 from sj_lang_language.data.windows import IGNORED, HeldOutWindows, TrainingWindows, stack
-
-PIECE = 1 << 17  # characters that are tokenized at a time: a tokenizer needs some 200 bytes a token
+from sj_lang_language.tasks.texts import (
+    check_given,
+    check_lengths,
+    check_parts,
+    check_split,
+    encode,
+    pieces,
+    size_notes,
+)
 
 
 class CausalLM(Task):
     """Train on windows of a text, and test on the end of it.
 
-    data: a registered source, hub:owner/name[/config], a .txt or .txt.gz file, a folder of them, or a mapping;
-        a recipe may leave it to the command line (task.data=PATH).
+    data: a registered source, hub:owner/name[/config], a .txt or .txt.gz file, a folder of them, a list of these (each
+        is cut by itself), or a mapping; a recipe may leave it to the command line (task.data=PATH).
     length: L, tokens of a window, and the longest text the model can read.
     stride: tokens between the beginnings of two training windows. None: `length`, so that an epoch reads each token
         once. 1: every beginning there is, drawn without replacement, as nanoGPT nearly does; an epoch then has as many
@@ -40,39 +47,33 @@ class CausalLM(Task):
     the tokenizer; `accuracy`, the share of tokens that got the largest logit.
     """
 
-    auto_class: ClassVar[str] = "AutoModelForCausalLM"
-    causal: ClassVar[bool] = True
-    pads: ClassVar[bool] = False
+    auto_class: str = "AutoModelForCausalLM"
+    causal: bool = True
+    pads: bool = False
 
     def __init__(
         self,
         *,
-        data: Data | None = None,
+        data: Data | list[Data] | None = None,
         length: int = 256,
         stride: int | None = None,
         split: tuple[float, ...] = (0.9, 0.05, 0.05),
     ) -> None:
         if length < 1 or (stride is not None and stride < 1):
             raise UserError(f"task: length {length} and stride {stride} must be 1 or more")
-        if len(split) != 3 or min(split) < 0 or split[0] <= 0 or abs(sum(split) - 1) > 1e-6:
-            raise UserError(
-                f"task.split is {list(split)}; expected three shares, train, validation and test, of 0 or more, train "
-                "above 0, that add up to 1, e.g. [0.9, 0.05, 0.05]"
-            )
+        check_split(split)
         self.data: Any = data
         self.length, self.stride, self.split = length, stride or length, split
 
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
         """Read, cut and tokenize. seed: not needed, as the order of the windows is the trainer's."""
-        if self.data is None:
-            raise UserError(
-                "task.data is not set, and this recipe brings no text along: give one, e.g. task.data=PATH/TO/FILE.txt"
-            )
-        parts = corpus.cut(corpus.read(self.data), self.split)
-        self._check_parts(parts)
+        check_given(self.data)
+        parts = corpus.parts(self.data, self.split)
+        check_parts(self.data, parts, self.split)
         made = tokenizer(texts=pieces(parts["train"]))
         tokens = {name: encode(made, text) for name, text in parts.items()}
-        self._check_lengths(tokens, parts)
+        need = f"a window of task.length {self.length} tokens and one more"
+        check_lengths(self.data, parts, tokens, self.split, least=self.length + 1, need=need)
         pad = made.pad_token_id or 0
         held_out = {name: HeldOutWindows(tokens[name], self.length, pad) for name in tokens if name != "train"}
         return Prepared(
@@ -95,60 +96,23 @@ class CausalLM(Task):
             notes=self._notes(made, parts, tokens),
         )
 
+    def outline(self) -> Mapping[str, Any]:
+        return {"max_position_embeddings": self.length}
+
     def sample_prompt(self, prepared: Prepared) -> str | None:
         """The beginning of the test text, an eighth of a window long."""
         tokens = prepared.tests["test"][0]["input_ids"][: max(1, self.length // 8)]
         return str(prepared.tokenizer.decode(tokens))
 
-    def _check_parts(self, parts: Mapping[str, str]) -> None:
-        for name in ("train", "test"):
-            if not parts.get(name, "").strip():
-                raise UserError(
-                    f"task.data: {self.data} has no text for '{name}' (task.split {list(self.split)}; characters: "
-                    f"{_listed({part: len(text) for part, text in parts.items()})})"
-                )
-
-    def _check_lengths(self, tokens: Mapping[str, Tensor], parts: Mapping[str, str]) -> None:
-        if any(len(part) <= self.length for part in tokens.values()):
-            raise UserError(
-                f"task.data: {self.data} is too short: each part needs a window of task.length {self.length} tokens "
-                f"and one more; tokens: {_listed({name: len(part) for name, part in tokens.items()})}; characters: "
-                f"{_listed({name: len(text) for name, text in parts.items()})}. Give more text, a smaller task.length, "
-                f"or another task.split than {list(self.split)}"
-            )
-
     def _notes(
         self, tokenizer: PreTrainedTokenizerBase, parts: Mapping[str, str], tokens: Mapping[str, Tensor]
     ) -> list[str]:
-        notes = [f"{name}: {len(text):,} characters, {len(tokens[name]):,} tokens" for name, text in parts.items()]
-        unknown = tokenizer.unk_token_id
-        for name, ids in tokens.items():
-            count = int((ids == unknown).sum()) if unknown is not None else 0
-            if count:
-                notes.append(f"{name}: {count:,} tokens are unknown ({tokenizer.unk_token}) and scored as such")
+        notes = size_notes(tokenizer, parts, tokens)
         start = parts["train"][:10_000]
-        if tokenizer.decode(encode(tokenizer, start)) != start and not int((tokens["train"] == unknown).sum()):
+        known = not int((tokens["train"] == tokenizer.unk_token_id).sum()) if tokenizer.unk_token else True
+        if known and tokenizer.decode(encode(tokenizer, start)) != start:
             notes.append("the tokenizer does not give its text back exactly; bits_per_char counts the characters read")
         return notes
-
-
-def pieces(text: str) -> Iterator[str]:
-    """The text in pieces of about `PIECE` characters, cut after a line end where there is one."""
-    start = 0
-    while start < len(text):
-        end = start + PIECE
-        end = text.rfind("\n", start, end) + 1 or end if end < len(text) else len(text)
-        yield text[start:end]
-        start = end
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
-    """Token ids of the text, without special tokens, int32 `[N]`. Long texts are tokenized in `pieces`."""
-    found: Iterable[list[int]] = (
-        tokenizer(piece, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-        for piece in pieces(text)
-    )
-    return torch.cat([torch.tensor(ids, dtype=torch.int32) for ids in found])
 
 
 def characters_per_token(tokenizer: PreTrainedTokenizerBase, text: str, tokens: Tensor) -> float:
@@ -181,7 +145,3 @@ class Metrics:
             "bits_per_char": float(nats / math.log(2) / self.characters[split]),
             "accuracy": float(hits / tokens),
         }
-
-
-def _listed(sizes: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {size:,}" for name, size in sizes.items())

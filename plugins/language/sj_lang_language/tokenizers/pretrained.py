@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from sj_lang.errors import UserError
+from sj_lang.errors import Unreachable, UserError
 from sj_lang_language.data import hub
 from sj_lang_language.tokenizers.wordpiece import VOCAB
 
@@ -23,8 +23,7 @@ def pretrained(*, texts: Iterable[str], name: str) -> PreTrainedTokenizerBase:
         tokenizer = _load(folder, f"in {name}")
     else:
         with hub.reached() as online:
-            missing = "" if online else ": the Hugging Face hub cannot be reached and the local cache has no copy"
-            tokenizer = _load(name, f"'{name}', neither as a path nor on the hub", missing)
+            tokenizer = _load(name, f"'{name}', neither as a path nor on the hub", offline=not online)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(f"tokenizer.name: the tokenizer {name} has neither a padding nor an end-of-text token")
@@ -32,10 +31,14 @@ def pretrained(*, texts: Iterable[str], name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load(place: Path | str, told: str, reason: str = "") -> PreTrainedTokenizerBase:
+def _load(place: Path | str, told: str, *, offline: bool = False) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(place, padding_side="left")
     except (OSError, ValueError, KeyError) as error:
+        if offline:
+            reason = "the Hugging Face hub cannot be reached and the local cache has no copy"
+            raise Unreachable(f"tokenizer.name: no tokenizer {told}: {reason}") from error
+        reason = str(error)
         if isinstance(place, Path) and (place / VOCAB).is_file():
-            reason = f": it holds a {VOCAB} alone; write tokenizer: {{type: wordpiece, vocab: {place}}}"
-        raise UserError(f"tokenizer.name: no tokenizer {told}{reason or f': {error}'}") from error
+            reason = f"it holds a {VOCAB} alone; write tokenizer: {{type: wordpiece, vocab: {place}}}"
+        raise UserError(f"tokenizer.name: no tokenizer {told}: {reason}") from error

@@ -1,0 +1,1 @@
+"""What distillation needs beside the task that it wraps: a teacher, and the loss."""

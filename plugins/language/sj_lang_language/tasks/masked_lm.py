@@ -1,0 +1,215 @@
+"""Masked language modelling, BERT's pre-training, with next-sentence prediction if wanted."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from sj_lang.errors import UserError
+from sj_lang.schema import Data
+from sj_lang.task import MakeTokenizer, Prepared, Task
+from sj_lang_language.data import corpus
+from sj_lang_language.data.masked import MASK, Frame, Item, Masked, Masking, Windows, with_mask_token
+from sj_lang_language.data.pairs import Pairs, documents, pairs
+from sj_lang_language.data.stream import MaskedStream, Reader, hold_out, open_source
+from sj_lang_language.data.windows import IGNORED, stack
+from sj_lang_language.tasks.texts import (
+    check_given,
+    check_lengths,
+    check_parts,
+    check_split,
+    encode,
+    pieces,
+    size_notes,
+)
+
+HELD_OUT = 0  # the seed of the masks in validation and test, whatever the recipe's: figures of all seeds compare
+VOCABULARY = 100_000  # rows of each streamed source from which a tokenizer may learn
+
+
+class MaskedLM(Task):
+    """Train on windows of a text some of whose tokens are masked, to tell what they were.
+
+    data: a registered source, hub:owner/name[/config], a .txt or .txt.gz file, a folder of them, a list of these (each
+        is cut by itself), or a mapping; a recipe may leave it to the command line (task.data=PATH).
+    length: L, tokens of a window, `[CLS]` and `[SEP]` included, and the longest text the model can read.
+    mlm_probability: p, the share of tokens that are chosen; of these .8 become `[MASK]`, .1 a random token and .1 stay.
+        Masks are drawn anew in each epoch; those of validation and test are always the same.
+    nsp: also tell whether the second of two pieces of text follows the first. Documents are what stands between blank
+        lines (of a stream: rows). The model is built as AutoModelForPreTraining.
+    split: shares of train, validation and test, in characters, as for `causal_lm`.
+    streaming: read the text while training, for text that is too large to be held: hub data or text files, one or a
+        list. Then `split` has no meaning: validation and test are the first windows. Needs train.max_steps.
+    held_out: windows of validation, and as many of test, in a stream; of a list in equal parts.
+
+    Figures, exact means over the masked tokens: `loss`, nats per masked token; `perplexity`, e^loss; `accuracy`, the
+    share of them that got the largest logit. With nsp: `nsp_loss`, nats per pair, and `nsp_accuracy`.
+    """
+
+    causal: bool = False
+
+    def __init__(
+        self,
+        *,
+        data: Data | list[Data] | None = None,
+        length: int = 128,
+        mlm_probability: float = 0.15,
+        nsp: bool = False,
+        split: tuple[float, ...] = (0.9, 0.05, 0.05),
+        streaming: bool = False,
+        held_out: int = 1000,
+    ) -> None:
+        check_split(split)
+        if length < 8 or held_out < 1:
+            raise UserError(f"task: length {length} must be 8 or more and held_out {held_out} 1 or more")
+        if not 0 < mlm_probability < 1:
+            raise UserError(f"task.mlm_probability is {mlm_probability}; expected a share above 0 and below 1")
+        self.data: Any = data
+        self.length, self.p, self.nsp, self.split = length, mlm_probability, nsp, split
+        self.streaming, self.held_out = streaming, held_out
+        self.auto_class = "AutoModelForPreTraining" if nsp else "AutoModelForMaskedLM"
+        self.pads = nsp
+
+    def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
+        """Read, cut and tokenize. seed: of the masks and pairs of the training."""
+        check_given(self.data)
+        return self._streamed(tokenizer, seed) if self.streaming else self._held(tokenizer, seed)
+
+    def outline(self) -> Mapping[str, Any]:
+        return {"max_position_embeddings": self.length}
+
+    def _held(self, tokenizer: MakeTokenizer, seed: int) -> Prepared:
+        parts = corpus.parts(self.data, self.split)
+        check_parts(self.data, parts, self.split)
+        made = tokenizer(texts=pieces(parts["train"]))
+        notes = self._add_mask_token(made)
+        frame, masking = self._frame(made), Masking(made, self.p)
+        if self.nsp:
+            found = {name: self._pairs(made, name, text, seed, frame) for name, text in parts.items()}
+            notes += [f"{name}: {len(text):,} characters, {len(found[name]):,} pairs" for name, text in parts.items()]
+        else:
+            tokens = {name: encode(made, text) for name, text in parts.items()}
+            check_lengths(
+                self.data, parts, tokens, self.split, least=frame.room,
+                need=f"{frame.room} tokens, what fits into a window of task.length {self.length}",
+            )  # fmt: skip
+            found = {name: Windows(ids, frame, held_out=name != "train") for name, ids in tokens.items()}
+            notes += size_notes(made, parts, tokens)
+        masked = {name: Masked(items, masking, seed if name == "train" else HELD_OUT) for name, items in found.items()}
+        train = masked.pop("train")
+        return self._prepared(made, train, masked, corpus.fingerprint(parts), notes)
+
+    def _pairs(self, tokenizer: PreTrainedTokenizerBase, name: str, text: str, seed: int, frame: Frame) -> Pairs:
+        texts = [encode(tokenizer, document) for document in documents(text)]
+        texts = [ids for ids in texts if len(ids) > 1]
+        if len(texts) < 2:
+            raise UserError(
+                f"task.nsp: {self.data} has {len(texts)} document(s) in '{name}', and pairs need two or more: blank "
+                "lines part them. Give a text with blank lines, or set task.nsp=false"
+            )
+        draw = random.Random(f"{seed if name == 'train' else HELD_OUT} {name}")
+        return Pairs(list(pairs(texts, texts, frame.room, draw)), frame)
+
+    def _streamed(self, tokenizer: MakeTokenizer, seed: int) -> Prepared:
+        if isinstance(self.data, Mapping) or self.data in corpus.sources():
+            raise UserError(
+                f"task.data: {self.data} cannot be streamed; with task.streaming give hub:owner/name[/config], a "
+                "file, a folder, or a list of these"
+            )
+        sources = [open_source(place) for place in ([self.data] if isinstance(self.data, str) else self.data)]
+        made = tokenizer(texts=(text for source in sources for text in islice(source.texts(), VOCABULARY)))
+        notes = self._add_mask_token(made)
+        frame, masking = self._frame(made), Masking(made, self.p)
+        reader = Reader(made, frame, paired=self.nsp)
+        half = -(-self.held_out // len(sources))
+        taken = [hold_out(source, reader, 2 * half) for source in sources]
+        validation = [item for items, _ in taken for item in items[:half]]
+        test = [item for items, _ in taken for item in items[half:]]
+        skips = [rows for _, rows in taken]
+        notes += [f"{source.name}: a stream; its first {rows:,} rows are held out" for source, rows in
+                  zip(sources, skips, strict=True)]  # fmt: skip
+        masked = {
+            "validation": Masked(validation, masking, HELD_OUT),
+            "test": Masked(test, masking, HELD_OUT),
+        }
+        digest = {"validation": _digest(validation), "test": _digest(test)}
+        return self._prepared(made, MaskedStream(sources, skips, reader, masking, seed), masked, digest, notes)
+
+    def _frame(self, tokenizer: PreTrainedTokenizerBase) -> Frame:
+        if self.nsp and (tokenizer.cls_token is None or tokenizer.sep_token is None):
+            raise UserError("task.nsp: pairs need a tokenizer with [CLS] and [SEP], e.g. tokenizer: wordpiece")
+        return Frame(tokenizer, self.length, pairs=self.nsp)
+
+    def _add_mask_token(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        return [f"the tokenizer has no mask token: {MASK} is added"] if with_mask_token(tokenizer) else []
+
+    def _prepared(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        train: Any,
+        held: Mapping[str, Masked],
+        digest: Mapping[str, Any],
+        notes: list[str],
+    ) -> Prepared:
+        return Prepared(
+            tokenizer=tokenizer,
+            train=train,
+            validation=held.get("validation"),
+            tests={"test": held["test"]},
+            reduce=reduce_pretraining if self.nsp else reduce,
+            metrics=metrics,
+            collate=stack,
+            label_names=["labels", "next_sentence_label"] if self.nsp else ["labels"],
+            model={
+                "vocab_size": len(tokenizer),
+                "max_position_embeddings": self.length,
+                "pad_token_id": tokenizer.pad_token_id,
+            },
+            fingerprint={"data": self.data, **digest},
+            notes=notes,
+        )
+
+
+def reduce(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Summed loss (nats), masked tokens and hits of each window, `[B]` each. logits `[B, L, V]`, labels `[B, L]`."""
+    at = labels != IGNORED
+    chosen, targets = logits[at].float(), labels[at]  # [M, V]: a seventh of the logits
+    loss = torch.nn.functional.cross_entropy(chosen, targets, reduction="none")
+    hits = (chosen.argmax(-1) == targets).to(loss)
+    window = at.nonzero()[:, 0]
+    zeros = loss.new_zeros(len(labels))
+    return zeros.index_add(0, window, loss), at.sum(1), zeros.index_add(0, window, hits)
+
+
+def reduce_pretraining(logits: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """`reduce` of the masked tokens, then loss (nats) and hit of each pair, `[B]`; their logits are `[B, 2]`."""
+    loss = torch.nn.functional.cross_entropy(logits[1].float(), labels[1].view(-1), reduction="none")
+    return (*reduce(logits[0], labels[0]), loss, logits[1].argmax(-1) == labels[1].view(-1))
+
+
+def metrics(split: str, reduced: Any, labels: Any) -> dict[str, float]:
+    """Figures of a split out of what `reduce` or `reduce_pretraining` gave."""
+    loss, tokens, hits = (np.asarray(part, dtype=np.float64).sum() for part in reduced[:3])
+    nats = float(loss / tokens)
+    found = {
+        "loss": nats,
+        "perplexity": math.exp(min(nats, 700.0)),  # e^710 is no float any more
+        "accuracy": float(hits / tokens),
+    }
+    if len(reduced) > 3:
+        found |= {"nsp_loss": float(np.mean(reduced[3])), "nsp_accuracy": float(np.mean(reduced[4]))}
+    return found
+
+
+def _digest(items: Sequence[Item]) -> dict[str, Any]:
+    data = b"".join(item["input_ids"].numpy().tobytes() for item in items)
+    return {"windows": len(items), "sha256": hashlib.sha256(data).hexdigest()}
