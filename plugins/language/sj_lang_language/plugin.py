@@ -22,6 +22,12 @@ def sj_lang_register(register: Register) -> None:
         summary="token, position and segment tables, summed and normalized; floats",
         cite="arXiv 1810.04805",
     )
+    register.embedding(
+        "bert_ngram",
+        "sj_lang_language.embeddings.bert_ngram:BertNgram",
+        summary="BERT's embedding and a convolution over neighbouring tokens, for training without pre-training",
+        cite="Kim 2014, arXiv 1408.5882",
+    )
     register.attention(
         "ssa",
         "sj_lang_language.attention.ssa:SpikingSelfAttention",

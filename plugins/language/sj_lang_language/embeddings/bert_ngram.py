@@ -1,0 +1,71 @@
+"""BERT's embedding and a convolution over neighbouring tokens, for training without pre-training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sj_lang_language.embeddings.bert_sum import BertSum
+from sj_lang_language.embeddings.learned_sum import Table
+
+
+class BertNgram(BertSum):
+    """E = LayerNorm(X + Conv_n(dropout(X))), X = E_token[id] + E_position[position] + E_segment[segment] (ours).
+
+    The convolution is that of Kim 2014 (arXiv 1408.5882), added to the stream; behind padding there is nothing, as
+    behind the end of the text.
+
+    n: tokens the convolution sees, odd, as many on either side. word_dropout: probability in training that the row of a
+    token in the table is taken for 0, for each token on its own. std, position_std: deviation of the normal
+    distributions from which the table of tokens, those of positions and segments are drawn; None: the model's
+    `initializer_range`. The others are those of `BertSum`, handed in.
+    """
+
+    def __init__(
+        self,
+        *,
+        n: int = 3,
+        word_dropout: float = 0.0,
+        std: float | None = None,
+        position_std: float | None = None,
+        vocab_size: int,
+        dim: int,
+        max_length: int,
+        type_vocab_size: int = 2,
+        dropout: float = 0.0,
+        eps: float = 1e-5,
+        twin: bool = False,
+    ) -> None:
+        if n < 1 or n % 2 == 0:
+            raise ValueError(f"bert_ngram: n is {n}, expected an odd number of tokens: 1, 3, 5 ...")
+        if not 0 <= word_dropout < 1:
+            raise ValueError(f"bert_ngram: word_dropout is {word_dropout}, expected a probability below 1")
+        super().__init__(
+            vocab_size=vocab_size,
+            dim=dim,
+            max_length=max_length,
+            type_vocab_size=type_vocab_size,
+            dropout=dropout,
+            eps=eps,
+            twin=twin,
+        )
+        self.word_dropout = word_dropout
+        self.word_embeddings = Table(vocab_size, dim, std)
+        self.position_embeddings = Table(max_length, dim, position_std)
+        self.token_type_embeddings = Table(type_vocab_size, dim, position_std)
+        self.convolution = nn.Conv1d(dim, dim, n, padding=n // 2)
+
+    def forward(
+        self, ids: Tensor, positions: Tensor, segments: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """ids, positions, segments (None: all 0), mask (True = valid, those of a text first): `[L, B]`, to currents
+        `[L, B, D]`."""
+        words = self.word_embeddings(ids)
+        if self.training and self.word_dropout:
+            words = words.masked_fill(torch.rand_like(words[..., :1]) < self.word_dropout, 0)
+        segments = torch.zeros_like(ids) if segments is None else segments
+        x = words + self.position_embeddings(positions) + self.token_type_embeddings(segments)
+        if mask is not None:
+            x = x.masked_fill(~mask[..., None], 0)
+        near = self.convolution(self.dropout(x).permute(1, 2, 0)).permute(2, 0, 1)  # [L, B, D]
+        return self.dropout(self.LayerNorm(x + near))
