@@ -24,7 +24,7 @@ def start(job: Job, folder: RunFolder, console: Console, steps: int, checkpoint:
         factors += f" x {arguments.gradient_accumulation_steps} accumulated"
     if processes:
         factors += f" x {arguments.world_size} processes"
-    sizes = {"train": prepared.train, "validation": prepared.validation, **prepared.tests}
+    sizes = {"train": prepared.train, "validation": prepared.validation, **prepared.tests, **prepared.unlabelled}
     samples = [f"{name} {_size(data)}" for name, data in sizes.items() if data is not None]
     rows = [
         ["device", f"{arguments.device}, {torch.get_num_threads()} thread(s){processes}"],

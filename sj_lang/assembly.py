@@ -93,7 +93,7 @@ def prepare(task: Task, recipe: Recipe, tokenizer: Any) -> Prepared:
             raise UserError("train.max_steps: set it; the training data are a stream, which has no number of epochs")
     elif len(prepared.train) == 0:
         raise UserError("task: the training data are empty")
-    empty = [name for name, data in prepared.tests.items() if len(data) == 0]
+    empty = [name for name, data in {**prepared.tests, **prepared.unlabelled}.items() if len(data) == 0]
     if prepared.validation is not None and len(prepared.validation) == 0:
         empty.insert(0, "validation")
     if empty:

@@ -17,7 +17,7 @@ from sj_lang.folder import RunFolder
 from sj_lang.manifest import read_json
 
 #: order of the tables, by the first word of a figure's name; test splits, whatever they are called, come before these
-GROUPS = ("validation", "train", "parameters", "firing_rate", "dead")
+GROUPS = ("baseline", "validation", "train", "parameters", "firing_rate", "dead")
 
 UNITS = {"loss": "nats", "seconds": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}
 

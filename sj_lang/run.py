@@ -210,7 +210,7 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
         return
     (folder.model / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says it all
     folder.write_metrics(metrics)
-    record.update({"chosen_step": trainer.chosen_step()})
+    record.update({"chosen_step": trainer.chosen_step(), "notes": [*job.notes, *job.prepared.remarks]})
     history = folder.read_history()
     figures.learning_curves(history, folder.figures / "learning_curves.png", chosen=trainer.chosen_step())
     figures.firing_rates(history, folder.figures / "firing_rates.png")
@@ -221,6 +221,8 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     console.say()
     console.say(f"{job.recipe.name}: done in {duration(trainer.mark.seconds)}")
     console.say(table([[name, *values] for name, values in report.metric_rows([metrics])]))
+    for remark in job.prepared.remarks:
+        console.say(f"note: {remark}")
     if folder.sample.exists():
         console.say("It wrote:")
         console.say("".join(f"  | {line}\n" for line in folder.sample.read_text("utf-8").splitlines()).rstrip("\n"))

@@ -92,8 +92,14 @@ class Prepared:
     #: sentences shown to the user before the training, e.g. "37 characters at the end of test are dropped"
     notes: list[str] = field(default_factory=list)
     #: (split, reduced, labels) -> {file name: text} for the folder predictions/, e.g. a submission;
-    #: None: the reduced arrays are stored as predictions/<split>.npz
-    predictions: Callable[[str, ReducedArrays, NDArray[np.generic]], Mapping[str, str]] | None = None
+    #: None: the reduced arrays are stored as predictions/<split>.npz. Without labels they are None
+    predictions: Callable[[str, ReducedArrays, NDArray[np.generic] | None], Mapping[str, str]] | None = None
+    #: name -> data set without labels, e.g. a test file whose labels nobody has: predicted after the tests, not scored
+    unlabelled: Mapping[str, MapDataset] = field(default_factory=dict)
+    #: what simple methods reach on the tests: {name: {"dev.accuracy": ...}}, stored as "baseline.<name>.dev.accuracy"
+    baselines: Callable[[], Mapping[str, Mapping[str, float]]] | None = None
+    #: sentences that `metrics` and `predictions` leave here for the user to read after the tests
+    remarks: list[str] = field(default_factory=list)
     #: model -> what is minimised (an `nn.Module` that is an `Objective`); None: the model's own loss. Called once, when
     #: the model is built; raises UserError
     objective: Callable[[PreTrainedModel], nn.Module] | None = None

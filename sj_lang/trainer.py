@@ -188,6 +188,13 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
             raise RunFailed(f"{split}: " + ", ".join(f"{name} is {value}" for name, value in bad.items()))
         return dict(self._figures)
 
+    def predicted(self, split: str, data: MapDataset) -> None:
+        """Fill `reduced` with what the task makes of the outputs on data that may have no labels."""
+        self._split = split
+        with seeded(self.args.seed):
+            found = self.predict(data, metric_key_prefix=split)
+        self.reduced, self.labels = found.predictions, found.label_ids
+
     def firing(self, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Figures of `measure`, and those of the firing during it."""
         if not self._measures:
@@ -275,7 +282,15 @@ def final_figures(trainer: RunTrainer, folder: RunFolder | None) -> dict[str, fl
                 _store_predictions(trainer, split, folder)
         return figures
 
-    return trainer.firing(tests) | found
+    found = trainer.firing(tests) | found
+    for split, data in prepared.unlabelled.items():
+        trainer.predicted(split, data)
+        if folder:
+            _store_predictions(trainer, split, folder)
+    if prepared.baselines is not None:
+        for name, figures in prepared.baselines().items():
+            found |= _prefixed(f"baseline.{name}", figures)
+    return found
 
 
 def _prefixed(split: str, figures: Mapping[str, float]) -> dict[str, float]:

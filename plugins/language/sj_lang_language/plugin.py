@@ -76,6 +76,17 @@ def sj_lang_register(register: Register) -> None:
         summary="another task, learned from its labels and from a teacher: logits and hidden states",
         cite="Hinton, Vinyals, Dean 2015, arXiv 1503.02531",
     )
+    register.task(
+        "text_classification",
+        "sj_lang_language.tasks.text_classification:TextClassification",
+        summary="classify sentences or pairs of any CSV, TSV, JSONL or parquet: accuracy, F1, Matthews",
+    )
+    register.task(
+        "glue",
+        "sj_lang_language.tasks.glue:Glue",
+        summary="the nine tasks of GLUE and its diagnostic set: figures, baselines, submissions",
+        cite="Wang et al. 2019, arXiv 1804.07461",
+    )
     register.tokenizer(
         "characters",
         "sj_lang_language.tokenizers.characters:characters",

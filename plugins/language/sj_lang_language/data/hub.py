@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sj_lang.errors import Unreachable, UserError
+from sj_lang_language.data import tables
 from sj_lang_language.data.text_files import PARTS
 
 PATIENCE = 5.0  # seconds; the libraries' own retries take 23
@@ -70,6 +71,21 @@ def stream(name: str) -> tuple[Any, str, int | None]:
     column = _column([name for name, value in first.items() if isinstance(value, str)], list(first), place)
     sizes = rows.info.splits or {}
     return rows, column, sizes["train"].num_bytes if "train" in sizes else None
+
+
+def load(name: str, config: str | None) -> Any:
+    """All splits of a data set, name -> rows. name: "owner/name". Raises as `read` does."""
+    return _load(f"{name}/{config}" if config else name)[1]
+
+
+def table(rows: Any, place: str) -> tables.Table:
+    """The rows of a split as a table; labels by their names, -1 as it is."""
+    columns = rows.to_dict()
+    for name, feature in rows.features.items():
+        names = getattr(feature, "names", None)
+        if names:
+            columns[name] = [names[value] if value is not None and value >= 0 else value for value in columns[name]]
+    return tables.of_columns(columns, place)
 
 
 def _load(name: str, **options: Any) -> tuple[str, Any]:

@@ -29,7 +29,8 @@ def wordpiece(
 ) -> PreTrainedTokenizerFast:
     """WordPiece as in BERT (Devlin et al. 2019): `[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` for a pair.
 
-    vocab_size: tokens at most, the five special ones and the alphabet included; a short text ends with fewer.
+    vocab_size: tokens at most, the five special ones and the alphabet included; a short text ends with fewer. The
+        alphabet is cut to the most frequent characters that fill half of it (ours).
     min_frequency: how often a character, or a pair of pieces that is to be merged, must occur in the texts. Rarer
         characters make their word `[UNK]`.
     lowercase: fold to lower case and drop accents, as the uncased BERT models do.
@@ -43,7 +44,7 @@ def wordpiece(
     """
     if vocab is not None:
         return assembled(read_vocab(Path(vocab).expanduser()), lowercase=lowercase, level=level)
-    if vocab_size <= len(SPECIAL):
+    if vocab_size < len(SPECIAL) + 2:
         raise UserError(
             f"tokenizer.vocab_size is {vocab_size}; wordpiece needs more than its {len(SPECIAL)} special tokens"
         )
@@ -124,13 +125,9 @@ def _trained(
     process to process, and breaks ties by these numbers; so they are handed to it sorted, like special tokens.
     """
     split = pre_tokenizers.BertPreTokenizer()
+    alphabet = alphabet[: (vocab_size - len(SPECIAL)) // 2]
     inside = [letter for letter in sorted(alphabet) if len(split.pre_tokenize_str(f"a{letter}")) == 1]
     begin = [*SPECIAL, *(f"##{letter}" for letter in inside)]
-    if len(begin) + len(alphabet) > vocab_size:
-        raise UserError(
-            f"tokenizer.vocab_size is {vocab_size}; the special tokens and the {len(alphabet)} characters of the "
-            f"training text need {len(begin) + len(alphabet)}. Raise it, or raise min_frequency (now {min_frequency})"
-        )
     core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     core.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     core.pre_tokenizer = split

@@ -1,0 +1,130 @@
+"""GLUE: nine tasks of sentences and pairs, and the diagnostic set."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sj_lang.errors import UserError, choices
+from sj_lang.task import MakeTokenizer, Prepared
+from sj_lang_language import metrics
+from sj_lang_language.data import examples, glue_files
+from sj_lang_language.data.examples import Classes, Examples, Scores
+from sj_lang_language.data.glue_files import PARTS, SPECS, Spec
+from sj_lang_language.data.tables import Table
+from sj_lang_language.tasks.sentences import Array, Figures, Parts, SentenceTask, default_share, head, lines
+
+Name = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax"]
+
+
+class Glue(SentenceTask):
+    """One task of GLUE (Wang et al. 2019, arXiv 1804.07461).
+
+    name: the task. "ax" trains on MNLI and predicts the diagnostic set, as "mnli" does too where that set is there.
+    data: "hub" (nyu-mll/glue), hub:owner/name, a folder in GLUE's TSV layout (CoLA/train.tsv ...) or of parquet files
+        (cola/train-*.parquet ...), the task's own folder, or a mapping of parts to files.
+    files: part (train, dev, dev_mm, test, test_mm, ax) -> file, in place of the one in data.
+    length: tokens of an example at most, special ones included. Longer ones lose their end, and a note counts them.
+    validation: what is cut from train to choose the checkpoint: a share, or from 1 on a number of examples. None: a
+        tenth, 2,000 at most (ours). The cut is the same for every seed. 0: none, the last weights are taken.
+    baselines: compare with the majority class and with a bag of words. None: if train has at most 100,000 examples.
+
+    dev is evaluated once. Figures, of which the first chooses the checkpoint: cola `matthews`, `accuracy`; sst2, mnli,
+    qnli, rte, wnli `accuracy`; mrpc, qqp `f1`, `accuracy`; stsb `spearman`, `pearson`. Test files become submissions
+    in predictions/, named, labelled and counted as GLUE asks; one that has labels is scored too.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: Name,
+        data: str | dict[str, str] = "hub",
+        files: dict[str, str] | None = None,
+        length: int = 128,
+        validation: float | None = None,
+        baselines: bool | None = None,
+    ) -> None:
+        for key, named in (("files", files), ("data", data if isinstance(data, dict) else None)):
+            for part in named or {}:
+                if part not in PARTS:
+                    raise UserError(f"task.{key}: unknown part '{part}'; {choices(part, PARTS)}")
+        if validation is not None and (validation < 0 or (validation > 1 and validation != int(validation))):
+            raise UserError(f"task.validation: {validation:g}; expected a share below 1, or a whole number of examples")
+        self.name, self.data, self.files = name, data, files or {}
+        self.length, self.validation, self.baselines = length, validation, baselines
+        self.spec = SPECS[name]
+
+    def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
+        """Read, cut and tokenize. seed: not needed, as the cut is the same for every seed."""
+        spec, notes = self.spec, list[str]()
+        tables = glue_files.read(self.name, self.data, self.files, notes)
+        kind = self._kind()
+        parts = {part: examples_of(spec, table, part, kind) for part, table in tables.items()}
+        train, validation = parts.pop("train"), None
+        share = default_share(train) if self.validation is None else self.validation
+        if share:
+            train, validation = examples.cut(train, share, classes=bool(spec.labels))
+            notes.append(f"validation: {len(validation):,} examples are cut from train to choose the checkpoint")
+        for part, rows in spec.rows.items():
+            if part in parts and len(parts[part]) != rows:
+                notes.append(
+                    f"{part}: {len(parts[part]):,} examples, where GLUE has {rows:,}; {spec.submissions[part]} cannot "
+                    "be submitted"
+                )
+        return self.assemble(
+            Parts(train=train, validation=validation, held_out=parts, notes=notes),
+            tokenizer,
+            length=self.length,
+            kind=kind,
+            figures=figures(spec),
+            select=spec.figures[0],
+            baselines=self.baselines,
+            data={"name": self.name, "data": self.data, "files": self.files},
+            predictions=self._predictions,
+        )
+
+    def outline(self) -> dict[str, object]:
+        """The width of the output and the length are known without the data."""
+        return {"max_position_embeddings": self.length, **head(self._kind())}
+
+    def _kind(self) -> Classes | Scores:
+        names = self.spec.labels
+        if not names:
+            return Scores(low=0, high=5)
+        return Classes(names=names, aliases={str(number): number for number in range(len(names))})
+
+    def _predictions(self, part: str, made: Array) -> dict[str, str]:
+        """A submission for a test set; for dev the same under its own name."""
+        spec = self.spec
+        if not spec.labels:
+            written = [f"{score:.3f}" for score in made]
+        else:
+            written = [spec.labels[one] if spec.named else str(one) for one in made]
+        return {spec.submissions.get(part, f"{part}.tsv"): lines(written)}
+
+
+def figures(spec: Spec) -> dict[str, Figures]:
+    """Part -> its figures; those of the diagnostic set are Matthews and accuracy."""
+    formulas: dict[str, Figures] = {
+        "accuracy": lambda made, wanted: {"accuracy": metrics.accuracy(made, wanted)},
+        "f1": lambda made, wanted: {"f1": metrics.f1(made, wanted)},
+        "matthews": lambda made, wanted: {"matthews": metrics.matthews(made, wanted, len(spec.labels))},
+        "pearson": lambda made, wanted: {"pearson": metrics.pearson(made, wanted)},
+        "spearman": lambda made, wanted: {"spearman": metrics.spearman(made, wanted)},
+    }
+
+    def all_of(names: tuple[str, ...]) -> Figures:
+        return lambda made, wanted: {key: v for name in names for key, v in formulas[name](made, wanted).items()}
+
+    found = {part: all_of(spec.figures) for part in ("validation", *PARTS)}
+    return found | {"ax": all_of(("matthews", "accuracy"))} if spec.labels else found
+
+
+def examples_of(spec: Spec, table: Table, part: str, kind: Classes | Scores) -> Examples:
+    """The examples of a table, by the column names of the TSV layout or of the hub."""
+    text = next((names for names in (spec.text, spec.hub_text) if set(names) <= table.columns.keys()), spec.text)
+    if part == "ax" and {"Premise", "Hypothesis"} <= table.columns.keys():
+        text = ("Premise", "Hypothesis")
+    label: str | None = next((name for name in (spec.label, "label", "Label") if name in table.columns), spec.label)
+    if part in ("test", "test_mm", "ax") and not examples.has_labels(table, label):
+        label = None
+    return examples.of_table(table, text, label, kind, keys=("task.data", "task.data"))

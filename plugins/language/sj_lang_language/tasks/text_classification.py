@@ -1,0 +1,187 @@
+"""Classify sentences or pairs of any table: CSV, TSV, JSON lines, parquet, or a data set of the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sj_lang.errors import UserError
+from sj_lang.schema import Data
+from sj_lang.task import MakeTokenizer, Prepared
+from sj_lang_language import metrics
+from sj_lang_language.data import examples, hub, tables
+from sj_lang_language.data.corpus import HUB
+from sj_lang_language.data.examples import Classes, Examples
+from sj_lang_language.data.tables import Table
+from sj_lang_language.tasks.sentences import Array, Parts, SentenceTask, default_share, lines
+
+NAMES = ("train", "validation", "dev", "test")
+_STEMS = {"valid": "validation", **{name: name for name in NAMES}}
+
+
+class TextClassification(SentenceTask):
+    """Train a classifier of sentences or pairs; the labels are those found in train.
+
+    data: a mapping of `train`, `validation`, `dev`, `test` to files; one file, which is train; a folder that holds
+        files of these names; or hub:owner/name[/config]. A recipe may leave it to the command line.
+    text: the column of the sentence, or a list of two columns, of a pair. label: the column of the label.
+    length: tokens of a text at most, special ones included. Longer ones lose their end, and a note counts them.
+    validation, dev: what is cut from train where the data do not bring it: a share, or from 1 on a number of examples;
+        0 cuts none. validation None: a tenth, 2,000 at most (ours). Validation chooses the checkpoint; dev and test are
+        evaluated once. dev is cut only if the data bring neither dev nor a labelled test. The cut is at random, the
+        same for every seed, with the labels in proportion; equal texts never fall on both sides.
+    columns: the names of the columns, for files without a header line.
+    quotes: whether fields may stand in double quotes. None: in .csv they may, in .tsv a quote is text.
+    baselines: compare with the majority class and with a bag of words. None: if train has at most 100,000 examples.
+
+    Figures: `loss` in nats, `accuracy`, `f1` (of the last label in order, where there are two), `f1_macro`,
+    `matthews`; `unseen.*` without the examples that also stand in train, where there are such. A test file without
+    labels is predicted into predictions/test.tsv and not scored.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: Data | None = None,
+        text: str | list[str] = "sentence",
+        label: str = "label",
+        length: int = 128,
+        validation: float | None = None,
+        dev: float = 0.1,
+        columns: list[str] | None = None,
+        quotes: bool | None = None,
+        baselines: bool | None = None,
+    ) -> None:
+        if isinstance(text, list) and len(text) not in (1, 2):
+            raise UserError(f"task.text: {text}; expected one column, or two of a pair")
+        for name, share in (("validation", validation or 0), ("dev", dev)):
+            if share < 0 or (share > 1 and share != int(share)):
+                raise UserError(f"task.{name}: {share:g}; expected a share below 1, or a whole number of examples")
+        self.data: Any = data
+        self.text, self.label, self.length = [text] if isinstance(text, str) else text, label, length
+        self.validation, self.dev = validation, dev
+        self.columns, self.quotes, self.baselines = columns, quotes, baselines
+
+    def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
+        """Read, cut and tokenize. seed: not needed, as cuts are the same for every seed."""
+        if self.data is None:
+            raise UserError(
+                "task.data is not set: name the files, e.g. task.data.train=train.tsv task.data.dev=dev.tsv "
+                "task.text=sentence task.label=label"
+            )
+        found = read(self.data, columns=self.columns, quotes=self.quotes)
+        kind = self._labels(found["train"])
+        notes: list[str] = []
+        parts = {name: self._examples(name, table, kind, notes) for name, table in found.items()}
+        notes.insert(0, f"{len(kind.names)} labels: {_listed(kind.names)}")
+
+        def figures(made: Array, wanted: Array) -> dict[str, float]:
+            values = {"accuracy": metrics.accuracy(made, wanted)}
+            if len(kind.names) == 2:
+                values["f1"] = metrics.f1(made, wanted)
+            values["f1_macro"] = metrics.f1_macro(made, wanted)
+            return values | {"matthews": metrics.matthews(made, wanted, len(kind.names))}
+
+        return self.assemble(
+            self._parts(parts, notes),
+            tokenizer,
+            length=self.length,
+            kind=kind,
+            figures=dict.fromkeys(NAMES, figures),
+            select="accuracy",
+            baselines=self.baselines,
+            data=self.data,
+            predictions=lambda split, made: {f"{split}.tsv": lines([kind.names[one] for one in made])},
+        )
+
+    def outline(self) -> dict[str, object]:
+        """The length is known without the data."""
+        return {"max_position_embeddings": self.length}
+
+    def _labels(self, table: Table) -> Classes:
+        values = [examples.written(value) for value in table.column(self.label, "task.label")]
+        missing = next((row for row, value in enumerate(values) if not value), None)
+        if missing is not None:
+            raise UserError(f"task.label: {table.where(missing)}: no label")
+        kind = Classes.of(values)
+        if len(kind.names) < 2:
+            raise UserError(f"task.label: {table.place}: all labels are '{kind.names[0]}'; expected two at least")
+        if len(kind.names) > max(2, len(values) // 2):
+            raise UserError(
+                f"task.label: {table.place}: the column '{self.label}' has {len(kind.names):,} different values in "
+                f"{len(values):,} rows, which are no classes"
+            )
+        return kind
+
+    def _examples(self, name: str, table: Table, kind: Classes, notes: list[str]) -> Examples:
+        label = self.label
+        if name == "test" and not examples.has_labels(table, label):
+            label = None
+        part = examples.of_table(table, self.text, label, kind, keys=("task.text", "task.label"))
+        quoted = sum(1 for one in part.first if len(one) > 1 and one[0] == one[-1] == '"')
+        if quoted * 2 > len(part) and not self.quotes:
+            notes.append(
+                f"{name}: {quoted:,} texts stand in double quotes, taken as text (task.quotes=true strips them)"
+            )
+        return part
+
+    def _parts(self, parts: Mapping[str, Examples], notes: list[str]) -> Parts:
+        """Cut what is missing: dev before validation, so that dev is the same whatever the share of validation."""
+        train, held_out = parts["train"], {name: parts[name] for name in ("dev", "test") if name in parts}
+        scored = any(part.labels is not None for part in held_out.values())
+        if not scored and self.dev:
+            train, held_out["dev"] = examples.cut(train, self.dev, classes=True)
+            notes.append(f"no dev: {len(held_out['dev']):,} examples are cut from train for it")
+        elif not scored:
+            raise UserError("task.data: there is no dev and no labelled test, and task.dev=0 cuts none from train")
+        validation = parts.get("validation")
+        share = default_share(train) if self.validation is None else self.validation
+        if validation is None and share:
+            train, validation = examples.cut(train, share, classes=True)
+            notes.append(f"no validation: {len(validation):,} examples are cut from train to choose the checkpoint")
+        held_out = {name: held_out[name] for name in ("dev", "test") if name in held_out}
+        return Parts(train=train, validation=validation, held_out=held_out, notes=notes)
+
+
+def read(data: str | Mapping[str, str], *, columns: Sequence[str] | None, quotes: bool | None) -> dict[str, Table]:
+    """The tables of `task.data` by part, `train` among them. UserError for whatever cannot be read."""
+
+    def table(place: str | Path) -> Table:
+        return tables.read(place, columns=columns, quotes=quotes)
+
+    if isinstance(data, Mapping):
+        if "train" not in data:
+            raise UserError(f"task.data: the mapping has no 'train', only {', '.join(data)}")
+        return {name: table(data[name]) for name in NAMES if name in data}
+    if data.startswith(HUB):
+        return _of_hub(data)
+    place = Path(data).expanduser()
+    if not place.is_dir():
+        return {"train": table(place)}
+    named: dict[str, Path] = {}
+    for path in sorted(place.iterdir()):
+        part = _STEMS.get(path.name.split(".")[0].lower())
+        if part is None or not path.name.lower().removesuffix(".gz").endswith(tables.SUFFIXES):
+            continue
+        if part in named:
+            raise UserError(f"task.data: {place} holds two files for '{part}', {named[part].name} and {path.name}")
+        named[part] = path
+    if "train" not in named:
+        expected = ", ".join(f"train{suffix}" for suffix in tables.SUFFIXES)
+        raise UserError(f"task.data: the folder {place} holds no training file; expected one of {expected}")
+    return {name: table(named[name]) for name in NAMES if name in named}
+
+
+def _of_hub(data: str) -> dict[str, Table]:
+    owner, _, rest = data.removeprefix(HUB).partition("/")
+    name, _, config = rest.partition("/")
+    loaded = hub.load(f"{owner}/{name}", config or None)
+    found = {_STEMS[split]: hub.table(loaded[split], f"{data}, {split}") for split in loaded if split in _STEMS}
+    if "train" not in found:
+        raise UserError(f"task.data: {data} has no split 'train', it has {', '.join(map(str, loaded))}")
+    return {name: found[name] for name in NAMES if name in found}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:10])} ..."

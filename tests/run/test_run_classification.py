@@ -1,0 +1,132 @@
+"""The run with the tasks on sentences, and a BERT of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+from sj_lang import run
+from sj_lang.hookspecs import Register, hookimpl
+from sj_lang.manifest import read_json
+from sj_lang.plugins import Plugin, Registry, chosen, use
+from sj_lang.recipe import load
+
+RECIPE = """\
+recipe: 1
+name: sentences
+task: {type: text_classification, data: {train: train.tsv, dev: dev.tsv, test: test.tsv}, length: 16}
+tokenizer: {type: wordpiece, vocab_size: 200}
+model: stock-bert
+train: {max_steps: 60, eval_steps: 20, per_device_train_batch_size: 16, learning_rate: 0.02}
+output: r
+"""
+WORDS = ["good", "fine", "great"], ["bad", "poor", "awful"]
+
+
+@strict
+class StockConfig(BertConfig):
+    model_type = "sj-stock-bert-test"
+    hidden_size: int = 16
+    num_hidden_layers: int = 1
+    num_attention_heads: int = 2
+    intermediate_size: int = 16
+    initializer_range: float = 0.1
+
+
+class StockBert(BertForSequenceClassification):
+    config_class = StockConfig
+
+
+AutoConfig.register(StockConfig.model_type, StockConfig)
+AutoModelForSequenceClassification.register(StockConfig, StockBert)
+
+
+class Stock:
+    @hookimpl
+    def sj_lang_register(self, register: Register) -> None:
+        register.model("stock-bert", f"{__name__}:StockConfig", summary="for tests")
+
+
+def rows(start: int, count: int) -> str:
+    lines = (
+        f"film {' '.join(str(n))} is {WORDS[n % 2][n % 3]}\t{['pos', 'neg'][n % 2]}\n"
+        for n in range(start, start + count)
+    )
+    return "sentence\tlabel\n" + "".join(lines)
+
+
+@pytest.fixture(autouse=True)
+def _installed(tmp_path: Path, _components: None) -> Iterator[None]:
+    (tmp_path / "train.tsv").write_text(rows(0, 200))
+    (tmp_path / "dev.tsv").write_text(rows(190, 30))
+    (tmp_path / "test.tsv").write_text("".join(line.split("\t")[0] + "\n" for line in rows(300, 7).splitlines()))
+    (tmp_path / "sentences.yaml").write_text(RECIPE)
+    installed = Registry()
+    installed.add(Stock(), Plugin("stock", __name__, "stock-test", "0"))
+    for entry in chosen(entry_points(group="sj_lang"), None):
+        installed.load(entry)
+    with use(installed):
+        yield
+
+
+def test_trained_scored_predicted_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.execute(load("sentences.yaml")) == 0
+    metrics = read_json(tmp_path / "r/metrics.json")
+    assert metrics["dev.accuracy"] > 0.9
+    assert metrics["validation.accuracy"] > 0.9
+    assert metrics["baseline.majority.dev.accuracy"] == 0.5
+    assert metrics["baseline.bag_of_words.dev.accuracy"] == 1
+    assert metrics["baseline.bag_of_words.dev.f1"] == 1
+    assert "dev.unseen.accuracy" in metrics
+    assert not any(name.startswith("test.") for name in metrics)
+    predicted = (tmp_path / "r/predictions/test.tsv").read_text().splitlines()
+    assert predicted[0] == "index\tprediction"
+    assert [line.split("\t")[0] for line in predicted[1:]] == [str(n) for n in range(7)]
+    assert {line.split("\t")[1] for line in predicted[1:]} <= {"pos", "neg"}
+    assert len((tmp_path / "r/predictions/dev.tsv").read_text().splitlines()) == 31
+    out = capsys.readouterr().out
+    assert "train 180, validation 20, dev 30, test 7" in out
+    assert "note: test: no labels, so it is predicted and not scored" in out
+    assert "note: dev: 10 of 30 examples also stand in train" in out
+    config = read_json(tmp_path / "r/model/config.json")
+    assert config["id2label"] == {"0": "neg", "1": "pos"}
+    assert run.evaluate("r") == 0
+    again = read_json(tmp_path / "r/eval.json")
+    assert again == {name: value for name, value in metrics.items() if name in again}
+    assert "baseline.bag_of_words.dev.accuracy" in again
+
+
+def test_the_stored_model_serves_a_pipeline(tmp_path: Path) -> None:
+    assert run.execute(load("sentences.yaml")) == 0
+    from transformers import pipeline
+
+    classify = pipeline("text-classification", model=str(tmp_path / "r/model"), device="cpu")
+    assert [one["label"] for one in classify(["film 9 9 is awful", "film 9 9 is great"])] == ["neg", "pos"]
+
+
+def test_batches_grouped_by_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.trainer_pt_utils import LengthGroupedSampler
+
+    used: list[Any] = []
+    original = LengthGroupedSampler.__iter__
+    monkeypatch.setattr(LengthGroupedSampler, "__iter__", lambda self: used.append(self) or original(self))
+    changes = ["train.train_sampling_strategy=group_by_length", "train.max_steps=2", "train.eval_steps=2"]
+    assert run.execute(load("sentences.yaml", changes)) == 0
+    assert used
+
+
+def test_a_remark_of_the_figures_is_shown_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ["train.learning_rate=0", "train.max_steps=1", "train.eval_steps=1", "task.baselines=false"]
+    assert run.execute(load("sentences.yaml", [*changes, "model.initializer_range=1e-9"])) == 0
+    told = "dev: all predictions are the same, so the correlation is set to 0"
+    assert f"note: {told}" in capsys.readouterr().out
+    assert told in read_json(tmp_path / "r/manifest.json")["notes"]
+    metrics = read_json(tmp_path / "r/metrics.json")
+    assert metrics["dev.matthews"] == 0
+    assert not any(name.startswith("baseline") for name in metrics)
