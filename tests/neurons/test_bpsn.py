@@ -109,8 +109,6 @@ def test_equals_the_equations_with_every_gradient(
             if decay is not None and steps == 90:
                 decay[0] = -1.0
     for name, mask in masks(steps).items():
-        if steps == 90 and name == "holes":
-            continue
         for trailing in ((), (2, 1)):
             x = (2 * torch.randn(steps, 3, 5, *trailing, dtype=torch.float64)).requires_grad_()
             given = x if mask is None else x.masked_fill(~mask.view(steps, 3, *(1,) * (x.dim() - 2)), float("nan"))
@@ -205,6 +203,35 @@ def test_float32_stays_close_over_thousands_of_steps_and_slow_decays() -> None:
     assert single is not None
     assert node.v_seq is not None
     torch.testing.assert_close(single.double(), node.v_seq, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parameters_at_the_end_of_their_range_give_finite_gradients(variant: str) -> None:
+    torch.manual_seed(0)
+    node, x = BPSN(channels=6, variant=variant), torch.randn(300, 2, 6, requires_grad=True)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for logit in (node.decay_f, node.decay_b):
+            logit.copy_(torch.tensor([-200.0, -90.0, 0.0, 17.0, 40.0, 200.0]))  # type: ignore[union-attr]
+        node.threshold.fill_(-200.0)
+    spikes = node(x)
+    spikes.sum().backward()
+    assert set(spikes.unique().tolist()) == {0.0, 1.0}
+    assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in (x, *node.parameters()))
+
+
+@pytest.mark.parametrize("cut", [None, (40, 4)], ids=["one piece", "many tiles and blocks"])
+@pytest.mark.parametrize(("variant", "direction"), CASES)
+def test_nan_goes_where_the_direction_lets_it(
+    monkeypatch: pytest.MonkeyPatch, variant: str, direction: str, cut: tuple[int, int] | None
+) -> None:
+    if cut:
+        monkeypatch.setattr(tiles, "BLOCK", cut[0])
+        monkeypatch.setattr(tiles, "COLUMNS", cut[1])
+    x = torch.randn(90, 3, 5, dtype=torch.float64)
+    x[40, 1, 2] = float("nan")
+    expected = torch.zeros_like(x, dtype=torch.bool)
+    expected[{"both": slice(None), "forward": slice(40, None), "backward": slice(None, 41)}[direction], 1, 2] = True
+    assert torch.equal(built(variant, direction)(x).isnan(), expected)
 
 
 def test_settled_weights_are_the_exact_ones(monkeypatch: pytest.MonkeyPatch) -> None:
