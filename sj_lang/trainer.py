@@ -19,6 +19,7 @@ from sj_lang.console import Console
 from sj_lang.errors import RunFailed, UserError
 from sj_lang.folder import RunFolder
 from sj_lang.guards import FiniteGuard, Termination, check_loss_scaling
+from sj_lang.lengths import OneLength
 from sj_lang.monitor import Monitor, seeded, undisturbed
 from sj_lang.task import MapDataset, Prepared
 
@@ -92,6 +93,15 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
         if batches == 0 or planned < 1:
             raise UserError("train: the data give no optimizer step; lower the batch size or raise num_train_epochs")
         return planned
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """With train_sampling_strategy "group_by_length", batches of one length."""
+        data = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or not isinstance(data, Sized):
+            return super()._get_train_sampler(train_dataset)
+        name = self.processing_class.model_input_names[0]
+        lengths = [len(data[index][name]) for index in range(len(data))]  # type: ignore[index]
+        return OneLength(lengths, batch=self.args.train_batch_size * self.args.world_size, seed=self.args.seed)
 
     # Training
 
