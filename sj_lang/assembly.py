@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from sj_lang import plugins
+from sj_lang import initial, plugins
 from sj_lang.build import Make, part
 from sj_lang.compat import shield
 from sj_lang.errors import UserError
@@ -60,7 +60,7 @@ def assemble(recipe: Recipe, output: Path) -> Job:
     notes = list(prepared.notes)
     arguments = training_arguments(recipe, prepared, output, notes)
     transformers.set_seed(recipe.seed)  # the model's weights depend on the seed alone, not on how the data were read
-    model = build_model(recipe, task, prepared.model)
+    model = build_model(recipe, task, prepared.model, notes)
     objective = prepared.objective(model) if prepared.objective else None
     return Job(
         recipe=recipe,
@@ -75,11 +75,12 @@ def assemble(recipe: Recipe, output: Path) -> Job:
 
 def outline(recipe: Recipe, output: Path) -> tuple[PreTrainedModel, TrainingArguments]:
     """What can be built and checked without the data: the model, with the config's own values where the data would
-    decide, and the training arguments."""
+    decide and fresh weights, and the training arguments."""
+    recipe = replace(recipe, model={**recipe.model, "init_from": None})
     transformers.set_seed(recipe.seed)
     task = make_task(recipe)
     arguments = training_arguments(recipe, None, output, [])
-    return build_model(recipe, task, task.outline()), arguments
+    return build_model(recipe, task, task.outline(), []), arguments
 
 
 def make_task(recipe: Recipe) -> Task:
@@ -101,10 +102,11 @@ def prepare(task: Task, recipe: Recipe, tokenizer: Any) -> Prepared:
     return prepared
 
 
-def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any]) -> PreTrainedModel:
-    """Config from the recipe and the data, checked against what its neurons can do; then fresh weights.
+def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any], notes: list[str]) -> PreTrainedModel:
+    """Config from the recipe and the data, checked against what its neurons can do; then the weights, fresh or, where
+    they are there, those of `model.init_from`.
 
-    fields: those of the config that the data fix.
+    fields: those of the config that the data fix. notes: gets a sentence on the weights of a checkpoint.
     """
     for key, value in fields.items():
         if key in recipe.model and recipe.model[key] != value:
@@ -113,7 +115,10 @@ def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any]) -> PreTra
     try:
         config = make(**fields)
         check_neurons(config, pads=task.pads)
-        model = getattr(transformers, task.auto_class).from_config(config)
+        auto = getattr(transformers, task.auto_class)
+        if place := recipe.model.get("init_from"):
+            return initial.from_checkpoint(auto, config, place, notes, fixed=recipe.model)
+        model = auto.from_config(config)
     except ValueError as error:
         raise UserError(f"model '{make.name}': {error}") from error
     return cast("PreTrainedModel", model)

@@ -21,7 +21,8 @@ class Make:
         self.kind, self.name, self.spec = kind, registration.name, dict(spec)
         self.target = registration.load()
         self._arguments = schema.arguments(kind, self.target)
-        options = {name: value for name, value in spec.items() if name != "type"}
+        ours = schema.OURS.get(kind, {})
+        options = {name: value for name, value in spec.items() if name != "type" and name not in ours}
         self.traits: dict[str, bool | str] = dict(registration.traits)
         for condition, flags in registration.variants.items():
             option, _, value = condition.partition("=")

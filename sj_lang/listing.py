@@ -126,7 +126,8 @@ def _arguments(registration: Registration) -> list[dict[str, str]]:
     from sj_lang import schema, values
 
     found = []
-    for argument in schema.arguments(registration.kind, registration.load()).values():
+    known = schema.arguments(registration.kind, registration.load())
+    for argument in (*known.values(), *schema.OURS.get(registration.kind, {}).values()):
         if argument.settable:
             required = argument.default is schema.MISSING
             default = "none, must be set" if required else values.tell_plainly(values.plain(argument.default))

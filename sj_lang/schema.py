@@ -99,6 +99,10 @@ def _article(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
+#: Keys of a section that the program reads itself, and the class does not get.
+OURS: Mapping[str, Mapping[str, Argument]] = {"model": {"init_from": Argument("init_from", str | None, None)}}
+
+
 @functools.cache
 def arguments(kind: str, target: Any) -> dict[str, Argument]:
     """The arguments of a component class, by name. PluginError if its signature cannot serve as a schema."""
@@ -204,7 +208,7 @@ def resolve(kind: str, spec: Any, keys: Keys = ()) -> tuple[dict[str, Any], list
     if not isinstance(name, str):
         return {}, [Problem((*keys, "type"), f"expected the name of {_article(kind)}, found {values.tell(name)}")]
     try:
-        known = arguments(kind, plugins.get(kind, name).load())
+        known = {**arguments(kind, plugins.get(kind, name).load()), **OURS.get(kind, {})}
     except UserError as error:
         return {}, [Problem((*keys, "type"), str(error))]
     except PluginError as error:

@@ -10,8 +10,9 @@ from typing import Any
 import datasets
 import pytest
 from huggingface_hub import constants
-from sj_lang_language.data import corpus, hub, text_files
+from sj_lang_language.data import corpus, text_files
 
+from sj_lang import hub
 from sj_lang.errors import UserError
 
 
@@ -105,7 +106,7 @@ def test_a_network_that_never_answers_does_not_hold_us_up(
     monkeypatch.setattr(huggingface_hub, "get_session", Silent)
     monkeypatch.setattr(hub, "PATIENCE", 0.1)
     with pytest.raises(UserError, match="cannot be reached"):
-        hub.read("someone/something", None)
+        corpus.read("hub:someone/something")
     assert offline() < 5
     done.set()
 

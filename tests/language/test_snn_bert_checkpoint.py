@@ -32,7 +32,7 @@ from transformers import (
     pipeline,
 )
 
-from sj_lang import plugins
+from sj_lang import initial, plugins
 from sj_lang.assembly import check_neurons
 from sj_lang.errors import UserError
 
@@ -120,6 +120,43 @@ def test_from_an_ann_bert_everything_finds_its_place_and_the_rest_is_fresh(
         assert not report["unexpected_keys"]
     else:
         assert all(name.startswith("cls.") for name in report["unexpected_keys"])
+
+
+def test_init_from_keeps_what_a_bert_has_more_of_and_makes_heads_new(tmp_path: Path) -> None:
+    bert = BertForPreTraining(BertConfig(**{**TINY, "max_position_embeddings": 40}))
+    bert.save_pretrained(tmp_path / "bert")
+    notes: list[str] = []
+    config = SNNBertConfig(**TINY, num_labels=3)
+    model = initial.from_checkpoint(
+        AutoModelForSequenceClassification, config, str(tmp_path / "bert"), notes, fixed={"hidden_size": 16}
+    )
+    assert model.config.max_position_embeddings == 40
+    assert model(torch.zeros(1, 40, dtype=torch.long)).logits.shape == (1, 3)
+    assert "new: bert.encoder.layer.*.attention.neuron.node.* (14)" in notes[0]
+    assert "classifier.* (2); without a place here: cls.predictions" in notes[0]
+    model.save_pretrained(tmp_path / "snn")
+    again = initial.from_checkpoint(
+        AutoModelForSequenceClassification, SNNBertConfig(**TINY), str(tmp_path / "snn"), notes, fixed={}
+    )
+    assert again.classifier.weight.shape == (2, 16)
+    assert notes[1].endswith("new: classifier.* (2)")
+    for name, value in again.bert.state_dict().items():
+        assert torch.equal(value, model.bert.state_dict()[name]), name
+
+
+def test_init_from_refuses_a_bert_of_another_shape(tmp_path: Path) -> None:
+    BertForPreTraining(BertConfig(**TINY)).save_pretrained(tmp_path)
+
+    def take(**sizes: int) -> None:
+        config = SNNBertConfig(**{**TINY, **sizes})
+        initial.from_checkpoint(AutoModelForMaskedLM, config, str(tmp_path), [], fixed=sizes)
+
+    with pytest.raises(UserError, match=r"(?s)of another shape:.*intermediate.dense.bias: \[24\] there, \[30\] here"):
+        take(intermediate_size=30)
+    with pytest.raises(UserError, match=r"num_attention_heads: the checkpoint .* has 2, the model 4"):
+        take(num_attention_heads=4)
+    with pytest.raises(UserError, match=r"position_embeddings.weight: \[14, 16\] there, \[10, 16\] here"):
+        take(max_position_embeddings=10)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16])

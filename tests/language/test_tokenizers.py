@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sj_lang_language.data import hub
 from transformers import AutoTokenizer
 
-from sj_lang import build
+from sj_lang import build, hub
 from sj_lang.errors import UserError
 
 TEXT = "The quick brown fox,\n\n  jumps\tover the lazy dog.\r\nÆther, naïve; 日本語 🎉 <pad> <unk> </s> x  y \n" * 3

@@ -2,45 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 from sj_lang.errors import Unreachable, UserError
+from sj_lang.hub import reached
 from sj_lang_language.data import tables
 from sj_lang_language.data.text_files import PARTS
-
-PATIENCE = 5.0  # seconds; the libraries' own retries take 23
-
-
-@contextmanager
-def reached() -> Iterator[bool]:
-    """Ask the hub once whether it is there. If not, the libraries are held offline inside: they look into their cache
-    and do not try again and again. Yields whether it answered."""
-    import datasets
-    from huggingface_hub import constants
-
-    online = not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
-    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = (not online,) * 2
-    try:
-        yield online
-    finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
-
-
-def _answers(address: str) -> bool:
-    from huggingface_hub import get_session
-
-    asked = ThreadPoolExecutor(1)  # a name server that does not answer ignores the time limit of the request
-    try:
-        asked.submit(get_session().head, address, timeout=PATIENCE).result(timeout=PATIENCE)
-    except Exception:  # the HTTP library behind differs between releases, and so do its errors
-        return False
-    finally:
-        asked.shutdown(wait=False, cancel_futures=True)
-    return True
 
 
 def read(name: str, config: str | None) -> dict[str, str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from sj_lang import hub
 from sj_lang.errors import Unreachable, UserError
-from sj_lang_language.data import hub
 from sj_lang_language.tokenizers.wordpiece import VOCAB
 
 

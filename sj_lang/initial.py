@@ -1,0 +1,124 @@
+"""A model that starts from the weights of a checkpoint, as far as it has their places: `model.init_from`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sj_lang import hub
+from sj_lang.compat import shield
+from sj_lang.errors import UserError
+
+shield()
+
+from transformers import PreTrainedConfig  # noqa: E402
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: Sizes of tables of which the data need some rows at least; the checkpoint may bring more, and they are kept.
+_AT_LEAST = ("max_position_embeddings", "type_vocab_size")
+#: What changes the meaning of weights and not their shapes.
+_ALIKE = ("num_attention_heads",)
+
+
+def from_checkpoint(
+    auto: Any, config: PreTrainedConfig, place: str, notes: list[str], *, fixed: Mapping[str, Any]
+) -> PreTrainedModel:
+    """A model of `config` with the weights of a checkpoint where name and shape agree, and fresh ones elsewhere.
+
+    auto: the Auto class that knows the model. place: a folder with config.json and safetensors, a run folder (its
+    `model/` is taken), or a name on the Hugging Face hub. notes: gets a sentence that names what was there, what is new
+    and what found no place. fixed: what the recipe sets, so that the checkpoint cannot change it.
+
+    Tensors of another shape are refused, but in a head, which is then new. UserError also for a checkpoint that cannot
+    be read, or shares no tensor with the model.
+    """
+    folder = _folder(place)
+    if folder is not None:
+        model, report = _load(auto, config, folder, place, fixed, "")
+    else:
+        with hub.reached() as online:
+            reason = "" if online else "the Hugging Face hub cannot be reached and the local cache has no copy"
+            model, report = _load(auto, config, place, place, fixed, reason)
+    heads = _refuse_other_shapes(model, report["mismatched_keys"], place)
+    own = set(model.state_dict())
+    new = {name for name in report["missing_keys"] if name in own} | heads
+    if not {name for name in own - new if _inside(model, name)}:
+        raise UserError(f"model.init_from: {place} has no tensor of this model; is it a checkpoint of another kind?")
+    told = [f"init_from {place}: {len(own - new)} of {len(own)} tensors were there"]
+    told += [f"new: {_listed(new)}"] if new else []
+    unused = set(report["unexpected_keys"])
+    told += [f"without a place here: {_listed(unused)}"] if unused else []
+    notes.append("; ".join(told))
+    return model
+
+
+def _folder(place: str) -> Path | None:
+    """The local folder that is meant; None: it is a name on the hub."""
+    folder = Path(place).expanduser()
+    if folder.is_dir():
+        return folder / "model" if (folder / "manifest.json").exists() else folder
+    if folder.exists() or place.count("/") > 1 or place.startswith((".", "/", "~")):
+        raise UserError(f"model.init_from: {place} is no folder; give one with config.json and model.safetensors")
+    return None
+
+
+def _load(
+    auto: Any, config: PreTrainedConfig, source: Path | str, place: str, fixed: Mapping[str, Any], reason: str
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    try:
+        stored, _ = PreTrainedConfig.get_config_dict(source)
+        _agree(config, stored, place, fixed)
+        model, report = auto.from_pretrained(
+            source,
+            config=config,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,  # no pickle from outside is opened
+            dtype=torch.float32,
+        )
+    except OSError as error:
+        text = reason or " ".join(str(error).split())
+        raise UserError(f"model.init_from: no checkpoint with safetensors in {place}: {text}") from error
+    return model, report
+
+
+def _agree(config: PreTrainedConfig, stored: Mapping[str, Any], place: str, fixed: Mapping[str, Any]) -> None:
+    """Take over what the checkpoint has more of, refuse what would give its weights another meaning."""
+    for key in _AT_LEAST:
+        mine, its = getattr(config, key, None), stored.get(key)
+        if isinstance(mine, int) and isinstance(its, int) and its > mine and key not in fixed:
+            setattr(config, key, its)
+    for key in _ALIKE:
+        mine, its = getattr(config, key, None), stored.get(key)
+        if mine is not None and its is not None and mine != its:
+            raise UserError(f"model.{key}: the checkpoint {place} has {its}, the model {mine}; they must be the same")
+
+
+def _inside(model: PreTrainedModel, name: str) -> bool:
+    """Whether a tensor belongs to the model, not to the head on it."""
+    prefix = model.base_model_prefix
+    return not prefix or not hasattr(model, prefix) or name.startswith(f"{prefix}.")
+
+
+def _refuse_other_shapes(model: PreTrainedModel, mismatched: Iterable[tuple[str, Any, Any]], place: str) -> set[str]:
+    """The tensors of heads that have another shape; UserError naming those of the model itself."""
+    shapes = {name: (tuple(its), tuple(mine)) for name, its, mine in mismatched}
+    wrong = {name: pair for name, pair in sorted(shapes.items()) if _inside(model, name)}
+    if wrong:
+        lines = [f"  {name}: {list(its)} there, {list(mine)} here" for name, (its, mine) in wrong.items()]
+        shown = lines[:20] + ([f"  and {len(lines) - 20} more"] if len(lines) > 20 else [])
+        raise UserError(f"model.init_from: {place} is of another shape:\n" + "\n".join(shown))
+    return set(shapes)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Tensors by the module that they are in, layers of a list together: `bert.encoder.layer.*.node.* (14)`."""
+    modules = Counter(re.sub(r"\.\d+\.", ".*.", name).rpartition(".")[0] + ".*" for name in names)
+    return ", ".join(f"{module} ({count})" for module, count in sorted(modules.items()))
