@@ -7,7 +7,7 @@ from typing import Literal
 from sj_lang.errors import UserError, choices
 from sj_lang.task import MakeTokenizer, Prepared
 from sj_lang_language import metrics
-from sj_lang_language.data import examples, glue_files
+from sj_lang_language.data import examples, glue_files, phrases
 from sj_lang_language.data.examples import Classes, Examples, Scores
 from sj_lang_language.data.glue_files import PARTS, SPECS, Spec
 from sj_lang_language.data.tables import Table
@@ -26,6 +26,8 @@ class Glue(SentenceTask):
     length: tokens of an example at most, special ones included. Longer ones lose their end, and a note counts them.
     validation: what is cut from train to choose the checkpoint: a share, or from 1 on a number of examples. None: a
         tenth, 2,000 at most (ours). The cut is the same for every seed. 0: none, the last weights are taken.
+    phrases: train holds phrases of its sentences beside them, so what is cut are whole sentences, and what stands in
+        no other sentence leaves train with them: a share is one of sentences, a tenth of them if None. None: for sst2.
     baselines: compare with the majority class and with a bag of words. None: if train has at most 100,000 examples.
 
     dev is evaluated once. Figures, of which the first chooses the checkpoint: cola `matthews`, `accuracy`; sst2, mnli,
@@ -41,6 +43,7 @@ class Glue(SentenceTask):
         files: dict[str, str] | None = None,
         length: int = 128,
         validation: float | None = None,
+        phrases: bool | None = None,
         baselines: bool | None = None,
     ) -> None:
         for key, named in (("files", files), ("data", data if isinstance(data, dict) else None)):
@@ -52,6 +55,9 @@ class Glue(SentenceTask):
         self.name, self.data, self.files = name, data, files or {}
         self.length, self.validation, self.baselines = length, validation, baselines
         self.spec = SPECS[name]
+        self.phrases = name == "sst2" if phrases is None else phrases
+        if self.phrases and len(self.spec.text) > 1:
+            raise UserError(f"task.phrases: {name} has pairs of texts; phrases are parts of single sentences")
 
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
         """Read, cut and tokenize. seed: not needed, as the cut is the same for every seed."""
@@ -60,8 +66,14 @@ class Glue(SentenceTask):
         kind = self._kind()
         parts = {part: examples_of(spec, table, part, kind) for part, table in tables.items()}
         train, validation = parts.pop("train"), None
-        share = default_share(train) if self.validation is None else self.validation
-        if share:
+        if self.phrases and self.validation != 0:
+            train, validation, gone = phrases.cut(train, 0.1 if self.validation is None else self.validation)
+            notes.append(
+                f"validation: {len(validation):,} whole sentences are cut from train to choose the checkpoint; "
+                f"{gone:,} phrases that stand in no other sentence are left out"
+            )
+        elif self.validation != 0:
+            share = default_share(train) if self.validation is None else self.validation
             train, validation = examples.cut(train, share, classes=bool(spec.labels))
             notes.append(f"validation: {len(validation):,} examples are cut from train to choose the checkpoint")
         for part, rows in spec.rows.items():
