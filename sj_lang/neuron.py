@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sj_lang import cuda
 from sj_lang.compat import BothLines, spikingjelly
 from sj_lang.errors import choices
 
@@ -26,18 +27,21 @@ class Kernel:
 
     run: the implementation.
     why_not: why it cannot run on this tensor (None: in this process at all), "" if it can.
+    half: it takes a sequence in float16 and bfloat16 as it is, beside states and parameters in float32.
     """
 
     run: Callable[..., Any]
     why_not: Callable[[Tensor | None], str] = lambda x: ""
+    half: bool = False
 
 
 class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly is untyped
     """A spiking neuron whose channels are axis 2 of `[T, B, C, ...]`, for both release lines of SpikingJelly.
 
     A subclass gives `state_shapes` and `step`, and `sequence` where it has something better than a loop over
-    `step`. It registers no memory itself, computes in the dtype that it is given (float32, or float64 for float64
-    input) and never sees a mask: masked steps are removed before and put back as zeros after it.
+    `step`. It registers no memory itself, computes in the dtype of its states (float32, or float64 for float64
+    input), which is x's too unless a kernel says `half`, and never sees a mask: masked steps are removed before and put
+    back as zeros after it.
 
     channels: size of axis 2 (axis 1 in step_mode "s").
     backend: "auto", "torch" or "cupy"; an explicit one raises where it cannot run.
@@ -129,7 +133,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         shape = x.shape if single else x.shape[1:]
         state = self._zeros(x, shape) if state is None else self._checked_state(state, x, shape, dtype)
         with _no_autocast(x):
-            current = x.to(dtype)
+            current = x if not single and self._takes_half(x) else x.to(dtype)
             run = self._masked_step if single else self._masked_sequence
             spikes, after, v = run(current, state, mask)
         return spikes.to(x.dtype), after, v
@@ -156,8 +160,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     def why_not(self, backend: str, x: Tensor | None) -> str:
         """Why this backend cannot run this node on x (None: in this process at all); "" if it can."""
-        if backend == "cupy" and not torch.cuda.is_available():
-            return "needs a CUDA device, and torch sees none"
+        if backend == "cupy" and (nothing := cuda.no_device()):
+            return str(nothing)
         if backend in self.kernels:
             return self.kernels[backend].why_not(x)
         if backend in ("auto", "torch"):
@@ -166,12 +170,18 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     def kernel(self, x: Tensor) -> Callable[..., Any]:
         """The implementation to run on x: that of an explicit backend, or the first that can under "auto"."""
+        return self._kernel(x).run
+
+    def _kernel(self, x: Tensor) -> Kernel:
         if self.backend != "auto":
             reason = self.why_not(self.backend, x)
             if reason:
                 raise RuntimeError(f'{self._name}: backend "{self.backend}" {reason}')
-            return self.kernels[self.backend].run
-        return next(self.kernels[name].run for name in PREFERRED if not self.why_not(name, x))
+            return self.kernels[self.backend]
+        return next(self.kernels[name] for name in PREFERRED if not self.why_not(name, x))
+
+    def _takes_half(self, x: Tensor) -> bool:
+        return x.dtype in (torch.float16, torch.bfloat16) and bool(self.kernels) and self._kernel(x).half
 
     # SpikingJelly's life cycle
 

@@ -130,9 +130,10 @@ static const char *kinds(void (*)(A...)) {
 }  // namespace cuda_on_cpu
 
 #define __syncthreads() cuda_on_cpu::barrier()
+// What Python finds of a kernel: its parameters, and a way to run it.
 #define CUDA_ON_CPU(kernel)                                                                                  \
-    extern "C" const char *cuda_on_cpu_parameters() { return cuda_on_cpu::kinds(kernel); }                   \
-    extern "C" int cuda_on_cpu_run(const unsigned *shape, int order, void **values) {                       \
+    extern "C" const char *parameters_of_##kernel() { return cuda_on_cpu::kinds(kernel); }                   \
+    extern "C" int run_##kernel(const unsigned *shape, int order, void **values) {                          \
         return cuda_on_cpu::run(                                                                             \
             [](void **v) {                                                                                   \
                 cuda_on_cpu::call(kernel, v, cuda_on_cpu::Count<cuda_on_cpu::count(kernel)>::type());        \

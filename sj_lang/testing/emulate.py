@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -26,7 +27,8 @@ from sj_lang import cuda
 from sj_lang.cuda import Launch, Shape
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
-FLAGS = ("-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-ffp-contract=off")
+FLAGS = ("-std=c++17", "-Og", "-shared", "-fPIC", "-w", "-ffp-contract=off")
+KERNELS = re.compile(r"__global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(")
 ORDERS = {"first to last": 0, "last to first": 1, "shuffled": 2}
 
 
@@ -60,9 +62,10 @@ class Emulator:
         return "" if compiler() else "needs a C++ compiler to be emulated"
 
     def function(self, path: Path, name: str, macros: tuple[tuple[str, int], ...], index: int) -> Launch:
-        library = ctypes.PyDLL(str(build(path, name, macros)))  # PyDLL: one launch at a time
-        library.cuda_on_cpu_parameters.restype = ctypes.c_char_p
-        wanted = library.cuda_on_cpu_parameters().decode().replace("p", "i")  # a pointer comes as an address
+        library = ctypes.PyDLL(str(build(path, macros)))  # PyDLL: one launch at a time
+        parameters, enter = library[f"parameters_of_{name}"], library[f"run_{name}"]
+        parameters.restype = ctypes.c_char_p
+        wanted = parameters().decode().replace("p", "i")  # a pointer comes as an address
 
         def run(grid: Shape, block: Shape, arguments: Sequence[int | float]) -> None:
             given = "".join("d" if isinstance(a, float) else "i" for a in arguments)
@@ -71,21 +74,23 @@ class Emulator:
             kinds = [ctypes.c_double(a) if isinstance(a, float) else ctypes.c_longlong(a) for a in arguments]
             values = (ctypes.c_void_p * len(kinds))(*(ctypes.addressof(value) for value in kinds))
             shape = (ctypes.c_uint * 4)(*grid, *block)
-            if library.cuda_on_cpu_run(shape, _ORDER[0], values):
+            if enter(shape, _ORDER[0], values):
                 raise RuntimeError(f"{name}: some threads of a block returned while others waited at a barrier")
 
         return run
 
 
-def build(path: Path, name: str, macros: tuple[tuple[str, int], ...]) -> Path:
-    """The shared library of one kernel; built once per process."""
+def build(path: Path, macros: tuple[tuple[str, int], ...]) -> Path:
+    """The shared library of one variant of a file, with all its kernels; built once per process."""
     tool = compiler()
     if tool is None:
         raise RuntimeError("no C++ compiler found: c++, g++ or clang++")
-    text = f'#include "{HEADER}"\n{cuda.source(path)}\nCUDA_ON_CPU({name})\n'
+    text = cuda.source(path)
+    entries = "\n".join(f"CUDA_ON_CPU({name})" for name in KERNELS.findall(text))
+    text = f'#include "{HEADER}"\n{text}\n{entries}\n'
     defines = [f"-D{key}={value}" for key, value in macros]
     key = hashlib.sha256("\n".join([HEADER.read_text(), text, *defines]).encode()).hexdigest()[:24]
-    library = Path(_folder().name) / f"{path.parent.name}_{name}_{key}.so"
+    library = Path(_folder().name) / f"{path.parent.name}_{key}.so"
     if not library.exists():
         unfinished = library.with_suffix(f".{os.getpid()}")
         command = [tool, *FLAGS, *defines, "-x", "c++", "-", "-o", str(unfinished)]

@@ -1,11 +1,14 @@
-"""Integer firing."""
+"""From potentials to spikes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from sj_lang_neurons import surrogates
 
 
 class Rect(nn.Module):
@@ -28,6 +31,39 @@ class Rect(nn.Module):
 
     def extra_repr(self) -> str:
         return f"n={self.n}, spiking={self.spiking}"
+
+
+@dataclass(frozen=True)
+class Firing:
+    """What a kernel of DSN is to do with its potentials. function: `Rect`, or a surrogate of SpikingJelly's kind.
+
+    threshold: of a surrogate. potentials: they are wanted beside the spikes.
+    """
+
+    function: nn.Module
+    threshold: float
+    potentials: bool
+
+    def __call__(self, h: Tensor) -> Tensor:
+        if isinstance(self.function, Rect):
+            return self.function(h)
+        spikes: Tensor = self.function(h - self.threshold)
+        return torch.where(h.isnan(), h, spikes)  # a Heaviside would hide them
+
+    @property
+    def levels(self) -> int:
+        """The largest spike, if it is `Rect` that fires; else 0."""
+        return self.function.n if isinstance(self.function, Rect) and self.function.spiking else 0
+
+    def fused(self) -> tuple[int, float] | None:
+        """How a CUDA kernel fires: `surrogates`' number for it, and its alpha. None: outside the kernel."""
+        if isinstance(self.function, Rect):
+            return (surrogates.RECT, float(self.levels)) if self.levels else None
+        return surrogates.heaviside(self.function)
+
+    def why_not_fused(self) -> str:
+        """Why a fused kernel is refused; "" if it is not."""
+        return "" if isinstance(self.function, Rect) else surrogates.why_not(self.function)
 
 
 class _Rect(torch.autograd.Function):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from sj_lang.compat import surrogate
 from sj_lang.neuron import Kernel, Node, State
-from sj_lang_neurons.dsn.firing import Rect
+from sj_lang_neurons.dsn.cupy import MOST_TAPS, why_not
+from sj_lang_neurons.dsn.cupy import dsn as fused
+from sj_lang_neurons.dsn.firing import Firing, Rect
+from sj_lang_neurons.dsn.flat import dsn
 from sj_lang_neurons.dsn.gain import gain
-from sj_lang_neurons.dsn.torch import dsn
 
 
 class DSN(Node):
@@ -42,7 +44,10 @@ class DSN(Node):
     (float64 for float64 input).
     """
 
-    kernels: ClassVar[Mapping[str, Kernel]] = {"torch": Kernel(run=dsn)}
+    kernels: ClassVar[Mapping[str, Kernel]] = {
+        "cupy": Kernel(run=fused, why_not=why_not, half=True),
+        "torch": Kernel(run=dsn),
+    }
 
     def __init__(
         self,
@@ -106,30 +111,30 @@ class DSN(Node):
         elif self.decay == "linear":
             logit = logit + self._mix(x, 1)
         h = torch.lerp(state["h"], x, gain(-logit, 1 / self.tau))
-        return self._fire(h), {"h": h.clone(), "tail": window[:, 1:].clone()}, h
+        return self._firing(h), {"h": h.clone(), "tail": window[:, 1:].clone()}, h
 
     def sequence(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
-        shape = x.shape[1:]
-        flat = x.reshape(x.shape[0], shape.numel())
-        bias = self._channels(self.bias, x[0]).expand(1, *shape)
+        dtype = state["h"].dtype  # x may be narrower
+        bias = self.bias.to(dtype)
         if self.decay == "linear":
-            bias = bias + self._mix(x, 2)
-        taps = self._weight(x).t() if self.decay == "conv" else x.new_empty(0, self.channels)
-        wide = taps.reshape(len(taps), 1, self.channels, *(1,) * (x.dim() - 3)).expand(len(taps), *shape)
-        direct = isinstance(self.surrogate_function, Rect) and self.surrogate_function.spiking and not self.store_v_seq
-        out, h = self.kernel(x)(
-            flat,
-            state["tail"].transpose(0, 1).reshape(self.k - 1, flat.shape[1]),
-            state["h"].reshape(flat.shape[1]),
-            wide.reshape(len(taps), flat.shape[1]),
-            bias.reshape(len(bias), flat.shape[1]),
-            None if lengths is None else self._per_element(lengths, shape),
-            m=1 / self.tau,
-            n=self.levels if direct else 0,
-        )
-        v = None if direct else out.view(x.shape)
-        spikes = out.view(x.shape) if v is None else self._fire(v)
-        return spikes, {"h": h.view(shape).clone(), "tail": self._tail(x, state["tail"], lengths)}, v
+            bias = self._channels(self.bias, state["h"]) + self._mix(x.to(dtype), 2)
+        taps = self._weight(state["h"]) if self.decay == "conv" else bias.new_empty(self.channels, 0)
+        run = self.kernel(x)
+        m = 1 / self.tau
+        spikes, h, v = run(x, state["tail"], state["h"], taps, bias, lengths, m=m, firing=self._firing)
+        return spikes, {"h": h.clone(), "tail": self._tail(x.to(dtype), state["tail"], lengths)}, v
+
+    def why_not(self, backend: str, x: Tensor | None) -> str:
+        reason = super().why_not(backend, x)
+        if not reason and backend == "cupy" and self.k > MOST_TAPS:
+            return f"takes at most {MOST_TAPS} taps, k is {self.k}"
+        return reason
+
+    def kernel(self, x: Tensor) -> Callable[..., Any]:
+        reason = self._firing.why_not_fused() if self.backend == "cupy" else ""
+        if reason:
+            raise RuntimeError(f'DSN: backend "cupy" {reason}')
+        return super().kernel(x)
 
     def _tail(self, x: Tensor, tail: Tensor, lengths: Tensor | None) -> Tensor:
         """The last k - 1 valid inputs, [B, k-1, C, ...]."""
@@ -147,9 +152,6 @@ class DSN(Node):
         """[C] to broadcast over x [B, C, ...]."""
         return parameter.to(x.dtype).view(-1, *(1,) * (x.dim() - 2))
 
-    def _per_element(self, lengths: Tensor, shape: torch.Size) -> Tensor:
-        return lengths.view(-1, *(1,) * (len(shape) - 1)).expand(shape).reshape(shape.numel())
-
     def _mix(self, x: Tensor, axis: int) -> Tensor:
         """W x over the channels, which are this axis of x."""
         return F.linear(x.movedim(axis, -1), self._weight(x)).movedim(-1, axis)
@@ -158,12 +160,9 @@ class DSN(Node):
         weight = x.new_empty(self.channels, 0) if self.weight is None else self.weight
         return weight.to(x.dtype)
 
-    def _fire(self, h: Tensor) -> Tensor:
-        fire: Any = self.surrogate_function
-        if isinstance(fire, Rect):
-            return fire(h)
-        spikes = fire(h - self.v_threshold)
-        return torch.where(h.isnan(), h, spikes)  # a Heaviside would hide them
+    @property
+    def _firing(self) -> Firing:
+        return Firing(self.surrogate_function, self.v_threshold, self.store_v_seq)
 
     def extra_repr(self) -> str:
         own = f"decay={self.decay}, k={self.k}, tau={self.tau}, n={self.levels}"

@@ -1,0 +1,42 @@
+"""DSN's torch operator, which works on flat arrays, in the terms that all kernels of the node share."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sj_lang_neurons.dsn.firing import Firing
+from sj_lang_neurons.dsn.torch import dsn as columns
+
+
+def dsn(
+    x: Tensor,
+    tail: Tensor,
+    h_0: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    lengths: Tensor | None,
+    *,
+    m: float,
+    firing: Firing,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Spikes of a whole sequence, the potential after its last valid step, and all potentials if it needed them.
+
+    x [T, B, C, ...]; tail [B, k-1, C, ...], the inputs before it; h_0 [B, C, ...]; weight [C, k], the taps, the oldest
+    input first; bias [C] or [T, B, C, ...]; all float32, or float64. k = 0, and no tail, for a logit that is the bias.
+    lengths [B] int64: the valid steps, which come first; None: all. m: 1 / tau. firing: see there.
+    """
+    shape = x.shape[1:]
+    step = shape.numel()
+    one = (shape[1], *(1,) * (len(shape) - 2))  # [C] over [B, C, ...]
+    out, h = columns(
+        x.reshape(len(x), step),
+        tail.transpose(0, 1).reshape(tail.shape[1], step),
+        h_0.reshape(step),
+        weight.t().reshape(weight.shape[1], 1, *one).expand(weight.shape[1], *shape).reshape(weight.shape[1], step),
+        bias.view(one).expand(1, *shape).reshape(1, step) if bias.dim() == 1 else bias.reshape(len(x), step),
+        None if lengths is None else lengths.view(shape[0], *(1,) * (len(shape) - 1)).expand(shape).reshape(step),
+        m=m,
+        n=0 if firing.potentials else firing.levels,
+    )
+    out, h = out.view(x.shape), h.view(shape)
+    return (out, h, None) if firing.levels and not firing.potentials else (firing(out), h, out)

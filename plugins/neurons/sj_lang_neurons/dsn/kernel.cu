@@ -1,0 +1,219 @@
+// The whole DSN: logit, decay, recurrence and firing, x in and spikes out. See ../scan/tile.cuh for the schedule.
+//
+//     a_t = sum_j weight_j x_{t-REACH+j} + bias,  q_t = sigmoid(-a_t),  w_t = 1 - alpha_t = 1 - (1 - q_t)^m
+//     h_t = h_{t-1} + w_t (x_t - h_{t-1}),        s_t = fire(h_t)
+//
+// and backwards, computing each tile again from the state at its border, with gl the gradient that comes through the firing,
+//
+//     gh_t = gl_t + alpha_{t+1} gh_{t+1},   ga_t = m q_t (h_t - x_t) gh_t,   gx_t = w_t gh_t + sum_j weight_{REACH-j} ga_{t+j}
+//
+// where alpha_t (h_{t-1} - x_t) = h_t - x_t was used. After the valid steps w = 0, and spikes are 0.
+//
+// Macros beside those of tile.cuh and surrogates.cuh: TAPS, 0 for a logit that is the bias alone; LOGIT 1: the bias is one of
+// each step and column; POWER m if that is a whole number up to 64, or 0.
+#include "../scan/tile.cuh"
+#include "../scan/surrogates.cuh"
+
+constexpr int REACH = TAPS > 1 ? TAPS - 1 : 0, WINDOW = REACH + STEPS;
+static_assert(REACH <= STEPS, "a run hands its first REACH gradients to the run before it, and no further");
+#if FIRE == 0
+typedef real spike;  // a potential, not rounded
+#else
+typedef io spike;
+#endif
+__device__ __forceinline__ real wide(spike value) { return FIRE == 0 ? (real)value : load((io)value); }
+__device__ __forceinline__ spike narrow(real value) { return FIRE == 0 ? (spike)value : (spike)store(value); }
+
+// q and w of a logit.
+__device__ __forceinline__ void gain(real a, real m, real &q, real &w) {
+#if IO == 1
+    q = 1 / (1 + exp(a));
+#else
+    q = __fdividef(1.0f, 1.0f + __expf(a));
+#endif
+#if POWER > 0
+    constexpr int BITS = POWER < 2 ? 0 : POWER < 4 ? 1 : POWER < 8 ? 2 : POWER < 16 ? 3 : POWER < 32 ? 4 : POWER < 64 ? 5 : 6;
+    w = q;  // the gain of i + j is w_i + (1 - w_i) w_j: sums of positive numbers, no exp and no log
+#pragma unroll
+    for (int bit = BITS - 1; bit >= 0; bit--) {
+        w = fma(1 - w, w, w);
+        if (POWER >> bit & 1) w = fma(1 - w, q, w);
+    }
+#else
+    w = -expm1(-m * ((a < 0 ? -a : (real)0) + log1p(exp(-fabs(a)))));
+#endif
+}
+
+// What both passes know of their column; x, tail [B, REACH, C, S] and bias begin at it from here on.
+#define COLUMN                                                                                         \
+    const Column at = column(batch, channels, places);                                                 \
+    const index_t columns = batch * channels * places, length = valid_steps(at, lengths, steps);       \
+    const index_t tail_stride = channels * places;                                                     \
+    real taps[TAPS + 1];                                                                               \
+    for (int j = 0; j < TAPS; j++) taps[j] = weight[at.c * TAPS + j];                                  \
+    x += OFFSET(at, x);                                                                                \
+    tail += (at.b * REACH * channels + at.c) * places + at.s;                                          \
+    bias += LOGIT ? at.n : at.c;
+
+// The inputs of a run and the REACH before it, as far as they are steps.
+__device__ __forceinline__ void fetch_window(io *out, const io *x, index_t stride, index_t start, index_t stop) {
+    const int run = within<STEPS>(start, stop), there = run ? run + REACH : 0;
+    x += (start - REACH) * stride;
+#pragma unroll
+    for (int i = 0; i < WINDOW; i++, x += stride)
+        out[i] = i < there && (i >= REACH || start + i >= REACH) ? *x : (io)0;
+}
+
+// The window as numbers, those before the first step from the tail, and w and q of the run, 0 after the valid steps.
+#define RUN                                                                                            \
+    for (int i = 0; i < WINDOW; i++)                                                                   \
+        current[i] = i < REACH && start + i < REACH ? tail[(start + i) * tail_stride] : load(next[i]); \
+    _Pragma("unroll") for (int i = 0; i < STEPS; i++) {                                                \
+        real a = !LOGIT ? *bias : i < valid ? bias[(start + i) * columns] : (real)0;                   \
+        _Pragma("unroll") for (int j = 0; j < TAPS; j++) a = fma(taps[j], current[i + j], a);          \
+        gain(a, (real)m, q[i], w[i]);                                                                  \
+        if (i >= valid) q[i] = w[i] = 0;                                                               \
+    }
+
+// What the run adds to a state and its gain, to shared memory.
+#define SHARE                                                                                          \
+    if (RUNS > 1) {                                                                                    \
+        real sum = 0, all = 0;                                                                         \
+        _Pragma("unroll") for (int i = 0; i < STEPS; i++) {                                            \
+            sum = fma(w[i], current[REACH + i] - sum, sum);                                            \
+            all = fma(1 - all, w[i], all);                                                             \
+        }                                                                                              \
+        mine(added) = sum, mine(factor) = all;                                                         \
+        barrier();                                                                                     \
+    }
+
+extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
+    dsn(const io *x, STRIDES(x), const real *tail, const real *h_0, const real *weight, const real *bias,
+        const index_t *lengths, spike *out, STRIDES(out), real *h_last, real *borders, index_t steps, index_t batch,
+        index_t channels, index_t places, double m, double alpha, double threshold) {
+    __shared__ Shared added, factor;
+    COLUMN
+    out += OFFSET(at, out);
+    index_t start = threadIdx.y * STEPS;
+    real state = h_0[at.n];
+
+    io next[WINDOW];  // of the tile to come: loads are under way while this one is computed
+    fetch_window(next, x, x_t, start, length);
+    for (index_t tile = 0; tile < steps; tile += TILE, start += TILE) {
+        const int valid = within<STEPS>(start, length), there = at.there ? within<STEPS>(start, steps) : 0;
+        real current[WINDOW], w[STEPS], q[STEPS];
+        RUN
+        fetch_window(next, x, x_t, start + TILE, length);
+        if (at.there && threadIdx.y == 0) borders[tile / TILE * columns + at.n] = state;
+
+        SHARE
+        real h = state;
+        if (RUNS > 1) {
+            h = enter<false, leaked>(state, added, factor);
+            barrier();
+        }
+        spike *to = out + start * out_t;
+#pragma unroll
+        for (int i = 0; i < STEPS; i++, to += out_t) {
+            h = fma(w[i], current[REACH + i] - h, h);
+            if (i < there) *to = narrow(i < valid ? fire(h, (real)alpha, (real)threshold) : (real)0);
+        }
+        if (RUNS == 1) state = h;
+    }
+    if (at.there && threadIdx.y == 0) h_last[at.n] = state;
+}
+
+// sums [TAPS + 1, B, C, S]: gradients of the weights and of the bias, of each column by itself; grad_logit [T, B, C, S], with
+// LOGIT, that of the bias.
+extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
+    dsn_backward(const spike *grad, STRIDES(grad), const real *grad_last, const real *borders, const io *x, STRIDES(x),
+                 const real *tail, const real *weight, const real *bias, const index_t *lengths, io *grad_x, STRIDES(grad_x),
+                 real *grad_tail, real *grad_0, real *sums, real *grad_logit, index_t steps, index_t batch,
+                 index_t channels, index_t places, double m, double alpha, double threshold) {
+    __shared__ Shared added, factor, passed, first[REACH + 1];
+    COLUMN
+    grad += OFFSET(at, grad), grad_x += OFFSET(at, grad_x);
+    index_t tile = (steps - 1) / TILE * TILE, start = tile + threadIdx.y * STEPS;
+    real carry = grad_last[at.n];  // alpha gh of the step after the tile
+    real later[REACH + 1], sum[TAPS + 1];
+    for (int j = 0; j <= REACH; j++) later[j] = 0;  // ga of the first steps after the tile
+    for (int j = 0; j <= TAPS; j++) sum[j] = 0;
+
+    io next[WINDOW];
+    spike next_grad[STEPS];
+    fetch_window(next, x, x_t, start, length);
+    fetch<STEPS>(next_grad, grad, grad_t, start, length);
+    for (; tile >= 0; tile -= TILE, start -= TILE) {
+        const int valid = within<STEPS>(start, length), there = at.there ? within<STEPS>(start, steps) : 0;
+        real current[WINDOW], w[STEPS], q[STEPS], g[STEPS];
+        RUN
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) g[i] = wide(next_grad[i]);
+        const index_t ahead = tile ? start - TILE : start, stop = tile ? length : 0;
+        fetch_window(next, x, x_t, ahead, stop);
+        fetch<STEPS>(next_grad, grad, grad_t, ahead, stop);
+
+        SHARE
+        real h = borders[tile / TILE * columns + at.n];
+        if (RUNS > 1) h = enter<false, leaked>(h, added, factor);
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            h = fma(w[i], current[REACH + i] - h, h);
+            if (i < valid) g[i] *= slope(h, (real)alpha, (real)threshold);
+            q[i] *= (real)m * (h - current[REACH + i]);  // times gh: ga
+        }
+        real after = carry;
+        if (RUNS > 1) {
+            real sum_g = 0;
+#pragma unroll
+            for (int i = STEPS - 1; i >= 0; i--) sum_g += g[i], sum_g = fma(-w[i], sum_g, sum_g);
+            mine(passed) = sum_g;
+            barrier();
+            after = enter<true, leaked>(carry, passed, factor);
+        }
+#pragma unroll
+        for (int i = STEPS - 1; i >= 0; i--) {
+            const real gh = g[i] + after;
+            after = fma(-w[i], gh, gh);
+            g[i] = w[i] * gh;
+            q[i] *= gh;
+            sum[TAPS] += q[i];
+#pragma unroll
+            for (int j = 0; j < TAPS; j++) sum[j] = fma(q[i], current[i + j], sum[j]);
+        }
+        if (RUNS == 1) carry = after;
+
+        // The convolution against time reads ga of the REACH steps after the run: of the next run, or of the tile done before.
+        for (int j = 0; j < REACH; j++) mine(first[j]) = q[j];
+        barrier();
+        real ga[WINDOW];
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) ga[i] = q[i];
+        for (int j = 0; j < REACH; j++) {
+            ga[STEPS + j] = threadIdx.y + 1 < RUNS ? first[j][(threadIdx.y + 1) % RUNS][threadIdx.x] : later[j];
+            later[j] = first[j][0][threadIdx.x];
+        }
+        io *to = grad_x + start * grad_x_t;
+#pragma unroll
+        for (int i = 0; i < STEPS; i++, to += grad_x_t) {
+#pragma unroll
+            for (int j = 0; j < TAPS; j++) g[i] = fma(taps[TAPS - 1 - j], ga[i + j], g[i]);
+            if (i < there) {
+                *to = store(g[i]);
+                if (LOGIT) grad_logit[(start + i) * columns + at.n] = ga[i];
+            }
+        }
+    }
+    for (int j = 0; j <= TAPS; j++) {
+        const real total = over_runs(sum[j], added);
+        if (at.there && threadIdx.y == 0) sums[j * columns + at.n] = total;
+    }
+    if (!at.there || threadIdx.y) return;
+    grad_0[at.n] = carry;
+    grad_tail += (at.b * REACH * channels + at.c) * places + at.s;
+    for (int i = 0; i < REACH; i++) {  // step i - REACH
+        real g = 0;
+        for (int j = 0; j <= i; j++) g = fma(taps[j], later[i - j], g);
+        grad_tail[i * tail_stride] = g;
+    }
+}
