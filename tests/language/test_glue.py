@@ -17,6 +17,7 @@ from sj_lang_language.tasks.glue import Glue
 
 from sj_lang import build
 from sj_lang.errors import UserError
+from sj_lang.hub import PATIENCE
 from sj_lang.task import Prepared
 
 NINE = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
@@ -241,7 +242,7 @@ def test_constant_scores_have_no_correlation_and_a_remark(tmp_path: Path) -> Non
 def test_without_a_network_the_hub_is_one_sentence_at_once(offline: Callable[[], float]) -> None:
     with pytest.raises(UserError) as caught:
         prepare("rte")
-    assert offline() < hub.PATIENCE + 2
+    assert offline() < PATIENCE + 2
     assert "hub:nyu-mll/glue/rte cannot be loaded: the Hugging Face hub cannot be reached" in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -8,10 +8,9 @@ from typing import Any
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from sj_lang import plugins
+from sj_lang import hub, plugins
 from sj_lang.errors import PluginError, Unreachable, UserError
 from sj_lang.task import Prepared
-from sj_lang_language.data import hub
 
 #: a text on which tokenizers of one vocabulary differ if they fold, split or mark differently
 PROBE = "The Quick, brown fox-jumps:  it's café № 12.5%!\nOver the lazy dog"
