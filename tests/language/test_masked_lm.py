@@ -35,6 +35,7 @@ WORDPIECE = {"type": "wordpiece", "vocab_size": 120}
 @pytest.fixture(autouse=True)
 def _components(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stream, "SHUFFLED", 50)
     with offered():
         yield
 
@@ -216,22 +217,43 @@ def test_a_stream_of_files_is_the_text_in_windows(book: str) -> None:
     seen = list(islice(ready.train, 200))
     assert [item["labels"].tolist() for item in seen] == [i["labels"].tolist() for i in islice(ready.train, 200)]
     assert all(item["input_ids"].shape == (16,) and (item["labels"] != -100).any() for item in seen)
-    text = " ".join(map(str, ids))
-    inner = [" ".join(map(str, restored(item)[1:-1].tolist())) for item in seen]
-    assert sum(window in text for window in inner) > len(seen) / 8  # rows are shuffled, so most windows cross rows
+    text = f" {' '.join(map(str, ids))} "
+    inner = [f" {' '.join(map(str, restored(item)[1:-1].tolist()))} " for item in seen]
+    assert sum(window in text for window in inner) > 0.95 * len(seen)  # all but those across the end of the text
+    starts = [text.find(window) for window in inner]
+    assert starts != sorted(starts)
 
 
 def test_what_a_stream_holds_out_is_not_trained_on(tmp_path: Path) -> None:
     rows = [f"number {i} stands alone in row {i} and has some words after it" for i in range(80)]
-    (tmp_path / "rows.txt").write_text("\n\n".join(rows))
+    (tmp_path / "rows.txt").write_text("\n \n".join(rows))
     ready = prepare({"type": "wordpiece", "vocab_size": 200}, data="rows.txt", length=16, streaming=True, held_out=6)
-    skip = ready.train.skips[0]
-    found = set(ready.train.sources[0].texts(skip, seed=3))
-    assert found == set(rows[skip:])
-    held = " ".join(ready.tokenizer.decode(restored(item)[1:-1]) for item in items(ready.tests["test"]))
-    numbers = [int(word) for word in held.split() if word.isdigit()]
+    seen = [text.strip() for text in ready.train.sources[0].texts(ready.train.held[0], seed=3)]
+    held = rows[: len(rows) - len(seen)]
+    assert seen == rows[len(held) :]
+    text = " ".join(ready.tokenizer.decode(restored(item)[1:-1]) for item in items(ready.tests["test"]))
+    numbers = [int(word) for word in text.split() if word.isdigit()]
     assert numbers
-    assert max(numbers) < skip
+    assert max(numbers) < len(held)
+
+
+def test_workers_of_a_stream_share_its_files_and_hold_out_the_same(tmp_path: Path) -> None:
+    """What is held out is in one file; the worker that reads the other one must not skip rows of its own."""
+    (tmp_path / "books").mkdir()
+    for name, word in (("a", "apple"), ("b", "banana")):
+        (tmp_path / "books" / f"{name}.txt").write_text("\n\n".join(f"{word} {i} is red or yellow" for i in range(90)))
+    options = {"data": "books", "length": 16, "streaming": True, "held_out": 5}
+    ready = prepare({"type": "wordpiece", "vocab_size": 200}, **options)
+    loader = torch.utils.data.DataLoader(ready.train, batch_size=4, num_workers=2, collate_fn=ready.collate)
+    texts = [ready.tokenizer.decode(restored(item)) for item in islice(_unbatched(loader), 200)]
+    assert sum("apple" in text for text in texts) > 50
+    assert sum("banana" in text for text in texts) > 50
+    assert not [text for text in texts if "apple 3 is" in text]  # one of the first rows
+
+
+def _unbatched(loader: Any) -> Iterator[dict[str, torch.Tensor]]:
+    for batch in loader:
+        yield from ({name: value[i] for name, value in batch.items()} for i in range(len(batch["labels"])))
 
 
 def test_a_stream_with_pairs_from_two_sources(book: str, tmp_path: Path) -> None:
@@ -326,6 +348,9 @@ def test_data_that_are_not_there(tmp_path: Path, book: str) -> None:
             prepare(**options)
     with pytest.raises(UserError, match=r"task.data is not set"):
         prepare()
+    (tmp_path / "latin.txt").write_bytes(TEXT.encode() + b"\xe9")
+    with pytest.raises(UserError, match=r"latin.txt cannot be read as UTF-8"):
+        prepare(data="latin.txt", streaming=True)
     with pytest.raises(UserError, match="cannot be streamed"):
         prepare(data={"train": book}, streaming=True)
     with pytest.raises(UserError, match=r"\[CLS\] and \[SEP\]"):

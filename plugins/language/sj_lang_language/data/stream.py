@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from sj_lang_language.data.masked import Frame, Item, Masking
 from sj_lang_language.data.pairs import pairs
 
 BATCH = 64  # rows that are tokenized at a time
-SHUFFLED = 10_000  # rows among which each next one is drawn
+SHUFFLED = 10_000  # windows of a source among which each next one is drawn
 POOL = 256  # documents from which the other half of a pair may come
 
 
@@ -35,11 +36,15 @@ class Source:
     column: str
     weight: int | None = None
 
-    def texts(self, skip: int = 0, seed: int | None = None) -> Iterator[str]:
-        """The rows after the first `skip`, shuffled if there is a seed."""
-        rows = self.rows.skip(skip) if skip else self.rows
-        rows = rows if seed is None else rows.shuffle(seed=seed, buffer_size=SHUFFLED)
-        return (row[self.column] for row in rows if row[self.column])
+    def texts(self, without: frozenset[bytes] = frozenset(), seed: int | None = None) -> Iterator[str]:
+        """The rows in their order, less those whose digest is in `without`. seed: of the order of the files."""
+        rows = self.rows if seed is None else self.rows.shuffle(seed=seed, buffer_size=1)
+        texts = (row[self.column] for row in rows if row[self.column])
+        return (text for text in texts if digest(text) not in without) if without else texts
+
+
+def digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
 
 
 def open_source(place: str) -> Source:
@@ -92,39 +97,40 @@ def _kept(found: Iterator[Tensor], pool: deque[Tensor]) -> Iterator[Tensor]:
         yield document
 
 
-def hold_out(source: Source, reader: Reader, windows: int) -> tuple[list[Item], int]:
-    """The first `windows` items of a source, and how many of its rows they were cut from."""
-    used = 0
-    rows = iter(source.rows)
+def hold_out(source: Source, reader: Reader, windows: int) -> tuple[list[Item], frozenset[bytes]]:
+    """The first `windows` items of a source, and the digests of the rows that they were cut from.
 
-    def counted() -> Iterator[str]:
-        nonlocal used
-        for row in rows:
-            used += 1
-            if row[source.column]:
-                yield row[source.column]
+    Digests, and not how many rows to skip: with workers and shuffled files a source has no first rows.
+    """
+    used: set[bytes] = set()
 
-    items = list(islice(reader.items(counted(), random.Random(0), ahead=1), windows))
-    if len(items) < windows or next(rows, None) is None:
+    def noted() -> Iterator[str]:
+        for text in source.texts():
+            used.add(digest(text))
+            yield text
+
+    items = list(islice(reader.items(noted(), random.Random(0), ahead=1), windows))
+    if len(items) < windows or next(source.texts(frozenset(used)), None) is None:
         raise UserError(
             f"task.data: {source.name} is too short: task.held_out asks for {windows} windows beside those to train "
             f"on, and the text has {len(items)} in all. Lower it, or leave task.streaming out"
         )
-    return items, used
+    return items, frozenset(used)
 
 
 class MaskedStream(IterableDataset[dict[str, Any]]):
     """Masked windows without end. Each next window is from a source drawn by its size (by equal chances if a size is
-    not known); a source that ends begins again, in another order.
+    not known), and of that source drawn from `SHUFFLED` ones; a source that ends begins again, its files in another
+    order.
 
-    The order depends on the seed and the number of the worker alone. With several workers `datasets` deals out a
-    source's files.
+    held: for each source the digests of its rows that are held out. The order depends on the seed and the number of the
+    worker alone. With several workers `datasets` deals out a source's files.
     """
 
     def __init__(
-        self, sources: Sequence[Source], skips: Sequence[int], reader: Reader, masking: Masking, seed: int
+        self, sources: Sequence[Source], held: Sequence[frozenset[bytes]], reader: Reader, masking: Masking, seed: int
     ) -> None:
-        self.sources, self.skips, self.reader, self.masking, self.seed = sources, skips, reader, masking, seed
+        self.sources, self.held, self.reader, self.masking, self.seed = sources, held, reader, masking, seed
         known = [source.weight for source in sources]
         self.weights = [weight or 1 for weight in known] if all(known) else [1] * len(known)
 
@@ -132,22 +138,30 @@ class MaskedStream(IterableDataset[dict[str, Any]]):
         worker = get_worker_info()
         number = 0 if worker is None else worker.id
         draw = random.Random(f"{self.seed} {number}")
-        streams = [self._endless(place, random.Random(draw.random())) for place in range(len(self.sources))]
+        streams = [self._shuffled(place, random.Random(draw.random())) for place in range(len(self.sources))]
         weights = list(self.weights)
         for index in count():
-            while streams:
+            item = None
+            while streams and item is None:
                 (chosen,) = draw.choices(range(len(streams)), weights)
                 item = next(streams[chosen], None)
-                if item is not None:
-                    yield self.masking(item, self.seed, number, index)
-                    break
-                del streams[chosen], weights[chosen]  # this worker has no file of it
-            else:
+                if item is None:
+                    del streams[chosen], weights[chosen]  # this worker has no file of it
+            if item is None:
                 return
+            yield self.masking(item, self.seed, number, index)
+
+    def _shuffled(self, place: int, draw: random.Random) -> Iterator[Item]:
+        items = self._endless(place, draw)
+        kept = list(islice(items, SHUFFLED))
+        for item in items:
+            chosen = draw.randrange(len(kept))
+            kept[chosen], item = item, kept[chosen]
+            yield item
 
     def _endless(self, place: int, draw: random.Random) -> Iterator[Item]:
         while True:
-            texts = self.sources[place].texts(self.skips[place], seed=draw.getrandbits(31))
+            texts = self.sources[place].texts(self.held[place], seed=draw.getrandbits(31))
             items = self.reader.items(texts, draw)
             first = next(items, None)
             if first is None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sj_lang.errors import UserError
 
 SUFFIXES = (".txt", ".txt.gz")
+LONGEST = 1 << 20  # characters of a row of a stream, if no blank line ends it
 PARTS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
 
 
@@ -43,7 +45,30 @@ def stream(place: Path) -> Any:
     import datasets
 
     files = [str(path) for path in _files(place)]
-    return datasets.load_dataset("text", data_files=files, split="train", streaming=True, sample_by="paragraph")
+    return datasets.IterableDataset.from_generator(_paragraphs, gen_kwargs={"files": files})
+
+
+def _paragraphs(files: list[str]) -> Iterator[dict[str, str]]:
+    for path in files:
+        try:
+            yield from _paragraphs_of(path)
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            raise UserError(f"task.data: {path} cannot be read as UTF-8 text: {error}") from error
+
+
+def _paragraphs_of(path: str) -> Iterator[dict[str, str]]:
+    lines: list[str] = []
+    size = 0
+    with (gzip.open if path.lower().endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as file:
+        for line in file:
+            if line.strip():
+                lines.append(line)
+                size += len(line)
+            if lines and (size > LONGEST or not line.strip()):
+                yield {"text": "".join(lines)}
+                lines, size = [], 0
+    if lines:
+        yield {"text": "".join(lines)}
 
 
 def _files(place: Path) -> list[Path]:

@@ -134,15 +134,15 @@ class MaskedLM(Task):
         taken = [hold_out(source, reader, 2 * half) for source in sources]
         validation = [item for items, _ in taken for item in items[:half]]
         test = [item for items, _ in taken for item in items[half:]]
-        skips = [rows for _, rows in taken]
-        notes += [f"{source.name}: a stream; its first {rows:,} rows are held out" for source, rows in
-                  zip(sources, skips, strict=True)]  # fmt: skip
+        held = [rows for _, rows in taken]
+        notes += [f"{source.name}: a stream; {len(rows):,} of its rows are held out" for source, rows in
+                  zip(sources, held, strict=True)]  # fmt: skip
         masked = {
             "validation": Masked(validation, masking, HELD_OUT),
             "test": Masked(test, masking, HELD_OUT),
         }
         digest = {"validation": _digest(validation), "test": _digest(test)}
-        return self._prepared(made, MaskedStream(sources, skips, reader, masking, seed), masked, digest, notes)
+        return self._prepared(made, MaskedStream(sources, held, reader, masking, seed), masked, digest, notes)
 
     def _frame(self, tokenizer: PreTrainedTokenizerBase) -> Frame:
         if self.nsp and (tokenizer.cls_token is None or tokenizer.sep_token is None):
