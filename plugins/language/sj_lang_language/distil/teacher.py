@@ -53,7 +53,11 @@ def _load(
     _register_models()
     try:
         tokenizer = AutoTokenizer.from_pretrained(found)
-        model, report = getattr(transformers, auto_class).from_pretrained(found, output_loading_info=True)
+        model, report = getattr(transformers, auto_class).from_pretrained(
+            found,
+            output_loading_info=True,
+            use_safetensors=True,  # no pickle from outside is opened
+        )
     except (OSError, ValueError, KeyError) as error:
         if offline:
             raise Unreachable(
