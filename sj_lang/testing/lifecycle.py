@@ -87,10 +87,42 @@ def forward_wraps_functional(subject: Subject) -> None:
         got = torch.stack([node(x_t) for x_t in x.unbind(0)])
         _functional().set_step_mode(net=node, step_mode="m")
         assert_equal(got, want, "forward, step after step, against functional")
+        node.reset()  # type: ignore[operator]
+        node.step_mode = "s"  # type: ignore[assignment]
+        got = _functional().multi_step_forward(x_seq=x, single_step_module=node)
+        assert_equal(got, want, "functional.multi_step_forward of SpikingJelly against functional")
+        node.step_mode = "m"  # type: ignore[assignment]
     if subject.traits.takes_mask:
         node.reset()  # type: ignore[operator]
         mask = torch.arange(6, device=x.device)[:, None] < torch.tensor([6, 2, 0], device=x.device)
         assert_equal(node(x, mask=mask), whole(node, x, None, mask)[0], "forward with a mask against functional")
+
+
+@check(once=True)
+def monitors_record(subject: Subject) -> None:
+    """SpikingJelly's monitors see what the node fires, its gradients, and v_seq where potentials can be stored."""
+    node, x = subject.node(), subject.x(6, 3).requires_grad_()
+    net, kind, monitors = nn.Sequential(node), type(node), spikingjelly("monitor")
+    seen = {
+        "OutputMonitor": monitors.OutputMonitor(net=net, instance=kind),
+        "GradInputMonitor": monitors.GradInputMonitor(net=net, instance=kind),
+    }
+    wanted: dict[str, Any] = {}
+    if hasattr(node, "store_v_seq"):
+        node.store_v_seq = True  # type: ignore[assignment]
+        seen["AttributeMonitor of v_seq"] = monitors.AttributeMonitor(
+            attribute_name="v_seq", pre_forward=False, net=net, instance=kind
+        )
+    spikes = net(x)
+    (wanted["GradInputMonitor"],) = torch.autograd.grad(spikes.sum(), x)
+    wanted["OutputMonitor"] = spikes
+    wanted["AttributeMonitor of v_seq"] = getattr(node, "v_seq", None)
+    for name, monitor in seen.items():
+        monitor.remove_hooks()
+        assert len(monitor.records) == 1, f"{name} has {len(monitor.records)} records of one call"
+        record, want = monitor.records[0], wanted[name]
+        assert isinstance(record, Tensor), f"{name} records a {type(record).__name__}"
+        assert_equal(record, want, f"what {name} records")
 
 
 @check(once=True)

@@ -319,6 +319,22 @@ class ForwardForgetsTheMask(Toy):
         return super().forward(x)
 
 
+@fault("forward_wraps_functional")
+class SingleStepsForgetTheState(Toy):
+    def single_step_forward(self, x, mask=None):
+        self.reset()
+        return super().single_step_forward(x, mask)
+
+    def forward(self, x, mask=None):
+        return self.single_step_forward(x, mask) if self.step_mode == "s" else super().forward(x, mask)
+
+
+@fault("monitors_record")
+class HooksAreNotCalled(Toy):
+    def __call__(self, x, mask=None):
+        return self.forward(x, mask)
+
+
 @fault("potentials_are_stored")
 class StoresTheSpikes(Toy):
     def sequence(self, x, state, lengths):
