@@ -8,6 +8,7 @@ import pytest
 import torch
 from sj_lang_language.firing import Firing
 from sj_lang_language.models.snn_bert import (
+    SNNBertConfig,
     SNNBertForMaskedLM,
     SNNBertForPreTraining,
     SNNBertForSequenceClassification,
@@ -227,3 +228,28 @@ def test_firing_layers_are_one_per_linear_and_one_behind_query_key_value() -> No
     assert [name for name, module in layer.named_modules() if isinstance(module, Firing)] == [
         *("attention.neuron", "attention.self.qkv", "attention.output.neuron", "intermediate.neuron", "output.neuron")
     ]
+
+
+@pytest.mark.parametrize("coding", ["individual", "repeat"])
+def test_a_fresh_model_fires_everywhere(coding: str) -> None:
+    """Drawn as BERT is, no neuron behind a Linear would fire, and nothing behind it learn."""
+    torch.manual_seed(0)
+    config = SNNBertConfig(vocab_size=500, hidden_size=64, num_attention_heads=2, coding=coding)
+    model = SNNBertForSequenceClassification(config).eval()
+    monitor = Monitor(model)
+    with torch.no_grad(), monitor.recording():
+        model(torch.randint(0, 500, (8, 24)))
+    rates = {name: value for name, value in monitor.figures().items() if name.startswith("firing_rate.bert")}
+    assert len(rates) == 10
+    assert all(0.05 < rate < 0.6 for rate in rates.values()), rates
+
+
+def test_the_initialisation_is_as_the_config_says() -> None:
+    sizes = {"vocab_size": 500, "hidden_size": 64}
+    linear = "bert.encoder.layer.0.intermediate.dense.weight"
+    for given, inside, table in ((None, 1 / (0.15 * 64) ** 0.5, 0.02), (0.3, 0.3, 0.3)):
+        state = SNNBertForSequenceClassification(SNNBertConfig(**sizes, initializer_range=given)).state_dict()
+        assert state[linear].std().item() == pytest.approx(inside, rel=0.05)
+        assert state["bert.embeddings.word_embeddings.weight"].std().item() == pytest.approx(table, rel=0.05)
+    state = SNNBertForSequenceClassification(SNNBertConfig(**sizes, twin=True)).state_dict()
+    assert state[linear].std().item() == pytest.approx(0.02, rel=0.05)

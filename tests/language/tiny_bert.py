@@ -18,7 +18,7 @@ TINY: dict[str, Any] = {
     "intermediate_size": 24,
     "initializer_range": 0.4,
 }
-SHARP = {"type": "softmax", "scale": 2.0, "gain": 4.0}  # tiny and untrained, attention is flat and its neurons silent
+SHARP = {"type": "softmax", "scale": 5.7, "gain": 4.0}  # tiny and untrained, attention is flat and its neurons silent
 KINDS: dict[str, dict[str, Any]] = {
     "bpsn": {"attention": SHARP},
     "counting": {"neuron": {"type": "bpsn", "variant": "K"}, "attention": {"type": "ssa", "scale": 0.3}, "gelu": False},

@@ -21,7 +21,9 @@ class SNNBertConfig(PreTrainedConfig):
     feed-forward part; None: 4 D.
     hidden_dropout_prob: on embeddings and on what each Linear adds to the stream. attention_probs_dropout_prob: on
     softmax's weights. classifier_dropout: before the classifier; None: hidden_dropout_prob.
-    initializer_range: deviation of the normal distribution from which Linear layers and tables are drawn.
+    initializer_range: deviation of the normal distribution from which Linear layers and tables are drawn. None: .02 as
+    in BERT, but for the Linear layers that spikes enter (ours): 1 / sqrt(.15 n) for n inputs that fire at a rate of
+    .15, so that they give currents of unit deviation. At .02 hardly a neuron behind them ever fires.
     layer_norm_eps: of the embedding's and the heads' LayerNorm.
     tie_word_embeddings: the masked-LM head predicts with the table of tokens.
 
@@ -51,7 +53,7 @@ class SNNBertConfig(PreTrainedConfig):
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
     classifier_dropout: float | None = None
-    initializer_range: float = 0.02
+    initializer_range: float | None = None
     layer_norm_eps: float = 1e-5
     tie_word_embeddings: bool = True
 

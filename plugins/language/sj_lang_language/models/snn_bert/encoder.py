@@ -15,6 +15,7 @@ first one is that of the pooler, and what is returned stands where the tokens st
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -29,6 +30,9 @@ from sj_lang_language.firing import Firing, MakeNeuron, float_in_place_of_spikes
 from sj_lang_language.models.fresh import FreshWeights
 from sj_lang_language.models.options import asked_if
 from sj_lang_language.models.snn_bert.config import SNNBertConfig
+
+#: Share of the neurons that fire at a token, by which fresh weights are drawn: BPSN's on currents of unit deviation.
+RATE = 0.15
 
 
 class SNNBertOutput(nn.Module):
@@ -111,6 +115,10 @@ class SNNBertEncoder(nn.Module):
         parts: dict[str, Any] = {kind: build.part(kind, getattr(config, kind)) for kind in ("attention", "norm")}
         parts["neuron"] = float_in_place_of_spikes if config.twin else build.part("neuron", config.neuron)
         self.layer = nn.ModuleList(SNNBertLayer(config, **parts) for _ in range(config.num_hidden_layers))
+        if config.initializer_range is None and not config.twin:
+            for module in self.layer.modules():
+                if isinstance(module, nn.Linear):
+                    module.std = 1 / math.sqrt(RATE * module.in_features)
 
 
 class SNNBertPooler(nn.Module):
@@ -145,6 +153,11 @@ class SNNBertPreTrainedModel(FreshWeights, PreTrainedModel):
     base_model_prefix = "bert"
     supports_gradient_checkpointing = True
     _no_split_modules = ["SNNBertLayer"]  # noqa: RUF012  # transformers reads a list here
+
+    def initial_std(self, module: nn.Module) -> float:
+        std = getattr(module, "std", None)
+        chosen = self.config.initializer_range if std is None else std
+        return 0.02 if chosen is None else float(chosen)
 
     @property
     def embedding(self) -> Any:
