@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sj_lang import cuda
 from sj_lang.compat import surrogate
 from sj_lang.errors import choices
 from sj_lang.neuron import Kernel, Node, State
+from sj_lang_neurons import surrogates
+from sj_lang_neurons.bpsn.cupy import bpsn as fused
+from sj_lang_neurons.bpsn.fired import bpsn
 from sj_lang_neurons.bpsn.firing import fire
 from sj_lang_neurons.bpsn.quantiser import TICKS, counted, in_ticks
-from sj_lang_neurons.bpsn.torch import bpsn
 
 VARIANTS = ("R", "A", "G", "K")
 DIRECTIONS = ("both", "forward", "backward")
@@ -46,7 +50,10 @@ class BPSN(Node):
     [B, C] of the next F; in K also "count" [B, C, ...], C modulo 1. `v_seq` is H.
     """
 
-    kernels: ClassVar[dict[str, Kernel]] = {"torch": Kernel(bpsn)}
+    kernels: ClassVar[dict[str, Kernel]] = {
+        "cupy": Kernel(run=fused, why_not=cuda.why_not, half=True),
+        "torch": Kernel(run=bpsn),
+    }
 
     def __init__(
         self,
@@ -130,24 +137,35 @@ class BPSN(Node):
         needs = "needs the whole sequence, as it reads the tokens that follow"
         return f'direction="{self.direction}" {needs}; "forward" steps'
 
+    def kernel(self, x: Tensor) -> Callable[..., Any]:
+        refused = "" if self.backend != "cupy" or self.variant == "K" else surrogates.why_not(self.surrogate_function)
+        if refused:
+            raise RuntimeError(f'BPSN: backend "cupy" {refused}')
+        return super().kernel(x)
+
     def _run(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor]:
-        threshold = F.softplus(self.threshold.to(x.dtype))
+        threshold = F.softplus(self.threshold.to(_wide(x)))
         over = threshold.view(-1, *(1,) * (x.dim() - 3))
-        if self.variant != "K":
-            u, after = self._potential(x, state, lengths, threshold)
-            h = u + over if self.store_v_seq else u
-        else:
-            h, after = self._potential(x, state, lengths, torch.zeros_like(threshold))
-            start = state["count"] if "count" in state else torch.zeros_like(x[0])
+        if self.variant == "K":
+            h, after = self._potential(x, state, lengths, torch.zeros_like(threshold), None)
+            start = state["count"] if "count" in state else torch.zeros_like(h[0])
             u, count = counted(in_ticks(h, over, self.kappa), start, lengths)
             if "count" in state:
                 after["count"] = count
+        elif self.store_v_seq:
+            u, after = self._potential(x, state, lengths, threshold, None)
+            h = u + over
+        else:
+            spikes, after = self._potential(x, state, lengths, threshold, self.surrogate_function)
+            return spikes, after, spikes
         return fire(u, self.surrogate_function), after, h
 
-    def _potential(self, x: Tensor, state: State, lengths: Tensor | None, threshold: Tensor) -> tuple[Tensor, State]:
-        """H - threshold [T, B, C, ...], and the state but for the count."""
+    def _potential(
+        self, x: Tensor, state: State, lengths: Tensor | None, threshold: Tensor, surrogate: nn.Module | None
+    ) -> tuple[Tensor, State]:
+        """H - threshold [T, B, C, ...], or with a surrogate its spikes, and the state but for the count."""
         lf, lb = _decay(self.decay_f, x), _decay(self.decay_b, x)
-        flat = x.reshape(*x.shape[:3], x.shape[3:].numel())  # [T, B, C, S]
+        flat = x.unsqueeze(3) if x.dim() == 3 else x.flatten(3)  # [T, B, C, S]
         numerator, denominator = state.get("numerator"), state.get("denominator")
         u, last = self.kernel(x)(
             flat,
@@ -157,11 +175,12 @@ class BPSN(Node):
             _cast(self.gain_f, x),
             lb,
             _cast(self.gain_b, x),
-            None if self.lateral is None else self.lateral.to(x.dtype).sigmoid(),
+            None if self.lateral is None else self.lateral.to(_wide(x)).sigmoid(),
             None if numerator is None else numerator.reshape(flat.shape[1:]),
             denominator,
             lengths,
             self.variant != "A",
+            surrogate=surrogate,
         )
         after: State = {}
         if numerator is not None:
@@ -173,11 +192,16 @@ class BPSN(Node):
         return u.view(x.shape), after
 
 
+def _wide(x: Tensor) -> torch.dtype:
+    """That of parameters and states beside x."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def _cast(parameter: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if parameter is None else parameter.to(x.dtype)
+    return None if parameter is None else parameter.to(_wide(x))
 
 
 def _decay(logit: Tensor | None, x: Tensor) -> Tensor | None:
     """The decay inside (0, 1), where a saturated sigmoid would leave it."""
-    kind = torch.finfo(x.dtype)
-    return None if logit is None else logit.to(x.dtype).sigmoid().clamp(kind.tiny, 1 - kind.eps / 2)
+    kind = torch.finfo(_wide(x))
+    return None if logit is None else logit.to(_wide(x)).sigmoid().clamp(kind.tiny, 1 - kind.eps / 2)

@@ -1,0 +1,231 @@
+"""BPSN's CUDA kernels, run on the CPU, through the conformance kit of the neurons and against the torch operator."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from sj_lang_neurons import BPSN
+from sj_lang_neurons.bpsn import cupy
+from sj_lang_neurons.scan.layout import Tile
+from sj_lang_neurons.surrogates import HEAVISIDES
+from torch import Tensor, nn
+
+from sj_lang import plugins
+from sj_lang.compat import surrogate, surrogates
+from sj_lang.testing import Traits, check_node
+from sj_lang.testing.kernels import unwritten_memory_is_nan
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "R": {},
+    "R forward": {"direction": "forward"},
+    "A": {"variant": "A"},
+    "A forward": {"variant": "A", "direction": "forward"},
+    "G backward": {"variant": "G", "direction": "backward"},
+    "K": {"variant": "K"},
+    "K forward": {"variant": "K", "direction": "forward"},
+}
+KERNEL_CHECKS = (
+    "steps_equal_sequence",
+    "pieces_equal_whole",
+    "padding_is_removal",
+    "gradients_are_exact",
+    "half_precision",
+    "nan_stays_visible",
+    "output_is_fully_written",
+)
+
+
+def conforms(options: dict[str, Any], **given: Any) -> None:
+    forward = options.get("direction") == "forward"
+    traits = {"causal": forward, "steps": forward, "carries_state": forward, "takes_mask": True, "any_length": True}
+    skip = {"gradients_are_exact": "K counts"} if options.get("variant") == "K" else {}
+    report = check_node(
+        lambda channels: BPSN(channels=channels, **options),
+        traits=Traits.of(traits),
+        backends=("cupy",),
+        skip=skip,
+        **given,
+    )
+    assert report.passed
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_the_kit() -> None:
+    conforms({})
+
+
+@pytest.mark.parametrize("options", list(VARIANTS.values())[1:], ids=list(VARIANTS)[1:])
+@pytest.mark.usefixtures("on_cpu")
+def test_the_kernels_part_of_the_kit(options: dict[str, Any]) -> None:
+    conforms(options, only=KERNEL_CHECKS, dtypes=[torch.float64])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", list(VARIANTS.values())[1:], ids=list(VARIANTS)[1:])
+@pytest.mark.usefixtures("on_cpu")
+def test_the_whole_kit(options: dict[str, Any]) -> None:
+    conforms(options)
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_the_operators_run() -> None:
+    names = ["sj_lang::bpsn_cuda", "sj_lang::bpsn_cuda_backward"]
+    for backend in ("cupy", "auto"):
+        check_node(
+            lambda channels: BPSN(channels=channels),
+            traits=plugins.get("neuron", "bpsn"),
+            backends=(backend,),
+            only=("backend_really_runs",),
+            ops={backend: names},
+        )
+
+
+def results(node: BPSN, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+    """Spikes, states, and every gradient of a functional of both, begun from a state that has seen something."""
+    x = x.detach().requires_grad_()
+    with torch.no_grad():
+        start = node.functional(x[:3])[1]
+    start = {name: value.clone().requires_grad_() for name, value in start.items()}
+    spikes, after = node.functional(x, start or None, mask)
+    generator = torch.Generator().manual_seed(0)
+    loss = sum(
+        (value.double() * torch.randn(value.shape, generator=generator, dtype=torch.float64)).sum()
+        for value in (spikes, *after.values())
+    )
+    grads = torch.autograd.grad(loss, [x, *start.values(), *node.parameters()], materialize_grads=True)
+    return [spikes.detach(), *(v.detach() for v in after.values()), *grads]
+
+
+def compare(node: BPSN, x: Tensor, mask: Tensor | None = None, tolerance: float = 1e-10) -> None:
+    node.backend = "cupy"
+    with unwritten_memory_is_nan():
+        ours = results(node, x, mask)
+    node.backend = "torch"
+    for number, (a, b) in enumerate(zip(ours, results(node, x, mask), strict=True)):
+        assert a.dtype == b.dtype
+        scale = max(1.0, float(b.abs().max()) if b.numel() else 1.0)
+        torch.testing.assert_close(a, b, rtol=0, atol=tolerance * scale, msg=lambda m, number=number: f"{number}: {m}")
+
+
+@pytest.mark.parametrize("tile", [Tile(32, 1, 8), Tile(8, 4, 3), Tile(4, 16, 8)], ids=str)
+@pytest.mark.parametrize("options", [{}, {"direction": "forward"}], ids=["R", "R forward"])
+@pytest.mark.usefixtures("in_any_order")
+def test_every_schedule_and_order_of_threads(
+    monkeypatch: pytest.MonkeyPatch, tile: Tile, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(cupy, "schedule", lambda columns, steps: tile)
+    torch.manual_seed(0)
+    node = BPSN(channels=7, **options).double()
+    x = torch.randn(150, 3, 7, dtype=torch.float64) * 2
+    mask = torch.arange(150)[:, None] < torch.tensor([150, 0, 97])
+    compare(node, x, mask)
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("steps", [1, 2, 40, 300])
+@pytest.mark.usefixtures("on_cpu")
+def test_equals_the_torch_operator(options: dict[str, Any], steps: int) -> None:
+    torch.manual_seed(steps)
+    node = BPSN(channels=3, **options).double()
+    compare(node, torch.randn(steps, 2, 3, 2, dtype=torch.float64) * 2)
+
+
+@pytest.mark.parametrize("decay", [1e-6, 0.5, 1 - 1e-4, 1 - 1e-9])
+@pytest.mark.usefixtures("on_cpu")
+def test_decays_from_0_to_1(decay: float) -> None:
+    torch.manual_seed(0)
+    node = BPSN(channels=2).double()
+    with torch.no_grad():
+        node.decay_f.fill_(torch.tensor(decay, dtype=torch.float64).logit())
+        node.decay_b.fill_(-node.decay_f[0])
+    compare(node, torch.randn(300, 1, 2, dtype=torch.float64), tolerance=1e-9)
+
+
+@pytest.mark.parametrize("name", HEAVISIDES)
+@pytest.mark.usefixtures("on_cpu")
+def test_surrogates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name not in surrogates():
+        pytest.skip(f"this SpikingJelly has no {name}")
+    torch.manual_seed(0)
+    fire = surrogate(name)
+    node = BPSN(channels=4, surrogate_function=fire).double()
+    compare(node, torch.randn(30, 3, 4, dtype=torch.float64) * 2)
+    called: list[int] = []
+    monkeypatch.setattr(type(fire), "forward", lambda self, x: called.append(1))
+    node.backend = "cupy"
+    node.functional(torch.randn(5, 1, 4, dtype=torch.float64))
+    assert not called
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_surrogate_that_no_kernel_knows() -> None:
+    class Mine(nn.Module):
+        def forward(self, u: Tensor) -> Tensor:
+            return (u >= 0).to(u) + u.sigmoid() - u.sigmoid().detach()
+
+    torch.manual_seed(0)
+    node, x = BPSN(channels=4, surrogate_function=Mine()).double(), torch.randn(9, 2, 4, dtype=torch.float64)
+    want = results(node, x)
+    node.backend = "torch"
+    for a, b in zip(want, results(node, x), strict=True):
+        torch.testing.assert_close(a, b)
+    node.backend = "cupy"
+    with pytest.raises(RuntimeError, match='BPSN: backend "cupy" has no fused firing for Mine, only for ATan, Sigmoid'):
+        node.functional(x)
+
+
+@pytest.mark.parametrize(
+    ("steps", "names"),
+    [
+        (128, ["bpsn", "bpsn_backward"]),
+        (
+            300,
+            ["bpsn_chunks", "bpsn_carries", "bpsn", "bpsn_backward_chunks", "bpsn_carries", "bpsn_backward"],
+        ),
+    ],
+)
+@pytest.mark.usefixtures("on_cpu")
+def test_launches(steps: int, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence of BERT's is one chunk, and needs one launch each way; a long text takes three phases."""
+    seen: list[str] = []
+    launch = cupy.cuda.launch
+    monkeypatch.setattr(cupy.cuda, "launch", lambda path, name, *a: (seen.append(name), launch(path, name, *a)))
+    BPSN(channels=6, backend="cupy").functional(torch.randn(steps, 1, 6, requires_grad=True))[0].sum().backward()
+    assert seen == names
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.usefixtures("on_cpu")
+def test_the_sequence_is_not_copied(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    node, x = BPSN(channels=6, backend="cupy"), torch.randn(3, 12, 6).to(dtype).transpose(0, 1)
+    read: list[int] = []
+    launch: Callable[..., None] = cupy.cuda.launch
+
+    def spy(path: Any, name: str, macros: Any, grid: Any, block: Any, arguments: Any, device: Any) -> None:
+        read.extend(a.data_ptr() for a in arguments if isinstance(a, Tensor))
+        launch(path, name, macros, grid, block, arguments, device)
+
+    monkeypatch.setattr(cupy.cuda, "launch", spy)
+    spikes, _ = node.functional(x)
+    assert read[0] == x.data_ptr()
+    assert spikes.stride() == x.stride()
+    assert torch.equal(spikes.float(), node.functional(x.float().contiguous())[0])
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own doing
+@pytest.mark.parametrize("steps", [5, 200])
+@pytest.mark.usefixtures("on_cpu")
+def test_operators_are_registered_completely(steps: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(steps, 2, 3, 1, requires_grad=True)
+    rates = [torch.rand(3).mul(0.8).add(0.1).requires_grad_() for _ in range(7)]
+    start = [torch.randn(2, 3, 1).requires_grad_(), torch.ones(2, 3).requires_grad_()]
+    lengths = torch.tensor([steps, 3])
+    given = (x, *rates, *start, lengths, True, 2, 2.0)
+    torch.library.opcheck(torch.ops.sj_lang.bpsn_cuda.default, given)
+    borders = torch.ops.sj_lang.bpsn_cuda(*given)[2]
+    detached = [v.detach() for v in given[:10]]
+    backward = (torch.randn_like(x), torch.randn(2, 3, 1), borders.detach(), *detached, lengths, True, 2, 2.0)
+    torch.library.opcheck(torch.ops.sj_lang.bpsn_cuda_backward.default, backward)
