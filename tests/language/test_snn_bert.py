@@ -253,3 +253,21 @@ def test_the_initialisation_is_as_the_config_says() -> None:
         assert state["bert.embeddings.word_embeddings.weight"].std().item() == pytest.approx(table, rel=0.05)
     state = SNNBertForSequenceClassification(SNNBertConfig(**sizes, twin=True)).state_dict()
     assert state[linear].std().item() == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("head", [SNNBertForMaskedLM, SNNBertForPreTraining])
+def test_sparse_prediction_has_the_same_loss_and_gradients(head: Any) -> None:
+    found = []
+    for sparse in (False, True):
+        model = build(model=head, sparse_prediction=sparse, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        model.train()
+        ids, segments = texts()
+        labels = ids.masked_fill(torch.rand(3, 11, generator=torch.Generator().manual_seed(2)) < 0.7, -100)
+        out = model(ids, token_type_ids=segments, labels=labels)
+        out.loss.backward()
+        logits = next(value for name, value in out.items() if name.endswith("logits"))
+        scored = logits if sparse else logits[labels != -100]
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        found.append((out.loss, scored, gradients))
+        assert model.eval()(ids, labels=labels).to_tuple()[1].shape == (3, 11, 23)
+    torch.testing.assert_close(found[1], found[0])

@@ -88,7 +88,8 @@ class DistillationLoss(nn.Module):
         ours, theirs = _logits(outputs, len(labels)), _logits(taught, len(labels))
         for own, other, label in zip(ours, theirs, labels, strict=True):
             at = label != IGNORED
-            chosen, wanted = own[at].float(), other[at].float()  # [M, classes]
+            wanted = other[at].float()  # [M, classes]
+            chosen = (own if own.shape == wanted.shape else own[at]).float()  # some models give the scored ones alone
             if own.shape[-1] == 1:
                 each = (chosen - wanted).square().sum(-1)
             else:

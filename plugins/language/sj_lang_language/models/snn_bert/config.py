@@ -26,6 +26,8 @@ class SNNBertConfig(PreTrainedConfig):
     .15, so that they give currents of unit deviation. At .02 hardly a neuron behind them ever fires.
     layer_norm_eps: of the embedding's and the heads' LayerNorm.
     tie_word_embeddings: the masked-LM head predicts with the table of tokens.
+    sparse_prediction: in training, where labels are given, the logits of the M scored tokens alone are computed,
+        `[M, V]`: loss and gradients are the same, at 15 % masked tokens for a seventh of the head's cost.
 
     coding: "individual", the token axis is the time axis, each token is computed once; "repeat", each token enters
     `timesteps` times. timesteps: T of repeat coding. neuron: None is `bpsn`, with repeat coding `lif` with tau 2,
@@ -56,6 +58,7 @@ class SNNBertConfig(PreTrainedConfig):
     initializer_range: float | None = None
     layer_norm_eps: float = 1e-5
     tie_word_embeddings: bool = True
+    sparse_prediction: bool = False
 
     coding: Literal["individual", "repeat"] = "individual"
     timesteps: int = 4

@@ -67,6 +67,13 @@ class _WithTokenLogits(SNNBertPreTrainedModel):
 
     _tied_weights_keys = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}  # noqa: RUF012
 
+    def _predict(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Logits `[B, L, V]` out of `[B, L, D]`, and the labels; or both of scored tokens alone, `[M, V]`, `[M]`."""
+        if labels is None or not (self.training and self.config.sparse_prediction):
+            return self.cls.predictions(x), labels
+        at = labels != -100
+        return self.cls.predictions(x[at]), labels[at]
+
     def get_output_embeddings(self) -> nn.Module:
         return self.cls.predictions.decoder
 
@@ -101,7 +108,7 @@ class SNNBertForMaskedLM(_WithTokenLogits):
         accumulation. The loss is in nats per scored token.
         """
         found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states)
-        logits = self.cls.predictions(found.last_hidden_state)
+        logits, labels = self._predict(found.last_hidden_state, labels)
         loss = None
         if labels is not None:
             loss = self.loss_function(
@@ -138,11 +145,11 @@ class SNNBertForPreTraining(_WithTokenLogits):
         The loss is the sum of the means of what is given, in nats.
         """
         found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states)
-        logits = self.cls.predictions(found.last_hidden_state)
+        logits, labels = self._predict(found.last_hidden_state, labels)
         follows = self.cls.seq_relationship(found.pooler_output)
         losses = []
         if labels is not None:
-            losses.append(cross_entropy(logits.flatten(0, 1).float(), labels.flatten()))
+            losses.append(cross_entropy(logits.flatten(0, -2).float(), labels.flatten()))
         if next_sentence_label is not None:
             losses.append(cross_entropy(follows.float(), next_sentence_label.flatten()))
         output = BertForPreTrainingOutput(
