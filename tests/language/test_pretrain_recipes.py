@@ -1,0 +1,76 @@
+"""The recipes pretrain/*: SNN-BERT is pre-trained, taught by its twin, and is where another task starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sj_lang.recipe import load
+from sj_lang.run import execute
+
+TINY = ["train.max_steps=6", "train.eval_steps=3", "train.save_steps=3", "model.hidden_size=16"]
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    lines = [
+        f"{verse} and {verse * line} green bottles hang on wall {line}.\n" for verse in range(150) for line in range(9)
+    ]
+    (tmp_path / "bottles.txt").write_text("".join(lines))
+    return "bottles.txt"
+
+
+def figures(run: str) -> dict[str, float]:
+    return dict(json.loads(Path(run, "metrics.json").read_text()))
+
+
+@pytest.mark.timeout(120)
+def test_the_paper_sized_recipe_is_checked_without_network(
+    offline: Callable[[], float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ["model.hidden_size=24", "model.num_hidden_layers=1", "model.intermediate_size=24"]
+    assert execute(load("pretrain/snn-bert-base", sizes), dry_run=True) == 0
+    shown = capsys.readouterr().out
+    assert "steps       500,000" in shown
+    assert "cls.seq_relationship" in shown
+    assert "NOT checked" in shown
+    assert "hub:wikimedia/wikipedia/20231101.en" in shown
+    assert offline() < 60
+
+
+def test_a_twin_teaches_and_what_is_learned_is_where_a_classifier_starts(text: str, tmp_path: Path) -> None:
+    execute(load("pretrain/small-ann", [f"task.data={text}", "tokenizer.vocab_size=120", *TINY]))
+    execute(load("pretrain/small-distilled", [f"task.task.data={text}", *TINY]))
+    found = figures("runs/pretrain/small-distilled")
+    assert 0 < found["test.loss"] < 100
+    assert 0 < found["firing_rate.mean"] < 1
+    assert found["parameters.neurons"] > 0
+    assert (
+        found["parameters.total"] - found["parameters.neurons"]
+        == figures("runs/pretrain/small-ann")["parameters.total"]
+    )
+
+    rows = [f"{'good' if row % 3 else 'bad'} green bottles {row}\t{'yes' if row % 3 else 'no'}" for row in range(90)]
+    for part in ("train", "dev"):
+        (tmp_path / f"{part}.tsv").write_text("\n".join(["sentence\tlabel", *rows]))
+    small = json.dumps({key: value for key, value in load("pretrain/small", TINY).model.items() if key != "init_from"})
+    (tmp_path / "start.yaml").write_text(
+        f"""\
+recipe: 1
+name: start
+task: {{type: text_classification, data: {{train: train.tsv, dev: dev.tsv}}, text: sentence, label: label, length: 16}}
+tokenizer: {{type: pretrained, name: runs/pretrain/small-distilled/model}}
+model: {small}
+train: {{max_steps: 4, eval_steps: 2}}
+"""
+    )
+    execute(load("start.yaml", ["model.init_from=runs/pretrain/small-distilled", "output=start"]))
+    notes = " ".join(json.loads(Path("start/manifest.json").read_text())["notes"])
+    assert "init_from runs/pretrain/small-distilled" in notes
+    assert "new: bert.pooler" in notes or "bert.pooler.dense" in notes
+    assert "bert.encoder" not in notes
+    assert "dev.accuracy" in figures("start")
