@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sj_lang.errors import UserError
 from sj_lang.recipe import load
 from sj_lang.run import execute
 
@@ -74,3 +75,35 @@ train: {{max_steps: 4, eval_steps: 2}}
     assert "new: bert.pooler" in notes or "bert.pooler.dense" in notes
     assert "bert.encoder" not in notes
     assert "dev.accuracy" in figures("start")
+
+
+def test_a_spike_decoder_is_taught_by_its_twin(text: str, tmp_path: Path) -> None:
+    """Causal, and without hidden states, which is said."""
+    task = f"{{type: causal_lm, data: {text}, length: 16}}"
+    sizes = "hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2"
+    (tmp_path / "twin.yaml").write_text(
+        f"""\
+recipe: 1
+name: twin
+task: {task}
+tokenizer: characters
+model: {{type: spike_decoder, {sizes}, twin: true}}
+train: {{max_steps: 4, eval_steps: 2}}
+generate: {{max_new_tokens: 2}}
+"""
+    )
+    (tmp_path / "taught.yaml").write_text(
+        f"""\
+recipe: 1
+base: twin.yaml
+name: taught
+task: {{type: distillation, task: {task}, teacher: runs/twin, hidden: false}}
+model: {{twin: false}}
+"""
+    )
+    execute(load("twin.yaml"))
+    execute(load("taught.yaml", ["train.gradient_accumulation_steps=2"]))
+    assert {"test.bits_per_char", "test.accuracy"} <= set(figures("runs/taught"))
+    assert Path("runs/taught/sample.txt").read_text()
+    with pytest.raises(UserError, match=r"the student, SpikeDecoderForCausalLM, gives no hidden states"):
+        execute(load("taught.yaml", ["task.hidden=true", "output=no"]), dry_run=True)

@@ -39,6 +39,11 @@ class DistillationLoss(nn.Module):
         self._takes = set(inspect.signature(teacher.forward).parameters) - {*labels, "labels"}
         self.labels, self.temperature, self.alpha = list(labels), temperature, alpha
         self.asks: Mapping[str, Any] = {"output_hidden_states": True} if hidden else {}
+        for name, model in (("the student", student), ("the teacher", teacher)):
+            if hidden and not _gives_hidden_states(model):
+                raise UserError(
+                    f"task.hidden: {name}, {type(model).__name__}, gives no hidden states; set task.hidden=false"
+                )
         ours, theirs = _probed(student, self.asks), _probed(teacher, self.asks)
         for own, other in zip(_logits(ours, len(labels)), _logits(theirs, len(labels)), strict=True):
             if own.shape[-1] != other.shape[-1]:
@@ -50,11 +55,7 @@ class DistillationLoss(nn.Module):
 
     def _match(self, ours: Any, theirs: Any) -> None:
         """Which layer of the teacher each of the student's meets, and how it gets there."""
-        found = {"the student": ours.get("hidden_states"), "the teacher": theirs.get("hidden_states")}
-        for name, states in found.items():
-            if not states:
-                raise UserError(f"task.hidden: {name} gives no hidden states; set task.hidden=false")
-        mine, its = found["the student"], found["the teacher"]
+        mine, its = ours["hidden_states"], theirs["hidden_states"]
         depth, deep = len(mine) - 1, len(its) - 1
         self.layers = [round(i * deep / max(depth, 1)) for i in range(depth + 1)]
         for state, layer in zip(mine, self.layers, strict=True):
@@ -111,6 +112,11 @@ class DistillationLoss(nn.Module):
             squares = (project(state).float() - taught["hidden_states"][layer].float()).square().mean(-1)
             total = total + ((squares * weight).sum(1) * _scored(label)).sum()
         return total / len(self.layers)
+
+
+def _gives_hidden_states(model: PreTrainedModel) -> bool:
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(p.name == "output_hidden_states" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
 
 
 def _scored(label: Tensor) -> Tensor:
