@@ -1,6 +1,8 @@
 """The rows of one block of h_t = h_{t-1} + w_t (x_t - h_{t-1}), DSN's recurrence. No autograd: buffers in, out.
 
 The same as a linear recurrence of decay 1 - w, but that number is never formed: for small w it keeps few of its digits.
+A chunk of steps acts as one step does: its gain is W, and its input M = U / W, a mean of its inputs, where U is the
+potential that it ends with when it begins at 0.
 """
 
 from __future__ import annotations
@@ -8,46 +10,34 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sj_lang_neurons.scan.rows import CHUNK, chunked_rows
+from sj_lang_neurons.scan.rows import Rows
 
 
-def leak(x: Tensor, w: Tensor, h: Tensor, out: Tensor) -> Tensor:
+def leak(x: Rows, w: Rows, h: Tensor, out: Rows) -> Tensor:
     """Write h_t to `out`; returns its last row, a view. x, w, out [R, N], h [N], rows contiguous."""
-    return _scan(x, w, h, out, driven=False)
-
-
-def _scan(x: Tensor, w: Tensor, h: Tensor, out: Tensor, *, driven: bool) -> Tensor:
-    """`leak`; if driven, x stands for w x: h_t = h_{t-1} + (x_t - w_t h_{t-1})."""
-    cut = chunked_rows(*x.shape)
+    cut = out.cut
     if cut:
-        h = _chunks(x[:cut], w[:cut], h, out[:cut], driven)
-    for x_t, w_t, o in zip(x[cut:].unbind(0), w[cut:].unbind(0), out[cut:].unbind(0), strict=True):
-        h = _step(h, x_t, w_t, o, driven)
+        h = _chunks(x, w, h, out)
+        if cut == len(out.all):
+            return h
+    for x_t, w_t, o in zip(x.each[cut:], w.each[cut:], out.each[cut:], strict=True):
+        h = torch.lerp(h, x_t, w_t, out=o)
     return h
 
 
-def _step(h: Tensor, x: Tensor, w: Tensor, out: Tensor, driven: bool) -> Tensor:
-    if driven:
-        return torch.add(torch.addcmul(x, w, h, value=-1), h, out=out)
-    return torch.lerp(h, x, w, out=out)
-
-
-def _chunks(x: Tensor, w: Tensor, h: Tensor, out: Tensor, driven: bool) -> Tensor:
-    """Chunks side by side, twice: from zero, for what each adds, U, and its gain, W; then from its border.
-
-    The states at the borders are c' = c + (U - W c).
-    """
-    x_l, w_l, o_l = (value.view(-1, CHUNK, x.shape[1]).unbind(1) for value in (x, w, out))
-    one = w.new_ones(())
-    U = x_l[0].clone(memory_format=torch.contiguous_format) if driven else x_l[0] * w_l[0]
-    W = w_l[0].clone(memory_format=torch.contiguous_format)
-    for x_i, w_i in zip(x_l[1:], w_l[1:], strict=True):
-        U = _step(U, x_i, w_i, U, driven)
+def _chunks(x: Rows, w: Rows, h: Tensor, out: Rows) -> Tensor:
+    """Chunks side by side, twice: from zero, for U and W; then from their borders."""
+    borders, one = out.borders, h.new_ones(())
+    U, W = borders.added.all, borders.factor.all
+    torch.mul(x.lanes[0], w.lanes[0], out=U)
+    W.copy_(w.lanes[0])
+    for x_i, w_i in zip(x.lanes[1:], w.lanes[1:], strict=True):
+        torch.lerp(U, x_i, w_i, out=U)
         torch.lerp(W, one, w_i, out=W)
-    state = torch.empty_like(W)
-    state[0] = h
-    if len(state) > 1:
-        _scan(U[:-1], W[:-1], h, state[1:], driven=True)
-    for x_i, w_i, o in zip(x_l, w_l, o_l, strict=True):
-        state = _step(state, x_i, w_i, o, driven)
-    return out[-1]
+    U.div_(W.clamp(min=torch.finfo(W.dtype).tiny))  # no step with a gain: U is 0, and so is M
+    borders.states[0] = h
+    leak(borders.added, borders.factor, h, borders.after)
+    h = borders.before.all
+    for x_i, w_i, o in zip(x.lanes, w.lanes, out.lanes, strict=True):
+        h = torch.lerp(h, x_i, w_i, out=o)
+    return out.each[out.cut - 1]

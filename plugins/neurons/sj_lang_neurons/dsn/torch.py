@@ -1,8 +1,8 @@
 """The whole DSN, logit, leak, recurrence and firing, as one torch operator in plain torch, for every device.
 
-It works in segments of steps, for the taps, and in blocks of a segment that stay in the cache, for all else. The
-backward pass computes each block again from its input and the state at its border: nothing of the size of the input is
-kept but the input itself. With m = 1 / tau:
+It works in parts of the columns and blocks of the steps, whose arrays stay in the cache. The backward pass computes
+each block again from its input and the state at its border: nothing of the size of the input is kept but the input
+itself. With m = 1 / tau:
 
     q_t = sigmoid(-a_t),  w_t = 1 - alpha_t = 1 - (1 - q_t) ** m,  h_t = h_{t-1} + w_t (x_t - h_{t-1})
 
@@ -15,19 +15,16 @@ where alpha_t (h_{t-1} - x_t) = h_t - x_t was used. All is flat: N is batch, cha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sj_lang_neurons.dsn.gain import gain_
-from sj_lang_neurons.dsn.leak import leak
-from sj_lang_neurons.dsn.taps import Taps
-from sj_lang_neurons.scan import rows
+from sj_lang_neurons.dsn.block import Part, block
 
-BLOCK = 1 << 18  # elements of a block: fewer are faster to reach, more are worth the calls
-SEGMENT = 1 << 21  # elements of a segment: what is needed at once of whole arrays, and worth a convolution
+BLOCK = 1 << 17  # elements of a block: the arrays of one fit into the second-level caches
+WIDTH = 1 << 13  # columns of a part, or more where there are few steps: enough for a row to be worth a call
 
 
 def dsn(
@@ -48,49 +45,9 @@ def dsn(
     lengths [N] int64: the valid steps, which come first; None: all. m: 1 / tau.
     n: largest spike; 0 returns the potentials [T, N] in place of spikes.
     """
-    size = rows.block_rows(x, BLOCK)
-    out, h_last, _ = _forward(x.contiguous(), tail, h_0, weight, bias, lengths, m, n, size)
+    size, width = _cuts(x)
+    out, h_last, _ = _forward(x.contiguous(), tail, h_0, weight, bias, lengths, m, n, size, width)
     return out, h_last
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """The parts of a sequence in which both passes are made, and what they have in common."""
-
-    x: Tensor
-    tail: Tensor
-    weight: Tensor
-    bias: Tensor
-    lengths: Tensor | None
-    m: float
-    size: int  # rows of a block
-
-    def segments(self) -> list[slice]:
-        """Whole blocks each, but for the last."""
-        steps, width = self.x.shape
-        return _cut(0, steps, self.size * max(1, SEGMENT // max(1, self.size * width)))
-
-    def blocks(self, segment: slice) -> list[tuple[int, slice]]:
-        """The segment's blocks, each with its number in the sequence."""
-        return [(t.start // self.size, t) for t in _cut(segment.start, segment.stop, self.size)]
-
-    def taps(self, t: slice) -> Taps:
-        """Those of the negated logits, -a_t."""
-        reach = len(self.tail)
-        start = t.start - reach
-        window = self.x[start : t.stop] if start >= 0 else torch.cat((self.tail[t.start :], self.x[: t.stop]))
-        return Taps(window, self.weight.neg(), (self.bias if len(self.bias) == 1 else self.bias[t]).neg())
-
-    def buffers(self, count: int) -> list[Tensor]:
-        return [self.x.new_empty(self.size, self.x.shape[1]) for _ in range(count)]
-
-    def run(self, t: slice, z: Tensor, h: Tensor, w: Tensor, out: Tensor) -> None:
-        """Turn the block's z = -a into q, write w and the potentials. h [N]: the potential before the block."""
-        if self.lengths is not None:
-            over = torch.arange(t.start, t.stop, device=z.device).unsqueeze(1) >= self.lengths
-            z.masked_fill_(over, -torch.inf)  # alpha = 1: the state stays
-        gain_(z, self.m, w)
-        leak(self.x[t], w, h, out)
 
 
 @torch.library.custom_op("sj_lang::dsn", mutates_args=())
@@ -104,25 +61,26 @@ def _forward(
     m: float,
     n: int,
     size: int,
+    width: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Spikes or potentials [T, N], last potential [N], and the potential before each block [blocks, N]."""
-    plan = _Plan(x, tail, weight, bias, lengths, m, size)
-    out = torch.empty_like(x)
+    out, h_last = torch.empty_like(x), torch.empty_like(h_0)
     borders = x.new_empty(-(-len(x) // size), x.shape[1])
-    buffers = plan.buffers(2)
     tiny = torch.finfo(x.dtype).tiny
-    h = h_0
-    for segment in plan.segments():
-        z = plan.taps(segment).logits()
-        for number, t in plan.blocks(segment):
-            w, v = (buffer[: t.stop - t.start] for buffer in buffers)
-            border = torch.hardshrink(h, tiny, out=borders[number])  # arithmetic on subnormal numbers is slow
-            v = v if n else out[t]
-            plan.run(t, z[t.start - segment.start : t.stop - segment.start], border, w, v)
+    for c, part in _parts(x, tail, weight, bias, lengths, m, width):
+        h = h_0[c]
+        for number, t in enumerate(_cut(len(x), size)):
+            here = block(x, t.stop - t.start, h.numel(), len(weight))
+            torch.hardshrink(h, tiny, out=borders[number, c])  # arithmetic on subnormal numbers is slow
+            here.run(part, t, borders[number, c])
+            v = here.h.all
             if n:
-                torch.round(v, out=out[t]).clamp_(0, n)
+                torch.round(v, out=out[t, c]).clamp_(0, n)
+            else:
+                out[t, c] = v
             h = v[-1]
-    return out, h.clone(), borders
+        h_last[c] = h
+    return out, h_last, borders
 
 
 @_forward.register_fake
@@ -136,6 +94,7 @@ def _(
     m: float,
     n: int,
     size: int,
+    width: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     borders = x.new_empty(-(-x.shape[0] // size), x.shape[1])
     return torch.empty_like(x), torch.empty_like(h_0), borders
@@ -154,39 +113,34 @@ def _backward(
     m: float,
     n: int,
     size: int,
+    width: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, tail, h_0, weight and bias."""
-    plan = _Plan(x, tail, weight, bias, lengths, m, size)
-    reach = len(tail)
-    grad_window = x.new_zeros(reach + len(x), x.shape[1])
-    grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-    buffers = plan.buffers(4)
-    tiny = torch.finfo(x.dtype).tiny
-    low, high = -tiny, _above(n, x.dtype)  # hardtanh's gradient is 0 at its limits, Rect's is not
-    one = x.new_ones(())
-    carry = grad_last
-    for segment in reversed(plan.segments()):
-        taps = plan.taps(segment)
-        g = taps.logits()  # -a, then q, then the gradient of -a over m
-        for number, t in reversed(plan.blocks(segment)):
-            w, h, gh, other = (buffer[: t.stop - t.start] for buffer in buffers)
-            q = g[t.start - segment.start : t.stop - segment.start]
-            plan.run(t, q, borders[number], w, h)
+    grad_x, grad_tail, grad_h = torch.empty_like(x), torch.empty_like(tail), torch.empty_like(grad_last)
+    grad_weight, grad_bias = x.new_zeros(weight.shape), x.new_zeros(bias.shape)
+    low, high = -torch.finfo(x.dtype).tiny, _above(n, x.dtype)  # hardtanh's gradient is 0 at its limits, Rect's is not
+    for c, part in _parts(x, tail, weight, bias, lengths, m, width):
+        scaled = part.weight * m
+        gh, alpha, g = grad_last[c], torch.ones_like(grad_last[c]), torch.zeros_like(part.tail)  # after the last step
+        for number, t in reversed(list(enumerate(_cut(len(x), size)))):
+            here = block(x, t.stop - t.start, gh.numel(), len(weight))
+            here.run(part, t, borders[number, c])
             if n:
-                torch.ops.aten.hardtanh_backward.grad_input(grad[t], h, low, high, grad_input=gh)
+                torch.ops.aten.hardtanh_backward.grad_input(grad[t, c], here.h.all, low, high, grad_input=here.gh.all)
             else:
-                gh.copy_(grad[t])
-            gh[-1].add_(carry)
-            alpha = torch.sub(one, w, out=other)
-            rows.scan(alpha[1:], gh[:-1], gh[-1], gh[:-1], reverse=True)
-            carry = torch.hardshrink(alpha[0] * gh[0], tiny)
-            grad_window[reach + t.start : reach + t.stop].addcmul_(gh, w)
-            q.mul_(torch.sub(x[t], h, out=other).mul_(gh))
-        through, of_weight, of_bias = taps.gradients(g)
-        grad_window[segment.start : reach + segment.stop].add_(through, alpha=m)
-        grad_weight.add_(of_weight, alpha=-m)
-        (grad_bias if len(bias) == 1 else grad_bias[segment]).add_(of_bias, alpha=-m)
-    return grad_window[reach:], grad_window[:reach].clone(), carry, grad_weight, grad_bias
+                here.gh.all.copy_(grad[t, c])
+            here.back(gh, alpha, g, grad_x[t, c])
+            here.add_through_taps(scaled, grad_x[t, c])
+            here.add_to_weight(grad_weight[:, c])
+            if len(bias) == 1:
+                grad_bias[0, c] += here.g.sum(0)
+            else:
+                grad_bias[t, c] = here.g
+            gh, alpha = torch.hardshrink(here.gh.each[0], -low), here.alpha[0].clone()
+            g = here.g_on[: len(tail)].clone()
+        grad_tail[:, c] = here.tail_through_taps(scaled)
+        grad_h[c] = alpha * gh
+    return grad_x, grad_tail, grad_h, grad_weight.mul_(-m), grad_bias.mul_(-m)
 
 
 @_backward.register_fake
@@ -202,32 +156,50 @@ def _(
     m: float,
     n: int,
     size: int,
+    width: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    window = x.new_empty(tail.shape[0] + x.shape[0], x.shape[1])
     return (
-        window[tail.shape[0] :],
+        torch.empty_like(x),
         torch.empty_like(tail),
         torch.empty_like(grad_last),
-        torch.empty_like(weight),
-        torch.empty_like(bias),
+        x.new_empty(weight.shape),
+        x.new_empty(bias.shape),
     )
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, tail, _, weight, bias, lengths, ctx.m, ctx.n, ctx.size = inputs
+    x, tail, _, weight, bias, lengths, ctx.m, ctx.n, ctx.size, ctx.width = inputs
     ctx.save_for_backward(output[2], x, tail, weight, bias, lengths)
 
 
 def _differentiate(ctx: Any, grad: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    grads = _backward(grad.contiguous(), grad_last, *ctx.saved_tensors, ctx.m, ctx.n, ctx.size)
-    return *grads, None, None, None, None
+    grads = _backward(grad.contiguous(), grad_last, *ctx.saved_tensors, ctx.m, ctx.n, ctx.size, ctx.width)
+    return *grads, None, None, None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
-def _cut(start: int, stop: int, size: int) -> list[slice]:
-    return [slice(t, min(t + size, stop)) for t in range(start, stop, size)]
+def _parts(
+    x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor | None, m: float, width: int
+) -> Iterator[tuple[slice, Part]]:
+    weight, bias = weight.contiguous().neg(), bias.contiguous().neg()
+    for c in _cut(x.shape[1], width):
+        of_columns = (x[:, c], tail[:, c], weight[:, c], bias[:, c], None if lengths is None else lengths[c])
+        yield c, Part(*of_columns, m)
+
+
+def _cuts(x: Tensor) -> tuple[int, int]:
+    """Rows of a block and columns of a part; all where there is no cache to spare."""
+    steps, width = x.shape
+    if x.device.type != "cpu":
+        return steps, max(1, width)
+    width = max(1, min(width, max(WIDTH, BLOCK // steps)))
+    return max(1, min(steps, BLOCK // width)), width
+
+
+def _cut(length: int, size: int) -> list[slice]:
+    return [slice(i, min(i + size, length)) for i in range(0, length, size)]
 
 
 def _above(n: int, dtype: torch.dtype) -> float:

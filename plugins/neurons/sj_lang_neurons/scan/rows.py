@@ -8,12 +8,49 @@ pass begins.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
-WIDE = 2048  # channels from which on the loop is faster
+WIDE = 1024  # channels from which on the loop is faster
 CHUNK = 8  # rows
 FEW = 32  # rows up to which the loop is faster
+
+
+class Rows:
+    """Rows [R, N], and the views of them that the ways need, each made once: a view costs as much as a short row."""
+
+    def __init__(self, all: Tensor) -> None:
+        self.all = all
+
+    @cached_property
+    def each(self) -> tuple[Tensor, ...]:
+        return self.all.unbind(0)
+
+    @cached_property
+    def cut(self) -> int:
+        """How many rows are done in chunks: 0, or all that fill chunks."""
+        rows, width = self.all.shape
+        return 0 if width >= WIDE or rows < FEW else rows // CHUNK * CHUNK
+
+    @cached_property
+    def lanes(self) -> tuple[Tensor, ...]:
+        """First rows of all chunks, second rows, ..., [chunks, N] each."""
+        return self.all[: self.cut].view(-1, CHUNK, self.all.shape[1]).unbind(1)
+
+    @cached_property
+    def borders(self) -> Borders:
+        return Borders(self.all.new_empty(3, self.cut // CHUNK + 1, self.all.shape[1]))
+
+
+class Borders:
+    """Memory for chunks, [chunks, N] each: what they add, their factor, and the states around them [chunks + 1, N]."""
+
+    def __init__(self, memory: Tensor) -> None:
+        self.added, self.factor = (Rows(m[:-1]) for m in memory[:2])
+        self.states = memory[2]
+        self.before, self.after = Rows(self.states[:-1]), Rows(self.states[1:])
 
 
 def block_rows(x: Tensor, elements: int) -> int:
@@ -22,49 +59,46 @@ def block_rows(x: Tensor, elements: int) -> int:
     return max(1, min(steps, elements // max(1, width))) if x.device.type == "cpu" else steps
 
 
-def chunked_rows(rows: int, width: int) -> int:
-    """How many of the rows are done in chunks: 0, or all that fill chunks."""
-    return 0 if width >= WIDE or rows < FEW else rows // CHUNK * CHUNK
-
-
-def scan(a: Tensor, u: Tensor, h: Tensor, out: Tensor, *, reverse: bool = False) -> Tensor:
+def scan(a: Rows, u: Rows, h: Tensor, out: Rows, *, reverse: bool = False) -> Tensor:
     """Write h_t = a_t h_{t-1} + u_t to `out`; returns its last row (the first in reverse), a view.
 
     a [R, N] or [1, N], u and out [R, N], h [N], rows contiguous. `out` may be `u`.
     """
-    rows = len(u)
-    cut = chunked_rows(*u.shape)
-    if not cut:
-        return _loop(a, u, h, out, reverse)
-    # The rows that fill no chunk come last: at the end, or at the start in reverse.
-    main, rest = (slice(rows - cut, rows), slice(0, rows - cut)) if reverse else (slice(0, cut), slice(cut, rows))
-    h = _chunks(a if len(a) == 1 else a[main], u[main], h, out[main], reverse)
-    return _loop(a if len(a) == 1 else a[rest], u[rest], h, out[rest], reverse) if cut < rows else h
+    cut, constant, rest, lanes = out.cut, len(a.all) == 1, [], []
+    if cut < len(u.all):
+        each = a.each * (len(u.all) - cut) if constant else a.each[cut:]
+        rest = list(zip(each, u.each[cut:], out.each[cut:], strict=True))
+    if cut:
+        lanes = list(zip((a.all,) * CHUNK if constant else a.lanes, u.lanes, out.lanes, strict=True))
+    if reverse:
+        return _chunks(lanes[::-1], _loop(rest[::-1], h), out, reverse) if cut else _loop(rest[::-1], h)
+    return _loop(rest, _chunks(lanes, h, out, reverse) if cut else h)
 
 
-def _loop(a: Tensor, u: Tensor, h: Tensor, out: Tensor, reverse: bool) -> Tensor:
-    rows = (x.unbind(0)[:: -1 if reverse else 1] for x in (a.expand_as(u), u, out))
-    for a_t, u_t, o in zip(*rows, strict=True):
+Steps = list[tuple[Tensor, Tensor, Tensor]]  # a, u, out of one step after the other
+
+
+def _loop(steps: Steps, h: Tensor) -> Tensor:
+    for a_t, u_t, o in steps:
         h = torch.addcmul(u_t, a_t, h, out=o)
     return h
 
 
-def _chunks(a: Tensor, u: Tensor, h: Tensor, out: Tensor, reverse: bool) -> Tensor:
-    order = -1 if reverse else 1
-    u_l, o_l = (x.view(-1, CHUNK, u.shape[1]).unbind(1)[::order] for x in (u, out))
-    a_l = (a,) * CHUNK if len(a) == 1 else a.view(-1, CHUNK, a.shape[1]).unbind(1)[::order]
-    tiny = torch.finfo(a.dtype).tiny
-
-    U, P = (x.clone(memory_format=torch.contiguous_format) for x in (u_l[0], a_l[0]))
-    for a_i, u_i in zip(a_l[1:], u_l[1:], strict=True):
+def _chunks(lanes: Steps, h: Tensor, out: Rows, reverse: bool) -> Tensor:
+    """The lanes are steps of all chunks at once."""
+    borders, tiny = out.borders, torch.finfo(h.dtype).tiny
+    first_a, first_u, _ = lanes[0]
+    U, P = borders.added.all.copy_(first_u), borders.factor.all[: len(first_a)].copy_(first_a)
+    for a_i, u_i, _ in lanes[1:]:
         torch.addcmul(u_i, a_i, U, out=U)
         torch.hardshrink(P.mul_(a_i), tiny, out=P)  # arithmetic on numbers too small to be normal is slow
 
-    state = torch.empty_like(U)
-    first, after, before = (-1, slice(None, -1), slice(1, None)) if reverse else (0, slice(1, None), slice(None, -1))
-    state[first] = h
-    if len(state) > 1:
-        scan(P if len(P) == 1 else P[before], U[before], h, state[after], reverse=reverse)
-    for a_i, u_i, o in zip(a_l, u_l, o_l, strict=True):
-        state = torch.addcmul(u_i, a_i, state, out=o)
-    return out[0 if reverse else -1]
+    start, state, end = (
+        (-1, borders.after, borders.before) if reverse else (0, borders.before, borders.after)
+    )  # states before and after the chunks, in the order of the scan
+    borders.states[start] = h
+    scan(borders.factor if len(P) > 1 else Rows(P), borders.added, h, end, reverse=reverse)
+    h = state.all
+    for a_i, u_i, o in lanes:
+        h = torch.addcmul(u_i, a_i, h, out=o)
+    return out.each[0 if reverse else out.cut - 1]

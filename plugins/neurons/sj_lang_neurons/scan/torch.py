@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sj_lang_neurons.scan import rows
+from sj_lang_neurons.scan.rows import Rows
 
 BLOCK = 1 << 20  # elements of a block: four arrays of it stay in the third-level cache
 
@@ -49,7 +50,7 @@ def _scan(a: Tensor, u: Tensor, h_0: Tensor, reverse: bool) -> Tensor:
     out = torch.empty_like(u, memory_format=torch.contiguous_format)
     h = h_0
     for block in _blocks(u, reverse):
-        h = rows.scan(_at(a, block), u[block], h, out[block], reverse=reverse)
+        h = rows.scan(Rows(_at(a, block)), Rows(u[block]), h, Rows(out[block]), reverse=reverse)
         h = torch.hardshrink(h, torch.finfo(h.dtype).tiny)
     return out
 
@@ -72,7 +73,8 @@ def _scan_backward(grad: Tensor, a: Tensor, h: Tensor, h_0: Tensor, reverse: boo
         inner, outer = (slice(1, None), slice(None, -1)) if reverse else (slice(None, -1), slice(1, None))
         torch.add(g[first], carry, out=out[first])
         if len(g) > 1:
-            rows.scan(a_b if len(a) == 1 else a_b[outer], g[inner], out[first], out[inner], reverse=not reverse)
+            decays = Rows(a_b if len(a) == 1 else a_b[outer])
+            rows.scan(decays, Rows(g[inner]), out[first], Rows(out[inner]), reverse=not reverse)
         carry = torch.hardshrink(a_b[last if len(a) > 1 else 0] * out[last], torch.finfo(h.dtype).tiny)
 
         start, stop = block.start, block.stop
