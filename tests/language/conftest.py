@@ -24,6 +24,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "binary": {"neuron": {"type": "dsn", "n": 1, "k": 2, "alpha_init": 0.5}, "attention": {"type": "ssa", "chunk": 4}},
     "repeat": {"coding": "repeat", "timesteps": 3, "attention": {"type": "ssa", "scale": 0.5}},
     "twin": {"twin": True},
+    "softmax": {"attention": "softmax", "neuron": {"type": "dsn", "n": 1, "k": 2, "alpha_init": 0.5}},
     "calm": {  # everything that is ours: Heaviside, gain, no positions
         "neuron": {"type": "dsn", "n": 1, "surrogate_function": "ATan", "v_threshold": 0.3, "alpha_init": 0.3},
         "attention": {"type": "ssa", "scale": 1.0, "chunk": 3},

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sj_lang_language.attention.dot_product import causal_softmax
-from sj_lang_language.attention.linear import causal_linear
+from sj_lang_language.attention.dot_product import causal_softmax, whole_softmax
+from sj_lang_language.attention.linear import causal_linear, whole_linear
+
+from sj_lang import build
 
 
 def spikes(*shape: int, levels: int = 1, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -85,3 +87,58 @@ def test_softmax_with_cache_and_padding_equals_each_text_alone() -> None:
     torch.testing.assert_close(torch.cat([first, second], 2), whole)
     assert state["k"].shape[2] == 6
     assert whole.isfinite().all()
+
+
+def test_over_a_whole_text_the_cheaper_order_of_products_gives_the_same() -> None:
+    for length in (3, 40):
+        q, k, v = (spikes(2, 3, length, 8, seed=seed) for seed in range(3))
+        assert torch.equal(whole_linear(q, k, v), (q @ k.mT) @ v)
+
+
+def test_softmax_over_a_whole_text_reads_valid_tokens_only() -> None:
+    q, k, v = (torch.randn(2, 3, 6, 4, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
+    valid = torch.ones(2, 6, dtype=torch.bool)
+    valid[1, 4:] = False
+    found = whole_softmax(q, k, v, valid, scale=0.7)
+    right = ((q[1, :, :4] @ k[1, :, :4].mT) * 0.7).softmax(-1) @ v[1, :, :4]
+    torch.testing.assert_close(found[1, :, :4], right)
+    torch.testing.assert_close(found[:1], whole_softmax(q[:1], k[:1], v[:1], scale=0.7))
+    repeated = [x[:, None].expand(-1, 5, -1, -1, -1) for x in (q, k, v)]  # repeat coding: [B, T, H, L, K]
+    torch.testing.assert_close(whole_softmax(*repeated, valid, scale=0.7)[:, 3], found)
+    assert whole_softmax(q, k, v, torch.zeros_like(valid)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["softmax", "ssa"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_an_attention_alone_is_as_its_equation(name: str, causal: bool) -> None:
+    torch.manual_seed(0)
+    make = build.part("attention", name)
+    node = build.part("neuron", "if")
+    attention = make(dim=8, heads=2, neuron=node, causal=causal, bias=True)
+    with torch.no_grad():
+        for module in (attention.query, attention.key, attention.value, attention.out_proj):
+            module.weight.mul_(6)
+        x = torch.randn(5, 1, 8) * 2  # [L, B, D]
+        s = node(channels=8).functional(x)[0]
+        projected = [module(s) for module in (attention.query, attention.key, attention.value)]
+        q, k, v = (node(channels=8).functional(p)[0][:, 0].view(5, 2, 4).transpose(0, 1) for p in projected)
+        scores = q @ k.mT
+        hidden = torch.ones(5, 5).triu(1).bool() if causal else torch.zeros(5, 5).bool()
+        if name == "softmax":
+            o = attention.gain * (scores * attention.scale / 2).masked_fill(hidden, -torch.inf).softmax(-1) @ v
+        else:
+            o = scores.masked_fill(hidden, 0) @ v * attention.scale
+        o = o.transpose(0, 1).reshape(5, 1, 8)
+        y = attention.out_proj(node(channels=8).functional(o)[0])
+        assert q.any()
+        torch.testing.assert_close(attention(x)[0], y)
+
+
+def test_a_whole_text_has_no_state() -> None:
+    attention = build.part("attention", "softmax")(dim=8, heads=2, neuron=build.part("neuron", "if"), causal=False)
+    x = torch.randn(5, 1, 8)
+    assert attention(x)[1] == {}
+    with pytest.raises(ValueError, match="has no state to go on from"):
+        attention(x, {})
+    with pytest.raises(ValueError, match="heads 3 must divide dim 8"):
+        build.part("attention", "ssa")(dim=8, heads=3, neuron=build.part("neuron", "if"))

@@ -257,6 +257,18 @@ def test_trainer_and_pipeline_from_plain_code(tmp_path: Path) -> None:
     assert [one["label"] for one in found] == ["pos", "neg"]
 
 
+def test_other_embeddings_serve_too_and_are_tied(tmp_path: Path) -> None:
+    model = build(model=SNNBertForMaskedLM, embedding="learned_sum")
+    model.save_pretrained(tmp_path)
+    again, report = AutoModelForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert again.cls.predictions.decoder.weight is again.bert.embeddings.token.weight
+    with torch.no_grad():
+        assert torch.equal(again.eval()(texts()[0]).logits, model(texts()[0]).logits)
+    free = build(model=SNNBertForMaskedLM, tie_word_embeddings=False)
+    assert free.cls.predictions.decoder.weight is not free.bert.embeddings.token.weight
+
+
 def test_masked_lm_divides_by_what_the_trainer_says() -> None:
     model, (ids, _) = build(model=SNNBertForMaskedLM), texts()
     labels = ids.masked_fill(torch.arange(11) % 3 != 0, -100)

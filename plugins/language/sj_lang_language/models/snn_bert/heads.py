@@ -65,7 +65,10 @@ class _PreTrainingHeads(nn.Module):
 class _WithTokenLogits(SNNBertPreTrainedModel):
     """A model with `cls.predictions`."""
 
-    _tied_weights_keys = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}  # noqa: RUF012
+    def post_init(self) -> None:
+        table = next(name for name, module in self.named_modules() if module is self.get_input_embeddings())
+        self._tied_weights_keys = {"cls.predictions.decoder.weight": f"{table}.weight"}
+        super().post_init()
 
     def _predict(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Logits `[B, L, V]` out of `[B, L, D]`, and the labels; or both of scored tokens alone, `[M, V]`, `[M]`."""
