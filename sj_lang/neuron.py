@@ -243,8 +243,12 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         return _zero(spikes, mask), _choose(mask, after, state), _zero(v, mask)
 
     def _masked_sequence(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
-        if mask is None:
+        look = mask is not None and mask.device.type == "cpu" and not torch.compiler.is_compiling()
+        if mask is None or (look and bool(mask.all())):
             return self.sequence(x, state, None)
+        if look and not bool((mask[1:] & ~mask[:-1]).any()):  # the valid steps come first as it is
+            spikes, after, v = self.sequence(_zero(x, mask), state, mask.sum(0))
+            return _zero(spikes, mask), after, None if v is None else _zero(v, mask)
         valid_first, back = _orders(mask)
         packed = _reorder(_zero(x, mask), valid_first)
         spikes, after, v = self.sequence(packed, state, mask.sum(0))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sj_lang import compat
+from sj_lang import compat, neuron
 from sj_lang.neuron import Kernel, Node, State
 
 functional: Any = compat.spikingjelly("functional")
@@ -39,6 +39,32 @@ class WholeOnly(Leaky):
 
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_steps_move_only_where_padding_is_not_on_the_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    node, x = Leaky(channels=4), random(6, 3, 4).requires_grad_()
+    step, valid = torch.arange(6)[:, None], torch.tensor([6, 4, 0])
+    moved: list[Tensor] = []
+    orders = neuron._orders
+
+    def spy(mask: Tensor) -> tuple[Tensor, Tensor]:
+        moved.append(mask)
+        return orders(mask)
+
+    def run(mask: Tensor) -> list[Tensor]:
+        spikes, state = node.functional(x, mask=mask)
+        return [spikes, *state.values(), *torch.autograd.grad(state["v"].sum(), x)]
+
+    monkeypatch.setattr(neuron, "_orders", spy)
+    for mask, moves in ((step < 6 + valid, 0), (step < valid, 0), (step >= valid, 1), ((step + valid) % 3 > 0, 1)):
+        quick = run(mask)
+        assert len(moved) == moves
+        with monkeypatch.context() as compiling:  # where nothing is looked at, every mask is put in order
+            compiling.setattr(torch.compiler, "is_compiling", lambda: True)
+            slow = run(mask)
+        assert len(moved) == moves + 1
+        assert all(torch.equal(a, b) for a, b in zip(quick, slow, strict=True))
+        moved.clear()
 
 
 def test_sequence_equals_steps_and_both_carry_state() -> None:
