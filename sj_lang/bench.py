@@ -1,7 +1,10 @@
 """Time a neuron against others: `sj-lang bench dsn --against lif,psn`. No speed is printed while parity is red.
 
 All nodes of a shape are timed in turn, round after round, in one process: what is compared are ratios within one run.
-Parity is checked twice: by the conformance kit on small shapes, and at each timed shape against float64.
+Parity is checked twice: by the conformance kit on small shapes, and at each timed shape against float64. `native:lif`
+and its like are baselines as they come (`sj_lang.baselines`). On a GPU the times are those of its own clock, and beside
+them stand bytes per second (of x, spikes and their gradients, once each), their share of what a copy moves in the same
+run, and the microseconds of the host and of a CUDA graph.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ import json
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,12 +25,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sj_lang import yaml_marks
+from sj_lang import baselines, yaml_marks
 from sj_lang.build import part
 from sj_lang.errors import RunFailed, UserError
+from sj_lang.stopwatch import Stopwatch, copy_rate, graph_us, host_us
 from sj_lang.testing import NodeFailed, check_node
 
 SHAPES = "1024x1x768,2048x8x256,512x8x768,128x32x768,16384x1x256"
+CUDA_SHAPES = "128x32x768,128x32x3072,1024x8x768,2048x8x1024,32x64x1024,16384x1x1024,16384x16x128"
+PASSES = 5  # over arrays of x's size that no neuron can do without: x, spikes; x, gradient of spikes, gradient of x
 PARITY = (
     "steps_equal_sequence",
     "pieces_equal_whole",
@@ -45,7 +50,10 @@ class Timing:
     """Medians for one node at one shape.
 
     Milliseconds; spread_ms is the interquartile range of the total. peak_mb: memory above what was resident before.
-    flips: share of spikes that differ from the same node's in float64.
+    flips: share of spikes that differ from the same node's in float64; None for a baseline.
+
+    On a GPU: bytes_per_s of `PASSES` over x, of_copy, their share of a copy's; host_us, until forward and backward are
+    handed over; graph_us, both as a CUDA graph.
     """
 
     neuron: str
@@ -55,15 +63,19 @@ class Timing:
     total_ms: float
     spread_ms: float
     peak_mb: float | None
-    flips: float
+    flips: float | None
+    bytes_per_s: float | None = None
+    of_copy: float | None = None
+    host_us: float | None = None
+    graph_us: float | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line `sj-lang bench`. Returns the exit code; RunFailed if a parity check is red."""
     parser = argparse.ArgumentParser(prog="sj-lang bench", description=__doc__)
     parser.add_argument("neuron", help="registered name, with options as dsn:n=1:decay=static")
-    parser.add_argument("--against", default="lif", help="comma-separated neurons (default: lif)")
-    parser.add_argument("--shapes", default=SHAPES, help="TxBxC or TxN (B = 1), comma-separated")
+    parser.add_argument("--against", help="comma-separated neurons (default: lif; on a GPU the baselines native:...)")
+    parser.add_argument("--shapes", help="TxBxC or TxN (B = 1), comma-separated")
     parser.add_argument("--repeat", type=int, default=7, help="rounds per shape, medians are printed (default: 7)")
     parser.add_argument("--threads", type=int, default=0, help="torch threads (default: torch's own)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -74,26 +86,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("bench: --device cuda, but torch sees no GPU")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    names = [arguments.neuron, *(name for name in arguments.against.split(",") if name)]
-    shapes = [_shape(text) for text in arguments.shapes.split(",")]
+    on_cpu = arguments.device == "cpu"
+    against = arguments.against
+    if against is None:
+        against = "lif" if on_cpu else ",".join(baselines.here())
+    names = [arguments.neuron, *(name for name in against.split(",") if name)]
+    shapes = [_shape(text) for text in (arguments.shapes or (SHAPES if on_cpu else CUDA_SHAPES)).split(",")]
     dtype = getattr(torch, arguments.dtype)
 
-    specs = [_spec(name) for name in names]
+    spec = _spec(arguments.neuron)
+    makers = [_maker(name) for name in names]
     try:
-        passed = check_node(part("neuron", specs[0]), only=PARITY, device=arguments.device).passed
+        passed = check_node(part("neuron", spec), only=PARITY, device=arguments.device).passed
     except NodeFailed as failure:
         raise RunFailed(f"bench: no speed is printed while parity is red: {failure}") from failure
     print(f"parity of {arguments.neuron}: {len(passed)} checks passed")
     print(_machine(arguments.device))
+    copies = None if on_cpu else copy_rate(arguments.device)
+    if copies:
+        print(f"a copy from device to device moves {copies / 1e9:.0f} GB/s")
     results: list[Timing] = []
     for shape in shapes:
-        timings, floor = _time_shape(names, specs, shape, arguments.device, dtype, arguments.repeat)
+        timings, floor = _time_shape(names, makers, shape, arguments.device, dtype, arguments.repeat, copies)
         results += timings
         _print_shape(timings, floor, shape)
     if arguments.json:
         record = {
             "machine": _machine(arguments.device),
             "dtype": arguments.dtype,
+            "copy_bytes_per_s": copies,
             "timings": [asdict(r) for r in results],
         }
         arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -118,13 +139,23 @@ def _spec(text: str) -> dict[str, Any]:
     return dict(part("neuron", {"type": name, **{key: yaml_marks.scalar(value) for key, value in pairs}}).spec)
 
 
+def _maker(name: str) -> Callable[[int, int], Any]:
+    """`make(steps, channels)` of a neuron with its options, or of a baseline."""
+    if name.startswith(baselines.PREFIX):
+        return baselines.baseline(name)
+    spec = _spec(name)
+    fixed = not part("neuron", spec).traits["any_length"]
+    return lambda steps, channels: part("neuron", {**spec, "T": steps} if fixed else spec)(channels=channels)
+
+
 def _time_shape(
     names: Sequence[str],
-    specs: Sequence[dict[str, Any]],
+    makers: Sequence[Callable[[int, int], Any]],
     shape: tuple[int, int, int],
     device: str,
     dtype: torch.dtype,
     repeat: int,
+    copies: float | None,
 ) -> tuple[list[Timing], float]:
     steps, batch, channels = shape
     generator = torch.Generator().manual_seed(0)
@@ -132,11 +163,11 @@ def _time_shape(
     gradient = torch.randn(steps, batch, channels, generator=generator).to(device=device, dtype=dtype)
     text = "x".join(map(str, shape))
     nodes, flips = [], []
-    for spec in specs:
-        fixed = not part("neuron", spec).traits["any_length"]
-        node = part("neuron", {**spec, "T": steps} if fixed else spec)(channels=channels).to(device)
-        flips.append(_flips(node, x))
-        nodes.append(node)
+    for make in makers:
+        node = make(steps, channels).to(device)
+        foreign = isinstance(node, baselines.Baseline)
+        flips.append(None if foreign else _flips(node, x))
+        nodes.append(node.to(dtype) if foreign else node)
     forward: list[list[float]] = [[] for _ in nodes]
     backward: list[list[float]] = [[] for _ in nodes]
     floors = []
@@ -152,6 +183,7 @@ def _time_shape(
     for index, node in enumerate(nodes):
         totals = [a + b for a, b in zip(forward[index], backward[index], strict=True)]
         low, _, high = statistics.quantiles(totals, n=4) if len(totals) > 1 else (totals[0],) * 3
+        work = partial(_forward_backward, node, x, gradient, device)
         timings.append(
             Timing(
                 names[index],
@@ -160,24 +192,42 @@ def _time_shape(
                 statistics.median(backward[index]),
                 statistics.median(totals),
                 high - low,
-                _peak(partial(_forward_backward, node, x, gradient, device), device),
+                _peak(work, device),
                 flips[index],
+                **({} if copies is None else _on_gpu(node, x, gradient, statistics.median(totals), copies)),
             )
         )
     return timings, statistics.median(floors[1:])
 
 
+def _on_gpu(node: Any, x: Tensor, gradient: Tensor, total_ms: float, copies: float) -> dict[str, float | None]:
+    rate = PASSES * x.nbytes / (total_ms / 1e3)
+    leaf = x.detach().requires_grad_()
+    parameters = [p for p in node.parameters() if p.requires_grad]
+
+    def work() -> None:
+        torch.autograd.grad(node.functional(leaf)[0], [leaf, *parameters], gradient, allow_unused=True)
+
+    ours = not isinstance(node, baselines.Baseline)  # a foreign kernel may not be safe in a graph
+    return {
+        "bytes_per_s": rate,
+        "of_copy": rate / copies,
+        "host_us": host_us(work),
+        "graph_us": graph_us(work) if ours else None,
+    }
+
+
 def _forward_backward(node: Any, x: Tensor, gradient: Tensor, device: str) -> tuple[float, float]:
     """Milliseconds of one forward and one backward pass from rest."""
     leaf = x.clone().requires_grad_()
-    _wait(device)
-    start = time.perf_counter()
+    watch = Stopwatch(device)
+    watch.mark()
     spikes = node.functional(leaf)[0]
-    _wait(device)
-    between = time.perf_counter()
+    watch.mark()
     spikes.backward(gradient)
-    _wait(device)
-    return (between - start) * 1e3, (time.perf_counter() - between) * 1e3
+    watch.mark()
+    forward, backward = watch.laps()
+    return forward, backward
 
 
 def _flips(node: Any, x: Tensor) -> float:
@@ -194,18 +244,13 @@ def _flips(node: Any, x: Tensor) -> float:
     return share
 
 
-def _wait(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
 def _one_pass(x: Tensor, out: Tensor, device: str) -> float:
     """Milliseconds of one elementwise pass: what reads and writes each element once can be no faster."""
-    _wait(device)
-    start = time.perf_counter()
+    watch = Stopwatch(device)
+    watch.mark()
     torch.mul(x, 2.0, out=out)
-    _wait(device)
-    return (time.perf_counter() - start) * 1e3
+    watch.mark()
+    return watch.laps()[0]
 
 
 def _peak(work: Callable[[], object], device: str) -> float | None:
@@ -240,17 +285,26 @@ def _machine(device: str) -> str:
 
 def _print_shape(timings: Sequence[Timing], floor: float, shape: tuple[int, int, int]) -> None:
     steps, batch, channels = shape
-    print(f"\nT={steps} B={batch} C={channels} (N={batch * channels}); one elementwise pass: {floor:.2f} ms")
-    print(
-        f"{'neuron':24}{'forward ms':>12}{'backward ms':>13}{'total ms':>11}{'+-':>8}{'peak MB':>10}{'slower by':>11}"
+    print(f"\nT={steps} B={batch} C={channels} (N={batch * channels}); one elementwise pass: {floor:.3g} ms")
+    on_gpu = timings[0].of_copy is not None
+    more = f"{'GB/s':>8}{'of copy':>9}{'host us':>9}{'graph us':>10}" if on_gpu else ""
+    titles = (
+        f"{'forward ms':>12}{'backward ms':>13}{'total ms':>11}{'+-':>8}{'peak MB':>10}{'slower by':>11}{'flips':>10}"
     )
+    print(f"{'neuron':24}{titles}{more}")
     own = timings[0].total_ms
     for timing in timings:
-        peak = "-" if timing.peak_mb is None else f"{timing.peak_mb:.1f}"
-        print(
-            f"{timing.neuron:24}{timing.forward_ms:12.2f}{timing.backward_ms:13.2f}{timing.total_ms:11.2f}"
-            f"{timing.spread_ms:8.2f}{peak:>10}{timing.total_ms / own:9.2f}x{timing.flips:10.1e}"
-        )
+        times = f"{timing.forward_ms:12.3f}{timing.backward_ms:13.3f}{timing.total_ms:11.3f}{timing.spread_ms:8.3f}"
+        line = f"{timing.neuron:24}{times}{_or_dash(timing.peak_mb, '.1f'):>10}{timing.total_ms / own:10.2f}x"
+        line += f"{_or_dash(timing.flips, '.1e'):>10}"
+        if timing.bytes_per_s is not None and timing.of_copy is not None:
+            line += f"{timing.bytes_per_s / 1e9:8.0f}{timing.of_copy:9.0%}"
+            line += f"{_or_dash(timing.host_us, '.0f'):>9}{_or_dash(timing.graph_us, '.1f'):>10}"
+        print(line)
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 if __name__ == "__main__":

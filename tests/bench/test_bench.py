@@ -1,13 +1,16 @@
 """`sj-lang bench`: what it prints, what it refuses."""
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from sj_lang import bench
+from sj_lang import baselines, bench
+from sj_lang.compat import multi_step
 from sj_lang.errors import RunFailed, UserError
 
 pytest.importorskip("sj_lang_neurons")
@@ -28,6 +31,56 @@ def test_prints_and_writes_each_node_at_each_shape(capsys: pytest.CaptureFixture
         (name, shape) for shape in ("5x2x3", "7x1x4") for name in ("dsn", "dsn:n=1:decay=static")
     ]
     assert all(r["forward_ms"] > 0 and r["backward_ms"] > 0 for r in record["timings"])
+
+
+def test_baselines_are_timed_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [name for name in baselines.here() if name != "native:hgrn"]
+    assert bench.main(["dsn", "--against", ",".join(names), "--shapes", "6x2x3", "--repeat", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"\n{name} " in printed for name in names)
+
+
+@pytest.mark.skipif(multi_step("lif") is None, reason="SpikingJelly 2.x has them")
+@pytest.mark.parametrize("name", ["lif", "psn", "sliding_psn"])
+def test_a_baseline_is_spikingjellys_own_in_any_precision(name: str) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        node = baselines.baseline(f"native:{name}")(6, 3).to(dtype)
+        x = torch.randn(6, 2, 3).mul(3).to(dtype).requires_grad_()
+        spikes, _ = node.functional(x)
+        spikes.sum().backward()
+        assert spikes.dtype == dtype
+        assert set(spikes.unique().tolist()) <= {0.0, 1.0}
+        assert x.grad is not None
+
+
+def test_hgrn_is_dsns_equations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the definition in the place of flash-linear-attention's operator, the baseline is DSN."""
+    from sj_lang_neurons import DSN
+    from sj_lang_neurons.scan import reference
+
+    def chunk_hgrn(x: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return reference.sequence(g.exp().transpose(0, 1), x.transpose(0, 1), x[:, 0] * 0).transpose(0, 1), None
+
+    hgrn = ModuleType("fla.ops.hgrn")
+    hgrn.chunk_hgrn = chunk_hgrn
+    for part in ("fla", "fla.ops"):
+        monkeypatch.setitem(sys.modules, part, ModuleType(part))
+    monkeypatch.setitem(sys.modules, "fla.ops.hgrn", hgrn)
+    monkeypatch.setattr(baselines, "has_hgrn", lambda: True)
+    node = baselines.baseline("native:hgrn")(9, 3).double()
+    ours = DSN(channels=3, n=1, surrogate_function="ATan").double()
+    taps = node.parts[0]
+    ours.load_state_dict({"weight": taps.weight[:, 0].detach(), "bias": taps.bias.detach()})
+    x = torch.randn(9, 2, 3, dtype=torch.float64) * 3
+    assert torch.equal(node.functional(x)[0], ours.functional(x)[0])
+
+
+def test_a_gpus_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    timing = bench.Timing("dsn", "5x2x3", 0.1, 0.2, 0.3, 0.01, 5.0, None, 2e12, 0.8, 61.0, 9.5)
+    bench._print_shape([timing], 0.05, (5, 2, 3))
+    title, line = capsys.readouterr().out.splitlines()[-2:]
+    assert title.split()[-8:] == ["flips", "GB/s", "of", "copy", "host", "us", "graph", "us"]
+    assert line.split()[-5:] == ["-", "2000", "80%", "61", "9.5"]
 
 
 def test_no_speed_while_the_kit_is_red(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +116,7 @@ def test_no_speed_while_the_timed_shape_is_wrong(monkeypatch: pytest.MonkeyPatch
     [
         (["dns"], "no neuron 'dns'"),
         (["dsn:m=1"], r"neuron\.m: unknown key"),
+        (["dsn", "--against", "native:liff"], "no baseline 'native:liff'; did you mean 'lif'"),
         (["dsn:n"], "an option is name=value, got 'n'"),
         (["dsn", "--shapes", "5by2"], "a shape is TxBxC or TxN"),
         (["dsn", "--shapes", "0x2"], "a shape is TxBxC or TxN"),
