@@ -71,9 +71,14 @@ def launch(
     Raises ValueError for tensors on several devices and for a grid that CUDA does not take, RuntimeError where no
     kernel can run.
     """
+    values: list[int | float] = []
     for argument in arguments:
-        if isinstance(argument, Tensor) and argument.device != device:
-            raise ValueError(f"{name}: all tensors must be on one device, got {device} and {argument.device}")
+        if isinstance(argument, Tensor):
+            if argument.device != device:
+                raise ValueError(f"{name}: all tensors must be on one device, got {device} and {argument.device}")
+            values.append(argument.data_ptr())
+        else:
+            values.append(0 if argument is None else argument)
     if 0 in grid:
         return
     for size, limit in zip(grid, GRID_LIMIT, strict=True):
@@ -86,7 +91,6 @@ def launch(
     reason = unavailable(device.type, index)
     if reason:
         raise RuntimeError(f"{name}: {reason}")
-    values = [a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
     _function(path, name, tuple(sorted(macros.items())), device.type, index)(grid, block, values)
 
 
