@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
+from sj_lang import compat
 from sj_lang.hookspecs import Register, hookimpl
 
 NODES = "sj_lang.spikingjelly_nodes"
 VARIANTS = "sj_lang.spikingjelly_variants"
 PSNS = "sj_lang.spikingjelly_psn"
 PSN = "arXiv 2304.12760"
-
-
-def _no_psn() -> str:
-    try:
-        installed = version("spikingjelly")
-    except PackageNotFoundError:
-        return "SpikingJelly is not installed"
-    return f"SpikingJelly {installed} has no PSN; install spikingjelly>=2" if installed.startswith("0.") else ""
 
 
 @hookimpl
@@ -65,7 +56,7 @@ def sj_lang_register(register: Register) -> None:
         takes_mask=False,
         any_length=False,
         parameters_per_channel="0 (T * T + T in all)",
-        missing=_no_psn(),
+        missing=compat.why_no_psn(),
     )
     register.neuron(
         "masked_psn",
@@ -79,7 +70,7 @@ def sj_lang_register(register: Register) -> None:
         any_length=False,
         parameters_per_channel="0 (T * T + T in all)",
         variants={"lambda_init=1.0": {"causal": True}},
-        missing=_no_psn(),
+        missing=compat.why_no_psn(),
     )
     register.neuron(
         "sliding_psn",
@@ -92,5 +83,5 @@ def sj_lang_register(register: Register) -> None:
         takes_mask=True,
         any_length=True,
         parameters_per_channel="0 (k + 1 in all)",
-        missing=_no_psn(),
+        missing=compat.why_no_psn(),
     )

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 import warnings
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from sj_lang.errors import choices
@@ -80,6 +81,15 @@ SURROGATES = (
     "SquarewaveFourierSeries",
     "SuperSpike",
 )
+
+
+def why_no_psn() -> str:
+    """Why the PSN family is not there; "" if it is. Imports nothing."""
+    try:
+        installed = version("spikingjelly")
+    except PackageNotFoundError:
+        return "SpikingJelly is not installed"
+    return f"SpikingJelly {installed} has no PSN; install spikingjelly>=2" if installed.startswith("0.") else ""
 
 
 def spikingjelly(module: str) -> Any:
