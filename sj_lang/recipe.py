@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sj_lang import overrides, values, yaml_marks
+from sj_lang import averages, overrides, values, yaml_marks
 from sj_lang.errors import PluginError, UserError
 from sj_lang.overrides import COMPONENTS, Tree
 from sj_lang.problems import Keys, Place, Problem, merge_misspelt, report, shown, unknown
@@ -40,6 +40,7 @@ class Recipe:
     generate: dict[str, Any] = field(default_factory=dict)
     runs: dict[str, Recipe] | None = None
     seeds: list[int] | None = None
+    averages: dict[str, dict[str, list[str]]] | None = None
     notes: list[str] = field(default_factory=list)
 
     def children(self) -> list[tuple[str, Recipe]]:
@@ -54,7 +55,8 @@ class Recipe:
             for seed in self.seeds or [recipe.seed]:
                 name = "/".join([run] * bool(run) + [f"seed-{seed}"] * bool(self.seeds))
                 called, output = f"{self.name}/{name}", f"{self.output}/{name}"
-                child = replace(recipe, name=called, output=output, seed=seed, runs=None, seeds=None, notes=[])
+                alone: dict[str, Any] = {"runs": None, "seeds": None, "averages": None, "notes": []}
+                child = replace(recipe, name=called, output=output, seed=seed, **alone)
                 found.append((name, child))
         return found
 
@@ -70,7 +72,8 @@ class Recipe:
             found |= self._body()
         else:
             found["runs"] = {name: {"summary": run.summary, **run._body()} for name, run in self.runs.items()}
-        return found | ({} if self.seeds is None else {"seeds": self.seeds})
+        series = {"seeds": self.seeds, "averages": self.averages}
+        return found | {key: value for key, value in series.items() if value is not None}
 
     def _body(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in ("seed", *COMPONENTS, *SECTIONS)}
@@ -143,6 +146,8 @@ def _load(path: Path, name: str, changes: _Changes, chain: tuple[Path, ...]) -> 
         runs, found = _load_named(tree, given, path, changes.without(PARENTS))
     else:
         found = [Problem(("runs",), f"expected names with changes, or a list of recipes; found {values.tell(given)}")]
+    head["averages"], wrong = averages.check(tree.data.get("averages"), runs)
+    found = [*found, *(wrong if not found else [])]  # the runs may lack those that are wrong themselves
     problems = [problem.at(tree.marks) for problem in [*tree.problems, *problems, *found]]
     if problems:
         return None, problems

@@ -15,7 +15,7 @@ from sj_lang.problems import Keys, Problem, missing, unknown
 
 FORMAT = 1
 SECTIONS = ("train", "measure", "generate")
-SERIES = ("runs", "seeds")
+SERIES = ("runs", "seeds", "averages")
 HEAD = ("recipe", "name", "summary", "seed", "output")
 KEYS = (*HEAD, *COMPONENTS, *SECTIONS, *SERIES, "base")
 #: Keys of a series that its runs cannot set.

@@ -119,6 +119,11 @@ def _render(title: str, pages: Sequence[Page], means: Mapping[str, Mapping[str, 
     )
     environment.filters["layers"] = _layers
     tables = []
+    averages = {run: figures for run, figures in means.items() if run.partition("/")[0] == "average"}
+    if averages:
+        columns = [run.partition("/")[2] or "all runs" for run in averages]
+        tables.append(Table(title="Averages", columns=columns, rows=metric_rows(list(averages.values()))))
+    means = {run: figures for run, figures in means.items() if run not in averages}
     counts = {run: max(value["n"] for value in figures.values()) for run, figures in means.items()}
     if any(n > 1 for n in counts.values()):
         columns = [f"{run}, mean of {n} runs" for run, n in counts.items()]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sj_lang import manifest, report
+from sj_lang import averages, manifest, report
 from sj_lang.console import Console, is_main_process, table
 from sj_lang.errors import Interrupted, RunFailed, SjLangError
 from sj_lang.folder import RunFolder
@@ -37,7 +37,7 @@ def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None 
     record = _begin(recipe, folder, list(runs), known, console)
     try:
         failed = _train_all(runs, console, debug)
-        _conclude(folder, groups, console)
+        _conclude(recipe, folder, groups, console)
         if failed:
             raise RunFailed(f"{len(failed)} of {len(runs)} runs failed:\n" + "\n".join(failed))
     except KeyboardInterrupt:
@@ -119,20 +119,23 @@ def _train_all(runs: Mapping[str, Recipe], console: Console, debug: bool) -> lis
     return failed
 
 
-def _conclude(folder: RunFolder, groups: Mapping[str, list[str]], console: Console) -> None:
+def _conclude(recipe: Recipe, folder: RunFolder, groups: Mapping[str, list[str]], console: Console) -> None:
     """metrics.json, report.html and the last table, from the runs that are finished."""
     if not is_main_process():
         return
     metrics: dict[str, Any] = {}
+    figures: dict[str, list[Mapping[str, float]]] = {}
     texts: dict[str, str] = {}
     for run, names in groups.items():
         finished = [RunFolder(folder.root / name) for name in names]
         finished = [one for one in finished if one.metrics.exists()]
         if finished:
-            metrics[run] = summary([read_json(one.metrics) for one in finished])
+            figures[run] = [read_json(one.metrics) for one in finished]
+            metrics[run] = summary(figures[run])
         if finished and finished[0].sample.exists():
             texts[run] = finished[0].sample.read_text(encoding="utf-8")
-    folder.write_metrics(metrics)
+    computed, notes = averages.compute(recipe.averages or {}, figures)
+    folder.write_metrics(metrics | averages.stored(computed))
     report.write([folder.root])
     if not metrics:
         return
@@ -140,8 +143,13 @@ def _conclude(folder: RunFolder, groups: Mapping[str, list[str]], console: Conso
     for run, text in texts.items():
         console.say(f"{run} wrote:")
         console.say("".join(f"  | {line}\n" for line in text.splitlines()).rstrip("\n"))
-    rows = report.metric_rows(list(metrics.values()))
-    console.say(table([["", *metrics], *([name, *values] for name, values in rows)]))
+    if recipe.averages:
+        console.say(table(averages.rows(recipe.averages, figures, computed, report.show)))
+    else:
+        rows = report.metric_rows(list(metrics.values()))
+        console.say(table([["", *metrics], *([name, *values] for name, values in rows)]))
+    for note in notes:
+        console.say(f"note: {note}")
     console.say(f"Report: {folder.shown}/{folder.report.name}")
 
 

@@ -65,6 +65,33 @@ def test_runs_and_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert run.execute(load("s/recipe.yaml"), resume="s") == 0
 
 
+def test_averages_over_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one.yaml").write_text(Path(write_recipe(tmp_path, TWO)).read_text())
+    (tmp_path / "two.yaml").write_text((tmp_path / "one.yaml").read_text().replace("tiny/test", "tiny/other"))
+    parent = "recipe: 1\nname: both\nseeds: [1, 2]\nruns: [one.yaml, two.yaml]\n"
+    parent += "averages:\n  nats: {one: test.loss, two: [test.loss, dev.loss]}\n"
+    (tmp_path / "both.yaml").write_text(parent)
+    changes = [change for change in SHORT if not change.startswith("output")]
+    assert run.execute(load("both.yaml", [*changes, "output=s"])) == 0
+    metrics = read_json(tmp_path / "s/metrics.json")
+    assert list(metrics)[-2:] == ["average/spiking", "average/ann"]
+    losses = [
+        statistics.fmean(read_json(tmp_path / f"s/{one}/ann/seed-{n}/metrics.json")["test.loss"] for one in ("one", "two"))
+        for n in (1, 2)
+    ]
+    assert metrics["average/ann"]["nats"] == {
+        "mean": pytest.approx(statistics.fmean(losses)), "deviation": pytest.approx(statistics.stdev(losses)), "n": 2,
+    }  # fmt: skip
+    out = capsys.readouterr().out
+    last = out[out.rindex("one  test.loss") :]
+    assert "average  nats" in last
+    assert "note: average 'nats': two has no dev.loss" in last
+    assert "<h2>Averages</h2>" in (tmp_path / "s/report.html").read_text()
+    assert load("s/recipe.yaml").averages == {"nats": {"one": ["test.loss"], "two": ["test.loss", "dev.loss"]}}
+    assert run.execute(load("s/recipe.yaml"), resume="s") == 0
+    assert read_json(tmp_path / "s/metrics.json") == metrics
+
+
 def test_a_series_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load(write_recipe(tmp_path, TWO), SHORT)
     with monkeypatch.context() as patch:

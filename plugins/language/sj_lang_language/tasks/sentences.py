@@ -205,13 +205,13 @@ class Metrics:
 def baseline_figures(
     parts: Parts, tests: Mapping[str, Examples], kind: Classes | Scores, figures: Mapping[str, Figures], select: str
 ) -> dict[str, dict[str, float]]:
-    """What needs no network: the most frequent class (or the mean score) of train, and a bag of words."""
+    """What needs no network: the most frequent class (of scores the mean) of train, and a bag of words."""
     labels = parts.train.labels
     assert labels is not None
     if isinstance(kind, Classes):
-        name, constant = "majority", np.bincount(labels).argmax()
+        constant = np.bincount(labels).argmax()
     else:
-        name, constant = "mean", labels.mean()
+        constant = labels.mean()
 
     def texts(part: Examples) -> bag_of_words.Texts:
         return part.first, part.second
@@ -227,10 +227,10 @@ def baseline_figures(
         classes=len(kind.names) if isinstance(kind, Classes) else None,
         quality=quality,
     )
-    found: dict[str, dict[str, float]] = {name: {}, "bag_of_words": {}}
+    found: dict[str, dict[str, float]] = {"majority": {}, "bag_of_words": {}}
     for split, part in tests.items():
         for method, made in (
-            (name, np.full(len(part), constant)),
+            ("majority", np.full(len(part), constant)),
             ("bag_of_words", decided(kind, outputs(texts(part)))),
         ):
             assert part.labels is not None
