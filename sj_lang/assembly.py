@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field, replace
@@ -56,7 +57,7 @@ def assemble(recipe: Recipe, output: Path) -> Job:
     """
     transformers.set_seed(recipe.seed)
     task = make_task(recipe)
-    prepared = prepare(task, recipe, tokenizer=part("tokenizer", recipe.tokenizer) if recipe.tokenizer else None)
+    prepared = prepare(task, recipe, tokenizer=_tokenizer(recipe))
     notes = list(prepared.notes)
     arguments = training_arguments(recipe, prepared, output, notes)
     transformers.set_seed(recipe.seed)  # the model's weights depend on the seed alone, not on how the data were read
@@ -81,6 +82,12 @@ def outline(recipe: Recipe, output: Path) -> tuple[PreTrainedModel, TrainingArgu
     task = make_task(recipe)
     arguments = training_arguments(recipe, None, output, [])
     return build_model(recipe, task, task.outline(), []), arguments
+
+
+def _tokenizer(recipe: Recipe) -> Any:
+    """The recipe's tokenizer, which hears from what checkpoint the model starts; None if the recipe has none."""
+    make = part("tokenizer", recipe.tokenizer) if recipe.tokenizer else None
+    return functools.partial(make, checkpoint=recipe.model.get("init_from")) if make else None
 
 
 def make_task(recipe: Recipe) -> Task:

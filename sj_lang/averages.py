@@ -62,7 +62,8 @@ def compute(averages: Averages, figures: Figures) -> tuple[dict[str, dict[str, A
 
     A column is what the runs of one average are told apart by: "" where each is one run, or the rest of their names
     ("spiking", "ann"), and the baselines ("baseline.majority") that all of them bring along. Of several figures of a
-    run their mean counts, of those that are there. With seeds, the average is taken for each of them.
+    run their mean counts, of those that are there. With seeds, the average is taken for each of them; where the runs
+    differ in the number of seeds, it is one of their means, without a deviation.
     """
     found: dict[str, dict[str, Any]] = {}
     notes: list[str] = []
@@ -74,12 +75,19 @@ def compute(averages: Averages, figures: Figures) -> tuple[dict[str, dict[str, A
                 if not column.startswith(BASELINE):
                     notes.append(f"average '{name}'{f' of {column}' * bool(column)}: no figure of {', '.join(lacking)}")
                 continue
-            count = min(len(one) for one in series.values())
-            means = [statistics.fmean(one[index] for one in series.values()) for index in range(count)]
-            deviation = statistics.stdev(means) if count > 1 else None
-            found.setdefault(column, {})[name] = {"mean": statistics.fmean(means), "deviation": deviation, "n": count}
+            found.setdefault(column, {})[name] = _mean(list(series.values()))
             notes += _absent(name, column, members, figures)
     return found, list(dict.fromkeys(notes))
+
+
+def _mean(runs: Sequence[Sequence[float]]) -> dict[str, Any]:
+    counts = {len(one) for one in runs}
+    if len(counts) > 1:
+        mean = statistics.fmean(statistics.fmean(one) for one in runs)
+        return {"mean": mean, "deviation": None, "n": min(counts)}
+    means = [statistics.fmean(values) for values in zip(*runs, strict=True)]
+    deviation = statistics.stdev(means) if len(means) > 1 else None
+    return {"mean": statistics.fmean(means), "deviation": deviation, "n": len(means)}
 
 
 def stored(computed: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

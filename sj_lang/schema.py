@@ -37,7 +37,7 @@ GIVEN: Mapping[str, frozenset[str]] = {
         | {"pad_token_id", "bos_token_id", "eos_token_id"}
     ),
     "task": frozenset(),
-    "tokenizer": frozenset({"texts"}),
+    "tokenizer": frozenset({"texts", "checkpoint"}),
     "source": frozenset(),
 }
 

@@ -52,6 +52,13 @@ def test_runs_that_share_a_name_are_columns_and_seeds_are_averaged_one_by_one() 
     assert set(averages.stored(computed)) == {"average/snn", "average/ann"}
 
 
+def test_where_runs_differ_in_their_seeds_the_means_are_averaged() -> None:
+    figures = {"a": [{"dev.f1": 0.2}, {"dev.f1": 0.4}], "b": [{"dev.x": 0.5, "dev_mm.x": 0.7}]}
+    computed, _ = averages.compute(TWO, figures)
+    assert computed[""]["all"] == {"mean": pytest.approx((0.3 + 0.6) / 2), "deviation": None, "n": 1}
+    assert computed[""]["one"]["n"] == 2
+
+
 def test_baselines_are_columns_too() -> None:
     figures = {
         "a": [{"dev.f1": 0.5, "baseline.most.dev.f1": 0.1, "baseline.bag.dev.f1": 0.3}],
@@ -90,7 +97,7 @@ def test_a_run_that_is_missing() -> None:
     ],
 )
 def test_what_is_wrong_is_told(given: Any, message: str) -> None:
-    found, problems = averages.check(given, ["a/one", "a/two", "b"])
+    _, problems = averages.check(given, ["a/one", "a/two", "b"])
     assert len(problems) == 1
     assert message in problems[0].message or message in str(problems[0])
 

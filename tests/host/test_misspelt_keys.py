@@ -31,15 +31,17 @@ runs:
       warmup_steps: 3
     generate.top_k: 4
     seed: 3
+averages:
+  mine: {plain: test.loss, other: [test.loss, dev.loss]}
 """
 )
 
 
 def keys(node: yaml.Node | None, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], yaml.Node]]:
-    """Every key with its path; the names of runs are free, so they are left out."""
+    """Every key with its path; the names of runs and averages are free, so they are left out."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            if above != ("runs",):
+            if above not in (("runs",), ("averages",)):
                 yield (*above, key.value), key
             yield from keys(value, (*above, key.value))
     elif isinstance(node, yaml.SequenceNode):

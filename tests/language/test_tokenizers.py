@@ -61,6 +61,22 @@ def test_a_tokenizer_from_a_folder(tmp_path: Path) -> None:
         make("pretrained", name=str(tmp_path / "empty"))
 
 
+def test_without_a_name_it_is_that_of_the_checkpoint(tmp_path: Path) -> None:
+    trained = make("bpe", vocab_size=260)
+    trained.save_pretrained(tmp_path / "run" / "model")
+    (tmp_path / "run" / "manifest.json").write_text("{}")
+    part = build.part("tokenizer", "pretrained")
+    for place in (tmp_path / "run", tmp_path / "run" / "model"):
+        assert part(texts=[], checkpoint=str(place)).get_vocab() == trained.get_vocab()
+    assert make("pretrained", name=str(tmp_path / "run")).get_vocab() == trained.get_vocab()
+    with pytest.raises(UserError, match=r"model\.init_from is not set: .* model\.init_from=FOLDER"):
+        part(texts=[], checkpoint=None)
+    assert (
+        make("characters").get_vocab()
+        == build.part("tokenizer", "characters")(texts=[TEXT], checkpoint="anything").get_vocab()
+    ), "a tokenizer that does not ask for it does not get it"
+
+
 def test_a_tokenizer_of_the_hub_without_a_network_says_so_at_once(offline: Callable[[], float]) -> None:
     with pytest.raises(UserError, match=r"tokenizer.name: .*someone/something.*cannot be reached"):
         make("pretrained", name="someone/something")

@@ -76,7 +76,9 @@ def test_averages_over_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     metrics = read_json(tmp_path / "s/metrics.json")
     assert list(metrics)[-2:] == ["average/spiking", "average/ann"]
     losses = [
-        statistics.fmean(read_json(tmp_path / f"s/{one}/ann/seed-{n}/metrics.json")["test.loss"] for one in ("one", "two"))
+        statistics.fmean(
+            read_json(tmp_path / f"s/{one}/ann/seed-{n}/metrics.json")["test.loss"] for one in ("one", "two")
+        )
         for n in (1, 2)
     ]
     assert metrics["average/ann"]["nats"] == {

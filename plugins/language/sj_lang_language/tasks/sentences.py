@@ -208,10 +208,7 @@ def baseline_figures(
     """What needs no network: the most frequent class (of scores the mean) of train, and a bag of words."""
     labels = parts.train.labels
     assert labels is not None
-    if isinstance(kind, Classes):
-        constant = np.bincount(labels).argmax()
-    else:
-        constant = labels.mean()
+    constant = np.bincount(labels).argmax() if isinstance(kind, Classes) else labels.mean()
 
     def texts(part: Examples) -> bag_of_words.Texts:
         return part.first, part.second

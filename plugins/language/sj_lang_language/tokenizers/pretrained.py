@@ -12,13 +12,26 @@ from sj_lang.errors import Unreachable, UserError
 from sj_lang_language.tokenizers.wordpiece import VOCAB
 
 
-def pretrained(*, texts: Iterable[str], name: str) -> PreTrainedTokenizerBase:
+def pretrained(
+    *, texts: Iterable[str], name: str | None = None, checkpoint: str | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder, or of that name on the Hugging Face hub, as `AutoTokenizer` loads it.
 
-    name: a path, or "owner/name" on the hub. texts: not read, as nothing is trained. Padding is on the left, as
-    generation needs it; a tokenizer without a padding token pads with its end-of-text token.
+    name: a path, also of a run folder, or "owner/name" on the hub. None: the tokenizer of the checkpoint that the model
+    starts from (model.init_from), which is handed in as `checkpoint`. texts: not read, as nothing is
+    trained. Padding is on the left, as generation needs it; a tokenizer without a padding token pads with its
+    end-of-text token.
     """
+    name = checkpoint if name is None else name
+    if name is None:
+        raise UserError(
+            "model.init_from is not set: this recipe takes tokenizer and weights of a checkpoint. Give one, e.g. "
+            "model.init_from=FOLDER, a run folder or one with config.json and model.safetensors (tokenizer.name=FOLDER "
+            "takes the tokenizer of another one)"
+        )
     folder = Path(name).expanduser()
+    if (folder / "manifest.json").exists():
+        folder = folder / "model"
     if folder.exists():
         tokenizer = _load(folder, f"in {name}")
     else:

@@ -1,0 +1,111 @@
+"""The recipes glue/* and text/*, on small data of each form: built whole, and two trained for a few steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_glue import NINE, layout
+
+from sj_lang import assembly, plugins, run
+from sj_lang.errors import UserError
+from sj_lang.manifest import read_json
+from sj_lang.recipe import load
+
+SCRATCH = [name for name in plugins.recipes() if name.startswith("glue/") and name.endswith("-scratch")]
+TEXT = [name for name in plugins.recipes() if name.startswith("text/")]
+SMALL = ["tokenizer.vocab_size=300", "model.hidden_size=8", "model.intermediate_size=8"]
+SHORT = ["train.max_steps=2", "train.eval_steps=2", "train.per_device_train_batch_size=8", "seeds=null"]
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    for name in NINE:
+        layout(tmp_path / "glue", name)
+    return str(tmp_path / "glue")
+
+
+def test_there_is_a_recipe_for_each_task() -> None:
+    assert {f"glue/{name}-scratch" for name in NINE} <= set(plugins.recipes())
+    assert {f"glue/{name}" for name in NINE} <= set(plugins.recipes())
+    assert len(TEXT) >= 4
+
+
+@pytest.mark.parametrize("name", SCRATCH)
+def test_from_scratch(name: str, data: str) -> None:
+    changes = [f"task.data={data}", "task.validation=6", *SMALL]
+    for _, child in load(name, changes).children():
+        job = assembly.assemble(child, Path("out"))
+        assert job.recipe.task["name"] == name.removeprefix("glue/").removesuffix("-scratch")
+        assert job.model.config.num_labels == len(job.prepared.model.get("id2label", "1"))
+
+
+@pytest.mark.parametrize("name", [f"glue/{name}" for name in NINE])
+def test_from_a_checkpoint_that_must_be_given(name: str, data: str) -> None:
+    recipe = load(name, [f"task.data={data}"])
+    assert not recipe.is_series
+    with pytest.raises(UserError, match=r"model\.init_from is not set: .*model\.init_from=FOLDER"):
+        assembly.assemble(recipe, Path("out"))
+
+
+@pytest.mark.slow
+def test_all_with_averages(data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = [f"task.data={data}", *SMALL, *SHORT, "task.validation=6", "model.num_hidden_layers=1", "output=all"]
+    changes += ["measure.firing_rate=false", "measure.raster=false"]
+    assert run.execute(load("glue/all", changes)) == 0
+    metrics = read_json(Path("all/metrics.json"))
+    assert {f"{name}-scratch/{kind}" for name in NINE for kind in ("spiking", "ann")} <= metrics.keys()
+    nine = next(name for name in metrics["average/spiking"] if name.startswith("nine"))
+    single = {
+        "cola": ["matthews"],
+        "mrpc": ["f1", "accuracy"],
+        "qqp": ["f1", "accuracy"],
+        "stsb": ["pearson", "spearman"],
+    }
+    total = 0.0
+    for name in NINE:
+        figures = [f"dev.{one}" for one in single.get(name, ["accuracy"])] + ["dev_mm.accuracy"] * (name == "mnli")
+        found = metrics[f"{name}-scratch/spiking"]
+        total += sum(found[one]["mean"] for one in figures) / len(figures)
+    assert metrics["average/spiking"][nine]["mean"] == pytest.approx(total / 9)
+    assert {"average/ann", "average/baseline.majority", "average/baseline.bag_of_words"} <= metrics.keys()
+    last = capsys.readouterr().out.rpartition("== ")[2]
+    for expected in (
+        "majority",
+        "bag_of_words",
+        "mrpc-scratch  dev.f1",
+        "mnli-scratch  dev_mm.accuracy",
+        f"average  {nine}",
+    ):
+        assert expected in last
+    for name in ("SST-2", "MNLI-mm", "STS-B"):
+        task = {"SST-2": "sst2", "MNLI-mm": "mnli", "STS-B": "stsb"}[name]
+        assert Path(f"all/{task}-scratch/spiking/predictions/{name}.tsv").is_file()
+
+
+def test_from_the_checkpoint_of_another_run(data: str) -> None:
+    scratch = load("glue/rte-scratch", [f"task.data={data}", *SMALL, *SHORT, "task.validation=6", "output=first"])
+    assert run.execute(replace(scratch.children()[0][1], output="first")) == 0
+    where = "model.init_from=first"
+    sizes = [f"model.{key}=8" for key in ("hidden_size", "intermediate_size")]
+    changes = [f"task.data={data}", where, *sizes, *SHORT[:3], "task.validation=6", "output=second"]
+    assert run.execute(load("glue/qnli", changes)) == 0
+    notes = read_json(Path("second/manifest.json"))["notes"]
+    assert any(note.startswith("init_from first: ") for note in notes)
+    first, second = (Path(f"{one}/model/tokenizer.json").read_text() for one in ("first", "second"))
+    assert first == second, "the tokenizer is the checkpoint's"
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_text(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = load(name).children()[0][1].task["text"] if load(name).is_series else load(name).task["text"]
+    column = text if isinstance(text, str) else text[0]
+    rows = "".join(f"{n % 2}\t好 film {n} is {'bad' if n % 2 else 'good'}\n" for n in range(60))
+    Path("train.tsv").write_text(f"label\t{column}\n{rows}", encoding="utf-8")
+    recipe = load(name, ["task.data.train=train.tsv", *SMALL])
+    for _, child in recipe.children() or [("", recipe)]:
+        job = assembly.assemble(child, Path("out"))
+        assert (job.model.config.num_labels, list(job.prepared.tests)) == (2, ["dev"])
