@@ -8,11 +8,10 @@ import torch
 from sj_lang_neurons import BPSN
 from sj_lang_neurons.bpsn import cupy
 from sj_lang_neurons.scan.layout import Tile
-from sj_lang_neurons.surrogates import HEAVISIDES
 from torch import Tensor, nn
 
 from sj_lang import plugins
-from sj_lang.compat import surrogate, surrogates
+from sj_lang.compat import surrogate
 from sj_lang.testing import Traits, check_node
 from sj_lang.testing.kernels import unwritten_memory_is_nan
 
@@ -50,19 +49,14 @@ def conforms(options: dict[str, Any], **given: Any) -> None:
     assert report.passed
 
 
-@pytest.mark.usefixtures("on_cpu")
-def test_the_kit() -> None:
-    conforms({})
-
-
-@pytest.mark.parametrize("options", list(VARIANTS.values())[1:], ids=list(VARIANTS)[1:])
+@pytest.mark.parametrize("options", [{}, VARIANTS["R forward"]], ids=str)
 @pytest.mark.usefixtures("on_cpu")
 def test_the_kernels_part_of_the_kit(options: dict[str, Any]) -> None:
     conforms(options, only=KERNEL_CHECKS, dtypes=[torch.float64])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", list(VARIANTS.values())[1:], ids=list(VARIANTS)[1:])
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 @pytest.mark.usefixtures("on_cpu")
 def test_the_whole_kit(options: dict[str, Any]) -> None:
     conforms(options)
@@ -108,7 +102,7 @@ def compare(node: BPSN, x: Tensor, mask: Tensor | None = None, tolerance: float 
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance * scale, msg=lambda m, number=number: f"{number}: {m}")
 
 
-@pytest.mark.parametrize("tile", [Tile(32, 1, 8), Tile(8, 4, 3), Tile(4, 16, 8)], ids=str)
+@pytest.mark.parametrize("tile", [Tile(32, 1, 8), Tile(4, 5, 3)], ids=str)
 @pytest.mark.parametrize("options", [{}, {"direction": "forward"}], ids=["R", "R forward"])
 @pytest.mark.usefixtures("in_any_order")
 def test_every_schedule_and_order_of_threads(
@@ -142,11 +136,9 @@ def test_decays_from_0_to_1(decay: float) -> None:
     compare(node, torch.randn(300, 1, 2, dtype=torch.float64), tolerance=1e-9)
 
 
-@pytest.mark.parametrize("name", HEAVISIDES)
+@pytest.mark.parametrize("name", ["ATan", "Sigmoid"])  # all are tested with DSN, and are the same text
 @pytest.mark.usefixtures("on_cpu")
 def test_surrogates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name not in surrogates():
-        pytest.skip(f"this SpikingJelly has no {name}")
     torch.manual_seed(0)
     fire = surrogate(name)
     node = BPSN(channels=4, surrogate_function=fire).double()

@@ -45,19 +45,14 @@ def conforms(options: dict[str, Any], **given: Any) -> None:
     assert report.passed
 
 
-@pytest.mark.usefixtures("on_cpu")
-def test_the_kit() -> None:
-    conforms({})
-
-
-@pytest.mark.parametrize("options", [v for v in VARIANTS.values() if v], ids=[v for v in VARIANTS if VARIANTS[v]])
+@pytest.mark.parametrize("options", [{}, VARIANTS["ATan, one tap"]], ids=str)
 @pytest.mark.usefixtures("on_cpu")
 def test_the_kernels_part_of_the_kit(options: dict[str, Any]) -> None:
     conforms(options, only=KERNEL_CHECKS, dtypes=[torch.float64])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [v for v in VARIANTS.values() if v], ids=[v for v in VARIANTS if VARIANTS[v]])
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 @pytest.mark.usefixtures("on_cpu")
 def test_the_whole_kit(options: dict[str, Any]) -> None:
     conforms(options)
@@ -102,7 +97,7 @@ def compare(node: DSN, x: Tensor, mask: Tensor | None = None, tolerance: float =
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance * scale, msg=lambda m, number=number: f"{number}: {m}")
 
 
-@pytest.mark.parametrize("tile", [Tile(32, 1, 8), Tile(32, 3, 8), Tile(4, 16, 8)], ids=str)
+@pytest.mark.parametrize("tile", [Tile(32, 1, 8), Tile(4, 5, 8)], ids=str)
 @pytest.mark.parametrize("options", [{}, {"decay": "linear"}], ids=["conv", "linear"])
 @pytest.mark.usefixtures("in_any_order")
 def test_every_schedule_and_order_of_threads(
@@ -139,7 +134,7 @@ def test_surrogates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip(f"this SpikingJelly has no {name}")
     torch.manual_seed(0)
     fire = surrogate(name)
-    for alpha in (0.7, float(fire.alpha), 3.0):
+    for alpha in (float(fire.alpha), 0.7):
         fire.alpha = alpha
         node = DSN(channels=4, n=1, surrogate_function=fire, v_threshold=0.4).double()
         compare(node, torch.randn(30, 3, 4, dtype=torch.float64) * 2)
