@@ -260,7 +260,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     __shared__ Shared added_f, factor_f, added_b, factor_b, added_A, added_E;
     PLACE
     CARRIES
-    barrier();
+    barrier();  // others may still read the factors, which are written again
     WEIGHTED
     real A = 0, E = 0;
     enter<true, decayed>(A, added_A, factor_f);
@@ -279,7 +279,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     __shared__ Shared added_f, factor_f, added_b, factor_b, added_A, added_E;
     PLACE
     CARRIES
-    barrier();
+    barrier();  // others may still read the factors, which are written again
     WEIGHTED
     real A = adjoints ? adjoints[chunk * columns + at.n] : grad_after ? grad_after[at.n] : (real)0;
     real E = adjoints ? adjoints[(chunks + chunk) * columns + at.n] : (real)0;
