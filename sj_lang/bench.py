@@ -192,7 +192,7 @@ def _time_shape(
                 statistics.median(backward[index]),
                 statistics.median(totals),
                 high - low,
-                _peak(work, device),
+                peak(work, device),
                 flips[index],
                 **({} if copies is None else _on_gpu(node, x, gradient, statistics.median(totals), copies)),
             )
@@ -253,7 +253,7 @@ def _one_pass(x: Tensor, out: Tensor, device: str) -> float:
     return watch.laps()[0]
 
 
-def _peak(work: Callable[[], object], device: str) -> float | None:
+def peak(work: Callable[[], object], device: str) -> float | None:
     """Megabytes that the work needs above what is resident before it; None where the system cannot say."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
