@@ -76,6 +76,13 @@ train: {{max_steps: 4, eval_steps: 2}}
     assert "bert.encoder" not in notes
     assert "dev.accuracy" in figures("start")
 
+    taught = load("start.yaml").task | {"type": "text_classification"}
+    change = json.dumps(
+        {"type": "distillation", "task": {k: v for k, v in taught.items() if v is not None}, "teacher": "start"}
+    )
+    execute(load("start.yaml", [f"task={change}", "output=taught", "train.gradient_accumulation_steps=2"]))
+    assert "dev.accuracy" in figures("taught")
+
 
 def test_a_spike_decoder_is_taught_by_its_twin(text: str, tmp_path: Path) -> None:
     """Causal, and without hidden states, which is said."""

@@ -98,10 +98,8 @@ class MaskedLM(Task):
             notes += [f"{name}: {len(text):,} characters, {len(found[name]):,} pairs" for name, text in parts.items()]
         else:
             tokens = {name: encode(made, text) for name, text in parts.items()}
-            check_lengths(
-                self.data, parts, tokens, self.split, least=frame.room,
-                need=f"{frame.room} tokens, what fits into a window of task.length {self.length}",
-            )  # fmt: skip
+            need = f"{frame.room} tokens, what fits into a window of task.length {self.length}"
+            check_lengths(self.data, parts, tokens, self.split, least=frame.room, need=need)
             found = {name: Windows(ids, frame, held_out=name != "train") for name, ids in tokens.items()}
             notes += size_notes(made, parts, tokens)
         masked = {name: Masked(items, masking, seed if name == "train" else HELD_OUT) for name, items in found.items()}
@@ -135,8 +133,8 @@ class MaskedLM(Task):
         validation = [item for items, _ in taken for item in items[:half]]
         test = [item for items, _ in taken for item in items[half:]]
         held = [rows for _, rows in taken]
-        notes += [f"{source.name}: a stream; {len(rows):,} of its rows are held out" for source, rows in
-                  zip(sources, held, strict=True)]  # fmt: skip
+        told = zip(sources, held, strict=True)
+        notes += [f"{source.name}: a stream; {len(rows):,} of its rows are held out" for source, rows in told]
         masked = {
             "validation": Masked(validation, masking, HELD_OUT),
             "test": Masked(test, masking, HELD_OUT),
