@@ -31,7 +31,7 @@ WORDS = ["good", "fine", "great"], ["bad", "poor", "awful"]
 
 @strict
 class StockConfig(BertConfig):
-    model_type = "sj-stock-bert-test"
+    model_type = "sj-stock-classifier-test"
     hidden_size: int = 16
     num_hidden_layers: int = 1
     num_attention_heads: int = 2
