@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import json
 import platform
 import statistics
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sj_lang import baselines, yaml_marks
+from sj_lang import baselines, plugins, yaml_marks
 from sj_lang.build import part
 from sj_lang.errors import RunFailed, UserError
 from sj_lang.stopwatch import Stopwatch, copy_rate, graph_us, host_us
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shapes = [_shape(text) for text in (arguments.shapes or (SHAPES if on_cpu else CUDA_SHAPES)).split(",")]
     dtype = getattr(torch, arguments.dtype)
 
-    spec = _spec(arguments.neuron)
+    spec = _options(arguments.neuron)
     makers = [_maker(name) for name in names]
     try:
         passed = check_node(part("neuron", spec), only=PARITY, device=arguments.device).passed
@@ -129,22 +130,23 @@ def _shape(text: str) -> tuple[int, int, int]:
     return (values[0], 1, values[1]) if len(values) == 2 else (values[0], values[1], values[2])
 
 
-def _spec(text: str) -> dict[str, Any]:
+def _options(text: str) -> dict[str, Any]:
     """`dsn:n=1:k=2` -> {"type": "dsn", "n": 1, "k": 2}."""
     name, *options = text.split(":")
     for option in options:
         if "=" not in option:
             raise UserError(f"bench: an option is name=value, got '{option}' in '{text}'")
     pairs = (option.split("=", 1) for option in options)
-    return dict(part("neuron", {"type": name, **{key: yaml_marks.scalar(value) for key, value in pairs}}).spec)
+    return {"type": name, **{key: yaml_marks.scalar(value) for key, value in pairs}}
 
 
 def _maker(name: str) -> Callable[[int, int], Any]:
     """`make(steps, channels)` of a neuron with its options, or of a baseline."""
     if name.startswith(baselines.PREFIX):
         return baselines.baseline(name)
-    spec = _spec(name)
-    fixed = not part("neuron", spec).traits["any_length"]
+    spec = _options(name)
+    fixed = not plugins.get("neuron", spec["type"]).traits["any_length"]
+    part("neuron", {**spec, "T": 1} if fixed else spec)  # a mistake is found before anything is timed
     return lambda steps, channels: part("neuron", {**spec, "T": steps} if fixed else spec)(channels=channels)
 
 
@@ -264,6 +266,8 @@ def peak(work: Callable[[], object], device: str) -> float | None:
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not (status.exists() and reset.exists()):
         return None
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)  # memory that earlier rounds have freed and the allocator kept would hide the peak
     reset.write_text("5")
     before_kb = _field(status, "VmRSS")
     work()

@@ -40,6 +40,21 @@ def test_baselines_are_timed_beside_it(capsys: pytest.CaptureFixture[str]) -> No
     assert all(f"\n{name} " in printed for name in names)
 
 
+@pytest.mark.skipif(multi_step("lif") is None, reason="SpikingJelly 2.x has it")
+def test_a_neuron_of_fixed_length_is_built_for_each_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["dsn", "--against", "psn", "--shapes", "6x2x3,9x2x3", "--repeat", "1"]) == 0
+    assert capsys.readouterr().out.count("\npsn ") == 2
+
+
+@pytest.mark.skipif(bench.peak(list, "cpu") is None, reason="this system does not tell the peak")
+def test_the_peak_is_seen_though_the_memory_was_used_before() -> None:
+    def work() -> torch.Tensor:
+        return torch.ones(8 << 20) + 1  # two arrays of 32 MB
+
+    work()
+    assert 60 < (bench.peak(work, "cpu") or 0) < 80
+
+
 @pytest.mark.skipif(multi_step("lif") is None, reason="SpikingJelly 2.x has them")
 @pytest.mark.parametrize("name", ["lif", "psn", "sliding_psn"])
 def test_a_baseline_is_spikingjellys_own_in_any_precision(name: str) -> None:
