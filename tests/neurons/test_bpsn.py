@@ -123,6 +123,27 @@ def test_equals_the_equations_with_every_gradient(
             )
 
 
+@pytest.mark.parametrize(("variant", "direction"), CASES)
+def test_a_last_tile_that_is_narrower_has_no_more_rows_than_the_memory(
+    monkeypatch: pytest.MonkeyPatch, variant: str, direction: str
+) -> None:
+    """Sequences in tiles of 3 and 2: a block would be 2 steps of the first and 4 of the second, in one memory."""
+    monkeypatch.setattr(tiles, "BLOCK", 40)
+    monkeypatch.setattr(tiles, "COLUMNS", 15)
+    node = built(variant, direction, store_v_seq=True)
+    x = (2 * torch.randn(11, 5, 5, dtype=torch.float64)).requires_grad_()
+    lengths = torch.tensor([11, 3, 7, 5, 10])
+    for mask in (None, torch.arange(11)[:, None] < lengths):
+        node.reset()
+        spikes, potentials = node(x, mask=mask), node.v_seq
+        assert potentials is not None
+        want = equations(node, x, mask)
+        assert torch.equal(spikes, want[0])
+        torch.testing.assert_close(
+            gradients(node, x, spikes, potentials), gradients(node, x, *want), rtol=1e-9, atol=1e-10
+        )
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_steps_equal_the_sequence_in_the_reference(variant: str) -> None:
     node = built(variant, "forward")

@@ -117,8 +117,11 @@ class Tile:
             yield Span(t, leaks, blocks[::-1] if backwards else blocks)
 
     def blocks(self, start: int, stop: int) -> list[slice]:
-        """Steps start to stop in pieces of at most `block_rows`."""
-        rows = block_rows(self.x)
+        """Steps start to stop in pieces of at most `block_rows`.
+
+        Nor of more than the memory holds beside the row of the start: it was made for the widest tile.
+        """
+        rows = min(block_rows(self.x), *(len(block) - 1 for block in self.scratch))
         return [slice(t, min(t + rows, stop)) for t in range(start, stop, rows)]
 
     def powers(self, t: slice) -> tuple[Tensor, Tensor]:
