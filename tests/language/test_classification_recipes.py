@@ -80,9 +80,9 @@ def test_all_with_averages(data: str, capsys: pytest.CaptureFixture[str]) -> Non
         f"average  {nine}",
     ):
         assert expected in last
-    for name in ("SST-2", "MNLI-mm", "STS-B"):
-        task = {"SST-2": "sst2", "MNLI-mm": "mnli", "STS-B": "stsb"}[name]
-        assert Path(f"all/{task}-scratch/spiking/predictions/{name}.tsv").is_file()
+    for folder, name in (("sst2-scratch/spiking/seed-0", "SST-2"), ("mnli-scratch/spiking", "MNLI-mm")):
+        assert Path(f"all/{folder}/predictions/{name}.tsv").is_file()
+    assert Path("all/stsb-scratch/spiking/predictions/STS-B.tsv").is_file()
 
 
 def test_from_the_checkpoint_of_another_run(data: str) -> None:
