@@ -93,6 +93,11 @@ def no_valid_step(subject: Subject) -> None:
         empty = ~rows.any(0)
         for name in state:
             assert_equal(final[name][empty], state[name][empty], f"state '{name}' of a row without a valid step")
+        if state:
+            got = outcome(node, whole, junk, state, rows)
+            want = outcome(node, rows_with_masked_steps_deleted, junk, state, rows)
+            what = "a row without a valid step"
+            assert_same(subject, got, want, what, x=junk, state=state, mask=rows)
         if subject.traits.steps:
             spikes, final = stepwise(node, junk, state, rows)
             _assert_silent(spikes, rows, "a step with nothing valid")

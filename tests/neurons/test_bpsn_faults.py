@@ -206,6 +206,13 @@ class TheDenominatorLeaksWithoutTokens(Copy):
         return spikes, {**after, "denominator": after["denominator"] * 0.9}, h
 
 
+@fault("no_valid_step")
+class ACountThatIsKeptHasNoGradient(Counting):
+    def sequence(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
+        spikes, after, h = super().sequence(x, state, lengths)
+        return spikes, {**after, "count": after["count"].detach()}, h
+
+
 # Kernels, declarations, numbers
 
 

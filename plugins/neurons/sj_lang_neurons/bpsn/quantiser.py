@@ -26,4 +26,7 @@ def counted(r: Tensor, count: Tensor, lengths: Tensor | None) -> tuple[Tensor, T
         ticks = ticks.masked_fill(~valid.view(valid.shape + (1,) * (r.dim() - 2)), 0)
     after = (count.detach() * TICKS).long() + ticks.cumsum(0)
     v = (after - ticks + TICKS // 2) % TICKS
-    return v.to(r.dtype) / TICKS - 1 + r, (after[-1] % TICKS).to(r.dtype) / TICKS
+    last = (after[-1] % TICKS).to(r.dtype) / TICKS
+    if lengths is not None:  # a sequence without a valid step hands its count on, gradient and all
+        last = torch.where((lengths > 0).view(-1, *(1,) * (last.dim() - 1)), last, count)
+    return v.to(r.dtype) / TICKS - 1 + r, last
