@@ -226,6 +226,22 @@ def test_float32_stays_close_over_thousands_of_steps_and_slow_decays() -> None:
     torch.testing.assert_close(single.double(), node.v_seq, rtol=0, atol=2e-4)
 
 
+@pytest.mark.parametrize("shape", [(90, 3, 5), (90, 7, 1), (90, 23, 3)], ids=str)
+@pytest.mark.parametrize("block", [7, 40, 500])
+def test_a_last_tile_that_is_narrower_fits_in_the_memory_of_the_first(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], block: int
+) -> None:
+    node, x = built("R", "both", channels=shape[2]), torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    whole = node(x)
+    want = torch.autograd.grad(whole.sum(), [x, *node.parameters()])
+    monkeypatch.setattr(tiles, "BLOCK", block)
+    for columns in (1, 4, 16, 30):
+        monkeypatch.setattr(tiles, "COLUMNS", columns)
+        spikes = node(x)
+        assert torch.equal(spikes, whole)
+        torch.testing.assert_close(torch.autograd.grad(spikes.sum(), [x, *node.parameters()]), want)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameters_at_the_end_of_their_range_give_finite_gradients(variant: str) -> None:
     torch.manual_seed(0)

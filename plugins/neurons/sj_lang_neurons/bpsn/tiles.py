@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sj_lang_neurons.bpsn.weights import Leak, fill_tables
 from sj_lang_neurons.scan.constant import constant_scan
+from sj_lang_neurons.scan.rows import block_rows, pieces
 
 BLOCK = 262_144  # elements
 COLUMNS = 32_768
@@ -52,6 +53,7 @@ class Span:
 class Tile:
     """Some sequences and channels of a call. x, numerator, lengths as in `torch.bpsn`; d0, the denominator, [B, C, 1].
 
+    rows: the steps of a block, the same in all tiles of a call, as `memory` holds blocks of the widest.
     reach: the n from which D(n) does not change any more, or T. Rows of numerators: of the past, row t holds that
     before step t, and row T the last; of the future, row t + 1 holds that after step t, and row 0 the last. So step t
     enters row t + 1, or t.
@@ -65,8 +67,10 @@ class Tile:
         d0: Tensor | None,
         lengths: Tensor | None,
         reach: int,
+        rows: int,
         memory: list[Tensor],
     ) -> None:
+        self.rows = rows
         self.x, self.sides, self.numerator, self.d0, self.lengths, self.reach = x, sides, numerator, d0, lengths, reach
         width = x[0].numel()
         whole, *blocks = (m[: m.numel() // width * width].view(-1, *x.shape[1:]) for m in memory)
@@ -105,24 +109,20 @@ class Tile:
         per_sequence = self.d0 is not None or (late and self.lengths is not None)
         rows = max(1, BLOCK // (channels * (batch if per_sequence else 1)))
         cuts = sorted({0, min(first, steps), min(max(last, 0), steps), steps})
-        pieces = [
-            slice(start, min(start + (stop if begin >= first and stop <= last else rows), stop))
+        found = [
+            t
             for begin, stop in pairwise(cuts)
-            for start in range(begin, stop, stop if begin >= first and stop <= last else rows)
+            for t in pieces(begin, stop, stop if begin >= first and stop <= last else rows)
         ]
-        for t in reversed(pieces) if backwards else pieces:
+        for t in reversed(found) if backwards else found:
             settled = {True: t.stop <= last, False: t.start >= first}
             leaks = [self._leak(side, t, settled=settled[side.late]) for side in self.sides]
             blocks = self.blocks(t.start, t.stop)
             yield Span(t, leaks, blocks[::-1] if backwards else blocks)
 
     def blocks(self, start: int, stop: int) -> list[slice]:
-        """Steps start to stop in pieces of at most `block_rows`.
-
-        Nor of more than the memory holds beside the row of the start: it was made for the widest tile.
-        """
-        rows = min(block_rows(self.x), *(len(block) - 1 for block in self.scratch))
-        return [slice(t, min(t + rows, stop)) for t in range(start, stop, rows)]
+        """Steps start to stop in pieces of at most `rows`."""
+        return pieces(start, stop, self.rows)
 
     def powers(self, t: slice) -> tuple[Tensor, Tensor]:
         """Of the past, lambda^n and its derivative, [R, 1, C, 1]."""
@@ -194,22 +194,18 @@ def tiles(
     c_size = _even(channels, max(1, COLUMNS // rest)) if on_cpu else channels
     b_size = _even(batch, max(1, COLUMNS // (channels * rest))) if on_cpu else batch
     width = b_size * c_size * rest
-    rows = min(steps, block_rows(x[:, :b_size, :c_size]))
+    rows = block_rows(x[:, :b_size, :c_size], BLOCK)
     memory = [x.new_empty((steps + 1) * width), *x.new_empty(arrays, (rows + 1) * width)]
     known = on_cpu and denominator is None
     reach = 0 if not normalised else _reach([d for d, _, _ in given], x) if known else steps
     tables = x.new_empty(len(given), 3, (reach + 1) * c_size)
-    for c in _cut(channels, c_size):
+    for c in pieces(0, channels, c_size):
         sides = _sides(given, c, b_size, rest, reach, tables, slopes)
-        for b in _cut(batch, b_size):
+        for b in pieces(0, batch, b_size):
             start = None if numerator is None else numerator[b, c]
             d0 = None if denominator is None else denominator[b, c, None]
-            yield Tile(x[:, b, c], sides, start, d0, None if lengths is None else lengths[b], reach, memory), b, c
-
-
-def block_rows(x: Tensor) -> int:
-    """How many steps [B, C, S] of x make a block."""
-    return max(1, BLOCK // x[0].numel()) if x.device.type == "cpu" else len(x)
+            own = None if lengths is None else lengths[b]
+            yield Tile(x[:, b, c], sides, start, d0, own, reach, rows, memory), b, c
 
 
 def _sides(
@@ -228,10 +224,6 @@ def _sides(
 def _even(size: int, limit: int) -> int:
     """The size of equal parts, none above the limit."""
     return -(-size // -(-size // min(limit, size)))
-
-
-def _cut(size: int, part: int) -> list[slice]:
-    return [slice(i, min(i + part, size)) for i in range(0, size, part)]
 
 
 def _reach(decays: list[Tensor], x: Tensor) -> int:

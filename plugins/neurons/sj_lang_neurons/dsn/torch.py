@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from sj_lang_neurons.dsn.block import Part, block
+from sj_lang_neurons.scan.rows import pieces
 
 BLOCK = 1 << 17  # elements of a block: the arrays of one fit into the second-level caches
 WIDTH = 1 << 13  # columns of a part, or more where there are few steps: enough for a row to be worth a call
@@ -69,7 +70,7 @@ def _forward(
     tiny = torch.finfo(x.dtype).tiny
     for c, part in _parts(x, tail, weight, bias, lengths, m, width):
         h = h_0[c]
-        for number, t in enumerate(_cut(len(x), size)):
+        for number, t in enumerate(pieces(0, len(x), size)):
             here = block(x, t.stop - t.start, h.numel(), len(weight))
             torch.hardshrink(h, tiny, out=borders[number, c])  # arithmetic on subnormal numbers is slow
             here.run(part, t, borders[number, c])
@@ -122,7 +123,7 @@ def _backward(
     for c, part in _parts(x, tail, weight, bias, lengths, m, width):
         scaled = part.weight * m
         gh, alpha, g = grad_last[c], torch.ones_like(grad_last[c]), torch.zeros_like(part.tail)  # after the last step
-        for number, t in reversed(list(enumerate(_cut(len(x), size)))):
+        for number, t in reversed(list(enumerate(pieces(0, len(x), size)))):
             here = block(x, t.stop - t.start, gh.numel(), len(weight))
             here.run(part, t, borders[number, c])
             if n:
@@ -184,7 +185,7 @@ def _parts(
     x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor | None, m: float, width: int
 ) -> Iterator[tuple[slice, Part]]:
     weight, bias = weight.contiguous().neg(), bias.contiguous().neg()
-    for c in _cut(x.shape[1], width):
+    for c in pieces(0, x.shape[1], width):
         of_columns = (x[:, c], tail[:, c], weight[:, c], bias[:, c], None if lengths is None else lengths[c])
         yield c, Part(*of_columns, m)
 
@@ -196,10 +197,6 @@ def _cuts(x: Tensor) -> tuple[int, int]:
         return steps, max(1, width)
     width = max(1, min(width, max(WIDTH, BLOCK // steps)))
     return max(1, min(steps, BLOCK // width)), width
-
-
-def _cut(length: int, size: int) -> list[slice]:
-    return [slice(i, min(i + size, length)) for i in range(0, length, size)]
 
 
 def _above(n: int, dtype: torch.dtype) -> float:

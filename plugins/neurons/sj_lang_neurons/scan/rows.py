@@ -54,9 +54,14 @@ class Borders:
 
 
 def block_rows(x: Tensor, elements: int) -> int:
-    """Rows of a block of x [T, N] of about so many elements, at least 1; all rows where there is no cache to spare."""
-    steps, width = x.shape
+    """Rows of a block of x [T, ...] of about so many elements, at least 1; all where there is no cache to spare."""
+    steps, width = len(x), x.shape[1:].numel()
     return max(1, min(steps, elements // max(1, width))) if x.device.type == "cpu" else steps
+
+
+def pieces(start: int, stop: int, size: int) -> list[slice]:
+    """From start to stop in pieces of a size, the last one what is left."""
+    return [slice(i, min(i + size, stop)) for i in range(start, stop, size)]
 
 
 def scan(a: Rows, u: Rows, h: Tensor, out: Rows, *, reverse: bool = False) -> Tensor:

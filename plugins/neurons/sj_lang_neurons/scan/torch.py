@@ -5,7 +5,6 @@ Time and memory are O(T): forward and backward each pass once over the data, in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -107,11 +106,9 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None
 _scan.register_autograd(_differentiate, setup_context=_keep)
 
 
-def _blocks(x: Tensor, backwards: bool) -> Iterator[slice]:
-    steps = len(x)
-    size = rows.block_rows(x, BLOCK)
-    starts = range(0, steps, size)
-    return (slice(t, min(t + size, steps)) for t in (reversed(starts) if backwards else starts))
+def _blocks(x: Tensor, backwards: bool) -> list[slice]:
+    blocks = rows.pieces(0, len(x), rows.block_rows(x, BLOCK))
+    return blocks[::-1] if backwards else blocks
 
 
 def _at(a: Tensor, block: slice) -> Tensor:
