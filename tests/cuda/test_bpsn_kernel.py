@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_checks import KERNEL_CHECKS
 from sj_lang_neurons import BPSN
 from sj_lang_neurons.bpsn import cupy
 from sj_lang_neurons.scan.layout import Tile
@@ -24,15 +25,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "K": {"variant": "K"},
     "K forward": {"variant": "K", "direction": "forward"},
 }
-KERNEL_CHECKS = (
-    "steps_equal_sequence",
-    "pieces_equal_whole",
-    "padding_is_removal",
-    "gradients_are_exact",
-    "half_precision",
-    "nan_stays_visible",
-    "output_is_fully_written",
-)
 
 
 def conforms(options: dict[str, Any], **given: Any) -> None:

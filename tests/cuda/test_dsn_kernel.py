@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_checks import KERNEL_CHECKS
 from sj_lang_neurons import DSN
 from sj_lang_neurons.dsn import cupy
 from sj_lang_neurons.scan.layout import Tile
@@ -23,15 +24,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "static, tau 2": {"decay": "static", "tau": 2.0},
     "tau .7": {"k": 3, "tau": 0.7, "alpha_init": 0.9},
 }
-KERNEL_CHECKS = (
-    "steps_equal_sequence",
-    "pieces_equal_whole",
-    "padding_is_removal",
-    "gradients_are_exact",
-    "half_precision",
-    "nan_stays_visible",
-    "output_is_fully_written",
-)
 OPS = {"cupy": ["sj_lang::dsn_cuda", "sj_lang::dsn_cuda_backward"]}
 
 
