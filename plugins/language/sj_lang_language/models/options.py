@@ -24,6 +24,24 @@ REPEATED: Mapping[str, Any] = {
 }
 
 
+class Coding:
+    """What `coding`, `timesteps` and `twin` mean, which a config with these fields inherits."""
+
+    coding: str
+    timesteps: int
+    twin: bool
+
+    @property
+    def repeats(self) -> int | None:
+        """T of repeat coding; None where each token is computed once (individual coding, and every ANN twin)."""
+        return self.timesteps if self.coding == "repeat" and not self.twin else None
+
+    @property
+    def runs_along_tokens(self) -> bool:
+        """There are neurons, and they run along the tokens, not along the T steps of one, where anything goes."""
+        return self.coding != "repeat" and not self.twin
+
+
 def refuse_unknown(config: Any, name: str, others: Iterable[str]) -> None:
     """transformers takes any key as an attribute, misspelt ones too. name: of the model; others: not fields."""
     valid = sorted(field for field in config.__dataclass_fields__ if not field.startswith("_"))

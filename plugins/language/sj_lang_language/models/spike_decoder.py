@@ -38,6 +38,7 @@ from sj_lang_language.models import auto
 from sj_lang_language.models.fresh import FreshWeights
 from sj_lang_language.models.options import (
     REPEATED,
+    Coding,
     asked_if,
     refuse_unknown,
     require_heads,
@@ -47,7 +48,7 @@ from sj_lang_language.models.options import (
 
 
 @strict
-class SpikeDecoderConfig(PreTrainedConfig):
+class SpikeDecoderConfig(Coding, PreTrainedConfig):
     """Sizes and components of a SpikeDecoder.
 
     vocab_size: V, tokens. max_position_embeddings: the longest text, in tokens. (Both are fixed by the data.)
@@ -96,15 +97,10 @@ class SpikeDecoderConfig(PreTrainedConfig):
         require_heads(self, "spike_decoder")
         super().__post_init__(**others)
 
-    @property
-    def repeats(self) -> int | None:
-        """T of repeat coding; None where each token is computed once (individual coding, and every ANN twin)."""
-        return self.timesteps if self.coding == "repeat" and not self.twin else None
-
     def requires(self, pads: bool) -> dict[str, dict[str, str]]:
         """What the components must be able to do, and why; pads: batches of the task may hold padding."""
-        if self.twin or self.coding == "repeat":
-            return {}  # no neurons; or neurons that run along the T steps of one token, where anything goes
+        if not self.runs_along_tokens:
+            return {}
         needed = {
             "causal": "the model predicts the next token, and its neurons run along the tokens",
             "carries_state": "cached generation carries the neurons' state from token to token",

@@ -8,11 +8,11 @@ from transformers import PreTrainedConfig
 from sj_lang import build, schema
 from sj_lang.errors import UserError
 from sj_lang.schema import Part
-from sj_lang_language.models.options import REPEATED, refuse_unknown, require_heads, require_positive, write_out
+from sj_lang_language.models.options import REPEATED, Coding, refuse_unknown, require_heads, require_positive, write_out
 
 
 @strict
-class SNNBertConfig(PreTrainedConfig):
+class SNNBertConfig(Coding, PreTrainedConfig):
     """Sizes and components of an SNN-BERT; the first group has BERT's names and meanings.
 
     vocab_size: V. max_position_embeddings: the longest text, in tokens. type_vocab_size: segments. pad_token_id: of the
@@ -93,15 +93,10 @@ class SNNBertConfig(PreTrainedConfig):
             )
         super().__post_init__(**others)
 
-    @property
-    def repeats(self) -> int | None:
-        """T of repeat coding; None where each token is computed once (individual coding, and every ANN twin)."""
-        return self.timesteps if self.coding == "repeat" and not self.twin else None
-
     def requires(self, pads: bool) -> dict[str, dict[str, str]]:
         """What the components must be able to do, and why; pads: batches of the task may hold padding."""
-        if self.twin or self.coding == "repeat":
-            return {}  # no neurons; or neurons that run along the T steps of one token, where anything goes
+        if not self.runs_along_tokens:
+            return {}
         needed = {"any_length": "texts have any length"}
         if pads:
             needed["takes_mask"] = "batches hold padding"
