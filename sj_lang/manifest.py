@@ -62,13 +62,12 @@ def versions() -> dict[str, str]:
 def editable() -> dict[str, str]:
     """The commit of each plugin's distribution that is installed from a folder: "commit" or "commit, changed"."""
     states = {}
-    names = {entry.dist.name for entry in entry_points(group="sj_lang") if entry.dist}
-    for distribution in distributions():
-        if distribution.name in names:
-            direct = distribution.read_text("direct_url.json")
-            url = json.loads(direct).get("url", "") if direct else ""
-            if url.startswith("file://") and (state := _git(Path(url.removeprefix("file://")))):
-                states[distribution.name] = state
+    for name in sorted({entry.dist.name for entry in entry_points(group="sj_lang") if entry.dist}):
+        direct = (one.read_text("direct_url.json") for one in distributions(name=name))
+        installed = next(filter(None, direct), "{}")  # an *.egg-info in the working directory comes first and has none
+        url = json.loads(installed).get("url", "")
+        if url.startswith("file://") and (state := _git(Path(url.removeprefix("file://")))):
+            states[name] = state
     return states
 
 

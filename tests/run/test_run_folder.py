@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from sj_lang import checkpoints
 from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder, differences
-from sj_lang.manifest import Manifest, read_json, write_json
+from sj_lang.manifest import Manifest, editable, read_json, write_json
 
 RECIPE = {"recipe": 1, "name": "a", "output": "x", "model": {"type": "tiny", "dim": 16}, "train": {"max_steps": 3}}
 
@@ -186,3 +187,26 @@ def test_the_best_checkpoint_is_found_after_the_folder_moved(tmp_path: Path) -> 
     write_json(newest / "trainer_state.json", {**state, "best_model_checkpoint": "/old/place/checkpoint-9"})
     checkpoints.rebase(newest)
     assert read_json(newest / "trainer_state.json")["best_model_checkpoint"] == str(tmp_path / "checkpoint-9")
+
+
+def test_the_commit_is_that_of_the_distribution_that_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind an *.egg-info, which knows no folder, stand the active installation and one that it hides."""
+    for name, hidden in (("active", False), ("hidden", True)):
+        source, site = tmp_path / name, tmp_path / f"site-{name}"
+        source.mkdir()
+        author = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        for words in (("init",), (*author, "commit", "--quiet", "--allow-empty", "--message", name)):
+            subprocess.run(["git", "-C", str(source), *words], check=True, capture_output=True)
+        for info in ("egg-info", "dist-info") if not hidden else ("dist-info",):
+            folder = site / f"ember-1.0.{info}"
+            folder.mkdir(parents=True)
+            about = "PKG-INFO" if info == "egg-info" else "METADATA"
+            (folder / about).write_text("Metadata-Version: 2.1\nName: ember\nVersion: 1.0\n")
+            (folder / "entry_points.txt").write_text("[sj_lang]\nember = ember\n")
+        (site / "ember-1.0.dist-info/direct_url.json").write_text(json.dumps({"url": source.as_uri()}))
+    monkeypatch.setattr("sys.path", [str(tmp_path / "site-active"), str(tmp_path / "site-hidden")])
+    show = ["git", "-C", str(tmp_path / "active"), "rev-parse", "HEAD"]
+    head = subprocess.run(show, check=True, capture_output=True, text=True).stdout.strip()
+    assert editable() == {"ember": head}
