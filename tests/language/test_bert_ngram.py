@@ -1,4 +1,4 @@
-"""bert_ngram: BERT's embedding with a convolution over neighbouring tokens."""
+"""bert_ngram: BERT's embedding with a convolution over neighbouring tokens, and matches in a pair."""
 
 from __future__ import annotations
 
@@ -31,9 +31,29 @@ def test_it_is_what_it_says() -> None:
         torch.testing.assert_close(found[t], made.LayerNorm(x[t] + near))
 
 
+def test_a_match_is_a_token_of_both_texts() -> None:
+    made = embedding(match=True)
+    made.word_embeddings.weight.data.zero_()
+    for table in (made.position_embeddings, made.token_type_embeddings, made.convolution):
+        table.weight.data.zero_()
+    seen: list[torch.Tensor] = []
+    made.LayerNorm.register_forward_pre_hook(lambda _, given: seen.append(given[0] - made.convolution.bias))
+    ids = torch.tensor([[1, 2, 3, 2, 4, 3, 3, 1], [1, 2, 3, 4, 5, 6, 6, 1]]).T
+    segments = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1, 1]]).T
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1, 1, 0]]).bool().T
+    made(ids, torch.zeros_like(ids), segments, mask)
+    made(ids, torch.zeros_like(ids), None, None)
+    found, alone = seen
+    expected = torch.tensor([[0, 0, 1, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0, 0]]).T
+    torch.testing.assert_close(found[:7], made.match_embeddings.weight[expected])
+    assert not found[7].any(), "padding is no token"
+    torch.testing.assert_close(alone, made.match_embeddings.weight[torch.zeros_like(ids)])
+
+
 @pytest.mark.parametrize("twin", [False, True])
-def test_padding_is_removal(twin: bool) -> None:
-    model = build(embedding={"type": "bert_ngram", "n": 5}, pooling="mean", twin=twin)
+@pytest.mark.parametrize("match", [False, True])
+def test_padding_is_removal(match: bool, twin: bool) -> None:
+    model = build(embedding={"type": "bert_ngram", "n": 5, "match": match}, pooling="mean", twin=twin)
     ids, segments = texts()
     mask = torch.ones_like(ids)
     mask[0, 6:], mask[1, :2] = 0, 0
@@ -67,6 +87,7 @@ def test_tables_are_drawn_as_asked() -> None:
     assert tables.word_embeddings.weight.std().item() == pytest.approx(2.0, rel=0.05)
     assert not tables.position_embeddings.weight.any()
     assert not tables.token_type_embeddings.weight.any()
+    assert tables.match_embeddings is None
 
 
 def test_from_an_ann_bert_only_the_convolution_and_the_neurons_are_new(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""BERT's embedding and a convolution over neighbouring tokens, for training without pre-training."""
+"""BERT's embedding, a convolution over neighbouring tokens and matches in a pair, for training without pre-training."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from sj_lang_language.embeddings.learned_sum import Table
 
 
 class BertNgram(BertSum):
-    """E = LayerNorm(X + Conv_n(dropout(X))), X = E_token[id] + E_position[position] + E_segment[segment] (ours).
+    """E = LayerNorm(X + Conv_n(dropout(X))), X = E_token[id] + E_position[position] + E_segment[segment] + M (ours).
 
     The convolution is that of Kim 2014 (arXiv 1408.5882), added to the stream; behind padding there is nothing, as
-    behind the end of the text.
+    behind the end of the text. M is 0 without `match`, with it E_match[whether id stands in another segment too], the
+    exact match of DrQA (Chen et al. 2017, arXiv 1704.00051): few pairs do not teach which words two texts share.
 
-    n: tokens the convolution sees, odd, as many on either side. word_dropout: probability in training that the row of a
-    token in the table is taken for 0, for each token on its own. std, position_std: deviation of the normal
-    distributions from which the table of tokens, those of positions and segments are drawn; None: the model's
-    `initializer_range`. The others are those of `BertSum`, handed in.
+    n: tokens the convolution sees, odd, as many on either side. match: tell the tokens that both texts of a pair have.
+    word_dropout: probability in training that the row of a token in the table is taken for 0, for each token on its
+    own. std, position_std: deviation of the normal distributions from which the tables of tokens and matches, those of
+    positions and segments are drawn; None: the model's `initializer_range`. The others are those of `BertSum`, handed
+    in.
     """
 
     def __init__(
         self,
         *,
         n: int = 3,
+        match: bool = False,
         word_dropout: float = 0.0,
         std: float | None = None,
         position_std: float | None = None,
@@ -53,6 +56,7 @@ class BertNgram(BertSum):
         self.word_embeddings = Table(vocab_size, dim, std)
         self.position_embeddings = Table(max_length, dim, position_std)
         self.token_type_embeddings = Table(type_vocab_size, dim, position_std)
+        self.match_embeddings = Table(2, dim, std) if match else None
         self.convolution = nn.Conv1d(dim, dim, n, padding=n // 2)
 
     def forward(
@@ -65,7 +69,15 @@ class BertNgram(BertSum):
             words = words.masked_fill(torch.rand_like(words[..., :1]) < self.word_dropout, 0)
         segments = torch.zeros_like(ids) if segments is None else segments
         x = words + self.position_embeddings(positions) + self.token_type_embeddings(segments)
+        if self.match_embeddings is not None:
+            x = x + self.match_embeddings(_in_another(ids, segments, mask).long())
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)
         near = self.convolution(self.dropout(x).permute(1, 2, 0)).permute(2, 0, 1)  # [L, B, D]
         return self.dropout(self.LayerNorm(x + near))
+
+
+def _in_another(ids: Tensor, segments: Tensor, mask: Tensor | None) -> Tensor:
+    """`[L, B]`, True for a token whose id stands in another segment too."""
+    same = (ids[:, None] == ids) & (segments[:, None] != segments)  # [L, L, B]
+    return (same if mask is None else same & mask).any(1)
