@@ -13,7 +13,7 @@ from sj_lang.errors import UserError
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
 
-SCRATCH = [name for name in plugins.recipes() if name.startswith("glue/") and name.endswith("-scratch")]
+SCRATCH = [name for name in plugins.recipes() if name.startswith("glue/") and name.endswith(("-scratch", "-ablations"))]
 TEXT = [name for name in plugins.recipes() if name.startswith("text/")]
 SMALL = ["tokenizer.vocab_size=300", "model.hidden_size=8", "model.intermediate_size=8"]
 SHORT = ["train.max_steps=2", "train.eval_steps=2", "train.per_device_train_batch_size=8", "seeds=null"]
@@ -38,7 +38,7 @@ def test_from_scratch(name: str, data: str) -> None:
     changes = [f"task.data={data}", "task.validation=6", *SMALL]
     for _, child in load(name, changes).children():
         job = assembly.assemble(child, Path("out"))
-        assert job.recipe.task["name"] == name.removeprefix("glue/").removesuffix("-scratch")
+        assert job.recipe.task["name"] == name.removeprefix("glue/").partition("-")[0]
         assert job.model.config.num_labels == len(job.prepared.model.get("id2label", "1"))
 
 
