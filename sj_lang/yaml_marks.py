@@ -105,7 +105,7 @@ def parse(text: str, file: str) -> Document:
 
 
 def _first_tag(text: str) -> tuple[int, int, str] | None:
-    for token in yaml.scan(text, Loader=yaml.BaseLoader):
+    for token in yaml.scan(text, Loader=yaml.BaseLoader) if "!" in text else ():
         if isinstance(token, yaml.TagToken):
             return token.start_mark.line + 1, token.start_mark.column + 1, "".join(part or "" for part in token.value)
     return None

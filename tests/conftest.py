@@ -1,14 +1,46 @@
-"""What all tests share: no network, no display, and little work beside the tests' own."""
+"""What all tests share: no network, no display, one thread, the machine's cores, and little work beside their own."""
 
 import gc
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # of torch, also in processes that tests start: sizes are tiny, and cores are taken
+
+MOST_WORKERS = 4  # each imports torch and transformers, and takes a GB of memory
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Spread the tests over the cores, where pytest-xdist is installed; `-n 0`: do not.
+
+    Nor is it done where one process is better: for a test that is asked for by name, for what prints (`-s`) or is
+    debugged, and on a GPU, whose memory is measured.
+    """
+    option = config.option
+    single = option.usepdb or option.capture == "no" or option.markexpr == "gpu" or any("::" in a for a in config.args)
+    if getattr(option, "numprocesses", 0) is None and not hasattr(config, "workerinput") and not single:
+        option.numprocesses = min(os.cpu_count() or 1, MOST_WORKERS)
+        option.dist = "worksteal" if option.dist == "no" else option.dist
 
 
 def pytest_collection_finish() -> None:
     """Collections of garbage, of which every run asks for some, leave out what was imported: torch alone costs .3 s."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are files without a drawing, except in tests marked `draws`."""
+
+    def write(figure: object, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"a drawing")
+
+    if request.node.get_closest_marker("draws") is None:
+        monkeypatch.setattr("sj_lang.figures._save", write)

@@ -93,7 +93,7 @@ class Subject:
     def node(self, seed: int = 0, jitter: bool = True) -> nn.Module:
         """Build a node: the same one for the same seed, in multi-step mode, parameters moved off special values."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            _seed(seed)
             node = self.make(channels=self.channels)
             if jitter:
                 with torch.no_grad():
@@ -153,8 +153,13 @@ class Subject:
         generator = torch.Generator().manual_seed(1000 * seed + sum(shape))
         if self.inputs:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(1000 * seed + sum(shape))
+                _seed(1000 * seed + sum(shape))
                 values = self.inputs(shape)
         else:
             values = torch.randn(shape, generator=generator, dtype=torch.float64) + 0.5
         return values.to(device=self.device, dtype=self.dtype)
+
+
+def _seed(seed: int) -> None:
+    """Of the CPU's generator, the one that is forked; `torch.manual_seed` also keeps stack traces, for GPUs."""
+    torch.default_generator.manual_seed(seed)

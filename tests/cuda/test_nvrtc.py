@@ -1,7 +1,7 @@
 """Every kernel compiles for every GPU: through NVRTC, which needs no driver, of the versions that are installed.
 
-By default each file with each dtype, for architectures in turn; `-m slow`: all architectures, and all variants. Prints
-registers and spills with `-s`.
+By default each file and each dtype, for architectures in turn; `-m slow`: each file with each dtype, for all
+architectures, and in all variants. Prints registers and spills with `-s`.
 """
 
 from collections.abc import Iterator
@@ -79,12 +79,10 @@ def need(major: int) -> Compiler:
 
 
 @pytest.mark.skipif(not FOUND, reason=f"NVRTC is not installed: pip install {' '.join(WHEELS)}")
-def test_each_file_with_each_dtype() -> None:
-    turn = targets()
-    for path, variants in FILES.items():
-        for dtype in DTYPES.values():
-            compiler, arch = next(turn)
-            compiles(compiler, arch, path, {"IO": cuda.IO[dtype], **variants[0], **TILES[1].macros})
+def test_each_file_and_each_dtype() -> None:
+    turns = zip(cycle(FILES.items()), DTYPES.values(), targets(), strict=False)
+    for (path, variants), dtype, (compiler, arch) in turns:
+        compiles(compiler, arch, path, {"IO": cuda.IO[dtype], **variants[0], **TILES[1].macros})
 
 
 @pytest.mark.slow

@@ -1,12 +1,14 @@
 """Markdown pages as the tests see them: their fenced blocks, and commands with the output they show."""
 
-import os
 import re
 import shlex
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
+
+from sj_lang import cli
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -64,12 +66,15 @@ def commands(path: Path) -> list[Command]:
     return found
 
 
-def sj_lang(words: tuple[str, ...], work: Path) -> str:
-    """Run `sj-lang ...` in a folder and return what it prints."""
-    command = [sys.executable, "-m", "sj_lang", *words]
-    done = subprocess.run(command, cwd=work, env=os.environ | {"COLUMNS": "100"}, capture_output=True, text=True)
-    assert done.returncode == 0, f"sj-lang {' '.join(words)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
-    return done.stdout
+def sj_lang(*words: str) -> str:
+    """Run `sj-lang ...` in this process, which has imported what it needs, and return what it prints."""
+    with patch.dict("os.environ", COLUMNS="100"), redirect_stdout(StringIO()) as out, redirect_stderr(out):
+        try:
+            code: object = cli.main(words)
+        except SystemExit as done:  # argparse, of --help
+            code = done.code
+    assert not code, f"sj-lang {' '.join(words)}: exit code {code}\n{out.getvalue()}"
+    return out.getvalue()
 
 
 def missing_lines(shown: str, output: str) -> list[str]:

@@ -8,8 +8,6 @@ import pytest
 import torch
 from sj_lang_language.models.spike_decoder import SpikeDecoderConfig, SpikeDecoderForCausalLM
 
-torch.set_num_threads(1)  # threads cost more than they give at these sizes
-
 TINY = {
     "vocab_size": 23,
     "max_position_embeddings": 40,
@@ -33,6 +31,11 @@ KINDS: dict[str, dict[str, Any]] = {
         "branch_gain": 0.5,
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def _figures(undrawn: None) -> None:
+    """Are drawn only where they are looked at."""
 
 
 @pytest.fixture

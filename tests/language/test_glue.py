@@ -14,6 +14,8 @@ import pytest
 from sj_lang_language.data import hub
 from sj_lang_language.data.glue_files import SPECS
 from sj_lang_language.tasks.glue import Glue
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from sj_lang import build
 from sj_lang.errors import UserError
@@ -77,9 +79,15 @@ def layout(root: Path, name: str, *, test: bool = True) -> Path:
     return root
 
 
-def prepare(name: str, **options: Any) -> Prepared:
-    tokenizer = build.part("tokenizer", {"type": "wordpiece", "vocab_size": 200})
-    return Glue(name=name, **options).prepare(tokenizer, seed=0)
+def prepare(name: str, tokenizer: Any = None, **options: Any) -> Prepared:
+    made = tokenizer or build.part("tokenizer", {"type": "wordpiece", "vocab_size": 200})
+    return Glue(name=name, **options).prepare(made, seed=0)
+
+
+def one_token(*, texts: Any) -> PreTrainedTokenizerFast:
+    """Every text is one token, which is quick."""
+    made = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]")
 
 
 @pytest.mark.parametrize("name", NINE)
@@ -284,11 +292,14 @@ def test_the_real_files(name: str) -> None:
     data = os.environ.get("SJ_LANG_DATA")
     if not data:
         pytest.skip("SJ_LANG_DATA, the folder of the real data, is not set")
-    ready = prepare(name, data=data, length=64, baselines=False)
+    words = None if name in ("cola", "rte", "wnli") else one_token
+    ready = prepare(name, words, data=data, length=64, baselines=False, phrases=False)  # phrases: test_phrases.py
     sizes = {"cola": 522, "sst2": 436, "mrpc": 204, "stsb": 750, "qqp": 1748, "mnli": 4908}
     sizes |= {"qnli": 2732, "rte": 139, "wnli": 71}
     assert len(ready.tests["dev"]) == sizes[name]
     assert ("test" in ready.tests) == (name in ("mrpc", "stsb"))
     if name == "mnli":
-        columns = prepare(name, data=data, files={"train": f"{data}/MNLI/train_glue_columns.tsv"}, validation=48)
+        columns = prepare(
+            name, one_token, data=data, files={"train": f"{data}/MNLI/train_glue_columns.tsv"}, validation=48
+        )
         assert len(columns.train) == 432

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from sj_lang_language.models.snn_bert import SNNBertConfig, SNNBertForSequenceClassification
 
-torch.set_num_threads(1)  # threads cost more than they give at these sizes
-
 TINY: dict[str, Any] = {
     "vocab_size": 23,
     "max_position_embeddings": 14,

@@ -76,8 +76,7 @@ def stepped(node: BPSN, x: Tensor, state: dict[str, Tensor] | None) -> tuple[Ten
 
 
 def gradients(node: BPSN, x: Tensor, spikes: Tensor, potentials: Tensor, **more: Tensor) -> dict[str, Tensor]:
-    torch.manual_seed(1)
-    weights = torch.randn(2, *spikes.shape, dtype=spikes.dtype)
+    weights = torch.randn(2, *spikes.shape, dtype=spikes.dtype, generator=torch.Generator().manual_seed(1))
     total = (spikes * weights[0]).sum() + (potentials * weights[1]).sum()
     leaves = {"x": x, **dict(node.named_parameters()), **more}
     found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True, retain_graph=True)

@@ -11,6 +11,8 @@ from matplotlib import image
 
 from sj_lang import figures, report
 
+pytestmark = pytest.mark.draws
+
 
 def history(layers: int = 5) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []

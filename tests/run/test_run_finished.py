@@ -20,6 +20,8 @@ from sj_lang.errors import UserError
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
 
+pytestmark = pytest.mark.draws
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
