@@ -15,7 +15,6 @@ from sj_lang_language.models.snn_bert import (
     SNNBertForTokenClassification,
     SNNBertModel,
 )
-from sj_lang_language.models.snn_bert.encoder import SNNBertPooler
 from tiny_bert import KINDS, TINY, build, texts
 from transformers import (
     BertConfig,
@@ -178,16 +177,7 @@ def test_hidden_states_are_those_of_each_layer(kind: str) -> None:
     assert model(ids, mask).hidden_states is None
 
 
-def by_attention(pooler: SNNBertPooler, tokens: torch.Tensor) -> torch.Tensor:
-    """Token by token, part by part."""
-    parts = []
-    for head, part in enumerate(tokens.chunk(pooler.scores.out_features, -1)):
-        weights = torch.stack([pooler.scores(token)[head] for token in tokens]).exp()
-        parts.append(sum(w * x for w, x in zip(weights, part, strict=True)) / weights.sum())
-    return torch.cat(parts)
-
-
-@pytest.mark.parametrize("pooling", ["cls", "mean", "max", "attention"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
 def test_pooling_reads_tokens_only(pooling: str) -> None:
     model = build("twin", SNNBertModel, pooling=pooling)
     ids, _ = texts()
@@ -197,12 +187,7 @@ def test_pooling_reads_tokens_only(pooling: str) -> None:
         out = model(ids, mask)
     for row, valid, found in zip(out.last_hidden_state, mask.bool(), out.pooler_output, strict=True):
         tokens = row[valid]
-        pooled = {
-            "cls": lambda tokens=tokens: tokens[0],
-            "mean": lambda tokens=tokens: tokens.mean(0),
-            "max": lambda tokens=tokens: tokens.amax(0),
-            "attention": lambda tokens=tokens: by_attention(model.pooler, tokens),
-        }[pooling]()
+        pooled = {"cls": tokens[0], "mean": tokens.mean(0), "max": tokens.amax(0)}[pooling]
         torch.testing.assert_close(found, torch.tanh(model.pooler.dense(pooled)).detach())
 
 
@@ -215,17 +200,6 @@ def test_a_text_without_any_token_is_finite(kind: str) -> None:
     out.loss.backward()
     assert out.logits.isfinite().all()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-
-
-def test_pooling_by_attention_reads_a_text_without_any_token_as_zeros() -> None:
-    model = build(model=SNNBertModel, pooling="attention")
-    ids, _ = texts()
-    mask = torch.ones_like(ids)
-    mask[1] = 0
-    found = model(ids, mask).pooler_output
-    found.sum().backward()
-    torch.testing.assert_close(found[1], torch.tanh(model.pooler.dense.bias))
-    assert all(p.grad.isfinite().all() for p in model.pooler.parameters())
 
 
 def test_regression_and_many_labels() -> None:

@@ -89,17 +89,6 @@ def test_the_config_holds_every_option_of_the_components() -> None:
     assert SNNBertConfig(coding="repeat").neuron["type"] == "lif"
 
 
-def test_from_an_ann_bert_the_weights_of_pooling_by_attention_are_new(tmp_path: Path) -> None:
-    BertForPreTraining(BertConfig(**TINY)).save_pretrained(tmp_path)
-    for twin in (False, True):
-        config = SNNBertConfig(**TINY, pooling="attention", twin=twin)
-        model, report = SNNBertForPreTraining.from_pretrained(tmp_path, config=config, output_loading_info=True)
-        new = {name for name in report["missing_keys"] if ".node." not in name}
-        assert new == {"bert.pooler.scores.weight", "bert.pooler.scores.bias"}
-        assert 0 < model.bert.pooler.scores.weight.std() < 2 * TINY["initializer_range"]
-        assert not model.bert.pooler.scores.bias.any()
-
-
 @pytest.mark.parametrize("head", [SNNBertForPreTraining, SNNBertForSequenceClassification], ids=lambda h: h.__name__)
 def test_from_an_ann_bert_everything_finds_its_place_and_the_rest_is_fresh(
     kind: str, head: Any, tmp_path: Path

@@ -36,8 +36,7 @@ class SNNBertConfig(Coding, PreTrainedConfig):
     residual: what a layer adds to the output of its branches: "float", the stream itself, as in BERT; "spikes", those
     that went into the branch.
     gelu: the feed-forward part has BERT's GELU before its inner neurons.
-    pooling: what stands for the text: "cls", its first token; "mean" or "max" over its tokens; "attention", a mean over
-        its tokens whose weights are learned, others for each of `num_attention_heads` parts of D.
+    pooling: what stands for the text: "cls", its first token; "mean" or "max" over its tokens.
     twin: the size-matched ANN, which is BERT: no neurons, softmax attention, GELU; all parameters outside the neurons
     have the same names and shapes.
     """
@@ -69,7 +68,7 @@ class SNNBertConfig(Coding, PreTrainedConfig):
     norm: Part["norm"] | None = None
     residual: Literal["float", "spikes"] = "float"
     gelu: bool = True
-    pooling: Literal["cls", "mean", "max", "attention"] = "cls"
+    pooling: Literal["cls", "mean", "max"] = "cls"
     twin: bool = False
     bos_token_id: int | None = None
     eos_token_id: int | None = None

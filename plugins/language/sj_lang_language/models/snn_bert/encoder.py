@@ -122,18 +122,12 @@ class SNNBertEncoder(nn.Module):
 
 
 class SNNBertPooler(nn.Module):
-    """p = tanh(Linear(y)), y the first token, the mean or the maximum over the tokens, or with "attention"
-
-        y_h = sum_t softmax_t(Linear(x)_h) x_h
-
-    for each of the H parts x_h of x (ours; as in Lin et al. 2017, arXiv 1703.03130, but with one layer and by parts).
-    """
+    """p = tanh(Linear(the first token | the mean | the maximum over the tokens))."""
 
     def __init__(self, config: SNNBertConfig) -> None:
         super().__init__()
         self.pooling = config.pooling
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.scores = nn.Linear(config.hidden_size, config.num_attention_heads) if self.pooling == "attention" else None
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x: `[B, L, D]`, tokens first; mask: `[B, L]`; to `[B, D]`. A text without a token gives what zeros give."""
@@ -143,20 +137,13 @@ class SNNBertPooler(nn.Module):
             pooled = x[:, 0]
         elif self.pooling == "mean":
             pooled = x.mean(1) if mask is None else x.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
-        elif self.scores is not None:
-            shares = _without_padding(self.scores(x), mask).softmax(1)  # [B, L, H]
-            pooled = (x.unflatten(-1, (shares.shape[-1], -1)) * shares[..., None]).sum(1).flatten(1)
+        elif mask is None:
+            pooled = x.amax(1)
         else:
-            pooled = _without_padding(x, mask).amax(1)
+            # a text always keeps one position, so that its maximum is finite
+            left_out = ~mask & (mask | (torch.arange(mask.shape[1], device=mask.device) > 0))
+            pooled = x.masked_fill(left_out[..., None], -torch.inf).amax(1)
         return torch.tanh(self.dense(pooled))
-
-
-def _without_padding(x: Tensor, mask: Tensor | None) -> Tensor:
-    """`[B, L, ...]` with -inf at padding; a text without a token keeps its first position, so that all is finite."""
-    if mask is None:
-        return x
-    left_out = ~mask & (mask | (torch.arange(mask.shape[1], device=mask.device) > 0))
-    return x.masked_fill(left_out[..., None], -torch.inf)
 
 
 class SNNBertPreTrainedModel(FreshWeights, PreTrainedModel):
