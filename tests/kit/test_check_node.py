@@ -4,9 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import faulty_nodes
 import pytest
 import torch
+from faults_of_kernels import NanSwallowed
+from faults_of_sequences import WindowOffByOne
 from toy_node import Toy
 
 from sj_lang import build
@@ -44,7 +45,7 @@ def test_a_declaration_comes_from_a_make_a_registration_or_a_mapping():
 
 
 def test_all_failures_are_told_together():
-    broken = faulty_nodes.NanSwallowed
+    broken = NanSwallowed
     with pytest.raises(NodeFailed) as caught:
         check_node(broken, traits=ALL, only=["nan_stays_visible", "steps_as_declared"])
     names = [failure.check for failure in caught.value.failures]
@@ -55,7 +56,7 @@ def test_all_failures_are_told_together():
 
 
 def test_a_check_is_a_function_of_a_subject():
-    subject = Subject(make=faulty_nodes.WindowOffByOne, traits=Traits(**ALL))
+    subject = Subject(make=WindowOffByOne, traits=Traits(**ALL))
     with pytest.raises(CheckFailed, match=r"^steps_equal_sequence: ") as caught:
         sequence.steps_equal_sequence(subject)
     assert caught.value.check == "steps_equal_sequence"

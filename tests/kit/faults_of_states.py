@@ -1,0 +1,136 @@
+"""Faults in states, in arguments, and in the life cycle of a module."""
+
+from copy import copy
+
+from planted import fault
+from toy_node import Toy
+
+
+@fault("state_is_plain_tensors")
+class StateIsAView(Toy):
+    def sequence(self, x, state, lengths):
+        spikes, after, h = super().sequence(x, state, lengths)
+        return spikes, {**after, "h": h[-1]}, h
+
+
+@fault("state_is_plain_tensors")
+class StateWithTheBatchLast(Toy):
+    def functional(self, x, state=None, mask=None):
+        spikes, after = super().functional(x, state, mask)
+        return spikes, {name: value.movedim(0, -1).clone() for name, value in after.items()}
+
+
+@fault("arguments_are_not_changed")
+class StateMutated(Toy):
+    def functional(self, x, state=None, mask=None):
+        spikes, after = super().functional(x, state, mask)
+        if state is not None:
+            state["h"].copy_(after["h"].detach())
+        return spikes, after
+
+
+@fault("arguments_are_not_changed")
+class StatesReplacedInTheDict(Toy):
+    def functional(self, x, state=None, mask=None):
+        spikes, after = super().functional(x, state, mask)
+        if state is not None:
+            state.update(after)
+        return spikes, after
+
+
+@fault("arguments_are_not_changed")
+class InputMutated(Toy):
+    def functional(self, x, state=None, mask=None):
+        return super().functional(x.detach().clamp_(max=1.0), state, mask)
+
+
+@fault("arguments_are_not_changed")
+class HiddenState(Toy):
+    def sequence(self, x, state, lengths):
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().sequence(x + 0.1 * self.calls, state, lengths)
+
+
+@fault("forward_wraps_functional")
+class ForwardForgetsTheMask(Toy):
+    def forward(self, x, mask=None):
+        return super().forward(x)
+
+
+@fault("forward_wraps_functional")
+class SingleStepsForgetTheState(Toy):
+    def single_step_forward(self, x, mask=None):
+        self.reset()
+        return super().single_step_forward(x, mask)
+
+    def forward(self, x, mask=None):
+        return self.single_step_forward(x, mask) if self.step_mode == "s" else super().forward(x, mask)
+
+
+@fault("monitors_record")
+class HooksAreNotCalled(Toy):
+    def __call__(self, x, mask=None):
+        return self.forward(x, mask)
+
+
+@fault("potentials_are_stored")
+class StoresTheSpikes(Toy):
+    def sequence(self, x, state, lengths):
+        spikes, after, _ = super().sequence(x, state, lengths)
+        return spikes, after, spikes
+
+
+@fault("reset_forgets")
+class ResetForgotten(Toy):
+    def reset(self):
+        pass
+
+
+@fault("detach_cuts")
+class DetachDoesNothing(Toy):
+    def detach(self):
+        pass
+
+
+@fault("eval_changes_nothing")
+class NoGradientInEval(Toy):
+    def fire(self, h, axis):
+        return super().fire(h if self.training else h.detach(), axis)
+
+
+@fault("copies_are_independent")
+class DeepcopySharesParameters(Toy):
+    def __deepcopy__(self, memo):
+        return copy(self)
+
+
+@fault("copies_are_independent")
+class CannotBePickled(Toy):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.gain = lambda x: x
+
+
+@fault("state_dict_is_complete")
+class ParameterLeftOutOfStateDict(Toy):
+    def state_dict(self, *args, **given):
+        return {name: value for name, value in super().state_dict(*args, **given).items() if name != "threshold"}
+
+
+@fault("state_dict_is_complete")
+class WeightIsNoParameter(Toy):
+    def __init__(self, **given):
+        super().__init__(**given)
+        weight = self.weight.detach()
+        del self.weight
+        self.weight = weight
+
+
+@fault("moves")
+class MemoriesFollowToBfloat16(Toy):
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        for name, value in self.named_memories():
+            if value is not None:
+                setattr(self, name, fn(value))
+        return self

@@ -1,0 +1,17 @@
+"""Where the planted faults are noted: each in a copy of the toy node, with the check that must name it."""
+
+from collections.abc import Callable
+from typing import Any
+
+#: name of a faulty node -> the node, the check that names it, and what it declares other than "everything"
+FAULTS: dict[str, tuple[type, str, dict[str, bool]]] = {}
+
+
+def fault(check: str, **declared: bool) -> Callable[[type], Any]:
+    """Note a subclass of Toy as faulty."""
+
+    def plant(node: type) -> type:
+        FAULTS[node.__name__] = (node, check, declared)
+        return node
+
+    return plant
