@@ -138,6 +138,9 @@ def test_figures_with_and_without_what_also_stands_in_train(tmp_path: Path, file
     wanted = torch.nn.functional.cross_entropy(logits, torch.tensor(labels)).item()
     assert found["loss"] == pytest.approx(wanted)
     assert set(found) >= {"f1", "f1_macro", "matthews", "unseen.f1", "unseen.f1_macro", "unseen.matthews"}
+    majority = ready.baselines()["majority"]
+    assert majority["dev.accuracy"] == (labels == 0).mean()
+    assert majority["dev.unseen.accuracy"] == (labels[3:] == 0).mean()
     assert ready.metrics("validation", np.eye(2)[made], labels).keys() == {
         "loss",
         "accuracy",

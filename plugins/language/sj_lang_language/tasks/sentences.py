@@ -111,7 +111,7 @@ class SentenceTask(Task):
             fingerprint={"data": data, **{name: part.fingerprint() for name, part in present.items()}},
             notes=notes,
             predictions=lambda split, reduced, labels: predictions(split, decided(kind, reduced)),
-            baselines=(lambda: baseline_figures(parts, tests, kind, figures, select)) if wanted else None,
+            baselines=(lambda: baseline_figures(parts, tests, kind, figures, select, seen)) if wanted else None,
             remarks=remarks,
         )
 
@@ -184,11 +184,7 @@ class Metrics:
         )
         if split in self.seen and self._constant(made) and {"matthews", "pearson"} & found.keys():
             self.remarks.append(f"{split}: all predictions are the same, so the correlation is set to 0")
-        seen = self.seen.get(split)
-        if seen is not None and seen.any() and not seen.all():
-            unseen = self.figures[split](made[~seen], labels[~seen])
-            found |= {f"unseen.{name}": value for name, value in unseen.items()}
-        return found
+        return found | unseen(self.figures, self.seen, split, made, labels)
 
     def _loss(self, outputs: Array, labels: Array) -> float:
         if isinstance(self.kind, Scores):
@@ -202,8 +198,23 @@ class Metrics:
         return bool(np.ptp(made.astype(np.float64)) <= 1e-7)
 
 
+def unseen(
+    figures: Mapping[str, Figures], seen: Mapping[str, Array], split: str, made: Array, wanted: Array
+) -> dict[str, float]:
+    """`unseen.*`, the figures on the examples that are not in train; nothing if all of them are, or none."""
+    at = seen.get(split)
+    if at is None or not at.any() or at.all():
+        return {}
+    return {f"unseen.{name}": value for name, value in figures[split](made[~at], wanted[~at]).items()}
+
+
 def baseline_figures(
-    parts: Parts, tests: Mapping[str, Examples], kind: Classes | Scores, figures: Mapping[str, Figures], select: str
+    parts: Parts,
+    tests: Mapping[str, Examples],
+    kind: Classes | Scores,
+    figures: Mapping[str, Figures],
+    select: str,
+    seen: Mapping[str, Array],
 ) -> dict[str, dict[str, float]]:
     """What needs no network: the most frequent class (of scores the mean) of train, and a bag of words."""
     labels = parts.train.labels
@@ -231,7 +242,7 @@ def baseline_figures(
             ("bag_of_words", decided(kind, outputs(texts(part)))),
         ):
             assert part.labels is not None
-            values = figures[split](made, part.labels)
+            values = figures[split](made, part.labels) | unseen(figures, seen, split, made, part.labels)
             found[method] |= {f"{split}.{figure}": value for figure, value in values.items()}
     return found
 
