@@ -11,7 +11,7 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # of torch, also in processes that tests start: sizes are tiny, and cores are taken
 
-MOST_WORKERS = 4  # each imports torch and transformers, and takes a GB of memory
+MOST_WORKERS = 4  # each imports torch and transformers, and takes up to 1.5 GB of memory
 
 
 @pytest.hookimpl(tryfirst=True)
