@@ -72,6 +72,7 @@ def libraries() -> Iterator[Finding]:
         else:
             yield Finding(name, "ok" if _version(name) else "none", _version(name) or "not needed")
     yield _optional("tensorboard", "torch.utils.tensorboard", "needed by train.report_to: [tensorboard] alone")
+    yield _optional("numba", "numba", "needed by backend: numba alone, the fast one on the CPU; pip install numba")
     yield _optional("cupy", "cupy", "needed by backend: cupy alone; pip install 'sj-lang-neurons[cuda13]'")
     yield _compiler()
 

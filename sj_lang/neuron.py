@@ -14,8 +14,8 @@ from sj_lang import cuda
 from sj_lang.compat import BothLines, spikingjelly
 from sj_lang.errors import choices
 
-BACKENDS = ("auto", "torch", "cupy")
-PREFERRED = ("cupy", "torch")
+BACKENDS = ("auto", "torch", "numba", "cupy")
+PREFERRED = ("cupy", "numba", "torch")
 
 State = dict[str, Tensor]
 base: Any = spikingjelly("base")
@@ -44,7 +44,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     back as zeros after it.
 
     channels: size of axis 2 (axis 1 in step_mode "s").
-    backend: "auto", "torch" or "cupy"; an explicit one raises where it cannot run.
+    backend: "auto", "torch", "numba" (on the CPU) or "cupy" (on a GPU); an explicit one raises where it cannot run.
     store_v_seq: keep the membrane potentials of the last call as `v_seq` [T, B, C, ...]; in step_mode "s", of all
         steps since `reset`.
 
@@ -178,7 +178,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             if reason:
                 raise RuntimeError(f'{self._name}: backend "{self.backend}" {reason}')
             return self.kernels[self.backend]
-        return next(self.kernels[name] for name in PREFERRED if not self.why_not(name, x))
+        return next(self.kernels[name] for name in PREFERRED if name in self.kernels and not self.why_not(name, x))
 
     def _takes_half(self, x: Tensor) -> bool:
         return x.dtype in (torch.float16, torch.bfloat16) and bool(self.kernels) and self._kernel(x).half

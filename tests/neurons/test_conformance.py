@@ -36,6 +36,7 @@ CASES = [
     for registration in AVAILABLE
     for options in OPTIONS.get(registration.name, [{}])
 ]
+OPERATORS = {"dsn": ["sj_lang::dsn_numba"]}  # of backend "numba"
 COMPILED_WHEN_SLOW = {"if", "plif", "klif", "qif", "eif", "masked_psn"}  # built as lif and psn are
 
 
@@ -55,6 +56,12 @@ def conforms(name: str, options: dict[str, Any], **given: Any) -> None:
 def test_node(name: str, options: dict[str, Any]) -> None:
     conforms(name, options, backends=["torch"], skip={"compiles": "tested below"})
     conforms(name, options, backends=["auto"], only=["backend_really_runs"])
+
+
+@pytest.mark.parametrize(("name", "options"), [case for case in CASES if case.values[0] in OPERATORS])
+def test_node_compiled_by_numba(name: str, options: dict[str, Any]) -> None:
+    pytest.importorskip("numba")
+    conforms(name, options, backends=["numba"], ops={"numba": OPERATORS[name]})
 
 
 @pytest.mark.parametrize("name", [found.name for found in AVAILABLE if found.name not in COMPILED_WHEN_SLOW])

@@ -262,7 +262,7 @@ def test_operators_are_registered_completely(taps: int) -> None:
         ({"surrogate_function": "Atan", "n": 1}, "no surrogate 'Atan'; did you mean 'ATan'"),
         ({"channels": 0}, "channels is 0"),
         ({"step_mode": "x"}, 'step_mode "x" is not possible; this node has "s" and "m"'),
-        ({"backend": "triton"}, "no backend 'triton'; valid: auto, cupy, torch"),
+        ({"backend": "triton"}, "no backend 'triton'; valid: auto, cupy, numba, torch"),
     ],
 )
 def test_arguments_that_make_no_neuron(options: dict[str, Any], message: str) -> None:

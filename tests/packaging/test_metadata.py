@@ -69,7 +69,7 @@ def test_plugins_depend_on_the_host_and_not_on_each_other() -> None:
 
 
 #: imported where it is installed only, and said so by `sj-lang doctor`
-OPTIONAL = {"cupy", "torchaudio", "torchvision"}
+OPTIONAL = {"cupy", "numba", "torchaudio", "torchvision"}
 DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit-learn"}  # where a module's name is not its distribution's
 
 

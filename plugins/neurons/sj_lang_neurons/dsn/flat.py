@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sj_lang_neurons.dsn.firing import Firing
-from sj_lang_neurons.dsn.torch import dsn as columns
+from sj_lang_neurons.dsn.torch import dsn as run
 
 
 def dsn(
@@ -25,18 +25,30 @@ def dsn(
     input first; bias [C] or [T, B, C, ...]; all float32, or float64. k = 0, and no tail, for a logit that is the bias.
     lengths [B] int64: the valid steps, which come first; None: all. m: 1 / tau. firing: see there.
     """
+    n = 0 if firing.potentials else firing.levels
+    out, h = run(*columns(x, tail, h_0, weight, bias, lengths), m=m, n=n)
+    out, h = out.view(x.shape), h.view(h_0.shape)
+    return (out, h, None) if n else (firing(out), h, out)
+
+
+def columns(
+    x: Tensor, tail: Tensor, h_0: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """The inputs of `dsn` with batch, channels and whatever follows them as one axis N, the last; all contiguous.
+
+    x [T, N]; tail [k-1, N]; h_0 [N]; weight [k, N]; bias [1, N] or [T, N]; lengths [N].
+    """
     shape = x.shape[1:]
     step = shape.numel()
     one = (shape[1], *(1,) * (len(shape) - 2))  # [C] over [B, C, ...]
-    out, h = columns(
-        x.reshape(len(x), step),
-        tail.transpose(0, 1).reshape(tail.shape[1], step),
-        h_0.reshape(step),
-        weight.t().reshape(weight.shape[1], 1, *one).expand(weight.shape[1], *shape).reshape(weight.shape[1], step),
-        bias.view(one).expand(1, *shape).reshape(1, step) if bias.dim() == 1 else bias.reshape(len(x), step),
+    taps = weight.shape[1]
+    return (
+        x.reshape(len(x), step).contiguous(),
+        tail.transpose(0, 1).reshape(tail.shape[1], step).contiguous(),
+        h_0.reshape(step).contiguous(),
+        weight.t().reshape(taps, 1, *one).expand(taps, *shape).reshape(taps, step).contiguous(),
+        (
+            bias.view(one).expand(1, *shape).reshape(1, step) if bias.dim() == 1 else bias.reshape(len(x), step)
+        ).contiguous(),
         None if lengths is None else lengths.view(shape[0], *(1,) * (len(shape) - 1)).expand(shape).reshape(step),
-        m=m,
-        n=0 if firing.potentials else firing.levels,
     )
-    out, h = out.view(x.shape), h.view(shape)
-    return (out, h, None) if firing.levels and not firing.potentials else (firing(out), h, out)

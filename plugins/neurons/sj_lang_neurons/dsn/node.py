@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sj_lang import cpu
 from sj_lang.compat import surrogate
 from sj_lang.neuron import Kernel, Node, State
 from sj_lang_neurons.dsn.cupy import MOST_TAPS, why_not
@@ -17,6 +18,7 @@ from sj_lang_neurons.dsn.cupy import dsn as fused
 from sj_lang_neurons.dsn.firing import Firing, Rect
 from sj_lang_neurons.dsn.flat import dsn
 from sj_lang_neurons.dsn.gain import gain
+from sj_lang_neurons.dsn.numba import dsn as compiled
 
 
 class DSN(Node):
@@ -46,6 +48,7 @@ class DSN(Node):
 
     kernels: ClassVar[Mapping[str, Kernel]] = {
         "cupy": Kernel(run=fused, why_not=why_not, half=True),
+        "numba": Kernel(run=compiled, why_not=cpu.why_not),
         "torch": Kernel(run=dsn),
     }
 

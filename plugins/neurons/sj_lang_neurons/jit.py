@@ -1,0 +1,143 @@
+"""What kernels compiled by numba share: how they are compiled, and arithmetic that its compiler turns into vectors.
+
+A kernel works on rows, the columns of one step, by passes over few arrays: with more, of which each might overlap each,
+a loop is not vectorised. numba's cache looks at the kernel's own file alone: touch the kernels after a change here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from sj_lang_neurons import surrogates
+
+# Sums may be taken in any order and products fused; NaN and infinities count.
+FAST = {"contract", "nsz", "arcp", "reassoc", "afn"}
+Array = Any
+
+POTENTIALS, RECT = surrogates.POTENTIALS, surrogates.RECT
+ATAN, SIGMOID, QUADRATIC, EXP, SOFT_SIGN, ERF, SUPER_SPIKE = (
+    surrogates.HEAVISIDES[name]
+    for name in ("ATan", "Sigmoid", "PiecewiseQuadratic", "PiecewiseExp", "SoftSign", "Erf", "SuperSpike")
+)
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile on first use, and keep the code on disk where there is a place for it."""
+    options: dict[str, Any] = {"nogil": True, "fastmath": FAST, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return numba.njit(**options)(function)
+
+
+def exp(v):  # type: ignore[no-untyped-def]  # numba compares signatures
+    """e ** v; in float32 with v held within +-87, by a polynomial that vectors can run, 1 ulp or 2 off."""
+    return np.exp(v)
+
+
+@overload(exp)
+def _exp(v):  # type: ignore[no-untyped-def]
+    if v != types.float32:
+        return lambda v: np.exp(v)
+    f = np.float32
+    log2_e, high, low = f(1.44269504), f(0.693359375), f(-2.12194440e-4)
+    a, b, c = f(1.98756915e-4), f(1.39819995e-3), f(8.33345191e-3)
+    d, e, half = f(4.16657959e-2), f(1.66666655e-1), f(0.5)
+    one, most, bias, mantissa = f(1), f(87), np.int32(127), np.int32(23)
+
+    def polynomial(v):  # type: ignore[no-untyped-def]
+        w = min(max(v, -most), most)
+        n = np.floor(w * log2_e + half)
+        r = w - n * high - n * low
+        p = ((((a * r + b) * r + c) * r + d) * r + e) * r + half
+        p = p * r * r + r + one
+        return p * np.int32((np.int32(n) + bias) << mantissa).view(np.float32) if v == v else v
+
+    return polynomial
+
+
+@jit
+def fire(h: Array, kind: int, level: float, threshold: float, out: Array) -> None:
+    """Spikes of a row of potentials, as `surrogates.cuh`. level: the largest spike of RECT. NaN stays NaN."""
+    zero, one, most, over = h.dtype.type(0), h.dtype.type(1), h.dtype.type(level), h.dtype.type(threshold)
+    if kind == POTENTIALS:
+        for n in range(len(h)):
+            out[n] = h[n]
+    elif kind == RECT:
+        for n in range(len(h)):
+            out[n] = min(max(np.rint(h[n]), zero), most) if h[n] == h[n] else h[n]
+    else:
+        for n in range(len(h)):
+            out[n] = (one if h[n] >= over else zero) if h[n] == h[n] else h[n]
+
+
+@jit
+def slope(grad: Array, h: Array, kind: int, level: float, threshold: float, out: Array) -> None:
+    """The gradient that comes through the firing. level: the largest spike of RECT, alpha of a surrogate."""
+    number = h.dtype.type
+    zero, half, one, a, over = number(0), number(0.5), number(1), number(level), number(threshold)
+    if kind == POTENTIALS:
+        for n in range(len(h)):
+            out[n] = grad[n]
+    elif kind == RECT:
+        for n in range(len(h)):
+            out[n] = grad[n] if zero <= h[n] <= a else zero
+    elif kind == ATAN:
+        scale = number(np.pi / 2 * level)
+        for n in range(len(h)):
+            u = scale * (h[n] - over)
+            out[n] = grad[n] * (a * half) / (one + u * u)
+    elif kind == SIGMOID:
+        for n in range(len(h)):
+            s = one / (one + exp(-a * (h[n] - over)))
+            out[n] = grad[n] * a * s * (one - s)
+    elif kind == QUADRATIC:
+        for n in range(len(h)):
+            size = abs(h[n] - over)
+            out[n] = grad[n] * (a - a * a * size) if size <= one / a else zero
+    elif kind == EXP:
+        for n in range(len(h)):
+            out[n] = grad[n] * (a * half) * exp(-a * abs(h[n] - over))
+    elif kind == SOFT_SIGN:
+        for n in range(len(h)):
+            v = one / a + abs(h[n] - over)
+            out[n] = grad[n] * half / (a * v * v)
+    elif kind == ERF:
+        scale = number(level / np.sqrt(np.pi))
+        for n in range(len(h)):
+            u = a * (h[n] - over)
+            out[n] = grad[n] * scale * exp(-u * u)
+    elif kind == SUPER_SPIKE:
+        for n in range(len(h)):
+            v = one + abs(h[n] - over)
+            out[n] = grad[n] * a / (v * v)
+    else:  # SpikingJelly's Rect
+        for n in range(len(h)):
+            out[n] = grad[n] * a if abs(h[n] - over) < half / a else zero
+
+
+@jit
+def flush(h: Array) -> None:
+    """Arithmetic on numbers too small to be normal is slow."""
+    tiny = np.finfo(h.dtype).tiny
+    for n in range(len(h)):
+        if abs(h[n]) < tiny:
+            h[n] = h.dtype.type(0)
+
+
+@jit
+def product(a: Array, b: Array, out: Array) -> None:
+    for n in range(len(a)):
+        out[n] = a[n] * b[n]
+
+
+@jit
+def add_product(a: Array, b: Array, out: Array) -> None:
+    for n in range(len(a)):
+        out[n] += a[n] * b[n]

@@ -1,0 +1,71 @@
+"""Kernels that numba compiles for the CPU: whether they can run, and how threads share the columns of a call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LINE = 16  # columns: a cache line of float32
+SHARE = 1 << 14  # elements that are worth another thread
+
+
+def why_not(x: Tensor | None) -> str:
+    """Why a kernel cannot run on this tensor (None: in this process at all); "" if it can. As `Kernel.why_not`."""
+    if x is not None and x.device.type != "cpu":
+        return f"runs on the CPU, got a tensor on {x.device.type}"
+    return str(missing())
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def missing() -> str:
+    """Why numba cannot be used; "" if it can."""
+    return _missing()
+
+
+@cache
+def _missing() -> str:
+    try:
+        import numba  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name == "numba":
+            return "needs numba: pip install numba"
+        return f"needs numba, which is installed and cannot be imported: {error}"
+    except Exception as error:  # a NumPy that it does not take, a broken binary
+        return f"needs numba, which is installed and cannot be imported: {type(error).__name__}: {error}"
+    return ""
+
+
+def array(x: Tensor | None) -> Any:
+    """The memory of a contiguous tensor, for numba; of None, as for no lengths, an empty array of int64."""
+    return (torch.empty(0, dtype=torch.int64) if x is None else x.detach()).numpy()
+
+
+def over_columns(run: Callable[..., None], arguments: tuple[Any, ...], columns: int, steps: int) -> None:
+    """`run(*arguments, first, last)` for all columns, in as many threads as torch has and the work is worth.
+
+    run: compiled with nogil; what it writes for a column must not depend on how columns are cut.
+    """
+    wanted = min(torch.get_num_threads(), columns * steps // SHARE, -(-columns // LINE))
+    if wanted <= 1:
+        run(*arguments, 0, columns)
+        return
+    size = -(-columns // wanted // LINE) * LINE
+    cuts = [(first, min(first + size, columns)) for first in range(0, columns, size)]
+    others = [_pool(os.getpid(), torch.get_num_threads()).submit(run, *arguments, *cut) for cut in cuts[1:]]
+    try:
+        run(*arguments, *cuts[0])
+    finally:
+        for other in others:
+            other.result()
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """One for each process: a fork has none of its parent's threads."""
+    return ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="sj_lang")

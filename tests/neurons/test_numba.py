@@ -1,0 +1,104 @@
+"""Backend "numba": as "torch", with any number of threads and every firing; and what it says where it cannot run."""
+
+import builtins
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("numba")
+
+from sj_lang_neurons import DSN
+from sj_lang_neurons.surrogates import HEAVISIDES
+
+from sj_lang import cpu
+from sj_lang.compat import surrogates
+
+FIRINGS = [{}, *({"n": 1, "surrogate_function": name} for name in surrogates() if name in HEAVISIDES)]
+
+
+def outcome(node: Any, x: Tensor, g: Tensor) -> list[Tensor]:
+    spikes, state = node.functional(x)
+    loss = (spikes * g).sum() + sum(value.sum() for value in state.values())
+    return [spikes, *state.values(), *torch.autograd.grad(loss, (x, *node.parameters()))]
+
+
+def both(kind: Any, options: dict[str, Any], shape: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
+    torch.manual_seed(0)
+    compiled = kind(channels=shape[2], backend="numba", **options)
+    plain = kind(channels=shape[2], backend="torch", **options)
+    plain.load_state_dict(compiled.state_dict())
+    x, g = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    return outcome(compiled, x, g), outcome(plain, x, g)
+
+
+def assert_close(got: list[Tensor], want: list[Tensor]) -> None:
+    assert (got[0] != want[0]).float().mean() < 1e-4  # a potential at the threshold
+    for a, b in zip(got[1:], want[1:], strict=True):
+        assert (a - b).abs().max() <= 2e-4 * b.abs().max()
+
+
+@pytest.mark.parametrize("options", FIRINGS, ids=str)
+def test_dsn_is_that_of_torch(options: dict[str, Any]) -> None:
+    assert_close(*both(DSN, options, (70, 3, 40)))
+
+
+@pytest.mark.parametrize("tau", [1 / 3, 0.3, 1.0, 2.5])
+def test_any_tau(tau: float) -> None:
+    assert_close(*both(DSN, {"tau": tau}, (70, 2, 24)))
+
+
+def test_more_threads_give_the_same_bits() -> None:
+    torch.manual_seed(0)
+    node = DSN(channels=200, backend="numba")
+    x, g = torch.randn(300, 2, 200, requires_grad=True), torch.randn(300, 2, 200)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(outcome(node, x, g))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_auto_takes_it() -> None:
+    node = DSN(channels=4)
+    assert node.kernel(torch.randn(3, 1, 4)) is node.kernels["numba"].run
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ModuleNotFoundError("No module named 'numba'", name="numba"), "needs numba: pip install numba"),
+        (
+            ImportError("Numba needs NumPy 2.4 or less"),
+            "cannot be imported: ImportError: Numba needs NumPy 2.4 or less",
+        ),
+    ],
+)
+def test_without_numba_torch_runs(monkeypatch: pytest.MonkeyPatch, error: ImportError, says: str) -> None:
+    real = builtins.__import__
+
+    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "numba":
+            raise error
+        return real(name, *args, **kwargs)
+
+    monkeypatch.delitem(sys.modules, "numba")
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    cpu._missing.cache_clear()
+    try:
+        node = DSN(channels=4)
+        assert node.kernel(torch.randn(3, 1, 4)) is node.kernels["torch"].run
+        with pytest.raises(RuntimeError, match=f'DSN: backend "numba" .*{says}'):
+            DSN(channels=4, backend="numba")
+    finally:
+        cpu._missing.cache_clear()
+
+
+def test_a_tensor_elsewhere_is_refused() -> None:
+    assert cpu.why_not(torch.empty(1, device="meta")) == "runs on the CPU, got a tensor on meta"
