@@ -36,7 +36,7 @@ CASES = [
     for registration in AVAILABLE
     for options in OPTIONS.get(registration.name, [{}])
 ]
-OPERATORS = {"dsn": ["sj_lang::dsn_numba"]}  # of backend "numba"
+OPERATORS = {"dsn": ["sj_lang::dsn_numba"], "bpsn": ["sj_lang::bpsn_numba"]}  # of backend "numba"
 COMPILED_WHEN_SLOW = {"if", "plif", "klif", "qif", "eif", "masked_psn"}  # built as lif and psn are
 
 

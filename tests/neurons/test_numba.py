@@ -10,7 +10,7 @@ from torch import Tensor
 
 pytest.importorskip("numba")
 
-from sj_lang_neurons import DSN
+from sj_lang_neurons import BPSN, DSN
 from sj_lang_neurons.surrogates import HEAVISIDES
 
 from sj_lang import cpu
@@ -45,14 +45,26 @@ def test_dsn_is_that_of_torch(options: dict[str, Any]) -> None:
     assert_close(*both(DSN, options, (70, 3, 40)))
 
 
+@pytest.mark.parametrize("variant", ["R", "A", "G", "K"])
+@pytest.mark.parametrize("direction", ["both", "forward", "backward"])
+def test_bpsn_is_that_of_torch(variant: str, direction: str) -> None:
+    assert_close(*both(BPSN, {"variant": variant, "direction": direction}, (70, 3, 40)))
+
+
+@pytest.mark.parametrize("surrogate", [name for name in surrogates() if name in HEAVISIDES])
+def test_bpsn_fires_as_that_of_torch(surrogate: str) -> None:
+    assert_close(*both(BPSN, {"surrogate_function": surrogate}, (40, 2, 24)))
+
+
 @pytest.mark.parametrize("tau", [1 / 3, 0.3, 1.0, 2.5])
 def test_any_tau(tau: float) -> None:
     assert_close(*both(DSN, {"tau": tau}, (70, 2, 24)))
 
 
-def test_more_threads_give_the_same_bits() -> None:
+@pytest.mark.parametrize("kind", [DSN, BPSN])
+def test_more_threads_give_the_same_bits(kind: Any) -> None:
     torch.manual_seed(0)
-    node = DSN(channels=200, backend="numba")
+    node = kind(channels=200, backend="numba")
     x, g = torch.randn(300, 2, 200, requires_grad=True), torch.randn(300, 2, 200)
     before, results = torch.get_num_threads(), []
     try:

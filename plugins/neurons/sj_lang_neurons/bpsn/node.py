@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sj_lang import cuda
+from sj_lang import cpu, cuda
 from sj_lang.compat import surrogate
 from sj_lang.errors import choices
 from sj_lang.neuron import Kernel, Node, State
@@ -18,6 +18,7 @@ from sj_lang_neurons import surrogates
 from sj_lang_neurons.bpsn.cupy import bpsn as fused
 from sj_lang_neurons.bpsn.fired import bpsn
 from sj_lang_neurons.bpsn.firing import fire
+from sj_lang_neurons.bpsn.numba import bpsn as compiled
 from sj_lang_neurons.bpsn.quantiser import TICKS, counted, in_ticks
 
 VARIANTS = ("R", "A", "G", "K")
@@ -52,6 +53,7 @@ class BPSN(Node):
 
     kernels: ClassVar[dict[str, Kernel]] = {
         "cupy": Kernel(run=fused, why_not=cuda.why_not, half=True),
+        "numba": Kernel(run=compiled, why_not=cpu.why_not),
         "torch": Kernel(run=bpsn),
     }
 

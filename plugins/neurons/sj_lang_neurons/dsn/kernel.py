@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sj_lang_neurons.jit import add_product, exp, fire, flush, jit, product, slope
+from sj_lang_neurons.jit import add_product, copy, exp, fire, flush, jit, product, slope
 
 Array = Any
 ROWS = 32  # steps of a block
@@ -30,7 +30,7 @@ def forward(
                 borders[t // ROWS, c] = v
             _gain(x, tail, weight, bias, lengths, m, t, c, q, w)
             _leak(h, x[t, c], w)
-            v[:] = h
+            copy(h, v)
             fire(v, kind, level, threshold, out[t, c])
         h_last[c] = v
 
@@ -58,7 +58,7 @@ def backward(
             h[0] = borders[number, c]
             for r in range(rows):
                 _gain(x, tail, weight, bias, lengths, m, start + r, c, q[r], w[r])
-                h[r + 1] = h[r]
+                copy(h[r], h[r + 1])
                 _leak(h[r + 1], x[start + r, c], w[r])
             for r in range(rows - 1, -1, -1):
                 t = start + r
@@ -91,7 +91,7 @@ def _gain(
 ) -> None:
     """q = sigmoid(-a) and w = 1 - alpha of a step; both 0 after the valid ones. As `gain.py`."""
     taps = len(weight)
-    q[:] = bias[min(t, len(bias) - 1), c]
+    copy(bias[min(t, len(bias) - 1), c], q)
     for i in range(taps):
         before = t - taps + 1 + i
         add_product(weight[i, c], x[before, c] if before >= 0 else tail[before + taps - 1, c], q)
