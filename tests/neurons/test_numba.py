@@ -11,6 +11,7 @@ from torch import Tensor
 pytest.importorskip("numba")
 
 from sj_lang_neurons import BPSN, DSN
+from sj_lang_neurons.scan.torch import linear_scan
 from sj_lang_neurons.surrogates import HEAVISIDES
 
 from sj_lang import cpu
@@ -59,6 +60,27 @@ def test_bpsn_fires_as_that_of_torch(surrogate: str) -> None:
 @pytest.mark.parametrize("tau", [1 / 3, 0.3, 1.0, 2.5])
 def test_any_tau(tau: float) -> None:
     assert_close(*both(DSN, {"tau": tau}, (70, 2, 24)))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own doing
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("decays", [1, 70])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_linear_scan_is_that_of_torch(reverse: bool, decays: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    given = [torch.rand(decays, 3, 40, dtype=dtype), *(torch.randn(s, dtype=dtype) for s in ((70, 3, 40), (3, 40)))]
+    given, weights = [value.requires_grad_() for value in given], torch.randn(70, 3, 40, dtype=dtype)
+    results = []
+    for backend in ("numba", "torch"):
+        h = linear_scan(*given, reverse=reverse, backend=backend)
+        results.append([h, *torch.autograd.grad(h, given, weights)])
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-4 if dtype == torch.float32 else 1e-10)
+    flat = [value.detach().flatten(1).clone().requires_grad_() for value in given[:2]]
+    start = given[2].detach().flatten().clone().requires_grad_()
+    torch.library.opcheck(torch.ops.sj_lang.linear_scan_numba.default, (*flat, start, reverse))
+    with pytest.raises(ValueError, match="linear_scan: backend 'cuda' is none; valid: auto, numba, torch"):
+        linear_scan(*given, backend="cuda")
 
 
 @pytest.mark.parametrize("kind", [DSN, BPSN])

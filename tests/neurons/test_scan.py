@@ -1,14 +1,15 @@
 """The linear recurrence against its definition: values, every gradient, odd sizes, both ways of computing it."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
 from sj_lang_neurons.scan import reference, rows
 from sj_lang_neurons.scan import torch as scan
-from sj_lang_neurons.scan.torch import linear_scan
 from torch import Tensor
 
+linear_scan = partial(scan.linear_scan, backend="torch")
 SHAPES = [(1, 3), (7, 5), (9, 1), (63, 3), (170, 16), (33, 2500)]  # the last is wide enough for the loop
 
 

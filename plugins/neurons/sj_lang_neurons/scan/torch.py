@@ -10,17 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sj_lang import cpu
 from sj_lang_neurons.scan import rows
+from sj_lang_neurons.scan.numba import scan as compiled
 from sj_lang_neurons.scan.rows import Rows
 
 BLOCK = 1 << 20  # elements of a block: four arrays of it stay in the third-level cache
 
 
-def linear_scan(decay: Tensor, drive: Tensor, h_0: Tensor | None = None, *, reverse: bool = False) -> Tensor:
+def linear_scan(
+    decay: Tensor, drive: Tensor, h_0: Tensor | None = None, *, reverse: bool = False, backend: str = "auto"
+) -> Tensor:
     """h_t = decay_t h_{t-1} + drive_t for all t, h_{-1} = h_0; in reverse h_t = decay_t h_{t+1} + drive_t, h_T = h_0.
 
     decay: [T, ...], or [1, ...] for one decay at all steps; its other axes may be 1 where the drive's are not.
     drive: [T, ...], T >= 1. h_0: [...], None for zeros.
+    backend: "torch", "numba" on the CPU, or "auto", which takes numba where it can.
     Returns h [T, ...] of the drive's shape, computed in float32, in float64 if one of the three is float64.
     All three get gradients. Raises ValueError for shapes that do not fit.
     """
@@ -40,7 +45,11 @@ def linear_scan(decay: Tensor, drive: Tensor, h_0: Tensor | None = None, *, reve
     a = decay.to(dtype).expand(decay.shape[0], *shape).reshape(decay.shape[0], width)
     u = drive.to(dtype).reshape(drive.shape[0], width)
     h = u.new_zeros(width) if h_0 is None else h_0.to(dtype).reshape(width)
-    return _scan(a, u, h, reverse).view(drive.shape)
+    reason = cpu.why_not(u) if backend != "torch" else ""
+    if backend not in ("auto", "torch") and (backend != "numba" or reason):
+        raise ValueError(f"linear_scan: backend {backend!r} {reason or 'is none; valid: auto, numba, torch'}")
+    run = _scan if backend == "torch" or reason else compiled
+    return run(a, u, h, reverse).view(drive.shape)  # type: ignore[no-any-return]
 
 
 @torch.library.custom_op("sj_lang::linear_scan", mutates_args=())
