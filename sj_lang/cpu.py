@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,15 +59,49 @@ def over_columns(run: Callable[..., None], arguments: tuple[Any, ...], columns: 
         return
     size = -(-columns // wanted // LINE) * LINE
     cuts = [(first, min(first + size, columns)) for first in range(0, columns, size)]
-    others = [_pool(os.getpid(), torch.get_num_threads()).submit(run, *arguments, *cut) for cut in cuts[1:]]
-    try:
-        run(*arguments, *cuts[0])
-    finally:
-        for other in others:
-            other.result()
+    team = _team()
+    if team is None:
+        list(_pool(os.getpid(), torch.get_num_threads()).map(lambda cut: run(*arguments, *cut), cuts))
+    else:
+        team(lambda number: run(*arguments, *cuts[number]), len(cuts))
+
+
+@cache
+def _team() -> Callable[[Callable[[int], None], int], None] | None:
+    """Torch's own OpenMP threads, where its library is GNU's; `together(work, threads)` calls work(0), work(1), ...
+
+    They wait busily for torch's next operation, and threads beside them would share the cores with them.
+    """
+    found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    if not found:
+        return None
+    library = ctypes.CDLL(str(found[0]))  # loaded already, by torch
+    parallel, number = library.GOMP_parallel, library.omp_get_thread_num
+    task = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    parallel.argtypes = [task, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    parallel.restype = None
+
+    def together(work: Callable[[int], None], threads: int) -> None:
+        done, errors = set(), []
+
+        def one(_: object) -> None:
+            mine = number()
+            try:
+                work(mine)
+                done.add(mine)
+            except BaseException as error:  # raised below: here it would be printed and lost
+                errors.append(error)
+
+        parallel(task(one), None, threads, 0)
+        if errors:
+            raise errors[0]
+        for left in set(range(threads)) - done:  # OpenMP may give fewer threads than asked for
+            work(left)
+
+    return together
 
 
 @cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """One for each process: a fork has none of its parent's threads."""
-    return ThreadPoolExecutor(max(1, threads - 1), thread_name_prefix="sj_lang")
+    return ThreadPoolExecutor(threads, thread_name_prefix="sj_lang")

@@ -99,6 +99,25 @@ def test_more_threads_give_the_same_bits(kind: Any) -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("team", ["torch's", "own"])
+def test_threads_do_each_column_once_and_hand_on_what_goes_wrong(monkeypatch: pytest.MonkeyPatch, team: str) -> None:
+    if team == "own":
+        monkeypatch.setattr(cpu, "_team", lambda: None)
+    elif cpu._team() is None:
+        pytest.skip("this torch brings no GNU OpenMP")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    done: list[int] = []
+    cpu.over_columns(lambda first, last: done.extend(range(first, last)), (), 100, cpu.SHARE)
+    assert sorted(done) == list(range(100))
+
+    def fail(first: int, last: int) -> None:
+        if first:
+            raise ArithmeticError("on purpose")
+
+    with pytest.raises(ArithmeticError, match="on purpose"):
+        cpu.over_columns(fail, (), 100, cpu.SHARE)
+
+
 def test_auto_takes_it() -> None:
     node = DSN(channels=4)
     assert node.kernel(torch.randn(3, 1, 4)) is node.kernels["numba"].run
