@@ -121,6 +121,8 @@ def test_threads_do_each_column_once_and_hand_on_what_goes_wrong(monkeypatch: py
 def test_auto_takes_it() -> None:
     node = DSN(channels=4)
     assert node.kernel(torch.randn(3, 1, 4)) is node.kernels["numba"].run
+    node = DSN(channels=4, tau=0.3)  # no whole 1 / tau: slower there
+    assert node.kernel(torch.randn(3, 1, 4)) is node.kernels["torch"].run
 
 
 @pytest.mark.parametrize(

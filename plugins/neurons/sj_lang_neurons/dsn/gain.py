@@ -14,7 +14,7 @@ FAR = 40.0  # from here on log(1 + exp(z)) is z in float64 too
 
 def gain(z: Tensor, m: float) -> Tensor:
     """w for z = -a. Differentiable."""
-    if not _by_powers(m):
+    if not by_powers(m):
         return -torch.expm1(F.softplus(z, threshold=FAR) * -m)
     q = torch.sigmoid(z)
     w, one = q, q.new_ones(())
@@ -27,7 +27,7 @@ def gain(z: Tensor, m: float) -> Tensor:
 
 def gain_(z: Tensor, m: float, w: Tensor) -> None:
     """Turn z into q = sigmoid(z) and write w, without autograd."""
-    if not _by_powers(m):
+    if not by_powers(m):
         torch.ops.aten.softplus.out(z, 1, FAR, out=w)
         w.mul_(-m).expm1_().neg_()
         z.sigmoid_()
@@ -42,5 +42,6 @@ def gain_(z: Tensor, m: float, w: Tensor) -> None:
         w.copy_(q)
 
 
-def _by_powers(m: float) -> bool:
+def by_powers(m: float) -> bool:
+    """Whether m is whole and small, so that products are enough."""
     return m.is_integer() and m <= 64

@@ -17,7 +17,7 @@ from sj_lang_neurons.dsn.cupy import MOST_TAPS, why_not
 from sj_lang_neurons.dsn.cupy import dsn as fused
 from sj_lang_neurons.dsn.firing import Firing, Rect
 from sj_lang_neurons.dsn.flat import dsn
-from sj_lang_neurons.dsn.gain import gain
+from sj_lang_neurons.dsn.gain import by_powers, gain
 from sj_lang_neurons.dsn.numba import dsn as compiled
 
 
@@ -137,7 +137,10 @@ class DSN(Node):
         reason = self._firing.why_not_fused() if self.backend == "cupy" else ""
         if reason:
             raise RuntimeError(f'DSN: backend "cupy" {reason}')
-        return super().kernel(x)
+        run = super().kernel(x)
+        if self.backend == "auto" and run is self.kernels["numba"].run and not by_powers(1 / self.tau):
+            return self.kernels["torch"].run  # where a logarithm and an exponential are needed torch is faster
+        return run
 
     def _tail(self, x: Tensor, tail: Tensor, lengths: Tensor | None) -> Tensor:
         """The last k - 1 valid inputs, [B, k-1, C, ...]."""
