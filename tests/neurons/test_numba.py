@@ -46,6 +46,15 @@ def test_dsn_is_that_of_torch(options: dict[str, Any]) -> None:
     assert_close(*both(DSN, options, (70, 3, 40)))
 
 
+def test_large_inputs_forget_at_once() -> None:
+    """With w = 1 the potential is the input to the last digit: what is left of it would be a gradient of the taps."""
+    torch.manual_seed(0)
+    compiled, plain = (DSN(channels=33, backend=name) for name in ("numba", "torch"))
+    plain.load_state_dict(compiled.state_dict())
+    x, g = 1e4 * torch.randn(40, 2, 33), torch.randn(40, 2, 33)
+    assert_close(outcome(compiled, x.clone().requires_grad_(), g), outcome(plain, x.clone().requires_grad_(), g))
+
+
 @pytest.mark.parametrize("variant", ["R", "A", "G", "K"])
 @pytest.mark.parametrize("direction", ["both", "forward", "backward"])
 def test_bpsn_is_that_of_torch(variant: str, direction: str) -> None:

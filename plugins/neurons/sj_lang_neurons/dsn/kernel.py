@@ -133,8 +133,9 @@ def _once_more(q: Array, w: Array) -> None:
 
 @jit
 def _leak(h: Array, x: Array, w: Array) -> None:
-    for n in range(len(h)):
-        h[n] += w[n] * (x[n] - h[n])
+    half, one = w.dtype.type(0.5), w.dtype.type(1)
+    for n in range(len(h)):  # from the nearer end: for w = 1 it is x to the last digit, which the gradient needs
+        h[n] = h[n] + w[n] * (x[n] - h[n]) if w[n] < half else x[n] - (one - w[n]) * (x[n] - h[n])
 
 
 @jit
