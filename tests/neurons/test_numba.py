@@ -12,7 +12,7 @@ pytest.importorskip("numba")
 
 from sj_lang_neurons import BPSN, DSN
 from sj_lang_neurons.scan.torch import linear_scan
-from sj_lang_neurons.surrogates import HEAVISIDES
+from sj_lang_neurons.surrogates import HEAVISIDES, POTENTIALS
 
 from sj_lang import cpu
 from sj_lang.compat import surrogates
@@ -88,8 +88,40 @@ def test_linear_scan_is_that_of_torch(reverse: bool, decays: int, dtype: torch.d
     flat = [value.detach().flatten(1).clone().requires_grad_() for value in given[:2]]
     start = given[2].detach().flatten().clone().requires_grad_()
     torch.library.opcheck(torch.ops.sj_lang.linear_scan_numba.default, (*flat, start, reverse))
-    with pytest.raises(ValueError, match="linear_scan: backend 'cuda' is none; valid: auto, numba, torch"):
-        linear_scan(*given, backend="cuda")
+
+
+def test_linear_scan_says_what_is_wrong() -> None:
+    drive = torch.rand(5, 4)
+    with pytest.raises(ValueError, match=r"drive of shape \(5, 4\), got \(5, 3\)"):
+        linear_scan(torch.rand(5, 3), drive)
+    with pytest.raises(ValueError, match="linear_scan: no backend 'cuda'; valid: auto, numba, torch"):
+        linear_scan(drive, drive.to("meta"), backend="cuda")
+    with pytest.raises(RuntimeError, match='linear_scan: backend "numba" runs on the CPU, got a tensor on meta'):
+        linear_scan(drive.to("meta"), drive.to("meta"), backend="numba")
+    with pytest.raises(TypeError, match=r"takes real numbers, got torch[.]complex64, torch[.]float32"):
+        linear_scan(drive.to(torch.complex64), drive)
+
+
+@pytest.mark.parametrize(("k", "steps"), [(33, 40), (34, 40), (34, 1), (80, 100)])
+def test_more_taps_than_a_block_has_steps(k: int, steps: int) -> None:
+    torch.manual_seed(0)
+    shapes = ((steps, 2), (k - 1, 2), (2,), (k, 2), (1, 2))
+    given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    scan = torch.ops.sj_lang.dsn_numba.default
+    assert torch.autograd.gradcheck(lambda *x: scan(*x, None, 4.0, POTENTIALS, 0.0, 1.0)[:2], given)
+
+
+@pytest.mark.parametrize("value", [1e37, 1e38, float("inf")])
+def test_a_gain_of_zero_is_zero(value: float) -> None:
+    results = []
+    for backend in ("numba", "torch"):
+        node = DSN(channels=1, k=1, backend=backend)
+        with torch.no_grad():
+            node.bias.zero_()
+            assert node.weight is not None
+            node.weight.fill_(1)
+        results.append(node(torch.full((4, 1, 1), value)))
+    torch.testing.assert_close(*results, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", [DSN, BPSN])

@@ -76,7 +76,7 @@ def backward(
                 else:
                     grad_bias[t, c] = g[r]
             flush(gh)
-            for i in range(reach - 1, -1, -1):
+            for i in range(reach - 1 if number else -1, -1, -1):
                 g[ROWS + i] = g[i]
         for s in range(reach):  # the inputs before the first
             grad_tail[s, c] = 0

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from sj_lang import cpu
+from sj_lang.errors import choices
 from sj_lang_neurons.scan import rows
 from sj_lang_neurons.scan.numba import scan as compiled
 from sj_lang_neurons.scan.rows import Rows
 
+BACKENDS = ("auto", "torch", "numba")
 BLOCK = 1 << 20  # elements of a block: four arrays of it stay in the third-level cache
 
 
@@ -27,27 +29,33 @@ def linear_scan(
     drive: [T, ...], T >= 1. h_0: [...], None for zeros.
     backend: "torch", "numba" on the CPU, or "auto", which takes numba where it can.
     Returns h [T, ...] of the drive's shape, computed in float32, in float64 if one of the three is float64.
-    All three get gradients. Raises ValueError for shapes that do not fit.
+    All three get gradients. Raises ValueError for shapes that do not fit and an unknown backend, TypeError for complex
+    numbers, RuntimeError where the backend asked for cannot run.
     """
     if drive.dim() < 1 or drive.shape[0] == 0:
         raise ValueError(f"linear_scan: the drive is [T, ...] with T >= 1, got shape {tuple(drive.shape)}")
+    given = (decay, drive) if h_0 is None else (decay, drive, h_0)
+    if any(x.is_complex() for x in given):
+        raise TypeError(f"linear_scan: takes real numbers, got {', '.join(str(x.dtype) for x in given)}")
+    if backend not in BACKENDS:
+        raise ValueError(f"linear_scan: no backend {backend!r}; {choices(backend, BACKENDS)}")
     shape = drive.shape[1:]
-    if decay.dim() != drive.dim() or decay.shape[0] not in (1, drive.shape[0]):
+    fits = decay.dim() == drive.dim() and decay.shape[0] in (1, drive.shape[0])
+    if not fits or any(a not in (1, n) for a, n in zip(decay.shape[1:], shape, strict=True)):
         raise ValueError(
             f"linear_scan: the decay must be [T, ...] or [1, ...] for a drive of shape {tuple(drive.shape)}, "
             f"got {tuple(decay.shape)}"
         )
     if h_0 is not None and h_0.shape != shape:
         raise ValueError(f"linear_scan: h_0 must have shape {tuple(shape)}, got {tuple(h_0.shape)}")
-    given = (decay, drive) if h_0 is None else (decay, drive, h_0)
     dtype = torch.float64 if any(x.dtype == torch.float64 for x in given) else torch.float32
     width = shape.numel()
     a = decay.to(dtype).expand(decay.shape[0], *shape).reshape(decay.shape[0], width)
     u = drive.to(dtype).reshape(drive.shape[0], width)
     h = u.new_zeros(width) if h_0 is None else h_0.to(dtype).reshape(width)
     reason = cpu.why_not(u) if backend != "torch" else ""
-    if backend not in ("auto", "torch") and (backend != "numba" or reason):
-        raise ValueError(f"linear_scan: backend {backend!r} {reason or 'is none; valid: auto, numba, torch'}")
+    if backend == "numba" and reason:
+        raise RuntimeError(f'linear_scan: backend "numba" {reason}')
     run = _scan if backend == "torch" or reason else compiled
     return run(a, u, h, reverse).view(drive.shape)  # type: ignore[no-any-return]
 
