@@ -83,6 +83,19 @@ SURROGATES = (
 )
 
 
+def not_imported(module: str, name: str, cure: str) -> str:
+    """Why a kernel that needs this module cannot run, with the cure where it is not installed; "" if it imports."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == module:
+            return f"needs {name}: {cure}"
+        return f"needs {name}, which is installed and cannot be imported: {error}"
+    except Exception as error:  # a binary that is broken, or does not take another's version, may raise anything
+        return f"needs {name}, which is installed and cannot be imported: {type(error).__name__}: {error}"
+    return ""
+
+
 def why_no_psn() -> str:
     """Why the PSN family is not there; "" if it is. Imports nothing."""
     try:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sj_lang.compat import not_imported
+
 LINE = 16  # columns: a cache line of float32
 SHARE = 1 << 14  # elements that are worth another thread
 
@@ -32,15 +34,7 @@ def missing() -> str:
 
 @cache
 def _missing() -> str:
-    try:
-        import numba  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name == "numba":
-            return "needs numba: pip install numba"
-        return f"needs numba, which is installed and cannot be imported: {error}"
-    except Exception as error:  # a NumPy that it does not take, a broken binary
-        return f"needs numba, which is installed and cannot be imported: {type(error).__name__}: {error}"
-    return ""
+    return not_imported("numba", "numba", "pip install numba")
 
 
 def array(x: Tensor | None) -> Any:

@@ -19,6 +19,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from sj_lang.compat import not_imported
+
 Argument = Tensor | int | float | None
 Shape = tuple[int, int]
 Launch = Callable[[Shape, Shape, Sequence[int | float]], None]
@@ -178,15 +180,12 @@ def _missing() -> str:
             if built
             else "needs a CUDA device, and this torch is built for the CPU alone"
         )
-    try:
-        import cupy
-    except ModuleNotFoundError as error:
-        if error.name != "cupy":
-            return f"needs CuPy, which is installed and cannot be imported: {error}"
-        major = (torch.version.cuda or "13").split(".")[0]
-        return f"needs CuPy: pip install 'sj-lang-neurons[cuda{major}]' (cuda12 or cuda13, as the driver's CUDA is)"
-    except Exception as error:  # a broken binary may raise anything
-        return f"needs CuPy, which is installed and cannot be imported: {type(error).__name__}: {error}"
+    major = (torch.version.cuda or "13").split(".")[0]
+    cure = f"pip install 'sj-lang-neurons[cuda{major}]' (cuda12 or cuda13, as the driver's CUDA is)"
+    if reason := not_imported("cupy", "CuPy", cure):
+        return reason
+    import cupy
+
     try:
         driver = int(cupy.cuda.runtime.driverGetVersion())
         compiler = cupy.cuda.nvrtc.getVersion()

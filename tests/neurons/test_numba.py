@@ -1,7 +1,6 @@
 """Backend "numba": as "torch", with any number of threads and every firing; and what it says where it cannot run."""
 
-import builtins
-import sys
+import importlib
 from typing import Any
 
 import pytest
@@ -177,15 +176,14 @@ def test_auto_takes_it() -> None:
     ],
 )
 def test_without_numba_torch_runs(monkeypatch: pytest.MonkeyPatch, error: ImportError, says: str) -> None:
-    real = builtins.__import__
+    real = importlib.import_module
 
-    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
+    def refuse(name: str, *args: Any) -> Any:
         if name == "numba":
             raise error
-        return real(name, *args, **kwargs)
+        return real(name, *args)
 
-    monkeypatch.delitem(sys.modules, "numba")
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setattr(importlib, "import_module", refuse)
     cpu._missing.cache_clear()
     try:
         node = DSN(channels=4)

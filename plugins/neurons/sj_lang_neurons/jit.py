@@ -57,9 +57,8 @@ def _exp(v):  # type: ignore[no-untyped-def]
         r = w - n * high - n * low
         p = ((((a * r + b) * r + c) * r + d) * r + e) * r + half
         p = p * r * r + r + one
-        return (
-            p * np.int32((np.int32(n) + bias) << mantissa).view(np.float32) if v <= most else v * huge
-        )  # infinite, or NaN
+        power = np.int32((np.int32(n) + bias) << mantissa).view(np.float32)
+        return p * power if v <= most else v * huge  # infinite, or NaN
 
     return polynomial
 

@@ -6,39 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sj_lang import cuda
-from sj_lang_neurons import surrogates
-from sj_lang_neurons.bpsn.firing import fire
+from sj_lang_neurons.bpsn.fired import firing
 from sj_lang_neurons.scan.layout import STEPS, Tile, like, strides
 
 FILE = Path(__file__).with_name("kernel.cu")
 SUMS = ("g0", "threshold", "lf", "gf", "lb", "gb", "rho", "denominator")  # rows of the kernel's `sums`
-
-
-def bpsn(
-    x: Tensor,
-    g0: Tensor,
-    threshold: Tensor,
-    lf: Tensor | None,
-    gf: Tensor | None,
-    lb: Tensor | None,
-    gb: Tensor | None,
-    rho: Tensor | None,
-    numerator: Tensor | None,
-    denominator: Tensor | None,
-    lengths: Tensor | None,
-    normalised: bool,
-    *,
-    surrogate: nn.Module | None,
-) -> tuple[Tensor, Tensor]:
-    """As `fired.bpsn`; x may also be float16 or bfloat16, of any strides."""
-    fused = None if surrogate is None else surrogates.heaviside(surrogate)
-    given = (x, g0, threshold, lf, gf, lb, gb, rho, numerator, denominator, lengths, normalised)
-    kind, alpha = fused or (surrogates.POTENTIALS, 0.0)
-    out, after, _ = _forward(*given, kind, alpha)
-    return (out if fused or surrogate is None else fire(out, surrogate)), after
 
 
 def schedule(columns: int, steps: int) -> Tile:
@@ -225,3 +200,5 @@ def _differentiate(ctx: Any, grad: Tensor, grad_after: Tensor, _: Tensor) -> tup
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
+
+bpsn = firing(_forward)  # as `fired.bpsn`; x may also be float16 or bfloat16, of any strides

@@ -6,13 +6,10 @@ which is scanned against time to the ends of all blocks, then in each block agai
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from sj_lang_neurons.jit import copy, fire, flush, jit, product, slope
+from sj_lang_neurons.jit import Array, add_product, copy, fire, flush, jit, product, slope
 
-Array = Any
 ROWS = 32  # steps of a block
 WIDTH = 512  # columns of a tile
 G0, V, LF, GF, LB, GB, RHO = range(7)  # rows of `parameters` and of `sums`
@@ -93,7 +90,7 @@ def backward(
         to_Q = np.zeros((steps if future else 0, width), x.dtype)
         A, zero = grad_after[c].copy(), np.zeros(width, x.dtype)
         u, g, raw, valid = zero.copy(), zero.copy(), zero.copy(), zero.copy()
-        wf, wb, gDf, gDb, mean, share = zero.copy(), zero.copy(), zero.copy(), zero.copy(), zero.copy(), zero.copy()
+        weight, gD, mean, share = zero.copy(), zero.copy(), zero.copy(), zero.copy()
         border[0, 0], border[0, 1], border[0, 3] = numerator[c], denominator[c], one
         for number in range(1, blocks if past else 0):
             _copy_all(border[number - 1], border[number])
@@ -121,27 +118,27 @@ def backward(
                 if lateral:
                     _lateral(p, P, D, Q, E, g, mean, share, total[RHO])
                     _subtract_lateral(p[RHO], mean, g, total[G0])
-                _sum_up(g, x[t, c], total[G0])
+                add_product(g, x[t, c], total[G0])
                 if past:
-                    _weight(p[GF], D, share, normalised, wf)
+                    _weight(p[GF], D, share, normalised, weight)
                     _sum_gain(g, P, D, p[RHO], mean, normalised, total[GF])
                     if normalised:
-                        _through_denominator(p[GF], P, D, g, mean, share, gDf)
-                        _sum_up(gDf, run[r, 2], total[LF])
-                        _sum_up(gDf, run[r, 3], total[D0])
+                        _through_denominator(p[GF], P, D, g, mean, share, gD)
+                        add_product(gD, run[r, 2], total[LF])
+                        add_product(gD, run[r, 3], total[D0])
                     _where(A, own, t, valid)
-                    _sum_up(valid, P, total[LF])
+                    add_product(valid, P, total[LF])
                     _add(valid, grad_x[t, c])
-                    product(wf, g, raw)
+                    product(weight, g, raw)
                     _enter(A, p[LF], raw, own, t)
                 if future:
-                    _weight(p[GB], E, share, normalised, wb)
+                    _weight(p[GB], E, share, normalised, weight)
                     _sum_gain(g, Q, E, p[RHO], mean, normalised, total[GB])
                     if normalised:
-                        _through_denominator(p[GB], Q, E, g, mean, share, gDb)
-                        _sum_up(gDb, late[r + 1, 3], total[LB])
-                    product(wb, g, to_Q[t])
-                    _sum_up(to_Q[t], late[r + 1, 2], total[LB])
+                        _through_denominator(p[GB], Q, E, g, mean, share, gD)
+                        add_product(gD, late[r + 1, 3], total[LB])
+                    product(weight, g, to_Q[t])
+                    add_product(to_Q[t], late[r + 1, 2], total[LB])
                     _copy_all(late[r + 1], late[r])
                     _step_future(late[r], p[LB], x[t, c], own, t)
             flush(A)
@@ -150,7 +147,7 @@ def backward(
         grad_numerator[c] = A
         sums[:, c] = total
         if future:
-            A[:] = zero
+            A[:] = 0
             for t in range(steps):
                 _where(A, own, t, valid)
                 _add(valid, grad_x[t, c])
@@ -192,16 +189,9 @@ def _count(D: Array, decay: Array, own: Array, t: int) -> None:
 
 
 @jit
-def _differentiate(dP: Array, decay: Array, P: Array, own: Array, t: int) -> None:
-    now = P.dtype.type(t)
-    for n in range(len(P)):
-        dP[n] = decay[n] * dP[n] + P[n] if now < own[n] else dP[n]
-
-
-@jit
 def _step_past(run: Array, decay: Array, x: Array, own: Array, t: int) -> None:
-    """P, D, dD and power, one token on."""
-    _differentiate(run[2], decay, run[1], own, t)
+    """P, D, dD and power, one token on; a derivative by the decay is the recurrence that the state itself enters."""
+    _enter(run[2], decay, run[1], own, t)
     _count(run[1], decay, own, t)
     _enter(run[0], decay, x, own, t)
     now = x.dtype.type(t)
@@ -213,8 +203,8 @@ def _step_past(run: Array, decay: Array, x: Array, own: Array, t: int) -> None:
 @jit
 def _step_future(late: Array, decay: Array, x: Array, own: Array, t: int) -> None:
     """Q, E, dQ and dE, one token back."""
-    _differentiate(late[2], decay, late[0], own, t)
-    _differentiate(late[3], decay, late[1], own, t)
+    _enter(late[2], decay, late[0], own, t)
+    _enter(late[3], decay, late[1], own, t)
     _enter(late[0], decay, x, own, t)
     _count(late[1], decay, own, t)
 
@@ -228,12 +218,6 @@ def _where(a: Array, own: Array, t: int, out: Array) -> None:
 
 
 @jit
-def _sum_up(a: Array, b: Array, total: Array) -> None:
-    for n in range(len(a)):
-        total[n] += a[n] * b[n]
-
-
-@jit
 def _potential(
     p: Array, lateral: bool, normalised: bool, x: Array, P: Array, D: Array, Q: Array, E: Array, u: Array
 ) -> None:
@@ -241,8 +225,8 @@ def _potential(
     for n in range(len(u)):
         u[n] = p[G0, n] * x[n] - p[V, n]
     if not normalised:
-        _sum_up(p[GF], P, u)
-        _sum_up(p[GB], Q, u)
+        add_product(p[GF], P, u)
+        add_product(p[GB], Q, u)
         return
     _add_mean(p[GF], P, D, u)
     _add_mean(p[GB], Q, E, u)
@@ -298,7 +282,7 @@ def _subtract_lateral(rho: Array, mean: Array, g: Array, total: Array) -> None:
 def _sum_gain(g: Array, P: Array, D: Array, rho: Array, mean: Array, normalised: bool, total: Array) -> None:
     one, zero = g.dtype.type(1), g.dtype.type(0)
     if not normalised:
-        _sum_up(g, P, total)
+        add_product(g, P, total)
         return
     for n in range(len(g)):
         total[n] += g[n] * (P[n] * (one / D[n]) - rho[n] * mean[n]) if D[n] > zero else zero
@@ -309,7 +293,7 @@ def _weight(gain: Array, D: Array, share: Array, normalised: bool, out: Array) -
     """The weight of a side's numerator in H."""
     one, zero = out.dtype.type(1), out.dtype.type(0)
     if not normalised:
-        out[:] = gain
+        copy(gain, out)
         return
     for n in range(len(out)):
         out[n] = gain[n] * (one / D[n] if D[n] > zero else zero) - share[n]

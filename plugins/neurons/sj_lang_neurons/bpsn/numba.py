@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sj_lang.cpu import array, over_columns
-from sj_lang_neurons import surrogates
-from sj_lang_neurons.bpsn.firing import fire
+from sj_lang_neurons.bpsn.fired import firing
 from sj_lang_neurons.bpsn.torch import INPUTS
 
 FIRED = f"{INPUTS}, int kind, float level"
 
 
-def bpsn(
-    x: Tensor,
-    g0: Tensor,
-    threshold: Tensor,
-    lf: Tensor | None,
-    gf: Tensor | None,
-    lb: Tensor | None,
-    gb: Tensor | None,
-    rho: Tensor | None,
-    numerator: Tensor | None,
-    denominator: Tensor | None,
-    lengths: Tensor | None,
-    normalised: bool,
-    *,
-    surrogate: nn.Module | None,
-) -> tuple[Tensor, Tensor]:
-    """As `fired.bpsn`."""
-    fused = None if surrogate is None else surrogates.heaviside(surrogate)
-    kind, level = fused or (surrogates.POTENTIALS, 0.0)
-    given = (x, g0, threshold, lf, gf, lb, gb, rho, numerator, denominator, lengths, normalised)
-    out, after = _forward(*given, kind, level)
-    return (out if fused or surrogate is None else fire(out, surrogate)), after
-
-
-def _columns(x: Tensor, given: tuple[Any, ...]) -> tuple[Any, ...]:
+def _columns(x: Tensor, given: Sequence[Any]) -> tuple[Any, ...]:
     """The arguments that both kernels share, N = batch, channels and places."""
     g0, threshold, lf, gf, lb, gb, rho, numerator, denominator, lengths, normalised = given
     steps, *step = x.shape
@@ -63,7 +39,7 @@ def _forward(x: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
     *given, kind, level = given
     x = x.contiguous()
     out, after = torch.empty_like(x), torch.empty_like(x[0])
-    shared = _columns(x, tuple(given))
+    shared = _columns(x, given)
     arguments = (array(x.flatten(1)), *shared, kind, level, array(out.flatten(1)), array(after.flatten()))
     over_columns(kernel.forward, arguments, after.numel(), len(x))
     return out, after if given[7] is not None else after.new_empty(0)
@@ -82,7 +58,7 @@ def _backward(grad: Tensor, grad_after: Tensor, x: Tensor, *given: Any) -> tuple
     x, grad = x.contiguous(), grad.contiguous()
     end = x.new_zeros(x.shape[1:]) if given[7] is None else grad_after.contiguous()
     grad_x, grad_start, sums = torch.empty_like(x), torch.empty_like(x[0]), x.new_zeros(8, *x.shape[1:])
-    read = (array(grad.flatten(1)), array(end.flatten()), array(x.flatten(1)), *_columns(x, tuple(given)), kind, level)
+    read = (array(grad.flatten(1)), array(end.flatten()), array(x.flatten(1)), *_columns(x, given), kind, level)
     write = (array(grad_x.flatten(1)), array(grad_start.flatten()), array(sums.flatten(1)))
     over_columns(kernel.backward, (*read, *write), grad_start.numel(), len(x))
     return grad_x, grad_start, sums
@@ -111,3 +87,5 @@ def _differentiate(ctx: Any, grad: Tensor, grad_after: Tensor) -> tuple[Tensor |
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
+
+bpsn = firing(_forward)  # as `fired.bpsn`

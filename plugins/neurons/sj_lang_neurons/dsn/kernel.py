@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from sj_lang_neurons.jit import add_product, copy, exp, fire, flush, jit, product, slope
+from sj_lang_neurons.jit import Array, add_product, copy, exp, fire, flush, jit, product, slope
 
-Array = Any
 ROWS = 32  # steps of a block
 WIDTH = 512  # columns of a tile: its rows stay in the first-level cache, its blocks in the second
 
@@ -77,7 +74,7 @@ def backward(
                     grad_bias[t, c] = g[r]
             flush(gh)
             for i in range(reach - 1 if number else -1, -1, -1):
-                g[ROWS + i] = g[i]
+                copy(g[i], g[ROWS + i])
         for s in range(reach):  # the inputs before the first
             grad_tail[s, c] = 0
             for i in range(s + 1):

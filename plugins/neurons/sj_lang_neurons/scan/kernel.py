@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from sj_lang_neurons.jit import add_product, copy, flush, jit, product
+from sj_lang_neurons.jit import Array, add_product, copy, flush, jit, product
 
-Array = Any
 WIDTH = 1024  # columns of a tile
 ROWS = 32  # steps between two looks for numbers too small to be normal
 

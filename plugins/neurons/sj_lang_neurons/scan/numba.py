@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from sj_lang.cpu import array, over_columns
+from sj_lang_neurons.scan.operator import complete
 
 
 @torch.library.custom_op("sj_lang::linear_scan_numba", mutates_args=())
@@ -32,24 +31,4 @@ def _backward(grad: Tensor, a: Tensor, h: Tensor, h_0: Tensor, reverse: bool) ->
     return grads[0], grads[1], grads[2]
 
 
-@scan.register_fake
-def _(a: Tensor, u: Tensor, h_0: Tensor, reverse: bool) -> Tensor:
-    return u.new_empty(u.shape)
-
-
-@_backward.register_fake
-def _(grad: Tensor, a: Tensor, h: Tensor, h_0: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    return a.new_empty(a.shape), h.new_empty(h.shape), h_0.new_empty(h_0.shape)
-
-
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool], output: Tensor) -> None:
-    a, _, h_0, ctx.reverse = inputs
-    ctx.save_for_backward(a, output, h_0)
-
-
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-    a, h, h_0 = ctx.saved_tensors
-    return *_backward(grad, a, h, h_0, ctx.reverse), None
-
-
-scan.register_autograd(_differentiate, setup_context=_keep)
+complete(scan, _backward)

@@ -5,8 +5,6 @@ Time and memory are O(T): forward and backward each pass once over the data, in 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -14,6 +12,7 @@ from sj_lang import cpu
 from sj_lang.errors import choices
 from sj_lang_neurons.scan import rows
 from sj_lang_neurons.scan.numba import scan as compiled
+from sj_lang_neurons.scan.operator import complete
 from sj_lang_neurons.scan.rows import Rows
 
 BACKENDS = ("auto", "torch", "numba")
@@ -71,11 +70,6 @@ def _scan(a: Tensor, u: Tensor, h_0: Tensor, reverse: bool) -> Tensor:
     return out
 
 
-@_scan.register_fake
-def _(a: Tensor, u: Tensor, h_0: Tensor, reverse: bool) -> Tensor:
-    return torch.empty_like(u, memory_format=torch.contiguous_format)
-
-
 @torch.library.custom_op("sj_lang::linear_scan_backward", mutates_args=())
 def _scan_backward(grad: Tensor, a: Tensor, h: Tensor, h_0: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
     """The same recurrence, the other way, with the decays shifted by a step. Gradients of a, u and h_0."""
@@ -105,22 +99,7 @@ def _scan_backward(grad: Tensor, a: Tensor, h: Tensor, h_0: Tensor, reverse: boo
     return grad_a, grad_u, carry
 
 
-@_scan_backward.register_fake
-def _(grad: Tensor, a: Tensor, h: Tensor, h_0: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(a, memory_format=torch.contiguous_format), torch.empty_like(h), torch.empty_like(h_0)
-
-
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool], output: Tensor) -> None:
-    a, _, h_0, ctx.reverse = inputs
-    ctx.save_for_backward(a, output, h_0)
-
-
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-    a, h, h_0 = ctx.saved_tensors
-    return *_scan_backward(grad, a, h, h_0, ctx.reverse), None
-
-
-_scan.register_autograd(_differentiate, setup_context=_keep)
+complete(_scan, _scan_backward)
 
 
 def _blocks(x: Tensor, backwards: bool) -> list[slice]:
