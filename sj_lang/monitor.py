@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,6 +11,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+Functional = Callable[..., tuple[Tensor, Any]]
 
 
 def nodes(model: nn.Module) -> dict[str, nn.Module]:
@@ -23,6 +25,23 @@ def neuron_parameters(model: nn.Module) -> int:
     """Parameters inside spiking neurons, each counted once."""
     owned = {id(p): p.numel() for module in nodes(model).values() for p in module.parameters()}
     return sum(owned.values())
+
+
+@contextmanager
+def intercepted(
+    watched: Mapping[str, nn.Module], watch: Callable[[str, nn.Module, Functional], Functional]
+) -> Iterator[None]:
+    """Inside, `watch(name, node, functional)` stands in the place of each node's `functional`.
+
+    Models call `node.functional`, so that is what is watched: as an attribute of the instance, removed at the end.
+    """
+    for name, node in watched.items():
+        node.functional = watch(name, node, cast(Functional, node.functional))  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for node in watched.values():
+            del node.functional
 
 
 @dataclass(kw_only=True)
@@ -48,10 +67,7 @@ class Firing:
 
 
 class Monitor:
-    """Counts, and on demand keeps, the spikes of every neuron of `model` while `recording()` is open.
-
-    Models call `node.functional`, so that is what is watched: as an attribute of the instance, put back at the end.
-    """
+    """Counts, and on demand keeps, the spikes of every neuron of `model` while `recording()` is open."""
 
     def __init__(self, model: nn.Module) -> None:
         self.nodes = nodes(model)
@@ -65,18 +81,10 @@ class Monitor:
     @contextmanager
     def recording(self, *, keep: bool = False) -> Iterator[Monitor]:
         """Watch all calls made inside. keep: also keep the spikes themselves in `rasters`, [T, B, C, ...] a call."""
-        watched = list(self.nodes.items())
-        for name, node in watched:
-            node.functional = self._watch(name, node, keep)  # type: ignore[assignment]
-        try:
+        with intercepted(self.nodes, lambda name, node, original: self._watch(name, node, original, keep)):
             yield self
-        finally:
-            for _, node in watched:
-                del node.functional
 
-    def _watch(self, name: str, node: nn.Module, keep: bool) -> Callable[..., tuple[Tensor, Any]]:
-        original = cast(Callable[..., tuple[Tensor, Any]], node.functional)
-
+    def _watch(self, name: str, node: nn.Module, original: Functional, keep: bool) -> Functional:
         def functional(x: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
             spikes, state = original(x, state, mask)
             with torch.no_grad():

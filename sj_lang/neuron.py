@@ -74,6 +74,14 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         """Name -> shape of each state, batch on axis 0, for an input whose single step has this shape [B, C, ...]."""
         return {}
 
+    def operations(self) -> tuple[float, float] | None:
+        """Multiply-accumulates and accumulations of one neuron at one step, where steps are run one by one.
+
+        What does not depend on the input counts nothing, nor do comparisons; a look-up (sigmoid, logarithm) counts as
+        a multiply-accumulate. For `sj_lang.energy`. None: not said.
+        """
+        return None
+
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         """One step: x [B, C, ...] and state to spikes, new state and potential. Pure; the new state is no view."""
         raise TypeError(f"{self._name} has no single step")

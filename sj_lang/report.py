@@ -17,7 +17,7 @@ from sj_lang.folder import RunFolder
 from sj_lang.manifest import read_json
 
 #: order of the tables, by the first word of a figure's name; test splits, whatever they are called, come before these
-GROUPS = ("baseline", "validation", "train", "parameters", "firing_rate", "dead")
+GROUPS = ("baseline", "validation", "train", "parameters", "firing_rate", "dead", "energy")
 
 UNITS = {"loss": "nats", "seconds": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}
 
@@ -29,6 +29,11 @@ EXPLAINED = {
     "train.tokens_per_second": "without the time of evaluations, checkpoints and measurements",
     "parameters.neurons": "of the total: parameters inside spiking neurons",
     "firing_rate.mean": "spikes over the most possible, mean over neurons and steps of the test data",
+    "energy.mj": "one forward pass of a test sample at 45 nm, without memory traffic: synapses and neurons",
+    "energy.synapses_mj": "of it, or of what is known of it: matrix products, which is what papers state",
+    "energy.neurons_mj": "of it: the arithmetic inside the neurons",
+    "energy.macs": "multiply-accumulates of the synapses, 4.6 pJ each",
+    "energy.accumulations": "accumulations of the synapses, 0.9 pJ each: one for each unit of a spike",
     "dead.mean": "share of channels that never fired on the test data",
 }
 
@@ -146,7 +151,7 @@ def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[st
 
 def show(name: str, value: Any) -> str:
     """A figure with its unit, as people read it."""
-    unit = UNITS.get(name.split(".", 1)[-1], "")
+    unit = "mJ" if name.endswith("mj") else UNITS.get(name.split(".", 1)[-1], "")
     if isinstance(value, Mapping):  # mean, deviation and number of runs
         if not value["deviation"]:  # a single run, or a figure that is the same in all
             return show(name, value["mean"])
@@ -157,9 +162,11 @@ def show(name: str, value: Any) -> str:
 
 
 def _number(name: str, value: float) -> str:
-    whole = name.startswith("parameters.") or name.endswith(("steps", "tokens_per_second"))
+    whole = name.startswith("parameters.") or name.endswith(("steps", "tokens_per_second", ".macs", ".accumulations"))
     if whole:
         return f"{value:,.0f}"
+    if name.endswith("mj"):
+        return f"{value:.3g}"
     return f"{value:.1f}" if name.endswith("seconds") else f"{value:.4f}"
 
 

@@ -35,7 +35,7 @@ TRAIN_FIXED: Mapping[str, tuple[Any, str]] = {
     "batch_eval_metrics": (False, "the figures of the task are computed over the whole split"),
 }
 GENERATE_DEFAULTS: Mapping[str, Any] = {"prompt": None, "max_new_tokens": 200, "do_sample": True}
-MEASURE_DEFAULTS: Mapping[str, bool] = {"firing_rate": True, "raster": True}
+MEASURE_DEFAULTS: Mapping[str, bool] = {"firing_rate": True, "raster": True, "energy": True}
 
 ELSEWHERE = {
     "seed": "the seed has one place: 'seed' at the top level",

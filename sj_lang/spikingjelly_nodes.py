@@ -147,6 +147,9 @@ class IF(Serial):
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         return v + x
 
+    def operations(self) -> tuple[float, float]:
+        return 0, 1
+
 
 class LIF(Serial):
     """Leaky integrate and fire: H_t = V_{t-1} + (X_t - (V_{t-1} - v_reset)) / tau.
@@ -187,6 +190,9 @@ class LIF(Serial):
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         rest = self.v_reset or 0.0
         return v + (x - (v - rest)) / self.tau if self.decay_input else v - (v - rest) / self.tau + x
+
+    def operations(self) -> tuple[float, float]:
+        return 1, 1
 
     def arguments(self) -> dict[str, Any]:
         return {"tau": self.tau, "decay_input": self.decay_input}
@@ -230,6 +236,9 @@ class PLIF(Serial):
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         rest, rate = self.v_reset or 0.0, self.w.sigmoid()
         return v + (x - (v - rest)) * rate if self.decay_input else v - (v - rest) * rate + x
+
+    def operations(self) -> tuple[float, float]:
+        return 1, 1
 
     def arguments(self) -> dict[str, Any]:
         return {"w": self.w, "decay_input": self.decay_input}

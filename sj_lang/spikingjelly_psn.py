@@ -34,6 +34,9 @@ class FixedLength(Node):
         """The weights [T, T]: row t says how the steps of X enter H_t."""
         return self.weight
 
+    def operations(self) -> tuple[float, float]:
+        return self.T, 0
+
     def supported_step_mode(self) -> tuple[str, ...]:
         """SpikingJelly's question: sequences only."""
         return ("m",)
@@ -171,6 +174,9 @@ class SlidingPSN(Node):
 
     def state_shapes(self, shape: torch.Size) -> dict[str, tuple[int, ...]]:
         return {"tail": (shape[0], self.k - 1, *shape[1:])}
+
+    def operations(self) -> tuple[float, float]:
+        return self.k, 0
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         spikes, after, h = self.sequence(x.unsqueeze(0), state, None)

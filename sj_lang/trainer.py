@@ -16,6 +16,7 @@ from sj_lang.assembly import Job
 from sj_lang.callbacks import Epochs, Lines, RunMark
 from sj_lang.compat import shield
 from sj_lang.console import Console
+from sj_lang.energy import energy
 from sj_lang.errors import RunFailed, UserError
 from sj_lang.folder import RunFolder
 from sj_lang.guards import FiniteGuard, Termination, check_loss_scaling
@@ -28,6 +29,7 @@ shield()
 from transformers import PrinterCallback, ProgressCallback, Trainer, default_data_collator  # noqa: E402
 
 _PROBE = 8  # samples on which firing is measured at each line of the log
+_COSTED = 32  # test samples on which energy is measured
 
 
 class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
@@ -66,6 +68,7 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
             self.add_callback(Epochs(job.prepared.train))
         self.monitor = Monitor(self.model)
         self._measures = job.recipe.measure["firing_rate"] and bool(self.monitor.nodes)
+        self._measures_energy = job.recipe.measure["energy"]
         self._measures_raster = job.recipe.measure["raster"] and bool(self.monitor.nodes)
 
     # Before training
@@ -215,13 +218,20 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
         self.monitor.combine(lambda tensor: self.accelerator.reduce(tensor, reduction="sum"))
         return found | self.monitor.figures()
 
+    def energy(self, data: MapDataset) -> dict[str, float]:
+        """What the first samples of `data` cost, one by one, so without padding."""
+        if not self._measures_energy:
+            return {}
+        with undisturbed(self.model):
+            return energy(self.model, (self._batch(data, 1, first) for first in range(min(_COSTED, len(data)))))
+
     def raster(self) -> dict[str, Tensor]:
         """Layer -> spikes [steps, channels] of the first validation (or else training) sample."""
         if not self._measures_raster:
             return {}
         self.monitor.reset()
         with undisturbed(self.model), self.monitor.recording(keep=True):
-            self.model(**self._batch(1))
+            self.model(**self._batch(self._watched, 1))
         return self.monitor.raster()
 
     def chosen_step(self) -> int:
@@ -257,16 +267,23 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
 
     def _probe(self) -> dict[str, Any]:
         if self._probe_batch is None:
-            self._probe_batch = self._batch(_PROBE)
+            self._probe_batch = self._batch(self._watched, _PROBE)
         return self._probe_batch
 
-    def _batch(self, size: int) -> dict[str, Any]:
-        """The first samples of the validation data, or of the training data where there are none, as one batch."""
-        data: Any = self.prepared.validation if self.prepared.validation is not None else self.prepared.train
+    @property
+    def _watched(self) -> Any:
+        """The validation data, or the training data where there are none."""
+        return self.prepared.validation if self.prepared.validation is not None else self.prepared.train
+
+    def _batch(self, data: Any, size: int, first: int = 0) -> dict[str, Any]:
+        """`size` samples of data as one batch, or as many as there are, from number `first` on."""
         endless = not hasattr(data, "__len__")
         with seeded(self.args.seed):
-            first: Any = list(islice(data, size)) if endless else Subset(data, range(min(size, len(data))))
-            loader = self.get_test_dataloader(first)
+            stop = first + size
+            chosen: Any = (
+                list(islice(data, first, stop)) if endless else Subset(data, range(first, min(stop, len(data))))
+            )
+            loader = self.get_test_dataloader(chosen)
             return dict(self._prepare_inputs(next(iter(loader))))
 
 
@@ -278,7 +295,7 @@ def _collate(prepared: Prepared) -> Any:
 
 
 def final_figures(trainer: RunTrainer, folder: RunFolder | None) -> dict[str, float]:
-    """`validation.*` and the test splits' figures, and the firing on the test data. folder: where predictions go."""
+    """`validation.*` and the test splits' figures, firing and energy on test data. folder: where predictions go."""
     prepared = trainer.prepared
     found: dict[str, float] = {}
     if prepared.validation is not None:
@@ -293,6 +310,8 @@ def final_figures(trainer: RunTrainer, folder: RunFolder | None) -> dict[str, fl
         return figures
 
     found = trainer.firing(tests) | found
+    if prepared.tests:
+        found |= trainer.energy(next(iter(prepared.tests.values())))
     for split, data in prepared.unlabelled.items():
         trainer.predicted(split, data)
         if folder:

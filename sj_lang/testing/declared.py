@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -96,3 +98,17 @@ def any_length_as_declared(subject: Subject) -> None:
         x = subject.x()
         for other in (x[:-1], torch.cat([x, x[:1]])):
             assert_refuses(lambda other=other: whole(node, other), f"T = {len(other)}, which is not {len(x)}")  # type: ignore[misc]
+
+
+@check(once=True)
+def operations_are_counts(subject: Subject) -> None:
+    """operations() says what a step costs, multiply-accumulates and accumulations, or None."""
+    operations = getattr(subject.node(), "operations", None)
+    cost = None if operations is None else operations()
+    if cost is None:
+        return
+    pair = isinstance(cost, tuple) and len(cost) == 2
+    assert pair, f"operations() is {cost!r}, not a pair"
+    for what, count in zip(("multiply-accumulates", "accumulations"), cost, strict=True):
+        good = isinstance(count, int | float) and 0 <= count < math.inf
+        assert good, f"operations() has {count!r} {what}: a number, 0 or more, is right"

@@ -19,7 +19,7 @@ EVERY_SECTION = (
     SOUND
     + """\
   max_new_tokens: 20
-measure: {firing_rate: true, raster: false}
+measure: {firing_rate: true, raster: false, energy: true}
 output: somewhere
 seeds: [1, 2]
 runs:

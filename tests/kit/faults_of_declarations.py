@@ -108,6 +108,12 @@ class SilentAboutTheMaskItIgnores(Toy):
         return super().functional(x, state)
 
 
+@fault("operations_are_counts")
+class CostsLessThanNothing(Toy):
+    def operations(self):
+        return -1, 0
+
+
 @fault("any_length_as_declared")
 class LearnedPositions(Toy):
     def sequence(self, x, state, lengths):

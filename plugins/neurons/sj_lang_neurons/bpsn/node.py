@@ -120,6 +120,10 @@ class BPSN(Node):
             shapes["count"] = tuple(shape)
         return shapes
 
+    def operations(self) -> tuple[float, float]:
+        sides = 2 if self.direction == "both" else 1  # numerator and its weight each; the lateral term is in the weight
+        return 1 + 2 * sides, 1 if self.variant == "K" else 0
+
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         if self.direction != "forward":
             raise TypeError(f"BPSN has no single step: {self.one_mode}")

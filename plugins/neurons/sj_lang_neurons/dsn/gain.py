@@ -25,6 +25,14 @@ def gain(z: Tensor, m: float) -> Tensor:
     return w
 
 
+def products(m: float) -> int:
+    """Multiplications and look-ups of `gain` for one number."""
+    if not by_powers(m):
+        return 3
+    bits = bin(int(m))[3:]
+    return 1 + len(bits) + bits.count("1")
+
+
 def gain_(z: Tensor, m: float, w: Tensor) -> None:
     """Turn z into q = sigmoid(z) and write w, without autograd."""
     if not by_powers(m):

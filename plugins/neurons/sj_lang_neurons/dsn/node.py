@@ -17,7 +17,7 @@ from sj_lang_neurons.dsn.cupy import MOST_TAPS, why_not
 from sj_lang_neurons.dsn.cupy import dsn as fused
 from sj_lang_neurons.dsn.firing import Firing, Rect
 from sj_lang_neurons.dsn.flat import dsn
-from sj_lang_neurons.dsn.gain import by_powers, gain
+from sj_lang_neurons.dsn.gain import by_powers, gain, products
 from sj_lang_neurons.dsn.numba import dsn as compiled
 
 
@@ -104,6 +104,12 @@ class DSN(Node):
 
     def state_shapes(self, shape: torch.Size) -> dict[str, tuple[int, ...]]:
         return {"h": tuple(shape), "tail": (shape[0], self.k - 1, *shape[1:])}
+
+    def operations(self) -> tuple[float, float]:
+        if self.decay == "static":
+            return 1, 1
+        logit = self.k if self.decay == "conv" else self.channels
+        return logit + products(1 / self.tau) + 1, 1
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         window = torch.cat((state["tail"], x.unsqueeze(1)), 1)

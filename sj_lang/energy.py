@@ -1,0 +1,157 @@
+"""What a forward pass costs: operations counted where they happen, and energy at 45 nm.
+
+    E = 4.6 pJ x multiply-accumulates + 0.9 pJ x accumulations
+
+A product with spikes costs an accumulation for each unit of each spike, so an integer spike of 3 costs three; any other
+product costs a multiply-accumulate for each term. 4.6 and 0.9 pJ are float32 at 45 nm, Horowitz, ISSCC 2014, as in most
+papers on spiking networks. Memory traffic, normalizations, softmax, activations and sums of tensors are left out, as
+there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from sj_lang.monitor import intercepted, nodes
+
+MULTIPLY_ACCUMULATE, ACCUMULATE = 4.6, 0.9  # pJ
+LEVELS = 255  # the largest spike
+
+aten = torch.ops.aten
+#: matrix products, and which of their arguments are multiplied
+OPERANDS: Mapping[Any, tuple[int, int]] = {
+    aten.mm: (0, 1),
+    aten.bmm: (0, 1),
+    aten.addmm: (1, 2),
+    aten.baddbmm: (1, 2),
+    aten.mv: (0, 1),
+    aten.dot: (0, 1),
+    aten.convolution: (0, 1),
+}
+
+
+class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's modes are untyped
+    """Counts the terms of all matrix products and convolutions run inside, but for those in spiking neurons.
+
+    macs: terms of products of other numbers. accumulations: of products with spikes, see `spikes`.
+    Fused attention is run as two products. Padding of a convolution counts as if it held what is around it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.macs = 0.0
+        self.accumulations = 0.0
+        self.neuron_steps: dict[str, int] = {}
+        self._inside = False
+        self._weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        self._open: list[AbstractContextManager[Any]] = []
+        self._nodes = nodes(model)
+
+    def __enter__(self) -> Products:
+        self._open = [sdpa_kernel(SDPBackend.MATH), intercepted(self._nodes, self._watch)]
+        for context in self._open:
+            context.__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        for context in reversed(self._open):
+            context.__exit__(*error)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not self._inside and func.overloadpacket in OPERANDS:
+            self._count(func.overloadpacket, args, kwargs or {}, out)
+        return out
+
+    def _count(self, packet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor) -> None:
+        operands = [args[i] for i in OPERANDS[packet]]
+        if packet in flop_registry:
+            terms = flop_registry[packet](*args, **kwargs, out_val=out) / 2
+        else:
+            terms = operands[0].numel()
+        rates = [spikes(x) for x in operands if x.untyped_storage().data_ptr() not in self._weights]
+        found = [rate for rate in rates if rate is not None]
+        if found:
+            self.accumulations += terms * min(found)
+        else:
+            self.macs += terms
+
+    def _watch(self, name: str, node: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
+        def functional(x: Tensor, state: Any = None, mask: Tensor | None = None) -> Any:
+            lead = 1 if getattr(node, "step_mode", "m") == "s" else 2
+            valid = x.shape[:lead].numel() if mask is None else int(mask.sum())
+            self.neuron_steps[name] = self.neuron_steps.get(name, 0) + valid * x.shape[lead:].numel()
+            self._inside = True
+            try:
+                return original(x, state, mask)
+            finally:
+                self._inside = False
+
+        return functional
+
+    def neurons(self) -> tuple[float, float] | None:
+        """Multiply-accumulates and accumulations inside the neurons; None if one does not say what a step costs."""
+        macs = accumulations = 0.0
+        for name, steps in self.neuron_steps.items():
+            cost = getattr(self._nodes[name], "operations", lambda: None)()
+            if cost is None:
+                return None
+            macs, accumulations = macs + steps * cost[0], accumulations + steps * cost[1]
+        return macs, accumulations
+
+
+def spikes(x: Tensor) -> float | None:
+    """Mean spike of x if it holds spikes, up to one scale that weights can take: 0, s, 2s, ... 255 s; else None.
+
+    Signs don't matter. All zeros are spikes that did not fire.
+    """
+    size = x.detach().abs().to(torch.promote_types(x.dtype, torch.float32))
+    fired = size[size != 0]
+    if not fired.numel():
+        return 0.0
+    levels = size / fired.min()
+    whole = levels.round()
+    slack = (4 * torch.finfo(x.dtype).eps * levels).clamp(max=0.05)
+    if not bool((levels <= LEVELS).all()) or not bool(((levels - whole).abs() <= slack).all()):
+        return None
+    return float(whole.mean(dtype=torch.float64))
+
+
+def millijoules(macs: float, accumulations: float) -> float:
+    """Energy at 45 nm."""
+    return (MULTIPLY_ACCUMULATE * macs + ACCUMULATE * accumulations) * 1e-9
+
+
+def energy(model: nn.Module, samples: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """What a sample costs, in the mean over `samples`, each the arguments of one forward pass of a single one.
+
+    energy.mj: all of it. energy.synapses_mj: matrix products and convolutions, which is what papers state.
+    energy.neurons_mj: the arithmetic of the neurons, as they declare it in `operations`; where one does not, this
+    and energy.mj are missing. energy.macs, energy.accumulations: those of the synapses.
+    """
+    counted, products = 0, Products(model)
+    with torch.no_grad(), products:
+        for sample in samples:
+            model(**sample)
+            counted += 1
+    if not counted:
+        return {}
+    macs, accumulations = products.macs / counted, products.accumulations / counted
+    found = {"energy.macs": macs, "energy.accumulations": accumulations}
+    synapses, inside = millijoules(macs, accumulations), products.neurons()
+    if inside is not None:
+        neurons = millijoules(*inside) / counted
+        found = {"energy.mj": synapses + neurons, "energy.neurons_mj": neurons} | found
+    return {"energy.synapses_mj": synapses} | found

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import TinyConfig, TinyForCausalLM, TinyNeuron, offered, write_recipe
+from torch import Tensor, nn
+
+from sj_lang import run
+from sj_lang.energy import energy, millijoules, spikes
+from sj_lang.manifest import read_json
+from sj_lang.recipe import load
+
+
+class Product(nn.Module):
+    """A function of tensors as a model."""
+
+    def __init__(self, run: object, *weights: nn.Module) -> None:
+        super().__init__()
+        self.weights = nn.ModuleList(weights)
+        self.run = run
+
+    def forward(self, **given: Tensor) -> object:
+        return self.run(*self.weights, **given)  # type: ignore[operator]
+
+
+BINARY = torch.tensor([[1.0, 0, 0, 1], [0, 0, 0, 1]])  # 3 spikes
+
+
+@pytest.mark.parametrize(
+    ("x", "macs", "accumulations"),
+    [
+        (BINARY, 0, 3 * 5),
+        (3 * BINARY, 0, 3 * 5),  # the scale goes into the weights
+        (BINARY + 2 * BINARY.flip(1), 0, 9 * 5),  # spikes of 1 and 2: an accumulation for each unit
+        (torch.zeros(2, 4), 0, 0),
+        (BINARY + 0.1234 * BINARY.flip(1), 8 * 5, 0),
+    ],
+)
+def test_a_linear_layer_costs_what_its_input_makes_of_it(x: Tensor, macs: int, accumulations: int) -> None:
+    found = energy(Product(lambda linear, x: linear(x), nn.Linear(4, 5)), [{"x": x}])
+    assert (found["energy.macs"], found["energy.accumulations"]) == (macs, pytest.approx(accumulations))
+    assert found["energy.mj"] == pytest.approx((4.6 * macs + 0.9 * accumulations) * 1e-9)
+    assert millijoules(1e9, 0) == pytest.approx(4.6)
+
+
+def test_weights_are_never_spikes() -> None:
+    linear = nn.Linear(4, 5)
+    nn.init.zeros_(linear.weight)
+    found = energy(Product(lambda linear, x: linear(x), linear), [{"x": torch.randn(2, 4)}])
+    assert (found["energy.macs"], found["energy.accumulations"]) == (40, 0)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_fused_attention_is_two_products(causal: bool) -> None:
+    q, v = torch.zeros(1, 2, 6, 4), torch.randn(1, 2, 6, 4)
+    q[0, 0, 0, :3] = 1
+    model = Product(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=causal))
+    found = energy(model, [{"q": q, "k": torch.randn(1, 2, 6, 4), "v": v}])
+    assert found["energy.accumulations"] == pytest.approx(3 * 6)  # Q K^T: each spike of Q meets 6 keys
+    assert found["energy.macs"] == 2 * 6 * 6 * 4  # the weights of softmax, and V
+    found = energy(model, [{"q": v, "k": v, "v": q}])
+    assert (found["energy.macs"], found["energy.accumulations"]) == (2 * 6 * 6 * 4, pytest.approx(3 * 6))
+
+
+@pytest.mark.parametrize(
+    ("operation", "shapes", "macs"),
+    [
+        (lambda x, y: torch.einsum("bij,bkj->bik", x, y), [(2, 3, 4), (2, 5, 4)], 2 * 3 * 4 * 5),
+        (lambda x, y: x @ y, [(3, 4), (4,)], 12),
+        (lambda x, y: x @ y, [(4,), (4,)], 4),
+        (lambda x, y: torch.baddbmm(x.new_zeros(2, 3, 5), x, y), [(2, 3, 4), (2, 4, 5)], 2 * 3 * 4 * 5),
+        (lambda x, y: F.conv1d(x, y, groups=2), [(2, 4, 9), (6, 2, 3)], 2 * 6 * 7 * 2 * 3),
+        (lambda x, y: F.conv2d(x, y, padding=1), [(1, 3, 8, 8), (5, 3, 3, 3)], 8 * 8 * 5 * 3 * 9),
+    ],
+)
+def test_however_a_product_is_written(operation: object, shapes: list[tuple[int, ...]], macs: int) -> None:
+    x, y = (torch.randn(shape) for shape in shapes)
+    assert energy(Product(operation), [{"x": x, "y": y}])["energy.macs"] == macs
+
+
+def test_two_operands_of_spikes_cost_what_the_fewer_cost() -> None:
+    few, many = torch.zeros(2, 4), torch.ones(4, 3)
+    few[0, 0] = 1
+    model = Product(lambda x, y: x @ y)
+    assert energy(model, [{"x": few, "y": many}])["energy.accumulations"] == 3
+    assert energy(model, [{"x": many.T, "y": few.T}])["energy.accumulations"] == 3
+
+
+def test_the_mean_over_samples_and_nothing_without() -> None:
+    model = Product(lambda linear, x: linear(x), nn.Linear(4, 5))
+    found = energy(model, [{"x": BINARY}, {"x": torch.zeros(2, 4)}])
+    assert found["energy.accumulations"] == pytest.approx(7.5)
+    assert energy(model, []) == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_what_counts_as_spikes(dtype: torch.dtype) -> None:
+    levels = torch.randint(0, 5, (200,)).to(dtype)
+    assert spikes(levels) == pytest.approx(float(levels.double().mean()))
+    assert spikes(-0.37 * levels) == pytest.approx(float(levels.double().mean()))
+    assert spikes(torch.randn(200).to(dtype)) is None
+    assert spikes(torch.tensor([0, torch.nan], dtype=dtype)) is None
+    assert spikes(torch.tensor([1, torch.nan], dtype=dtype)) is None
+    assert spikes(torch.tensor([1.0, 300.0], dtype=dtype)) is None
+    assert spikes(torch.zeros(3, 0, dtype=dtype)) == 0
+
+
+class Mixing(TinyNeuron):
+    """A node with a matrix product inside, which is its own affair."""
+
+    def functional(self, x: Tensor, state: object = None, mask: Tensor | None = None) -> tuple[Tensor, object]:
+        return super().functional(x @ torch.randn(x.shape[-1], x.shape[-1]), state, mask)
+
+    def operations(self) -> tuple[float, float]:
+        return 7, 2
+
+
+@pytest.mark.parametrize("mask", [None, torch.tensor([[True], [False], [True]])])
+def test_neurons_cost_what_they_say(mask: Tensor | None) -> None:
+    node = Mixing(channels=4)
+    model = Product(lambda node, x: node.functional(x, None, mask), node)
+    found = energy(model, [{"x": torch.randn(3, 1, 4)}])
+    steps = 12 if mask is None else 8
+    assert (found["energy.macs"], found["energy.accumulations"]) == (0, 0)
+    assert found["energy.neurons_mj"] == found["energy.mj"] == pytest.approx((4.6 * 7 + 0.9 * 2) * steps * 1e-9)
+    assert "functional" not in vars(node)
+
+
+def test_a_neuron_that_does_not_say_leaves_the_total_open() -> None:
+    found = energy(TinyForCausalLM(TinyConfig()), [{"input_ids": torch.tensor([[1, 2, 3]])}])
+    assert found["energy.synapses_mj"] > 0
+    assert not {"energy.mj", "energy.neurons_mj"} & found.keys()
+
+
+def test_of_a_run(tmp_path: Path) -> None:
+    with offered(), contextlib.redirect_stdout(io.StringIO()):
+        path = write_recipe(tmp_path)
+        for name, changes in {"spiking": [], "ann": ["model.twin=true"], "off": ["measure.energy=false"]}.items():
+            assert run.execute(load(path, [f"output={tmp_path / name}", "train.max_steps=2", *changes])) == 0
+    spiking, ann, off = (read_json(tmp_path / name / "metrics.json") for name in ("spiking", "ann", "off"))
+    assert not any(name.startswith("energy.") for name in off)
+    assert ann["energy.accumulations"] == 0
+    assert ann["energy.mj"] == ann["energy.synapses_mj"] == pytest.approx(millijoules(ann["energy.macs"], 0))
+    assert spiking["energy.accumulations"] > 0
