@@ -1,5 +1,6 @@
 """Time a neuron against others: `sj-lang bench dsn --against lif,psn`. No speed is printed while parity is red.
 
+For the training steps of a recipe's runs, `sj-lang bench lm/quickstart`, see `sj-lang bench lm/quickstart --help`.
 All nodes of a shape are timed in turn, round after round, in one process: what is compared are ratios within one run.
 Parity is checked twice: by the conformance kit on small shapes, and at each timed shape against float64. `native:lif`
 and its like are baselines as they come (`sj_lang.baselines`). On a GPU the times are those of its own clock, and beside
@@ -73,6 +74,11 @@ class Timing:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line `sj-lang bench`. Returns the exit code; RunFailed if a parity check is red."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if any("/" in word.partition("=")[0] or word.endswith((".yaml", ".yml")) for word in words[:1]):
+        from sj_lang import bench_recipe
+
+        return bench_recipe.main(words)
     parser = argparse.ArgumentParser(prog="sj-lang bench", description=__doc__)
     parser.add_argument("neuron", help="registered name, with options as dsn:n=1:decay=static")
     parser.add_argument("--against", help="comma-separated neurons (default: lif; on a GPU the baselines native:...)")
@@ -82,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(words)
     if arguments.device != "cpu" and not torch.cuda.is_available():
         raise UserError("bench: --device cuda, but torch sees no GPU")
     if arguments.threads:
@@ -102,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NodeFailed as failure:
         raise RunFailed(f"bench: no speed is printed while parity is red: {failure}") from failure
     print(f"parity of {arguments.neuron}: {len(passed)} checks passed")
-    print(_machine(arguments.device))
+    print(machine(arguments.device))
     copies = None if on_cpu else copy_rate(arguments.device)
     if copies:
         print(f"a copy from device to device moves {copies / 1e9:.0f} GB/s")
@@ -113,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_shape(timings, floor, shape)
     if arguments.json:
         record = {
-            "machine": _machine(arguments.device),
+            "machine": machine(arguments.device),
             "dtype": arguments.dtype,
             "copy_bytes_per_s": copies,
             "timings": [asdict(r) for r in results],
@@ -279,7 +285,8 @@ def _field(status: Path, name: str) -> int:
     return int(line.split()[1])
 
 
-def _machine(device: str) -> str:
+def machine(device: str) -> str:
+    """What the figures were measured on and with."""
     where = torch.cuda.get_device_name() if device != "cpu" else f"cpu, {torch.get_num_threads()} threads"
     return (
         f"{where}; Python {platform.python_version()}, torch {torch.__version__}, "

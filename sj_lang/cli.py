@@ -217,7 +217,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    raise UserError("bench: name a neuron, as in `sj-lang bench dsn`")  # reached by options before the command only
+    raise UserError(
+        "bench: name a neuron or a recipe, as in `sj-lang bench dsn`"
+    )  # reached by options before the command only
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -259,7 +261,12 @@ COMMANDS: dict[str, tuple[Command, str, str, Callable[[argparse.ArgumentParser],
     ),
     "eval": (_eval, "evaluate a trained model again", "eval runs/lm/shakespeare", _eval_options),
     "report": (_report, "write one page that compares runs", "report runs/lm/quickstart", _report_options),
-    "bench": (_bench, "time a neuron, once its parity check is green", "bench dsn --against lif", _no_options),
+    "bench": (
+        _bench,
+        "time a neuron, once its parity check is green, or the training steps of a recipe's runs",
+        "bench dsn --against lif",
+        _no_options,
+    ),
     "doctor": (_doctor, "say what works with what is installed here", "doctor", _no_options),
     "new": (_new, "write the folder of a new plugin", "new ember", _new_options),
 }

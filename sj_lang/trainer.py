@@ -106,6 +106,11 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
         lengths = [len(data[index][name]) for index in range(len(data))]  # type: ignore[index]
         return OneLength(lengths, batch=self.args.train_batch_size * self.args.world_size, seed=self.args.seed)
 
+    def first_batch(self) -> dict[str, Any]:
+        """The batch that a training begins with."""
+        with seeded(self.args.seed):
+            return dict(self._prepare_inputs(next(iter(self.get_train_dataloader()))))
+
     # Training
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
