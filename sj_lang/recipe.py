@@ -141,7 +141,10 @@ def _load(path: Path, name: str, changes: _Changes, chain: tuple[Path, ...]) -> 
     if given is None:
         body, found = check_body(tree.data)
     elif isinstance(given, list):
-        runs, found = _load_listed(tree, given, path, changes.without([*PARENTS, "summary"]), (*chain, path.resolve()))
+        inner = changes.without([*PARENTS, "summary"])
+        if "seeds" in head and not problems:  # in the place of those that the listed recipes have
+            inner = _Changes({**inner.data, "seeds": head.pop("seeds")}, {**tree.marks, **changes.marks})
+        runs, found = _load_listed(tree, given, path, inner, (*chain, path.resolve()))
     elif isinstance(given, dict):
         runs, found = _load_named(tree, given, path, changes.without(PARENTS))
     else:

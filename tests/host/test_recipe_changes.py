@@ -174,6 +174,22 @@ def test_runs_may_be_a_list_of_recipes(write: Write) -> None:
     assert children["one"].summary == "A recipe of toys."
 
 
+def test_seeds_beside_a_list_stand_in_the_place_of_those_inside(write: Write) -> None:
+    write(SOUND, "one.yaml")
+    write(RUNS + "seeds: [0, 1, 2]\n", "two.yaml")
+    listed = write("recipe: 1\nname: all\nruns: [one.yaml, two.yaml]\n", "all.yaml")
+    assert [name for name, _ in recipe.load(listed).children()][:4] == [
+        "one",
+        *(f"two/plain/seed-{n}" for n in (0, 1, 2)),
+    ]
+    chosen = [(name, child.seed) for name, child in recipe.load(listed, ["seeds=[7]"]).children()]
+    assert chosen == [(f"{name}/seed-7", 7) for name in ("one", "two/plain", "two/twin", "two/far")]
+    written = recipe.load(write("recipe: 1\nname: all\nseeds: [7]\nruns: [one.yaml, two.yaml]\n", "seven.yaml"))
+    assert [(name, child.seed) for name, child in written.children()] == chosen
+    assert "two/plain" in dict(recipe.load(listed, ["seeds=null"]).children())
+    assert len(refused(listed, ["seeds=[1, x]"])) == 1
+
+
 @pytest.mark.parametrize("changes", [[], ["seeds=[1, 2]"]])
 def test_the_resolved_series_loads_and_is_the_same(write: Write, changes: list[str]) -> None:
     write(SOUND, "one.yaml")
