@@ -149,9 +149,9 @@ def energy(model: nn.Module, samples: Iterable[Mapping[str, Any]]) -> dict[str, 
     if not counted:
         return {}
     macs, accumulations = products.macs / counted, products.accumulations / counted
-    found = {"energy.macs": macs, "energy.accumulations": accumulations}
     synapses, inside = millijoules(macs, accumulations), products.neurons()
+    known = {"energy.synapses_mj": synapses}
     if inside is not None:
         neurons = millijoules(*inside) / counted
-        found = {"energy.mj": synapses + neurons, "energy.neurons_mj": neurons} | found
-    return {"energy.synapses_mj": synapses} | found
+        known = {"energy.mj": synapses + neurons, **known, "energy.neurons_mj": neurons}
+    return known | {"energy.macs": macs, "energy.accumulations": accumulations}
