@@ -60,6 +60,8 @@ def assemble(recipe: Recipe, output: Path) -> Job:
     prepared = prepare(task, recipe, tokenizer=_tokenizer(recipe))
     notes = list(prepared.notes)
     arguments = training_arguments(recipe, prepared, output, notes)
+    if place := recipe.model.get("init_from"):
+        initial.check_tokens(place, prepared.tokenizer)
     transformers.set_seed(recipe.seed)  # the model's weights depend on the seed alone, not on how the data were read
     model = build_model(recipe, task, prepared.model, notes)
     objective = prepared.objective(model) if prepared.objective else None

@@ -16,6 +16,7 @@ from sj_lang.errors import UserError
 
 shield()
 
+from tokenizers import Tokenizer  # noqa: E402
 from transformers import PreTrainedConfig  # noqa: E402
 
 if TYPE_CHECKING:
@@ -57,6 +58,27 @@ def from_checkpoint(
     told += [f"without a place here: {_listed(unused)}"] if unused else []
     notes.append("; ".join(told))
     return model
+
+
+def check_tokens(place: str, tokenizer: Any) -> None:
+    """UserError if a checkpoint in a local folder comes with a tokenizer that numbers its tokens otherwise."""
+    folder = _folder(place)
+    if folder is not None and (folder / "tokenizer.json").exists():
+        its = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+    elif folder is not None and (folder / "vocab.txt").exists():
+        lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+        its = {token: number for number, token in enumerate(lines)}
+    else:
+        return
+    mine = tokenizer.get_vocab()
+    other = sorted((number, token) for token, number in its.items() if mine.get(token) != number)
+    if other:
+        number, token = other[0]
+        raise UserError(
+            f"tokenizer: {len(other)} of the {len(its)} tokens of model.init_from, {place}, have another number here, "
+            f"the first of them {token!r}, {number} there and {mine.get(token, 'none')} here, so that its embeddings "
+            "would mean nothing; take the checkpoint's own tokenizer"
+        )
 
 
 def _folder(place: str) -> Path | None:

@@ -46,6 +46,22 @@ def test_all_weights_are_taken(job: Callable[..., assembly.Job], stored: Path) -
     assert any(f"init_from {stored}: {len(expected)} of {len(expected)} tensors were there" in n for n in found.notes)
 
 
+def test_another_tokenizer_is_refused(job: Callable[..., assembly.Job], stored: Path) -> None:
+    tokenizer = job().prepared.tokenizer
+    tokenizer.save_pretrained(stored)
+    job(f"model.init_from={stored}")
+    file = stored / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    (one, first), (two, second) = list(vocabulary.items())[:2]
+    vocabulary[one], vocabulary[two] = second, first
+    file.write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=f"tokenizer: 2 of the {len(tokenizer)} tokens of model.init_from, .*'{two}', 0"
+    ):
+        job(f"model.init_from={stored}")
+
+
 def test_what_is_missing_is_fresh_and_told(job: Callable[..., assembly.Job], stored: Path) -> None:
     file = stored / "model.safetensors"
     kept = load_file(file)
