@@ -17,7 +17,7 @@ import json
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -259,6 +259,17 @@ def _one_pass(x: Tensor, out: Tensor, device: str) -> float:
     torch.mul(x, 2.0, out=out)
     watch.mark()
     return watch.laps()[0]
+
+
+def in_turn(timed: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What each function returns in each round; the first only warms up. They take turns, as machines are noisy."""
+    times: dict[str, list[float]] = {name: [] for name in timed}
+    for turn in range(rounds + 1):
+        for name, once in timed.items():
+            took = once()
+            if turn:
+                times[name].append(took)
+    return times
 
 
 def peak(work: Callable[[], object], device: str) -> float | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from sj_lang.assembly import assemble
-from sj_lang.bench import machine
+from sj_lang.bench import in_turn, machine
 from sj_lang.callbacks import RunMark
 from sj_lang.console import Console, table
 from sj_lang.guards import Termination
@@ -70,12 +70,7 @@ def main(argv: Sequence[str]) -> int:
     runs = dict(recipe.children()) if recipe.is_series else {recipe.name: recipe}
     chosen = {group: names[0] for group, names in grouped(list(runs), default=recipe.name).items()}
     steps = {group: Step(runs[name]) for group, name in chosen.items()}
-    times: dict[str, list[float]] = {group: [] for group in steps}
-    for turn in range(options.repeat + 1):
-        for group, step in steps.items():
-            took = step.milliseconds()
-            if turn:  # the first round warms up
-                times[group].append(took)
+    times = in_turn({group: step.milliseconds for group, step in steps.items()}, options.repeat)
     device = next(iter(steps.values())).device
     print(machine("cpu" if device == "cpu" else "cuda"))
     print(f"a training step of {recipe.name}, median of {options.repeat}:")

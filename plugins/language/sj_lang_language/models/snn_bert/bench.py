@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from sj_lang.bench import peak
+from sj_lang.bench import in_turn, peak
 from sj_lang.compat import shield
 
 shield()
@@ -101,12 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     kinds = options.kinds.split(",")
     steps = {kind: Step(kind, options) for kind in kinds}
-    times: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for turn in range(options.repeat + 1):
-        for kind, step in steps.items():
-            took = step.timed()
-            if turn:  # the first round warms up
-                times[kind].append(took)
+    times = in_turn({kind: step.timed for kind, step in steps.items()}, options.repeat)
     del steps
     memory = {kind: _memory(kind, sys.argv[1:] if argv is None else list(argv)) for kind in kinds}
     where = torch.cuda.get_device_name() if options.device != "cpu" else f"cpu, {torch.get_num_threads()} threads"
