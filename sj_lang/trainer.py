@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,28 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
         """The batch that a training begins with."""
         with seeded(self.args.seed):
             return dict(self._prepare_inputs(next(iter(self.get_train_dataloader()))))
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        with self._all_in_order():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        with self._all_in_order():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _all_in_order(self) -> Iterator[None]:
+        """What is evaluated keeps its order and its last batch, whatever the training does: predictions are numbered.
+
+        transformers takes `train_sampling_strategy` and `dataloader_drop_last` for both.
+        """
+        args = self.args
+        before = args.train_sampling_strategy, args.dataloader_drop_last
+        args.train_sampling_strategy, args.dataloader_drop_last = "random", False
+        try:
+            yield
+        finally:
+            args.train_sampling_strategy, args.dataloader_drop_last = before
 
     # Training
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 from sj_lang import run
 from sj_lang.hookspecs import Register, hookimpl
@@ -110,15 +116,35 @@ def test_the_stored_model_serves_a_pipeline(tmp_path: Path) -> None:
     assert [one["label"] for one in classify(["film 9 9 is awful", "film 9 9 is great"])] == ["neg", "pos"]
 
 
-def test_batches_grouped_by_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers.trainer_pt_utils import LengthGroupedSampler
-
-    used: list[Any] = []
-    original = LengthGroupedSampler.__iter__
-    monkeypatch.setattr(LengthGroupedSampler, "__iter__", lambda self: used.append(self) or original(self))
-    changes = ["train.train_sampling_strategy=group_by_length", "train.max_steps=2", "train.eval_steps=2"]
-    assert run.execute(load("sentences.yaml", changes)) == 0
-    assert used
+@pytest.mark.parametrize(
+    "change", ["train.train_sampling_strategy=group_by_length", "train.dataloader_drop_last=true", "seed=1"]
+)
+def test_predictions_are_in_the_order_of_the_file_however_training_goes(tmp_path: Path, change: str) -> None:
+    head, *lines = rows(150, 100).splitlines()  # the first half stands in train, and a part of it has other labels here
+    lines[:20] = [line.replace("pos", "neg") for line in lines[:20]]
+    (tmp_path / "dev.tsv").write_text("\n".join([head, *lines]) + "\n")
+    assert run.execute(load("sentences.yaml", [change, "train.per_device_eval_batch_size=16"])) == 0
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "r/model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "r/model")
+    correct: list[bool] = []
+    for name, count in (("dev", 100), ("test", 7)):
+        texts = [line.split("\t") for line in (tmp_path / f"{name}.tsv").read_text().splitlines()[-count:]]
+        with torch.no_grad():
+            logits = [model(**tokenizer(text[0], return_tensors="pt")).logits[0] for text in texts]
+        wanted = [model.config.id2label[int(logit.argmax())] for logit in logits]
+        written = (tmp_path / f"r/predictions/{name}.tsv").read_text().splitlines()[1:]
+        assert [line.split("\t")[1] for line in written] == wanted
+        if name == "dev":
+            correct = [made == text[1] for made, text in zip(wanted, texts, strict=True)]
+    train = {line.split("\t")[0] for line in rows(0, 200).splitlines()}
+    fresh = [
+        good
+        for good, line in zip(correct, rows(150, 100).splitlines()[1:], strict=True)
+        if line.split("\t")[0] not in train
+    ]
+    metrics = read_json(tmp_path / "r/metrics.json")
+    assert metrics["dev.accuracy"] == pytest.approx(sum(correct) / 100)
+    assert metrics["dev.unseen.accuracy"] == pytest.approx(sum(fresh) / 50)
 
 
 def test_a_remark_of_the_figures_is_shown_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
