@@ -303,3 +303,16 @@ def test_a_single_step_is_refused_with_the_reason(direction: str) -> None:
         node.step_mode = "s"
     with pytest.raises(TypeError, match="no single step"):
         node.single_step_forward(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+def test_a_numerator_without_a_denominator_has_the_gradient_of_the_equations(backend: str) -> None:
+    """Nothing carried in: M = 0 at the first token."""
+    node = built("R", "forward", surrogate_function="Sigmoid", backend=backend)
+    x = torch.randn(4, 2, 5, dtype=torch.float64)
+    found = []
+    for run in (lambda state: node.functional(x, state)[0], lambda state: stepped(node, x, state)[0]):
+        state = node.init_state(x)
+        start = state["numerator"].requires_grad_()
+        found.append(torch.autograd.grad(run(state).sum(), start)[0])
+    torch.testing.assert_close(*found)

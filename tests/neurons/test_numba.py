@@ -1,6 +1,8 @@
 """Backend "numba": as "torch", with any number of threads and every firing; and what it says where it cannot run."""
 
+import hashlib
 import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from torch import Tensor
 
 pytest.importorskip("numba")
 
+import sj_lang_neurons
 from sj_lang_neurons import BPSN, DSN
 from sj_lang_neurons.scan.torch import linear_scan
 from sj_lang_neurons.surrogates import HEAVISIDES, POTENTIALS
@@ -196,3 +199,14 @@ def test_without_numba_torch_runs(monkeypatch: pytest.MonkeyPatch, error: Import
 
 def test_a_tensor_elsewhere_is_refused() -> None:
     assert cpu.why_not(torch.empty(1, device="meta")) == "runs on the CPU, got a tensor on meta"
+
+
+def test_the_cache_sees_a_change_of_the_shared_code() -> None:
+    """numba's cache on disk is keyed by the kernels' own file: without this an upgrade would go on with old code."""
+    root = Path(sj_lang_neurons.__file__).parent
+    shared = b"".join((root / name).read_bytes() for name in ("jit.py", "surrogates.py"))
+    line = f"# jit.py and surrogates.py: {hashlib.sha256(shared).hexdigest()[:16]}"
+    kernels = sorted(root.rglob("kernel.py"))
+    assert len(kernels) == 3
+    for kernel in kernels:
+        assert kernel.read_text("utf-8").splitlines()[-1] == line, f"{kernel} must end with: {line}"

@@ -182,3 +182,8 @@ def test_shapes_that_do_not_fit(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         linear_scan(torch.ones(decay), torch.ones(drive), None if h_0 is None else torch.ones(h_0))
+
+
+def test_tensors_of_two_devices_are_refused() -> None:
+    with pytest.raises(ValueError, match="one device, got meta, cpu"):
+        linear_scan(torch.ones(3, 2, device="meta"), torch.ones(3, 2))

@@ -1,7 +1,8 @@
 """What kernels compiled by numba share: how they are compiled, and arithmetic that its compiler turns into vectors.
 
 A kernel works on rows, the columns of one step, by passes over few arrays: with more, of which each might overlap each,
-a loop is not vectorised. numba's cache looks at the kernel's own file alone: touch the kernels after a change here.
+a loop is not vectorised. numba's cache looks at the kernel's own file alone, so each file of kernels ends with a line
+that changes with this file and surrogates.py; tests/neurons/test_numba.py says what it must be.
 """
 
 from __future__ import annotations

@@ -305,3 +305,6 @@ def _through_denominator(gain: Array, P: Array, D: Array, g: Array, mean: Array,
     for n in range(len(out)):
         inverse = one / D[n] if D[n] > zero else zero
         out[n] = g[n] * (share[n] * mean[n] - gain[n] * P[n] * inverse * inverse)
+
+
+# jit.py and surrogates.py: 8baffd092f872041

@@ -6,7 +6,7 @@ carried d0. With
     G = g0 + the gains of the sides that are there (n > 0),   W = Df + Db,   L = rho G / W
 
 the weight of a side is gain / D - L; without `rho` (variants G, K) gain / D. A side that is not there has weight -L,
-and numerator 0.
+and numerator 0. Where neither is there, L is 0.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def weights(sides: list[Leak], g0: Tensor, rho: Tensor | None, normalised: bool)
         return [side.gain[None, None] for side in sides]
     if rho is None:
         return [side.gain * side.inverse for side in sides]
-    negative = -rho * _gains(sides, g0) / _both(sides)
+    negative = -rho * _gains(sides, g0) * _inverse(sides)
     return [torch.addcmul(negative, side.gain, side.inverse) for side in sides]
 
 
@@ -86,9 +86,9 @@ def weights_backward(
     gD = [g.mul_(side.inverse).mul_(-side.gain) for g, side in zip(own, sides, strict=True)]
     if rho is None:
         return g_gains, gD, zero, zero
-    W, G = _both(sides), _gains(sides, g0)
-    share = sum(ga[1:], ga[0]) / W  # the gradient of -rho G
-    gW = share * (rho * G / W)
+    inverse, G = _inverse(sides), _gains(sides, g0)
+    share = sum(ga[1:], ga[0]) * inverse  # the gradient of -rho G
+    gW = share * (rho * G * inverse)
     for side, g, total in zip(sides, gD, g_gains, strict=True):
         g += gW
         total -= rho * _sum(share if side.there is None else share * side.there, zero)
@@ -96,9 +96,10 @@ def weights_backward(
     return g_gains, gD, -rho * total, -G * total if G.shape == zero.shape else -_sum(share * G, zero)
 
 
-def _both(sides: list[Leak]) -> Tensor:
+def _inverse(sides: list[Leak]) -> Tensor:
+    """1 / W, 0 where W is 0."""
     W = sum((side.D for side in sides[1:]), sides[0].D)
-    return W if all(side.there is None for side in sides) else W.clamp(min=0.5)  # a D that is not 0 is at least 1
+    return 1 / W if all(side.there is None for side in sides) else torch.where(W > 0, 1 / W, 0)
 
 
 def _gains(sides: list[Leak], g0: Tensor) -> Tensor:

@@ -152,3 +152,6 @@ def _through_gain(q: Array, h: Array, x: Array, gh: Array, m: float, g: Array) -
     power = q.dtype.type(m)
     for n in range(len(q)):
         g[n] = power * q[n] * (h[n] - x[n]) * gh[n]
+
+
+# jit.py and surrogates.py: 8baffd092f872041

@@ -158,7 +158,8 @@ class DSN(Node):
         batch = torch.arange(x.shape[1], device=x.device)
         new = x[t.clamp(min=0), batch]
         old = tail[batch, (t + reach).clamp(0, reach - 1)]
-        return torch.where((t >= 0).view(*t.shape, *(1,) * (x.dim() - 2)), new, old).transpose(0, 1).contiguous()
+        last = torch.where((t >= 0).view(*t.shape, *(1,) * (x.dim() - 2)), new, old)
+        return last.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # a state is no view
 
     def _channels(self, parameter: Tensor, x: Tensor) -> Tensor:
         """[C] to broadcast over x [B, C, ...]."""

@@ -28,8 +28,8 @@ def linear_scan(
     drive: [T, ...], T >= 1. h_0: [...], None for zeros.
     backend: "torch", "numba" on the CPU, or "auto", which takes numba where it can.
     Returns h [T, ...] of the drive's shape, computed in float32, in float64 if one of the three is float64.
-    All three get gradients. Raises ValueError for shapes that do not fit and an unknown backend, TypeError for complex
-    numbers, RuntimeError where the backend asked for cannot run.
+    All three get gradients. Raises ValueError for shapes that do not fit, tensors on several devices and an unknown
+    backend, TypeError for complex numbers, RuntimeError where the backend asked for cannot run.
     """
     if drive.dim() < 1 or drive.shape[0] == 0:
         raise ValueError(f"linear_scan: the drive is [T, ...] with T >= 1, got shape {tuple(drive.shape)}")
@@ -38,6 +38,8 @@ def linear_scan(
         raise TypeError(f"linear_scan: takes real numbers, got {', '.join(str(x.dtype) for x in given)}")
     if backend not in BACKENDS:
         raise ValueError(f"linear_scan: no backend {backend!r}; {choices(backend, BACKENDS)}")
+    if any(x.device != drive.device for x in given):
+        raise ValueError(f"linear_scan: takes tensors of one device, got {', '.join(str(x.device) for x in given)}")
     shape = drive.shape[1:]
     fits = decay.dim() == drive.dim() and decay.shape[0] in (1, drive.shape[0])
     if not fits or any(a not in (1, n) for a, n in zip(decay.shape[1:], shape, strict=True)):
