@@ -19,26 +19,41 @@ from sj_lang.testing.subject import State, Subject
 def state_is_plain_tensors(subject: Subject) -> None:
     """States are tensors of their own, no views, batch on axis 0, float32 or float64; None starts as init_state."""
     node, x = subject.node(), subject.x(5, 3)
-    want = torch.float64 if subject.dtype == torch.float64 else torch.float32
     initial = node.init_state(x)  # type: ignore[operator]
     spikes, final = whole(node, x)
-    for source, state in (("init_state", initial), ("functional", final)):
-        assert isinstance(state, dict), f"{source} returns a {type(state).__name__}, not a dict"
-        for name, value in state.items():
-            what = f"state '{name}' of {source}"
-            assert isinstance(value, Tensor), f"{what} is a {type(value).__name__}, not a tensor"
-            assert value.dim() > 0, f"{what} has no batch axis"
-            assert value.shape[0] == 3, f"{what}: axis 0 has {value.shape[0]} entries, the batch 3"
-            assert value.dtype == want, f"{what} is {value.dtype}, it must be {want} for {subject.dtype} input"
-            assert not value._is_view(), f"{what} is a view: SpikingJelly's detach_net fails on it"
-            own = value.untyped_storage().nbytes() <= value.numel() * value.element_size()
-            assert own, f"{what} keeps a larger tensor alive: return a copy"
-            for other, tensor in (("the spikes", spikes), ("the input", x)):
-                assert value.data_ptr() != tensor.data_ptr() or not value.numel(), f"{what} shares memory with {other}"
+    _assert_plain(subject, initial, "init_state", x=x, spikes=spikes)
+    _assert_plain(subject, final, "functional", x=x, spikes=spikes)
+    for batch in (1, 3) if subject.traits.takes_mask else ():
+        some, mask = subject.x(5, batch), _gaps(5, batch, x.device)
+        fired, after = whole(node, some, None, mask)
+        _assert_plain(subject, after, f"functional with a mask, {batch} in the batch,", x=some, spikes=fired)
     got, explicit = outcome(node, whole, x), outcome(node, whole, x, initial)
     assert_equal(got.spikes, explicit.spikes, "no state against init_state")
     for name in final:
         assert_equal(got.state[name], explicit.state[name], f"no state against init_state: state '{name}'")
+
+
+def _assert_plain(subject: Subject, state: State, source: str, *, x: Tensor, spikes: Tensor) -> None:
+    want = torch.float64 if subject.dtype == torch.float64 else torch.float32
+    batch = x.shape[1]
+    assert isinstance(state, dict), f"{source} returns a {type(state).__name__}, not a dict"
+    for name, value in state.items():
+        what = f"state '{name}' of {source}"
+        assert isinstance(value, Tensor), f"{what} is a {type(value).__name__}, not a tensor"
+        assert value.dim() > 0, f"{what} has no batch axis"
+        assert value.shape[0] == batch, f"{what}: axis 0 has {value.shape[0]} entries, the batch {batch}"
+        assert value.dtype == want, f"{what} is {value.dtype}, it must be {want} for {subject.dtype} input"
+        assert not value._is_view(), f"{what} is a view: SpikingJelly's detach_net fails on it"
+        own = value.untyped_storage().nbytes() <= value.numel() * value.element_size()
+        assert own, f"{what} keeps a larger tensor alive: return a copy"
+        for other, tensor in (("the spikes", spikes), ("the input", x)):
+            assert value.data_ptr() != tensor.data_ptr() or not value.numel(), f"{what} shares memory with {other}"
+
+
+def _gaps(length: int, batch: int, device: torch.device) -> Tensor:
+    """A mask [T, B] with a masked step between valid ones in every row, each row at a step of its own."""
+    hole = 1 + torch.arange(batch, device=device) % (length - 2)
+    return torch.arange(length, device=device)[:, None] != hole
 
 
 @check(once=True)
@@ -127,7 +142,7 @@ def monitors_record(subject: Subject) -> None:
 
 @check(once=True)
 def potentials_are_stored(subject: Subject) -> None:
-    """With store_v_seq the potentials are kept as v_seq until reset, the same from single steps; spikes stay."""
+    """With store_v_seq v_seq is the potentials until reset, each at its step, also in single steps; spikes stay."""
     node, x = subject.node(), subject.x(6, 3)
     if not hasattr(node, "store_v_seq"):
         return
@@ -146,6 +161,40 @@ def potentials_are_stored(subject: Subject) -> None:
         steps = node.v_seq
         assert isinstance(steps, Tensor), f"v_seq after single steps is a {type(steps).__name__}"
         assert_close(steps, sequence, "v_seq of single steps against v_seq of the sequence")
+    if subject.traits.takes_mask:
+        _potentials_under_a_mask(subject)
+
+
+def _potentials_under_a_mask(subject: Subject) -> None:
+    """Those of the valid steps, at their places, as if the others were not there; in single steps too."""
+    node, x = subject.node(), subject.x(6, 3)
+    node.store_v_seq = True  # type: ignore[assignment]
+    mask = _gaps(6, 3, x.device)
+    mask[0, 1] = mask[-1, 2] = False
+    junk = x.masked_fill(~mask[..., None], float("nan"))
+    kept = {"a sequence": _kept(node, junk, mask)}
+    if subject.traits.steps:
+        node.step_mode = "s"  # type: ignore[assignment]
+        node.reset()  # type: ignore[operator]
+        for x_t, mask_t in zip(junk, mask, strict=True):
+            node(x_t, mask=mask_t)
+        kept["single steps"] = node.v_seq  # type: ignore[assignment]
+        node.step_mode = "m"  # type: ignore[assignment]
+    for name, v in kept.items():
+        assert v.shape == x.shape, f"v_seq of {name} with a mask has shape {list(v.shape)}, x {list(x.shape)}"
+    for b in range(x.shape[1]):
+        valid = mask[:, b]
+        want = _kept(node, x[valid, b : b + 1], None)
+        for name, v in kept.items():
+            assert_close(v[valid, b : b + 1], want, f"v_seq of {name}, row {b}, against its valid steps alone")
+
+
+def _kept(node: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    """v_seq of a sequence from rest."""
+    node.reset()  # type: ignore[operator]
+    node(x) if mask is None else node(x, mask=mask)
+    assert isinstance(node.v_seq, Tensor), f"v_seq after a sequence is a {type(node.v_seq).__name__}"
+    return node.v_seq
 
 
 @check(once=True)
@@ -165,22 +214,31 @@ def reset_forgets(subject: Subject) -> None:
 
 @check(once=True)
 def detach_cuts(subject: Subject) -> None:
-    """After detach, and after functional.detach_net, values go on and gradients do not reach back."""
+    """After detach and functional.detach_net, with a mask or not, values go on and gradients do not reach back."""
+    _assert_detached(subject, 3, masked=False)
+    for batch in (1, 3) if subject.traits.takes_mask else ():
+        _assert_detached(subject, batch, masked=True)
+
+
+def _assert_detached(subject: Subject, batch: int, *, masked: bool) -> None:
     for cut in ("detach", "functional.detach_net"):
-        node, x = subject.node(), subject.x(6, 3)
-        want = whole(node, x, detached(whole(node, x)[1]))[0]
+        node, x = subject.node(), subject.x(6, batch)
+        given = {"mask": _gaps(6, batch, x.device)} if masked else {}
+        want = whole(node, x, detached(whole(node, x, None, given.get("mask"))[1]))[0]
         leaf = x.clone().requires_grad_()
-        node(leaf)
+        node(leaf, **given)
         if cut == "detach":
             node.detach()  # type: ignore[operator]
         else:
             _functional().detach_net(net=nn.Sequential(node))
         later = node(x)
-        assert_equal(later, want, f"the sequence after {cut}")
+        where = f"{cut}, {batch} in the batch, with a mask" if masked else cut
+        assert_equal(later, want, f"the sequence after {where}")
         parameters = [p for p in node.parameters() if p.requires_grad]
         if later.requires_grad:
             reached = torch.autograd.grad(later.sum(), [leaf, *parameters], allow_unused=True)[0]
-            assert reached is None or not bool(reached.any()), f"{cut} leaves a gradient from the later to the earlier"
+            cuts = reached is None or not bool(reached.any())
+            assert cuts, f"{where} leaves a gradient from the later to the earlier"
 
 
 @check(once=True)

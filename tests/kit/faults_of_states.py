@@ -2,6 +2,7 @@
 
 from copy import copy
 
+import torch
 from planted import fault
 from toy_node import Toy
 
@@ -18,6 +19,34 @@ class StateWithTheBatchLast(Toy):
     def functional(self, x, state=None, mask=None):
         spikes, after = super().functional(x, state, mask)
         return spikes, {name: value.movedim(0, -1).clone() for name, value in after.items()}
+
+
+class Transposed(Toy):
+    """The state under a mask is a view where the batch is 1, as contiguous() of a transposed tensor is."""
+
+    def functional(self, x, state=None, mask=None):
+        spikes, after = super().functional(x, state, mask)
+        return spikes, after if mask is None else self.turned(after)
+
+    def forward(self, x, mask=None):
+        spikes = super().forward(x, mask)
+        if mask is not None:
+            for name, value in self.turned(dict(self.named_memories())).items():
+                setattr(self, name, value)
+        return spikes
+
+    def turned(self, state):
+        return {name: value.view_as(value) if len(value) == 1 else value for name, value in state.items()}
+
+
+@fault("state_is_plain_tensors")
+class StateUnderAMaskIsAView(Transposed):
+    pass
+
+
+@fault("detach_cuts")
+class DetachFailsAfterAMask(Transposed):
+    pass
 
 
 @fault("arguments_are_not_changed")
@@ -78,6 +107,16 @@ class StoresTheSpikes(Toy):
     def sequence(self, x, state, lengths):
         spikes, after, _ = super().sequence(x, state, lengths)
         return spikes, after, spikes
+
+
+@fault("potentials_are_stored")
+class PotentialsUnderAMaskStayInFront(Toy):
+    def advance(self, x, state, mask, *, single):
+        spikes, after, v = super().advance(x, state, mask, single=single)
+        if mask is None or single:
+            return spikes, after, v
+        front = torch.argsort((~mask).int(), dim=0, stable=True)[..., None].expand_as(v)
+        return spikes, after, v.gather(0, front)
 
 
 @fault("reset_forgets")
