@@ -10,7 +10,7 @@ Each check is also a function of a `Subject`, found by name in `CHECKS`; what a 
 Needs torch and SpikingJelly, no test framework.
 """
 
-from sj_lang.testing import declared, kernels, lifecycle, numerics, padding, refuse, sequence
+from sj_lang.testing import autograd, declared, kernels, lifecycle, numerics, padding, refuse, sequence
 from sj_lang.testing.check import CHECKS, Check, CheckFailed
 from sj_lang.testing.runner import NodeFailed, Report, check_node
 from sj_lang.testing.subject import Subject, Traits
@@ -23,6 +23,7 @@ __all__ = [
     "Report",
     "Subject",
     "Traits",
+    "autograd",
     "check_node",
     "declared",
     "kernels",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -85,19 +85,27 @@ def rows_with_masked_steps_deleted(
 
 
 def outcome(
-    node: nn.Module, how: How, x: Tensor, state: State | None = None, mask: Tensor | None = None, *, grad: bool = True
+    node: nn.Module,
+    how: How,
+    x: Tensor,
+    state: State | None = None,
+    mask: Tensor | None = None,
+    *,
+    grad: bool = True,
+    needing: Container[str] | None = None,
 ) -> Outcome:
-    """Run the node on leaves of its own and take every gradient: inputs, initial state, parameters."""
+    """Run the node on leaves of its own and take every gradient: inputs, initial state, parameters.
+
+    grad: False for none, under the grad mode of the caller. needing: names of those to take; None: all.
+    """
     x = x.detach().clone(memory_format=torch.preserve_format)
     state = None if state is None else {name: value.detach().clone() for name, value in state.items()}
     if not grad:
-        with torch.no_grad():
-            spikes, final = how(node, x, state, mask)
+        spikes, final = how(node, x, state, mask)
         return Outcome(spikes, final, {})
     leaves = {"x": x}
     leaves |= {f"state[{name!r}]": value for name, value in (state or {}).items() if value.is_floating_point()}
-    for leaf in leaves.values():
-        leaf.requires_grad_()
+    leaves = {name: leaf.requires_grad_() for name, leaf in leaves.items() if needing is None or name in needing}
     leaves |= {name: parameter for name, parameter in node.named_parameters() if parameter.requires_grad}
     spikes, final = how(node, x, state, mask)
     loss = weighed({"spikes": spikes, **final})
@@ -115,10 +123,14 @@ def weighed(outputs: dict[str, Tensor]) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for name, value in outputs.items():
         if value.is_floating_point():
-            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-            weight = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.device)
-            total = total.to(value.device) + (value.double() * weight).sum()
+            total = total.to(value.device) + (value.double() * weights(name, value)).sum()
     return total
+
+
+def weights(name: str, value: Tensor) -> Tensor:
+    """Fixed random numbers of the shape of the output of this name, in float64."""
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    return torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.device)
 
 
 def assert_same(
@@ -138,7 +150,7 @@ def assert_same(
         return  # a spike that differs, as it may, moves everything after it
     for name in want.state:
         assert_close(got.state[name], want.state[name], f"{what}: final state '{name}'")
-    for name in want.gradients:
+    for name in got.gradients:
         assert_close(got.gradients[name], want.gradients[name], f"{what}: gradient of {name}")
 
 

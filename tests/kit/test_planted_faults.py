@@ -1,6 +1,7 @@
 """The kit is proven: each planted fault is caught, by the check that names it; and the node without it passes."""
 
-import faults_of_declarations  # noqa: F401  (a file of faults notes them when it is imported)
+import faults_of_autograd  # noqa: F401  (a file of faults notes them when it is imported)
+import faults_of_declarations  # noqa: F401
 import faults_of_kernels  # noqa: F401
 import faults_of_sequences  # noqa: F401
 import faults_of_states  # noqa: F401
