@@ -64,6 +64,22 @@ def pieces(*lengths: int) -> How:
     return run
 
 
+def batches_of(rows: int) -> How:
+    """The multi-step form on so many rows of the batch at a time."""
+
+    def run(node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        spikes, states = [], []
+        for start in range(0, x.shape[1], rows):
+            part = slice(start, start + rows)
+            begun = None if state is None else {name: value[part] for name, value in state.items()}
+            spike, after = whole(node, x[:, part], begun, None if mask is None else mask[:, part])
+            spikes.append(spike)
+            states.append(after)
+        return torch.cat(spikes, dim=1), {name: torch.cat([each[name] for each in states]) for name in states[0]}
+
+    return run
+
+
 def rows_with_masked_steps_deleted(
     node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None
 ) -> tuple[Tensor, State]:

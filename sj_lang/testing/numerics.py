@@ -30,24 +30,29 @@ def spikes_are_levels(subject: Subject) -> None:
 def gradients_are_exact(subject: Subject) -> None:
     """With the firing made smooth, every gradient equals finite differences in float64, in both step modes."""
     exact = subject.at(torch.float64)
+    for form in (whole, stepwise) if subject.traits.steps else (whole,):
+        _assert_exact(subject, exact, form, 4)
+    if subject.traits.any_length and not subject.traits.carries_state:
+        _assert_exact(subject, exact, whole, 200)  # no pieces to compare with: see long_sequences
+
+
+def _assert_exact(subject: Subject, exact: Subject, form: Callable[..., tuple[Tensor, State]], length: int) -> None:
     node = exact.node()
     subject.smoothen(node)
-    x = exact.x(4, 1)
+    x = exact.x(length, 1)
     state = exact.state(node, x)
     leaves = [x, *state.values()]
     for leaf in leaves:
         leaf.requires_grad_()
     leaves += [parameter for parameter in node.parameters() if parameter.requires_grad]
-    forms = [whole, stepwise] if subject.traits.steps else [whole]
-    for form in forms:
 
-        def outputs(*_: Tensor, form: Callable[..., tuple[Tensor, State]] = form) -> tuple[Tensor, ...]:
-            spikes, final = form(node, x, state)
-            return (spikes, *(value for value in final.values() if value.is_floating_point()))
+    def outputs(*_: Tensor) -> tuple[Tensor, ...]:
+        spikes, final = form(node, x, state)
+        return (spikes, *(value for value in final.values() if value.is_floating_point()))
 
-        unused = [name for name, p in node.named_parameters() if p.requires_grad and not _reaches(outputs(), p)]
-        assert not unused, f"{form.__name__}: no gradient for {', '.join(unused)}"
-        torch.autograd.gradcheck(outputs, leaves, eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True)
+    unused = [name for name, p in node.named_parameters() if p.requires_grad and not _reaches(outputs(), p)]
+    assert not unused, f"{form.__name__}: no gradient for {', '.join(unused)}"
+    torch.autograd.gradcheck(outputs, leaves, eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True)
 
 
 def _reaches(outputs: tuple[Tensor, ...], leaf: Tensor) -> bool:

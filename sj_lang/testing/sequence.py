@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
+from torch import Tensor, nn
 
 from sj_lang.testing.check import check
-from sj_lang.testing.compare import assert_close, assert_equal, assert_same, outcome, pieces, splits, stepwise, whole
-from sj_lang.testing.subject import Subject
+from sj_lang.testing.compare import (
+    assert_close,
+    assert_equal,
+    assert_same,
+    batches_of,
+    outcome,
+    pieces,
+    rows_with_masked_steps_deleted,
+    splits,
+    stepwise,
+    whole,
+)
+from sj_lang.testing.subject import GAINS, Subject
 
 
 @check(needs="steps")
@@ -68,6 +82,99 @@ def rows_do_not_mix(subject: Subject) -> None:
     folded, _ = whole(node, wide.permute(0, 1, 3, 4, 2).flatten(1, 3))  # [T, B*H*W, C]
     got = folded.reshape(len(wide), 2, 2, 3, -1).permute(0, 1, 4, 2, 3)
     assert_equal(got, want, "places [H, W] of [T, B, C, H, W] moved into the batch")
+
+
+@check()
+def large_batches(subject: Subject) -> None:
+    """1,300 neurons in one call are those of small batches: spikes, states, gradients; parameters' add up."""
+    node = subject.node()
+    x = subject.x(3, 260)
+    state = subject.state(node, x)
+    for start in (None, state) if state else (None,):
+        got = outcome(node, whole, x, start)
+        want = outcome(node, batches_of(26), x, start)
+        assert_same(subject, got, want, "a large batch against batches of 26", x=x, state=start)
+
+
+@check(once=True)
+def channels_are_alike(subject: Subject) -> None:
+    """Each of 37 channels fires; with equal parameters and inputs all do the same, where channels do not mix."""
+    wide = replace(subject, channels=37)
+    node = wide.node()
+    if getattr(node, "channels", 37) != 37:
+        return  # `make` builds one width
+    fires = torch.zeros(37, dtype=torch.bool, device=subject.device)
+    for size in (1.0, *GAINS):
+        with torch.no_grad():
+            fires |= (whole(node, wide.x(9, 8) * size)[0] != 0).transpose(0, 2).flatten(1).any(1)
+    silent = (~fires).nonzero().flatten().tolist()
+    assert not silent, f"of 37 channels those numbered {silent} never fire, whatever the input"
+    x = wide.x(7, 3)
+    if subject.traits.steps:
+        state = wide.state(node, x)
+        got, want = outcome(node, whole, x, state), outcome(node, stepwise, x, state)
+        assert_same(wide, got, want, "multi-step against single-step, 37 channels", x=x, state=state)
+    if _channels_mix(node, x):
+        return
+    with torch.no_grad():
+        for tensor in (*node.parameters(), *node.buffers()):
+            for axis in (axis for axis, size in enumerate(tensor.shape) if size == 37):
+                tensor.copy_(tensor.narrow(axis, 0, 1).expand(tensor.shape).clone())
+    leaf = x[:, :, :1].repeat(1, 1, 37).requires_grad_()
+    spikes, _ = whole(node, leaf)
+    (gradient,) = torch.autograd.grad(spikes.sum(), leaf)
+    for what, values in (("spikes", spikes.detach()), ("gradient of x", gradient)):
+        first = values[:, :, :1].expand(values.shape)
+        assert_close(values, first, f"{what} of 37 channels of equal parameters and inputs, against the first channel")
+
+
+def _channels_mix(node: nn.Module, x: Tensor) -> bool:
+    """Whether an input reaches the output of another channel, as a value or a gradient."""
+    leaf = x.detach().clone().requires_grad_()
+    spikes, _ = whole(node, leaf)
+    (gradient,) = torch.autograd.grad(spikes[:, :, ::2].sum(), leaf)
+    other = x.clone()
+    other[:, :, 1::2] = 3.0 - 5.0 * x[:, :, 1::2]
+    with torch.no_grad():
+        moved = whole(node, other)[0][:, :, ::2]
+    return bool((gradient[:, :, 1::2] != 0).any()) or not torch.equal(moved, spikes[:, :, ::2])
+
+
+@check(needs="any_length")
+def long_sequences(subject: Subject) -> None:
+    """300 steps are pieces of 50, and shorter sequences with masked steps between: spikes, states, all gradients."""
+    node = subject.node()
+    x = subject.x(300, 2)
+    state = subject.state(node, x)
+    if subject.traits.carries_state:
+        got, want = outcome(node, whole, x, state), outcome(node, pieces(*(50,) * 6), x, state)
+        assert_same(subject, got, want, "300 steps against pieces of 50", x=x, state=state)
+    if subject.traits.takes_mask:
+        every = (3,) if subject.traits.carries_state else (2, 3, 6)
+        for gap in every:
+            mask = torch.arange(300, device=x.device)[:, None] % gap == torch.arange(2, device=x.device)
+            got = outcome(node, whole, x, state, mask)
+            want = outcome(node, rows_with_masked_steps_deleted, x, state, mask)
+            what = f"{300 // gap} valid steps among 300, against them alone"
+            assert_same(subject, got, want, what, x=x, state=state, mask=mask)
+
+
+@check()
+def backends_agree(subject: Subject) -> None:
+    """What the backend under test computes, "torch" does too: long and wide, masked or not; all gradients."""
+    node, other = subject.node(), subject.node()
+    others = set(getattr(node, "kernels", {}) or getattr(node, "supported_backends", ())) - {"auto", "torch"}
+    if not others or getattr(node, "backend", "torch") == "torch":
+        return
+    other.backend = "torch"  # type: ignore[assignment]
+    for length, batch in ((7, 3), (300, 2), (3, 260)) if subject.traits.any_length else ((7, 3), (7, 260)):
+        x = subject.x(length, batch)
+        mask = (torch.arange(length, device=x.device)[:, None] + torch.arange(batch, device=x.device)) % 4 != 1
+        for state in (None, subject.state(node, x)) if subject.traits.carries_state else (None,):
+            for given in (None, mask) if subject.traits.takes_mask else (None,):
+                got, want = outcome(node, whole, x, state, given), outcome(other, whole, x, state, given)
+                what = f'{length} steps of {batch} rows against backend "torch"{"" if given is None else ", masked"}'
+                assert_same(subject, got, want, what, x=x, state=state, mask=given)
 
 
 @check()

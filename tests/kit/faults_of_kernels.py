@@ -37,6 +37,15 @@ class LastRowNotWritten(Toy):
         return out
 
 
+@fault("output_is_fully_written")
+class ColumnsBeyondTheFirstTileNotWritten(Toy):
+    def fire(self, h, axis):
+        spikes = super().fire(h, axis).flatten(axis - 1)
+        out = torch.empty_like(spikes)
+        out[..., :512] = spikes[..., :512]
+        return out.view(h.shape) if spikes.shape[-1] > 512 else spikes.view(h.shape)
+
+
 @torch.library.custom_op("sj_lang_toy::wrong_fake", mutates_args=())
 def wrong_fake(x: torch.Tensor) -> torch.Tensor:
     return x.clone()

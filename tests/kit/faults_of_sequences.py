@@ -136,3 +136,120 @@ class BatchMixed(Toy):
 class PlacesMixed(Toy):
     def decay(self, x, before, axis):
         return super().decay(x.mean(-1, keepdim=True) if x.dim() > axis + 1 else x, before, axis)
+
+
+# Long and wide
+
+
+class Ends(torch.autograd.Function):
+    """The identity, whose gradient ends after step 70 where there are more than 140."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        if len(grad) <= 140:
+            return grad
+        return torch.cat((grad[:70], torch.zeros_like(grad[70:])))
+
+
+@fault("long_sequences")
+class GradientEndsAfterStep70(Toy):
+    def sequence(self, x, state, lengths):
+        return super().sequence(Ends.apply(x), state, lengths)
+
+
+class Stateless(Toy):
+    """Begins each call at rest, and sees the step ahead: as a bidirectional node, it has no pieces."""
+
+    def supported_step_mode(self):
+        return ("m",)
+
+    def state_shapes(self, shape):
+        return {}
+
+    def sequence(self, x, state, lengths):
+        ahead = torch.cat((x[1:], torch.zeros_like(x[:1])))
+        if lengths is not None:
+            last = torch.arange(len(x), device=x.device)[:, None] >= lengths - 1
+            ahead = ahead.masked_fill(last.view(*last.shape, *(1,) * (x.dim() - 2)), 0)
+        rest = torch.zeros_like(x[0])
+        spikes, _, h = super().sequence(x + 0.5 * ahead, {"h": rest, "last": rest}, None)
+        return spikes, {}, h
+
+
+@fault("long_sequences", causal=False, steps=False, carries_state=False)
+class GradientEndsAfterStep70WithoutAState(Stateless):
+    def sequence(self, x, state, lengths):
+        return super().sequence(Ends.apply(x), state, lengths)
+
+
+@fault("gradients_are_exact", causal=False, steps=False, carries_state=False, takes_mask=False)
+class GradientEndsAfterStep70WithoutAStateOrAMask(Stateless):
+    def sequence(self, x, state, lengths):
+        return super().sequence(Ends.apply(x), state, lengths)
+
+
+@fault("long_sequences")
+class SilentAfterStep128(Toy):
+    def sequence(self, x, state, lengths):
+        spikes, after, h = super().sequence(x, state, lengths)
+        return torch.cat((spikes[:128], 0 * spikes[128:])), after, h
+
+
+def first(x, count):
+    """x with 0 beyond so many columns of each step."""
+    flat = x.flatten(1)
+    return torch.cat((flat[:, :count], 0 * flat[:, count:]), dim=1).view(x.shape)
+
+
+@fault("large_batches")
+class ColumnsBeyondTheFirstTileAreNotComputed(Toy):
+    def sequence(self, x, state, lengths):
+        spikes, after, h = super().sequence(x, state, lengths)
+        return first(spikes, 512), after, h
+
+
+@fault("large_batches")
+class NoGradientBeyondTheFirstTile(Toy):
+    def sequence(self, x, state, lengths):
+        early = first(x, 1024)
+        return super().sequence(early + (x - early).detach(), state, lengths)
+
+
+@fault("large_batches")
+class ParametersLearnFromTheFirstTile(Toy):
+    def decay(self, x, before, axis):
+        alpha = super().decay(x, before, axis)
+        if axis == 1:
+            return alpha
+        early = first(alpha, 512)
+        return early + (alpha - early).detach()
+
+
+@fault("channels_are_alike")
+class SilentFromChannel17(Toy):
+    def fire(self, h, axis):
+        return super().fire(h, axis) * over(torch.arange(self.channels) <= 16, h, axis)
+
+
+@fault("channels_are_alike")
+class AnotherThresholdFromChannel17(Toy):
+    def fire(self, h, axis):
+        return super().fire(h - over(0.1 * (torch.arange(self.channels) > 16), h, axis), axis)
+
+
+@fault("channels_are_alike")
+class HalfTheGradientFromChannel17(Toy):
+    def fire(self, h, axis):
+        half = over(0.5 * (torch.arange(self.channels) > 16), h, axis)
+        return super().fire(h - half * h + (half * h).detach(), axis)
+
+
+@fault("backends_agree")
+class KernelOfItsOwnEndsEarly(Toy):
+    """Without a single step of another kind that would tell."""
+
+    kernels: ClassVar = {"numba": Kernel(lambda *given: Ends.apply(scan(*given))), "torch": Kernel(scan)}

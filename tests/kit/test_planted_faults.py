@@ -3,9 +3,9 @@
 import faults_of_autograd  # noqa: F401  (a file of faults notes them when it is imported)
 import faults_of_declarations  # noqa: F401
 import faults_of_kernels  # noqa: F401
-import faults_of_sequences  # noqa: F401
 import faults_of_states  # noqa: F401
 import pytest
+from faults_of_sequences import Stateless
 from planted import FAULTS
 from toy_node import Toy, reference
 
@@ -28,6 +28,12 @@ def test_healthy_node_passes(check):
     report = check_node(Toy, traits=ALL, only=[check], **GIVEN)
     assert report.passed
     assert not report.skipped
+
+
+def test_healthy_node_without_a_state_passes():
+    declared = {**ALL, "causal": False, "steps": False, "carries_state": False}
+    report = check_node(Stateless, traits=declared, ops=GIVEN["ops"])
+    assert any(line.startswith("long_sequences") for line in report.passed)
 
 
 def test_every_check_has_a_fault():
