@@ -2,10 +2,10 @@
 
 For the training steps of a recipe's runs, `sj-lang bench lm/quickstart`, see `sj-lang bench lm/quickstart --help`.
 All nodes of a shape are timed in turn, round after round, in one process: what is compared are ratios within one run.
-Parity is checked twice: by the conformance kit on small shapes, and at each timed shape against float64. `native:lif`
-and its like are baselines as they come (`sj_lang.baselines`). On a GPU the times are those of its own clock, and beside
-them stand bytes per second (of x, spikes and their gradients, once each), their share of what a copy moves in the same
-run, and the microseconds of the host and of a CUDA graph.
+Parity is checked twice: by the conformance kit on small shapes, and at each timed shape, spikes and gradients of x,
+against float64. `native:lif` and its like are baselines as they come (`sj_lang.baselines`). On a GPU the times are
+those of its own clock, and beside them stand bytes per second (of x, spikes and their gradients, once each), their
+share of what a copy moves in the same run, and the microseconds of the host and of a CUDA graph.
 """
 
 from __future__ import annotations
@@ -43,8 +43,12 @@ PARITY = (
     "output_is_fully_written",
     "odd_sizes",
     "memory_layouts",
+    "large_batches",
+    "long_sequences",
+    "backends_agree",
 )
-FLIPS = 1e-3  # share of spikes that rounding may move across a threshold
+FLIPS = 1e-3  # share of spikes that rounding may move across a threshold, and of gradients of x that follow them
+FAR = 1e-2  # of a gradient, or of the root mean square of all where that is larger: differs from float64's
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ def _time_shape(
     for make in makers:
         node = make(steps, channels).to(device)
         foreign = isinstance(node, baselines.Baseline)
-        flips.append(None if foreign else _flips(node, x))
+        flips.append(None if foreign else _flips(node, x, gradient))
         nodes.append(node.to(dtype) if foreign else node)
     forward: list[list[float]] = [[] for _ in nodes]
     backward: list[list[float]] = [[] for _ in nodes]
@@ -238,18 +242,30 @@ def _forward_backward(node: Any, x: Tensor, gradient: Tensor, device: str) -> tu
     return forward, backward
 
 
-def _flips(node: Any, x: Tensor) -> float:
-    """The share of spikes that differ from float64's. RunFailed if rounding cannot be the reason."""
-    exact = copy.deepcopy(node).double()
-    with torch.no_grad():
-        spikes, wanted = node.functional(x)[0], exact.functional(x.double())[0]
+def _flips(node: Any, x: Tensor, gradient: Tensor) -> float:
+    """The share of spikes that differ from float64's. RunFailed if rounding cannot be the reason, in gradients too."""
+    spikes, found = _spikes_and_gradient(node, x, gradient)
+    wanted, exact = _spikes_and_gradient(copy.deepcopy(node).double(), x.double(), gradient.double())
     share = float((spikes.double() != wanted).double().mean())
+    _explained(share, "spikes", node, x)
+    scale = exact.abs().clamp(min=float(exact.square().mean().sqrt()))
+    near = (found.double() - exact).abs() <= FAR * scale  # not so where NaN
+    _explained(float((~near).double().mean()), "gradients of x", node, x)
+    return share
+
+
+def _spikes_and_gradient(node: Any, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = x.clone().requires_grad_()
+    spikes = node.functional(leaf)[0]
+    return spikes.detach(), torch.autograd.grad(spikes, leaf, gradient)[0]
+
+
+def _explained(share: float, what: str, node: Any, x: Tensor) -> None:
     if share > FLIPS:
         raise RunFailed(
             f"bench: no speed is printed while parity is red: {type(node).__name__} at {list(x.shape)} differs from "
-            f"float64 in {share:.2%} of its spikes, rounding explains at most {FLIPS:.2%}"
+            f"float64 in {share:.2%} of its {what}, rounding explains at most {FLIPS:.2%}"
         )
-    return share
 
 
 def _one_pass(x: Tensor, out: Tensor, device: str) -> float:

@@ -126,6 +126,30 @@ def test_no_speed_while_the_timed_shape_is_wrong(monkeypatch: pytest.MonkeyPatch
         bench.main(["dsn", "--against", "", "--shapes", "501x1x2", "--repeat", "1"])
 
 
+@pytest.mark.parametrize("wrong", [0.0, 2.0, float("nan")])
+def test_no_speed_while_the_gradient_at_the_timed_shape_is_wrong(monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
+    from sj_lang_neurons import DSN
+
+    sound = DSN.functional
+
+    class Late(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+            return torch.cat((grad[:400], grad[400:] * wrong))
+
+    def wrong_when_long(self: Any, x: torch.Tensor, state: Any = None, mask: Any = None) -> Any:
+        late = x.shape[0] > 500 and x.dtype == torch.float32
+        return sound(self, Late.apply(x) if late else x, state, mask)
+
+    monkeypatch.setattr(DSN, "functional", wrong_when_long)
+    with pytest.raises(RunFailed, match=r"\[501, 1, 2\] differs from float64 in \d\d\.\d\d% of its gradients of x"):
+        bench.main(["dsn", "--against", "", "--shapes", "501x1x2", "--repeat", "1"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
