@@ -31,7 +31,7 @@ def assert_refuses(call: Callable[[], object], what: str, *mentions: object) -> 
 
 @check(once=True)
 def wrong_input_is_refused(subject: Subject) -> None:
-    """Wrong rank, channels, T = 0, mask shape or dtype, foreign state, unknown backend or step mode: each raises."""
+    """Wrong rank, channels, T = 0, mask shape or dtype, foreign state, wrong device, backend or mode: each raises."""
     node, x = subject.node(), subject.x(7, 3)
     assert_refuses(lambda: whole(node, x[0, 0]), "x of one dimension")
     assert_refuses(lambda: whole(node, x[:0]), "T = 0")
@@ -54,6 +54,9 @@ def wrong_input_is_refused(subject: Subject) -> None:
         partial = {name: value for name, value in state.items() if name != first}
         assert_refuses(lambda: whole(node, x, partial or {"nothing": x}), f"a state without '{first}'", first)
     assert_refuses(lambda: whole(node, x, {"unheard_of": x[0]}), "a state of unknown names", "unheard_of")
+    elsewhere = subject.node().to("meta")
+    if any(True for _ in elsewhere.parameters()):
+        assert_refuses(lambda: whole(elsewhere, x), "parameters on another device than the input", "meta", x.device)
     fresh = subject.node()
     if hasattr(fresh, "backend"):
         assert_refuses(lambda: setattr(fresh, "backend", "abacus"), "an unknown backend", "abacus")

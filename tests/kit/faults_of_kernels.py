@@ -135,3 +135,11 @@ class StateOfAnotherBatchIsReset(Toy):
 class FloatMaskIsTaken(Toy):
     def functional(self, x, state=None, mask=None):
         return super().functional(x, state, None if mask is None else mask.bool())
+
+
+@fault("wrong_input_is_refused")
+class ParametersElsewhereAreReplaced(Toy):
+    def functional(self, x, state=None, mask=None):
+        if self.weight.device != x.device:
+            return type(self)(channels=self.channels).functional(x, state, mask)
+        return super().functional(x, state, mask)
