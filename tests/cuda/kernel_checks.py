@@ -8,4 +8,7 @@ KERNEL_CHECKS = (
     "half_precision",
     "nan_stays_visible",
     "output_is_fully_written",
+    "incoming_gradients",
+    "large_batches",
+    "without_a_graph",
 )
