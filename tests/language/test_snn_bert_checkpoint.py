@@ -25,6 +25,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BertConfig,
+    BertForMaskedLM,
     BertForPreTraining,
     PreTrainedTokenizerFast,
     Trainer,
@@ -268,6 +269,28 @@ def test_other_embeddings_serve_too_and_are_tied(tmp_path: Path) -> None:
         assert torch.equal(again.eval()(texts()[0]).logits, model(texts()[0]).logits)
     free = build(model=SNNBertForMaskedLM, tie_word_embeddings=False)
     assert free.cls.predictions.decoder.weight is not free.bert.embeddings.token.weight
+
+
+@pytest.mark.parametrize("tokens", [31, 17])
+@pytest.mark.parametrize("head", [SNNBertForMaskedLM, SNNBertForPreTraining], ids=lambda head: head.__name__)
+def test_another_number_of_tokens(head: Any, tokens: int, tmp_path: Path) -> None:
+    model = build("twin", head, tie_word_embeddings=head is SNNBertForMaskedLM)
+    bert = {SNNBertForMaskedLM: BertForMaskedLM, SNNBertForPreTraining: BertForPreTraining}[head](BertConfig(**TINY))
+    bert.load_state_dict(model.state_dict(), strict=False)
+    ids = texts()[0] % 17
+    with torch.no_grad():
+        before = model(ids)[0]
+        for one in (model, bert):
+            one.resize_token_embeddings(tokens)
+        after = model(ids, labels=ids).to_tuple()[1]
+    kept = min(tokens, 23)
+    torch.testing.assert_close(after[..., :kept], before[..., :kept])
+    assert after.shape[-1] == model.config.vocab_size == tokens
+    if model.config.tie_word_embeddings:
+        torch.testing.assert_close(model.cls.predictions.bias, bert.cls.predictions.bias)
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(head.from_pretrained(tmp_path).eval()(ids)[0], after)
 
 
 def test_masked_lm_divides_by_what_the_trainer_says() -> None:

@@ -41,10 +41,6 @@ class BertSum(nn.Module):
         """The table of tokens, under the name that all embeddings have for it."""
         return self.word_embeddings
 
-    @token.setter
-    def token(self, table: nn.Embedding) -> None:
-        self.word_embeddings = table
-
     def forward(
         self, ids: Tensor, positions: Tensor, segments: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:

@@ -34,7 +34,7 @@ from sj_lang_language.firing import (
     inner,
     joined,
 )
-from sj_lang_language.models import auto
+from sj_lang_language.models import auto, tables
 from sj_lang_language.models.fresh import FreshWeights
 from sj_lang_language.models.options import (
     REPEATED,
@@ -240,7 +240,7 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
         return self.embedding.token
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embedding.token = value
+        tables.replace(self.embedding, value)
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head

@@ -27,6 +27,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from sj_lang import build
 from sj_lang.errors import UserError
 from sj_lang_language.firing import Firing, MakeNeuron, float_in_place_of_spikes
+from sj_lang_language.models import tables
 from sj_lang_language.models.fresh import FreshWeights
 from sj_lang_language.models.options import asked_if
 from sj_lang_language.models.snn_bert.config import SNNBertConfig
@@ -167,7 +168,7 @@ class SNNBertPreTrainedModel(FreshWeights, PreTrainedModel):
         return self.embedding.token
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embedding.token = value
+        tables.replace(self.embedding, value)
 
 
 class SNNBertModel(SNNBertPreTrainedModel):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -48,6 +48,13 @@ class _Predictions(nn.Module):
     def reset_parameters(self) -> None:
         init.zeros_(self.bias)
 
+    @torch.no_grad()
+    def resize(self, tokens: int) -> None:
+        """The bias for another number of tokens."""
+        if tokens != len(self.bias):
+            bias = pad(self.bias, (0, tokens - len(self.bias)))
+            self.bias = nn.Parameter(bias, requires_grad=self.bias.requires_grad)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.decoder(self.transform(x)) + self.bias
 
@@ -82,6 +89,14 @@ class _WithTokenLogits(SNNBertPreTrainedModel):
 
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.cls.predictions.decoder = value
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """As transformers does it; and the bias of the logits, which is 0 for a new token."""
+        table = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        self.cls.predictions.resize(len(table.weight))
+        return table
 
 
 class SNNBertForMaskedLM(_WithTokenLogits):
