@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 #: Sizes of tables of which the data need some rows at least; the checkpoint may bring more, and they are kept.
 _AT_LEAST = ("max_position_embeddings", "type_vocab_size")
-#: What changes the meaning of weights and not their shapes.
-_ALIKE = ("num_attention_heads",)
+#: What must be the same, though no tensor shows it by its shape.
+_ALIKE = ("num_hidden_layers", "num_attention_heads")
 
 
 def from_checkpoint(
@@ -34,19 +34,23 @@ def from_checkpoint(
     """A model of `config` with the weights of a checkpoint where name and shape agree, and fresh ones elsewhere.
 
     auto: the Auto class that knows the model. place: a folder with config.json and safetensors, a run folder (its
-    `model/` is taken), or a name on the Hugging Face hub. notes: gets a sentence that names what was there, what is new
-    and what found no place. fixed: what the recipe sets, so that the checkpoint cannot change it.
+    `model/` is taken), or a name on the Hugging Face hub. notes: gets a sentence that names what was there, what is
+    new, what found no place, and with what other components and options it was trained. fixed: what the recipe sets, so
+    that the checkpoint cannot change it.
+
+    The config's class may say of which other models it takes weights, `takes_weights_of = ("bert",)` for instance, and
+    which of its options change what weights mean without changing a shape, `meaning = ("hidden_act",)`.
 
     Tensors of another shape are refused, but in a head, which is then new. UserError also for a checkpoint that cannot
-    be read, or shares no tensor with the model.
+    be read, is of another kind of model or shares no tensor with the model.
     """
     folder = _folder(place)
     if folder is not None:
-        model, report = _load(auto, config, folder, place, fixed, "")
+        model, report, otherwise = _load(auto, config, folder, place, fixed, "")
     else:
         with hub.reached() as online:
             reason = "" if online else "the Hugging Face hub cannot be reached and the local cache has no copy"
-            model, report = _load(auto, config, place, place, fixed, reason)
+            model, report, otherwise = _load(auto, config, place, place, fixed, reason)
     heads = _refuse_other_shapes(model, report["mismatched_keys"], place)
     own = set(model.state_dict())
     new = {name for name in report["missing_keys"] if name in own} | heads
@@ -56,6 +60,7 @@ def from_checkpoint(
     told += [f"new: {_listed(new)}"] if new else []
     unused = set(report["unexpected_keys"])
     told += [f"without a place here: {_listed(unused)}"] if unused else []
+    told += [f"trained with another {', '.join(otherwise)}"] if otherwise else []
     notes.append("; ".join(told))
     return model
 
@@ -93,10 +98,12 @@ def _folder(place: str) -> Path | None:
 
 def _load(
     auto: Any, config: PreTrainedConfig, source: Path | str, place: str, fixed: Mapping[str, Any], reason: str
-) -> tuple[PreTrainedModel, dict[str, Any]]:
+) -> tuple[PreTrainedModel, dict[str, Any], list[str]]:
+    """The model, what transformers reports, and what the checkpoint was trained with that is not so here."""
     try:
         stored, _ = PreTrainedConfig.get_config_dict(source)
         _agree(config, stored, place, fixed)
+        otherwise = _otherwise(config, stored)
         model, report = auto.from_pretrained(
             source,
             config=config,
@@ -108,11 +115,18 @@ def _load(
     except OSError as error:
         text = reason or " ".join(str(error).split())
         raise UserError(f"model.init_from: no checkpoint with safetensors in {place}: {text}") from error
-    return model, report
+    return model, report, otherwise
 
 
 def _agree(config: PreTrainedConfig, stored: Mapping[str, Any], place: str, fixed: Mapping[str, Any]) -> None:
     """Take over what the checkpoint has more of, refuse what would give its weights another meaning."""
+    kind = stored.get("model_type", config.model_type)
+    taken = (config.model_type, *getattr(config, "takes_weights_of", ()))
+    if kind not in taken:
+        raise UserError(
+            f"model.init_from: {place} is a checkpoint of '{kind}', this model takes those of "
+            + " and ".join(f"'{one}'" for one in taken)
+        )
     for key in _AT_LEAST:
         mine, its = getattr(config, key, None), stored.get(key)
         if isinstance(mine, int) and isinstance(its, int) and its > mine and key not in fixed:
@@ -121,6 +135,24 @@ def _agree(config: PreTrainedConfig, stored: Mapping[str, Any], place: str, fixe
         mine, its = getattr(config, key, None), stored.get(key)
         if mine is not None and its is not None and mine != its:
             raise UserError(f"model.{key}: the checkpoint {place} has {its}, the model {mine}; they must be the same")
+
+
+def _otherwise(config: PreTrainedConfig, stored: Mapping[str, Any]) -> list[str]:
+    """What both have and not alike of components, their options, and `config.meaning`: "a (b there, c here)"."""
+    told = []
+    options = getattr(config, "meaning", ())
+    for key, its in stored.items():
+        mine = getattr(config, key, None)
+        if isinstance(mine, Mapping) and "type" in mine:
+            parts = its if isinstance(its, Mapping) else {"type": its}
+            if parts.get("type") != mine["type"]:
+                told.append(f"{key} ({parts.get('type')} there, {mine['type']} here)")
+                continue
+            pairs = [(f"{key}.{name}", parts[name], mine[name]) for name in parts if name in mine]
+        else:
+            pairs = [(key, its, mine)] if key in options else []
+        told += [f"{name} ({there} there, {here} here)" for name, there, here in pairs if there != here]
+    return told
 
 
 def _inside(model: PreTrainedModel, name: str) -> bool:

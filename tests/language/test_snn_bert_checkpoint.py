@@ -16,7 +16,7 @@ from sj_lang_language.models.snn_bert import (
     SNNBertForTokenClassification,
     SNNBertModel,
 )
-from tiny_bert import KINDS, TINY, build, texts
+from tiny_bert import KINDS, SHARP, TINY, build, texts
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -28,6 +28,8 @@ from transformers import (
     BertForMaskedLM,
     BertForPreTraining,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
     Trainer,
     TrainingArguments,
     pipeline,
@@ -156,8 +158,41 @@ def test_init_from_refuses_a_bert_of_another_shape(tmp_path: Path) -> None:
         take(intermediate_size=30)
     with pytest.raises(UserError, match=r"num_attention_heads: the checkpoint .* has 2, the model 4"):
         take(num_attention_heads=4)
+    for layers in (1, 3):
+        with pytest.raises(UserError, match=rf"num_hidden_layers: the checkpoint .* has 2, the model {layers}"):
+            take(num_hidden_layers=layers)
     with pytest.raises(UserError, match=r"position_embeddings.weight: \[14, 16\] there, \[10, 16\] here"):
         take(max_position_embeddings=10)
+
+
+def test_init_from_refuses_another_kind_of_model(tmp_path: Path) -> None:
+    RobertaForMaskedLM(RobertaConfig(**TINY)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"checkpoint of 'roberta', this model takes those of 'sj-snn-bert' and 'bert'"):
+        initial.from_checkpoint(AutoModelForMaskedLM, SNNBertConfig(**TINY), str(tmp_path), [], fixed={})
+
+
+def test_init_from_says_what_a_checkpoint_was_trained_with(tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    def take(**options: Any) -> str:
+        initial.from_checkpoint(
+            AutoModelForMaskedLM, SNNBertConfig(**TINY, **options), str(tmp_path), notes, fixed=options
+        )
+        return notes[-1]
+
+    BertForPreTraining(BertConfig(**TINY, hidden_act="relu")).save_pretrained(tmp_path)
+    assert take().endswith("trained with another hidden_act (relu there, gelu here)")
+    build(model=SNNBertForMaskedLM, residual="spikes").save_pretrained(tmp_path)
+    told = take(attention="ssa", neuron={"type": "bpsn", "v_threshold": 0.25}, gelu=False, pooling="mean")
+    for other in (
+        "attention (softmax there, ssa here)",
+        "neuron.v_threshold (1.0 there, 0.25 here)",
+        "residual (spikes there, float here)",
+        "gelu (True there, False here)",
+        "pooling (cls there, mean here)",
+    ):
+        assert other in told
+    assert "trained with" not in take(attention=SHARP, residual="spikes")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16])

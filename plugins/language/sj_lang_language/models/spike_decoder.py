@@ -66,6 +66,7 @@ class SpikeDecoderConfig(Coding, PreTrainedConfig):
 
     model_type = "sj-spike-decoder"
     keys_to_ignore_at_inference = ["cache"]  # noqa: RUF012  # transformers reads a list here
+    meaning = ("coding", "timesteps", "twin")
 
     vocab_size: int = 256
     max_position_embeddings: int = 256

@@ -43,6 +43,8 @@ class SNNBertConfig(Coding, PreTrainedConfig):
 
     model_type = "sj-snn-bert"
     keys_to_ignore_at_inference = ["hidden_states"]  # noqa: RUF012  # transformers reads a list here
+    takes_weights_of = ("bert",)
+    meaning = ("coding", "timesteps", "residual", "gelu", "hidden_act", "pooling", "twin")
 
     vocab_size: int = 30522
     max_position_embeddings: int = 512
@@ -92,6 +94,11 @@ class SNNBertConfig(Coding, PreTrainedConfig):
                 "whole; derive it from sj_lang_language.attention.self_attention.SelfAttention"
             )
         super().__post_init__(**others)
+
+    @property
+    def hidden_act(self) -> str:
+        """BERT's name for what `gelu` says, to compare with the checkpoint of one."""
+        return "gelu" if self.gelu or self.twin else "none"
 
     def requires(self, pads: bool) -> dict[str, dict[str, str]]:
         """What the components must be able to do, and why; pads: batches of the task may hold padding."""
