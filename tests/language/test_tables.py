@@ -69,6 +69,10 @@ def test_json_parquet_gzip_and_files_without_a_header(tmp_path: Path) -> None:
     assert table.columns == wanted
     assert table.where(1) == f"{tmp_path}/a.parquet, row 2"
     assert len(tables.read_parquet([tmp_path / "a.parquet"] * 2, "both")) == 4
+    pyarrow.parquet.write_table(pyarrow.table(wanted).slice(2), tmp_path / "none.parquet")
+    with pytest.raises(UserError, match=r"none\.parquet has no rows"):
+        tables.read(tmp_path / "none.parquet")
+    assert tables.read(write(tmp_path, "c.jsonl", '{"a": "\\ud83d\\ude00"}')).columns == {"a": ["\U0001f600"]}
     plain = tables.read(write(tmp_path, "b.tsv", "x\t0\ny\t1\n"), columns=["text", "label"])
     assert plain.columns == {"text": ["x", "y"], "label": ["0", "1"]}
 
@@ -83,6 +87,11 @@ def test_json_parquet_gzip_and_files_without_a_header(tmp_path: Path) -> None:
         ("a.jsonl", '{"a": 1}\n{"a": }\n', r"a\.jsonl, line 2: no JSON"),
         ("a.json", '[{"a": 1},\n{"a": }]', r"a\.json, line 2: no JSON"),
         ("a.jsonl", '{"a": 1}\n[1]\n', r"entry 2: expected an object"),
+        ("a.tsv", "s\tl\n", r"a\.tsv, line 2: expected a row behind the header"),
+        ("a.csv", "s,l", r"a\.csv, line 2: expected a row behind the header"),
+        ("a.json", "[]", r"a\.json has no rows"),
+        ("a.jsonl", '{"a": "b"}\n{"a": "b \\ud800"}\n', r"a\.jsonl, line 2: \\ud800 is half of a surrogate pair"),
+        ("a.json", '[{"\\udc00": 1}]', r"a\.json, entry 1: \\udc00 is half"),
         ("a.parquet", b"no parquet", r"a\.parquet cannot be read"),
         ("a.xlsx", b"x", r"a\.xlsx is no table .*\.tsv, \.txt, \.csv"),
     ],

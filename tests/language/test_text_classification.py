@@ -205,6 +205,10 @@ def test_wrong_columns_missing_files_and_labels_that_are_none(tmp_path: Path, fi
         prepare(data=tsv(tmp_path / "a.tsv", [("a", "0"), ("b", "0")]))
     with pytest.raises(UserError, match="8 different values in 8 rows, which are no classes"):
         prepare(data=tsv(tmp_path / "a.tsv", [(f"a{n}", f"{n / 7}") for n in range(8)]))
+    notes = prepare(
+        data=tsv(tmp_path / "a.tsv", [(f"a{n}", f"{n % 15 / 7:.2f}") for n in range(60)]), dev=20, validation=0
+    ).notes
+    assert notes[1] == "that is one for every 4.0 rows: are they classes?"
     with pytest.raises(UserError, match=r"task\.validation: 1\.5"):
         TextClassification(validation=1.5)
     with pytest.raises(UserError, match=r"cannot cut 60 off 60 examples"):
@@ -234,6 +238,8 @@ def test_quotes_of_a_tsv_are_text_and_a_note_says_so(tmp_path: Path, files: dict
 def test_numbers_as_labels_have_the_order_of_numbers() -> None:
     assert examples.Classes.of(["10", "2", "-1"]).names == ("-1", "2", "10")
     assert examples.Classes.of(["b", "10", "2"]).names == ("10", "2", "b")
+    assert examples.Classes.of(["\u00b2", "10", "2"]).names == ("10", "2", "\u00b2")
+    assert examples.Classes.of(["9" * 5000, "10"]).names == ("10", "9" * 5000)
     assert [examples.written(value) for value in (1, 1.0, " 1 ", None, float("nan"), True)] == [
         "1", "1", "1", "", "", "True",
     ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,7 +31,7 @@ class Classes:
     def of(cls, names: Iterable[str]) -> Classes:
         """Names in their order: by number if all are whole numbers, else by letters."""
         known = set(names)
-        numbers = all(name.removeprefix("-").isdigit() for name in known)
+        numbers = all(re.fullmatch(r"-?\d{1,18}", name) for name in known)
         ordered = tuple(sorted(known, key=(lambda name: (int(name), name)) if numbers else None))
         return cls(names=ordered, aliases={})
 

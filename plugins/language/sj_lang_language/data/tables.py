@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from sj_lang_language.data.text_files import read_file
 TAB, COMMA = (".tsv", ".txt"), (".csv",)
 JSON, PARQUET = (".jsonl", ".json"), (".parquet",)
 SUFFIXES = (*TAB, *COMMA, *JSON, *PARQUET)
+_HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which JSON can spell and UTF-8 cannot
 _LONGEST = 1 << 27  # characters of a field; Python's own limit is 131,072
 
 
@@ -64,7 +66,7 @@ def read(
     Text is UTF-8, with or without a byte order mark; lines end in LF or CRLF, and nothing else ends a line. Lines
     without a character are no rows, where there is more than one column.
 
-    Raises UserError for what is missing, empty, no UTF-8 or no table, naming file and line.
+    Raises UserError for what is missing, has no rows, is no UTF-8 or no table, naming file and line.
     """
     path = Path(place).expanduser()
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
@@ -87,7 +89,9 @@ def read(
             f"({', '.join(table.columns)}), as in the header; {len(table.malformed):,} lines have another number. "
             f"Quotes around fields are {'read' if quoted else 'taken as text'} (task.quotes)"
         )
-    return table
+    if not table.lines and columns is None:
+        raise UserError(f"task.data: {path}, line 2: expected a row behind the header, and there is none")
+    return _filled(table)
 
 
 def read_parquet(paths: Sequence[Path], place: str) -> Table:
@@ -98,7 +102,13 @@ def read_parquet(paths: Sequence[Path], place: str) -> Table:
 def of_columns(columns: dict[str, list[Any]], place: str) -> Table:
     """A table out of columns that are in memory already."""
     count = len(next(iter(columns.values()), []))
-    return Table(place=place, columns=columns, lines=list(range(1, count + 1)), unit="row")
+    return _filled(Table(place=place, columns=columns, lines=list(range(1, count + 1)), unit="row"))
+
+
+def _filled(table: Table) -> Table:
+    if not table.lines:
+        raise UserError(f"task.data: {table.place} has no rows")
+    return table
 
 
 def _plain(text: str, separator: str) -> Iterable[tuple[int, list[str]]]:
@@ -157,7 +167,12 @@ def _json(text: str, place: str) -> Table:
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     columns = {name: [row.get(name) for _, row in rows] for name in names}
     unit = "entry" if text.lstrip().startswith("[") else "line"
-    return Table(place=place, columns=columns, lines=[number for number, _ in rows], unit=unit)
+    for number, row in rows:
+        texts = (one for one in (*row, *row.values()) if isinstance(one, str))
+        if half := next(filter(None, map(_HALF.search, texts)), None):
+            told = f"\\u{ord(half[0]):04x} is half of a surrogate pair and no character"
+            raise UserError(f"task.data: {place}, {unit} {number}: {told}")
+    return _filled(Table(place=place, columns=columns, lines=[number for number, _ in rows], unit=unit))
 
 
 def _parquet(paths: list[Path], place: str) -> Table:

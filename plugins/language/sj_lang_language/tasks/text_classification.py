@@ -75,6 +75,10 @@ class TextClassification(SentenceTask):
         notes: list[str] = []
         parts = {name: self._examples(name, table, kind, notes) for name, table in found.items()}
         notes.insert(0, f"{len(kind.names)} labels: {_listed(kind.names)}")
+        if len(kind.names) > max(10, len(found["train"]) // 10):
+            notes.insert(
+                1, f"that is one for every {len(found['train']) / len(kind.names):.1f} rows: are they classes?"
+            )
 
         def figures(made: Array, wanted: Array) -> dict[str, float]:
             values = {"accuracy": metrics.accuracy(made, wanted)}
