@@ -53,6 +53,7 @@ class Job:
 def assemble(recipe: Recipe, output: Path) -> Job:
     """Read the data and build the model of a recipe, with the recipe's seed. Writes nothing.
 
+    The tokenizer gets the model's longest text as its `model_max_length`, and is stored with it: a pipeline can cut.
     Raises UserError for whatever a user can put right.
     """
     transformers.set_seed(recipe.seed)
@@ -64,6 +65,7 @@ def assemble(recipe: Recipe, output: Path) -> Job:
         initial.check_tokens(place, prepared.tokenizer)
     transformers.set_seed(recipe.seed)  # the model's weights depend on the seed alone, not on how the data were read
     model = build_model(recipe, task, prepared.model, notes)
+    prepared.tokenizer.model_max_length = longest_text(model) or prepared.tokenizer.model_max_length
     objective = prepared.objective(model) if prepared.objective else None
     return Job(
         recipe=recipe,
@@ -131,6 +133,11 @@ def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any], notes: li
     except ValueError as error:
         raise UserError(f"model '{make.name}': {error}") from error
     return cast("PreTrainedModel", model)
+
+
+def longest_text(model: PreTrainedModel) -> int | None:
+    """The longest text of a model: its `text_limit` (None: any length) if it says, else the number of its positions."""
+    return getattr(model, "text_limit", getattr(model.config, "max_position_embeddings", None))
 
 
 def check_neurons(config: PreTrainedConfig, *, pads: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sj_lang import plugins
-from sj_lang.assembly import Job, make_task, prepare, training_arguments
+from sj_lang.assembly import Job, longest_text, make_task, prepare, training_arguments
 from sj_lang.callbacks import RunMark
 from sj_lang.compat import shield
 from sj_lang.console import Console, is_main_process, table
@@ -135,21 +135,16 @@ def check_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pro
     """Raise UserError unless the model can write at least one token after the prompt. None: it will not be asked to."""
     if prompt is None:
         return
-    length, room = len(tokenizer(prompt)["input_ids"]), _room(model)
+    length, room = len(tokenizer(prompt)["input_ids"]), longest_text(model)
     if length == 0:
         raise UserError("generate.prompt: the prompt is empty; give at least one token")
     if room and length >= room:
         raise UserError(f"generate.prompt: the prompt has {length} tokens, the model takes {room} in all; shorten it")
 
 
-def _room(model: PreTrainedModel) -> int | None:
-    """The longest text of a model: its `text_limit` (None: any length) if it says, else the number of its positions."""
-    return getattr(model, "text_limit", getattr(model.config, "max_position_embeddings", None))
-
-
 def _fit(model: PreTrainedModel, length: int, options: dict[str, Any]) -> str:
     """Lower `max_new_tokens` to the room that the model has."""
-    room, wanted = _room(model), options.get("max_new_tokens")
+    room, wanted = longest_text(model), options.get("max_new_tokens")
     if not room or wanted is None or length + wanted <= room:
         return ""
     options["max_new_tokens"] = room - length

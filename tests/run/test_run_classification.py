@@ -114,6 +114,8 @@ def test_the_stored_model_serves_a_pipeline(tmp_path: Path) -> None:
 
     classify = pipeline("text-classification", model=str(tmp_path / "r/model"), device="cpu")
     assert [one["label"] for one in classify(["film 9 9 is awful", "film 9 9 is great"])] == ["neg", "pos"]
+    classify("great " * 40, truncation=True)
+    assert classify.tokenizer.model_max_length == 16
 
 
 @pytest.mark.parametrize(
