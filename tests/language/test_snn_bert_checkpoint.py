@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from sj_lang_language.models.snn_bert import (
     SNNBertForTokenClassification,
     SNNBertModel,
 )
+from sj_lang_language.models.spike_decoder import SpikeDecoderConfig, SpikeDecoderForCausalLM
 from tiny_bert import KINDS, SHARP, TINY, build, texts
 from transformers import (
     AutoConfig,
@@ -292,6 +295,19 @@ def test_trainer_and_pipeline_from_plain_code(tmp_path: Path) -> None:
     read = pipeline("text-classification", model=str(tmp_path / "model"), device="cpu")
     found = read(["a good film", "very bad"], padding=True, batch_size=2)
     assert [one["label"] for one in found] == ["pos", "neg"]
+
+
+def test_one_import_makes_the_models_known(tmp_path: Path) -> None:
+    build().save_pretrained(tmp_path / "bert")
+    SpikeDecoderForCausalLM(SpikeDecoderConfig(vocab_size=9, hidden_size=16)).save_pretrained(tmp_path / "decoder")
+    code = """
+import sj_lang_language.models
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+print(type(AutoModelForSequenceClassification.from_pretrained("bert")).__name__)
+print(type(AutoModelForCausalLM.from_pretrained("decoder")).__name__)
+"""
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["SNNBertForSequenceClassification", "SpikeDecoderForCausalLM"]
 
 
 def test_other_embeddings_serve_too_and_are_tied(tmp_path: Path) -> None:
