@@ -51,6 +51,9 @@ AUTO = {
 }
 
 
+STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
 @pytest.fixture(params=sorted(KINDS))
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -350,6 +353,23 @@ def test_masked_lm_divides_by_what_the_trainer_says() -> None:
     right = torch.nn.functional.cross_entropy(model(ids).logits.flatten(0, 1), labels.flatten())
     torch.testing.assert_close(model(ids, labels=labels).loss, right)
     torch.testing.assert_close(model(ids, labels=labels, num_items_in_batch=24).loss, right * 12 / 24)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_pre_training_in_micro_batches(sparse: bool) -> None:
+    """Exact for masked tokens; pairs count by their micro-batch's share of these."""
+    model, (ids, _) = build(model=SNNBertForPreTraining, sparse_prediction=sparse, **STILL), texts()
+    labels = ids.masked_fill(torch.arange(11) % torch.tensor([[2], [3], [5]]) != 0, -100)  # 6, 4 and 3 scored tokens
+    model.train()  # sparse predictions are made in training alone
+    parts = [slice(0, 1), slice(1, 3)]
+    masked = sum(model(ids[at], labels=labels[at], num_items_in_batch=13).loss for at in parts)
+    torch.testing.assert_close(masked, model(ids, labels=labels).loss)
+    follows = torch.tensor([0, 1, 1])
+    both = {"labels": labels, "next_sentence_label": follows}
+    found = sum(model(ids[at], **{k: v[at] for k, v in both.items()}, num_items_in_batch=13).loss for at in parts)
+    pairs = [model(ids[at], next_sentence_label=follows[at]).loss for at in parts]
+    torch.testing.assert_close(found, masked + pairs[0] * 6 / 13 + pairs[1] * 7 / 13)
+    torch.testing.assert_close(model(ids, **both, num_items_in_batch=13).loss, model(ids, **both).loss)
 
 
 def test_wrong_options_are_refused() -> None:

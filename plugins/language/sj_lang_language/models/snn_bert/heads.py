@@ -139,7 +139,7 @@ class SNNBertForMaskedLM(_WithTokenLogits):
 class SNNBertForPreTraining(_WithTokenLogits):
     """SNN-BERT with both heads of BERT's pre-training: masked tokens, and whether the second sentence follows."""
 
-    accepts_loss_kwargs = False
+    accepts_loss_kwargs = True
 
     def __init__(self, config: SNNBertConfig) -> None:
         super().__init__(config)
@@ -155,21 +155,30 @@ class SNNBertForPreTraining(_WithTokenLogits):
         labels: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
     ) -> BertForPreTrainingOutput | tuple[Any, ...]:
         """Prediction logits `[B, L, V]` and next-sentence logits `[B, 2]`; inputs as for `SNNBertModel`.
 
         labels: `[B, L]`, -100 is not scored. next_sentence_label: `[B]`, 0: the second sentence follows the first.
         The loss is the sum of the means of what is given, in nats.
+
+        num_items_in_batch: scored tokens in all micro-batches of a step. It divides their summed loss, which makes
+        gradient accumulation exact for them. How many pairs there are it does not say: their mean counts by the
+        micro-batch's share of the scored tokens, which is exact as far as micro-batches have equally many.
         """
         found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states)
         logits, labels = self._predict(found.last_hidden_state, labels)
         follows = self.cls.seq_relationship(found.pooler_output)
         losses = []
+        share: Tensor | float = 1.0
         if labels is not None:
-            losses.append(cross_entropy(logits.flatten(0, -2).float(), labels.flatten()))
+            scored = (labels != -100).sum()
+            items = scored if num_items_in_batch is None else num_items_in_batch
+            losses.append(cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), reduction="sum") / items)
+            share = 1.0 if num_items_in_batch is None else scored / num_items_in_batch
         if next_sentence_label is not None:
-            losses.append(cross_entropy(follows.float(), next_sentence_label.flatten()))
+            losses.append(cross_entropy(follows.float(), next_sentence_label.flatten()) * share)
         output = BertForPreTrainingOutput(
             loss=sum(losses[1:], losses[0]) if losses else None,
             prediction_logits=logits,
