@@ -51,9 +51,18 @@ def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None 
 
 
 def train(
-    recipe: Recipe, console: Console, *, dry_run: bool = False, resume: str | Path | None = None, debug: bool = False
+    recipe: Recipe,
+    console: Console,
+    *,
+    dry_run: bool = False,
+    resume: str | Path | None = None,
+    debug: bool = False,
+    needs_data: bool = False,
 ) -> RunFolder:
-    """Carry out a recipe that is a single run. One that is finished already is left alone."""
+    """Carry out a recipe that is a single run. One that is finished already is left alone.
+
+    needs_data: a dry run, too, ends with Unreachable where the data cannot be reached.
+    """
     folder = RunFolder(Path(resume if resume is not None else recipe.output))
     resolved = recipe.resolved()
     known = None
@@ -71,7 +80,7 @@ def train(
     try:
         job = assemble(recipe, folder.root)
     except Unreachable as error:
-        if not dry_run:
+        if needs_data or not dry_run:
             raise
         announce.without_data(recipe, folder, console, error)
         return folder

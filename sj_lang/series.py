@@ -30,8 +30,7 @@ def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None 
         folder.refuse_unless_free(resolved)
     runs = {name: replace(child, output=str(Path(folder.shown) / name)) for name, child in recipe.children()}
     groups = grouped(list(runs), default=Path(recipe.name).name)
-    if dry_run or len(groups) > 1:
-        _rehearse(runs, groups, console, aloud=dry_run)
+    _rehearse(runs, groups, console, aloud=dry_run)
     if dry_run:
         return 0
     record = _begin(recipe, folder, list(runs), known, console)
@@ -78,13 +77,16 @@ def summary(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float
 
 
 def _rehearse(runs: Mapping[str, Recipe], groups: Mapping[str, list[str]], console: Console, *, aloud: bool) -> None:
-    """Build one run of each group, so that what is wrong with the last one is found before the first is trained."""
+    """Build one run of each group, so that what is wrong with any is found before the first is trained.
+
+    aloud: a dry run, which says what it builds and leaves data unchecked that cannot be reached.
+    """
     quiet = Console(muted=True)
     for names in groups.values():
         if aloud:
             console.say(f"== {names[0]}" + (f" and {len(names) - 1} more seeds" if len(names) > 1 else ""))
         try:
-            train(runs[names[0]], console if aloud else quiet, dry_run=True)
+            train(runs[names[0]], console if aloud else quiet, dry_run=True, needs_data=not aloud)
         except SjLangError as error:
             raise type(error)(f"run '{names[0]}': {error}") from error
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import StopAt, Windows, write_recipe
+from tiny import StopAt, TinyText, Windows, write_recipe
 
 from sj_lang import run, series
-from sj_lang.errors import Interrupted, RunFailed, UserError
+from sj_lang.errors import Interrupted, RunFailed, Unreachable, UserError
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
 
@@ -131,6 +131,25 @@ def test_what_is_wrong_with_the_last_run_is_found_before_the_first(
         run.execute(load(path, SHORT))
     assert capsys.readouterr().out == ""
     assert [one.name for one in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize("runs", [TWO, "seeds: [1, 2]\n"], ids=["runs", "seeds"])
+def test_data_out_of_reach_end_a_series_before_it_has_a_folder(
+    runs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prepare(*_: Any, **__: Any) -> None:
+        raise Unreachable("the hub cannot be reached")
+
+    path = write_recipe(tmp_path, runs)
+    with monkeypatch.context() as patch:
+        patch.setattr(TinyText, "prepare", prepare)
+        with pytest.raises(Unreachable, match=r"run '(spiking|seed-1)': the hub cannot be reached") as error:
+            run.execute(load(path, SHORT))
+        assert error.value.exit_code == 2
+        assert capsys.readouterr().out == ""
+        assert not (tmp_path / "s").exists()
+        assert run.execute(load(path, SHORT), dry_run=True) == 0
+        assert "NOT checked, because they cannot be reached" in capsys.readouterr().out
 
 
 def test_dry_run_of_a_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
