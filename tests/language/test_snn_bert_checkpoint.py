@@ -171,6 +171,12 @@ def test_init_from_refuses_a_bert_of_another_shape(tmp_path: Path) -> None:
         take(max_position_embeddings=10)
 
 
+def test_the_config_of_a_bert_is_told_as_such(tmp_path: Path) -> None:
+    BertForPreTraining(BertConfig(**TINY)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"config of a 'bert'; to start .* config=SNNBertConfig\(...\) of the same"):
+        SNNBertForMaskedLM.from_pretrained(tmp_path)
+
+
 def test_init_from_refuses_another_kind_of_model(tmp_path: Path) -> None:
     RobertaForMaskedLM(RobertaConfig(**TINY)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"checkpoint of 'roberta', this model takes those of 'sj-snn-bert' and 'bert'"):
@@ -379,6 +385,12 @@ def test_wrong_options_are_refused() -> None:
         SNNBertConfig(hidden_size=16, num_attention_heads=3)
     with pytest.raises(UserError, match="timesteps is 0"):
         SNNBertConfig(timesteps=0)
+    for size in ("vocab_size", "max_position_embeddings", "type_vocab_size"):
+        with pytest.raises(UserError, match=f"{size} is 0, expected 1 or more"):
+            SNNBertConfig(**{size: 0})
+    with pytest.raises(UserError, match=r"problem_type 'regresion'; did you mean 'regression'"):
+        SNNBertConfig(problem_type="regresion")
+    assert SNNBertConfig(hidden_dropout_prob=0, attention_probs_dropout_prob=0, layer_norm_eps=1, initializer_range=1)
     with pytest.raises(StrictDataclassError, match="pooling"):
         SNNBertConfig(pooling="first")
 

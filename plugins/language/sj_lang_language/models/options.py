@@ -42,8 +42,17 @@ class Coding:
         return self.coding != "repeat" and not self.twin
 
 
-def refuse_unknown(config: Any, name: str, others: Iterable[str]) -> None:
-    """transformers takes any key as an attribute, misspelt ones too. name: of the model; others: not fields."""
+def refuse_unknown(config: Any, name: str, others: Mapping[str, Any]) -> None:
+    """transformers takes any key as an attribute, misspelt ones too, and those of another model's config.
+
+    name: of the model; others: what are not fields.
+    """
+    kind = others.get("model_type", config.model_type)
+    if kind != config.model_type:
+        raise UserError(
+            f"{name}: this is the config of a '{kind}'; to start from its weights, give from_pretrained a "
+            f"config={type(config).__name__}(...) of the same sizes"
+        )
     valid = sorted(field for field in config.__dataclass_fields__ if not field.startswith("_"))
     for key in sorted(set(others) - _OF_TRANSFORMERS):
         raise UserError(f"{name} has no option '{key}'; {choices(key, valid, limit=30)}")

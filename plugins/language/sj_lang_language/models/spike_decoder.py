@@ -81,9 +81,9 @@ class SpikeDecoderConfig(Coding, PreTrainedConfig):
     attention: Part["attention"] = "ssa"
     norm: Part["norm"] = "layer"
     twin: bool = False
-    dropout: float = 0.0
-    branch_gain: float = 1.0
-    initializer_range: float = 0.05
+    dropout: float | int = 0.0
+    branch_gain: float | int = 1.0
+    initializer_range: float | int = 0.05
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | None = None
@@ -93,8 +93,8 @@ class SpikeDecoderConfig(Coding, PreTrainedConfig):
         if self.neuron is None:
             self.neuron = dict(REPEATED) if self.coding == "repeat" else "dsn"
         write_out(self, ("neuron", "embedding", "attention", "norm"))
-        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "timesteps")
-        require_positive(self, "spike_decoder", sizes)
+        sizes = ("vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads")
+        require_positive(self, "spike_decoder", (*sizes, "mlp_ratio", "timesteps"))
         require_heads(self, "spike_decoder")
         super().__post_init__(**others)
 

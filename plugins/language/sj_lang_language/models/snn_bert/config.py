@@ -6,9 +6,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from sj_lang import build, schema
-from sj_lang.errors import UserError
+from sj_lang.errors import UserError, choices
 from sj_lang.schema import Part
 from sj_lang_language.models.options import REPEATED, Coding, refuse_unknown, require_heads, require_positive, write_out
+
+PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 
 
 @strict
@@ -54,11 +56,11 @@ class SNNBertConfig(Coding, PreTrainedConfig):
     num_hidden_layers: int = 2
     num_attention_heads: int = 2
     intermediate_size: int | None = None
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    classifier_dropout: float | None = None
-    initializer_range: float | None = None
-    layer_norm_eps: float = 1e-5
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    classifier_dropout: float | int | None = None
+    initializer_range: float | int | None = None
+    layer_norm_eps: float | int = 1e-5
     tie_word_embeddings: bool = True
     sparse_prediction: bool = False
 
@@ -84,8 +86,8 @@ class SNNBertConfig(Coding, PreTrainedConfig):
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         write_out(self, ("neuron", "embedding", "attention", "norm"))
-        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "timesteps")
-        require_positive(self, "snn_bert", sizes)
+        sizes = ("vocab_size", "max_position_embeddings", "type_vocab_size", "hidden_size", "num_hidden_layers")
+        require_positive(self, "snn_bert", (*sizes, "num_attention_heads", "intermediate_size", "timesteps"))
         require_heads(self, "snn_bert")
         attention = build.part("attention", self.attention)
         if not {"causal", "core"} <= set(schema.arguments("attention", attention.target)):
@@ -93,6 +95,8 @@ class SNNBertConfig(Coding, PreTrainedConfig):
                 f"snn_bert: attention '{attention.name}' takes no `causal` and `core`, so it cannot read a text as a "
                 "whole; derive it from sj_lang_language.attention.self_attention.SelfAttention"
             )
+        if self.problem_type not in (None, *PROBLEMS):
+            raise UserError(f"snn_bert: problem_type '{self.problem_type}'; {choices(self.problem_type, PROBLEMS)}")
         super().__post_init__(**others)
 
     @property
