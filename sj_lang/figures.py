@@ -40,7 +40,7 @@ def learning_curves(history: History, path: Path, *, chosen: int | None = None) 
         if chosen in validation[0]:
             best = validation[1][validation[0].index(chosen)]
             axes.plot([chosen], [best], "o", markersize=10, fillstyle="none", color="black", label="weights taken")
-    axes.set(xlabel="optimizer step", ylabel="loss (nats)", title="Learning curves")
+    axes.set(xlabel="optimizer step", ylabel="loss", title="Learning curves")
     axes.set_xlim(left=0)
     axes.legend(frameon=False)
     _save(figure, path)
@@ -57,7 +57,7 @@ def compared_curves(runs: Mapping[str, History], path: Path) -> bool:
     for index, (name, line) in enumerate(lines.items()):
         marker = "o" if len(line[0]) < 30 else ""
         axes.plot(*line, **_look(index), marker=marker, markersize=3.5, linewidth=1.2, label=name)
-    axes.set(xlabel="optimizer step", ylabel=f"{key.split('.')[0]} loss (nats)", title="The runs compared")
+    axes.set(xlabel="optimizer step", ylabel=f"{key.split('.')[0]} loss", title="The runs compared")
     axes.set_xlim(left=0)
     axes.legend(frameon=False)
     _save(figure, path)

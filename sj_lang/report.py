@@ -142,19 +142,26 @@ def _render(title: str, pages: Sequence[Page], means: Mapping[str, Mapping[str, 
 
 
 def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """(name, one text per run) of all figures that any run has, except those of single layers."""
+    """(name, one text per run) of all figures that any run has, except those of single layers.
+
+    A run with a correlation, `pearson`, predicts numbers: its losses are squared errors, which have no unit.
+    """
     names = list(dict.fromkeys(name for one in metrics for name in one))
     plain = [name for name in names if not name.startswith(("firing_rate.", "dead.")) or name.endswith(".mean")]
     plain.sort(key=lambda name: GROUPS.index(group) if (group := name.split(".")[0]) in GROUPS else -1)
-    return [(name, [show(name, one[name]) if name in one else "" for one in metrics]) for name in plain]
+    squared = [any(name.endswith(".pearson") for name in one) for one in metrics]
+    runs = list(zip(metrics, squared, strict=True))
+    return [(name, [show(name, one[name], squared=sq) if name in one else "" for one, sq in runs]) for name in plain]
 
 
-def show(name: str, value: Any) -> str:
-    """A figure with its unit, as people read it."""
+def show(name: str, value: Any, *, squared: bool = False) -> str:
+    """A figure with its unit, as people read it. squared: a loss is a squared error."""
     unit = "mJ" if name.endswith("mj") else UNITS.get(name.split(".", 1)[-1], "")
+    if squared and name.endswith(".loss"):
+        unit = ""
     if isinstance(value, Mapping):  # mean, deviation and number of runs
         if not value["deviation"]:  # a single run, or a figure that is the same in all
-            return show(name, value["mean"])
+            return show(name, value["mean"], squared=squared)
         text = f"{_number(name, value['mean'])} ± {_number(name, value['deviation'])}"
     else:
         text = _number(name, value)
@@ -200,7 +207,7 @@ def _tell_curves(history: figures.History, manifest: Mapping[str, Any]) -> str:
         if steps:
             low = min(range(len(values)), key=values.__getitem__)
             parts.append(
-                f"{name} from {values[0]:.3f} (step {steps[0]}) to {values[-1]:.3f} nats (step {steps[-1]}), "
+                f"{name} from {values[0]:.3f} (step {steps[0]}) to {values[-1]:.3f} (step {steps[-1]}), "
                 f"lowest {values[low]:.3f} at step {steps[low]}"
             )
     chosen = manifest.get("chosen_step")

@@ -112,3 +112,12 @@ def test_rows_are_ordered_and_layers_left_out() -> None:
     rows = report.metric_rows([metrics, {"test.loss": 2.0, "test.accuracy": 0.5}])
     assert [name for name, _ in rows] == ["test.loss", "test.accuracy", "validation.loss", "train.loss", "dead.mean"]
     assert rows[1] == ("test.accuracy", ["", "0.5000"])
+
+
+def test_squared_errors_have_no_unit() -> None:
+    rows = report.metric_rows([{"dev.loss": 1.0, "dev.pearson": 0.5, "train.loss": 3.0}, {"dev.loss": 2.0}])
+    assert dict(rows) == {
+        "dev.loss": ["1.0000", "2.0000 nats"],
+        "dev.pearson": ["0.5000", ""],
+        "train.loss": ["3.0000", ""],
+    }
