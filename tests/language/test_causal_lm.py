@@ -162,6 +162,15 @@ def test_a_text_shorter_than_a_window_says_the_lengths(tmp_path: Path) -> None:
         prepare(data=str(tmp_path / "short.txt"), length=8, split=[1, 0, 0])
 
 
+@pytest.mark.parametrize("tokenizer", ["characters", {"type": "bpe", "vocab_size": 300}])
+def test_no_text_is_too_short_for_the_message(tmp_path: Path, tokenizer: Any) -> None:
+    """Cut into three, a few characters leave a part without any."""
+    for size in range(1, 40):
+        (tmp_path / "few.txt").write_text("x" * size)
+        with pytest.raises(UserError, match=r"few\.txt (is too short: each part needs|has no text for 'train')"):
+            prepare(tokenizer, data=str(tmp_path / "few.txt"), length=32)
+
+
 @pytest.mark.parametrize("split", [[0.9, 0.1], [0.9, 0.2, 0.1], [0, 0.5, 0.5], [1.1, 0, -0.1]])
 def test_a_split_that_is_none_is_refused(split: list[float]) -> None:
     with pytest.raises(UserError, match=r"task.split is .*add up to 1"):
