@@ -10,10 +10,10 @@ share of what a copy moves in the same run, and the microseconds of the host and
 
 from __future__ import annotations
 
-import argparse
 import copy
 import ctypes
 import json
+import os
 import platform
 import statistics
 import sys
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from sj_lang import baselines, plugins, yaml_marks
+from sj_lang.arguments import Parser, positive
 from sj_lang.build import part
 from sj_lang.errors import RunFailed, UserError
 from sj_lang.stopwatch import Stopwatch, copy_rate, graph_us, host_us
@@ -83,18 +84,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         from sj_lang import bench_recipe
 
         return bench_recipe.main(words)
-    parser = argparse.ArgumentParser(prog="sj-lang bench", description=__doc__)
+    parser = Parser(prog="sj-lang bench", description=__doc__)
     parser.add_argument("neuron", help="registered name, with options as dsn:n=1:decay=static")
     parser.add_argument("--against", help="comma-separated neurons (default: lif; on a GPU the baselines native:...)")
     parser.add_argument("--shapes", help="TxBxC or TxN (B = 1), comma-separated")
-    parser.add_argument("--repeat", type=int, default=7, help="rounds per shape, medians are printed (default: 7)")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads (default: torch's own)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--repeat", type=positive, default=7, help="rounds per shape, medians are printed (default: 7)")
+    parser.add_argument("--threads", type=positive, help="torch threads (default: torch's own)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args(words)
     if arguments.device != "cpu" and not torch.cuda.is_available():
         raise UserError("bench: --device cuda, but torch sees no GPU")
+    if arguments.json:
+        _check_place(arguments.json)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     on_cpu = arguments.device == "cpu"
@@ -130,6 +133,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def _check_place(file: Path) -> None:
+    """Raise UserError unless the figures can be written there: they are not measured for nothing."""
+    folder = file.parent
+    if not folder.is_dir():
+        raise UserError(f"bench: --json {file}: there is no folder {folder}")
+    if file.is_dir():
+        raise UserError(f"bench: --json {file}: that is a folder, give a file")
+    if not os.access(file if file.exists() else folder, os.W_OK):
+        raise UserError(f"bench: --json {file}: it cannot be written there")
 
 
 def _shape(text: str) -> tuple[int, int, int]:

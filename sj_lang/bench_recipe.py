@@ -7,7 +7,6 @@ run. Nothing else of a training is in it: no data loading, no Trainer, no guards
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from sj_lang.arguments import Parser, positive
 from sj_lang.assembly import assemble
 from sj_lang.bench import in_turn, machine
 from sj_lang.callbacks import RunMark
@@ -58,11 +58,11 @@ class Step:
 
 def main(argv: Sequence[str]) -> int:
     """The command line `sj-lang bench RECIPE`. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="sj-lang bench", description=__doc__)
+    parser = Parser(prog="sj-lang bench", description=__doc__)
     parser.add_argument("recipe", help="a path, or a name from `sj-lang ls`")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="changes, such as model.neuron=lif")
-    parser.add_argument("--repeat", type=int, default=7, help="rounds; medians are printed (default: 7)")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads (default: torch's own)")
+    parser.add_argument("--repeat", type=positive, default=7, help="rounds; medians are printed (default: 7)")
+    parser.add_argument("--threads", type=positive, help="torch threads (default: torch's own)")
     options = parser.parse_intermixed_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -11,9 +11,10 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from sj_lang import __version__
+from sj_lang.arguments import Parser
 from sj_lang.errors import SjLangError, UserError, choices
 
 if TYPE_CHECKING:
@@ -71,14 +72,8 @@ def _dispatch(words: list[str]) -> int:
     return code
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        message = message.replace(", key=value", "")  # argparse counts it among what is required
-        raise UserError(f"{message}; see `{self.prog} --help`")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="sj-lang",
         description="Parallel spiking neurons and spiking language models: recipes, runs, plugins.",
         epilog="Start with: sj-lang run lm/quickstart",

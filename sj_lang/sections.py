@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import operator
 import re
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from sj_lang import compat
+from sj_lang import compat, values
 from sj_lang.problems import Keys, Problem
 from sj_lang.schema import MISSING, Argument, field_default, resolve_arguments
 from sj_lang.values import can_be_written, tell_plainly
@@ -34,6 +35,39 @@ TRAIN_FIXED: Mapping[str, tuple[Any, str]] = {
     "prediction_loss_only": (False, "the figures of the task need the predictions"),
     "batch_eval_metrics": (False, "the figures of the task are computed over the whole split"),
 }
+#: Values of these fields that no training can have, or that torch refuses once it trains: limits as of pydantic.Field.
+TRAIN_LIMITS: Mapping[str, Mapping[str, Any]] = {
+    "per_device_train_batch_size": {"ge": 1},
+    "per_device_eval_batch_size": {"ge": 1},
+    "gradient_accumulation_steps": {"ge": 1},
+    "eval_accumulation_steps": {"ge": 1},
+    "dataloader_prefetch_factor": {"ge": 1},
+    "learning_rate": {"ge": 0},
+    "weight_decay": {"ge": 0},
+    "adam_epsilon": {"ge": 0},
+    "max_grad_norm": {"ge": 0},
+    "num_train_epochs": {"ge": 0},
+    "warmup_steps": {"ge": 0},
+    "eval_delay": {"ge": 0},
+    "dataloader_num_workers": {"ge": 0},
+    "adam_beta1": {"ge": 0, "lt": 1},
+    "adam_beta2": {"ge": 0, "lt": 1},
+    "label_smoothing_factor": {"ge": 0, "le": 1},
+}
+#: The same of transformers' sampling: where do_sample is false, it does not look at them.
+SAMPLING_LIMITS: Mapping[str, Mapping[str, Any]] = {
+    "temperature": {"gt": 0},
+    "top_k": {"ge": 0},
+    "top_p": {"ge": 0, "le": 1},
+    "min_p": {"ge": 0, "le": 1},
+    "typical_p": {"gt": 0, "le": 1},
+    "top_h": {"gt": 0, "le": 1},
+}
+GENERATE_LIMITS: Mapping[str, Mapping[str, Any]] = {
+    "num_beams": {"ge": 1},
+    "num_return_sequences": {"ge": 1},
+    "repetition_penalty": {"gt": 0},
+}
 GENERATE_DEFAULTS: Mapping[str, Any] = {"prompt": None, "max_new_tokens": 200, "do_sample": True}
 MEASURE_DEFAULTS: Mapping[str, bool] = {"firing_rate": True, "raster": True, "energy": True}
 
@@ -56,8 +90,23 @@ def train_arguments() -> dict[str, Argument]:
         if entry.init and entry.name not in ELSEWHERE and can_be_written(annotations[entry.name]):
             default = TRAIN_DEFAULTS.get(entry.name, field_default(entry))
             decided = entry.name in TRAIN_DECIDED
-            found[entry.name] = Argument(entry.name, annotations[entry.name], default, given=decided)
+            annotation = _limited(annotations[entry.name], TRAIN_LIMITS.get(entry.name))
+            found[entry.name] = Argument(entry.name, annotation, default, given=decided)
     return found
+
+
+def _limited(annotation: Any, limits: Mapping[str, Any] | None) -> Any:
+    """The annotation with its numbers within limits, and none of them nan or infinite."""
+    from pydantic import Field
+
+    if limits is None:
+        return annotation
+    within: dict[Any, Any] = {
+        int: Annotated[int, Field(**limits)],
+        float: Annotated[float, Field(**limits, allow_inf_nan=False)],
+    }
+    members = [within.get(member, member) for member in typing.get_args(annotation) or (annotation,)]
+    return functools.reduce(operator.or_, members)
 
 
 @functools.cache
@@ -71,7 +120,8 @@ def generate_arguments() -> dict[str, Argument]:
     found = {"prompt": Argument("prompt", str | None, None)}
     for name in names:  # None is transformers' "as the model has it": nothing to write out
         default = GENERATE_DEFAULTS.get(name, MISSING)
-        found[name] = Argument(name, _documented(types.get(name, "")), default, given=default is MISSING)
+        annotation = _limited(_documented(types.get(name, "")), GENERATE_LIMITS.get(name))
+        found[name] = Argument(name, annotation, default, given=default is MISSING)
     return found
 
 
@@ -105,6 +155,10 @@ def resolve_train(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Prob
         known, own, ("train",), home="the keys are the fields of transformers.TrainingArguments"
     )
     problems += [Problem(("train", name), text) for name, text in ELSEWHERE.items() if name in section]
+    steps = options.get("max_steps")
+    if isinstance(steps, int) and steps < 1 and steps != -1:
+        text = f"expected a whole number >= 1, or -1 for as many as num_train_epochs says; found {steps}"
+        problems.append(Problem(("train", "max_steps"), text))
     for name, (value, reason) in TRAIN_FIXED.items():
         if own.get(name, value) != value:
             problems.append(Problem(("train", name), f"must be {tell_plainly(value)} here, {reason}"))
@@ -140,17 +194,31 @@ def _accelerator_arguments() -> dict[str, Argument]:
 
 def resolve_generate(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """Check `generate:`; return it with our defaults, and its problems."""
-    from transformers import GenerationConfig
-
     keys: Keys = ("generate",)
     options, problems = resolve_arguments(
         generate_arguments(), section, keys, home="the keys are the fields of transformers.GenerationConfig"
     )
     if "max_length" in section and "max_new_tokens" not in section:
         options.pop("max_new_tokens", None)  # transformers would let our default win over what is written
-    if not problems:
-        try:
-            GenerationConfig(**{name: value for name, value in options.items() if name != "prompt"})
-        except (ValueError, TypeError) as error:
-            problems.append(Problem(keys, " ".join(str(error).split())))
-    return options, problems
+    return options, problems or check_generation(options)
+
+
+def check_generation(options: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with fields of GenerationConfig, each of a right type, together; `prompt` among them is left out.
+
+    What transformers says itself, and what it would say only while it writes.
+    """
+    from transformers import GenerationConfig
+
+    problems: list[Problem] = []
+    known = generate_arguments()
+    for name, limits in SAMPLING_LIMITS.items() if options.get("do_sample") else ():
+        if options.get(name) is not None:
+            _, wrong = values.check(_limited(known[name].annotation, limits), options[name])
+            hint = "; to take the likeliest token at each step, set do_sample to false" if name == "temperature" else ""
+            problems += [Problem(("generate", name), wrong[1] + hint)] if wrong else []
+    try:
+        GenerationConfig(**{name: value for name, value in options.items() if name != "prompt"})
+    except (ValueError, TypeError) as error:
+        problems.append(Problem(("generate",), " ".join(str(error).split())))
+    return problems

@@ -19,8 +19,10 @@ from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder
 from sj_lang.guards import Termination
 from sj_lang.manifest import Manifest, plain, write_json
+from sj_lang.problems import report
 from sj_lang.recipe import Recipe, load
 from sj_lang.report import metric_rows
+from sj_lang.sections import check_generation
 from sj_lang.trainer import RunTrainer, final_figures
 
 shield()
@@ -91,6 +93,9 @@ def generate(
     options: fields of GenerationConfig, laid over the recipe's `generate:`. seed: None is the recipe's.
     """
     run = open_run(run_dir)
+    chosen = {**run.recipe.generate, **(options or {})}
+    if problems := check_generation(chosen):
+        raise report(problems, "the generation options")
     task = make_task(run.recipe)
     if prompt is None:
         prompt = run.recipe.generate.get("prompt")
@@ -101,7 +106,6 @@ def generate(
     model = run.model(task.auto_class)
     if torch.accelerator.is_available():
         model = model.to(torch.accelerator.current_accelerator())
-    chosen = {**run.recipe.generate, **(options or {})}
     text, note = write_text(model, run.tokenizer, prompt, chosen, run.recipe.seed if seed is None else seed)
     console = Console()
     if note:

@@ -130,7 +130,9 @@ def describe(annotation: Any) -> str:
         few = [tell_plainly(option) for option in inner[:10]]
         return f"one of {', '.join(few)}" + (" ..." if len(inner) > 10 else "") if len(inner) > 3 else " or ".join(few)
     if origin is Annotated:
-        return f"{describe(inner[0])} {' and '.join(_limits(inner[1:]))}".rstrip()
+        base = describe(inner[0])
+        base = base.replace("a number", "a finite number") if _is_finite(inner[1:]) else base
+        return f"{base} {' and '.join(_limits(inner[1:]))}".rstrip()
     if origin in (Union, types.UnionType):
         wider = [member for member in inner if member is not int or float not in inner]
         return " or ".join(dict.fromkeys(describe(member) for member in wider))
@@ -164,11 +166,16 @@ def tell(value: Any) -> str:
 
 
 def _limits(metadata: tuple[Any, ...]) -> list[str]:
-    found = []
-    for item in metadata:
-        for part in getattr(item, "metadata", [item]):  # a pydantic Field holds a list
-            found += [f"{sign} {getattr(part, name)}" for name, sign in _LIMITS.items() if hasattr(part, name)]
-    return found
+    parts = _constraints(metadata)
+    return [f"{sign} {getattr(part, name)}" for part in parts for name, sign in _LIMITS.items() if hasattr(part, name)]
+
+
+def _is_finite(metadata: tuple[Any, ...]) -> bool:
+    return any(getattr(part, "allow_inf_nan", None) is False for part in _constraints(metadata))
+
+
+def _constraints(metadata: tuple[Any, ...]) -> list[Any]:
+    return [part for item in metadata for part in getattr(item, "metadata", [item])]  # a pydantic Field holds a list
 
 
 def _options(annotation: Any) -> list[str]:

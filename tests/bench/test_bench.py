@@ -159,11 +159,24 @@ def test_no_speed_while_the_gradient_at_the_timed_shape_is_wrong(monkeypatch: py
         (["dsn:n"], "an option is name=value, got 'n'"),
         (["dsn", "--shapes", "5by2"], "a shape is TxBxC or TxN"),
         (["dsn", "--shapes", "0x2"], "a shape is TxBxC or TxN"),
+        (["dsn", "--repeat", "0"], "--repeat: expected a whole number of 1 or more, found '0'"),
+        (["dsn", "--repeat", "few"], "--repeat: expected a whole number of 1 or more, found 'few'"),
+        (["dsn", "--threads", "0"], "--threads: expected a whole number of 1 or more, found '0'"),
+        (["dsn", "--threads", "-2"], "--threads: expected a whole number of 1 or more, found '-2'"),
+        (["dsn", "--device", "tpu"], "--device: invalid choice: 'tpu'"),
+        (["dsn", "--json", "nowhere/figures.json"], "there is no folder nowhere$"),
+        (["dsn", "--json", "."], r"--json \.: that is a folder"),
+        (["lm/quickstart", "--repeat", "0"], "--repeat: expected a whole number of 1 or more, found '0'"),
+        (["lm/quickstart", "--threads", "-1"], "--threads: expected a whole number of 1 or more, found '-1'"),
     ],
 )
-def test_bad_input(arguments: list[str], message: str) -> None:
+def test_bad_input(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         bench.main(arguments)
+    assert capsys.readouterr().out == "", "it was found only after something had been timed"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -16,7 +16,8 @@ HOST = ROOT / "sj_lang"
 NEURONS = ROOT / "plugins" / "neurons" / "sj_lang_neurons"
 LANGUAGE = ROOT / "plugins" / "language" / "sj_lang_language"
 HEAVY = {"torch", "transformers", "spikingjelly", "numpy", "datasets", "tokenizers", "cupy", "accelerate", "matplotlib"}
-LIGHT = ["hookspecs", "plugins", "recipe", "cli", "builtin", "listing", "errors", "problems", "__main__", "__init__"]
+LIGHT = ["hookspecs", "plugins", "recipe", "cli", "arguments", "builtin", "listing", "errors", "problems"]
+LIGHT += ["__main__", "__init__"]
 PLUGINS = [*sorted(ROOT.glob("plugins/*/*/plugin.py")), *sorted(HOST.glob("templates/**/plugin.py"))]
 
 

@@ -107,11 +107,27 @@ def test_a_key_of_another_section_is_sent_there(write: Write) -> None:
         ("train.bf16=1", "train.bf16: expected true or false, found 1 (a whole number)"),
         ("train.bf16='true'", "train.bf16: expected true or false, found 'true' (text)"),
         ("train.bf16=on", "train.bf16: expected true or false, found 'on' (text)"),
-        ("train.learning_rate='3e-4'", "train.learning_rate: expected a number, found '3e-4' (text)"),
+        ("train.learning_rate='3e-4'", "train.learning_rate: expected a finite number >= 0, found '3e-4' (text)"),
         ("train.accelerator_config={split_batch: true}", "accelerator_config.split_batch: unknown key"),
         ("train=3", "train: expected a section with keys, found 3 (a whole number)"),
+        ("train.max_steps=0", "train.max_steps: expected a whole number >= 1, or -1 for as many as num_train_epochs"),
+        ("train.max_steps=-2", "train.max_steps: expected a whole number >= 1, or -1"),
+        ("train.per_device_train_batch_size=0", "train_batch_size: expected a whole number >= 1, found 0 (a whole"),
+        ("train.per_device_eval_batch_size=0", "eval_batch_size: expected a whole number >= 1, found 0 (a whole"),
+        ("train.gradient_accumulation_steps=0", "accumulation_steps: expected a whole number >= 1, found 0"),
+        ("train.eval_accumulation_steps=0", "accumulation_steps: expected a whole number >= 1 or null, found 0"),
+        ("train.dataloader_num_workers=-1", "num_workers: expected a whole number >= 0, found -1"),
+        ("train.learning_rate=-1", "learning_rate: expected a finite number >= 0, found -1 (a whole number)"),
+        ("train.learning_rate=.nan", "learning_rate: expected a finite number >= 0, found .nan (a number)"),
+        ("train.learning_rate=.inf", "learning_rate: expected a finite number >= 0, found .inf (a number)"),
+        ("train.num_train_epochs=.inf", "num_train_epochs: expected a finite number >= 0, found .inf (a number)"),
+        ("train.weight_decay=-.1", "weight_decay: expected a finite number >= 0, found -0.1 (a number)"),
+        ("train.adam_beta1=1", "adam_beta1: expected a finite number >= 0 and < 1, found 1 (a whole number)"),
+        ("generate.temperature=0", "temperature: expected a finite number > 0 or null, found 0.0 (a number); to take"),
+        ("generate.top_p=1.5", "generate.top_p: expected a finite number >= 0 and <= 1 or null, found 1.5"),
+        ("generate.num_beams=0", "generate.num_beams: expected a whole number >= 1 or null, found 0"),
         ("generate.max_new_tokens=0", "generate: `max_new_tokens` must be greater than 0, but is 0."),
-        ("generate.num_beams=two", "generate.num_beams: expected a whole number or null, found 'two' (text)"),
+        ("generate.num_beams=two", "generate.num_beams: expected a whole number >= 1 or null, found 'two' (text)"),
         ("name=../x", "name: expected letters, digits"),
         ("name=3", "name: expected text, found 3 (a whole number)"),
         ("output=", "output: expected text, found null"),
@@ -210,3 +226,8 @@ def test_generation_options_from_the_command_line() -> None:
     assert recipe.generation(["temperature=1", "top_k=5", "seed=2"]) == {"temperature": 1.0, "top_k": 5, "seed": 2}
     with pytest.raises(UserError, match="temprature: unknown key; did you mean 'temperature'"):
         recipe.generation(["temprature=1"])
+
+
+def test_what_sampling_refuses_is_no_mistake_where_nothing_is_sampled(write: Write) -> None:
+    assert recipe.load(write(), ["generate.temperature=0", "generate.do_sample=false"]).generate["temperature"] == 0
+    assert recipe.load(write(), ["train.learning_rate=0", "train.max_steps=-1"]).train["learning_rate"] == 0

@@ -133,6 +133,10 @@ def test_generating_again_gives_the_same_text(finished: tuple[Path, str], capsys
         run.generate(finished[0], "")
     with pytest.raises(UserError, match="the prompt has 13 tokens, the model takes 12"):
         run.generate(finished[0], "abcdefghijabc")
+    with pytest.raises(UserError, match=r"generate\.temperature: expected a finite number > 0.*do_sample to false"):
+        run.generate(finished[0], "fgh", {"do_sample": True, "temperature": 0.0})
+    with pytest.raises(UserError, match=r"`max_new_tokens` must be greater than 0"):
+        run.generate(finished[0], "fgh", {"max_new_tokens": 0})
 
 
 def test_a_finished_run_is_neither_repeated_nor_resumed(finished: tuple[Path, str]) -> None:
