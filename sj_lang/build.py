@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from sj_lang import plugins, schema, yaml_marks
+from sj_lang.errors import PluginError, SjLangError
+from sj_lang.hookspecs import describe
 from sj_lang.problems import report
+
+#: Kinds whose constructors get nothing but numbers and other parts: what goes wrong in there is the plugin's own.
+MODULES = ("neuron", "embedding", "attention", "norm")
 
 
 class Make:
@@ -20,6 +27,7 @@ class Make:
         registration = plugins.get(kind, spec["type"])
         self.kind, self.name, self.spec = kind, registration.name, dict(spec)
         self.target = registration.load()
+        self._where = f"{kind} '{self.name}' of {registration.plugin} {registration.version}"
         self._arguments = schema.arguments(kind, self.target)
         ours = schema.OURS.get(kind, {})
         options = {name: value for name, value in spec.items() if name != "type" and name not in ours}
@@ -36,11 +44,24 @@ class Make:
 
     def __call__(self, **given: Any) -> Any:
         """Build one. `given` is what the program hands in, and wins over an option of that name; of the usual things,
-        what the class does not ask for is left out, anything else that it does not ask for is a TypeError."""
+        what the class does not ask for is left out, anything else that it does not ask for is a TypeError.
+
+        A ValueError is how a class refuses a value, and passes. Anything else that a module's constructor raises is a
+        PluginError that names the plugin."""
         if self.kind != "model":  # a config takes whatever the data say
             usual = schema.GIVEN[self.kind]
             given = {name: value for name, value in given.items() if name in self._arguments or name not in usual}
-        return self.target(**{**self._options, **given})
+            if strange := [name for name in given if name not in self._arguments]:
+                raise TypeError(f"{self._where}: unexpected keyword argument '{strange[0]}'")
+        options = {**self._options, **given}
+        if self.kind not in MODULES:
+            return self.target(**options)
+        try:
+            return self.target(**options)
+        except (ValueError, SjLangError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a plugin is foreign code
+            raise PluginError(f"{self._where}: building it failed: {describe(error)}") from error
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.spec.items() if name != "type")

@@ -29,7 +29,7 @@ class Unreachable(UserError):
 
 
 class PluginError(SjLangError):
-    """A plugin that is needed here failed to load."""
+    """A plugin that is needed here failed to load, or to build what it offers."""
 
     exit_code = 3
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sj_lang import compat
 from sj_lang.build import Make, part
-from sj_lang.errors import UserError
+from sj_lang.errors import PluginError, UserError
 
 
 @dataclass(frozen=True)
@@ -189,12 +189,12 @@ def _replacement(
     count = channels.pop() or 0
     try:
         node = make(channels=count)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise UserError(f"swap: place '{name}': {error}") from error
     carried, note = _carried(old, node, chosen)
     try:
         node = make(channels=count, **carried) if carried else node
-    except (ValueError, TypeError) as error:
+    except (ValueError, PluginError) as error:
         return left(f"what the old node fires by means nothing to the new one: {error}")
     own = next(old.parameters(), None)
     around = own if own is not None else next((p for p in net.parameters() if p.is_floating_point()), None)

@@ -253,6 +253,30 @@ def test_what_no_class_asks_for_is_an_error_unless_it_is_usual(toy: Registry) ->
         build.part("norm", "centre")(dim=3, colour=1)
 
 
+@pytest.mark.parametrize("error", [KeyError("inside"), TypeError("no len()"), AssertionError(), RuntimeError("odd\nx")])
+def test_what_a_constructor_raises_names_the_plugin(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(self: object, *, dim: int, eps: float) -> None:
+        raise error
+
+    monkeypatch.setattr(toys.Centre, "__init__", fail)
+    with pytest.raises(PluginError) as caught:
+        build.part("norm", "centre")(dim=3)
+    told = str(caught.value)
+    assert told.startswith(f"norm 'centre' of sj-lang-toy 1.0: building it failed: {type(error).__name__}")
+    assert "\n" not in told
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [ValueError("eps is 0"), UserError("eps is 0"), PluginError("eps is 0")])
+def test_a_value_that_a_constructor_refuses_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def refuse(self: object, *, dim: int, eps: float) -> None:
+        raise error
+
+    monkeypatch.setattr(toys.Centre, "__init__", refuse)
+    with pytest.raises(type(error), match=r"^eps is 0$"):
+        build.part("norm", "centre")(dim=3)
+
+
 def test_part_tells_all_mistakes_in_one_error() -> None:
     with pytest.raises(UserError) as caught:
         build.part("neuron", {"type": "toy_lif", "tua": 1, "v_threshold": "x"})
