@@ -76,6 +76,8 @@ def train(
     elif is_main_process() and not dry_run:
         folder.refuse_unless_free(resolved)
     checkpoint, notes = checkpoints.newest(folder.root, known.id) if known else (None, [])
+    if known and not checkpoint:
+        notes.append("no checkpoint yet: it starts from the beginning")
 
     try:
         job = assemble(recipe, folder.root)

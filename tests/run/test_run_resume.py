@@ -114,7 +114,7 @@ def test_no_checkpoint_that_loads_is_a_clear_error(tmp_path: Path, monkeypatch: 
 
 
 def test_a_run_without_checkpoints_begins_again(
-    tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
         stop_in(patch, 12)
@@ -122,7 +122,9 @@ def test_a_run_without_checkpoints_begins_again(
             run.execute(load(write_recipe(tmp_path), ["output=r"]))
     for checkpoint in (tmp_path / "r").glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
+    assert "no checkpoint yet" not in capsys.readouterr().out
     assert run.execute(load("r/recipe.yaml"), resume="r") == 0
+    assert "note: no checkpoint yet: it starts from the beginning" in capsys.readouterr().out
     assert same_weights(tmp_path / "r", straight)
 
 
