@@ -22,7 +22,7 @@ from sj_lang.guards import Termination
 from sj_lang.manifest import Manifest
 from sj_lang.monitor import neuron_parameters
 from sj_lang.recipe import Recipe
-from sj_lang.stored import check_prompt, evaluate, generate, write_text
+from sj_lang.stored import check_prompt, evaluate, generate, unknown_in, write_text
 from sj_lang.trainer import RunTrainer, final_figures
 
 __all__ = ["evaluate", "execute", "generate", "quiet_libraries", "train"]
@@ -90,7 +90,9 @@ def train(
     termination = Termination(folder.continuing)
     trainer = _trainer(job, folder, console, termination)
     trainer.check_loss()
-    check_prompt(job.model, job.prepared.tokenizer, _prompt(job))
+    prompt = _prompt(job)
+    check_prompt(job.model, job.prepared.tokenizer, prompt)
+    job.notes += unknown_in(job.prepared.tokenizer, prompt)
     steps = trainer.planned_steps()
     announce.start(job, folder, console, steps, checkpoint)
     if dry_run:
@@ -268,7 +270,7 @@ def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Consol
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         console.say(f"note: the model is spread over processes; let it write with: sj-lang generate {folder.shown}")
         return
-    text, note = write_text(job.model, job.prepared.tokenizer, prompt, job.recipe.generate, job.recipe.seed)
-    if note:
+    text, notes = write_text(job.model, job.prepared.tokenizer, prompt, job.recipe.generate, job.recipe.seed)
+    for note in notes:
         console.say(f"note: {note}")
     folder.sample.write_text(text + "\n", encoding="utf-8")

@@ -106,9 +106,9 @@ def generate(
     model = run.model(task.auto_class)
     if torch.accelerator.is_available():
         model = model.to(torch.accelerator.current_accelerator())
-    text, note = write_text(model, run.tokenizer, prompt, chosen, run.recipe.seed if seed is None else seed)
+    text, notes = write_text(model, run.tokenizer, prompt, chosen, run.recipe.seed if seed is None else seed)
     console = Console()
-    if note:
+    for note in notes:
         console.say(f"note: {note}")
     console.say(text)
     return 0
@@ -116,15 +116,16 @@ def generate(
 
 def write_text(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, options: Mapping[str, Any], seed: int
-) -> tuple[str, str]:
-    """The prompt and what the model writes after it, and a note if it had to be shorter than asked for ("" if not).
+) -> tuple[str, list[str]]:
+    """The prompt and what the model writes after it; notes on what of the prompt is lost, and on a text that had to be
+    shorter than asked for.
 
     options: fields of GenerationConfig; `prompt` among them is left out.
     """
     check_prompt(model, tokenizer, prompt)
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(next(model.parameters()).device)
     chosen = {name: value for name, value in options.items() if name != "prompt" and value is not None}
-    note = _fit(model, ids.shape[1], chosen)
+    notes = [*unknown_in(tokenizer, prompt), *_fit(model, ids.shape[1], chosen)]
     transformers.set_seed(seed)
     was_training = model.training
     model.eval()
@@ -132,7 +133,26 @@ def write_text(
         written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **chosen)
     model.train(was_training)
     texts = [tokenizer.decode(row, skip_special_tokens=True) for row in written]
-    return "\n---\n".join(texts), note
+    return "\n---\n".join(texts), notes
+
+
+def unknown_in(tokenizer: PreTrainedTokenizerBase, prompt: str | None) -> list[str]:
+    """A note that names what of the prompt the tokenizer does not know; none if it knows all."""
+    if prompt is None or tokenizer.unk_token_id is None:
+        return []
+    encoded = tokenizer(prompt, return_offsets_mapping=tokenizer.is_fast)
+    where = [place for place, token in enumerate(encoded["input_ids"]) if token == tokenizer.unk_token_id]
+    if tokenizer.is_fast:
+        pieces = [prompt[slice(*encoded["offset_mapping"][place])] for place in where]
+        lost = ", ".join(repr(piece) for piece in dict.fromkeys(pieces) if piece not in ("", tokenizer.unk_token))
+    else:
+        lost = f"{len(where)} token(s)" if where else ""
+    if not lost:
+        return []
+    return [
+        f"the tokenizer does not know {lost} of the prompt: the model reads {tokenizer.unk_token} there, which is not "
+        "written out"
+    ]
 
 
 def check_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str | None) -> None:
@@ -146,10 +166,10 @@ def check_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pro
         raise UserError(f"generate.prompt: the prompt has {length} tokens, the model takes {room} in all; shorten it")
 
 
-def _fit(model: PreTrainedModel, length: int, options: dict[str, Any]) -> str:
-    """Lower `max_new_tokens` to the room that the model has."""
+def _fit(model: PreTrainedModel, length: int, options: dict[str, Any]) -> list[str]:
+    """Lower `max_new_tokens` to the room that the model has; returns a note if so."""
     room, wanted = longest_text(model), options.get("max_new_tokens")
     if not room or wanted is None or length + wanted <= room:
-        return ""
+        return []
     options["max_new_tokens"] = room - length
-    return f"the model takes {room} tokens in all, so it writes {room - length} instead of {wanted}"
+    return [f"the model takes {room} tokens in all, so it writes {room - length} instead of {wanted}"]

@@ -60,6 +60,18 @@ def test_trained_evaluated_and_written_with(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().out == (tmp_path / "r/sample.txt").read_text()
 
 
+def test_what_the_tokenizer_does_not_know_of_a_prompt_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.execute(load("real.yaml", ["generate.prompt='the €5'"])) == 0
+    told = "note: the tokenizer does not know '€', '5' of the prompt: the model reads <unk> there"
+    out = capsys.readouterr().out
+    assert out.index(told) < out.index("It wrote:")
+    assert any("'€', '5'" in note for note in read_json(Path("r/manifest.json"))["notes"])
+    assert run.generate("r", "☃ fox☃") == 0
+    assert "does not know '☃' of the prompt" in capsys.readouterr().out
+    assert run.generate("r", "fox") == 0
+    assert "note" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("twin", ["false", "true"])
 def test_accumulated_gradient_is_that_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch, twin: str) -> None:
     found: list[dict[str, torch.Tensor]] = []
