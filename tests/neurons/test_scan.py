@@ -65,6 +65,18 @@ def test_both_ways_are_used_and_agree(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("steps", [1, 31, 32, 100])
+def test_nothing_gives_nothing(steps: int, constant: bool, reverse: bool, backend: str) -> None:
+    given = inputs(steps, 2, 0, constant=constant)
+    out = scan.linear_scan(*given, reverse=reverse, backend=backend)
+    assert out.shape == (steps, 2, 0)
+    gradients = torch.autograd.grad(out.sum(), given)
+    assert [g.shape for g in gradients] == [x.shape for x in given]
+
+
 def test_axes_without_size_are_broadcast() -> None:
     decay, drive, h_0 = inputs(12, 2, 3)
     narrow = decay[:, :1].detach().requires_grad_()

@@ -37,7 +37,7 @@ class Rows:
     @cached_property
     def lanes(self) -> tuple[Tensor, ...]:
         """First rows of all chunks, second rows, ..., [chunks, N] each."""
-        return self.all[: self.cut].view(-1, CHUNK, self.all.shape[1]).unbind(1)
+        return self.all[: self.cut].view(self.cut // CHUNK, CHUNK, self.all.shape[1]).unbind(1)
 
     @cached_property
     def borders(self) -> Borders:
