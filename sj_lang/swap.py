@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,11 +62,25 @@ class Report:
         return "\n".join(lines)
 
 
+_METHODS = ("multi_step_forward", "single_step_forward")
+_HOOKS = (
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook"),
+)
+
+
 @dataclass
 class _Seen:
-    """What one neuron was fed while the example ran."""
+    """What one neuron was fed while the example ran, and how it was called.
+
+    names: the keywords by which it was handed its input. methods: those of `_METHODS` that were called past `forward`.
+    """
 
     inputs: list[tuple[tuple[int, ...], torch.dtype, torch.device]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+    inside: bool = False
 
 
 def swap(
@@ -87,13 +101,16 @@ def swap(
     like: regular expression, searched in the place's name in `net.named_modules()`.
 
     Kept from the old node: step mode, train / eval, device, dtype of the parameters (its own, or those of the network),
-    `store_v_seq`; surrogate function and threshold where the new node is binary and has such arguments.
-    A place that cannot be swapped stays as it was and is in `report.left` with its reason.
+    `store_v_seq`, hooks of its forward and backward; surrogate function and threshold where the new node is binary and
+    has such arguments. A place that cannot be swapped stays as it was and is in `report.left` with its reason.
 
-    Raises UserError for an unknown neuron or option, a value that the neuron refuses, a `like` that matches nothing, or
-    a net without such neurons; the net is then as it was.
+    Only registered modules are found and replaced, those of `net.named_modules()`. A node that the net also holds
+    elsewhere, such as in a plain list, is not replaced there.
+
+    Raises UserError for an unknown neuron or option, a value that the neuron refuses, an `of` that is no class, a
+    `like` that is no regular expression or matches nothing, or a net without such neurons; the net is then as it was.
     """
-    classes = compat.node_classes() if of is None else (of,) if isinstance(of, type) else tuple(of)
+    classes = compat.node_classes() if of is None else _classes(of)
     spec = {"type": neuron, **options} if isinstance(neuron, str) else {**neuron, **options}
     make = part("neuron", spec)
     found = _find(net, classes, like)
@@ -117,6 +134,14 @@ def swap(
     return Report(tuple(places))
 
 
+def _classes(of: Any) -> tuple[type[nn.Module], ...]:
+    found = tuple(of) if isinstance(of, Iterable) and not isinstance(of, str) else (of,)
+    wrong = [one for one in found if not isinstance(one, type)]
+    if wrong or not found:
+        raise UserError(f"swap: of={of!r}; expected a class, such as neuron.LIFNode, or several")
+    return found
+
+
 def _find(net: nn.Module, classes: tuple[type[nn.Module], ...], like: str | None) -> list[tuple[str, nn.Module]]:
     """The neurons of the wanted classes by name; a module that stands in two places is there twice."""
     if isinstance(net, classes):
@@ -130,7 +155,11 @@ def _find(net: nn.Module, classes: tuple[type[nn.Module], ...], like: str | None
     if not found:
         raise UserError(f"swap: {type(net).__name__} has no neuron of {names}")
     if like is not None:
-        chosen = [(name, module) for name, module in found if re.search(like, name)]
+        try:
+            pattern = re.compile(like)
+        except (re.error, TypeError) as error:
+            raise UserError(f"swap: like={like!r} is no regular expression: {error}") from error
+        chosen = [(name, module) for name, module in found if pattern.search(name)]
         if not chosen:
             raise UserError(f"swap: like={like!r} matches none of: {', '.join(name for name, _ in found)}")
         return chosen
@@ -138,16 +167,39 @@ def _find(net: nn.Module, classes: tuple[type[nn.Module], ...], like: str | None
 
 
 def _watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Tensor | tuple[Any, ...]) -> dict[int, _Seen]:
-    """Run the example once and note the inputs of each node."""
+    """Run the example once and note the inputs of each node, and how it was called."""
     seen = {key: _Seen() for key in nodes}
 
-    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-        x = args[0]
-        seen[id(module)].inputs.append((tuple(x.shape), x.dtype, x.device))
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        mine = seen[id(module)]
+        mine.inside = True
+        given = {"": args[0]} if args else kwargs
+        for name, x in [(name, x) for name, x in given.items() if isinstance(x, Tensor)][:1]:
+            mine.inputs.append((tuple(x.shape), x.dtype, x.device))
+            mine.names += [name] if name else []
 
-    handles = [module.register_forward_pre_hook(hook) for module in nodes.values()]
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        seen[id(module)].inside = False
+
+    def watched(module: nn.Module, name: str) -> Callable[..., Any]:
+        method, mine = getattr(module, name), seen[id(module)]
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            mine.methods += [] if mine.inside else [name]
+            return method(*args, **kwargs)
+
+        return called
+
+    handles: list[Any] = []
+    methods = [(module, name) for module in nodes.values() for name in _METHODS if hasattr(module, name)]
+    own = {(module, name): vars(module)[name] for module, name in methods if name in vars(module)}
     modes = {module: module.training for module in net.modules()}
     try:
+        for module in nodes.values():
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(module.register_forward_hook(after))
+        for module, name in methods:
+            vars(module)[name] = watched(module, name)
         compat.reset(net)
         net.eval()
         with torch.no_grad():
@@ -155,6 +207,10 @@ def _watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Tensor | tup
     finally:
         for handle in handles:
             handle.remove()
+        for module, name in methods:
+            vars(module).pop(name, None)
+        for (module, name), method in own.items():
+            vars(module)[name] = method
         for module, training in modes.items():
             module.training = training
         compat.reset(net)
@@ -175,6 +231,8 @@ def _replacement(
     for container_name, container in _parents(net, name):
         if isinstance(container, compat.recurrent_containers()):
             return left(f"in the recurrent {type(container).__name__} '{container_name}' its output is fed back to it")
+    if seen.methods:
+        return left(f"the net calls its {seen.methods[0]}, and not the node itself")
     if not seen.inputs:
         return left("the example did not reach it")
     channels = {shape[axis] if len(shape) > axis else None for shape, _, _ in seen.inputs}
@@ -196,6 +254,9 @@ def _replacement(
         node = make(channels=count, **carried) if carried else node
     except (ValueError, PluginError) as error:
         return left(f"what the old node fires by means nothing to the new one: {error}")
+    unknown = [name for name in seen.names if name not in inspect.signature(type(node).forward).parameters]
+    if unknown:
+        return left(f"the net hands it its input by name, {unknown[0]}=, which {type(node).__name__} does not take")
     own = next(old.parameters(), None)
     around = own if own is not None else next((p for p in net.parameters() if p.is_floating_point()), None)
     _, dtype, device = seen.inputs[0]
@@ -206,6 +267,8 @@ def _replacement(
     node.train(old.training)
     if getattr(old, "store_v_seq", False) and hasattr(node, "store_v_seq"):
         node.store_v_seq = True
+    for name in _HOOKS:  # the very objects, so that the handles by which hooks are removed stay good
+        setattr(node, name, getattr(old, name) or getattr(node, name))
     return Place(name, was, type(node).__name__, count, note=note), node
 
 

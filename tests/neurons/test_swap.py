@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -243,6 +244,64 @@ def test_bad_input() -> None:
     with pytest.raises(UserError, match="direction: expected 'both' or 'forward' or 'backward', found 'sideways'"):
         swap(net, "bpsn", example=X, direction="sideways")
     assert type(net[2]) is neuron.IFNode, "a refused call changed the network"
+
+
+def test_an_of_or_like_that_is_none_is_told_in_one_sentence() -> None:
+    for wrong in ("LIFNode", ["LIFNode"], 3, ()):
+        with pytest.raises(UserError, match=r"swap: of=.*expected a class, such as neuron\.LIFNode"):
+            swap(csnn(), "dsn", example=X, of=wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"swap: like='\(' is no regular expression: .*position 0"):
+        swap(csnn(), "dsn", example=X, like="(")
+    assert len(swap(csnn(), "dsn", example=X, of=(module for module in (neuron.IFNode,))).swapped) == 1
+
+
+class Calls(nn.Module):
+    """A node that is called in a way of one's own."""
+
+    def __init__(self, call: Callable[[nn.Module, torch.Tensor], torch.Tensor], step_mode: str = "m") -> None:
+        super().__init__()
+        self.call, self.node = call, neuron.LIFNode(step_mode=step_mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.call(self.node, x)
+
+
+def test_a_node_that_gets_its_input_by_name() -> None:
+    net = Calls(lambda node, x: node(x_seq=x))
+    (place,) = swap(net, "dsn", example=torch.rand(3, 2, 5)).left
+    assert place.reason == "the net hands it its input by name, x_seq=, which DSN does not take"
+    net = Calls(lambda node, x: node(x=x), step_mode="s")
+    assert len(swap(net, "dsn", example=torch.rand(2, 5)).swapped) == 1
+    assert net(torch.rand(2, 5)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("method", ["multi_step_forward", "single_step_forward"])
+def test_a_node_of_which_a_method_is_called(method: str) -> None:
+    net = Calls(lambda node, x: getattr(node, method)(x))
+    old = net.node
+    (place,) = swap(net, "dsn", example=torch.rand(3, 2, 5)).left
+    assert place.reason == f"the net calls its {method}, and not the node itself"
+    assert net.node is old
+    assert method not in vars(old)
+    assert not old._forward_hooks
+    assert not old._forward_pre_hooks
+
+
+def test_hooks_stay_with_the_place_and_can_be_removed() -> None:
+    net = csnn()
+    seen: list[Any] = []
+    forward = net[2].register_forward_hook(lambda module, args, output: seen.append((module, output.shape)))
+    net[2].register_full_backward_hook(lambda module, ingoing, outgoing: seen.append("backward"))
+    net[6].register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    swap(net, "dsn", example=X)
+    seen.clear()
+    net(X).sum().backward()
+    assert seen == [(net[2], (3, 2, 6, 8, 8)), {}, "backward"]
+    forward.remove()
+    functional.reset_net(net)
+    seen.clear()
+    net(X)
+    assert seen == [{}]
 
 
 def published(name: str) -> tuple[nn.Module, torch.Tensor]:
