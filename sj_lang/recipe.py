@@ -1,4 +1,5 @@
-"""A recipe: one YAML file of names and numbers, checked whole before anything is built.
+"""A recipe: one YAML file of names and numbers. All its keys, and the type of each value, are checked before anything
+is built; ranges that only a component knows are found when it is built, before training.
 
 Importing this module imports no torch; checking a recipe does, because components are checked against their classes.
 """

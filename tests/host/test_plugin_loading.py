@@ -74,6 +74,12 @@ def test_load_imports_the_target_and_says_what_is_missing_in_it(install: Install
         ("arguments", HEAD + "@hookimpl\ndef sj_lang_register(registry): pass", "registry"),
         ("halfway", SOUND.format("halfway") + "    raise OSError('no disk')", "OSError: no disk"),
         ("kind", HEAD + "@hookimpl\ndef sj_lang_register(register):\n    register.nrm('a', 'b:C')", "nrm"),
+        (
+            "undeclared",
+            HEAD + "@hookimpl\ndef sj_lang_register(register):\n    register.neuron('a', 'b:C', summary='s', "
+            "causal=True, steps=True, carries_state=True, takes_mask=True, any_length=True)",
+            "missing 1 required keyword-only argument: 'parameters_per_channel'",
+        ),
         ("target", SOUND.format("target").replace(":Norm", ".Norm"), "the target is 'package.module:Class'"),
         ("naming", SOUND.format("naming").replace('"naming"', '"My Norm"'), "use small letters"),
         ("silent", SOUND.format("silent").replace("a norm", " "), "the summary is empty"),
