@@ -102,7 +102,10 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
         return functional
 
     def neurons(self) -> tuple[float, float] | None:
-        """Multiply-accumulates and accumulations inside the neurons; None if one does not say what a step costs."""
+        """Multiply-accumulates and accumulations inside the neurons; None if one does not say what a step costs, or if
+        none ran by its `functional`, which is what is watched."""
+        if self._nodes and not self.neuron_steps:
+            return None
         macs = accumulations = 0.0
         for name, steps in self.neuron_steps.items():
             cost = getattr(self._nodes[name], "operations", lambda: None)()
@@ -123,7 +126,8 @@ def spikes(x: Tensor) -> float | None:
         return 0.0
     levels = size / fired.min()
     whole = levels.round()
-    slack = (4 * torch.finfo(x.dtype).eps * levels).clamp(max=0.05)
+    eps = torch.finfo(x.dtype if x.is_floating_point() else size.dtype).eps
+    slack = (4 * eps * levels).clamp(max=0.05)
     if not bool((levels <= LEVELS).all()) or not bool(((levels - whole).abs() <= slack).all()):
         return None
     return float(whole.mean(dtype=torch.float64))

@@ -110,6 +110,18 @@ def test_what_counts_as_spikes(dtype: torch.dtype) -> None:
     assert spikes(torch.zeros(3, 0, dtype=dtype)) == 0
 
 
+def test_whole_numbers_are_spikes() -> None:
+    x = torch.tensor([[0, 2, 1]])
+    assert spikes(x) == 1
+    assert energy(Product(lambda x: x @ x.T), [{"x": x}])["energy.accumulations"] == 3
+
+
+def test_neurons_that_are_called_past_functional_leave_the_total_open() -> None:
+    node = Mixing(channels=4)
+    model = Product(lambda node, x: TinyNeuron.functional(node, x)[0], node)
+    assert not {"energy.mj", "energy.neurons_mj"} & energy(model, [{"x": torch.randn(3, 1, 4)}]).keys()
+
+
 class Mixing(TinyNeuron):
     """A node with a matrix product inside, which is its own affair."""
 
