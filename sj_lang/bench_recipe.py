@@ -18,7 +18,7 @@ from sj_lang.arguments import Parser, positive
 from sj_lang.assembly import assemble
 from sj_lang.bench import in_turn, machine
 from sj_lang.callbacks import RunMark
-from sj_lang.console import Console, table
+from sj_lang.console import Console, quiet_libraries, table
 from sj_lang.guards import Termination
 from sj_lang.recipe import Recipe, load
 from sj_lang.series import grouped
@@ -64,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--repeat", type=positive, default=7, help="rounds; medians are printed (default: 7)")
     parser.add_argument("--threads", type=positive, help="torch threads (default: torch's own)")
     options = parser.parse_intermixed_args(argv)
+    quiet_libraries()
     if options.threads:
         torch.set_num_threads(options.threads)
     recipe = load(options.recipe, options.changes)

@@ -20,22 +20,30 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from sj_lang.monitor import intercepted, nodes
+from sj_lang.compat import spikingjelly
+from sj_lang.monitor import intercepted, nodes, undisturbed
+from sj_lang.neuron import Node
 
 MULTIPLY_ACCUMULATE, ACCUMULATE = 4.6, 0.9  # pJ
 LEVELS = 255  # the largest spike
 
 aten = torch.ops.aten
+base: Any = spikingjelly("base")
+reset_net: Any = spikingjelly("functional").reset_net
 #: matrix products, and which of their arguments are multiplied
 OPERANDS: Mapping[Any, tuple[int, int]] = {
     aten.mm: (0, 1),
     aten.bmm: (0, 1),
     aten.addmm: (1, 2),
+    aten.addbmm: (1, 2),
     aten.baddbmm: (1, 2),
     aten.mv: (0, 1),
+    aten.addmv: (1, 2),
     aten.dot: (0, 1),
     aten.convolution: (0, 1),
 }
+#: operators with products inside that are not counted: with them no figure is given
+CLOSED = ("_rnn", "rnn_", "lstm", "gru", "_trilinear", "_native_multi_head_attention", "_transformer_encoder", "sparse")
 
 
 class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's modes are untyped
@@ -50,13 +58,23 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
         self.macs = 0.0
         self.accumulations = 0.0
         self.neuron_steps: dict[str, int] = {}
+        self.closed: set[str] = set()
         self._inside = False
         self._weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
         self._open: list[AbstractContextManager[Any]] = []
         self._nodes = nodes(model)
+        self._foreign = any(
+            isinstance(module, base.MemoryModule) and name not in self._nodes for name, module in model.named_modules()
+        )
 
     def __enter__(self) -> Products:
-        self._open = [sdpa_kernel(SDPBackend.MATH), intercepted(self._nodes, self._watch)]
+        ours = {name: node for name, node in self._nodes.items() if isinstance(node, Node)}
+        others = {name: node for name, node in self._nodes.items() if name not in ours}
+        self._open = [
+            sdpa_kernel(SDPBackend.MATH),
+            intercepted(ours, self._watch, "advance"),  # what `functional` and `forward` both call
+            intercepted(others, self._watch),
+        ]
         for context in self._open:
             context.__enter__()
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -71,16 +89,21 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if not self._inside and func.overloadpacket in OPERANDS:
+        if self._inside:
+            return out
+        if func.overloadpacket in OPERANDS:
             self._count(func.overloadpacket, args, kwargs or {}, out)
+        elif any(part in func.overloadpacket.__name__ for part in CLOSED):
+            self.closed.add(func.overloadpacket.__name__)
         return out
 
     def _count(self, packet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor) -> None:
         operands = [args[i] for i in OPERANDS[packet]]
-        if packet in flop_registry:
+        a, b = operands
+        if packet is aten.convolution:
             terms = flop_registry[packet](*args, **kwargs, out_val=out) / 2
         else:
-            terms = operands[0].numel()
+            terms = a.numel() * (b.shape[-1] if b.dim() > 1 else 1)
         rates = [spikes(x) for x in operands if x.untyped_storage().data_ptr() not in self._weights]
         found = [rate for rate in rates if rate is not None]
         if found:
@@ -89,22 +112,22 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
             self.macs += terms
 
     def _watch(self, name: str, node: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
-        def functional(x: Tensor, state: Any = None, mask: Tensor | None = None) -> Any:
-            lead = 1 if getattr(node, "step_mode", "m") == "s" else 2
+        def run(x: Tensor, state: Any = None, mask: Tensor | None = None, **options: Any) -> Any:
+            lead = 1 if options.get("single", getattr(node, "step_mode", "m") == "s") else 2
             valid = x.shape[:lead].numel() if mask is None else int(mask.sum())
             self.neuron_steps[name] = self.neuron_steps.get(name, 0) + valid * x.shape[lead:].numel()
             self._inside = True
             try:
-                return original(x, state, mask)
+                return original(x, state, mask, **options)
             finally:
                 self._inside = False
 
-        return functional
+        return run
 
     def neurons(self) -> tuple[float, float] | None:
-        """Multiply-accumulates and accumulations inside the neurons; None if one does not say what a step costs, or if
-        none ran by its `functional`, which is what is watched."""
-        if self._nodes and not self.neuron_steps:
+        """Multiply-accumulates and accumulations inside the neurons; None if one does not say what a step costs, or was
+        not seen at work, as are SpikingJelly's own nodes."""
+        if self._nodes.keys() != self.neuron_steps.keys() or self._foreign:
             return None
         macs = accumulations = 0.0
         for name, steps in self.neuron_steps.items():
@@ -120,6 +143,8 @@ def spikes(x: Tensor) -> float | None:
 
     Signs don't matter. All zeros are spikes that did not fire.
     """
+    if x.is_complex():
+        return None
     size = x.detach().abs().to(torch.promote_types(x.dtype, torch.float32))
     fired = size[size != 0]
     if not fired.numel():
@@ -142,15 +167,26 @@ def energy(model: nn.Module, samples: Iterable[Mapping[str, Any]]) -> dict[str, 
     """What a sample costs, in the mean over `samples`, each the arguments of one forward pass of a single one.
 
     energy.mj: all of it. energy.synapses_mj: matrix products and convolutions, which is what papers state.
-    energy.neurons_mj: the arithmetic of the neurons, as they declare it in `operations`; where one does not, this
-    and energy.mj are missing. energy.macs, energy.accumulations: those of the synapses.
+    energy.neurons_mj: the arithmetic of the neurons, as they declare it in `operations`; where one does not, or is not
+    one of sj_lang's, this and energy.mj are missing. energy.macs, energy.accumulations: those of the synapses.
+
+    Empty without samples, and for a model with products that cannot be counted (torch's LSTM and GRU, bilinear layers,
+    sparse matrices). Each pass runs in evaluation mode from reset neurons; afterwards the model's mode and the random
+    numbers are as before, and the neurons' memories reset.
     """
     counted, products = 0, Products(model)
-    with torch.no_grad(), products:
-        for sample in samples:
-            model(**sample)
-            counted += 1
-    if not counted:
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it hides the products of torch's own encoder
+    try:
+        with undisturbed(model), products:
+            for sample in samples:
+                reset_net(net=model)
+                model(**sample)
+                counted += 1
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        reset_net(net=model)
+    if not counted or products.closed:
         return {}
     macs, accumulations = products.macs / counted, products.accumulations / counted
     synapses, inside = millijoules(macs, accumulations), products.neurons()

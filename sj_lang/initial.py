@@ -71,8 +71,11 @@ def check_tokens(place: str, tokenizer: Any) -> None:
     if folder is not None and (folder / "tokenizer.json").exists():
         its = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
     elif folder is not None and (folder / "vocab.txt").exists():
-        lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
-        its = {token: number for number, token in enumerate(lines)}
+        try:
+            lines = (folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"model.init_from: {folder / 'vocab.txt'} is not UTF-8: {error}") from error
+        its = {token.rstrip("\r"): number for number, token in enumerate(lines)}
     else:
         return
     mine = tokenizer.get_vocab()

@@ -29,19 +29,21 @@ def neuron_parameters(model: nn.Module) -> int:
 
 @contextmanager
 def intercepted(
-    watched: Mapping[str, nn.Module], watch: Callable[[str, nn.Module, Functional], Functional]
+    watched: Mapping[str, nn.Module],
+    watch: Callable[[str, nn.Module, Functional], Functional],
+    method: str = "functional",
 ) -> Iterator[None]:
-    """Inside, `watch(name, node, functional)` stands in the place of each node's `functional`.
+    """Inside, `watch(name, node, method)` stands in the place of each node's method.
 
     Models call `node.functional`, so that is what is watched: as an attribute of the instance, removed at the end.
     """
     for name, node in watched.items():
-        node.functional = watch(name, node, cast(Functional, node.functional))  # type: ignore[assignment]
+        setattr(node, method, watch(name, node, getattr(node, method)))
     try:
         yield
     finally:
         for node in watched.values():
-            del node.functional
+            delattr(node, method)
 
 
 @dataclass(kw_only=True)

@@ -278,7 +278,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             raise ValueError(
                 f"{self._name}: built for {self.channels} channels, the input {layout} has {x.shape[axis]}: {_shape(x)}"
             )
-        parameter = next((p for p in self._parameters.values() if p is not None), None)
+        parameter = next(self.parameters(), None)
         if parameter is not None and parameter.device != x.device:
             raise ValueError(f"{self._name}: the parameters are on {parameter.device}, the input on {x.device}")
         if self.levels > 2 / torch.finfo(x.dtype).eps:

@@ -30,7 +30,8 @@ def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None 
         folder.refuse_unless_free(resolved)
     runs = {name: replace(child, output=str(Path(folder.shown) / name)) for name, child in recipe.children()}
     groups = grouped(list(runs), default=Path(recipe.name).name)
-    _rehearse(runs, groups, console, aloud=dry_run)
+    over = known is not None and known.status == "done"  # its data may be gone
+    _rehearse(runs, {} if over else groups, console, aloud=dry_run)
     if dry_run:
         return 0
     record = _begin(recipe, folder, list(runs), known, console)

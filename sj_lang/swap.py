@@ -232,7 +232,7 @@ def _replacement(
         if isinstance(container, compat.recurrent_containers()):
             return left(f"in the recurrent {type(container).__name__} '{container_name}' its output is fed back to it")
     if seen.methods:
-        return left(f"the net calls its {seen.methods[0]}, and not the node itself")
+        return left(f"the net calls its {seen.methods[0]} or forward, and not the node itself")
     if not seen.inputs:
         return left("the example did not reach it")
     channels = {shape[axis] if len(shape) > axis else None for shape, _, _ in seen.inputs}

@@ -250,8 +250,7 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
         """What the first samples of `data` cost, one by one, so without padding."""
         if not self._measures_energy:
             return {}
-        with undisturbed(self.model):
-            return energy(self.model, (self._batch(data, 1, first) for first in range(min(_COSTED, len(data)))))
+        return energy(self.model, (self._batch(data, 1, first) for first in range(min(_COSTED, len(data)))))
 
     def raster(self) -> dict[str, Tensor]:
         """Layer -> spikes [steps, channels] of the first validation (or else training) sample."""
@@ -312,7 +311,9 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
                 list(islice(data, first, stop)) if endless else Subset(data, range(first, min(stop, len(data))))
             )
             loader = self.get_test_dataloader(chosen)
-            return dict(self._prepare_inputs(next(iter(loader))))
+            batch = self._prepare_inputs(next(iter(loader)))
+            # several processes fill their batches up with samples that come again
+            return {name: x[:size] if isinstance(x, Tensor) else x for name, x in batch.items()}
 
 
 def _collate(prepared: Prepared) -> Any:

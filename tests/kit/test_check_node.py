@@ -8,6 +8,7 @@ import pytest
 import torch
 from faults_of_kernels import NanSwallowed
 from faults_of_sequences import WindowOffByOne
+from torch import nn
 from toy_node import Toy
 
 from sj_lang import build
@@ -53,6 +54,41 @@ def test_all_failures_are_told_together():
     text = str(caught.value)
     assert text.startswith("2 of 3 checks failed\n")
     assert "nan_stays_visible: NaN at step 0: the spike there is 0.0 [cpu, float64]" in text
+
+
+class GroupsShareADecay(Toy):
+    def __init__(self, *, channels, **options):
+        super().__init__(channels=channels, **options)
+        self.groups = nn.Parameter(torch.linspace(0.5, 1.5, -(-channels // 4)))
+
+    def sequence(self, x, state, lengths):
+        gains = self.groups.to(x.dtype).repeat_interleave(4)[: x.shape[2]]
+        return super().sequence(x * gains.view(-1, *(1,) * (x.dim() - 3)), state, lengths)
+
+
+class FourChannelsOnly(Toy):
+    def __init__(self, *, channels, **options):
+        if channels != 4:
+            raise ValueError("channels must be 4")
+        super().__init__(channels=channels, **options)
+
+
+@pytest.mark.parametrize(("node", "channels"), [(GroupsShareADecay, 5), (FourChannelsOnly, 4)])
+def test_channels_that_share_parameters_or_are_of_one_number_are_no_fault(node, channels):
+    check_node(
+        node, traits={**ALL, "steps": False, "carries_state": False}, channels=channels, only=["channels_are_alike"]
+    )
+
+
+def test_parameters_of_a_module_inside_are_on_the_device_of_the_input():
+    class Inside(Toy):
+        def __init__(self, *, channels, **options):
+            super().__init__(channels=channels, **options)
+            self._parameters.clear()
+            self.inner = nn.Linear(channels, channels)
+
+    with pytest.raises(ValueError, match="the parameters are on meta, the input on cpu"):
+        Inside(channels=4).to("meta").functional(torch.zeros(3, 2, 4))
 
 
 def test_a_check_is_a_function_of_a_subject():

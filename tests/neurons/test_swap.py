@@ -280,7 +280,7 @@ def test_a_node_of_which_a_method_is_called(method: str) -> None:
     net = Calls(lambda node, x: getattr(node, method)(x))
     old = net.node
     (place,) = swap(net, "dsn", example=torch.rand(3, 2, 5)).left
-    assert place.reason == f"the net calls its {method}, and not the node itself"
+    assert place.reason == f"the net calls its {method} or forward, and not the node itself"
     assert net.node is old
     assert method not in vars(old)
     assert not old._forward_hooks

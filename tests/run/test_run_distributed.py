@@ -40,6 +40,7 @@ def test_two_processes_do_what_one_does_with_the_double_batch(tmp_path: Path) ->
     two, one = (read_json(tmp_path / name / "metrics.json") for name in ("two", "one"))
     for name in ("test.loss", "validation.loss", "train.loss"):
         assert two[name] == pytest.approx(one[name], abs=2e-4)
+    assert two["energy.macs"] == one["energy.macs"]
     assert two["firing_rate.mean"] == pytest.approx(one["firing_rate.mean"], abs=0.02)
     assert read_json(tmp_path / "two/manifest.json")["machine"]["world_size"] == 2
     weights = [load_file(tmp_path / name / "model/model.safetensors") for name in ("two", "one")]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,12 @@ from tiny import TinyConfig, TinyForCausalLM, TinyNeuron, offered, write_recipe
 from torch import Tensor, nn
 
 from sj_lang import run
+from sj_lang.compat import spikingjelly
 from sj_lang.energy import energy, millijoules, spikes
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
+from sj_lang.spikingjelly_nodes import LIF
+from sj_lang.spikingjelly_psn import PSN
 
 
 class Product(nn.Module):
@@ -120,6 +124,55 @@ def test_neurons_that_are_called_past_functional_leave_the_total_open() -> None:
     node = Mixing(channels=4)
     model = Product(lambda node, x: TinyNeuron.functional(node, x)[0], node)
     assert not {"energy.mj", "energy.neurons_mj"} & energy(model, [{"x": torch.randn(3, 1, 4)}]).keys()
+
+
+@pytest.mark.parametrize("call", [lambda node, x: node(x), lambda node, x: node.functional(x)[0]])
+def test_a_node_counts_the_same_however_it_is_called_and_is_reset(call: Any) -> None:
+    node = PSN(channels=4, T=3)
+    found = energy(Product(call, node), [{"x": torch.randn(3, 1, 4)}])
+    assert found["energy.macs"] == 0
+    assert found["energy.neurons_mj"] == pytest.approx(millijoules(3 * 12, 0))
+    lif = LIF(channels=4)
+    counted = [energy(Product(call, lif), [{"x": torch.randn(3, batch, 4)}])["energy.neurons_mj"] for batch in (1, 2)]
+    assert counted[1] == pytest.approx(2 * counted[0])
+    assert lif.v is None
+
+
+def test_spikingjellys_own_nodes_leave_the_total_open() -> None:
+    node = spikingjelly("neuron").LIFNode(step_mode="m")
+    model = Product(lambda linear, node, x: linear(node(x)), nn.Linear(4, 5), node)
+    assert energy(model, [{"x": torch.randn(3, 1, 4)}]).keys() == {
+        "energy.synapses_mj", "energy.macs", "energy.accumulations",
+    }  # fmt: skip
+
+
+def test_products_that_torch_keeps_to_itself() -> None:
+    x = torch.randn(5, 2, 8)
+    encoder = nn.TransformerEncoderLayer(8, 2, 16)
+    found = energy(Product(lambda layer, x: layer(x), encoder), [{"x": x}])
+    assert found["energy.macs"] == 10 * (4 * 8 * 8 + 2 * 8 * 16) + 2 * 2 * 5 * 5 * 8
+    assert encoder.training
+    lstm = nn.LSTM(8, 8)
+    assert energy(Product(lambda layer, x: layer(x)[0], lstm), [{"x": x}]) == {}
+    bilinear = nn.Bilinear(8, 8, 3)
+    assert energy(Product(lambda layer, x: layer(x, x), bilinear), [{"x": x}]) == {}
+    y = torch.randn(3, 4)
+    assert (
+        energy(Product(lambda x, y: torch.addbmm(y, x, x.mT)), [{"x": torch.randn(2, 3, 5), "y": y[:, :3]}])[
+            "energy.macs"
+        ]
+        == 2 * 9 * 5
+    )
+    assert energy(Product(lambda x: x @ x), [{"x": torch.randn(3, 3, dtype=torch.complex64)}])["energy.macs"] == 27
+
+
+def test_a_model_is_as_before() -> None:
+    model = Product(lambda norm, drop, x: drop(norm(x)), nn.BatchNorm1d(4), nn.Dropout())
+    before = torch.get_rng_state(), model.weights[0].running_mean.clone()
+    energy(model, [{"x": torch.randn(3, 4, generator=torch.Generator())}])
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.equal(model.weights[0].running_mean, before[1])
 
 
 class Mixing(TinyNeuron):

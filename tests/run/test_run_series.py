@@ -166,3 +166,11 @@ def test_precision_may_differ_between_runs(tmp_path: Path) -> None:
     metrics = read_json(tmp_path / "s/metrics.json")
     assert metrics["short"]["test.loss"]["mean"] != metrics["long"]["test.loss"]["mean"]
     assert metrics["short"]["test.loss"]["mean"] == pytest.approx(metrics["long"]["test.loss"]["mean"], abs=0.2)
+
+
+def test_a_finished_series_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load(write_recipe(tmp_path, TWO), SHORT)
+    assert run.execute(recipe) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("sj_lang.run.assemble", lambda *given: pytest.fail("the data are read"))
+        assert run.execute(load("s/recipe.yaml"), resume="s") == 0
