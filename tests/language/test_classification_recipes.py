@@ -80,7 +80,7 @@ def test_all_with_averages(data: str, capsys: pytest.CaptureFixture[str]) -> Non
         f"average  {nine}",
     ):
         assert expected in last
-    for folder, name in (("sst2-scratch/spiking/seed-0", "SST-2"), ("mnli-scratch/spiking", "MNLI-mm")):
+    for folder, name in (("sst2-scratch/spiking", "SST-2"), ("mnli-scratch/spiking", "MNLI-mm")):
         assert Path(f"all/{folder}/predictions/{name}.tsv").is_file()
     assert Path("all/stsb-scratch/spiking/predictions/STS-B.tsv").is_file()
 
