@@ -11,7 +11,7 @@ there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from sj_lang.compat import spikingjelly
-from sj_lang.monitor import intercepted, nodes, undisturbed
+from sj_lang.monitor import intercepted, neuron_steps, nodes, undisturbed
 from sj_lang.neuron import Node
 
 MULTIPLY_ACCUMULATE, ACCUMULATE = 4.6, 0.9  # pJ
@@ -61,7 +61,7 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
         self.closed: set[str] = set()
         self._inside = False
         self._weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-        self._open: list[AbstractContextManager[Any]] = []
+        self._open = ExitStack()
         self._nodes = nodes(model)
         self._foreign = any(
             isinstance(module, base.MemoryModule) and name not in self._nodes for name, module in model.named_modules()
@@ -70,20 +70,15 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
     def __enter__(self) -> Products:
         ours = {name: node for name, node in self._nodes.items() if isinstance(node, Node)}
         others = {name: node for name, node in self._nodes.items() if name not in ours}
-        self._open = [
-            sdpa_kernel(SDPBackend.MATH),
-            intercepted(ours, self._watch, "advance"),  # what `functional` and `forward` both call
-            intercepted(others, self._watch),
-        ]
-        for context in self._open:
-            context.__enter__()
+        self._open.enter_context(sdpa_kernel(SDPBackend.MATH))
+        self._open.enter_context(intercepted(ours, self._watch, "advance"))  # `functional` and `forward` both call it
+        self._open.enter_context(intercepted(others, self._watch))
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        for context in reversed(self._open):
-            context.__exit__(*error)
+        self._open.close()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -114,8 +109,7 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
     def _watch(self, name: str, node: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
         def run(x: Tensor, state: Any = None, mask: Tensor | None = None, **options: Any) -> Any:
             lead = 1 if options.get("single", getattr(node, "step_mode", "m") == "s") else 2
-            valid = x.shape[:lead].numel() if mask is None else int(mask.sum())
-            self.neuron_steps[name] = self.neuron_steps.get(name, 0) + valid * x.shape[lead:].numel()
+            self.neuron_steps[name] = self.neuron_steps.get(name, 0) + int(neuron_steps(x, mask, lead))
             self._inside = True
             try:
                 return original(x, state, mask, **options)

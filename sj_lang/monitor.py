@@ -46,6 +46,12 @@ def intercepted(
             delattr(node, method)
 
 
+def neuron_steps(x: Tensor, mask: Tensor | None, lead: int) -> Tensor | int:
+    """Valid steps times neurons of a call. lead: the axes before the channels, [B] or [T, B], which the mask has."""
+    valid = x.shape[:lead].numel() if mask is None else mask.sum()
+    return valid * x.shape[lead:].numel()
+
+
 @dataclass(kw_only=True)
 class Firing:
     """Counts of one layer, summed over all calls since `Monitor.reset`.
@@ -99,12 +105,10 @@ class Monitor:
 
     def _count(self, name: str, node: nn.Module, spikes: Tensor, mask: Tensor | None) -> None:
         lead = 1 if getattr(node, "step_mode", "m") == "s" else 2  # axes before the channels: [B] or [T, B]
-        per_step = spikes.shape[lead:].numel()
-        valid = spikes.shape[:lead].numel() if mask is None else mask.sum()
         fired = (spikes != 0).transpose(0, lead).flatten(1).any(1)  # [C]
         # masked steps hold zeros: they add no spikes and are not counted as steps
         total = spikes.sum(dtype=torch.int64)
-        steps = torch.as_tensor(valid, device=spikes.device, dtype=torch.int64) * per_step
+        steps = torch.as_tensor(neuron_steps(spikes, mask, lead), device=spikes.device, dtype=torch.int64)
         if name not in self.layers:
             levels = float(cast(Any, node.levels))
             self.layers[name] = Firing(levels=levels, spikes=total, steps=steps, fired=fired)
