@@ -30,7 +30,7 @@ shield()
 from sj_lang_language.models.snn_bert import SNNBertConfig, SNNBertForSequenceClassification  # noqa: E402
 
 KINDS: dict[str, dict[str, Any]] = {
-    "bpsn individual": {"neuron": "bpsn"},
+    "bpsn individual": {},
     "lif repeat T=4": {"coding": "repeat", "timesteps": 4},
     "dsn individual": {"neuron": "dsn"},
     "ANN twin": {"twin": True},

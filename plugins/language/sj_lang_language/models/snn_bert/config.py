@@ -11,6 +11,8 @@ from sj_lang.schema import Part
 from sj_lang_language.models.options import REPEATED, Coding, refuse_unknown, require_heads, require_positive, write_out
 
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
+# R, BPSN's own default, takes from a token what its whole neighbourhood shares, and that is what attention brings.
+INDIVIDUAL = {"type": "bpsn", "variant": "G"}
 
 
 @strict
@@ -32,8 +34,8 @@ class SNNBertConfig(Coding, PreTrainedConfig):
         `[M, V]`: loss and gradients are the same, at 15 % masked tokens for a seventh of the head's cost.
 
     coding: "individual", the token axis is the time axis, each token is computed once; "repeat", each token enters
-    `timesteps` times. timesteps: T of repeat coding. neuron: None is `bpsn`, with repeat coding `lif` with tau 2,
-    threshold 1, hard reset and an input that is not halved.
+    `timesteps` times. timesteps: T of repeat coding. neuron: None is `bpsn`, variant G (ours: R learns pairs of texts
+    worse), with repeat coding `lif` with tau 2, threshold 1, hard reset and an input that is not halved.
     embedding, attention, norm: the other components; norm None is `layer` with layer_norm_eps.
     residual: what a layer adds to the output of its branches: "float", the stream itself, as in BERT; "spikes", those
     that went into the branch.
@@ -80,7 +82,7 @@ class SNNBertConfig(Coding, PreTrainedConfig):
     def __post_init__(self, **others: Any) -> None:
         refuse_unknown(self, "snn_bert", others)
         if self.neuron is None:
-            self.neuron = dict(REPEATED) if self.coding == "repeat" else "bpsn"
+            self.neuron = dict(REPEATED if self.coding == "repeat" else INDIVIDUAL)
         if self.norm is None:
             self.norm = {"type": "layer", "eps": self.layer_norm_eps}
         if self.intermediate_size is None:
