@@ -2,10 +2,11 @@
 
     cuda.launch(FILE, "forward", {"IO": 3}, grid, block, [x, out, 7], x.device)
 
-A kernel is the body of a `torch.library.custom_op` that allocates with torch, launches, and does nothing else. A `.cu`
-file is plain CUDA C++: `#include "other.cuh"` takes in files beside it, macros choose the variant, and parameters are
-pointers, `long long` and `double`. Each variant of a file is compiled once per device. CuPy is imported with the first
-one. `ENGINES` says who compiles and launches on which type of device; `sj_lang.testing.emulate` adds the CPU to it.
+A kernel is the body of an operator (`sj_lang.operators`) that allocates with torch, launches, and does nothing else.
+A `.cu` file is plain CUDA C++: `#include "other.cuh"` takes in files beside it, macros choose the variant, and
+parameters are pointers, `long long` and `double`. Each variant of a file is compiled once per device. CuPy is imported
+with the first one. `ENGINES` says who compiles and launches on which type of device; `sj_lang.testing.emulate` adds the
+CPU to it.
 """
 
 from __future__ import annotations

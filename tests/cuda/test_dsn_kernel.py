@@ -156,6 +156,14 @@ def test_a_surrogate_that_no_kernel_knows() -> None:
 
 
 @pytest.mark.usefixtures("on_cpu")
+def test_a_threshold_that_is_a_whole_number() -> None:
+    node, x = DSN(channels=4, n=1, surrogate_function="ATan", backend="cupy"), torch.randn(9, 2, 4) * 2
+    want = node.functional(x)[0]
+    node.v_threshold = 1
+    assert torch.equal(node.functional(x)[0], want)
+
+
+@pytest.mark.usefixtures("on_cpu")
 def test_more_taps_than_the_kernel_takes() -> None:
     k = cupy.MOST_TAPS + 1
     with pytest.raises(RuntimeError, match=f'DSN: backend "cupy" takes at most {k - 1} taps, k is {k}'):

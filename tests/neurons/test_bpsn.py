@@ -7,7 +7,7 @@ import torch
 from sj_lang_neurons import BPSN
 from sj_lang_neurons.bpsn import reference, tiles
 from sj_lang_neurons.bpsn.firing import fire
-from sj_lang_neurons.bpsn.torch import bpsn, bpsn_backward
+from sj_lang_neurons.bpsn.torch import bpsn
 from torch import Tensor
 
 from sj_lang import compat, plugins
@@ -185,10 +185,11 @@ def test_the_operator_is_sound_and_its_gradients_exact(sides: str) -> None:
     args = (x, parameter(), parameter(), *decays, parameter(), numerator, denominator, lengths)
     for normalised in (True, False):
         torch.autograd.gradcheck(lambda *a, n=normalised: [y for y in bpsn(*a, n) if y.numel()], args)
-        torch.library.opcheck(bpsn, (*args, normalised))
+        torch.library.opcheck(torch.ops.sj_lang.bpsn.default, (*args, normalised))
     fixed = [None if a is None else a.detach() for a in args]
     after = torch.zeros(0) if numerator is None else torch.ones_like(fixed[8])  # type: ignore[arg-type]
-    torch.library.opcheck(bpsn_backward, (torch.ones_like(x), after, *fixed, True, numerator is not None))
+    backward = (torch.ones_like(x), after, *fixed, True, numerator is not None)
+    torch.library.opcheck(torch.ops.sj_lang.bpsn_backward.default, backward)
 
 
 def test_firing_is_that_of_spikingjelly_but_keeps_nan() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sj_lang import cuda
+from sj_lang.operators import operator
 from sj_lang_neurons.bpsn.fired import firing
 from sj_lang_neurons.scan.layout import STEPS, Tile, like, strides
 
@@ -63,7 +64,7 @@ class _Call:
         return carried
 
 
-@torch.library.custom_op("sj_lang::bpsn_cuda", mutates_args=())
+@operator("sj_lang::bpsn_cuda")
 def _forward(
     x: Tensor,
     g0: Tensor,
@@ -120,7 +121,7 @@ def _(
     return _results(x, g0, numerator, kind, call)
 
 
-@torch.library.custom_op("sj_lang::bpsn_cuda_backward", mutates_args=())
+@operator("sj_lang::bpsn_cuda_backward")
 def _backward(
     grad: Tensor,
     grad_after: Tensor,

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sj_lang.operators import operator
+
 BLOCK = 65_536  # elements
 
 
@@ -20,7 +22,7 @@ def fire(u: Tensor, surrogate: nn.Module) -> Tensor:
     return surrogate(u).masked_fill(u.isnan(), math.nan)
 
 
-@torch.library.custom_op("sj_lang::fire_atan", mutates_args=(), schema="(Tensor u, float alpha) -> Tensor")
+@operator("sj_lang::fire_atan", schema="(Tensor u, float alpha) -> Tensor")
 def fire_atan(u: Tensor, alpha: float) -> Tensor:
     """1 where u >= 0, else 0, NaN where NaN; gradient alpha / 2 / (1 + (pi / 2 alpha u)^2).
 
@@ -35,9 +37,7 @@ def fire_atan(u: Tensor, alpha: float) -> Tensor:
     return spikes
 
 
-@torch.library.custom_op(
-    "sj_lang::fire_atan_backward", mutates_args=(), schema="(Tensor grad, Tensor u, float alpha) -> Tensor"
-)
+@operator("sj_lang::fire_atan_backward", schema="(Tensor grad, Tensor u, float alpha) -> Tensor")
 def fire_atan_backward(grad: Tensor, u: Tensor, alpha: float) -> Tensor:
     """The gradient of `fire_atan`."""
     grad, u = grad.contiguous(), u.contiguous()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sj_lang.cpu import array, over_columns
+from sj_lang.operators import operator
 from sj_lang_neurons.bpsn.fired import firing
 from sj_lang_neurons.bpsn.torch import INPUTS
 
@@ -31,7 +32,7 @@ def _columns(x: Tensor, given: Sequence[Any]) -> tuple[Any, ...]:
     return array(parameters.flatten(1)), *flags, *(array(t.flatten()) for t in (start, ones, valid))
 
 
-@torch.library.custom_op("sj_lang::bpsn_numba", mutates_args=(), schema=f"({FIRED}) -> (Tensor, Tensor)")
+@operator("sj_lang::bpsn_numba", schema=f"({FIRED}) -> (Tensor, Tensor)")
 def _forward(x: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
     """Spikes or H - threshold [T, B, C, S], and the numerator after them."""
     from sj_lang_neurons.bpsn import kernel
@@ -45,9 +46,8 @@ def _forward(x: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
     return out, after if given[7] is not None else after.new_empty(0)
 
 
-@torch.library.custom_op(
+@operator(
     "sj_lang::bpsn_numba_backward",
-    mutates_args=(),
     schema=f"(Tensor grad, Tensor grad_after, {FIRED}) -> (Tensor, Tensor, Tensor)",
 )
 def _backward(grad: Tensor, grad_after: Tensor, x: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sj_lang.operators import operator
 from sj_lang_neurons.bpsn import passes
 from sj_lang_neurons.bpsn.tiles import tiles
 
@@ -20,7 +21,7 @@ INPUTS = (
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-@torch.library.custom_op("sj_lang::bpsn", mutates_args=(), schema=f"({INPUTS}) -> (Tensor, Tensor)")
+@operator("sj_lang::bpsn", schema=f"({INPUTS}) -> (Tensor, Tensor)")
 def bpsn(
     x: Tensor,
     g0: Tensor,
@@ -51,9 +52,8 @@ def bpsn(
     return u, after
 
 
-@torch.library.custom_op(
+@operator(
     "sj_lang::bpsn_backward",
-    mutates_args=(),
     schema=f"(Tensor grad, Tensor grad_after, {INPUTS}, bool exact_start) -> ({', '.join(['Tensor'] * 10)})",
 )
 def bpsn_backward(

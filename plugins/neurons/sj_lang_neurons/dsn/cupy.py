@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sj_lang import cuda
+from sj_lang.operators import operator
 from sj_lang_neurons import surrogates
 from sj_lang_neurons.dsn.firing import Firing
 from sj_lang_neurons.scan.layout import STEPS, flat, like, schedule, strides
@@ -52,7 +53,7 @@ def _result(x: Tensor, like_state: Tensor, kind: int) -> Tensor:
     return like(x, None if kind else like_state.dtype)
 
 
-@torch.library.custom_op("sj_lang::dsn_cuda", mutates_args=())
+@operator("sj_lang::dsn_cuda")
 def _forward(
     x: Tensor,
     tail: Tensor,
@@ -108,7 +109,7 @@ def _(
     return _result(x, h_0, kind), torch.empty_like(h_0, memory_format=torch.contiguous_format), borders
 
 
-@torch.library.custom_op("sj_lang::dsn_cuda_backward", mutates_args=())
+@operator("sj_lang::dsn_cuda_backward")
 def _backward(
     grad: Tensor,
     grad_last: Tensor,

@@ -175,7 +175,7 @@ class DSN(Node):
 
     @property
     def _firing(self) -> Firing:
-        return Firing(self.surrogate_function, self.v_threshold, self.store_v_seq)
+        return Firing(self.surrogate_function, float(self.v_threshold), self.store_v_seq)
 
     def extra_repr(self) -> str:
         own = f"decay={self.decay}, k={self.k}, tau={self.tau}, n={self.levels}"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sj_lang.cpu import array, over_columns
+from sj_lang.operators import operator
 from sj_lang_neurons import surrogates
 from sj_lang_neurons.dsn.firing import Firing
 from sj_lang_neurons.dsn.flat import columns
@@ -38,7 +39,7 @@ def dsn(
     return (out, h, None) if fused else (firing(out), h, out)
 
 
-@torch.library.custom_op("sj_lang::dsn_numba", mutates_args=(), schema=f"({INPUTS}) -> (Tensor, Tensor, Tensor)")
+@operator("sj_lang::dsn_numba", schema=f"({INPUTS}) -> (Tensor, Tensor, Tensor)")
 def _forward(
     x: Tensor,
     tail: Tensor,
@@ -59,9 +60,8 @@ def _forward(
     return out, h_last, borders
 
 
-@torch.library.custom_op(
+@operator(
     "sj_lang::dsn_numba_backward",
-    mutates_args=(),
     schema=f"(Tensor grad, Tensor grad_last, Tensor borders, {INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward(

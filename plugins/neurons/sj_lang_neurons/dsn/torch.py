@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sj_lang.operators import operator
 from sj_lang_neurons.dsn.block import Part, block
 from sj_lang_neurons.scan.rows import pieces
 
@@ -51,7 +52,7 @@ def dsn(
     return out, h_last
 
 
-@torch.library.custom_op("sj_lang::dsn", mutates_args=())
+@operator("sj_lang::dsn")
 def _forward(
     x: Tensor,
     tail: Tensor,
@@ -101,7 +102,7 @@ def _(
     return torch.empty_like(x), torch.empty_like(h_0), borders
 
 
-@torch.library.custom_op("sj_lang::dsn_backward", mutates_args=())
+@operator("sj_lang::dsn_backward")
 def _backward(
     grad: Tensor,
     grad_last: Tensor,

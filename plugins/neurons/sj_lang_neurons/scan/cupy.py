@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sj_lang import cuda
+from sj_lang.operators import operator
 from sj_lang_neurons.scan.layout import flat, like, schedule, strides
 
 FILE = Path(__file__).with_name("kernel.cu")
@@ -42,7 +43,7 @@ def state_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-@torch.library.custom_op("sj_lang::log_scan_cuda", mutates_args=())
+@operator("sj_lang::log_scan_cuda")
 def _forward(g: Tensor, u: Tensor, h_0: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     """g, u [T, B, C, S]."""
     steps, *step = u.shape
@@ -59,7 +60,7 @@ def _(g: Tensor, u: Tensor, h_0: Tensor, lengths: Tensor | None) -> tuple[Tensor
     return like(u), torch.empty_like(h_0, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("sj_lang::log_scan_cuda_backward", mutates_args=())
+@operator("sj_lang::log_scan_cuda_backward")
 def _backward(
     grad: Tensor, grad_last: Tensor, g: Tensor, h: Tensor, h_0: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from sj_lang.cpu import array, over_columns
+from sj_lang.operators import operator
 from sj_lang_neurons.scan.operator import complete
 
 
-@torch.library.custom_op("sj_lang::linear_scan_numba", mutates_args=())
+@operator("sj_lang::linear_scan_numba")
 def scan(a: Tensor, u: Tensor, h_0: Tensor, reverse: bool) -> Tensor:
     """a [T, N] or [1, N], u [T, N], h_0 [N], of one dtype -> h [T, N]."""
     from sj_lang_neurons.scan import kernel
@@ -20,7 +21,7 @@ def scan(a: Tensor, u: Tensor, h_0: Tensor, reverse: bool) -> Tensor:
     return out
 
 
-@torch.library.custom_op("sj_lang::linear_scan_numba_backward", mutates_args=())
+@operator("sj_lang::linear_scan_numba_backward")
 def _backward(grad: Tensor, a: Tensor, h: Tensor, h_0: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of a, u and h_0."""
     from sj_lang_neurons.scan import kernel

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sj_lang import cpu
 from sj_lang.errors import choices
+from sj_lang.operators import operator
 from sj_lang_neurons.scan import rows
 from sj_lang_neurons.scan.numba import scan as compiled
 from sj_lang_neurons.scan.operator import complete
@@ -61,7 +62,7 @@ def linear_scan(
     return run(a, u, h, reverse).view(drive.shape)  # type: ignore[no-any-return]
 
 
-@torch.library.custom_op("sj_lang::linear_scan", mutates_args=())
+@operator("sj_lang::linear_scan")
 def _scan(a: Tensor, u: Tensor, h_0: Tensor, reverse: bool) -> Tensor:
     """a [T, N] or [1, N], u [T, N], h_0 [N], of one dtype -> h [T, N]."""
     out = torch.empty_like(u, memory_format=torch.contiguous_format)
@@ -72,7 +73,7 @@ def _scan(a: Tensor, u: Tensor, h_0: Tensor, reverse: bool) -> Tensor:
     return out
 
 
-@torch.library.custom_op("sj_lang::linear_scan_backward", mutates_args=())
+@operator("sj_lang::linear_scan_backward")
 def _scan_backward(grad: Tensor, a: Tensor, h: Tensor, h_0: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
     """The same recurrence, the other way, with the decays shifted by a step. Gradients of a, u and h_0."""
     grad_a = torch.zeros_like(a, memory_format=torch.contiguous_format)

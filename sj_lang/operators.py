@@ -1,0 +1,72 @@
+"""Custom operators of torch, without their cost where nobody asks for it.
+
+`torch.library.custom_op` runs tens of microseconds of Python in each call, for compilers, modes and transforms. An
+`Operator` is one for those; in plain eager use it runs the same body and the same gradient directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_KEYS = (
+    "CPU",
+    "CUDA",
+    "AutogradCPU",
+    "AutogradCUDA",
+    "AutocastCPU",
+    "AutocastCUDA",
+    "ADInplaceOrView",
+    "BackendSelect",
+)
+_PLAIN = 0  # what the dispatcher knows of a dense tensor, and of a thread in which nothing is active
+for _key in _KEYS:
+    _PLAIN |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _key)).raw_repr()
+
+
+class Operator:
+    """Called as the `torch.library.custom_op` of this name, body and schema, with all arguments by position.
+
+    body: gets tensors and numbers, returns new tensors; whole numbers must be given as float where it takes a float.
+    """
+
+    def __init__(self, name: str, body: Callable[..., Any], schema: str | None = None) -> None:
+        self._name, self._body = name, body
+        self._operator = torch.library.custom_op(name, body, mutates_args=(), schema=schema)
+        self._function: Any = None
+        self.register_fake = self._operator.register_fake
+
+    def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., None]) -> None:
+        """As of the custom operator. backward: calls another `Operator`, so that a second derivative is refused."""
+        self._operator.register_autograd(backward, setup_context=setup_context)
+
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = self._body(*inputs)
+            setup_context(ctx, inputs, output)
+            return output
+
+        methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+        self._function = type(self._name.replace("::", "_"), (torch.autograd.Function,), methods)
+
+    def __call__(self, *inputs: Any) -> Any:
+        if torch.compiler.is_compiling() or not _plain(inputs):
+            return self._operator(*inputs)
+        if not (torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)):
+            return self._body(*inputs)
+        return (self._function.apply if self._function else self._operator)(*inputs)
+
+
+def operator(name: str, *, schema: str | None = None) -> Callable[[Callable[..., Any]], Operator]:
+    """Make an `Operator` of a body. schema: as of `torch.library.custom_op`; None: from the annotations."""
+    return lambda body: Operator(name, body, schema)
+
+
+def _plain(inputs: tuple[Any, ...]) -> bool:
+    """Whether the dispatcher would do no more than differentiate and run: no mode, transform or trace is active in this
+    thread, and all tensors are dense, on a CPU or a GPU, and of no other kind (subclass, wrapper, lazy negation)."""
+    if torch._C._dispatch_tls_local_include_set().raw_repr() & ~_PLAIN or torch.overrides.has_torch_function(inputs):
+        return False
+    return not any(isinstance(x, Tensor) and torch._C._dispatch_keys(x).raw_repr() & ~_PLAIN for x in inputs)

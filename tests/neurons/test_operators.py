@@ -1,0 +1,191 @@
+"""Operators go past torch's dispatcher where it has nothing to add, and only there; both ways give the same."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from sj_lang_neurons import BPSN, DSN
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sj_lang.operators import Operator, operator
+
+
+@operator("sj_lang_toy::product")
+def product(x: Tensor, w: Tensor, scale: float) -> Tensor:
+    return x.contiguous() * w * scale
+
+
+@operator("sj_lang_toy::product_backward")
+def product_backward(grad: Tensor, x: Tensor, w: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    return grad * w * scale, grad * x * scale
+
+
+@product.register_fake
+def _(x: Tensor, w: Tensor, scale: float) -> Tensor:
+    return torch.empty_like(x)
+
+
+@product_backward.register_fake
+def _(grad: Tensor, x: Tensor, w: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(w)
+
+
+def keep(ctx: Any, inputs: Any, output: Tensor) -> None:
+    x, w, ctx.scale = inputs
+    ctx.save_for_backward(x, w)
+
+
+def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *product_backward(grad, *ctx.saved_tensors, ctx.scale), None
+
+
+product.register_autograd(differentiate, setup_context=keep)
+
+
+@pytest.fixture
+def dispatched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the operators that are called through the dispatcher."""
+    names: list[str] = []
+
+    def spied(one: Operator) -> Callable[..., Any]:
+        through = one._operator
+        return lambda *inputs: (names.append(one._name.split("::")[1]), through(*inputs))[1]
+
+    for one in (product, product_backward):
+        monkeypatch.setattr(one, "_operator", spied(one))
+    return names
+
+
+def inputs() -> tuple[Tensor, Tensor]:
+    return torch.arange(1.0, 4.0, requires_grad=True), torch.full((3,), 2.0, requires_grad=True)
+
+
+class Dispatch(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+class Function(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def test_eager_calls_go_past_the_dispatcher(dispatched: list[str]) -> None:
+    x, w = inputs()
+    y = product(x, w, 0.5)
+    assert torch.equal(y, x)
+    assert [g.tolist() for g in torch.autograd.grad(y.sum(), (x, w))] == [[1, 1, 1], [0.5, 1, 1.5]]
+    assert torch.autograd.grad(product(x, w.detach(), 0.5).sum(), x)[0].tolist() == [1, 1, 1]
+    for still in (torch.no_grad(), torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16)):
+        with still:
+            assert torch.equal(product(x.detach(), torch.nn.Parameter(w.detach()), 0.5), x)
+    with torch.no_grad():
+        assert not product(x, w, 0.5).requires_grad
+    assert dispatched == []
+
+
+def test_a_mode_sees_the_operators(dispatched: list[str]) -> None:
+    x, w = inputs()
+    with Dispatch():
+        torch.autograd.grad(product(x, w, 0.5).sum(), (x, w))
+    assert dispatched == ["product", "product_backward"]
+    y = product(x, w, 0.5)
+    with Dispatch():
+        torch.autograd.grad(y.sum(), (x, w))
+    assert dispatched == ["product", "product_backward", "product_backward"]
+    with Function():
+        product(x, w, 0.5)
+    assert dispatched[3:] == ["product"]
+
+
+def in_fake_tensors() -> Tensor:
+    with FakeTensorMode():
+        return product(torch.ones(3), torch.ones(3), 0.5)
+
+
+class Own(Tensor):
+    """A subclass."""
+
+
+TRACED: dict[str, Callable[[], Any]] = {
+    "fake tensors": in_fake_tensors,
+    "meta": lambda: product(torch.ones(3, device="meta"), torch.ones(3, device="meta"), 0.5),
+    "a subclass": lambda: product(torch.ones(3).as_subclass(Own), torch.ones(3), 0.5),  # type: ignore[arg-type]
+    "vmap": lambda: torch.func.vmap(lambda x: product(x, torch.ones(3), 0.5))(torch.ones(2, 3)),
+    "jit": lambda: torch.jit.trace(lambda x: product(x, x, 0.5), torch.ones(3)),
+    "functionalize": lambda: torch.func.functionalize(lambda x: product(x, x, 0.5))(torch.ones(3)),
+    "a lazy negation": lambda: product(torch.ones(3, dtype=torch.complex64).conj().imag, torch.ones(3), 0.5),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize("call", TRACED.values(), ids=TRACED)
+def test_traces_transforms_and_other_tensors_are_dispatched(call: Callable[[], Any], dispatched: list[str]) -> None:
+    call()
+    assert set(dispatched) == {"product"}
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_gradients_in_batches(dispatched: list[str]) -> None:
+    x, w = inputs()
+    (got,) = torch.autograd.grad(product(x, w, 0.5), x, torch.eye(3), is_grads_batched=True)
+    assert torch.equal(got, torch.eye(3))
+    assert dispatched == ["product_backward"]
+
+
+def test_a_second_derivative_is_refused(dispatched: list[str]) -> None:
+    x, w = inputs()
+    (first,) = torch.autograd.grad(product(x, w, 0.5).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"backward through sj_lang_toy\.product_backward"):
+        first.sum().backward()
+    assert dispatched == ["product_backward"]
+
+
+def test_an_input_changed_in_place_is_noticed() -> None:
+    x, w = inputs()
+    w = w.detach()
+    y = product(x, w, 0.5)
+    w.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_compiled_graphs_hold_the_operator() -> None:
+    seen: list[Any] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        seen.extend(node.target for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(lambda x, w: product(x, w, 0.5), fullgraph=True, backend=backend)
+    x, w = inputs()
+    assert torch.equal(compiled(x, w), x)
+    assert [str(target) for target in seen] == ["sj_lang_toy.product.default"]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own doing
+def test_the_operators_are_sound() -> None:
+    torch.library.opcheck(torch.ops.sj_lang_toy.product.default, (*inputs(), 0.5))
+
+
+@pytest.mark.parametrize("make", [DSN, BPSN])
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_neurons_are_the_same_both_ways(make: Any, backend: str) -> None:
+    torch.manual_seed(0)
+    node, x = make(channels=3, backend=backend).double(), torch.randn(9, 2, 3, dtype=torch.float64, requires_grad=True)
+
+    def results() -> list[Tensor]:
+        spikes = node.functional(x)[0]
+        weight = torch.linspace(-1, 1, spikes.numel(), dtype=x.dtype).view(spikes.shape)
+        return [spikes, *torch.autograd.grad((spikes * weight).sum(), [x, *node.parameters()])]
+
+    ours = results()
+    with Dispatch():
+        for a, b in zip(ours, results(), strict=True):
+            assert torch.equal(a, b)
