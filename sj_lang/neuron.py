@@ -28,11 +28,13 @@ class Kernel:
     run: the implementation.
     why_not: why it cannot run on this tensor (None: in this process at all), "" if it can.
     half: it takes a sequence in float16 and bfloat16 as it is, beside states and parameters in float32.
+    zeros: where a call gives no state, `sequence` gets an empty one, not zeros.
     """
 
     run: Callable[..., Any]
     why_not: Callable[[Tensor | None], str] = lambda x: ""
     half: bool = False
+    zeros: bool = False
 
 
 class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly is untyped
@@ -137,11 +139,15 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     ) -> tuple[Tensor, State, Tensor | None]:
         """`functional` for a given step mode, which also returns the potentials if `store_v_seq`."""
         self._check(x, mask, single)
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        dtype = state_dtype(x)
         shape = x.shape if single else x.shape[1:]
-        state = self._zeros(x, shape) if state is None else self._checked_state(state, x, shape, dtype)
+        kernel = None if single or not self.kernels else self._kernel(x)
+        if state is not None:
+            state = self._checked_state(state, x, shape, dtype)
+        else:
+            state = {} if kernel and kernel.zeros else self._zeros(x, shape)
         with _no_autocast(x):
-            current = x if not single and self._takes_half(x) else x.to(dtype)
+            current = x if kernel and kernel.half else x.to(dtype)
             run = self._masked_step if single else self._masked_sequence
             spikes, after, v = run(current, state, mask)
         return spikes.to(x.dtype), after, v
@@ -188,9 +194,6 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             return self.kernels[self.backend]
         return next(self.kernels[name] for name in PREFERRED if name in self.kernels and not self.why_not(name, x))
 
-    def _takes_half(self, x: Tensor) -> bool:
-        return x.dtype in (torch.float16, torch.bfloat16) and bool(self.kernels) and self._kernel(x).half
-
     # SpikingJelly's life cycle
 
     def reset(self) -> None:
@@ -222,7 +225,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         return type(self).__name__
 
     def _zeros(self, x: Tensor, shape: torch.Size) -> State:
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        dtype = state_dtype(x)
         return {name: x.new_zeros(size, dtype=dtype) for name, size in self.state_shapes(shape).items()}
 
     def _call(self, x: Tensor, mask: Tensor | None, *, single: bool) -> Tensor:
@@ -318,6 +321,11 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             if value.device != x.device:
                 raise ValueError(f"{self._name}: the state {name!r} is on {value.device}, the input on {x.device}")
         return {name: state[name].to(dtype) for name in wanted}
+
+
+def state_dtype(x: Tensor) -> torch.dtype:
+    """That of states and of all arithmetic beside x."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _shape(x: Tensor) -> tuple[int, ...]:

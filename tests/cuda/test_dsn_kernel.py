@@ -111,6 +111,84 @@ def test_taps(k: int) -> None:
         compare(DSN(channels=3, k=k, tau=1 / 3).double(), torch.randn(steps, 2, 3, dtype=torch.float64))
 
 
+def gradients(node: DSN, x: Tensor, *outputs: Tensor) -> list[Tensor]:
+    """Of x and the parameters, of a functional of the outputs."""
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(y.shape, generator=generator, dtype=y.dtype) for y in outputs]
+    return list(torch.autograd.grad(outputs, [x, *node.parameters()], weights, materialize_grads=True))
+
+
+MASKS = [None, torch.arange(41)[:, None] < torch.tensor([41, 2])]
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=["whole", "masked"])
+@pytest.mark.usefixtures("in_any_order")
+def test_no_state_is_zeros(mask: Tensor | None) -> None:
+    torch.manual_seed(0)
+    node, x = DSN(channels=3, backend="cupy"), torch.randn(41, 2, 3, requires_grad=True)
+    found = []
+    for state in (None, node.init_state(x)):
+        with unwritten_memory_is_nan():
+            spikes, after = node.functional(x, state, mask)
+            found.append([spikes, *after.values(), *gradients(node, x, spikes, *after.values())])
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=["whole", "masked"])
+@pytest.mark.parametrize("cuts", [(41,), (1, 40), (3, 1, 2, 35), (20, 21)], ids=str)
+@pytest.mark.usefixtures("in_any_order")
+def test_gradients_go_through_the_states_of_pieces(cuts: tuple[int, ...], mask: Tensor | None) -> None:
+    """The potential and the last inputs carry them to the piece before, however short it is."""
+    torch.manual_seed(0)
+    node, x = DSN(channels=3, k=6).double(), torch.randn(41, 2, 3, dtype=torch.float64, requires_grad=True)
+    found = []
+    for backend, sizes in (("torch", (41,)), ("cupy", cuts)):
+        node.backend = backend
+        spikes: list[Tensor] = []
+        state, t = None, 0
+        with unwritten_memory_is_nan():
+            for size in sizes:
+                piece = slice(t, t := t + size)
+                s, state = node.functional(x[piece], state, None if mask is None else mask[piece])
+                spikes.append(s)
+            assert state is not None
+            found.append(gradients(node, x, torch.cat(spikes), *state.values()))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * max(1.0, float(b.abs().max())))
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_gradients_of_states_alone() -> None:
+    torch.manual_seed(0)
+    node, x = DSN(channels=3).double(), torch.randn(9, 2, 3, dtype=torch.float64, requires_grad=True)
+    for name in ("h", "tail"):
+        found = []
+        for backend in ("torch", "cupy"):
+            node.backend = backend
+            found.append(gradients(node, x, node.functional(x)[1][name]))
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("shape", [(5, 2, 3), (5, 2, 3, 4), (5, 2, 3, 4, 2)], ids=str)
+@pytest.mark.usefixtures("on_cpu")
+def test_states_are_no_views(shape: tuple[int, ...]) -> None:
+    node, x = DSN(channels=3, backend="cupy"), torch.randn(shape, requires_grad=True)
+    for value in node.functional(x)[1].values():
+        assert value._base is None
+        value.detach_()
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_images_of_any_layout() -> None:
+    torch.manual_seed(0)
+    node, x = DSN(channels=3).double(), torch.randn(7, 2, 3, 4, 5, dtype=torch.float64)
+    for y in (x, x.transpose(3, 4), x.movedim(2, 4).contiguous().movedim(4, 2), x.transpose(0, 1).flip(0)):
+        z = y if y.shape[0] == 7 else y.transpose(0, 1)
+        compare(node, z)
+
+
 @pytest.mark.parametrize("m", [1, 2, 7, 64, 65, 0.4])
 @pytest.mark.usefixtures("on_cpu")
 def test_exponents(m: float) -> None:

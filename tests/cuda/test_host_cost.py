@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from sj_lang_neurons import BPSN, DSN
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sj_lang import cuda
+from sj_lang import cuda, operators
 
 NODES: dict[str, Callable[[], Any]] = {
     "DSN": lambda: DSN(channels=4, backend="cupy"),
@@ -47,6 +48,48 @@ def microseconds(work: Callable[[], Any], repeat: int = 15, number: int = 20) ->
             work()
         found.append((time.process_time() - start) / number * 1e6)
     return min(found)
+
+
+class Launches(TorchDispatchMode):
+    """Names of kernels, and of the operations of torch that launch one on a GPU."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        monkeypatch.setattr(operators, "_plain", lambda inputs: True)  # what is in an operator is seen too
+        monkeypatch.setattr(cuda, "launch", lambda path, name, *_: self.names.append(name))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        if not (func.is_view or "empty" in name or name == "detach"):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+    def of(self, work: Callable[[], Any]) -> Any:
+        """What a call returns; the names are those of this call."""
+        self.names.clear()
+        with self:
+            return work()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("decay", ["conv", "static"])
+@pytest.mark.usefixtures("nothing")
+def test_launches_of_dsn(decay: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One forward, whatever is done with the states; a kernel and a sum backward."""
+    launches = Launches(monkeypatch)
+    node, x = DSN(channels=4, decay=decay, backend="cupy"), torch.randn(128, 2, 4).to(dtype).requires_grad_()
+    leaves, gradient = [x, *node.parameters()], torch.zeros(128, 2, 4, dtype=dtype)
+    spikes, state = launches.of(lambda: node.functional(x))
+    assert launches.names == ["dsn"]
+    launches.of(lambda: torch.autograd.grad(spikes, leaves, gradient))
+    assert launches.names == ["dsn_backward", "sum"]
+    state = {name: value.detach().requires_grad_() for name, value in state.items()}
+    spikes, after = launches.of(lambda: node.functional(x, state))
+    assert launches.names == ["dsn"]
+    given = [gradient, *map(torch.zeros_like, after.values())]
+    launches.of(lambda: torch.autograd.grad([spikes, *after.values()], [*leaves, *state.values()], given))
+    assert launches.names == ["dsn_backward", "sum"]
 
 
 @pytest.mark.parametrize("make", NODES.values(), ids=NODES)

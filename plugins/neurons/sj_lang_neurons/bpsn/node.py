@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sj_lang import cpu, cuda
 from sj_lang.compat import surrogate
 from sj_lang.errors import choices
-from sj_lang.neuron import Kernel, Node, State
+from sj_lang.neuron import Kernel, Node, State, state_dtype
 from sj_lang_neurons import surrogates
 from sj_lang_neurons.bpsn.cupy import bpsn as fused
 from sj_lang_neurons.bpsn.fired import bpsn
@@ -150,7 +150,7 @@ class BPSN(Node):
         return super().kernel(x)
 
     def _run(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor]:
-        threshold = F.softplus(self.threshold.to(_wide(x)))
+        threshold = F.softplus(self.threshold.to(state_dtype(x)))
         over = threshold.view(-1, *(1,) * (x.dim() - 3))
         if self.variant == "K":
             h, after = self._potential(x, state, lengths, torch.zeros_like(threshold), None)
@@ -181,7 +181,7 @@ class BPSN(Node):
             _cast(self.gain_f, x),
             lb,
             _cast(self.gain_b, x),
-            None if self.lateral is None else self.lateral.to(_wide(x)).sigmoid(),
+            None if self.lateral is None else self.lateral.to(state_dtype(x)).sigmoid(),
             None if numerator is None else numerator.reshape(flat.shape[1:]),
             denominator,
             lengths,
@@ -198,16 +198,11 @@ class BPSN(Node):
         return u.view(x.shape), after
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    """That of parameters and states beside x."""
-    return torch.promote_types(x.dtype, torch.float32)
-
-
 def _cast(parameter: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if parameter is None else parameter.to(_wide(x))
+    return None if parameter is None else parameter.to(state_dtype(x))
 
 
 def _decay(logit: Tensor | None, x: Tensor) -> Tensor | None:
     """The decay inside (0, 1), where a saturated sigmoid would leave it."""
-    kind = torch.finfo(_wide(x))
-    return None if logit is None else logit.to(_wide(x)).sigmoid().clamp(kind.tiny, 1 - kind.eps / 2)
+    kind = torch.finfo(state_dtype(x))
+    return None if logit is None else logit.to(state_dtype(x)).sigmoid().clamp(kind.tiny, 1 - kind.eps / 2)

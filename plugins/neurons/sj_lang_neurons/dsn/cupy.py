@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sj_lang import cuda
 from sj_lang.operators import operator
 from sj_lang_neurons import surrogates
 from sj_lang_neurons.dsn.firing import Firing
-from sj_lang_neurons.scan.layout import STEPS, flat, like, schedule, strides
+from sj_lang_neurons.scan.layout import STEPS, Tile, flat, like, schedule, sizes, strides
 
 FILE = Path(__file__).with_name("kernel.cu")
 MOST_TAPS = STEPS + 1
@@ -20,27 +20,30 @@ MOST_TAPS = STEPS + 1
 
 def dsn(
     x: Tensor,
-    tail: Tensor,
-    h_0: Tensor,
+    tail: Tensor | None,
+    h_0: Tensor | None,
     weight: Tensor,
     bias: Tensor,
     lengths: Tensor | None,
     *,
     m: float,
     firing: Firing,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """As `flat.dsn`; x may also be float16 or bfloat16, of any strides, and k is at most `MOST_TAPS`."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """As `flat.dsn`; x may also be float16 or bfloat16, of any strides, tail and h_0 may be None, which is zeros, and
+    k is at most `MOST_TAPS`."""
     fused = None if firing.potentials else firing.fused()
     kind, alpha = fused or (surrogates.POTENTIALS, 0.0)
-    logit = bias if bias.dim() == 1 else flat(bias)
-    out, h, _ = _forward(flat(x), tail, h_0, weight, logit, lengths, m, kind, alpha, firing.threshold)
-    out = out.view(x.shape)
-    return (out, h, None) if fused else (firing(out), h, out)
+    out, h, next_tail, _ = _forward(x, tail, h_0, weight, bias, lengths, m, kind, alpha, firing.threshold)
+    return (out, h, next_tail, None) if fused else (firing(out), h, next_tail, out)
 
 
 def why_not(x: Tensor | None) -> str:
     """Why it cannot run on this tensor; "" if it can."""
     return cuda.why_not(x)
+
+
+def _tile(x: Tensor) -> Tile:
+    return schedule(math.prod(x.shape[1:]), x.shape[0])
 
 
 def _macros(x: Tensor, weight: Tensor, bias: Tensor, m: float, kind: int) -> dict[str, int]:
@@ -49,15 +52,15 @@ def _macros(x: Tensor, weight: Tensor, bias: Tensor, m: float, kind: int) -> dic
     return {"IO": cuda.IO[x.dtype], "TAPS": weight.shape[1], "LOGIT": logit, "POWER": power, "FIRE": kind}
 
 
-def _result(x: Tensor, like_state: Tensor, kind: int) -> Tensor:
-    return like(x, None if kind else like_state.dtype)
+def _whole(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
 
 
 @operator("sj_lang::dsn_cuda")
 def _forward(
     x: Tensor,
-    tail: Tensor,
-    h_0: Tensor,
+    tail: Tensor | None,
+    h_0: Tensor | None,
     weight: Tensor,
     bias: Tensor,
     lengths: Tensor | None,
@@ -65,38 +68,36 @@ def _forward(
     kind: int,
     alpha: float,
     threshold: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Spikes or potentials of x [T, B, C, S], the last potential, and those before each tile [tiles, B, C, S]."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Spikes or potentials of x [T, B, C, ...], the last potential, the last inputs [B, k-1, C, ...], and the
+    potentials before each tile [tiles, B, C, ...]."""
+    results = _results(x, weight, kind)
+    out, *states = results
+    given = map(_whole, (tail, h_0, weight, bias))
+    memory, to = flat(x), flat(out)
+    arguments = [memory, *strides(memory), *given, lengths, to, *strides(to), *states, *sizes(x), m, alpha, threshold]
+    _launch("dsn", x, _macros(x, weight, bias, m, kind), arguments)
+    return results
+
+
+def _results(x: Tensor, weight: Tensor, kind: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     steps, *step = x.shape
-    out, h_last = _result(x, h_0, kind), torch.empty_like(h_0, memory_format=torch.contiguous_format)
-    tile = schedule(h_0.numel(), steps)
-    borders = h_0.new_empty(tile.tiles(steps), *step)
-    given = [t.contiguous() for t in (tail, h_0, weight, bias)]
-    arguments = [
-        x,
-        *strides(x),
-        *given,
-        lengths,
-        out,
-        *strides(out),
-        h_last,
-        borders,
-        steps,
-        *step,
-        m,
-        alpha,
-        threshold,
-    ]
-    macros = {**_macros(x, weight, bias, m, kind), **tile.macros}
-    cuda.launch(FILE, "dsn", macros, (tile.blocks(h_0.numel()), 1), tile.block, arguments, x.device)
-    return out, h_last, borders
+    out = like(x, None if kind else weight.dtype)
+    tail = weight.new_empty(step[0], max(weight.shape[1] - 1, 0), *step[1:])
+    return out, weight.new_empty(step), tail, weight.new_empty(_tile(x).tiles(steps), *step)
+
+
+def _launch(name: str, x: Tensor, macros: dict[str, int], arguments: list[Any]) -> None:
+    tile = _tile(x)
+    grid = tile.blocks(math.prod(x.shape[1:])), 1
+    cuda.launch(FILE, name, {**macros, **tile.macros}, grid, tile.block, arguments, x.device)
 
 
 @_forward.register_fake
 def _(
     x: Tensor,
-    tail: Tensor,
-    h_0: Tensor,
+    tail: Tensor | None,
+    h_0: Tensor | None,
     weight: Tensor,
     bias: Tensor,
     lengths: Tensor | None,
@@ -104,18 +105,19 @@ def _(
     kind: int,
     alpha: float,
     threshold: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    borders = h_0.new_empty(schedule(h_0.numel(), x.shape[0]).tiles(x.shape[0]), *x.shape[1:])
-    return _result(x, h_0, kind), torch.empty_like(h_0, memory_format=torch.contiguous_format), borders
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _results(x, weight, kind)
 
 
 @operator("sj_lang::dsn_cuda_backward")
 def _backward(
     grad: Tensor,
-    grad_last: Tensor,
+    grad_last: Tensor | None,
+    grad_next: Tensor | None,
     borders: Tensor,
     x: Tensor,
-    tail: Tensor,
+    tail: Tensor | None,
+    h_0: Tensor | None,
     weight: Tensor,
     bias: Tensor,
     lengths: Tensor | None,
@@ -124,37 +126,41 @@ def _backward(
     alpha: float,
     threshold: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, tail, h_0; of weight and bias together, before they are summed over batch and places
-    [k + 1, B, C, S]; and of a bias for each step (else empty)."""
-    steps, *step = x.shape
-    results = _gradients(x, tail, grad_last, borders, weight, bias)
-    grad_x, grad_tail, grad_0, sums, grad_logit = results
-    columns = grad_last.numel()
-    tile = schedule(columns, steps)
-    given = [t.contiguous() for t in (tail, weight, bias)]
-    arguments = [grad, *strides(grad), grad_last.contiguous(), borders, x, *strides(x), *given, lengths]
-    arguments += [grad_x, *strides(grad_x), grad_tail, grad_0, sums, grad_logit, steps, *step, m, alpha, threshold]
-    macros = {**_macros(x, weight, bias, m, kind), **tile.macros}
-    cuda.launch(FILE, "dsn_backward", macros, (tile.blocks(columns), 1), tile.block, arguments, x.device)
+    """Gradients of x; of tail and h_0 (empty where those are not there); of weight and bias together, before they are
+    summed over batch and places [k + 1, B, C, ...]; and of a bias for each step (else empty)."""
+    results = _gradients(x, tail, h_0, weight, bias)
+    grad_x, *others = results
+    given = map(_whole, (tail, weight, bias))
+    wanted = [None if g.numel() == 0 else g for g in others]
+    memory, change, to = flat(x), flat(grad), flat(grad_x)
+    arguments = [change, *strides(change), _whole(grad_last), _whole(grad_next), borders, memory, *strides(memory)]
+    arguments += [*given, lengths, to, *strides(to), *wanted, *sizes(x), m, alpha, threshold]
+    _launch("dsn_backward", x, _macros(x, weight, bias, m, kind), arguments)
     return results
 
 
 def _gradients(
-    x: Tensor, tail: Tensor, grad_last: Tensor, borders: Tensor, weight: Tensor, bias: Tensor
+    x: Tensor, tail: Tensor | None, h_0: Tensor | None, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    sums = borders.new_empty(weight.shape[1] + 1, *x.shape[1:])
-    logit = borders.new_empty(bias.shape if bias.dim() > 1 else (0,))
-    grad_0, grad_tail = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (grad_last, tail))
-    return like(x), grad_tail, grad_0, sums, logit
+    absent = (0,)
+    return (
+        like(x),
+        weight.new_empty(absent if tail is None else tail.shape),
+        weight.new_empty(absent if h_0 is None else h_0.shape),
+        weight.new_empty(weight.shape[1] + 1, *x.shape[1:]),
+        weight.new_empty(bias.shape if bias.dim() > 1 else absent),
+    )
 
 
 @_backward.register_fake
 def _(
     grad: Tensor,
-    grad_last: Tensor,
+    grad_last: Tensor | None,
+    grad_next: Tensor | None,
     borders: Tensor,
     x: Tensor,
-    tail: Tensor,
+    tail: Tensor | None,
+    h_0: Tensor | None,
     weight: Tensor,
     bias: Tensor,
     lengths: Tensor | None,
@@ -163,20 +169,32 @@ def _(
     alpha: float,
     threshold: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _gradients(x, tail, grad_last, borders, weight, bias)
+    return _gradients(x, tail, h_0, weight, bias)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, tail, _, weight, bias, lengths, *ctx.numbers = inputs
-    ctx.save_for_backward(output[2], x, tail, weight, bias, lengths)
+    *given, m, kind, alpha, threshold = inputs
+    ctx.numbers = m, kind, alpha, threshold
+    ctx.save_for_backward(output[3], *given)
+    ctx.set_materialize_grads(False)  # a zero is a launch
 
 
-def _differentiate(ctx: Any, grad: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    bias = ctx.saved_tensors[4]
-    grad_x, grad_tail, grad_0, sums, grad_logit = _backward(grad, grad_last, *ctx.saved_tensors, *ctx.numbers)
-    of_channels = sums.sum((1, 3))  # [k + 1, C]
-    grad_bias = of_channels[-1] if bias.dim() == 1 else grad_logit
-    return grad_x, grad_tail, grad_0, of_channels[:-1].t(), grad_bias, None, None, None, None, None
+def _differentiate(
+    ctx: Any, grad: Tensor | None, grad_last: Tensor | None, grad_next: Tensor | None, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    _, x, tail, h_0, weight, bias, _ = saved = ctx.saved_tensors
+    if grad is None:
+        grad = x.new_zeros((), dtype=x.dtype if ctx.numbers[1] else weight.dtype).expand(x.shape)
+    grad_x, grad_tail, grad_0, sums, grad_logit = _backward(grad, grad_last, grad_next, *saved, *ctx.numbers)
+    of_channels = sums.flatten(3).sum((1, 3)) if x.dim() > 3 else sums.sum(1)  # [k + 1, C]
+    return (
+        grad_x,
+        None if tail is None else grad_tail,
+        None if h_0 is None else grad_0,
+        of_channels[:-1].t(),
+        of_channels[-1] if bias.dim() == 1 else grad_logit,
+        *(None,) * 5,
+    )
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)

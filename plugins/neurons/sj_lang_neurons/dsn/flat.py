@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sj_lang_neurons.dsn.firing import Firing
@@ -18,8 +19,9 @@ def dsn(
     *,
     m: float,
     firing: Firing,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Spikes of a whole sequence, the potential after its last valid step, and all potentials if it needed them.
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Spikes of a whole sequence, the potential after its last valid step, the last k - 1 valid inputs, and all
+    potentials if it needed them.
 
     x [T, B, C, ...]; tail [B, k-1, C, ...], the inputs before it; h_0 [B, C, ...]; weight [C, k], the taps, the oldest
     input first; bias [C] or [T, B, C, ...]; all float32, or float64. k = 0, and no tail, for a logit that is the bias.
@@ -27,8 +29,22 @@ def dsn(
     """
     n = 0 if firing.potentials else firing.levels
     out, h = run(*columns(x, tail, h_0, weight, bias, lengths), m=m, n=n)
-    out, h = out.view(x.shape), h.view(h_0.shape)
-    return (out, h, None) if n else (firing(out), h, out)
+    out, h, after = out.view(x.shape), h.view(h_0.shape).clone(), last_inputs(x, tail, lengths)
+    return (out, h, after, None) if n else (firing(out), h, after, out)
+
+
+def last_inputs(x: Tensor, tail: Tensor, lengths: Tensor | None) -> Tensor:
+    """The tail after x; no view."""
+    steps, reach = x.shape[0], tail.shape[1]
+    if lengths is None or not reach:
+        recent = x[max(0, steps - reach) :].transpose(0, 1)
+        return torch.cat((tail[:, steps:], recent), 1)
+    t = lengths + torch.arange(-reach, 0, device=x.device).unsqueeze(1)  # [k-1, B], negative: in the old tail
+    batch = torch.arange(x.shape[1], device=x.device)
+    new = x[t.clamp(min=0), batch]
+    old = tail[batch, (t + reach).clamp(0, reach - 1)]
+    last = torch.where((t >= 0).view(*t.shape, *(1,) * (x.dim() - 2)), new, old)
+    return last.transpose(0, 1).clone(memory_format=torch.contiguous_format)
 
 
 def columns(

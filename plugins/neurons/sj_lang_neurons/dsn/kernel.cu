@@ -44,15 +44,15 @@ __device__ __forceinline__ void gain(real a, real m, real &q, real &w) {
 #endif
 }
 
-// What both passes know of their column; x, tail [B, REACH, C, S] and bias begin at it from here on.
-#define COLUMN                                                                                         \
-    const Column at = column(batch, channels, places);                                                 \
-    const index_t columns = batch * channels * places, length = valid_steps(at, lengths, steps);       \
-    const index_t tail_stride = channels * places;                                                     \
-    real taps[TAPS + 1];                                                                               \
-    for (int j = 0; j < TAPS; j++) taps[j] = weight[at.c * TAPS + j];                                  \
-    x += OFFSET(at, x);                                                                                \
-    tail += (at.b * REACH * channels + at.c) * places + at.s;                                          \
+// What both passes know of their column; x, tail [B, REACH, C, S] (null: zeros) and bias begin at it from here on.
+#define COLUMN                                                                                                  \
+    const Column at = column(batch, channels, places);                                                          \
+    const index_t columns = batch * channels * places, length = valid_steps(at, lengths, steps);                \
+    const index_t tail_stride = channels * places, tail_at = at.b * REACH * tail_stride + at.c * places + at.s; \
+    real taps[TAPS + 1];                                                                                        \
+    for (int j = 0; j < TAPS; j++) taps[j] = weight[at.c * TAPS + j];                                           \
+    x += OFFSET(at, x);                                                                                         \
+    if (tail) tail += tail_at;                                                                                  \
     bias += LOGIT ? at.n : at.c;
 
 // The inputs of a run and the REACH before it, as far as they are steps.
@@ -65,14 +65,15 @@ __device__ __forceinline__ void fetch_window(io *out, const io *x, index_t strid
 }
 
 // The window as numbers, those before the first step from the tail, and w and q of the run, 0 after the valid steps.
-#define RUN                                                                                            \
-    for (int i = 0; i < WINDOW; i++)                                                                   \
-        current[i] = i < REACH && start + i < REACH ? tail[(start + i) * tail_stride] : load(next[i]); \
-    _Pragma("unroll") for (int i = 0; i < STEPS; i++) {                                                \
-        real a = !LOGIT ? *bias : i < valid ? bias[(start + i) * columns] : (real)0;                   \
-        _Pragma("unroll") for (int j = 0; j < TAPS; j++) a = fma(taps[j], current[i + j], a);          \
-        gain(a, (real)m, q[i], w[i]);                                                                  \
-        if (i >= valid) q[i] = w[i] = 0;                                                               \
+#define RUN                                                                                   \
+    for (int i = 0; i < WINDOW; i++)                                                          \
+        current[i] = i >= REACH || start + i >= REACH ? load(next[i])                         \
+                     : tail ? tail[(start + i) * tail_stride] : (real)0;                      \
+    _Pragma("unroll") for (int i = 0; i < STEPS; i++) {                                       \
+        real a = !LOGIT ? *bias : i < valid ? bias[(start + i) * columns] : (real)0;          \
+        _Pragma("unroll") for (int j = 0; j < TAPS; j++) a = fma(taps[j], current[i + j], a); \
+        gain(a, (real)m, q[i], w[i]);                                                         \
+        if (i >= valid) q[i] = w[i] = 0;                                                      \
     }
 
 // What the run adds to a state and its gain, to shared memory.
@@ -89,13 +90,13 @@ __device__ __forceinline__ void fetch_window(io *out, const io *x, index_t strid
 
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     dsn(const io *x, STRIDES(x), const real *tail, const real *h_0, const real *weight, const real *bias,
-        const index_t *lengths, spike *out, STRIDES(out), real *h_last, real *borders, index_t steps, index_t batch,
-        index_t channels, index_t places, double m, double alpha, double threshold) {
+        const index_t *lengths, spike *out, STRIDES(out), real *h_last, real *next_tail, real *borders, index_t steps,
+        index_t batch, index_t channels, index_t places, double m, double alpha, double threshold) {
     __shared__ Shared added, factor;
     COLUMN
     out += OFFSET(at, out);
     index_t start = threadIdx.y * STEPS;
-    real state = h_0[at.n];
+    real state = h_0 ? h_0[at.n] : (real)0;
 
     io next[WINDOW];  // of the tile to come: loads are under way while this one is computed
     fetch_window(next, x, x_t, start, length);
@@ -120,21 +121,28 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
         }
         if (RUNS == 1) state = h;
     }
-    if (at.there && threadIdx.y == 0) h_last[at.n] = state;
+    if (!at.there || threadIdx.y) return;
+    h_last[at.n] = state;
+    for (int i = 0; i < REACH; i++) {
+        const index_t t = length - REACH + i;
+        next_tail[tail_at + i * tail_stride] = t >= 0 ? load(x[t * x_t]) : tail ? tail[(t + REACH) * tail_stride] : (real)0;
+    }
 }
 
+// grad_last and grad_next: of h_last and next_tail, or null. grad_tail and grad_0: null where there is no tail and no h_0.
 // sums [TAPS + 1, B, C, S]: gradients of the weights and of the bias, of each column by itself; grad_logit [T, B, C, S], with
 // LOGIT, that of the bias.
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
-    dsn_backward(const spike *grad, STRIDES(grad), const real *grad_last, const real *borders, const io *x, STRIDES(x),
-                 const real *tail, const real *weight, const real *bias, const index_t *lengths, io *grad_x, STRIDES(grad_x),
+    dsn_backward(const spike *grad, STRIDES(grad), const real *grad_last, const real *grad_next, const real *borders,
+                 const io *x, STRIDES(x), const real *tail, const real *weight, const real *bias, const index_t *lengths, io *grad_x, STRIDES(grad_x),
                  real *grad_tail, real *grad_0, real *sums, real *grad_logit, index_t steps, index_t batch,
                  index_t channels, index_t places, double m, double alpha, double threshold) {
     __shared__ Shared added, factor, passed, first[REACH + 1];
     COLUMN
+    if (grad_next) grad_next += tail_at;
     grad += OFFSET(at, grad), grad_x += OFFSET(at, grad_x);
     index_t tile = (steps - 1) / TILE * TILE, start = tile + threadIdx.y * STEPS;
-    real carry = grad_last[at.n];  // alpha gh of the step after the tile
+    real carry = grad_last ? grad_last[at.n] : (real)0;  // alpha gh of the step after the tile
     real later[REACH + 1], sum[TAPS + 1];
     for (int j = 0; j <= REACH; j++) later[j] = 0;  // ga of the first steps after the tile
     for (int j = 0; j <= TAPS; j++) sum[j] = 0;
@@ -193,6 +201,11 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
             ga[STEPS + j] = threadIdx.y + 1 < RUNS ? first[j][(threadIdx.y + 1) % RUNS][threadIdx.x] : later[j];
             later[j] = first[j][0][threadIdx.x];
         }
+        const index_t kept = start + REACH - length;  // where the run stands in next_tail
+        if (grad_next && kept + STEPS > 0)
+#pragma unroll
+            for (int i = 0; i < STEPS; i++)
+                if (kept + i >= 0 && kept + i < REACH) g[i] += grad_next[(kept + i) * tail_stride];
         io *to = grad_x + start * grad_x_t;
 #pragma unroll
         for (int i = 0; i < STEPS; i++, to += grad_x_t) {
@@ -209,11 +222,11 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
         if (at.there && threadIdx.y == 0) sums[j * columns + at.n] = total;
     }
     if (!at.there || threadIdx.y) return;
-    grad_0[at.n] = carry;
-    grad_tail += (at.b * REACH * channels + at.c) * places + at.s;
+    if (grad_0) grad_0[at.n] = carry;
+    if (!grad_tail) return;
     for (int i = 0; i < REACH; i++) {  // step i - REACH
-        real g = 0;
+        real g = grad_next && i >= length ? grad_next[(i - length) * tail_stride] : (real)0;
         for (int j = 0; j <= i; j++) g = fma(taps[j], later[i - j], g);
-        grad_tail[i * tail_stride] = g;
+        grad_tail[tail_at + i * tail_stride] = g;
     }
 }

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sj_lang import cpu
 from sj_lang.compat import surrogate
-from sj_lang.neuron import Kernel, Node, State
+from sj_lang.neuron import Kernel, Node, State, state_dtype
 from sj_lang_neurons.dsn.cupy import MOST_TAPS, why_not
 from sj_lang_neurons.dsn.cupy import dsn as fused
 from sj_lang_neurons.dsn.firing import Firing, Rect
@@ -47,7 +47,7 @@ class DSN(Node):
     """
 
     kernels: ClassVar[Mapping[str, Kernel]] = {
-        "cupy": Kernel(run=fused, why_not=why_not, half=True),
+        "cupy": Kernel(run=fused, why_not=why_not, half=True, zeros=True),
         "numba": Kernel(run=compiled, why_not=cpu.why_not),
         "torch": Kernel(run=dsn),
     }
@@ -123,15 +123,16 @@ class DSN(Node):
         return self._firing(h), {"h": h.clone(), "tail": window[:, 1:].clone()}, h
 
     def sequence(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
-        dtype = state["h"].dtype  # x may be narrower
+        dtype = state_dtype(x)
         bias = self.bias.to(dtype)
         if self.decay == "linear":
-            bias = self._channels(self.bias, state["h"]) + self._mix(x.to(dtype), 2)
-        taps = self._weight(state["h"]) if self.decay == "conv" else bias.new_empty(self.channels, 0)
-        run = self.kernel(x)
-        m = 1 / self.tau
-        spikes, h, v = run(x, state["tail"], state["h"], taps, bias, lengths, m=m, firing=self._firing)
-        return spikes, {"h": h.clone(), "tail": self._tail(x.to(dtype), state["tail"], lengths)}, v
+            bias = self._channels(bias, x[0]) + self._mix(x.to(dtype), 2)
+        taps = bias.new_empty(self.channels, 0)
+        if self.weight is not None and self.decay == "conv":
+            taps = self.weight.to(dtype)
+        given = (x, state.get("tail"), state.get("h"), taps, bias, lengths)
+        spikes, h, tail, v = self.kernel(x)(*given, m=1 / self.tau, firing=self._firing)
+        return spikes, {"h": h, "tail": tail}, v
 
     def why_not(self, backend: str, x: Tensor | None) -> str:
         reason = super().why_not(backend, x)
@@ -147,19 +148,6 @@ class DSN(Node):
         if self.backend == "auto" and run is self.kernels["numba"].run and not by_powers(1 / self.tau):
             return self.kernels["torch"].run  # where a logarithm and an exponential are needed torch is faster
         return run
-
-    def _tail(self, x: Tensor, tail: Tensor, lengths: Tensor | None) -> Tensor:
-        """The last k - 1 valid inputs, [B, k-1, C, ...]."""
-        steps, reach = x.shape[0], self.k - 1
-        if lengths is None or not reach:
-            recent = x[max(0, steps - reach) :].transpose(0, 1)
-            return torch.cat((tail[:, steps:], recent), 1)
-        t = lengths + torch.arange(-reach, 0, device=x.device).unsqueeze(1)  # [k-1, B], negative: in the old tail
-        batch = torch.arange(x.shape[1], device=x.device)
-        new = x[t.clamp(min=0), batch]
-        old = tail[batch, (t + reach).clamp(0, reach - 1)]
-        last = torch.where((t >= 0).view(*t.shape, *(1,) * (x.dim() - 2)), new, old)
-        return last.transpose(0, 1).clone(memory_format=torch.contiguous_format)  # a state is no view
 
     def _channels(self, parameter: Tensor, x: Tensor) -> Tensor:
         """[C] to broadcast over x [B, C, ...]."""

@@ -11,7 +11,7 @@ from sj_lang.cpu import array, over_columns
 from sj_lang.operators import operator
 from sj_lang_neurons import surrogates
 from sj_lang_neurons.dsn.firing import Firing
-from sj_lang_neurons.dsn.flat import columns
+from sj_lang_neurons.dsn.flat import columns, last_inputs
 
 INPUTS = (
     "Tensor x, Tensor tail, Tensor h_0, Tensor weight, Tensor bias, Tensor? lengths, "
@@ -29,14 +29,14 @@ def dsn(
     *,
     m: float,
     firing: Firing,
-) -> tuple[Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """As `flat.dsn`."""
     fused = None if firing.potentials else firing.fused()
     kind, level = fused or (surrogates.POTENTIALS, 0.0)
     given = columns(x, tail, h_0, weight, bias, lengths)
     out, h, _ = _forward(*given, m, kind, level, firing.threshold)
-    out, h = out.view(x.shape), h.view(h_0.shape)
-    return (out, h, None) if fused else (firing(out), h, out)
+    out, h, after = out.view(x.shape), h.view(h_0.shape).clone(), last_inputs(x, tail, lengths)
+    return (out, h, after, None) if fused else (firing(out), h, after, out)
 
 
 @operator("sj_lang::dsn_numba", schema=f"({INPUTS}) -> (Tensor, Tensor, Tensor)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from sj_lang import cuda
 from sj_lang.operators import operator
-from sj_lang_neurons.scan.layout import flat, like, schedule, strides
+from sj_lang_neurons.scan.layout import flat, like, schedule, sizes, strides
 
 FILE = Path(__file__).with_name("kernel.cu")
 
@@ -34,8 +35,8 @@ def log_scan(g: Tensor, u: Tensor, h_0: Tensor, lengths: Tensor | None = None) -
             f"log_scan: g and u are both float32, float64, float16 or bfloat16 and h_0 is float32, float64 beside "
             f"float64, got {g.dtype}, {u.dtype} and {h_0.dtype}"
         )
-    h, last = _forward(flat(g), flat(u), h_0, lengths)
-    return h.view(u.shape), last
+    h, last = _forward(g, u, h_0, lengths)
+    return h, last
 
 
 def state_dtype(x: Tensor) -> torch.dtype:
@@ -45,19 +46,28 @@ def state_dtype(x: Tensor) -> torch.dtype:
 
 @operator("sj_lang::log_scan_cuda")
 def _forward(g: Tensor, u: Tensor, h_0: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """g, u [T, B, C, S]."""
-    steps, *step = u.shape
-    h, last = like(u), torch.empty_like(h_0, memory_format=torch.contiguous_format)
-    tile = schedule(last.numel(), steps)
-    arguments = [g, *strides(g), u, *strides(u), h_0.contiguous(), lengths, h, *strides(h), last, steps, *step]
-    macros = {"IO": cuda.IO[u.dtype], **tile.macros}
-    cuda.launch(FILE, "log_scan", macros, (tile.blocks(last.numel()), 1), tile.block, arguments, u.device)
+    """g, u [T, B, C, ...]."""
+    h, last = like(u), _empty(h_0)
+    decay, drive, to = map(flat, (g, u, h))
+    arguments = [decay, *strides(decay), drive, *strides(drive), h_0.contiguous(), lengths, to, *strides(to), last]
+    _launch("log_scan", u, [*arguments, *sizes(u)])
     return h, last
+
+
+def _empty(h_0: Tensor) -> Tensor:
+    return torch.empty_like(h_0, memory_format=torch.contiguous_format)
+
+
+def _launch(name: str, u: Tensor, arguments: list[Any]) -> None:
+    columns = math.prod(u.shape[1:])
+    tile = schedule(columns, u.shape[0])
+    macros = {"IO": cuda.IO[u.dtype], **tile.macros}
+    cuda.launch(FILE, name, macros, (tile.blocks(columns), 1), tile.block, arguments, u.device)
 
 
 @_forward.register_fake
 def _(g: Tensor, u: Tensor, h_0: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    return like(u), torch.empty_like(h_0, memory_format=torch.contiguous_format)
+    return like(u), _empty(h_0)
 
 
 @operator("sj_lang::log_scan_cuda_backward")
@@ -65,31 +75,20 @@ def _backward(
     grad: Tensor, grad_last: Tensor, g: Tensor, h: Tensor, h_0: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of g, u and h_0."""
-    steps, *step = h.shape
-    grad_g, grad_u, grad_0 = like(g), like(h), torch.empty_like(h_0, memory_format=torch.contiguous_format)
-    tile = schedule(grad_0.numel(), steps)
-    arguments = [
-        grad,
-        *strides(grad),
-        grad_last.contiguous(),
-        g,
-        *strides(g),
-        h,
-        *strides(h),
-        h_0.contiguous(),
-        lengths,
-    ]
-    arguments += [grad_g, *strides(grad_g), grad_u, *strides(grad_u), grad_0, steps, *step]
-    macros = {"IO": cuda.IO[h.dtype], **tile.macros}
-    cuda.launch(FILE, "log_scan_backward", macros, (tile.blocks(grad_0.numel()), 1), tile.block, arguments, h.device)
-    return grad_g, grad_u, grad_0
+    results = like(g), like(h), _empty(h_0)
+    grad_g, grad_u, grad_0 = results
+    change, decay, states, to_g, to_u = map(flat, (grad, g, h, grad_g, grad_u))
+    arguments = [change, *strides(change), grad_last.contiguous(), decay, *strides(decay), states, *strides(states)]
+    arguments += [h_0.contiguous(), lengths, to_g, *strides(to_g), to_u, *strides(to_u), grad_0, *sizes(h)]
+    _launch("log_scan_backward", h, arguments)
+    return results
 
 
 @_backward.register_fake
 def _(
     grad: Tensor, grad_last: Tensor, g: Tensor, h: Tensor, h_0: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return like(g), like(h), torch.empty_like(h_0, memory_format=torch.contiguous_format)
+    return like(g), like(h), _empty(h_0)
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None], output: tuple[Tensor, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,15 +54,25 @@ def schedule(columns: int, steps: int) -> Tile:
 
 
 def flat(x: Tensor) -> Tensor:
-    """x [T, B, C, ...] as [T, B, C, S], a view where its memory allows."""
-    return x.unsqueeze(3) if x.dim() == 3 else x.flatten(3)
+    """x [T, B, C, ...] with at most one axis for its places, a view where its memory allows."""
+    return x if x.dim() <= 4 else x.flatten(3)
+
+
+def sizes(x: Tensor) -> tuple[int, int, int, int]:
+    """Steps, batch, channels and places of x [T, B, C, ...]."""
+    steps, batch, channels, *places = x.shape
+    return steps, batch, channels, math.prod(places)
 
 
 def strides(x: Tensor) -> Sequence[int]:
-    """Of a tensor [T, B, C, S], for STRIDES."""
-    return x.stride()
+    """Of what `flat` gives, for STRIDES."""
+    return x.stride() if x.dim() == 4 else (*x.stride(), 1)
 
 
 def like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Memory for a result of x's shape, laid out as x is, without x's overlaps and gaps."""
-    return torch.empty_like(x, dtype=dtype)
+    """Memory for a result of x's shape, laid out as x is, without x's overlaps and gaps. `flat` of it is a view."""
+    if x.dim() <= 4:
+        return torch.empty_like(x, dtype=dtype)
+    *outer, place = torch.empty_like(flat(x), dtype=dtype).stride()
+    inner = [place * math.prod(x.shape[axis + 1 :]) for axis in range(3, x.dim())]
+    return torch.empty_strided(x.shape, (*outer, *inner), dtype=dtype or x.dtype, device=x.device)
