@@ -12,8 +12,8 @@ CPU to it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ OPTIONS = ("-std=c++17", "--restrict")
 INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
 
 
-class Engine(Protocol):
+class Engine(Hashable, Protocol):
     """Who compiles and launches on one type of device."""
 
     def why_not(self, index: int | None) -> str:
@@ -76,12 +76,15 @@ def launch(
     """
     values: list[int | float] = []
     for argument in arguments:
-        if isinstance(argument, Tensor):
+        kind = type(argument)
+        if kind is int or kind is float:
+            values.append(argument)  # type: ignore[arg-type]
+        elif isinstance(argument, Tensor):
             if argument.device != device:
                 raise ValueError(f"{name}: all tensors must be on one device, got {device} and {argument.device}")
             values.append(argument.data_ptr())
         else:
-            values.append(0 if argument is None else argument)
+            values.append(argument or 0)
     if 0 in grid:
         return
     for size, limit in zip(grid, GRID_LIMIT, strict=True):
@@ -90,16 +93,17 @@ def launch(
                 f"{name}: more elements than a grid takes, {size} blocks where {limit} are possible; "
                 "split the batch or the sequence"
             )
-    index = _index(device)
-    reason = unavailable(device.type, index)
-    if reason:
-        raise RuntimeError(f"{name}: {reason}")
-    _function(path, name, tuple(sorted(macros.items())), device.type, index)(grid, block, values)
+    engine = ENGINES.get(device.type)
+    if engine is None:
+        raise RuntimeError(f"{name}: {unavailable(device.type, None)}")
+    _function(engine, path, name, frozenset(macros.items()), _index(device))(grid, block, values)
 
 
 @cache
-def _function(path: Path, name: str, macros: tuple[tuple[str, int], ...], kind: str, index: int) -> Launch:
-    return ENGINES[kind].function(path, name, macros, index)
+def _function(engine: Engine, path: Path, name: str, macros: frozenset[tuple[str, int]], index: int) -> Launch:
+    if reason := engine.why_not(index):
+        raise RuntimeError(f"{name}: {reason}")
+    return engine.function(path, name, tuple(sorted(macros)), index)
 
 
 def _index(device: torch.device) -> int:
@@ -146,18 +150,23 @@ class CuPy:
         with torch.cuda.device(index):
             kernel = cupy.RawModule(code=source(path), options=options, backend="nvrtc").get_function(name)
             kernel.compile()
+        alone = torch.cuda.device_count() == 1
 
         def run(grid: Shape, block: Shape, arguments: Sequence[int | float]) -> None:
-            with torch.cuda.device(index):  # restores the device of the thread, which CuPy changes
-                stream = _stream(torch.cuda.current_stream(index).cuda_stream, index)
-                with cupy.cuda.Device(index), stream:
+            pointer = torch.cuda.current_stream(index).cuda_stream
+            if alone:  # no other device to come from
+                with _stream(pointer, index):
                     kernel(grid, block, tuple(arguments))
+                return
+            with torch.cuda.device(index), cupy.cuda.Device(index), _stream(pointer, index):
+                kernel(grid, block, tuple(arguments))  # torch restores the device of the thread, which CuPy changes
 
         return run
 
 
+@lru_cache(maxsize=256)
 def _stream(pointer: int, index: int) -> Any:
-    """CuPy's view of a stream of torch's."""
+    """CuPy's view of a stream of torch's, which it does not own: of another one with this pointer it is as good."""
     import cupy
 
     if not hasattr(cupy.cuda.Stream, "from_external"):  # before CuPy 14

@@ -174,7 +174,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     def why_not(self, backend: str, x: Tensor | None) -> str:
         """Why this backend cannot run this node on x (None: in this process at all); "" if it can."""
-        if backend == "cupy" and (nothing := cuda.no_device()):
+        if backend == "cupy" and not (x is not None and x.is_cuda) and (nothing := cuda.no_device()):
             return str(nothing)
         if backend in self.kernels:
             return self.kernels[backend].why_not(x)
@@ -281,7 +281,9 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             raise ValueError(
                 f"{self._name}: built for {self.channels} channels, the input {layout} has {x.shape[axis]}: {_shape(x)}"
             )
-        parameter = next(self.parameters(), None)
+        parameter = next((value for value in self._parameters.values() if value is not None), None)  # faster than below
+        if parameter is None:
+            parameter = next(self.parameters(), None)
         if parameter is not None and parameter.device != x.device:
             raise ValueError(f"{self._name}: the parameters are on {parameter.device}, the input on {x.device}")
         if self.levels > 2 / torch.finfo(x.dtype).eps:

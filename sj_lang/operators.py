@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -52,11 +52,14 @@ class Operator:
         self._function = type(self._name.replace("::", "_"), (torch.autograd.Function,), methods)
 
     def __call__(self, *inputs: Any) -> Any:
-        if torch.compiler.is_compiling() or not _plain(inputs):
+        if torch.compiler.is_compiling():
             return self._operator(*inputs)
-        if not (torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)):
-            return self._body(*inputs)
-        return (self._function.apply if self._function else self._operator)(*inputs)
+        tensors = [x for x in inputs if isinstance(x, Tensor)]
+        if not _plain(inputs, tensors):
+            return self._operator(*inputs)
+        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            return (self._function.apply if self._function else self._operator)(*inputs)
+        return self._body(*inputs)
 
 
 def operator(name: str, *, schema: str | None = None) -> Callable[[Callable[..., Any]], Operator]:
@@ -64,9 +67,10 @@ def operator(name: str, *, schema: str | None = None) -> Callable[[Callable[...,
     return lambda body: Operator(name, body, schema)
 
 
-def _plain(inputs: tuple[Any, ...]) -> bool:
+def _plain(inputs: Sequence[Any], tensors: Sequence[Tensor]) -> bool:
     """Whether the dispatcher would do no more than differentiate and run: no mode, transform or trace is active in this
     thread, and all tensors are dense, on a CPU or a GPU, and of no other kind (subclass, wrapper, lazy negation)."""
-    if torch._C._dispatch_tls_local_include_set().raw_repr() & ~_PLAIN or torch.overrides.has_torch_function(inputs):
-        return False
-    return not any(isinstance(x, Tensor) and torch._C._dispatch_keys(x).raw_repr() & ~_PLAIN for x in inputs)
+    keys = torch._C._dispatch_tls_local_include_set().raw_repr()
+    for x in tensors:
+        keys |= torch._C._dispatch_keys(x).raw_repr()
+    return not (keys & ~_PLAIN or torch.overrides.has_torch_function(inputs))

@@ -42,7 +42,7 @@ def emulated(order: str = "first to last") -> Iterator[None]:
     """Inside, kernels of CUDA run on CPU tensors. order: of the threads of a block between two barriers (`ORDERS`)."""
     assert "cpu" not in cuda.ENGINES, "emulated() inside emulated()"
     _ORDER[0] = ORDERS[order]
-    cuda.ENGINES["cpu"] = Emulator()
+    cuda.ENGINES["cpu"] = _EMULATOR
     torch._dynamo.reset()  # it takes for constant what it saw of the engines
     try:
         yield
@@ -78,6 +78,9 @@ class Emulator:
                 raise RuntimeError(f"{name}: some threads of a block returned while others waited at a barrier")
 
         return run
+
+
+_EMULATOR = Emulator()  # one, as what it compiled is kept by it
 
 
 def build(path: Path, macros: tuple[tuple[str, int], ...]) -> Path:

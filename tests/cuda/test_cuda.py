@@ -17,10 +17,11 @@ class Driver:
     """A machine with a GPU, as CuPy and torch would show it: driver, NVRTC, capability; and what was launched."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.driver, self.toolkit, self.capability = 12_040, (12, 9), (9, 0)
+        self.driver, self.toolkit, self.capability, self.devices = 12_040, (12, 9), (9, 0), 2
         self.compiled: list[tuple[str, tuple[str, ...]]] = []
         self.launched: list[Any] = []
         self.stack: list[Any] = []
+        self.made: list[Any] = []
         cupy = ModuleType("cupy")
         cupy.__version__ = "14.0"
         cupy.RawModule = self.module
@@ -28,21 +29,37 @@ class Driver:
             runtime=SimpleNamespace(driverGetVersion=lambda: self.driver),
             nvrtc=SimpleNamespace(getVersion=lambda: self.toolkit),
             Device=lambda index: self.inside(f"cupy device {index}"),
-            Stream=SimpleNamespace(from_external=lambda s: self.inside(f"stream {s.__cuda_stream__()[1]}")),
-            ExternalStream=lambda pointer, index: self.inside(f"stream {pointer} of {index}"),
+            Stream=SimpleNamespace(from_external=lambda s: self.external(f"stream {s.__cuda_stream__()[1]}")),
+            ExternalStream=lambda pointer, index: self.external(f"stream {pointer} of {index}"),
         )
         monkeypatch.setitem(sys.modules, "cupy", cupy)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: self.capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Card")
         monkeypatch.setattr(torch.cuda, "device", lambda index: self.inside(f"torch device {index}"))
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=70 + index))
+        self.stream = 71
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=self.stream))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: self.devices)
 
     @contextmanager
     def inside(self, what: str) -> Iterator[None]:
         self.stack.append(what)
         yield
         assert self.stack.pop() == what
+
+    def external(self, what: str) -> Any:
+        """A stream of CuPy, to be entered often; where it was made is noted."""
+        driver = self
+        self.made.append((what, list(self.stack)))
+
+        class Stream:
+            def __enter__(self) -> None:
+                driver.stack.append(what)
+
+            def __exit__(self, *_: object) -> None:
+                assert driver.stack.pop() == what
+
+        return Stream()
 
     def module(self, code: str, options: tuple[str, ...], backend: str) -> Any:
         assert backend == "nvrtc"
@@ -60,7 +77,7 @@ class Driver:
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
-    caches = (cuda._missing, cuda._unsupported, cuda._function)
+    caches = (cuda._missing, cuda._unsupported, cuda._function, cuda._stream)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -87,6 +104,36 @@ def test_one_module_per_variant_on_torchs_stream_and_device(driver: Driver, tmp_
     where = ["torch device 1", "cupy device 1", "stream 71"]
     assert driver.launched == [(where, (3, 1), (32, 4), (first, 0.5, 0)) for first in (7, 8, 9)]
     assert not driver.stack
+
+
+def test_streams_are_wrapped_once_on_their_device(driver: Driver, tmp_path: Path) -> None:
+    (tmp_path / "kernel.cu").write_text("text")
+    for driver.stream in (71, 72, 71):
+        launch(tmp_path / "kernel.cu", {}, [])
+    device = ["torch device 1", "cupy device 1"]
+    assert [where for where, *_ in driver.launched] == [[*device, f"stream {n}"] for n in (71, 72, 71)]
+    assert driver.made == [("stream 71", device), ("stream 72", device)]
+
+
+def test_one_device_is_not_switched_to(driver: Driver, tmp_path: Path) -> None:
+    (tmp_path / "kernel.cu").write_text("text")
+    driver.devices = 1
+    launch(tmp_path / "kernel.cu", {}, [])
+    assert driver.launched[0][0] == ["stream 71"]
+
+
+def test_a_reason_is_asked_for_again(driver: Driver, tmp_path: Path) -> None:
+    """Until there is none: then the kernel is kept."""
+    (tmp_path / "kernel.cu").write_text("text")
+    driver.capability = (5, 0)
+    with pytest.raises(RuntimeError, match="go: needs compute capability"):
+        launch(tmp_path / "kernel.cu", {}, [])
+    driver.capability = (9, 0)
+    cuda._unsupported.cache_clear()
+    launch(tmp_path / "kernel.cu", {}, [])
+    driver.capability = (5, 0)
+    launch(tmp_path / "kernel.cu", {}, [])
+    assert len(driver.compiled) == 1
 
 
 def test_a_cupy_that_does_not_know_the_protocol_of_streams(driver: Driver, tmp_path: Path) -> None:

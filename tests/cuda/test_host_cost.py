@@ -4,7 +4,7 @@ Figures: `pytest tests/cuda/test_host_cost.py -k python -s`, with OMP_NUM_THREAD
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,11 +32,8 @@ class Nothing:
 
 
 @pytest.fixture
-def nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cuda.ENGINES, "cpu", Nothing())
-    cuda._function.cache_clear()
-    yield
-    cuda._function.cache_clear()
 
 
 def microseconds(work: Callable[[], Any], repeat: int = 15, number: int = 20) -> float:
@@ -56,7 +53,7 @@ class Launches(TorchDispatchMode):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.names: list[str] = []
-        monkeypatch.setattr(operators, "_plain", lambda inputs: True)  # what is in an operator is seen too
+        monkeypatch.setattr(operators, "_plain", lambda *_: True)  # what is in an operator is seen too
         monkeypatch.setattr(cuda, "launch", lambda path, name, *_: self.names.append(name))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

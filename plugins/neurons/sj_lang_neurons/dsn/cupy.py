@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sj_lang import cuda
@@ -46,10 +48,18 @@ def _tile(x: Tensor) -> Tile:
     return schedule(math.prod(x.shape[1:]), x.shape[0])
 
 
-def _macros(x: Tensor, weight: Tensor, bias: Tensor, m: float, kind: int) -> dict[str, int]:
+@cache
+def _macros(dtype: torch.dtype, taps: int, of_bias: int, m: float, kind: int, tile: Tile) -> dict[str, int]:
     power = int(m) if m.is_integer() and m <= 64 else 0
-    logit = int(bias.dim() > 1)
-    return {"IO": cuda.IO[x.dtype], "TAPS": weight.shape[1], "LOGIT": logit, "POWER": power, "FIRE": kind}
+    own = {"IO": cuda.IO[dtype], "TAPS": taps, "LOGIT": int(of_bias > 1), "POWER": power, "FIRE": kind}
+    return {**own, **tile.macros}
+
+
+def _launch(
+    name: str, x: Tensor, weight: Tensor, bias: Tensor, m: float, kind: int, tile: Tile, arguments: list[Any]
+) -> None:
+    macros = _macros(x.dtype, weight.shape[1], bias.dim(), m, kind, tile)
+    cuda.launch(FILE, name, macros, (tile.blocks(math.prod(x.shape[1:])), 1), tile.block, arguments, x.device)
 
 
 def _whole(x: Tensor | None) -> Tensor | None:
@@ -71,26 +81,21 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Spikes or potentials of x [T, B, C, ...], the last potential, the last inputs [B, k-1, C, ...], and the
     potentials before each tile [tiles, B, C, ...]."""
-    results = _results(x, weight, kind)
+    tile = _tile(x)
+    results = _results(x, weight, kind, tile)
     out, *states = results
     given = map(_whole, (tail, h_0, weight, bias))
     memory, to = flat(x), flat(out)
     arguments = [memory, *strides(memory), *given, lengths, to, *strides(to), *states, *sizes(x), m, alpha, threshold]
-    _launch("dsn", x, _macros(x, weight, bias, m, kind), arguments)
+    _launch("dsn", x, weight, bias, m, kind, tile, arguments)
     return results
 
 
-def _results(x: Tensor, weight: Tensor, kind: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _results(x: Tensor, weight: Tensor, kind: int, tile: Tile) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     steps, *step = x.shape
     out = like(x, None if kind else weight.dtype)
     tail = weight.new_empty(step[0], max(weight.shape[1] - 1, 0), *step[1:])
-    return out, weight.new_empty(step), tail, weight.new_empty(_tile(x).tiles(steps), *step)
-
-
-def _launch(name: str, x: Tensor, macros: dict[str, int], arguments: list[Any]) -> None:
-    tile = _tile(x)
-    grid = tile.blocks(math.prod(x.shape[1:])), 1
-    cuda.launch(FILE, name, {**macros, **tile.macros}, grid, tile.block, arguments, x.device)
+    return out, weight.new_empty(step), tail, weight.new_empty(tile.tiles(steps), *step)
 
 
 @_forward.register_fake
@@ -106,7 +111,7 @@ def _(
     alpha: float,
     threshold: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _results(x, weight, kind)
+    return _results(x, weight, kind, _tile(x))
 
 
 @operator("sj_lang::dsn_cuda_backward")
@@ -135,7 +140,7 @@ def _backward(
     memory, change, to = flat(x), flat(grad), flat(grad_x)
     arguments = [change, *strides(change), _whole(grad_last), _whole(grad_next), borders, memory, *strides(memory)]
     arguments += [*given, lengths, to, *strides(to), *wanted, *sizes(x), m, alpha, threshold]
-    _launch("dsn_backward", x, _macros(x, weight, bias, m, kind), arguments)
+    _launch("dsn_backward", x, weight, bias, m, kind, _tile(x), arguments)
     return results
 
 
