@@ -25,7 +25,7 @@ TILES = [Tile(32, 1, 8), Tile(32, 16, 8), Tile(32, 4, 8), Tile(16, 32, 8)]
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in cuda.IO}
 FOUND = {compiler.version[0]: compiler for compiler in compilers()}
 
-DSN = {"TAPS": 4, "LOGIT": 0, "POWER": 4, "FIRE": 1}
+DSN = {"TAPS": 4, "LOGIT": 0, "POWER": 4, "FIRE": 1, "NEXT": 0}
 BPSN = {"PAST": 1, "FUTURE": 1, "LATERAL": 1, "NORMALISED": 1, "FIRE": 2}
 #: file -> variants, the first one as the node is built by default
 FILES: dict[Path, list[dict[str, int]]] = {
@@ -35,6 +35,8 @@ FILES: dict[Path, list[dict[str, int]]] = {
         {**DSN, "TAPS": 0, "LOGIT": 1, "POWER": 0},
         {**DSN, "TAPS": 1, "POWER": 1, "FIRE": 0},
         {**DSN, "TAPS": dsn.MOST_TAPS, "POWER": 64},
+        {**DSN, "NEXT": 1},
+        {**DSN, "TAPS": dsn.MOST_TAPS, "NEXT": 1},
         *({**DSN, "FIRE": kind} for kind in range(2, 10)),
     ],
     bpsn.FILE: [

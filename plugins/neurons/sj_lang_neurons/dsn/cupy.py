@@ -49,16 +49,15 @@ def _tile(x: Tensor) -> Tile:
 
 
 @cache
-def _macros(dtype: torch.dtype, taps: int, of_bias: int, m: float, kind: int, tile: Tile) -> dict[str, int]:
+def _macros(
+    dtype: torch.dtype, taps: int, of_bias: int, m: float, kind: int, following: bool, tile: Tile
+) -> dict[str, int]:
     power = int(m) if m.is_integer() and m <= 64 else 0
     own = {"IO": cuda.IO[dtype], "TAPS": taps, "LOGIT": int(of_bias > 1), "POWER": power, "FIRE": kind}
-    return {**own, **tile.macros}
+    return {**own, "NEXT": int(following), **tile.macros}
 
 
-def _launch(
-    name: str, x: Tensor, weight: Tensor, bias: Tensor, m: float, kind: int, tile: Tile, arguments: list[Any]
-) -> None:
-    macros = _macros(x.dtype, weight.shape[1], bias.dim(), m, kind, tile)
+def _launch(name: str, x: Tensor, tile: Tile, macros: dict[str, int], arguments: list[Any]) -> None:
     cuda.launch(FILE, name, macros, (tile.blocks(math.prod(x.shape[1:])), 1), tile.block, arguments, x.device)
 
 
@@ -87,7 +86,7 @@ def _forward(
     given = map(_whole, (tail, h_0, weight, bias))
     memory, to = flat(x), flat(out)
     arguments = [memory, *strides(memory), *given, lengths, to, *strides(to), *states, *sizes(x), m, alpha, threshold]
-    _launch("dsn", x, weight, bias, m, kind, tile, arguments)
+    _launch("dsn", x, tile, _macros(x.dtype, weight.shape[1], bias.dim(), m, kind, False, tile), arguments)
     return results
 
 
@@ -132,7 +131,7 @@ def _backward(
     threshold: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x; of tail and h_0 (empty where those are not there); of weight and bias together, before they are
-    summed over batch and places [k + 1, B, C, ...]; and of a bias for each step (else empty)."""
+    summed over batch and places [k + 1, B, C, S]; and of a bias for each step (else empty)."""
     results = _gradients(x, tail, h_0, weight, bias)
     grad_x, *others = results
     given = map(_whole, (tail, weight, bias))
@@ -140,7 +139,9 @@ def _backward(
     memory, change, to = flat(x), flat(grad), flat(grad_x)
     arguments = [change, *strides(change), _whole(grad_last), _whole(grad_next), borders, memory, *strides(memory)]
     arguments += [*given, lengths, to, *strides(to), *wanted, *sizes(x), m, alpha, threshold]
-    _launch("dsn_backward", x, weight, bias, m, kind, _tile(x), arguments)
+    tile = _tile(x)
+    macros = _macros(x.dtype, weight.shape[1], bias.dim(), m, kind, grad_next is not None, tile)
+    _launch("dsn_backward", x, tile, macros, arguments)
     return results
 
 
@@ -152,7 +153,7 @@ def _gradients(
         like(x),
         weight.new_empty(absent if tail is None else tail.shape),
         weight.new_empty(absent if h_0 is None else h_0.shape),
-        weight.new_empty(weight.shape[1] + 1, *x.shape[1:]),
+        weight.new_empty(weight.shape[1] + 1, *sizes(x)[1:]),
         weight.new_empty(bias.shape if bias.dim() > 1 else absent),
     )
 
@@ -191,7 +192,7 @@ def _differentiate(
     if grad is None:
         grad = x.new_zeros((), dtype=x.dtype if ctx.numbers[1] else weight.dtype).expand(x.shape)
     grad_x, grad_tail, grad_0, sums, grad_logit = _backward(grad, grad_last, grad_next, *saved, *ctx.numbers)
-    of_channels = sums.flatten(3).sum((1, 3)) if x.dim() > 3 else sums.sum(1)  # [k + 1, C]
+    of_channels = sums.sum((1, 3))  # [k + 1, C]
     return (
         grad_x,
         None if tail is None else grad_tail,

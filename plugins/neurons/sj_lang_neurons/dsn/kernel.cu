@@ -10,7 +10,8 @@
 // where alpha_t (h_{t-1} - x_t) = h_t - x_t was used. After the valid steps w = 0, and spikes are 0.
 //
 // Macros beside those of tile.cuh and surrogates.cuh: TAPS, 0 for a logit that is the bias alone; LOGIT 1: the bias is one of
-// each step and column; POWER m if that is a whole number up to 64, or 0.
+// each step and column; POWER m if that is a whole number up to 64, or 0; NEXT 1: the gradient of next_tail goes into x's,
+// after all else, as registers are short.
 #include "../scan/tile.cuh"
 #include "../scan/surrogates.cuh"
 
@@ -65,15 +66,14 @@ __device__ __forceinline__ void fetch_window(io *out, const io *x, index_t strid
 }
 
 // The window as numbers, those before the first step from the tail, and w and q of the run, 0 after the valid steps.
-#define RUN                                                                                   \
-    for (int i = 0; i < WINDOW; i++)                                                          \
-        current[i] = i >= REACH || start + i >= REACH ? load(next[i])                         \
-                     : tail ? tail[(start + i) * tail_stride] : (real)0;                      \
-    _Pragma("unroll") for (int i = 0; i < STEPS; i++) {                                       \
-        real a = !LOGIT ? *bias : i < valid ? bias[(start + i) * columns] : (real)0;          \
-        _Pragma("unroll") for (int j = 0; j < TAPS; j++) a = fma(taps[j], current[i + j], a); \
-        gain(a, (real)m, q[i], w[i]);                                                         \
-        if (i >= valid) q[i] = w[i] = 0;                                                      \
+#define RUN                                                                                                    \
+    for (int i = 0; i < WINDOW; i++)                                                                           \
+        current[i] = i < REACH && tail && start + i < REACH ? tail[(start + i) * tail_stride] : load(next[i]); \
+    _Pragma("unroll") for (int i = 0; i < STEPS; i++) {                                                        \
+        real a = !LOGIT ? *bias : i < valid ? bias[(start + i) * columns] : (real)0;                           \
+        _Pragma("unroll") for (int j = 0; j < TAPS; j++) a = fma(taps[j], current[i + j], a);                  \
+        gain(a, (real)m, q[i], w[i]);                                                                          \
+        if (i >= valid) q[i] = w[i] = 0;                                                                       \
     }
 
 // What the run adds to a state and its gain, to shared memory.
@@ -129,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     }
 }
 
-// grad_last and grad_next: of h_last and next_tail, or null. grad_tail and grad_0: null where there is no tail and no h_0.
+// grad_last: of h_last, or null. grad_next: of next_tail, with NEXT. grad_tail and grad_0: null where there is no tail and no h_0.
 // sums [TAPS + 1, B, C, S]: gradients of the weights and of the bias, of each column by itself; grad_logit [T, B, C, S], with
 // LOGIT, that of the bias.
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
@@ -139,7 +139,6 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
                  index_t channels, index_t places, double m, double alpha, double threshold) {
     __shared__ Shared added, factor, passed, first[REACH + 1];
     COLUMN
-    if (grad_next) grad_next += tail_at;
     grad += OFFSET(at, grad), grad_x += OFFSET(at, grad_x);
     index_t tile = (steps - 1) / TILE * TILE, start = tile + threadIdx.y * STEPS;
     real carry = grad_last ? grad_last[at.n] : (real)0;  // alpha gh of the step after the tile
@@ -201,11 +200,6 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
             ga[STEPS + j] = threadIdx.y + 1 < RUNS ? first[j][(threadIdx.y + 1) % RUNS][threadIdx.x] : later[j];
             later[j] = first[j][0][threadIdx.x];
         }
-        const index_t kept = start + REACH - length;  // where the run stands in next_tail
-        if (grad_next && kept + STEPS > 0)
-#pragma unroll
-            for (int i = 0; i < STEPS; i++)
-                if (kept + i >= 0 && kept + i < REACH) g[i] += grad_next[(kept + i) * tail_stride];
         io *to = grad_x + start * grad_x_t;
 #pragma unroll
         for (int i = 0; i < STEPS; i++, to += grad_x_t) {
@@ -223,10 +217,15 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     }
     if (!at.there || threadIdx.y) return;
     if (grad_0) grad_0[at.n] = carry;
-    if (!grad_tail) return;
-    for (int i = 0; i < REACH; i++) {  // step i - REACH
-        real g = grad_next && i >= length ? grad_next[(i - length) * tail_stride] : (real)0;
+    for (int i = 0; grad_tail && i < REACH; i++) {  // step i - REACH
+        real g = 0;
         for (int j = 0; j <= i; j++) g = fma(taps[j], later[i - j], g);
         grad_tail[tail_at + i * tail_stride] = g;
+    }
+    for (int i = 0; NEXT && i < REACH; i++) {  // step length - REACH + i, whose gradient is written, with barriers since
+        const real g = grad_next[tail_at + i * tail_stride];
+        const index_t t = length - REACH + i;
+        if (t >= 0) grad_x[t * grad_x_t] = store(load(grad_x[t * grad_x_t]) + g);
+        else if (grad_tail) grad_tail[tail_at + (t + REACH) * tail_stride] += g;
     }
 }
