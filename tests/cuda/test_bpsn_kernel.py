@@ -117,6 +117,81 @@ def test_equals_the_torch_operator(options: dict[str, Any], steps: int) -> None:
     compare(node, torch.randn(steps, 2, 3, 2, dtype=torch.float64) * 2)
 
 
+def gradients(node: BPSN, x: Tensor, *outputs: Tensor) -> list[Tensor]:
+    """Of x and the parameters, of a functional of the outputs that have one: K's count has none."""
+    generator = torch.Generator().manual_seed(0)
+    outputs = tuple(y for y in outputs if y.requires_grad)
+    weights = [torch.randn(y.shape, generator=generator, dtype=y.dtype) for y in outputs]
+    return list(torch.autograd.grad(outputs, [x, *node.parameters()], weights, materialize_grads=True))
+
+
+CAUSAL = {name: options for name, options in VARIANTS.items() if "forward" in name}
+MASKS = [None, torch.arange(150)[:, None] < torch.tensor([150, 2, 0])]
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=["whole", "masked"])
+@pytest.mark.parametrize("options", CAUSAL.values(), ids=CAUSAL)
+@pytest.mark.usefixtures("on_cpu")
+def test_no_state_is_zeros(options: dict[str, Any], mask: Tensor | None) -> None:
+    torch.manual_seed(0)
+    node, x = BPSN(channels=3, backend="cupy", **options), torch.randn(150, 3, 3, requires_grad=True)
+    found = []
+    for state in (None, node.init_state(x)):
+        with unwritten_memory_is_nan():
+            spikes, after = node.functional(x, state, mask)
+            found.append([spikes, *after.values(), *gradients(node, x, spikes, *after.values())])
+        assert all(value._base is None for value in after.values())
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=["whole", "masked"])
+@pytest.mark.parametrize("cuts", [(150,), (1, 149), (3, 1, 140, 6)], ids=str)
+@pytest.mark.parametrize("options", CAUSAL.values(), ids=CAUSAL)
+@pytest.mark.usefixtures("on_cpu")
+def test_gradients_go_through_the_states_of_pieces(
+    options: dict[str, Any], cuts: tuple[int, ...], mask: Tensor | None
+) -> None:
+    torch.manual_seed(0)
+    node = BPSN(channels=3, **options).double()
+    x = torch.randn(150, 3, 3, dtype=torch.float64, requires_grad=True)
+    found = []
+    for backend, sizes in (("torch", (150,)), ("cupy", cuts)):
+        node.backend = backend
+        spikes: list[Tensor] = []
+        state, t = None, 0
+        with unwritten_memory_is_nan():
+            for size in sizes:
+                piece = slice(t, t := t + size)
+                s, state = node.functional(x[piece], state, None if mask is None else mask[piece])
+                spikes.append(s)
+            assert state is not None
+            found.append(gradients(node, x, torch.cat(spikes), *state.values()))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10 * max(1.0, float(b.abs().max())))
+
+
+@pytest.mark.parametrize("options", [{}, VARIANTS["R forward"]], ids=str)
+@pytest.mark.usefixtures("on_cpu")
+def test_images_of_any_layout(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    node, x = BPSN(channels=3, **options).double(), torch.randn(7, 2, 3, 4, 5, dtype=torch.float64)
+    for y in (x, x.transpose(3, 4), x.movedim(2, 4).contiguous().movedim(4, 2)):
+        compare(node, y)
+
+
+@pytest.mark.parametrize("logit", [-200.0, 30.0, 200.0])
+@pytest.mark.usefixtures("on_cpu")
+def test_saturated_parameters_stay_inside(logit: float) -> None:
+    """In float32, where the sigmoid of a decay comes to 0 or 1."""
+    torch.manual_seed(0)
+    node, x = BPSN(channels=2), torch.randn(200, 2, 2)
+    with torch.no_grad():
+        for parameter in (node.decay_f, node.decay_b, node.lateral, node.threshold):
+            parameter.fill_(logit)
+    compare(node, x, tolerance=1e-4)
+
+
 @pytest.mark.parametrize("decay", [1e-6, 0.5, 1 - 1e-4, 1 - 1e-9])
 @pytest.mark.usefixtures("on_cpu")
 def test_decays_from_0_to_1(decay: float) -> None:
@@ -199,17 +274,22 @@ def test_the_sequence_is_not_copied(dtype: torch.dtype, monkeypatch: pytest.Monk
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own doing
+@pytest.mark.parametrize("carries", [False, True])
 @pytest.mark.parametrize("steps", [5, 200])
 @pytest.mark.usefixtures("on_cpu")
-def test_operators_are_registered_completely(steps: int) -> None:
+def test_operators_are_registered_completely(steps: int, carries: bool) -> None:
     torch.manual_seed(0)
     x = torch.randn(steps, 2, 3, 1, requires_grad=True)
-    rates = [torch.rand(3).mul(0.8).add(0.1).requires_grad_() for _ in range(7)]
-    start = [torch.randn(2, 3, 1).requires_grad_(), torch.ones(2, 3).requires_grad_()]
-    lengths = torch.tensor([steps, 3])
-    given = (x, *rates, *start, lengths, True, 2, 2.0)
+    parameters: list[Tensor | None] = [torch.randn(3, requires_grad=True) for _ in range(7)]
+    start: list[Tensor | None] = [None, None]
+    of_states: list[Tensor | None] = [None, None]
+    if carries:
+        parameters[4:6] = None, None
+        start = [torch.randn(2, 3, 1).requires_grad_(), torch.ones(2, 3).requires_grad_()]
+        of_states = [torch.randn(2, 3, 1), torch.randn(2, 3)]
+    given = (x, *parameters, *start, torch.tensor([steps, 3]), True, carries, 2, 2.0)
     torch.library.opcheck(torch.ops.sj_lang.bpsn_cuda.default, given)
-    borders = torch.ops.sj_lang.bpsn_cuda(*given)[2]
-    detached = [v.detach() for v in given[:10]]
-    backward = (torch.randn_like(x), torch.randn(2, 3, 1), borders.detach(), *detached, lengths, True, 2, 2.0)
+    borders = torch.ops.sj_lang.bpsn_cuda(*given)[3]
+    detached = [v.detach() if isinstance(v, Tensor) else v for v in given]
+    backward = (torch.randn_like(x), *of_states, borders.detach(), *detached)
     torch.library.opcheck(torch.ops.sj_lang.bpsn_cuda_backward.default, backward)

@@ -89,6 +89,23 @@ def test_launches_of_dsn(decay: Any, dtype: torch.dtype, monkeypatch: pytest.Mon
     assert launches.names == ["dsn_backward", "sum"]
 
 
+@pytest.mark.parametrize("steps", [128, 300])
+@pytest.mark.parametrize("options", [{}, {"direction": "forward"}], ids=str)
+@pytest.mark.usefixtures("nothing")
+def test_launches_of_bpsn(options: dict[str, Any], steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One forward, a kernel and a sum backward; three phases each way for more than a chunk, with zeros for a side that
+    is not there."""
+    launches = Launches(monkeypatch)
+    node, x = BPSN(channels=4, backend="cupy", **options), torch.randn(steps, 2, 4, requires_grad=True)
+    leaves, gradient = [x, *node.parameters()], torch.zeros(steps, 2, 4)
+    phases = {128: ["bpsn"], 300: ["bpsn_chunks", "bpsn_carries", "bpsn"]}[steps]
+    back = {128: ["bpsn_backward", "sum"], 300: ["bpsn_backward_chunks", "bpsn_carries", "bpsn_backward", "sum"]}[steps]
+    spikes, _ = launches.of(lambda: node.functional(x))
+    assert [name for name in launches.names if name != "zeros_like"] == phases
+    launches.of(lambda: torch.autograd.grad(spikes, leaves, gradient))
+    assert [name for name in launches.names if name != "zeros_like"] == back
+
+
 @pytest.mark.parametrize("make", NODES.values(), ids=NODES)
 @pytest.mark.usefixtures("nothing")
 def test_share_of_python(make: Callable[[], Any]) -> None:

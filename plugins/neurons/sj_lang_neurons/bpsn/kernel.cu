@@ -28,13 +28,34 @@ struct Parameters {
     real g0, threshold, lf, gf, lb, gb, rho;
 };
 
-// All [C]; those of a side that is not there, and rho without LATERAL, are null.
+__device__ __forceinline__ real sigmoid(real z) { return 1 / (1 + exp(-z)); }
+
+__device__ __forceinline__ real softplus(real z) { return z > 20 ? z : log1p(exp(z)); }
+
+// The decay of a logit, inside (0, 1), where a saturated sigmoid would leave it.
+#if IO == 1
+constexpr real LEAST = 2.2250738585072014e-308, MOST = 1 - 1.1102230246251565e-16;
+#else
+constexpr real LEAST = 1.17549435e-38f, MOST = 1 - 5.9604645e-8f;
+#endif
+__device__ __forceinline__ real decay_of(real logit) {
+    const real l = sigmoid(logit);
+    return l < LEAST ? LEAST : l > MOST ? MOST : l;
+}
+
+// Its derivative by the logit.
+__device__ __forceinline__ real decay_slope(real l) { return l > LEAST && l < MOST ? l * (1 - l) : (real)0; }
+
+// All [C], as the node learns them: threshold before its softplus (null: 0), decays as logits, rho before its sigmoid. Those of
+// a side that is not there, and rho without LATERAL, are null.
 #define PARAMETERS                                                                                                          \
     const real *g0, const real *threshold, const real *lf, const real *gf, const real *lb, const real *gb, const real *rho
-#define READ_PARAMETERS                                                                                                     \
-    Parameters p;                                                                                                           \
-    p.g0 = g0[at.c], p.threshold = threshold[at.c], p.lf = PAST ? lf[at.c] : (real)0, p.gf = PAST ? gf[at.c] : (real)0;     \
-    p.lb = FUTURE ? lb[at.c] : (real)0, p.gb = FUTURE ? gb[at.c] : (real)0, p.rho = LATERAL ? rho[at.c] : (real)0;
+#define READ_PARAMETERS                                                               \
+    Parameters p;                                                                     \
+    p.g0 = g0[at.c], p.threshold = threshold ? softplus(threshold[at.c]) : (real)0;   \
+    p.lf = PAST ? decay_of(lf[at.c]) : (real)0, p.gf = PAST ? gf[at.c] : (real)0;     \
+    p.lb = FUTURE ? decay_of(lb[at.c]) : (real)0, p.gb = FUTURE ? gb[at.c] : (real)0; \
+    p.rho = LATERAL ? sigmoid(rho[at.c]) : (real)0;
 
 // n steps of a denominator: D = 1 + l + ... + l^(n-1), power = l^n, and their derivatives by l.
 struct Ones {
@@ -176,7 +197,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 }
 
 // Phase 2: the state before each chunk, and after the last, of both sides; one goes with time from `begin` (null: 0), with
-// decay `ahead`, the other against time from `end`, with decay `back`. Decays [C] or null. One thread per column.
+// decay `ahead`, the other against time from `end`, with decay `back`. Logits of decays [C] or null. One thread per column.
 #define GROUP 8
 template <bool BACKWARDS>
 __device__ __forceinline__ void carry_over(const real *added, real *carried, real state, real decay, const Column &at,
@@ -208,8 +229,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     const index_t columns = batch * channels * places, length = valid_steps(at, lengths, steps);
     if (threadIdx.y) return;
     const index_t with = back_first ? chunks * columns : 0, against = back_first ? 0 : chunks * columns;
-    if (ahead) carry_over<false>(added + with, carried + with, begin ? begin[at.n] : (real)0, ahead[at.c], at, columns, length, chunks);
-    if (back) carry_over<true>(added + against, carried + against, end ? end[at.n] : (real)0, back[at.c], at, columns, length, chunks);
+    if (ahead) carry_over<false>(added + with, carried + with, begin ? begin[at.n] : (real)0, decay_of(ahead[at.c]), at, columns, length, chunks);
+    if (back) carry_over<true>(added + against, carried + against, end ? end[at.n] : (real)0, decay_of(back[at.c]), at, columns, length, chunks);
 }
 
 // The carries of a chunk: from phase 2, or those of the whole sequence where there is one chunk.
@@ -221,10 +242,12 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     read(run, x, x_t, start, length);                                                                                        \
     replay(run, p, past, future, d0, start, length, added_f, factor_f, added_b, factor_b);
 
-// Phase 3, forward. numerator [B, C, S], denominator [B, C] before the sequence, or null; after [B, C, S], or null.
+// Phase 3, forward. numerator [B, C, S], denominator [B, C] before the sequence, or null: 0; after and ones_after: those after
+// it, or null; without FUTURE only.
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     bpsn(const io *x, STRIDES(x), PARAMETERS, const real *numerator, const real *denominator, const index_t *lengths,
-         const real *carried, spike *out, STRIDES(out), real *after, index_t chunks, SIZES, double alpha) {
+         const real *carried, spike *out, STRIDES(out), real *after, real *ones_after, index_t chunks, SIZES,
+         double alpha) {
     __shared__ Shared added_f, factor_f, added_b, factor_b;
     PLACE
     CARRIES
@@ -232,7 +255,11 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 #pragma unroll
     for (int i = 0; i < STEPS; i++, out += out_t)
         if (i < there) *out = narrow(i < valid ? fire(potential(p, run, i).u, (real)alpha, (real)0) : (real)0);
-    if (after && at.there && threadIdx.y == 0 && chunk == chunks - 1) after[at.n] = run.past;
+    if (FUTURE || !after || !at.there || threadIdx.y || chunk < chunks - 1) return;
+    after[at.n] = run.past;
+    if (!NORMALISED || at.s) return;
+    const Ones all = ones(p.lf, length);
+    ones_after[at.b * channels + at.c] = fma(all.power, d0, all.D);
 }
 
 // The gradients of the potentials of a run, times the weights of P and Q.
@@ -270,10 +297,11 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 }
 
 // Phase 3, backward. adjoints [2, chunks, B, C, S]: A after and E before each chunk, or null. sums [8, chunks, B, C, S]: what each
-// chunk and column adds to the gradients of g0, threshold, lf, gf, lb, gb, rho and denominator.
+// chunk and column adds to the gradients of g0, threshold, lf, gf, lb, gb, rho and denominator. grad_after and grad_ones: of after
+// and ones_after, or null.
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
-    bpsn_backward(const spike *grad, STRIDES(grad), const real *grad_after, const io *x, STRIDES(x), PARAMETERS,
-                  const real *numerator, const real *denominator, const index_t *lengths, const real *carried,
+    bpsn_backward(const spike *grad, STRIDES(grad), const real *grad_after, const real *grad_ones, const io *x, STRIDES(x),
+                  PARAMETERS, const real *numerator, const real *denominator, const index_t *lengths, const real *carried,
                   const real *adjoints, io *grad_x, STRIDES(grad_x), real *grad_numerator, real *sums, index_t chunks, SIZES,
                   double alpha) {
     __shared__ Shared added_f, factor_f, added_b, factor_b, added_A, added_E;
@@ -320,6 +348,12 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
         }
         if (i < there) *grad_x = store(gx[i]);
     }
+    if (PAST && !FUTURE && NORMALISED && grad_ones && at.s == 0 && chunk == 0 && threadIdx.y == 0) {
+        const Ones all = ones(p.lf, length);
+        const real gD = grad_ones[at.b * channels + at.c];
+        sum[2] += gD * fma(all.growth, d0, all.slope), sum[7] += gD * all.power;
+    }
+    sum[1] *= -expm1(-p.threshold), sum[2] *= decay_slope(p.lf), sum[4] *= decay_slope(p.lb), sum[6] *= p.rho * (1 - p.rho);
 #pragma unroll
     for (int j = 0; j < 8; j++) {
         const real total = over_runs(sum[j], added_f);

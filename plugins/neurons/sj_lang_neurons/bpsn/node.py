@@ -52,7 +52,7 @@ class BPSN(Node):
     """
 
     kernels: ClassVar[dict[str, Kernel]] = {
-        "cupy": Kernel(run=fused, why_not=cuda.why_not, half=True),
+        "cupy": Kernel(run=fused, why_not=cuda.why_not, half=True, zeros=True),
         "numba": Kernel(run=compiled, why_not=cpu.why_not),
         "torch": Kernel(run=bpsn),
     }
@@ -150,59 +150,46 @@ class BPSN(Node):
         return super().kernel(x)
 
     def _run(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor]:
-        threshold = F.softplus(self.threshold.to(state_dtype(x)))
-        over = threshold.view(-1, *(1,) * (x.dim() - 3))
-        if self.variant == "K":
-            h, after = self._potential(x, state, lengths, torch.zeros_like(threshold), None)
-            start = state["count"] if "count" in state else torch.zeros_like(h[0])
-            u, count = counted(in_ticks(h, over, self.kappa), start, lengths)
-            if "count" in state:
-                after["count"] = count
-        elif self.store_v_seq:
-            u, after = self._potential(x, state, lengths, threshold, None)
-            h = u + over
-        else:
+        threshold = self.threshold.to(state_dtype(x))
+        if self.variant != "K" and not self.store_v_seq:
             spikes, after = self._potential(x, state, lengths, threshold, self.surrogate_function)
             return spikes, after, spikes
+        over = F.softplus(threshold).view(-1, *(1,) * (x.dim() - 3))
+        if self.variant == "K":
+            h, after = self._potential(x, state, lengths, None, None)
+            start = state["count"] if "count" in state else torch.zeros_like(h[0])
+            u, count = counted(in_ticks(h, over, self.kappa), start, lengths)
+            if self.direction == "forward":
+                after["count"] = count
+        else:
+            u, after = self._potential(x, state, lengths, threshold, None)
+            h = u + over
         return fire(u, self.surrogate_function), after, h
 
     def _potential(
-        self, x: Tensor, state: State, lengths: Tensor | None, threshold: Tensor, surrogate: nn.Module | None
+        self, x: Tensor, state: State, lengths: Tensor | None, threshold: Tensor | None, surrogate: nn.Module | None
     ) -> tuple[Tensor, State]:
         """H - threshold [T, B, C, ...], or with a surrogate its spikes, and the state but for the count."""
-        lf, lb = _decay(self.decay_f, x), _decay(self.decay_b, x)
-        flat = x.unsqueeze(3) if x.dim() == 3 else x.flatten(3)  # [T, B, C, S]
-        numerator, denominator = state.get("numerator"), state.get("denominator")
-        u, last = self.kernel(x)(
-            flat,
-            _cast(self.gain_0, x),
+        dtype, carries = state_dtype(x), self.direction == "forward"
+
+        def wide(parameter: Tensor | None) -> Tensor | None:
+            return None if parameter is None else parameter.to(dtype)
+
+        u, numerator, denominator = self.kernel(x)(
+            x,
+            wide(self.gain_0),
             threshold,
-            lf,
-            _cast(self.gain_f, x),
-            lb,
-            _cast(self.gain_b, x),
-            None if self.lateral is None else self.lateral.to(state_dtype(x)).sigmoid(),
-            None if numerator is None else numerator.reshape(flat.shape[1:]),
-            denominator,
+            wide(self.decay_f),
+            wide(self.gain_f),
+            wide(self.decay_b),
+            wide(self.gain_b),
+            wide(self.lateral),
+            state.get("numerator"),
+            state.get("denominator"),
             lengths,
             self.variant != "A",
+            carries,
             surrogate=surrogate,
         )
-        after: State = {}
-        if numerator is not None:
-            after["numerator"] = last.view(x.shape[1:]).clone()  # detach_net fails on a view
-        if lf is not None and denominator is not None:
-            n = torch.full_like(denominator[:, :1], len(x)) if lengths is None else lengths[:, None]
-            log = n * lf.log()
-            after["denominator"] = log.exp() * denominator - torch.expm1(log) / (1 - lf)
-        return u.view(x.shape), after
-
-
-def _cast(parameter: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if parameter is None else parameter.to(state_dtype(x))
-
-
-def _decay(logit: Tensor | None, x: Tensor) -> Tensor | None:
-    """The decay inside (0, 1), where a saturated sigmoid would leave it."""
-    kind = torch.finfo(state_dtype(x))
-    return None if logit is None else logit.to(state_dtype(x)).sigmoid().clamp(kind.tiny, 1 - kind.eps / 2)
+        found = {"numerator": numerator, "denominator": denominator}
+        return u, {name: value for name, value in found.items() if value is not None}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sj_lang.cpu import array, over_columns
 from sj_lang.operators import operator
-from sj_lang_neurons.bpsn.fired import firing
+from sj_lang_neurons.bpsn.fired import firing, of_node
 from sj_lang_neurons.bpsn.torch import INPUTS
 
 FIRED = f"{INPUTS}, int kind, float level"
@@ -88,4 +88,4 @@ def _differentiate(ctx: Any, grad: Tensor, grad_after: Tensor) -> tuple[Tensor |
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
 
-bpsn = firing(_forward)  # as `fired.bpsn`
+bpsn = of_node(firing(_forward))
