@@ -84,6 +84,18 @@ train: {{max_steps: 4, eval_steps: 2}}
     assert "dev.accuracy" in figures("taught")
 
 
+def test_the_glue_recipes_start_where_the_small_pre_training_ends(text: str, tmp_path: Path) -> None:
+    execute(load("pretrain/small", [f"task.data={text}", "tokenizer.vocab_size=120", *TINY]))
+    length = load("pretrain/small").task["length"]
+    for name in ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"):
+        assert load(f"glue/{name}").task["length"] <= length, name
+    rows = [f"green bottles {row}\t{row % 2}" for row in range(90)]
+    for part in ("train", "dev"):
+        (tmp_path / f"{part}.tsv").write_text("\n".join(["sentence\tlabel", *rows]))
+    start = ["model.init_from=runs/pretrain/small", "task.data=.", "model.hidden_size=16"]
+    assert execute(load("glue/sst2", start), dry_run=True) == 0
+
+
 def test_a_spike_decoder_is_taught_by_its_twin(text: str, tmp_path: Path) -> None:
     """Causal, and without hidden states, which is said."""
     task = f"{{type: causal_lm, data: {text}, length: 16}}"
