@@ -84,7 +84,7 @@ def launch(
                 raise ValueError(f"{name}: all tensors must be on one device, got {device} and {argument.device}")
             values.append(argument.data_ptr())
         else:
-            values.append(argument or 0)
+            values.append(0 if argument is None else argument)
     if 0 in grid:
         return
     for size, limit in zip(grid, GRID_LIMIT, strict=True):

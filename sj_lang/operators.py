@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _KEYS = (
     "CPU",
@@ -22,8 +23,10 @@ _KEYS = (
     "ADInplaceOrView",
     "BackendSelect",
 )
+#: Older versions of torch do not tell what is active; there the dispatcher is always asked.
+_TOLD = hasattr(torch._C.DispatchKeySet, "raw_repr") and hasattr(torch._C, "_dispatch_tls_local_include_set")
 _PLAIN = 0  # what the dispatcher knows of a dense tensor, and of a thread in which nothing is active
-for _key in _KEYS:
+for _key in _KEYS if _TOLD else ():
     _PLAIN |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _key)).raw_repr()
 
 
@@ -52,9 +55,11 @@ class Operator:
         self._function = type(self._name.replace("::", "_"), (torch.autograd.Function,), methods)
 
     def __call__(self, *inputs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not _TOLD:
             return self._operator(*inputs)
         tensors = [x for x in inputs if isinstance(x, Tensor)]
+        if forward_ad._current_level >= 0 and any(map(_has_tangent, tensors)):
+            raise NotImplementedError(f"{self._name} has no forward-mode derivative (jvp); use reverse mode")
         if not _plain(inputs, tensors):
             return self._operator(*inputs)
         if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
@@ -65,6 +70,10 @@ class Operator:
 def operator(name: str, *, schema: str | None = None) -> Callable[[Callable[..., Any]], Operator]:
     """Make an `Operator` of a body. schema: as of `torch.library.custom_op`; None: from the annotations."""
     return lambda body: Operator(name, body, schema)
+
+
+def _has_tangent(x: Tensor) -> bool:
+    return forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def _plain(inputs: Sequence[Any], tensors: Sequence[Tensor]) -> bool:

@@ -49,7 +49,7 @@ TRAIN_LIMITS: Mapping[str, Mapping[str, Any]] = {
     "num_train_epochs": {"ge": 0},
     "warmup_steps": {"ge": 0},
     "eval_delay": {"ge": 0},
-    "logging_steps": {"ge": 0},
+    "logging_steps": {"gt": 0},
     "eval_steps": {"gt": 0},
     "save_steps": {"gt": 0},
     "save_total_limit": {"ge": 1},
@@ -163,6 +163,11 @@ def resolve_train(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Prob
     if isinstance(steps, int) and steps < 1 and steps != -1:
         text = f"expected a whole number >= 1, or -1 for as many as num_train_epochs says; found {steps}"
         problems.append(Problem(("train", "max_steps"), text))
+    for name in ("logging_steps", "eval_steps", "save_steps"):
+        steps = options.get(name)
+        if isinstance(steps, float) and steps > 1 and not steps.is_integer():
+            text = f"expected a whole number of steps, or a share of all steps up to 1; found {steps}"
+            problems.append(Problem(("train", name), text))
     for name, (value, reason) in TRAIN_FIXED.items():
         if own.get(name, value) != value:
             problems.append(Problem(("train", name), f"must be {tell_plainly(value)} here, {reason}"))

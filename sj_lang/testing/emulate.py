@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -81,6 +82,7 @@ class Emulator:
 
 
 _EMULATOR = Emulator()  # one, as what it compiled is kept by it
+_BUILDING = threading.Lock()
 
 
 def build(path: Path, macros: tuple[tuple[str, int], ...]) -> Path:
@@ -94,13 +96,14 @@ def build(path: Path, macros: tuple[tuple[str, int], ...]) -> Path:
     defines = [f"-D{key}={value}" for key, value in macros]
     key = hashlib.sha256("\n".join([HEADER.read_text(), text, *defines]).encode()).hexdigest()[:24]
     library = Path(_folder().name) / f"{path.parent.name}_{key}.so"
-    if not library.exists():
-        unfinished = library.with_suffix(f".{os.getpid()}")
-        command = [tool, *FLAGS, *defines, "-x", "c++", "-", "-o", str(unfinished)]
-        done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{path.name} does not compile as C++:\n{done.stderr}")
-        unfinished.replace(library)
+    with _BUILDING:
+        if not library.exists():
+            unfinished = library.with_suffix(f".{os.getpid()}")  # a forked process has the same folder
+            command = [tool, *FLAGS, *defines, "-x", "c++", "-", "-o", str(unfinished)]
+            done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"{path.name} does not compile as C++:\n{done.stderr}")
+            unfinished.replace(library)
     return library
 
 

@@ -103,6 +103,20 @@ def test_every_schedule_and_order_of_threads(
     compare(node, x, mask)
 
 
+@pytest.mark.parametrize("decay", ["static", "conv", "linear"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.usefixtures("on_cpu")
+def test_half_precision_of_the_input_does_not_reach_the_decay(decay: Any, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    node, x = DSN(channels=3, decay=decay, alpha_init=0.999, tau=0.25, backend="cupy"), torch.rand(500, 1, 3).to(dtype)
+    if node.weight is not None:
+        torch.nn.init.normal_(node.weight, std=0.05)
+    h = node.functional(x)[1]["h"]
+    node.backend = "torch"
+    want = node.double().functional(x.double())[1]["h"]
+    torch.testing.assert_close(h.double(), want, rtol=2e-6, atol=2e-6)
+
+
 @pytest.mark.parametrize("k", [2, 5, cupy.MOST_TAPS])
 @pytest.mark.usefixtures("on_cpu")
 def test_taps(k: int) -> None:

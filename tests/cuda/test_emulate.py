@@ -1,5 +1,6 @@
 """The stand-in for CUDA: it finds what a GPU would punish, and it computes what a GPU computes."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from sj_lang_neurons.scan import cupy, layout
 from torch import Tensor
 
 from sj_lang import cuda
-from sj_lang.testing.emulate import ORDERS, compiler, emulated
+from sj_lang.testing.emulate import ORDERS, build, compiler, emulated
 
 pytestmark = pytest.mark.skipif(not compiler(), reason="kernels are run as C++, and there is no C++ compiler here")
 
@@ -108,3 +109,12 @@ def test_half_precision_is_rounded_as_torch_rounds(tmp_path: Path, dtype: torch.
             cuda.launch(path, "convert", macros, (65_536, 1), (1, 1), [halves, wide, floats, narrow], wide.device)
         torch.testing.assert_close(wide, halves.float(), rtol=0, atol=0, equal_nan=True)
         torch.testing.assert_close(narrow, floats.to(dtype), rtol=0, atol=0, equal_nan=True)
+
+
+def test_threads_build_the_same_kernel(tmp_path: Path) -> None:
+    text = 'extern "C" __global__ void one(float *out) { out[threadIdx.x] = 1; }\n'
+    path = kernel(tmp_path, text)
+    with ThreadPoolExecutor(4) as pool:
+        built = list(pool.map(lambda _: build(path, ()), range(4)))
+    assert len(set(built)) == 1
+    assert built[0].exists()

@@ -113,6 +113,11 @@ def test_a_key_of_another_section_is_sent_there(write: Write) -> None:
         ("train.max_steps=0", "train.max_steps: expected a whole number >= 1, or -1 for as many as num_train_epochs"),
         ("train.max_steps=-2", "train.max_steps: expected a whole number >= 1, or -1"),
         ("train.per_device_train_batch_size=0", "train_batch_size: expected a whole number >= 1, found 0 (a whole"),
+        ("train.logging_steps=0", "logging_steps: expected a finite number > 0, found 0 (a whole number)"),
+        (
+            "train.save_steps=2.5",
+            "save_steps: expected a whole number of steps, or a share of all steps up to 1",
+        ),
         ("train.save_steps=-5", "save_steps: expected a finite number > 0, found -5 (a whole number)"),
         ("train.per_device_eval_batch_size=0", "eval_batch_size: expected a whole number >= 1, found 0 (a whole"),
         ("train.gradient_accumulation_steps=0", "accumulation_steps: expected a whole number >= 1, found 0"),

@@ -8,6 +8,7 @@ import torch
 from sj_lang_neurons import BPSN, DSN
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -144,6 +145,20 @@ def test_a_second_derivative_is_refused(dispatched: list[str]) -> None:
     with pytest.raises(RuntimeError, match=r"backward through sj_lang_toy\.product_backward"):
         first.sum().backward()
     assert dispatched == ["product_backward"]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch's own, in make_dual
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no grad"])
+def test_forward_mode_is_refused(grad: bool) -> None:
+    """It would be 0, silently."""
+    x = torch.ones(3)
+    w = x.clone().requires_grad_(grad)
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="sj_lang_toy::product has no forward-mode"):
+        product(forward_ad.make_dual(x, x), w, 0.5)
+    with pytest.raises(NotImplementedError, match="use reverse mode"):
+        torch.func.jvp(lambda x: product(x, x, 0.5), (x,), (x,))
+    with forward_ad.dual_level():
+        assert torch.equal(product(x, x, 0.5), x / 2)
 
 
 def test_an_input_changed_in_place_is_noticed() -> None:

@@ -63,7 +63,7 @@ def of_node(operator: Operator) -> Callable[..., tuple[Tensor, Tensor | None, Te
             return out, None, None
         ones = None
         if lf is not None and denominator is not None:
-            n = torch.full_like(denominator[:, :1], len(x)) if lengths is None else lengths[:, None]
+            n = torch.full_like(denominator[:, :1], x.shape[0]) if lengths is None else lengths[:, None]
             log = n * lf.log()
             ones = log.exp() * denominator - torch.expm1(log) / (1 - lf)
         return out, after.view(x.shape[1:]).clone(), ones  # detach_net fails on a view

@@ -143,6 +143,12 @@ class BPSN(Node):
         needs = "needs the whole sequence, as it reads the tokens that follow"
         return f'direction="{self.direction}" {needs}; "forward" steps'
 
+    def why_not(self, backend: str, x: Tensor | None) -> str:
+        reason = super().why_not(backend, x)
+        if not reason and backend == "cupy" and x is not None and 0 in x.shape[3:]:
+            return f"needs places behind the channels, got {tuple(x.shape)}"
+        return reason
+
     def kernel(self, x: Tensor) -> Callable[..., Any]:
         refused = "" if self.backend != "cupy" or self.variant == "K" else surrogates.why_not(self.surrogate_function)
         if refused:

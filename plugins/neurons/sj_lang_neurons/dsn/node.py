@@ -126,7 +126,7 @@ class DSN(Node):
         dtype = state_dtype(x)
         bias = self.bias.to(dtype)
         if self.decay == "linear":
-            bias = self._channels(bias, x[0]) + self._mix(x.to(dtype), 2)
+            bias = bias.view(-1, *(1,) * (x.dim() - 3)) + self._mix(x.to(dtype), 2)  # x may be narrower
         taps = bias.new_empty(self.channels, 0)
         if self.weight is not None and self.decay == "conv":
             taps = self.weight.to(dtype)
