@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_checks import KERNEL_CHECKS
+from kernel_checks import KERNEL_CHECKS, gradients_go_through_pieces, no_state_is_zeros
 from sj_lang_neurons import BPSN
 from sj_lang_neurons.bpsn import cupy
 from sj_lang_neurons.scan.layout import Tile
@@ -117,14 +117,6 @@ def test_equals_the_torch_operator(options: dict[str, Any], steps: int) -> None:
     compare(node, torch.randn(steps, 2, 3, 2, dtype=torch.float64) * 2)
 
 
-def gradients(node: BPSN, x: Tensor, *outputs: Tensor) -> list[Tensor]:
-    """Of x and the parameters, of a functional of the outputs that have one: K's count has none."""
-    generator = torch.Generator().manual_seed(0)
-    outputs = tuple(y for y in outputs if y.requires_grad)
-    weights = [torch.randn(y.shape, generator=generator, dtype=y.dtype) for y in outputs]
-    return list(torch.autograd.grad(outputs, [x, *node.parameters()], weights, materialize_grads=True))
-
-
 CAUSAL = {name: options for name, options in VARIANTS.items() if "forward" in name}
 MASKS = [None, torch.arange(150)[:, None] < torch.tensor([150, 2, 0])]
 
@@ -135,14 +127,7 @@ MASKS = [None, torch.arange(150)[:, None] < torch.tensor([150, 2, 0])]
 def test_no_state_is_zeros(options: dict[str, Any], mask: Tensor | None) -> None:
     torch.manual_seed(0)
     node, x = BPSN(channels=3, backend="cupy", **options), torch.randn(150, 3, 3, requires_grad=True)
-    found = []
-    for state in (None, node.init_state(x)):
-        with unwritten_memory_is_nan():
-            spikes, after = node.functional(x, state, mask)
-            found.append([spikes, *after.values(), *gradients(node, x, spikes, *after.values())])
-        assert all(value._base is None for value in after.values())
-    for a, b in zip(*found, strict=True):
-        assert torch.equal(a, b)
+    no_state_is_zeros(node, x, mask)
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=["whole", "masked"])
@@ -155,20 +140,7 @@ def test_gradients_go_through_the_states_of_pieces(
     torch.manual_seed(0)
     node = BPSN(channels=3, **options).double()
     x = torch.randn(150, 3, 3, dtype=torch.float64, requires_grad=True)
-    found = []
-    for backend, sizes in (("torch", (150,)), ("cupy", cuts)):
-        node.backend = backend
-        spikes: list[Tensor] = []
-        state, t = None, 0
-        with unwritten_memory_is_nan():
-            for size in sizes:
-                piece = slice(t, t := t + size)
-                s, state = node.functional(x[piece], state, None if mask is None else mask[piece])
-                spikes.append(s)
-            assert state is not None
-            found.append(gradients(node, x, torch.cat(spikes), *state.values()))
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-10 * max(1.0, float(b.abs().max())))
+    gradients_go_through_pieces(node, x, mask, cuts, 1e-10)
 
 
 @pytest.mark.parametrize("options", [{}, VARIANTS["R forward"]], ids=str)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_checks import KERNEL_CHECKS
+from kernel_checks import KERNEL_CHECKS, gradients, gradients_go_through_pieces, no_state_is_zeros
 from sj_lang_neurons import DSN
 from sj_lang_neurons.dsn import cupy
 from sj_lang_neurons.scan.layout import Tile
@@ -125,13 +125,6 @@ def test_taps(k: int) -> None:
         compare(DSN(channels=3, k=k, tau=1 / 3).double(), torch.randn(steps, 2, 3, dtype=torch.float64))
 
 
-def gradients(node: DSN, x: Tensor, *outputs: Tensor) -> list[Tensor]:
-    """Of x and the parameters, of a functional of the outputs."""
-    generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(y.shape, generator=generator, dtype=y.dtype) for y in outputs]
-    return list(torch.autograd.grad(outputs, [x, *node.parameters()], weights, materialize_grads=True))
-
-
 MASKS = [None, torch.arange(41)[:, None] < torch.tensor([41, 2])]
 
 
@@ -140,13 +133,7 @@ MASKS = [None, torch.arange(41)[:, None] < torch.tensor([41, 2])]
 def test_no_state_is_zeros(mask: Tensor | None) -> None:
     torch.manual_seed(0)
     node, x = DSN(channels=3, backend="cupy"), torch.randn(41, 2, 3, requires_grad=True)
-    found = []
-    for state in (None, node.init_state(x)):
-        with unwritten_memory_is_nan():
-            spikes, after = node.functional(x, state, mask)
-            found.append([spikes, *after.values(), *gradients(node, x, spikes, *after.values())])
-    for a, b in zip(*found, strict=True):
-        assert torch.equal(a, b)
+    no_state_is_zeros(node, x, mask)
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=["whole", "masked"])
@@ -156,20 +143,7 @@ def test_gradients_go_through_the_states_of_pieces(cuts: tuple[int, ...], mask: 
     """The potential and the last inputs carry them to the piece before, however short it is."""
     torch.manual_seed(0)
     node, x = DSN(channels=3, k=6).double(), torch.randn(41, 2, 3, dtype=torch.float64, requires_grad=True)
-    found = []
-    for backend, sizes in (("torch", (41,)), ("cupy", cuts)):
-        node.backend = backend
-        spikes: list[Tensor] = []
-        state, t = None, 0
-        with unwritten_memory_is_nan():
-            for size in sizes:
-                piece = slice(t, t := t + size)
-                s, state = node.functional(x[piece], state, None if mask is None else mask[piece])
-                spikes.append(s)
-            assert state is not None
-            found.append(gradients(node, x, torch.cat(spikes), *state.values()))
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * max(1.0, float(b.abs().max())))
+    gradients_go_through_pieces(node, x, mask, cuts, 1e-12)
 
 
 @pytest.mark.usefixtures("on_cpu")
