@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sj_lang import cuda
 from sj_lang.operators import operator
 from sj_lang_neurons.bpsn.fired import firing
-from sj_lang_neurons.scan.layout import STEPS, Tile, flat, like, sizes, strides
+from sj_lang_neurons.scan.layout import STEPS, Tile, flat, like, sizes, strides, whole
 
 FILE = Path(__file__).with_name("kernel.cu")
 SUMS = ("g0", "threshold", "lf", "gf", "lb", "gb", "rho", "denominator")  # rows of the kernel's `sums`
@@ -25,10 +25,6 @@ def schedule(columns: int, steps: int) -> Tile:
     return Tile(32, 16, STEPS) if columns >= 2048 or steps <= 16 * STEPS else Tile(16, 32, STEPS)
 
 
-def _whole(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
-
-
 class _Call:
     """One call: what all its launches share."""
 
@@ -36,7 +32,7 @@ class _Call:
         self, x: Tensor, given: tuple[Tensor | None, ...], lengths: Tensor | None, normalised: bool, kind: int
     ) -> None:
         self.x, self.lengths = x, lengths
-        self.parameters, self.start = [_whole(p) for p in given[:7]], [_whole(s) for s in given[7:]]
+        self.parameters, self.start = [whole(p) for p in given[:7]], [whole(s) for s in given[7:]]
         _, _, lf, _, lb, _, rho = self.parameters
         steps = x.shape[0]
         self.columns = math.prod(x.shape[1:])
@@ -162,7 +158,7 @@ def _backward(
     chunks, batch and places."""
     call = _Call(x, (g0, threshold, lf, gf, lb, gb, rho, numerator, denominator), lengths, normalised, kind)
     grad_x, grad_numerator, sums = _gradients(x, g0, numerator, call)
-    end, ones = (_whole(g) if carries else None for g in (grad_after, grad_ones))
+    end, ones = (whole(g) if carries else None for g in (grad_after, grad_ones))
     inputs = [*_memory(x), *call.parameters, *call.start, lengths, borders if call.chunks > 1 else None]
     adjoints = None
     if call.chunks > 1:

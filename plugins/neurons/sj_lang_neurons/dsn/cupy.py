@@ -14,7 +14,7 @@ from sj_lang import cuda
 from sj_lang.operators import operator
 from sj_lang_neurons import surrogates
 from sj_lang_neurons.dsn.firing import Firing
-from sj_lang_neurons.scan.layout import STEPS, Tile, flat, like, schedule, sizes, strides
+from sj_lang_neurons.scan.layout import STEPS, Tile, flat, like, schedule, sizes, strides, whole
 
 FILE = Path(__file__).with_name("kernel.cu")
 MOST_TAPS = STEPS + 1
@@ -61,10 +61,6 @@ def _launch(name: str, x: Tensor, tile: Tile, macros: dict[str, int], arguments:
     cuda.launch(FILE, name, macros, (tile.blocks(math.prod(x.shape[1:])), 1), tile.block, arguments, x.device)
 
 
-def _whole(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
-
-
 @operator("sj_lang::dsn_cuda")
 def _forward(
     x: Tensor,
@@ -83,7 +79,7 @@ def _forward(
     tile = _tile(x)
     results = _results(x, weight, kind, tile)
     out, *states = results
-    given = map(_whole, (tail, h_0, weight, bias))
+    given = map(whole, (tail, h_0, weight, bias))
     memory, to = flat(x), flat(out)
     arguments = [memory, *strides(memory), *given, lengths, to, *strides(to), *states, *sizes(x), m, alpha, threshold]
     _launch("dsn", x, tile, _macros(x.dtype, weight.shape[1], bias.dim(), m, kind, False, tile), arguments)
@@ -134,10 +130,10 @@ def _backward(
     summed over batch and places [k + 1, B, C, S]; and of a bias for each step (else empty)."""
     results = _gradients(x, tail, h_0, weight, bias)
     grad_x, *others = results
-    given = map(_whole, (tail, weight, bias))
+    given = map(whole, (tail, weight, bias))
     wanted = [None if g.numel() == 0 else g for g in others]
     memory, change, to = flat(x), flat(grad), flat(grad_x)
-    arguments = [change, *strides(change), _whole(grad_last), _whole(grad_next), borders, memory, *strides(memory)]
+    arguments = [change, *strides(change), whole(grad_last), whole(grad_next), borders, memory, *strides(memory)]
     arguments += [*given, lengths, to, *strides(to), *wanted, *sizes(x), m, alpha, threshold]
     tile = _tile(x)
     macros = _macros(x.dtype, weight.shape[1], bias.dim(), m, kind, grad_next is not None, tile)

@@ -76,3 +76,8 @@ def like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     *outer, place = torch.empty_like(flat(x), dtype=dtype).stride()
     inner = [place * math.prod(x.shape[axis + 1 :]) for axis in range(3, x.dim())]
     return torch.empty_strided(x.shape, (*outer, *inner), dtype=dtype or x.dtype, device=x.device)
+
+
+def whole(x: Tensor | None) -> Tensor | None:
+    """x, contiguous, for what the kernels take without strides."""
+    return None if x is None else x.contiguous()
