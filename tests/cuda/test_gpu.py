@@ -14,8 +14,10 @@ import pytest
 import torch
 from sj_lang_neurons import BPSN, DSN
 from sj_lang_neurons.scan import reference
-from sj_lang_neurons.scan.cupy import log_scan, state_dtype
+from sj_lang_neurons.scan.cupy import log_scan
 from torch import Tensor, nn
+
+from sj_lang.neuron import state_dtype
 
 pytestmark = [
     pytest.mark.gpu,

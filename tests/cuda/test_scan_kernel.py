@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 from sj_lang_neurons.scan import cupy, reference
-from sj_lang_neurons.scan.cupy import log_scan, state_dtype
+from sj_lang_neurons.scan.cupy import log_scan
 from sj_lang_neurons.scan.layout import Tile, schedule
 from torch import Tensor
 
+from sj_lang.neuron import state_dtype
 from sj_lang.testing.kernels import unwritten_memory_is_nan
 
 TILES = [Tile(32, 1, 8), Tile(32, 4, 2), Tile(8, 16, 3)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sj_lang import cuda
 from sj_lang.operators import operator
 from sj_lang_neurons.bpsn.fired import firing
-from sj_lang_neurons.scan.layout import STEPS, Tile, flat, like, sizes, strides, whole
+from sj_lang_neurons.scan.layout import STEPS, Tile, like, memory, sizes, whole
 
 FILE = Path(__file__).with_name("kernel.cu")
 SUMS = ("g0", "threshold", "lf", "gf", "lb", "gb", "rho", "denominator")  # rows of the kernel's `sums`
@@ -58,12 +58,6 @@ class _Call:
         return carried
 
 
-def _memory(x: Tensor) -> tuple[Any, ...]:
-    """A sequence as the kernels take it."""
-    x = flat(x)
-    return x, *strides(x)
-
-
 @operator("sj_lang::bpsn_cuda")
 def _forward(
     x: Tensor,
@@ -90,11 +84,11 @@ def _forward(
     carried = None
     if call.chunks > 1:
         added = torch.empty_like(borders)
-        call.launch("bpsn_chunks", [*_memory(x), *call.parameters, lengths, added, *call.sizes])
+        call.launch("bpsn_chunks", [*memory(x), *call.parameters, lengths, added, *call.sizes])
         carried = call.carries(added, call.start[0], None, backwards=False)
         results = out, after, ones, carried
     last = (after, ones) if carries else (None, None)
-    arguments = [*_memory(x), *call.parameters, *call.start, lengths, carried, *_memory(out), *last]
+    arguments = [*memory(x), *call.parameters, *call.start, lengths, carried, *memory(out), *last]
     call.launch("bpsn", [*arguments, *call.sizes, alpha])
     return results
 
@@ -159,14 +153,14 @@ def _backward(
     call = _Call(x, (g0, threshold, lf, gf, lb, gb, rho, numerator, denominator), lengths, normalised, kind)
     grad_x, grad_numerator, sums = _gradients(x, g0, numerator, call)
     end, ones = (whole(g) if carries else None for g in (grad_after, grad_ones))
-    inputs = [*_memory(x), *call.parameters, *call.start, lengths, borders if call.chunks > 1 else None]
+    inputs = [*memory(x), *call.parameters, *call.start, lengths, borders if call.chunks > 1 else None]
     adjoints = None
     if call.chunks > 1:
         added = torch.empty_like(borders)
-        call.launch("bpsn_backward_chunks", [*_memory(grad), *inputs, added, *call.sizes, alpha])
+        call.launch("bpsn_backward_chunks", [*memory(grad), *inputs, added, *call.sizes, alpha])
         adjoints = call.carries(added, None, end, backwards=True)
     start = None if numerator is None else grad_numerator
-    arguments = [*_memory(grad), end, ones if normalised else None, *inputs, adjoints, *_memory(grad_x), start, sums]
+    arguments = [*memory(grad), end, ones if normalised else None, *inputs, adjoints, *memory(grad_x), start, sums]
     call.launch("bpsn_backward", [*arguments, *call.sizes, alpha])
     return grad_x, grad_numerator, sums
 

@@ -14,7 +14,7 @@ from sj_lang import cuda
 from sj_lang.operators import operator
 from sj_lang_neurons import surrogates
 from sj_lang_neurons.dsn.firing import Firing
-from sj_lang_neurons.scan.layout import STEPS, Tile, flat, like, schedule, sizes, strides, whole
+from sj_lang_neurons.scan.layout import STEPS, Tile, like, memory, schedule, sizes, whole
 
 FILE = Path(__file__).with_name("kernel.cu")
 MOST_TAPS = STEPS + 1
@@ -80,8 +80,7 @@ def _forward(
     results = _results(x, weight, kind, tile)
     out, *states = results
     given = map(whole, (tail, h_0, weight, bias))
-    memory, to = flat(x), flat(out)
-    arguments = [memory, *strides(memory), *given, lengths, to, *strides(to), *states, *sizes(x), m, alpha, threshold]
+    arguments = [*memory(x), *given, lengths, *memory(out), *states, *sizes(x), m, alpha, threshold]
     _launch("dsn", x, tile, _macros(x.dtype, weight.shape[1], bias.dim(), m, kind, False, tile), arguments)
     return results
 
@@ -132,9 +131,8 @@ def _backward(
     grad_x, *others = results
     given = map(whole, (tail, weight, bias))
     wanted = [None if g.numel() == 0 else g for g in others]
-    memory, change, to = flat(x), flat(grad), flat(grad_x)
-    arguments = [change, *strides(change), whole(grad_last), whole(grad_next), borders, memory, *strides(memory)]
-    arguments += [*given, lengths, to, *strides(to), *wanted, *sizes(x), m, alpha, threshold]
+    arguments = [*memory(grad), whole(grad_last), whole(grad_next), borders, *memory(x), *given, lengths]
+    arguments += [*memory(grad_x), *wanted, *sizes(x), m, alpha, threshold]
     tile = _tile(x)
     macros = _macros(x.dtype, weight.shape[1], bias.dim(), m, kind, grad_next is not None, tile)
     _launch("dsn_backward", x, tile, macros, arguments)

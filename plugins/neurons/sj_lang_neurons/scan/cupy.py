@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sj_lang import cuda
+from sj_lang.neuron import state_dtype
 from sj_lang.operators import operator
-from sj_lang_neurons.scan.layout import flat, like, schedule, sizes, strides
+from sj_lang_neurons.scan.layout import like, memory, schedule, sizes
 
 FILE = Path(__file__).with_name("kernel.cu")
 
@@ -39,18 +40,12 @@ def log_scan(g: Tensor, u: Tensor, h_0: Tensor, lengths: Tensor | None = None) -
     return h, last
 
 
-def state_dtype(x: Tensor) -> torch.dtype:
-    """That of states and parameters beside x."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 @operator("sj_lang::log_scan_cuda")
 def _forward(g: Tensor, u: Tensor, h_0: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     """g, u [T, B, C, ...]."""
     h, last = like(u), _empty(h_0)
-    decay, drive, to = map(flat, (g, u, h))
-    arguments = [decay, *strides(decay), drive, *strides(drive), h_0.contiguous(), lengths, to, *strides(to), last]
-    _launch("log_scan", u, [*arguments, *sizes(u)])
+    arguments = [*memory(g), *memory(u), h_0.contiguous(), lengths, *memory(h), last, *sizes(u)]
+    _launch("log_scan", u, arguments)
     return h, last
 
 
@@ -77,10 +72,8 @@ def _backward(
     """Gradients of g, u and h_0."""
     results = like(g), like(h), _empty(h_0)
     grad_g, grad_u, grad_0 = results
-    change, decay, states, to_g, to_u = map(flat, (grad, g, h, grad_g, grad_u))
-    arguments = [change, *strides(change), grad_last.contiguous(), decay, *strides(decay), states, *strides(states)]
-    arguments += [h_0.contiguous(), lengths, to_g, *strides(to_g), to_u, *strides(to_u), grad_0, *sizes(h)]
-    _launch("log_scan_backward", h, arguments)
+    arguments = [*memory(grad), grad_last.contiguous(), *memory(g), *memory(h), h_0.contiguous(), lengths]
+    _launch("log_scan_backward", h, [*arguments, *memory(grad_g), *memory(grad_u), grad_0, *sizes(h)])
     return results
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,9 +63,10 @@ def sizes(x: Tensor) -> tuple[int, int, int, int]:
     return steps, batch, channels, math.prod(places)
 
 
-def strides(x: Tensor) -> Sequence[int]:
-    """Of what `flat` gives, for STRIDES."""
-    return x.stride() if x.dim() == 4 else (*x.stride(), 1)
+def memory(x: Tensor) -> tuple[Tensor | int, ...]:
+    """x [T, B, C, ...] as a kernel takes it: what `flat` gives, and its strides, for STRIDES."""
+    x = flat(x)
+    return (x, *x.stride()) if x.dim() == 4 else (x, *x.stride(), 1)
 
 
 def like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
