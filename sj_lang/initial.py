@@ -16,6 +16,7 @@ from sj_lang.errors import UserError
 
 shield()
 
+from safetensors import SafetensorError  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 from transformers import PreTrainedConfig  # noqa: E402
 
@@ -68,15 +69,8 @@ def from_checkpoint(
 def check_tokens(place: str, tokenizer: Any) -> None:
     """UserError if a checkpoint in a local folder comes with a tokenizer that numbers its tokens otherwise."""
     folder = _folder(place)
-    if folder is not None and (folder / "tokenizer.json").exists():
-        its = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
-    elif folder is not None and (folder / "vocab.txt").exists():
-        try:
-            lines = (folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"model.init_from: {folder / 'vocab.txt'} is not UTF-8: {error}") from error
-        its = {token.rstrip("\r"): number for number, token in enumerate(lines)}
-    else:
+    its = None if folder is None else _tokens(folder)
+    if its is None:
         return
     mine = tokenizer.get_vocab()
     other = sorted((number, token) for token, number in its.items() if mine.get(token) != number)
@@ -87,6 +81,19 @@ def check_tokens(place: str, tokenizer: Any) -> None:
             f"the first of them {token!r}, {number} there and {mine.get(token, 'none')} here, so that its embeddings "
             "would mean nothing; take the checkpoint's own tokenizer"
         )
+
+
+def _tokens(folder: Path) -> dict[str, int] | None:
+    """The tokens of a checkpoint's own tokenizer and their numbers; None: it comes without."""
+    if (folder / "tokenizer.json").exists():
+        return Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+    if not (folder / "vocab.txt").exists():
+        return None
+    try:
+        lines = (folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"model.init_from: {folder / 'vocab.txt'} is not UTF-8: {error}") from error
+    return {token.rstrip("\r"): number for number, token in enumerate(lines)}
 
 
 def _folder(place: str) -> Path | None:
@@ -105,7 +112,9 @@ def _load(
     """The model, what transformers reports, and what the checkpoint was trained with that is not so here."""
     try:
         stored, _ = PreTrainedConfig.get_config_dict(source)
-        _agree(config, stored, place, fixed)
+        # a table of tokens that is longer than its own tokenizer is padded, and stays so
+        padded = isinstance(source, Path) and len(_tokens(source) or {}) == config.vocab_size
+        _agree(config, stored, place, fixed, (*_AT_LEAST, *(("vocab_size",) if padded else ())))
         otherwise = _otherwise(config, stored)
         model, report = auto.from_pretrained(
             source,
@@ -115,14 +124,19 @@ def _load(
             use_safetensors=True,  # no pickle from outside is opened
             dtype=torch.float32,
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         text = reason or " ".join(str(error).split())
         raise UserError(f"model.init_from: no checkpoint with safetensors in {place}: {text}") from error
     return model, report, otherwise
 
 
-def _agree(config: PreTrainedConfig, stored: Mapping[str, Any], place: str, fixed: Mapping[str, Any]) -> None:
-    """Take over what the checkpoint has more of, refuse what would give its weights another meaning."""
+def _agree(
+    config: PreTrainedConfig, stored: Mapping[str, Any], place: str, fixed: Mapping[str, Any], at_least: Iterable[str]
+) -> None:
+    """Take over what the checkpoint has more of, refuse what would give its weights another meaning.
+
+    at_least: the sizes of which the checkpoint may have more.
+    """
     kind = stored.get("model_type", config.model_type)
     taken = (config.model_type, *getattr(config, "takes_weights_of", ()))
     if kind not in taken:
@@ -130,7 +144,7 @@ def _agree(config: PreTrainedConfig, stored: Mapping[str, Any], place: str, fixe
             f"model.init_from: {place} is a checkpoint of '{kind}', this model takes those of "
             + " and ".join(f"'{one}'" for one in taken)
         )
-    for key in _AT_LEAST:
+    for key in at_least:
         mine, its = getattr(config, key, None), stored.get(key)
         if isinstance(mine, int) and isinstance(its, int) and its > mine and key not in fixed:
             setattr(config, key, its)

@@ -236,11 +236,15 @@ def test_teachers_that_do_not_fit(
     other.add_tokens(["zebra"])
     bare = tmp_path / "bare"
     bare.mkdir()
+    cut_off = teacher(name="cut")
+    weights = Path(cut_off, "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-9])
     cases = {
         teacher(name="other", own=other): r"another vocabulary than the student: 121 tokens against 120, 1 of them",
         teacher(StockForSequenceClassification, name="classes"): r"was not trained for this task: .* lacks cls",
         teacher(name="short", max_position_embeddings=8): r"reads 8 tokens at most, the task has 16",
         str(bare): r"holds no model",
+        cut_off: r"task\.teacher: .*cut.* cannot be loaded as .*incomplete",
         "./nowhere": r"no folder './nowhere'",
     }
     for place, message in cases.items():

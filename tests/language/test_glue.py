@@ -206,6 +206,24 @@ def test_files_one_by_one(tmp_path: Path) -> None:
         Glue(name="qqp", files={"deev": "x"})
     with pytest.raises(UserError, match=r"task\.files\.dev: no file .*gone"):
         prepare("qqp", data=str(root), files={"dev": str(tmp_path / "gone.tsv")})
+    with pytest.raises(UserError, match=r"task\.files\.dev: no file .*gone\.parquet"):
+        prepare("qqp", data=str(root), files={"dev": str(tmp_path / "gone.parquet")})
+
+
+def test_a_malformed_line_of_a_test_part_is_refused_as_it_would_move_the_submission(tmp_path: Path) -> None:
+    root = layout(tmp_path, "qqp")
+    with (root / "QQP" / "test.tsv").open("a") as file:
+        file.write("broken\tline\n")
+    with pytest.raises(UserError, match=r"test\.tsv, line 7: .*as in the header.* Quotes .* are taken as text$"):
+        prepare("qqp", data=str(root))
+
+
+def test_a_wrong_number_of_fields_where_there_is_no_header(tmp_path: Path) -> None:
+    root = layout(tmp_path, "cola", test=False)
+    with (root / "CoLA" / "dev.tsv").open("a") as file:
+        file.write("broken\tline\n")
+    with pytest.raises(UserError, match=r"expected 4 fields \(source, label, mark, sentence\); 1 lines have another"):
+        prepare("cola", data=str(root))
 
 
 def test_what_is_missing(tmp_path: Path) -> None:

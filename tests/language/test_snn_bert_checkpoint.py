@@ -171,6 +171,32 @@ def test_init_from_refuses_a_bert_of_another_shape(tmp_path: Path) -> None:
         take(max_position_embeddings=10)
 
 
+def test_init_from_keeps_the_rows_that_pad_a_table_beyond_its_tokenizer(tmp_path: Path) -> None:
+    BertForPreTraining(BertConfig(**TINY)).save_pretrained(tmp_path)
+
+    def take(tokens: int) -> Any:
+        config = SNNBertConfig(**{**TINY, "vocab_size": tokens})
+        return initial.from_checkpoint(AutoModelForMaskedLM, config, str(tmp_path), [], fixed={})
+
+    with pytest.raises(UserError, match=r"word_embeddings.weight: \[23, 16\] there, \[20, 16\] here"):
+        take(20)
+    (tmp_path / "vocab.txt").write_text("".join(f"token{n}\n" for n in range(20)))
+    model = take(20)
+    assert model.config.vocab_size == 23
+    assert model(torch.zeros(1, 4, dtype=torch.long)).logits.shape == (1, 4, 23)
+    for tokens in (19, 24):
+        with pytest.raises(UserError, match=rf"\[23, 16\] there, \[{tokens}, 16\] here"):
+            take(tokens)
+
+
+def test_init_from_a_file_that_was_cut_off(tmp_path: Path) -> None:
+    BertForPreTraining(BertConfig(**TINY)).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"model\.init_from: no checkpoint with safetensors in .*incomplete"):
+        initial.from_checkpoint(AutoModelForMaskedLM, SNNBertConfig(**TINY), str(tmp_path), [], fixed={})
+
+
 def test_the_config_of_a_bert_is_told_as_such(tmp_path: Path) -> None:
     BertForPreTraining(BertConfig(**TINY)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"config of a 'bert'; to start .* config=SNNBertConfig\(...\) of the same"):
@@ -193,7 +219,7 @@ def test_init_from_says_what_a_checkpoint_was_trained_with(tmp_path: Path) -> No
         return notes[-1]
 
     BertForPreTraining(BertConfig(**TINY, hidden_act="relu")).save_pretrained(tmp_path)
-    assert take().endswith("trained with another hidden_act (relu there, gelu here)")
+    assert take().endswith("another hidden_act (relu there, gelu here), layer_norm_eps (1e-12 there, 1e-05 here)")
     build(model=SNNBertForMaskedLM, residual="spikes").save_pretrained(tmp_path)
     told = take(attention="ssa", neuron={"type": "bpsn", "v_threshold": 0.25}, gelu=False, pooling="mean")
     for other in (

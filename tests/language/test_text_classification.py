@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
-from sj_lang_language.data import examples, hub
+from sj_lang_language.data import examples, hub, tables
 from sj_lang_language.tasks.text_classification import TextClassification
 
 from sj_lang import build
@@ -211,8 +213,54 @@ def test_wrong_columns_missing_files_and_labels_that_are_none(tmp_path: Path, fi
     assert notes[1] == "that is one for every 4.0 rows: are they classes?"
     with pytest.raises(UserError, match=r"task\.validation: 1\.5"):
         TextClassification(validation=1.5)
-    with pytest.raises(UserError, match=r"cannot cut 60 off 60 examples"):
+    with pytest.raises(
+        UserError, match=r"task\.validation: cannot cut 60 off 60 examples; expected a share below 1, or"
+    ):
         prepare(data=files, validation=60)
+    with pytest.raises(UserError, match=r"task\.dev: cannot cut 60 off 60 examples"):
+        prepare(data=files["train"], dev=60)
+
+
+@pytest.mark.parametrize(("classes", "each"), [(2, 6), (3, 4), (50, 5), (200, 5)])
+def test_classes_too_small_for_their_share_are_cut_too(tmp_path: Path, classes: int, each: int) -> None:
+    pairs = [(f"text {n} of {name}", f"c{name:03}") for name in range(classes) for n in range(each)]
+    count, ready = len(pairs), prepare(data=tsv(tmp_path / "a.tsv", pairs))
+    sizes = {"dev": len(ready.tests["dev"]), "validation": len(ready.validation)}
+    assert abs(sizes["dev"] - count / 10) <= 1
+    assert abs(sizes["validation"] - (count - sizes["dev"]) / 10) <= 1
+    taken = [ready.validation[i]["labels"] for i in range(sizes["validation"])]
+    assert len(set(taken)) == len(taken)
+    assert {ready.train[i]["labels"] for i in range(len(ready.train))} == set(range(classes))
+
+
+def test_room_is_each_labels_share_and_no_label_loses_its_only_example() -> None:
+    assert examples.room_for(np.array([0] * 70 + [1] * 30), 10) == {0: 7, 1: 3}
+    assert examples.room_for(np.array([0] * 95 + [1] * 3 + [2] * 2), 10) == {0: 10, 1: 0, 2: 0}
+    assert examples.room_for(np.array([0] * 88 + [1] * 4 + [2] * 4 + [3] * 4), 10) == {0: 9, 1: 1, 2: 0, 3: 0}
+    assert examples.room_for(np.array(["a", "b", "c", "c"]), 1.2) == {"a": 0, "b": 0, "c": 1}
+    assert examples.room_for(np.array(["a", "b", "c", "d"]), 2) == dict.fromkeys("abcd", 0)
+
+
+def test_values_that_are_no_text(tmp_path: Path) -> None:
+    def noted(value: str) -> list[str]:
+        lines = [f'{{"sentence": "{a}", "label": "{b}"}}' for a, b in rows(40)]
+        (tmp_path / "a.jsonl").write_text("\n".join([f'{{"sentence": {value}, "label": "pos"}}', *lines]))
+        return prepare(data=str(tmp_path / "a.jsonl"), dev=1, validation=1).notes
+
+    assert any("empty" in note for note in noted("NaN"))
+    assert any("empty" in note for note in noted("null"))
+    assert not any("empty" in note for note in noted("7"))
+    with pytest.raises(UserError, match=r"task\.text: .*a\.jsonl, line 1: 'sentence' is a list; expected a text"):
+        noted('["a", "b"]')
+    with pytest.raises(UserError, match=r"line 1: 'sentence' is a dict"):
+        noted('{"a": 1}')
+    table = tables.of_columns({"sentence": ["häßlich".encode(), "schön"], "label": ["0", "1"]}, "memory")
+    kind = examples.Classes.of("01")
+    keys = ("task.text", "task.label")
+    assert examples.of_table(table, ["sentence"], "label", kind, keys=keys).first == ["häßlich", "schön"]
+    table.columns["sentence"][1] = b"\xff"
+    with pytest.raises(UserError, match=r"memory, row 2: bytes of 'sentence' that are not UTF-8"):
+        examples.of_table(table, ["sentence"], "label", kind, keys=keys)
 
 
 def test_a_folder_and_csv_with_quotes(tmp_path: Path) -> None:
@@ -224,6 +272,24 @@ def test_a_folder_and_csv_with_quotes(tmp_path: Path) -> None:
     assert ready.tokenizer.tokenize('good, "q"')[-1] == '"'
     (tmp_path / "train.tsv").write_text("")
     with pytest.raises(UserError, match=r"two files for 'train', train\.csv and train\.tsv"):
+        prepare(data=str(tmp_path))
+
+
+def test_a_folder_as_the_hub_has_it_and_what_nothing_reads(tmp_path: Path) -> None:
+    def parquet(name: str, start: int) -> None:
+        texts, labels = zip(*rows(20, start), strict=True)
+        pyarrow.parquet.write_table(pyarrow.table({"sentence": texts, "label": labels}), tmp_path / f"{name}.parquet")
+
+    for shard in (0, 1):
+        parquet(f"train-0000{shard}-of-00002", 100 * shard)
+    parquet("dev-00000-of-00001", 200)
+    tsv(tmp_path / "val.tsv", rows(10, 300))
+    tsv(tmp_path / "more.tsv", rows(10, 400))
+    ready = prepare(data=str(tmp_path))
+    assert (len(ready.train), len(ready.validation), len(ready.tests["dev"])) == (40, 10, 20)
+    assert any("also holds more.tsv, which nothing reads" in note for note in ready.notes)
+    parquet("train", 500)
+    with pytest.raises(UserError, match="two files for 'train'"):
         prepare(data=str(tmp_path))
 
 

@@ -18,6 +18,7 @@ from sj_lang_language.data.tables import Table
 Array = NDArray[Any]
 
 CUT_SEED = 0  # parts that are cut are the same for every seed of a run
+SMALLER = "expected a share below 1, or a smaller number"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,7 @@ def of_table(
 ) -> Examples:
     """The examples of a table. label: its column; None: there are no labels. keys: where a recipe names text and label,
     for messages."""
-    columns = [[_text(value) for value in table.column(name, keys[0])] for name in text]
+    columns = [_texts(table, name, keys[0]) for name in text]
     return Examples(
         first=columns[0],
         second=columns[1] if len(columns) > 1 else None,
@@ -146,21 +147,21 @@ def written(value: Any) -> str:
     return str(value).strip()
 
 
-def cut(examples: Examples, share: float, *, classes: bool) -> tuple[Examples, Examples]:
+def cut(examples: Examples, share: float, *, classes: bool, key: str = "task.validation") -> tuple[Examples, Examples]:
     """Cut a part off at random: (the rest, the part), each in the old order.
 
     share: of the examples, below 1; or their number, from 1 on. The same texts never stand in both. classes: the part
-    has the labels in the proportion of the whole, up to one each.
+    has the labels in the proportion of the whole, up to one each. key: where a recipe sets share, for messages.
     """
     count = len(examples)
     wanted = share if share >= 1 else share * count
     if not 0 < wanted < count:
-        raise UserError(f"task: cannot cut {share:g} off {count} examples")
+        raise UserError(f"{key}: cannot cut {share:g} off {count} examples; {SMALLER}")
     groups: dict[tuple[str, str], list[int]] = {}
     for row, key in enumerate(examples.pairs()):
         groups.setdefault(key, []).append(row)
     labels = examples.labels if classes and examples.labels is not None else np.zeros(count, dtype=np.int64)
-    room = {label: round(wanted * n / count) for label, n in zip(*np.unique(labels, return_counts=True), strict=True)}
+    room = room_for(labels, wanted)
     order = list(groups.values())
     taken: list[int] = []
     for index in np.random.default_rng(CUT_SEED).permutation(len(order)):
@@ -169,9 +170,21 @@ def cut(examples: Examples, share: float, *, classes: bool) -> tuple[Examples, E
             room[labels[group[0]]] -= len(group)
             taken += group
     if not taken or len(taken) == count:
-        raise UserError(f"task: cannot cut {share:g} off {count} examples ({len(order)} different ones)")
+        raise UserError(f"{key}: cannot cut {share:g} off {count} examples ({len(order)} different ones)")
     chosen = set(taken)
     return examples.take(row for row in range(count) if row not in chosen), examples.take(sorted(chosen))
+
+
+def room_for(labels: Array, wanted: float) -> dict[Any, int]:
+    """How many of each label a part of `wanted` examples has: its share, rounded. Where shares below one half would
+    leave places open, the most frequent of these labels get one each, but for labels that stand there once."""
+    names, counts = np.unique(labels, return_counts=True)
+    room = {name: round(wanted * n / len(labels)) for name, n in zip(names.tolist(), counts.tolist(), strict=True)}
+    rare = [name for name in names[np.argsort(-counts, kind="stable")].tolist() if not room[name]]
+    often = dict(zip(names.tolist(), counts.tolist(), strict=True))
+    for name in rare[: max(0, math.floor(wanted + 0.5) - sum(room.values()))]:
+        room[name] = int(often[name] > 1)
+    return room
 
 
 def repeated(examples: Examples, train: Examples) -> Array:
@@ -180,5 +193,17 @@ def repeated(examples: Examples, train: Examples) -> Array:
     return np.array([pair in known for pair in examples.pairs()], dtype=bool)
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+def _texts(table: Table, name: str, key: str) -> list[str]:
+    """A column as texts, "" where there is none. UserError for what is no text and no number, with its line."""
+    found = []
+    for row, value in enumerate(table.column(name, key)):
+        if isinstance(value, bytes):
+            try:
+                value = value.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{key}: {table.where(row)}: bytes of '{name}' that are not UTF-8: {error}") from error
+        if isinstance(value, (list, tuple, dict)):
+            raise UserError(f"{key}: {table.where(row)}: '{name}' is a {type(value).__name__}; expected a text")
+        missing = value is None or (isinstance(value, float) and math.isnan(value))
+        found.append("" if missing else str(value))
+    return found

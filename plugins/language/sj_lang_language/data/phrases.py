@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sj_lang.errors import UserError
-from sj_lang_language.data.examples import CUT_SEED, Examples
+from sj_lang_language.data.examples import CUT_SEED, SMALLER, Examples, room_for
 
 Array = NDArray[Any]
 
@@ -29,7 +29,8 @@ def cut(examples: Examples, share: float) -> tuple[Examples, Examples, int]:
     sentences = _sentences(words)
     wanted = share if share >= 1 else share * len(sentences)
     if not 0 < wanted < len(sentences):
-        raise UserError(f"task: cannot cut {share:g} off {len(sentences)} sentences ({len(examples)} examples)")
+        told = f"{len(sentences)} sentences ({len(examples)} examples)"
+        raise UserError(f"task.validation: cannot cut {share:g} off {told}; {SMALLER}")
     labels = np.zeros(len(examples)) if examples.labels is None else examples.labels
     drawn = set(_draw([(one, labels[row]) for one, row in sentences.items()], wanted))
     left = {phrase for one in sentences if one not in drawn for phrase in _phrases(one)}
@@ -59,8 +60,7 @@ def _phrases(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 def _draw(sentences: list[tuple[tuple[str, ...], Any]], wanted: float) -> Iterator[tuple[str, ...]]:
     """Sentences at random, the same ones for every seed, the labels in their proportion, up to one each."""
-    names, counts = np.unique([label for _, label in sentences], return_counts=True)
-    room = {label: round(wanted * n / len(sentences)) for label, n in zip(names, counts, strict=True)}
+    room = room_for(np.array([label for _, label in sentences]), wanted)
     for index in np.random.default_rng(CUT_SEED).permutation(len(sentences)):
         one, label = sentences[index]
         if room[label]:

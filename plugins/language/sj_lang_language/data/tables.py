@@ -55,6 +55,7 @@ def read(
     columns: Sequence[str] | None = None,
     quotes: bool | None = None,
     skip_malformed: bool = False,
+    option: str = "",
 ) -> Table:
     """Read a table. The suffix tells its form; .gz may follow that of a text.
 
@@ -62,6 +63,7 @@ def read(
     quotes: whether a field may stand in double quotes, and then hold separators and line ends. None: in .csv it may,
         in .tsv and .txt a quote is a character like others, as GLUE writes its files.
     skip_malformed: leave out rows with another number of fields than the header, and list them, instead of refusing.
+    option: where a recipe sets quotes, for messages.
 
     Text is UTF-8, with or without a byte order mark; lines end in LF or CRLF, and nothing else ends a line. Lines
     without a character are no rows, where there is more than one column.
@@ -86,8 +88,9 @@ def read(
     if table.malformed and not skip_malformed:
         raise UserError(
             f"task.data: {path}, line {table.malformed[0]}: expected {len(table.columns)} fields "
-            f"({', '.join(table.columns)}), as in the header; {len(table.malformed):,} lines have another number. "
-            f"Quotes around fields are {'read' if quoted else 'taken as text'} (task.quotes)"
+            f"({', '.join(table.columns)}){', as in the header' if columns is None else ''}; "
+            f"{len(table.malformed):,} lines have another number. "
+            f"Quotes around fields are {'read' if quoted else 'taken as text'}{option and f' ({option})'}"
         )
     if not table.lines and columns is None:
         raise UserError(f"task.data: {path}, line 2: expected a row behind the header, and there is none")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sj_lang import hub, plugins
@@ -58,7 +59,7 @@ def _load(
             output_loading_info=True,
             use_safetensors=True,  # no pickle from outside is opened
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         if offline:
             raise Unreachable(
                 f"task.teacher: no model {place!r}: no folder has that path, the Hugging Face hub cannot be reached "

@@ -69,8 +69,9 @@ class MaskedLM(Task):
         held_out: int = 1000,
     ) -> None:
         check_split(split)
-        if length < 8 or held_out < 1:
-            raise UserError(f"task: length {length} must be 8 or more and held_out {held_out} 1 or more")
+        for key, value, least in (("length", length, 8), ("held_out", held_out, 1)):
+            if value < least:
+                raise UserError(f"task.{key} is {value}; expected {least} or more")
         if not 0 < mlm_probability < 1:
             raise UserError(f"task.mlm_probability is {mlm_probability}; expected a share above 0 and below 1")
         self.data: Any = data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from sj_lang_language.data.tables import Table
 from sj_lang_language.tasks.sentences import Array, Parts, SentenceTask, default_share, lines
 
 NAMES = ("train", "validation", "dev", "test")
-_STEMS = {"valid": "validation", **{name: name for name in NAMES}}
+_STEMS = {"valid": "validation", "val": "validation", **{name: name for name in NAMES}}
+_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.parquet$)")  # as the hub names the files of a part
 
 
 class TextClassification(SentenceTask):
@@ -70,9 +72,9 @@ class TextClassification(SentenceTask):
                 "task.data is not set: name the files, e.g. task.data.train=train.tsv task.data.dev=dev.tsv "
                 "task.text=sentence task.label=label"
             )
-        found = read(self.data, columns=self.columns, quotes=self.quotes)
-        kind = self._labels(found["train"])
         notes: list[str] = []
+        found = read(self.data, notes, columns=self.columns, quotes=self.quotes)
+        kind = self._labels(found["train"])
         parts = {name: self._examples(name, table, kind, notes) for name, table in found.items()}
         notes.insert(0, f"{len(kind.names)} labels: {_listed(kind.names)}")
         if len(kind.names) > max(10, len(found["train"]) // 10):
@@ -135,7 +137,7 @@ class TextClassification(SentenceTask):
         train, held_out = parts["train"], {name: parts[name] for name in ("dev", "test") if name in parts}
         scored = any(part.labels is not None for part in held_out.values())
         if not scored and self.dev:
-            train, held_out["dev"] = examples.cut(train, self.dev, classes=True)
+            train, held_out["dev"] = examples.cut(train, self.dev, classes=True, key="task.dev")
             notes.append(f"no dev: {len(held_out['dev']):,} examples are cut from train for it")
         elif not scored:
             raise UserError("task.data: there is no dev and no labelled test, and task.dev=0 cuts none from train")
@@ -148,11 +150,16 @@ class TextClassification(SentenceTask):
         return Parts(train=train, validation=validation, held_out=held_out, notes=notes)
 
 
-def read(data: str | Mapping[str, str], *, columns: Sequence[str] | None, quotes: bool | None) -> dict[str, Table]:
-    """The tables of `task.data` by part, `train` among them. UserError for whatever cannot be read."""
+def read(
+    data: str | Mapping[str, str], notes: list[str], *, columns: Sequence[str] | None, quotes: bool | None
+) -> dict[str, Table]:
+    """The tables of `task.data` by part, `train` among them. notes: gets the tables of a folder that are no part.
+
+    UserError for whatever cannot be read.
+    """
 
     def table(place: str | Path) -> Table:
-        return tables.read(place, columns=columns, quotes=quotes)
+        return tables.read(place, columns=columns, quotes=quotes, option="task.quotes")
 
     if isinstance(data, Mapping):
         if "train" not in data:
@@ -163,18 +170,28 @@ def read(data: str | Mapping[str, str], *, columns: Sequence[str] | None, quotes
     place = Path(data).expanduser()
     if not place.is_dir():
         return {"train": table(place)}
-    named: dict[str, Path] = {}
+    named: dict[str, list[Path]] = {}
+    left: list[str] = []
     for path in sorted(place.iterdir()):
-        part = _STEMS.get(path.name.split(".")[0].lower())
-        if part is None or not path.name.lower().removesuffix(".gz").endswith(tables.SUFFIXES):
+        if not path.name.lower().removesuffix(".gz").endswith(tables.SUFFIXES):
             continue
-        if part in named:
-            raise UserError(f"task.data: {place} holds two files for '{part}', {named[part].name} and {path.name}")
-        named[part] = path
+        part = _STEMS.get(_SHARD.sub("", path.name.lower()).split(".")[0])
+        if part is None:
+            left.append(path.name)
+            continue
+        if part in named and not all(_SHARD.search(one.name) for one in (path, *named[part])):
+            raise UserError(f"task.data: {place} holds two files for '{part}', {named[part][0].name} and {path.name}")
+        named.setdefault(part, []).append(path)
+    if left and "train" in named:
+        notes.append(f"{place} also holds {_listed(left)}, which nothing reads: parts are {', '.join(_STEMS)}")
     if "train" not in named:
         expected = ", ".join(f"train{suffix}" for suffix in tables.SUFFIXES)
         raise UserError(f"task.data: the folder {place} holds no training file; expected one of {expected}")
-    return {name: table(named[name]) for name in NAMES if name in named}
+    return {
+        name: table(files[0]) if len(files) == 1 else tables.read_parquet(files, str(place / f"{name}-*.parquet"))
+        for name in NAMES
+        if (files := named.get(name))
+    }
 
 
 def _of_hub(data: str) -> dict[str, Table]:

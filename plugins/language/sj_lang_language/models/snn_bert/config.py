@@ -48,7 +48,7 @@ class SNNBertConfig(Coding, PreTrainedConfig):
     model_type = "sj-snn-bert"
     keys_to_ignore_at_inference = ["hidden_states"]  # noqa: RUF012  # transformers reads a list here
     takes_weights_of = ("bert",)
-    meaning = ("coding", "timesteps", "residual", "gelu", "hidden_act", "pooling", "twin")
+    meaning = ("coding", "timesteps", "residual", "gelu", "hidden_act", "pooling", "twin", "layer_norm_eps")
 
     vocab_size: int = 30522
     max_position_embeddings: int = 512
