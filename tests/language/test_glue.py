@@ -210,22 +210,6 @@ def test_files_one_by_one(tmp_path: Path) -> None:
         prepare("qqp", data=str(root), files={"dev": str(tmp_path / "gone.parquet")})
 
 
-def test_a_malformed_line_of_a_test_part_is_refused_as_it_would_move_the_submission(tmp_path: Path) -> None:
-    root = layout(tmp_path, "qqp")
-    with (root / "QQP" / "test.tsv").open("a") as file:
-        file.write("broken\tline\n")
-    with pytest.raises(UserError, match=r"test\.tsv, line 7: .*as in the header.* Quotes .* are taken as text$"):
-        prepare("qqp", data=str(root))
-
-
-def test_a_wrong_number_of_fields_where_there_is_no_header(tmp_path: Path) -> None:
-    root = layout(tmp_path, "cola", test=False)
-    with (root / "CoLA" / "dev.tsv").open("a") as file:
-        file.write("broken\tline\n")
-    with pytest.raises(UserError, match=r"expected 4 fields \(source, label, mark, sentence\); 1 lines have another"):
-        prepare("cola", data=str(root))
-
-
 def test_what_is_missing(tmp_path: Path) -> None:
     root = layout(tmp_path, "mnli", test=False)
     (root / "MNLI" / "dev_mismatched.tsv").unlink()
@@ -241,21 +225,25 @@ def test_what_is_missing(tmp_path: Path) -> None:
         prepare("rte", data=str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("score", ["nan", "5.5", "-1", "", "five"])
-def test_a_score_that_is_none(tmp_path: Path, score: str) -> None:
-    root = layout(tmp_path, "stsb", test=False)
-    with (root / "STS-B" / "dev.tsv").open("a") as file:
-        file.write(f"9\tnews\ta\tb\t{score}\n")
-    with pytest.raises(UserError, match=rf"dev\.tsv, line 14: score '{score}'; expected a number from 0 to 5"):
-        prepare("stsb", data=str(root))
-
-
-def test_a_label_that_is_none(tmp_path: Path) -> None:
-    root = layout(tmp_path, "rte", test=False)
-    with (root / "RTE" / "dev.tsv").open("a") as file:
-        file.write("9\ta\tb\tcontradiction\n")
-    with pytest.raises(UserError, match=r"dev\.tsv, line 14: label 'contradiction'; expected one of the 2 labels"):
-        prepare("rte", data=str(root))
+@pytest.mark.parametrize(
+    ("name", "file", "line", "message"),
+    [
+        *(
+            ("stsb", "dev", f"9\tnews\ta\tb\t{score}", f"line 14: score '{score}'; expected a number from 0 to 5")
+            for score in ("nan", "5.5", "-1", "", "five")
+        ),
+        ("rte", "dev", "9\ta\tb\tcontradiction", "line 14: label 'contradiction'; expected one of the 2 labels"),
+        ("cola", "dev", "b\tl", r"line 13: expected 4 fields \(source, label, mark, sentence\); 1 lines have another"),
+        # left out, it would move the lines behind it in the submission
+        ("qqp", "test", "b\tl", r"line 7: .*as in the header.* Quotes .* are taken as text$"),
+    ],
+)
+def test_a_line_that_is_wrong(tmp_path: Path, name: str, file: str, line: str, message: str) -> None:
+    root = layout(tmp_path, name)
+    with (root / SPECS[name].folder / f"{file}.tsv").open("a") as end:
+        end.write(f"{line}\n")
+    with pytest.raises(UserError, match=rf"{file}\.tsv, {message}"):
+        prepare(name, data=str(root))
 
 
 def test_constant_scores_have_no_correlation_and_a_remark(tmp_path: Path) -> None:
