@@ -84,6 +84,18 @@ train: {{max_steps: 4, eval_steps: 2}}
     assert "dev.accuracy" in figures("taught")
 
 
+def test_codings_differ_in_nothing_but_their_neurons(text: str) -> None:
+    execute(load("pretrain/codings", [f"task.data={text}", "tokenizer.vocab_size=120", "seeds=[0]", *TINY]))
+    found = {kind: figures(f"runs/pretrain/codings/{kind}/seed-0") for kind in ("spiking", "lif", "ann")}
+    assert len({one["parameters.total"] - one["parameters.neurons"] for one in found.values()}) == 1
+    assert found["spiking"]["parameters.neurons"] > found["lif"]["parameters.neurons"] == 0
+    assert len({one["test.loss"] for one in found.values()}) == 3
+    assert all(found[kind]["firing_rate.mean"] > 0.01 for kind in ("spiking", "lif"))
+    assert "firing_rate.mean" not in found["ann"]
+    model = json.loads(Path("runs/pretrain/codings/lif/seed-0/model/config.json").read_text())
+    assert (model["coding"], model["timesteps"], model["neuron"]["type"]) == ("repeat", 4, "lif")
+
+
 def test_the_glue_recipes_start_where_the_small_pre_training_ends(text: str, tmp_path: Path) -> None:
     execute(load("pretrain/small", [f"task.data={text}", "tokenizer.vocab_size=120", *TINY]))
     length = load("pretrain/small").task["length"]
