@@ -317,11 +317,11 @@ def test_several_texts_are_cut_one_by_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"length": 4}, "length 4"),
+        ({"length": 4}, r"task\.length is 4; expected 8 or more"),
         ({"mlm_probability": 0.0}, "mlm_probability is 0.0"),
         ({"mlm_probability": 1.0}, "mlm_probability is 1.0"),
         ({"split": [0.9, 0.2, 0.1]}, "add up to 1"),
-        ({"held_out": 0}, "held_out 0"),
+        ({"held_out": 0}, r"task\.held_out is 0; expected 1 or more"),
     ],
 )
 def test_values_that_make_no_sense(options: dict[str, Any], message: str) -> None:
