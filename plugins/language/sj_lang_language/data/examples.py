@@ -179,9 +179,9 @@ def room_for(labels: Array, wanted: float) -> dict[Any, int]:
     """How many of each label a part of `wanted` examples has: its share, rounded. Where shares below one half would
     leave places open, the most frequent of these labels get one each, but for labels that stand there once."""
     names, counts = np.unique(labels, return_counts=True)
-    room = {name: round(wanted * n / len(labels)) for name, n in zip(names.tolist(), counts.tolist(), strict=True)}
-    rare = [name for name in names[np.argsort(-counts, kind="stable")].tolist() if not room[name]]
     often = dict(zip(names.tolist(), counts.tolist(), strict=True))
+    room = {name: round(wanted * n / len(labels)) for name, n in often.items()}
+    rare = sorted((name for name in often if not room[name]), key=often.__getitem__, reverse=True)
     for name in rare[: max(0, math.floor(wanted + 0.5) - sum(room.values()))]:
         room[name] = int(often[name] > 1)
     return room
