@@ -113,7 +113,8 @@ def _load(
     try:
         stored, _ = PreTrainedConfig.get_config_dict(source)
         # a table of tokens that is longer than its own tokenizer is padded, and stays so
-        padded = isinstance(source, Path) and len(_tokens(source) or {}) == config.vocab_size
+        longer = stored.get("vocab_size", config.vocab_size) > config.vocab_size
+        padded = longer and isinstance(source, Path) and len(_tokens(source) or {}) == config.vocab_size
         _agree(config, stored, place, fixed, (*_AT_LEAST, *(("vocab_size",) if padded else ())))
         otherwise = _otherwise(config, stored)
         model, report = auto.from_pretrained(

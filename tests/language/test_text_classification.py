@@ -219,6 +219,9 @@ def test_wrong_columns_missing_files_and_labels_that_are_none(tmp_path: Path, fi
         prepare(data=files, validation=60)
     with pytest.raises(UserError, match=r"task\.dev: cannot cut 60 off 60 examples"):
         prepare(data=files["train"], dev=60)
+    same = tsv(tmp_path / "a.tsv", [("one text", "0"), ("one text", "1")] * 20)
+    with pytest.raises(UserError, match=r"^task\.dev: cannot cut 0\.1 off 40 examples \(1 different ones\)$"):
+        prepare(data=same)
 
 
 @pytest.mark.parametrize(("classes", "each"), [(2, 6), (3, 4), (50, 5), (200, 5)])

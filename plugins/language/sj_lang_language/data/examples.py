@@ -140,7 +140,7 @@ def has_labels(table: Table, label: str) -> bool:
 
 def written(value: Any) -> str:
     """A label as text: 1, 1.0 and "1" are the same one."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if _missing(value):
         return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -158,8 +158,8 @@ def cut(examples: Examples, share: float, *, classes: bool, key: str = "task.val
     if not 0 < wanted < count:
         raise UserError(f"{key}: cannot cut {share:g} off {count} examples; {SMALLER}")
     groups: dict[tuple[str, str], list[int]] = {}
-    for row, key in enumerate(examples.pairs()):
-        groups.setdefault(key, []).append(row)
+    for row, pair in enumerate(examples.pairs()):
+        groups.setdefault(pair, []).append(row)
     labels = examples.labels if classes and examples.labels is not None else np.zeros(count, dtype=np.int64)
     room = room_for(labels, wanted)
     order = list(groups.values())
@@ -204,6 +204,9 @@ def _texts(table: Table, name: str, key: str) -> list[str]:
                 raise UserError(f"{key}: {table.where(row)}: bytes of '{name}' that are not UTF-8: {error}") from error
         if isinstance(value, (list, tuple, dict)):
             raise UserError(f"{key}: {table.where(row)}: '{name}' is a {type(value).__name__}; expected a text")
-        missing = value is None or (isinstance(value, float) and math.isnan(value))
-        found.append("" if missing else str(value))
+        found.append("" if _missing(value) else str(value))
     return found
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
