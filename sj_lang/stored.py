@@ -28,6 +28,7 @@ from sj_lang.trainer import RunTrainer, final_figures
 shield()
 
 import transformers  # noqa: E402
+from safetensors import SafetensorError  # noqa: E402
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,9 +44,13 @@ class Stored:
     tokenizer: PreTrainedTokenizerBase
 
     def model(self, auto_class: str) -> PreTrainedModel:
-        """The trained weights, in the class that the recipe names."""
+        """The trained weights, in the class that the recipe names. UserError if they cannot be read."""
         plugins.get("model", self.recipe.model["type"]).load()  # registers its classes with transformers
-        model: PreTrainedModel = getattr(transformers, auto_class).from_pretrained(self.folder.model)
+        auto = getattr(transformers, auto_class)
+        try:
+            model: PreTrainedModel = auto.from_pretrained(self.folder.model, use_safetensors=True)  # no pickle
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{self.folder.model} holds no model that can be read: {error}") from error
         return model
 
 

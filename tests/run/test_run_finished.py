@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,20 @@ def test_evaluating_again_gives_the_same_figures(finished: tuple[Path, str]) -> 
     (root / "eval.json").unlink()
     assert again == {name: value for name, value in metrics.items() if not name.startswith(("train.", "parameters."))}
     assert (root / "metrics.json").read_bytes() == before
+
+
+def test_weights_that_cannot_be_read(finished: tuple[Path, str], tmp_path: Path) -> None:
+    """Cut off, or pickled: a pickle is not opened."""
+    root = Path(shutil.copytree(finished[0], tmp_path / "r"))
+    weights = root / "model/model.safetensors"
+    whole = load_file(weights)
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"model holds no model that can be read: .*incomplete"):
+        run.generate(root)
+    weights.unlink()
+    torch.save(whole, root / "model/pytorch_model.bin")
+    with pytest.raises(UserError, match=r"holds no model that can be read: .*safetensors"):
+        run.generate(root)
 
 
 def test_generating_again_gives_the_same_text(finished: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
