@@ -91,6 +91,19 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise UserError(f"{self.shown}: its manifest.json cannot be read ({error})") from error
 
+    def trained_model(self, prefix: str = "") -> Path:
+        """The folder of the trained model. Raises UserError, which begins with `prefix`, if it is not one run's or if
+        the run has none."""
+        if not self.manifest.exists():
+            raise UserError(f"{prefix}{self.shown} is not a run folder (it has no manifest.json)")
+        manifest = self.read_manifest()
+        if names := manifest.content.get("children"):
+            runs = ", ".join(f"{self.shown}/{name}" for name in names)
+            raise UserError(f"{prefix}{self.shown} is a series; name one of its runs: {runs}")
+        if not (self.model / "config.json").exists():
+            raise UserError(f"{prefix}{self.shown} holds no trained model: the run is {manifest.status}")
+        return self.model
+
     def create(self, *, new: bool) -> None:
         """Make the folder and prove that it can be written to; a new run takes it for itself."""
         try:
@@ -139,6 +152,12 @@ class RunFolder:
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         write_json(self.metrics, dict(metrics))
+
+
+def model_folder(place: str, key: str) -> Path:
+    """Where the model lies of a folder that `key` names: that folder, or if it is a run's, the model's in it."""
+    folder = RunFolder(Path(place))
+    return folder.trained_model(f"{key}: ") if folder.manifest.exists() else folder.root
 
 
 def comparable(resolved: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from sj_lang import hub
 from sj_lang.compat import shield
 from sj_lang.errors import UserError
+from sj_lang.folder import model_folder
 
 shield()
 
@@ -100,7 +101,7 @@ def _folder(place: str) -> Path | None:
     """The local folder that is meant; None: it is a name on the hub."""
     folder = Path(place).expanduser()
     if folder.is_dir():
-        return folder / "model" if (folder / "manifest.json").exists() else folder
+        return model_folder(place, "model.init_from")
     if folder.exists() or place.count("/") > 1 or place.startswith((".", "/", "~")):
         raise UserError(f"model.init_from: {place} is no folder; give one with config.json and model.safetensors")
     return None

@@ -57,15 +57,8 @@ class Stored:
 def open_run(run_dir: str | Path) -> Stored:
     """Raises UserError unless `run_dir` is the folder of a run that has a trained model."""
     folder = RunFolder(Path(run_dir))
-    if not folder.manifest.exists():
-        raise UserError(f"{run_dir} is not a run folder (it has no manifest.json)")
-    manifest = folder.read_manifest()
-    if inner := manifest.content.get("children"):
-        raise UserError(f"{run_dir} is a series; name one of its runs: {', '.join(f'{run_dir}/{n}' for n in inner)}")
-    if not (folder.model / "config.json").exists():
-        raise UserError(f"{run_dir} holds no trained model: the run is {manifest.status}")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder.model)
-    return Stored(folder=folder, manifest=manifest, recipe=load(str(folder.recipe)), tokenizer=tokenizer)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder.trained_model())
+    return Stored(folder=folder, manifest=folder.read_manifest(), recipe=load(str(folder.recipe)), tokenizer=tokenizer)
 
 
 def evaluate(run_dir: str | Path) -> int:

@@ -64,8 +64,11 @@ def test_a_tokenizer_from_a_folder(tmp_path: Path) -> None:
 def test_without_a_name_it_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     trained = make("bpe", vocab_size=260)
     trained.save_pretrained(tmp_path / "run" / "model")
-    (tmp_path / "run" / "manifest.json").write_text("{}")
+    (tmp_path / "run" / "manifest.json").write_text('{"status": "running"}')
     part = build.part("tokenizer", "pretrained")
+    with pytest.raises(UserError, match=r"tokenizer.name: .*run holds no trained model: the run is running"):
+        make("pretrained", name=str(tmp_path / "run"))
+    (tmp_path / "run" / "model" / "config.json").write_text("{}")
     for place in (tmp_path / "run", tmp_path / "run" / "model"):
         assert part(texts=[], checkpoint=str(place)).get_vocab() == trained.get_vocab()
     assert make("pretrained", name=str(tmp_path / "run")).get_vocab() == trained.get_vocab()

@@ -62,6 +62,8 @@ def test_runs_and_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert page.index("spiking/seed-1") < page.index("ann/seed-1")
     with pytest.raises(UserError, match="is a series; name one of its runs: s/spiking/seed-1, "):
         run.evaluate("s")
+    with pytest.raises(UserError, match=r"model\.init_from: s is a series; name one of its runs: s/spiking/seed-1, "):
+        run.execute(load("s/recipe.yaml", ["output=t", "model.init_from=s"]), dry_run=True)
     assert run.execute(load("s/recipe.yaml"), resume="s") == 0
 
 

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sj_lang import hub, plugins
 from sj_lang.errors import PluginError, Unreachable, UserError
+from sj_lang.folder import model_folder
 from sj_lang.task import Prepared
 
 #: a text on which tokenizers of one vocabulary differ if they fold, split or mark differently
@@ -23,10 +24,9 @@ def load_teacher(place: str, auto_class: str, student: PreTrainedModel, ready: P
     place: a folder with a model, a run folder, or "owner/name" on the hub. Raises UserError if there is none, if it was
     not trained for the task, or if its tokenizer, its outputs or its length are not the student's.
     """
-    folder = Path(place).expanduser()
-    if folder.exists():
-        found: Path | str = folder / "model" if (folder / "model" / "config.json").is_file() else folder
-        if not (Path(found) / "config.json").is_file():
+    if Path(place).expanduser().exists():
+        found = model_folder(place, "task.teacher")
+        if not (found / "config.json").is_file():
             raise UserError(f"task.teacher: the folder {place} holds no model (no config.json)")
         tokenizer, model, report = _load(found, place, auto_class, offline=False)
     else:

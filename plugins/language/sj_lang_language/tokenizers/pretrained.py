@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sj_lang import hub
 from sj_lang.errors import Unreachable, UserError
+from sj_lang.folder import model_folder
 from sj_lang_language.tokenizers.wordpiece import VOCAB
 
 
@@ -22,6 +23,7 @@ def pretrained(
     trained. Padding is on the left, as generation needs it; a tokenizer without a padding token pads with its
     end-of-text token.
     """
+    key = "model.init_from" if name is None else "tokenizer.name"
     name = checkpoint if name is None else name
     if name is None:
         raise UserError(
@@ -29,17 +31,17 @@ def pretrained(
             "model.init_from=FOLDER, a run folder or one with config.json and model.safetensors (tokenizer.name=FOLDER "
             "takes the tokenizer of another one)"
         )
-    folder = Path(name).expanduser()
-    if (folder / "manifest.json").exists():
-        folder = folder / "model"
+    folder = model_folder(name, key)
     if folder.exists():
-        tokenizer = _load(folder, f"in {name}")
+        tokenizer = _load(folder, f"{key}: no tokenizer in {name}")
     else:
         with hub.reached() as online:
-            tokenizer = _load(name, f"'{name}', neither as a path nor on the hub", offline=not online)
+            tokenizer = _load(
+                name, f"{key}: no tokenizer '{name}', neither as a path nor on the hub", offline=not online
+            )
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
-            raise UserError(f"tokenizer.name: the tokenizer {name} has neither a padding nor an end-of-text token")
+            raise UserError(f"{key}: the tokenizer {name} has neither a padding nor an end-of-text token")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -50,8 +52,8 @@ def _load(place: Path | str, told: str, *, offline: bool = False) -> PreTrainedT
     except (OSError, ValueError, KeyError) as error:
         if offline:
             reason = "the Hugging Face hub cannot be reached and the local cache has no copy"
-            raise Unreachable(f"tokenizer.name: no tokenizer {told}: {reason}") from error
+            raise Unreachable(f"{told}: {reason}") from error
         reason = str(error)
         if isinstance(place, Path) and (place / VOCAB).is_file():
             reason = f"it holds a {VOCAB} alone; write tokenizer: {{type: wordpiece, vocab: {place}}}"
-        raise UserError(f"tokenizer.name: no tokenizer {told}: {reason}") from error
+        raise UserError(f"{told}: {reason}") from error
