@@ -271,3 +271,15 @@ def test_sparse_prediction_has_the_same_loss_and_gradients(head: Any) -> None:
         found.append((out.loss, scored, gradients))
         assert model.eval()(ids, labels=labels).to_tuple()[1].shape == (3, 11, 23)
     torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.__name__)
+def test_outputs_are_tuples_where_the_call_or_the_config_says_so(head: Any) -> None:
+    model, (ids, segments) = build(model=head).eval(), texts()
+    right = model(ids, token_type_ids=segments)
+    by_call = model(ids, token_type_ids=segments, return_dict=False)
+    model.config.return_dict = False
+    for output in (by_call, model(ids, token_type_ids=segments)):
+        assert isinstance(output, tuple)
+        torch.testing.assert_close(output, right.to_tuple(), rtol=0, atol=0)
+    assert model(ids, token_type_ids=segments, return_dict=True).keys() == right.keys()

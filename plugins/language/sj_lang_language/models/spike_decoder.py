@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
 from sj_lang import build
 from sj_lang.errors import UserError
@@ -176,6 +177,7 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
         self.lm_head = nn.Linear(dim, config.vocab_size, bias=False)
         self.post_init()
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor,
@@ -186,8 +188,7 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         num_items_in_batch: Tensor | int | None = None,
-        return_dict: bool | None = None,
-    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+    ) -> CausalLMOutputWithPast:
         """Logits of the token after each token.
 
         input_ids: `[B, L]`. attention_mask: `[B, L]`, or `[B, before + L]` with the tokens of the cache; 0 is padding,
@@ -225,8 +226,7 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
 
         logits = self.lm_head(x[:, -logits_to_keep:])
         loss = None if shift_labels is None else self._loss(logits, shift_labels, mask, num_items_in_batch)
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, cache=cache)
-        return output if return_dict is not False else output.to_tuple()
+        return CausalLMOutputWithPast(loss=loss, logits=logits, cache=cache)
 
     def new_cache(self) -> StateCache:
         """An empty state: one part per block, one for the head and the positions."""

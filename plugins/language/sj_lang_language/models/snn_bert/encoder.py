@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import can_return_tuple
 
 from sj_lang import build
 from sj_lang.errors import UserError
@@ -189,14 +190,14 @@ class SNNBertModel(SNNBertPreTrainedModel):
         self.pooler = SNNBertPooler(config) if add_pooling_layer else None
         self.post_init()
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
+    ) -> BaseModelOutputWithPooling:
         """One vector per token, and per text.
 
         input_ids: `[B, L]`. attention_mask: `[B, L]`, 0 is padding, on any side. token_type_ids: `[B, L]`, None: all 0.
@@ -224,12 +225,11 @@ class SNNBertModel(SNNBertPreTrainedModel):
         packed = self._outside(x)
         back = None if order is None else order.argsort(1)
         hidden = _put_back(packed, mask, back)
-        output = BaseModelOutputWithPooling(
+        return BaseModelOutputWithPooling(
             last_hidden_state=hidden,
             pooler_output=None if self.pooler is None else self.pooler(packed, mask),
             hidden_states=tuple(_put_back(self._outside(one), mask, back) for one in seen) if wanted else None,
         )
-        return output if return_dict is not False else output.to_tuple()
 
     def _order(self, attention_mask: Tensor | None, ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The mask with tokens first, and the order that puts them there, both `[B, L]`; None where all are valid."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
@@ -17,6 +15,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput, TokenClassifierOutput
 from transformers.models.bert.modeling_bert import BertForPreTrainingOutput
+from transformers.utils import can_return_tuple
 
 from sj_lang_language.models import auto
 from sj_lang_language.models.snn_bert.config import SNNBertConfig
@@ -110,6 +109,7 @@ class SNNBertForMaskedLM(_WithTokenLogits):
         self.cls = _PreTrainingHeads(config, next_sentence=False)
         self.post_init()
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor,
@@ -118,22 +118,20 @@ class SNNBertForMaskedLM(_WithTokenLogits):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        return_dict: bool | None = None,
-    ) -> MaskedLMOutput | tuple[Any, ...]:
+    ) -> MaskedLMOutput:
         """Logits `[B, L, V]` of the token at each place; inputs as for `SNNBertModel`.
 
         labels: `[B, L]`, -100 is not scored. num_items_in_batch: divides the summed loss, for exact gradient
         accumulation. The loss is in nats per scored token.
         """
-        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states)
+        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
         logits, labels = self._predict(found.last_hidden_state, labels)
         loss = None
         if labels is not None:
             loss = self.loss_function(
                 logits, labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
             )
-        output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=found.hidden_states)
-        return output if return_dict is not False else output.to_tuple()
+        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=found.hidden_states)
 
 
 class SNNBertForPreTraining(_WithTokenLogits):
@@ -147,6 +145,7 @@ class SNNBertForPreTraining(_WithTokenLogits):
         self.cls = _PreTrainingHeads(config, next_sentence=True)
         self.post_init()
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor,
@@ -156,8 +155,7 @@ class SNNBertForPreTraining(_WithTokenLogits):
         next_sentence_label: Tensor | None = None,
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        return_dict: bool | None = None,
-    ) -> BertForPreTrainingOutput | tuple[Any, ...]:
+    ) -> BertForPreTrainingOutput:
         """Prediction logits `[B, L, V]` and next-sentence logits `[B, 2]`; inputs as for `SNNBertModel`.
 
         labels: `[B, L]`, -100 is not scored. next_sentence_label: `[B]`, 0: the second sentence follows the first.
@@ -167,7 +165,7 @@ class SNNBertForPreTraining(_WithTokenLogits):
         gradient accumulation exact for them. How many pairs there are it does not say: their mean counts by the
         micro-batch's share of the scored tokens, which is exact as far as micro-batches have equally many.
         """
-        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states)
+        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
         logits, labels = self._predict(found.last_hidden_state, labels)
         follows = self.cls.seq_relationship(found.pooler_output)
         losses = []
@@ -179,13 +177,12 @@ class SNNBertForPreTraining(_WithTokenLogits):
             share = 1.0 if num_items_in_batch is None else scored / num_items_in_batch
         if next_sentence_label is not None:
             losses.append(cross_entropy(follows.float(), next_sentence_label.flatten()) * share)
-        output = BertForPreTrainingOutput(
+        return BertForPreTrainingOutput(
             loss=sum(losses[1:], losses[0]) if losses else None,
             prediction_logits=logits,
             seq_relationship_logits=follows,
             hidden_states=found.hidden_states,
         )
-        return output if return_dict is not False else output.to_tuple()
 
 
 def _classifier_dropout(config: SNNBertConfig) -> nn.Dropout:
@@ -206,6 +203,7 @@ class SNNBertForSequenceClassification(SNNBertPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor,
@@ -213,20 +211,18 @@ class SNNBertForSequenceClassification(SNNBertPreTrainedModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> SequenceClassifierOutput | tuple[Any, ...]:
+    ) -> SequenceClassifierOutput:
         """Logits `[B, labels]`; inputs as for `SNNBertModel`.
 
         labels: `[B]` classes, or `[B]` or `[B, labels]` numbers. The loss follows `config.problem_type`, as in
         transformers: cross-entropy (nats), mean squared error, or binary cross-entropy.
         """
-        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states)
+        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
         logits = self.classifier(self.dropout(found.pooler_output))
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits.float(), config=self.config)
-        output = SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=found.hidden_states)
-        return output if return_dict is not False else output.to_tuple()
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=found.hidden_states)
 
 
 class SNNBertForTokenClassification(SNNBertPreTrainedModel):
@@ -242,6 +238,7 @@ class SNNBertForTokenClassification(SNNBertPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor,
@@ -250,16 +247,14 @@ class SNNBertForTokenClassification(SNNBertPreTrainedModel):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        return_dict: bool | None = None,
-    ) -> TokenClassifierOutput | tuple[Any, ...]:
+    ) -> TokenClassifierOutput:
         """Logits `[B, L, labels]`; inputs as for `SNNBertModel`; labels and loss as for `SNNBertForMaskedLM`."""
-        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states)
+        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
         logits = self.classifier(self.dropout(found.last_hidden_state))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config, num_items_in_batch=num_items_in_batch)
-        output = TokenClassifierOutput(loss=loss, logits=logits, hidden_states=found.hidden_states)
-        return output if return_dict is not False else output.to_tuple()
+        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=found.hidden_states)
 
 
 auto.register(
