@@ -315,14 +315,14 @@ def peak(work: Callable[[], object], device: str) -> float | None:
         return None
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)  # memory that earlier rounds have freed and the allocator kept would hide the peak
-    reset.write_text("5")
+    reset.write_text("5", encoding="utf-8")
     before_kb = _field(status, "VmRSS")
     work()
     return (_field(status, "VmHWM") - before_kb) / 2**10
 
 
 def _field(status: Path, name: str) -> int:
-    line = next(line for line in status.read_text().splitlines() if line.startswith(name))
+    line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith(name))
     return int(line.split()[1])
 
 

@@ -281,11 +281,11 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             raise ValueError(
                 f"{self._name}: built for {self.channels} channels, the input {layout} has {x.shape[axis]}: {_shape(x)}"
             )
-        parameter = next((value for value in self._parameters.values() if value is not None), None)  # faster than below
-        if parameter is None:
-            parameter = next(self.parameters(), None)
-        if parameter is not None and parameter.device != x.device:
-            raise ValueError(f"{self._name}: the parameters are on {parameter.device}, the input on {x.device}")
+        own = [value for value in self._parameters.values() if value is not None]  # faster than `parameters()`
+        for parameter in own or self.parameters():
+            if parameter.device != x.device:
+                raise ValueError(f"{self._name}: the parameters are on {parameter.device}, the input on {x.device}")
+            break
         if self.levels > 2 / torch.finfo(x.dtype).eps:
             raise ValueError(f"{self._name}: spikes up to {self.levels} are not exact in {x.dtype}; use a wider dtype")
         if not single and x.shape[0] == 0:
@@ -337,9 +337,14 @@ def _shape(x: Tensor) -> tuple[int, ...]:
 def _no_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Autocast would round the recurrence to half precision."""
     kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    if _has_autocast(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_autocast(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind)
 
 
 def _over(mask: Tensor, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +67,8 @@ class Compiler:
 
     @cached_property
     def library(self) -> ctypes.CDLL:
+        for part in self.path.parent.glob("libnvrtc-builtins.so*"):
+            ctypes.CDLL(str(part))  # that of CUDA 13.0 does not look beside itself
         return ctypes.CDLL(str(self.path))
 
     @property
@@ -85,6 +88,10 @@ class Compiler:
 
     def compile(self, path: Path, macros: Mapping[str, int], *, arch: str) -> Program:
         """Compile as `sj_lang.cuda` does. Raises CompileError."""
+        with ThreadPoolExecutor(1) as another:  # NVRTC 12.4 leaves its thread in the locale "C"
+            return another.submit(self._compile, path, macros, arch).result()
+
+    def _compile(self, path: Path, macros: Mapping[str, int], arch: str) -> Program:
         defines = [f"-D{key}={value}" for key, value in macros.items()]
         options = [*cuda.OPTIONS, f"--gpu-architecture={arch}", "--ptxas-options=-v", *defines]
         program = ctypes.c_void_p()

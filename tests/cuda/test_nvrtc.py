@@ -4,6 +4,7 @@ By default each file and each dtype, for architectures in turn; `-m slow`: each 
 architectures, and in all variants. Prints registers and spills with `-s`.
 """
 
+import locale
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
@@ -82,9 +83,11 @@ def need(major: int) -> Compiler:
 
 @pytest.mark.skipif(not FOUND, reason=f"NVRTC is not installed: pip install {' '.join(WHEELS)}")
 def test_each_file_and_each_dtype() -> None:
+    before = locale.getencoding()
     turns = zip(cycle(FILES.items()), DTYPES.values(), targets(), strict=False)
     for (path, variants), dtype, (compiler, arch) in turns:
         compiles(compiler, arch, path, {"IO": cuda.IO[dtype], **variants[0], **TILES[1].macros})
+    assert locale.getencoding() == before
 
 
 @pytest.mark.slow

@@ -61,9 +61,9 @@ def misspellings(text: str) -> Iterator[tuple[str, int, str]]:
 
 
 def assert_right_key_is_named(path: Path) -> int:
-    text, count = path.read_text(), 0
+    text, count = path.read_text(encoding="utf-8"), 0
     for wrong, line, word in misspellings(text):
-        path.write_text(wrong)
+        path.write_text(wrong, encoding="utf-8")
         with pytest.raises(UserError) as caught:
             recipe.load(str(path))
         told = [
@@ -89,7 +89,7 @@ def test_in_a_recipe_with_every_section(toy: object, write: Callable[..., str]) 
 def test_in_every_recipe_that_is_shipped(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = Path("shipped.yaml")
-    path.write_text(shipped.read_text())
+    path.write_text(shipped.read_text(encoding="utf-8"), encoding="utf-8")
     assert assert_right_key_is_named(path) > 5
 
 

@@ -256,6 +256,6 @@ def test_copy_keeps_the_text_and_finds_the_base(write: Write) -> None:
     with pytest.raises(UserError, match=r"own/second\.yaml exists already"):
         recipe_files.copy("parts/second.yaml", "own")
     recipe_files.copy("parts/first.yaml", "new/deep/name.yaml")
-    assert Path("new/deep/name.yaml").read_text() == SOUND
+    assert Path("new/deep/name.yaml").read_text(encoding="utf-8") == SOUND
     with pytest.raises(UserError, match=r"cannot write parts/first\.yaml/x"):
         recipe_files.copy("parts/first.yaml", "parts/first.yaml/x")

@@ -94,7 +94,7 @@ def test_from_the_checkpoint_of_another_run(data: str) -> None:
     assert run.execute(load("glue/qnli", changes)) == 0
     notes = read_json(Path("second/manifest.json"))["notes"]
     assert any(note.startswith("init_from first: ") for note in notes)
-    first, second = (Path(f"{one}/model/tokenizer.json").read_text() for one in ("first", "second"))
+    first, second = (Path(f"{one}/model/tokenizer.json").read_text(encoding="utf-8") for one in ("first", "second"))
     assert first == second, "the tokenizer is the checkpoint's"
 
 

@@ -75,9 +75,11 @@ def teacher(tokenizer: Any, tmp_path: Path) -> Callable[..., str]:
 
 def recipe(tmp_path: Path, book: Path, place: str, *changes: str) -> Any:
     path = write_recipe(tmp_path, book)
-    text = Path(path).read_text()
+    text = Path(path).read_text(encoding="utf-8")
     inner = text.split("task: ")[1].split("\n")[0]
-    Path(path).write_text(text.replace(inner, f"{{type: distillation, task: {inner}, teacher: {place}}}"))
+    Path(path).write_text(
+        text.replace(inner, f"{{type: distillation, task: {inner}, teacher: {place}}}"), encoding="utf-8"
+    )
     return load(path, changes)
 
 

@@ -26,7 +26,7 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def figures(run: str) -> dict[str, float]:
-    return dict(json.loads(Path(run, "metrics.json").read_text()))
+    return dict(json.loads(Path(run, "metrics.json").read_text(encoding="utf-8")))
 
 
 @pytest.mark.timeout(120)
@@ -70,7 +70,7 @@ train: {{max_steps: 4, eval_steps: 2}}
 """
     )
     execute(load("start.yaml", ["model.init_from=runs/pretrain/small-distilled", "output=start"]))
-    notes = " ".join(json.loads(Path("start/manifest.json").read_text())["notes"])
+    notes = " ".join(json.loads(Path("start/manifest.json").read_text(encoding="utf-8"))["notes"])
     assert "init_from runs/pretrain/small-distilled" in notes
     assert "new: bert.pooler" in notes or "bert.pooler.dense" in notes
     assert "bert.encoder" not in notes
@@ -92,7 +92,7 @@ def test_codings_differ_in_nothing_but_their_neurons(text: str) -> None:
     assert len({one["test.loss"] for one in found.values()}) == 3
     assert all(found[kind]["firing_rate.mean"] > 0.01 for kind in ("spiking", "lif"))
     assert "firing_rate.mean" not in found["ann"]
-    model = json.loads(Path("runs/pretrain/codings/lif/seed-0/model/config.json").read_text())
+    model = json.loads(Path("runs/pretrain/codings/lif/seed-0/model/config.json").read_text(encoding="utf-8"))
     assert (model["coding"], model["timesteps"], model["neuron"]["type"]) == ("repeat", 4, "lif")
 
 
@@ -135,6 +135,6 @@ model: {{twin: false}}
     execute(load("twin.yaml"))
     execute(load("taught.yaml", ["train.gradient_accumulation_steps=2"]))
     assert {"test.bits_per_char", "test.accuracy"} <= set(figures("runs/taught"))
-    assert Path("runs/taught/sample.txt").read_text()
+    assert Path("runs/taught/sample.txt").read_text(encoding="utf-8")
     with pytest.raises(UserError, match=r"the student, SpikeDecoderForCausalLM, gives no hidden states"):
         execute(load("taught.yaml", ["task.hidden=true", "output=no"]), dry_run=True)

@@ -270,6 +270,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(kind: str) -> None:
         torch.testing.assert_close(mine, right)
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 7), reason="before torch 2.7 transformers' own outputs break the graph")
 @pytest.mark.parametrize("kind", ["bpsn", "dsn", "repeat", "twin"])
 def test_the_whole_graph_compiles(kind: str) -> None:
     """Of one block, as the others are traced in the same way."""

@@ -114,3 +114,17 @@ def test_what_tests_import_is_in_the_test_extra() -> None:
         if module not in ours | OPTIONAL | sys.stdlib_module_names and distribution not in declared:
             missing[module] = path
     assert missing == {}
+
+
+def test_the_lowest_versions_are_those_that_the_page_names() -> None:
+    """Those that pip can choose: transformers itself asks for newer ones than the other bounds."""
+    lines = (ROOT / "docs/install.md").read_text(encoding="utf-8").splitlines()
+    row = next(number for number, line in enumerate(lines) if line.startswith("| accelerate |"))
+    names, versions = ([cell.strip() for cell in lines[at].strip("|").split("|")] for at in (row, row + 2))
+    declared = {}
+    for name in NAMES:
+        for requirement in metadata(name)["project"]["dependencies"]:
+            found = re.match(r"([\w-]+)>=([\d.]+)", requirement)
+            if found:
+                declared.setdefault(found[1], set()).add(found[2])
+    assert {name: declared[name] for name in names} == {n: {v} for n, v in zip(names, versions, strict=True)}

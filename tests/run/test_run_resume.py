@@ -131,7 +131,7 @@ def test_a_run_without_checkpoints_begins_again(
 def test_exit_code_of_a_process_that_gets_sigterm(tmp_path: Path, straight: Path) -> None:
     command = [sys.executable, str(Path(tiny.__file__)), write_recipe(tmp_path), "output=r"]
     environment = {**os.environ, "TINY_STOP_AT": "30", "OMP_NUM_THREADS": "1"}
-    stopped = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    stopped = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=200, check=False)
     assert stopped.returncode == 143, stopped.stderr
     assert "is saved. To continue: sj-lang run r/recipe.yaml --resume r" in stopped.stderr
     assert "Traceback" not in stopped.stderr

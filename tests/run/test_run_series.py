@@ -68,7 +68,7 @@ def test_runs_and_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_averages_over_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "one.yaml").write_text(Path(write_recipe(tmp_path, TWO)).read_text())
+    (tmp_path / "one.yaml").write_text(Path(write_recipe(tmp_path, TWO)).read_text(encoding="utf-8"))
     (tmp_path / "two.yaml").write_text((tmp_path / "one.yaml").read_text().replace("tiny/test", "tiny/other"))
     parent = "recipe: 1\nname: both\nseeds: [1, 2]\nruns: [one.yaml, two.yaml]\n"
     parent += "averages:\n  nats: {one: test.loss, two: [test.loss, dev.loss]}\n"
