@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from sj_lang import initial, plugins
-from sj_lang.build import Make, part
+from sj_lang import initial
+from sj_lang.build import part
 from sj_lang.compat import shield
 from sj_lang.errors import UserError
 from sj_lang.monitor import neuron_parameters
+from sj_lang.neuron_check import check_neurons
 from sj_lang.task import Prepared, Task
 
 shield()
@@ -23,18 +24,9 @@ shield()
 import transformers  # noqa: E402
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
+    from transformers import PreTrainedModel, TrainingArguments
 
     from sj_lang.recipe import Recipe
-
-#: what a node fails at when a trait is missing
-_LACKS = {
-    "causal": "is not causal",
-    "steps": "has no single-step mode",
-    "carries_state": "cannot carry its state on",
-    "takes_mask": "takes no mask",
-    "any_length": "works on one fixed length",
-}
 
 
 @dataclass(kw_only=True)
@@ -138,49 +130,6 @@ def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any], notes: li
 def longest_text(model: PreTrainedModel) -> int | None:
     """The longest text of a model: its `text_limit` (None: any length) if it says, else the number of its positions."""
     return getattr(model, "text_limit", getattr(model.config, "max_position_embeddings", None))
-
-
-def check_neurons(config: PreTrainedConfig, *, pads: bool) -> None:
-    """Refuse neurons that cannot do what the model (and padding) ask of them, by their declared traits."""
-    if not hasattr(config, "requires"):
-        return
-    needs: Mapping[str, Mapping[str, str]] = config.requires(pads=pads)
-    for key, wanted in needs.items():
-        make = part("neuron", _at(config, key))
-        lacking = [trait for trait in wanted if not make.traits.get(trait)]
-        if lacking:
-            faults = "; ".join(f"it {_LACKS[trait]}, and {wanted[trait]}" for trait in lacking)
-            raise UserError(f"model.{key}: {_named(make)} cannot be used here: {faults}. {_suitable(list(wanted))}")
-
-
-def _at(config: PreTrainedConfig, key: str) -> Any:
-    value: Any = config
-    for name in key.split("."):
-        value = value[name] if isinstance(value, Mapping) else getattr(value, name)
-    return value
-
-
-def _named(make: Make) -> str:
-    """The neuron, with the options on which its declaration depends."""
-    variants = plugins.get("neuron", make.name).variants
-    deciding = [name for name in make.spec if any(condition.startswith(name + "=") for condition in variants)]
-    options = ", ".join(f"{name}={make.spec[name]}" for name in deciding)
-    return f"{make.name} ({options})" if options else make.name
-
-
-def _suitable(wanted: list[str]) -> str:
-    names = []
-    for known in plugins.all("neuron"):
-        if known.missing:
-            continue
-        if all(known.traits.get(trait) for trait in wanted):
-            names.append(known.name)
-            continue
-        for condition, flags in known.variants.items():
-            if all({**known.traits, **flags}.get(trait) for trait in wanted):
-                names.append(f"{known.name} with {condition}")
-                break
-    return f"Neurons that can: {', '.join(names)}" if names else "No installed neuron can"
 
 
 def training_arguments(recipe: Recipe, prepared: Prepared | None, output: Path, notes: list[str]) -> TrainingArguments:

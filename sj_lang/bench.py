@@ -48,6 +48,7 @@ PARITY = (
     "long_sequences",
     "backends_agree",
 )
+PARITY_STEPS = 12  # of a neuron that is built for so many
 FLIPS = 1e-3  # share of spikes that rounding may move across a threshold, and of gradients of x that follow them
 FAR = 1e-2  # of a gradient, or of the root mean square of all where that is larger: differs from float64's
 
@@ -108,10 +109,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     shapes = [_shape(text) for text in (arguments.shapes or (SHAPES if on_cpu else CUDA_SHAPES)).split(",")]
     dtype = getattr(torch, arguments.dtype)
 
-    spec = _options(arguments.neuron)
     makers = [_maker(name) for name in names]
+    spec = _options(arguments.neuron)
+    length = PARITY_STEPS if _has_one_length(spec) else None
     try:
-        passed = check_node(part("neuron", spec), only=PARITY, device=arguments.device).passed
+        make = part("neuron", spec if length is None else {**spec, "T": length})
+        passed = check_node(make, only=PARITY, length=length, device=arguments.device).passed
     except NodeFailed as failure:
         raise RunFailed(f"bench: no speed is printed while parity is red: {failure}") from failure
     print(f"parity of {arguments.neuron}: {len(passed)} checks passed")
@@ -169,9 +172,14 @@ def _maker(name: str) -> Callable[[int, int], Any]:
     if name.startswith(baselines.PREFIX):
         return baselines.baseline(name)
     spec = _options(name)
-    fixed = not plugins.get("neuron", spec["type"]).traits["any_length"]
+    fixed = _has_one_length(spec)
     part("neuron", {**spec, "T": 1} if fixed else spec)  # a mistake is found before anything is timed
     return lambda steps, channels: part("neuron", {**spec, "T": steps} if fixed else spec)(channels=channels)
+
+
+def _has_one_length(spec: Mapping[str, Any]) -> bool:
+    """Whether the neuron is built for so many steps, its argument T."""
+    return not plugins.get("neuron", spec["type"]).traits["any_length"]
 
 
 def _time_shape(
@@ -341,12 +349,12 @@ def _print_shape(timings: Sequence[Timing], floor: float, shape: tuple[int, int,
     on_gpu = timings[0].of_copy is not None
     more = f"{'GB/s':>8}{'of copy':>9}{'host us':>9}{'graph us':>10}" if on_gpu else ""
     titles = (
-        f"{'forward ms':>12}{'backward ms':>13}{'total ms':>11}{'+-':>8}{'peak MB':>10}{'slower by':>11}{'flips':>10}"
+        f"{'forward ms':>12}{'backward ms':>13}{'total ms':>11}{'+-':>10}{'peak MB':>10}{'slower by':>11}{'flips':>10}"
     )
     print(f"{'neuron':24}{titles}{more}")
     own = timings[0].total_ms
     for timing in timings:
-        times = f"{timing.forward_ms:12.3f}{timing.backward_ms:13.3f}{timing.total_ms:11.3f}{timing.spread_ms:8.3f}"
+        times = f"{timing.forward_ms:12.3f}{timing.backward_ms:13.3f}{timing.total_ms:11.3f}{timing.spread_ms:10.3f}"
         line = f"{timing.neuron:24}{times}{_or_dash(timing.peak_mb, '.1f'):>10}{timing.total_ms / own:10.2f}x"
         line += f"{_or_dash(timing.flips, '.1e'):>10}"
         if timing.bytes_per_s is not None and timing.of_copy is not None:

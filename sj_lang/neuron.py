@@ -76,6 +76,12 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         """Name -> shape of each state, batch on axis 0, for an input whose single step has this shape [B, C, ...]."""
         return {}
 
+    def fresh_state(self, x: Tensor, shape: torch.Size) -> State:
+        """The states before the first step of x, whose single step has this shape [B, C, ...]: zeros on its device,
+        float32, float64 for float64. A node with a resting potential overrides it."""
+        dtype = state_dtype(x)
+        return {name: x.new_zeros(size, dtype=dtype) for name, size in self.state_shapes(shape).items()}
+
     def operations(self) -> tuple[float, float] | None:
         """Multiply-accumulates and accumulations of one neuron at one step, where steps are run one by one.
 
@@ -105,9 +111,9 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     # What users call
 
     def init_state(self, x: Tensor) -> State:
-        """The state before the first step of x (its values do not matter): zeros, float32, float64 for float64."""
+        """The state before the first step of x, whose values do not matter: `fresh_state`."""
         shape = x.shape[1:] if self.step_mode == "m" else x.shape
-        return self._zeros(x, shape)
+        return self.fresh_state(x, shape)
 
     def functional(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
         """Spikes of x in its dtype, and the state after it. Pure: no memory of the node is read or written.
@@ -145,7 +151,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         if state is not None:
             state = self._checked_state(state, x, shape, dtype)
         else:
-            state = {} if kernel and kernel.zeros else self._zeros(x, shape)
+            state = {} if kernel and kernel.zeros else self.fresh_state(x, shape)
         with _no_autocast(x):
             current = x if kernel and kernel.half else x.to(dtype)
             run = self._masked_step if single else self._masked_sequence
@@ -223,10 +229,6 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     @property
     def _name(self) -> str:
         return type(self).__name__
-
-    def _zeros(self, x: Tensor, shape: torch.Size) -> State:
-        dtype = state_dtype(x)
-        return {name: x.new_zeros(size, dtype=dtype) for name, size in self.state_shapes(shape).items()}
 
     def _call(self, x: Tensor, mask: Tensor | None, *, single: bool) -> Tensor:
         memories = dict(self.named_memories())
@@ -320,6 +322,11 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
                 )
             if value.shape != size:
                 raise ValueError(f"{self._name}: the state {name!r} must have shape {size}, got {_shape(value)}")
+            if not torch.compiler.is_compiling() and value.is_inference() and not torch.is_inference_mode_enabled():
+                raise ValueError(
+                    f"{self._name}: the state {name!r} was made in torch.inference_mode(), and nothing can be learned "
+                    "from it; reset the node (functional.reset_net)"
+                )
             if value.device != x.device:
                 raise ValueError(f"{self._name}: the state {name!r} is on {value.device}, the input on {x.device}")
         return {name: state[name].to(dtype) for name in wanted}

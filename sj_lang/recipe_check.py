@@ -137,7 +137,7 @@ def _write_out_choices(section: dict[str, Any], config: Any) -> None:
 
 
 def _check_neurons(config: Any, task: Any) -> list[Problem]:
-    from sj_lang.assembly import check_neurons
+    from sj_lang.neuron_check import check_neurons
 
     try:
         check_neurons(config, pads=task.pads)

@@ -36,7 +36,7 @@ def locate(recipe: str, near: Path | None = None) -> tuple[Path, str]:
             raise UserError(f"no file {shown(path)}{hint}")
         return path, path.name  # reading it says what is wrong
     for plugin in plugins.registry().broken():
-        if not nearest(recipe, known):
+        if recipe.startswith(f"{plugin.name}/") or not nearest(recipe, known):
             raise PluginError(f"no recipe '{recipe}': {plugin}, which may offer it, failed to load: {plugin.error}")
     hint = choices(recipe, list(known)) or "see `sj-lang ls`"
     raise UserError(f"no recipe '{recipe}': neither a file nor the name of an installed recipe; {hint}")

@@ -112,8 +112,8 @@ class Serial(Node):
         reset = f"v_threshold={self.v_threshold}, v_reset={self.v_reset}, detach_reset={self.detach_reset}"
         return f"{super().extra_repr()}, {reset}"
 
-    def _zeros(self, x: Tensor, shape: torch.Size) -> State:
-        return {name: value.fill_(self.v_reset or 0.0) for name, value in super()._zeros(x, shape).items()}
+    def fresh_state(self, x: Tensor, shape: torch.Size) -> State:
+        return {name: value.fill_(self.v_reset or 0.0) for name, value in super().fresh_state(x, shape).items()}
 
 
 class IF(Serial):

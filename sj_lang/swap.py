@@ -5,6 +5,7 @@ One line in code that already trains with SpikingJelly; everything else of it st
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -94,7 +95,8 @@ def swap(
 ) -> Report:
     """Replace neurons of `net` in place and report each of them.
 
-    neuron: registered name, with `options` as its arguments (`sj-lang plugins neuron` lists both).
+    neuron: registered name, with `options` as its arguments (`sj-lang plugins neuron` lists both); a surrogate may also
+        be a module.
     example: an input of the network (a tuple: positional arguments). It runs once, without gradient and in eval mode,
         to find the channel count of each place, which the old nodes do not know. The network is reset before and after.
     of: classes to replace; by default every integrate-and-fire and parallel spiking node of SpikingJelly.
@@ -111,8 +113,13 @@ def swap(
     `like` that is no regular expression or matches nothing, or a net without such neurons; the net is then as it was.
     """
     classes = compat.node_classes() if of is None else _classes(of)
-    spec = {"type": neuron, **options} if isinstance(neuron, str) else {**neuron, **options}
-    make = part("neuron", spec)
+    if not isinstance(neuron, str | Mapping):
+        raise UserError(f"swap: neuron={neuron!r}; expected a registered name, such as 'dsn', or a mapping with 'type'")
+    chosen = {"type": neuron, **options} if isinstance(neuron, str) else {**neuron, **options}
+    modules = {name: value for name, value in chosen.items() if isinstance(value, nn.Module)}
+    make = part("neuron", {name: value for name, value in chosen.items() if name not in modules})
+    if modules.keys() - inspect.signature(make.target).parameters.keys():
+        part("neuron", chosen)  # says which argument there is not
     found = _find(net, classes, like)
     seen = _watch(net, {id(module): module for _, module in found}, example)
     fresh: dict[int, Place] = {}
@@ -120,7 +127,7 @@ def swap(
     places: list[Place] = []
     for name, old in found:
         if id(old) not in fresh:
-            place, node = _replacement(net, name, old, seen[id(old)], make, spec)
+            place, node = _replacement(net, name, old, seen[id(old)], make, modules, chosen)
             fresh[id(old)] = place
             if node is not None:
                 nodes[id(old)] = node
@@ -218,9 +225,16 @@ def _watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Tensor | tup
 
 
 def _replacement(
-    net: nn.Module, name: str, old: nn.Module, seen: _Seen, make: Make, chosen: Mapping[str, Any]
+    net: nn.Module,
+    name: str,
+    old: nn.Module,
+    seen: _Seen,
+    make: Make,
+    modules: Mapping[str, nn.Module],
+    chosen: Mapping[str, Any],
 ) -> tuple[Place, nn.Module | None]:
-    """The new node for one place, or None and the reason."""
+    """The new node for one place, or None and the reason. modules: those of the chosen arguments; each node has its own
+    copies."""
     was = type(old).__name__
     step_mode = getattr(old, "step_mode", "m")
     axis = 2 if step_mode == "m" else 1
@@ -245,13 +259,14 @@ def _replacement(
         return left(f"it runs step by step, and {make.name} has no single-step mode")
 
     count = channels.pop() or 0
+    given = {"channels": count, **copy.deepcopy(dict(modules))}
     try:
-        node = make(channels=count)
+        node = make(**given)
     except ValueError as error:
         raise UserError(f"swap: place '{name}': {error}") from error
     carried, note = _carried(old, node, chosen)
     try:
-        node = make(channels=count, **carried) if carried else node
+        node = make(**given, **carried) if carried else node
     except (ValueError, PluginError) as error:
         return left(f"what the old node fires by means nothing to the new one: {error}")
     unknown = [name for name in seen.names if name not in inspect.signature(type(node).forward).parameters]

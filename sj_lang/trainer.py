@@ -84,6 +84,18 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
         if parts > 1 and self.model_accepts_loss_kwargs:
             check_loss_scaling(self.model, self._probe(), accumulation=parts)
 
+    def check_smoothing(self) -> None:
+        """transformers smooths the cross-entropy of `labels`; of other losses it would make another one, or fail."""
+        if not self.args.label_smoothing_factor:
+            return
+        names = [name for name in self._probe() if "label" in name]
+        whole = names == ["labels"] and not self._probe()["labels"].is_floating_point()
+        if self.objective is not None or not whole:
+            raise UserError(
+                "train.label_smoothing_factor: only a loss that is the cross-entropy of `labels` alone is smoothed, "
+                "as in classification or masked-LM without nsp; leave it out"
+            )
+
     def planned_steps(self) -> int:
         """Optimizer steps of the whole training."""
         if not isinstance(self.prepared.train, Sized):

@@ -162,7 +162,8 @@ def tell(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return tell_plainly(value)
     nouns = [(str, "text"), (int, "a whole number"), (float, "a number"), (list, "a list"), (dict, "a mapping")]
-    return f"{tell_plainly(value)} ({next((noun for kind, noun in nouns if isinstance(value, kind)), 'a value')})"
+    noun = next((noun for kind, noun in nouns if isinstance(value, kind)), f"an object of {type(value).__name__}")
+    return f"{tell_plainly(value)} ({noun})"
 
 
 def _limits(metadata: tuple[Any, ...]) -> list[str]:

@@ -44,6 +44,9 @@ def test_baselines_are_timed_beside_it(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_neuron_of_fixed_length_is_built_for_each_shape(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["dsn", "--against", "psn", "--shapes", "6x2x3,9x2x3", "--repeat", "1"]) == 0
     assert capsys.readouterr().out.count("\npsn ") == 2
+    assert bench.main(["psn:T=4", "--against", "lif", "--shapes", "6x2x3,9x2x3", "--repeat", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [len(line.split()) for line in lines if line.startswith(("psn", "lif"))] == [8] * 4
 
 
 @pytest.mark.skipif(bench.peak(list, "cpu") is None, reason="this system does not tell the peak")

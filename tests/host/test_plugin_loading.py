@@ -12,6 +12,7 @@ from sj_lang import plugins
 from sj_lang.errors import PluginError, UserError
 from sj_lang.hookspecs import KINDS, Register
 from sj_lang.plugins import Registry, chosen
+from sj_lang.recipe_files import locate
 
 HEAD = "from sj_lang.hookspecs import hookimpl\n"
 SOUND = (
@@ -164,6 +165,11 @@ def test_a_broken_plugin_that_may_offer_the_name_is_a_plugin_error(install: Inst
         registry.get("norm", "wanted_norm")
     with pytest.raises(UserError, match="no norm 'another'"):  # its source does not mention that
         registry.get("norm", "another")
+    with (
+        plugins.use(registry),
+        pytest.raises(PluginError, match=r"no recipe 'sick/quickstart': plugin 'sick' .* failed to load: .*no cuda"),
+    ):
+        locate("sick/quickstart")
 
 
 def test_what_is_missing_here_says_why(toy: Registry) -> None:

@@ -185,3 +185,24 @@ def test_a_recipe_without_data_asks_for_them() -> None:
 def test_no_length_of_zero() -> None:
     with pytest.raises(UserError, match="length 0"):
         CausalLM(data="python-docs", length=0)
+
+
+def test_smoothed_labels_are_refused_in_a_recipe_and_shifted_by_the_plain_trainer(book: str, tmp_path: Path) -> None:
+    from sj_lang_language.models.spike_decoder import SpikeDecoderConfig, SpikeDecoderForCausalLM
+    from transformers import Trainer, TrainingArguments
+
+    from sj_lang import run
+    from sj_lang.recipe import load
+
+    small = ["model.hidden_size=16", "model.num_hidden_layers=1", f"output={tmp_path / 'r'}", f"task.data={book}"]
+    with pytest.raises(UserError, match=r"train\.label_smoothing_factor: only"):
+        run.execute(load("lm/quickstart", [*small, "runs=null", "train.label_smoothing_factor=0.1"]), dry_run=True)
+
+    model = SpikeDecoderForCausalLM(SpikeDecoderConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1))
+    settings = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "eval_strategy": "no"}
+    trainer = Trainer(model, TrainingArguments(str(tmp_path), label_smoothing_factor=1e-9, **settings))
+    ids = torch.randint(9, (2, 12), generator=torch.Generator().manual_seed(0))
+    found = trainer.compute_loss(model.eval(), {"input_ids": ids, "labels": ids.clone()})
+    torch.testing.assert_close(found, model(ids, labels=ids).loss)
+    texts = [{"input_ids": row, "labels": row} for row in ids.tolist()]
+    assert trainer.evaluate(texts)["eval_loss"] == pytest.approx(found.item(), rel=1e-5)  # it finds the labels

@@ -275,3 +275,8 @@ def test_mistakes_of_the_wrapped_task_name_their_key(tmp_path: Path, book: Path,
     missing = Distillation(task=build.part("task", {"type": "masked_lm"}), teacher="x")
     with pytest.raises(UserError, match=r"task\.task\.data is not set"):
         missing.prepare(build.part("tokenizer", "wordpiece"), seed=0)
+
+
+def test_there_is_nothing_to_smooth(tmp_path: Path, book: Path, teacher: Callable[..., str]) -> None:
+    with pytest.raises(UserError, match=r"train\.label_smoothing_factor: only"):
+        execute(recipe(tmp_path, book, teacher(), "train.label_smoothing_factor=0.1"), dry_run=True)

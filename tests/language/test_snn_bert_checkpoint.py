@@ -39,8 +39,8 @@ from transformers import (
 )
 
 from sj_lang import initial, plugins
-from sj_lang.assembly import check_neurons
 from sj_lang.errors import UserError
+from sj_lang.neuron_check import check_neurons
 
 AUTO = {
     AutoModel: SNNBertModel,

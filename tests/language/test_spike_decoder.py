@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from sj_lang_language.firing import Firing
-from sj_lang_language.models.spike_decoder import SpikeDecoderForCausalLM
+from sj_lang_language.models.spike_decoder import SpikeDecoderConfig, SpikeDecoderForCausalLM
 
 from sj_lang.errors import UserError
 
@@ -184,3 +184,21 @@ def test_a_mask_or_a_cache_that_does_not_fit_says_so(build: Build, ids: torch.Te
     cache = model(ids, use_cache=True).cache
     with pytest.raises(ValueError, match="holds 3 texts, input_ids 2"):
         model(ids[:2], cache=cache)
+
+
+def test_hidden_states(build: Build, kind: str, ids: torch.Tensor) -> None:
+    model = build(kind)
+    assert model(ids).hidden_states is None
+    found = model(ids, output_hidden_states=True).hidden_states
+    assert [state.shape for state in found] == [(*ids.shape, model.config.hidden_size)] * (len(model.layers) + 1)
+    model.config.output_hidden_states = True
+    torch.testing.assert_close(model(ids).hidden_states, found, rtol=0, atol=0)
+    with pytest.raises(TypeError, match="SpikeDecoder has no inputs_embeds"):
+        model(ids, inputs_embeds=found[0])
+
+
+@pytest.mark.parametrize("neuron", ["bpsn", {"type": "bpsn", "variant": "A"}])
+def test_a_neuron_that_sees_what_follows_is_refused_from_python_too(neuron: Any) -> None:
+    config = SpikeDecoderConfig(vocab_size=9, hidden_size=8, neuron=neuron)
+    with pytest.raises(UserError, match=r"model\.neuron: .* cannot be used here"):
+        SpikeDecoderForCausalLM(config)

@@ -362,3 +362,28 @@ def test_surrogates_by_name() -> None:
         compat.surrogate("Atan")
     with pytest.raises(TypeError, match="a name or a module"):
         compat.surrogate(3)
+
+
+class Resting(Leaky):
+    def fresh_state(self, x: Tensor, shape: torch.Size) -> State:
+        return {name: value + 0.5 for name, value in super().fresh_state(x, shape).items()}
+
+
+def test_a_resting_potential_is_where_states_begin() -> None:
+    node, x = Resting(channels=4), random(3, 2, 4)
+    given, own = (node.functional(x, state) for state in (node.init_state(x), None))
+    torch.testing.assert_close(own, given, rtol=0, atol=0)
+    node(x)
+    assert torch.equal(node.v, own[1]["v"])
+    assert not torch.equal(own[1]["v"], Leaky(channels=4).functional(x)[1]["v"])
+
+
+def test_a_state_of_inference_mode_cannot_be_learned_from() -> None:
+    node, x = Leaky(channels=4), random(3, 2, 4)
+    with torch.inference_mode():
+        node(x)
+        node(x)
+    with pytest.raises(ValueError, match=r"'v' was made in torch\.inference_mode\(\).* reset the node"):
+        node(x)
+    functional.reset_net(node)
+    node(x)

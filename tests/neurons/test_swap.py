@@ -334,3 +334,19 @@ def test_networks_of_spikingjelly(name: str, new: str) -> None:
     assert len(report.swapped) == old
     assert not any(isinstance(m, neuron.BaseNode) for m in net.modules())
     train_save_load(net, x, copy.deepcopy(net))
+
+
+def test_a_surrogate_of_ones_own() -> None:
+    net = csnn()
+    swap(net, "dsn", example=X, n=1, surrogate_function=surrogate.ATan(alpha=5.0))
+    nodes = [module for module in net.modules() if type(module).__name__ == "DSN"]
+    assert len(nodes) == 2
+    assert {node.surrogate_function.alpha for node in nodes} == {5.0}
+    assert len({id(node.surrogate_function) for node in nodes}) == len(nodes)
+    with pytest.raises(UserError, match="surrogat"):
+        swap(csnn(), "dsn", example=X, n=1, surrogat=surrogate.ATan())
+
+
+def test_a_class_in_place_of_a_name() -> None:
+    with pytest.raises(UserError, match=r"expected a registered name, such as 'dsn'"):
+        swap(csnn(), neuron.LIFNode, example=X)

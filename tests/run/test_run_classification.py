@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from sj_lang import run
+from sj_lang.errors import UserError
 from sj_lang.hookspecs import Register, hookimpl
 from sj_lang.manifest import read_json
 from sj_lang.plugins import Plugin, Registry, chosen, use
@@ -158,3 +159,24 @@ def test_a_remark_of_the_figures_is_shown_and_kept(tmp_path: Path, capsys: pytes
     metrics = read_json(tmp_path / "r/metrics.json")
     assert metrics["dev.matthews"] == 0
     assert not any(name.startswith("baseline") for name in metrics)
+
+
+def test_smoothed_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    """Training minimises the smoothed loss, figures are of the labels as they are."""
+    losses = {}
+    for factor in (0.0, 0.5):
+        changes = [f"train.label_smoothing_factor={factor}", f"output=r{factor}"]
+        assert run.execute(load("sentences.yaml", changes)) == 0
+        losses[factor] = read_json(Path(f"r{factor}/metrics.json"))
+    assert losses[0.5]["train.loss"] > losses[0.0]["train.loss"] + 0.2
+    assert losses[0.5]["dev.accuracy"] > 0.9
+
+
+def test_scores_have_no_labels_to_smooth() -> None:
+    Path("STS-B").mkdir()
+    for part, count in (("train", 60), ("dev", 9)):
+        lines = (f"{n}\tfilm {n}\tfilm {n % 7}\t{n % 5:.3f}\n" for n in range(count))
+        Path(f"STS-B/{part}.tsv").write_text("index\tsentence1\tsentence2\tscore\n" + "".join(lines))
+    Path("scores.yaml").write_text(RECIPE.replace(RECIPE.splitlines()[2], "task: {type: glue, name: stsb, data: .}"))
+    with pytest.raises(UserError, match=r"train\.label_smoothing_factor: only .* cross-entropy of `labels` alone"):
+        run.execute(load("scores.yaml", ["train.label_smoothing_factor=0.1"]), dry_run=True)

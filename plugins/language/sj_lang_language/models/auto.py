@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sj_lang.errors import PluginError
 
@@ -27,3 +28,5 @@ def register(config_class: Any, *auto_and_model: tuple[Any, Any]) -> None:
     AutoConfig.register(kind, config_class, exist_ok=True)
     for auto, model in auto_and_model:
         auto.register(config_class, model, exist_ok=True)
+        if auto is AutoModelForCausalLM:  # by these names the Trainer knows whose labels label smoothing must shift
+            MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind] = model.__name__

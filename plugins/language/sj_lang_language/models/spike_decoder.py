@@ -24,6 +24,7 @@ from transformers.utils import can_return_tuple
 
 from sj_lang import build
 from sj_lang.errors import UserError
+from sj_lang.neuron_check import check_neurons
 from sj_lang.schema import Part
 from sj_lang.state_cache import StateCache, StatefulGeneration
 from sj_lang_language.firing import (
@@ -164,6 +165,7 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
 
     def __init__(self, config: SpikeDecoderConfig) -> None:
         super().__init__(config)
+        check_neurons(config, pads=False)
         neuron, norm = build.part("neuron", config.neuron), build.part("norm", config.norm)
         attention, dim = build.part("attention", config.attention), config.hidden_size
         self.embedding = build.part("embedding", config.embedding)(
@@ -184,10 +186,11 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
         attention_mask: Tensor | None = None,
         cache: StateCache | None = None,
         labels: Tensor | None = None,
-        shift_labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
+        output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        **more: Tensor,
     ) -> CausalLMOutputWithPast:
         """Logits of the token after each token.
 
@@ -196,8 +199,13 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
         labels: `[B, L]`, token i is predicted at i - 1; or shift_labels: `[B, L]`, what is predicted at i itself, which
         win. -100 is not scored, nor is what padding would predict. num_items_in_batch: divides the summed loss, for
         exact gradient accumulation.
-        logits_to_keep: only the last so many positions, 0 for all. Returns logits `[B, L, V]`, loss in nats per token.
+        logits_to_keep: only the last so many positions, 0 for all. output_hidden_states: also the embedding's and each
+        block's output, `[B, L, D]` (of repeat coding, the means over T). Returns logits `[B, L, V]`, loss in nats per
+        token.
         """
+        shift_labels = more.pop("shift_labels", None)  # not named above: the Trainer waits for every name with "label"
+        if more:
+            raise TypeError(f"SpikeDecoder has no {', '.join(more)}")
         if shift_labels is None and labels is not None:
             shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
         if shift_labels is not None and logits_to_keep:
@@ -215,10 +223,14 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
         if repeats:
             x = x.transpose(0, 1).expand(repeats, -1, -1, -1)  # [T, B, L, D]
             inside = None if mask is None else mask.T.expand(x.shape[:-1])
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        seen_states = [self._outside(x)] if wanted else []
         for index, layer in enumerate(self.layers):
             x, states[index] = layer(x, states[index], inside)
+            if wanted:
+                seen_states.append(self._outside(x))
         x, output_state = self.output(x, inner(states[-1], "output"), inside)
-        x = x.mean(0) if repeats else x.transpose(0, 1)  # [B, L, D]
+        x = self._outside(x)
         states[-1] = joined(output=output_state, count=count)
         if cache is not None:
             for index, state in enumerate(states):
@@ -226,7 +238,12 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
 
         logits = self.lm_head(x[:, -logits_to_keep:])
         loss = None if shift_labels is None else self._loss(logits, shift_labels, mask, num_items_in_batch)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, cache=cache)
+        hidden = tuple(seen_states) if wanted else None
+        return CausalLMOutputWithPast(loss=loss, logits=logits, cache=cache, hidden_states=hidden)
+
+    def _outside(self, x: Tensor) -> Tensor:
+        """`[L, B, D]`, or the mean over T of `[T, B, L, D]`, to `[B, L, D]`."""
+        return x.mean(0) if self.config.repeats else x.transpose(0, 1)
 
     def new_cache(self) -> StateCache:
         """An empty state: one part per block, one for the head and the positions."""
