@@ -204,3 +204,28 @@ def test_neurons_are_the_same_both_ways(make: Any, backend: str) -> None:
     with Dispatch():
         for a, b in zip(ours, results(), strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap of an operator runs row after row
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+@pytest.mark.parametrize("make", [DSN, BPSN])
+def test_transforms_of_torch(make: Any, backend: str) -> None:
+    """Gradients, for each sequence alone too, Jacobians, parameters as arguments; a second derivative is refused."""
+    node, x = make(channels=3, backend=backend), torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
+    leaf = x.clone().requires_grad_()
+
+    def loss(x: Tensor) -> Tensor:
+        return node.functional(x)[0].square().sum()
+
+    def alone(x: Tensor) -> Tensor:
+        return loss(x[:, None])
+
+    want, *wanted = torch.autograd.grad(loss(leaf), [leaf, *node.parameters()])
+    torch.testing.assert_close(torch.func.grad(loss)(x), want)
+    torch.testing.assert_close(torch.vmap(torch.func.grad(alone), in_dims=1, out_dims=1)(x), want)
+    torch.testing.assert_close(torch.func.jacrev(loss)(x), want)
+    given = {name: value.detach() for name, value in node.named_parameters()}
+    found = torch.func.grad(lambda given: torch.func.functional_call(node, given, (x,)).square().sum())(given)
+    torch.testing.assert_close([*found.values()], wanted)
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        torch.func.grad(lambda x: torch.func.grad(loss)(x).sum())(x)
