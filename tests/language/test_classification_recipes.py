@@ -98,6 +98,15 @@ def test_from_the_checkpoint_of_another_run(data: str) -> None:
     assert first == second, "the tokenizer is the checkpoint's"
 
 
+def test_mnli_from_its_twin(data: str) -> None:
+    scratch = load("glue/mnli-scratch", [f"task.data={data}", *SMALL, *SHORT, "task.validation=6", "runs.spiking=null"])
+    assert run.execute(scratch) == 0
+    changes = [f"task.task.data={data}", "task.task.validation=6", *SMALL[1:], *SHORT[:3]]
+    assert run.execute(load("glue/mnli-distilled", changes)) == 0
+    scores = read_json(Path("runs/glue/mnli-distilled/metrics.json"))
+    assert {"dev.accuracy", "dev_mm.accuracy", "baseline.majority.dev.accuracy"} <= scores.keys()
+
+
 @pytest.mark.parametrize("name", TEXT)
 def test_text(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
