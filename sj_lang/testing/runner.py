@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sj_lang.errors import choices
+from sj_lang.testing import usage
 from sj_lang.testing.check import CHECKS, CheckFailed
 from sj_lang.testing.subject import Subject, Traits
 
@@ -51,16 +51,15 @@ def check_node(
     only: names of the checks to run; none means all.
     skip: check -> the reason why it does not hold for this node.
     options: other fields of `Subject`: device, channels, length, inputs, reference, smooth, ops, compilers, ...
+
+    What cannot be run as it is called raises TypeError or ValueError before the first check.
     """
+    usage.assert_makes_nodes(make, options.get("channels", Subject.channels))
     declared = Traits.of(make if traits is None else traits)
-    skipped = dict(skip or {})
-    wanted = list(only)
-    for name in [*skipped, *wanted]:
-        if name not in CHECKS:
-            raise TypeError(f"no check {name!r}; {choices(name, list(CHECKS), limit=99)}")
+    wanted, skipped = usage.selection(only, skip)
+    precisions, tried = usage.precisions(dtypes), usage.backends(backends)
     report, failures = Report(skipped=skipped), []
-    precisions = list(dtypes)
-    for backend in backends:
+    for backend in tried:
         for dtype in precisions:
             subject = Subject(make=make, traits=declared, backend=backend, dtype=dtype, **options)
             for name, check in CHECKS.items():
