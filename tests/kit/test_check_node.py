@@ -1,5 +1,6 @@
 """check_node as people call it: declarations, selections, reports, messages; and the helpers for paper properties."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -219,3 +220,46 @@ def test_helpers_for_properties():
 
 def test_half_precision_check_uses_single_precision_inside():
     numerics.half_precision(Subject(make=Toy, traits=Traits(**ALL)))
+
+
+def inexact(node):
+    with pytest.raises(CheckFailed) as caught:
+        numerics.gradients_are_exact(Subject(make=node, traits=Traits(**ALL)))
+    return str(caught.value)
+
+
+class CutThreshold(Toy):
+    def fire(self, h, axis):
+        return super().fire(h, axis) + 0 * self.threshold.sum() - (self.threshold**2).sum().detach()
+
+
+class CutState(Toy):
+    def sequence(self, x, state, lengths):
+        spikes, after, h = super().sequence(x, state, lengths)
+        return spikes + state["last"].sum().detach(), after, h
+
+
+class CutFinalState(Toy):
+    def sequence(self, x, state, lengths):
+        spikes, after, h = super().sequence(x, state, lengths)
+        return spikes, {**after, "last": after["last"] + x.sum() - x.sum().detach()}, h
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (CutThreshold, "the gradient of the spikes with respect to parameter 'threshold' is "),
+        (CutState, "the gradient of the spikes with respect to state 'last' is "),
+        (CutFinalState, "the gradient of the final state 'last' with respect to x is "),
+    ],
+)
+def test_a_gradient_that_is_not_exact_is_told_by_name(node, message):
+    text = inexact(node)
+    assert f"gradients_are_exact: whole: along one direction, {message}" in text
+    assert re.search(r"is -?[\d.e-]+, not -?[\d.e-]+ \[cpu, float64\]$", text)
+
+
+def test_a_gradient_that_is_left_out_on_purpose_is_said_to_be():
+    text = inexact(build.part("neuron", {"type": "lif", "detach_reset": True}))
+    assert "; detach_reset is set: a gradient that is left out on purpose (a detached reset) differs too: skip" in text
+    assert "on purpose" not in inexact(CutThreshold)
