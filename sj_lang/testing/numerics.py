@@ -70,7 +70,7 @@ def _mismatch(text: str, outputs: list[str], inputs: list[str]) -> str:
         return text.partition("\n\n")[0]
     of, by = outputs[int(found[1])], inputs[int(found[2])]
     numerical, analytical = (float(shown.removeprefix("tensor(").rstrip(",)")) for shown in found.groups()[2:])
-    return f"along one direction, the gradient of {of} with respect to {by} is {analytical:.3g}, not {numerical:.3g}"
+    return f"along one direction, the gradient of {of} with respect to {by} is {analytical:.7g}, not {numerical:.7g}"
 
 
 def _cut(node: nn.Module) -> str:

@@ -9,12 +9,13 @@ import pytest
 import torch
 from faults_of_kernels import NanSwallowed
 from faults_of_sequences import WindowOffByOne
+from faults_of_states import TensorGrowsInAPart
 from torch import nn
 from toy_node import Toy
 
 from sj_lang import build
 from sj_lang.errors import UserError
-from sj_lang.testing import CHECKS, CheckFailed, NodeFailed, Subject, Traits, check_node, numerics, sequence
+from sj_lang.testing import CHECKS, CheckFailed, NodeFailed, Subject, Traits, check_node, lifecycle, numerics, sequence
 from sj_lang.testing.kernels import unwritten_memory_is_nan
 from sj_lang.testing.properties import influence, longest_run, potentials
 from sj_lang.testing.refuse import assert_refuses
@@ -220,6 +221,22 @@ def test_helpers_for_properties():
 
 def test_half_precision_check_uses_single_precision_inside():
     numerics.half_precision(Subject(make=Toy, traits=Traits(**ALL)))
+
+
+def test_what_grows_is_named_and_what_is_computed_once_is_no_fault():
+    class Caches(Toy):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.kept = {}
+
+        def sequence(self, x, state, lengths):
+            self.kept.setdefault(tuple(x.shape), torch.zeros(x.shape))
+            self.fired, after, h = super().sequence(x, state, lengths)  # with its graph, which ends at the state
+            return self.fired.clone(), after, h
+
+    lifecycle.nothing_piles_up(Subject(make=Caches, traits=Traits(**ALL)))
+    with pytest.raises(CheckFailed, match=r"same input: 'part.seen' from 150 to 225 entries \[cpu"):
+        lifecycle.nothing_piles_up(Subject(make=TensorGrowsInAPart, traits=Traits(**ALL)))
 
 
 def inexact(node):
