@@ -55,7 +55,47 @@ def test_all_failures_are_told_together():
     assert names == ["nan_stays_visible", "nan_stays_visible"]  # in float64 and in float32
     text = str(caught.value)
     assert text.startswith("2 of 3 checks failed\n")
-    assert "nan_stays_visible: NaN at step 0: the spike there is 0.0 [cpu, float64]" in text
+    assert "nan_stays_visible: NaN at step 0: the spike there is 0.0 [cpu, float64; cpu, float32]" in text
+
+
+class RaisesByShape(Toy):
+    def advance(self, x, state, mask, *, single):
+        if x.shape[2:] != (5,):
+            return super().advance(x, state, mask, single=single)
+        raise KeyError(f"no table for {x.shape[0]} steps")
+
+
+def test_an_error_of_several_checks_is_told_once():
+    several = ["odd_sizes", "nan_stays_visible", "arguments_are_not_changed"]
+    with pytest.raises(NodeFailed) as caught:
+        check_node(RaisesByShape, traits=ALL, only=several, inputs=torch.zeros, dtypes=[torch.float32, torch.float64])
+    assert len(caught.value.failures) == 5
+    heading, group, names = str(caught.value).splitlines()
+    assert heading == "5 of 5 checks failed"
+    found = "raised KeyError: 'no table for 7 steps' (in some with other numbers) [cpu, float32; cpu, float64]"
+    assert group == f"  3 checks: {found}"
+    assert sorted(names.strip().split(", ")) == sorted(several)
+    with pytest.raises(NodeFailed) as caught:
+        check_node(RaisesByShape, traits=ALL, only=several[:2], inputs=torch.zeros, dtypes=[torch.float32])
+    assert "2 checks: raised KeyError: 'no table for 7 steps' [cpu, float32]\n" in str(caught.value)
+
+
+class Drops(Toy):
+    def sequence(self, x, state, lengths):
+        return super().sequence(nn.functional.dropout(x), state, lengths)
+
+
+def test_what_others_may_follow_from_is_told_first():
+    with pytest.raises(NodeFailed) as caught:
+        check_node(Drops, traits=ALL, only=["odd_sizes", "rows_do_not_mix", "arguments_are_not_changed"])
+    lines = str(caught.value).splitlines()
+    assert caught.value.failures[0].check != "arguments_are_not_changed"
+    start = "  arguments_are_not_changed: the same call again, after another one, gives another answer "
+    assert lines[1].startswith(f"{start}(a state kept outside `state`, dropout?): ")
+    assert lines[1].endswith("[cpu, float64] (others may follow from it)")
+    with pytest.raises(NodeFailed) as caught:
+        check_node(Drops, traits=ALL, only=["arguments_are_not_changed"])
+    assert "others" not in str(caught.value)
 
 
 class GroupsShareADecay(Toy):
