@@ -89,6 +89,7 @@ def check_node(
 
     What cannot be run as it is called raises TypeError or ValueError before the first check.
     """
+    usage.assert_known(options)
     usage.assert_makes_nodes(make, options.get("channels", Subject.channels))
     declared = Traits.of(make if traits is None else traits)
     wanted, skipped = usage.selection(only, skip)

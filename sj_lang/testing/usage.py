@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from sj_lang.errors import choices
 from sj_lang.testing.check import CHECKS
+from sj_lang.testing.subject import Subject
 
 T = TypeVar("T")
 
@@ -42,7 +44,7 @@ def assert_makes_nodes(make: Any, channels: int) -> None:
     _assert_complete(node, type(node).__name__)
     if node is again:
         raise ValueError(f"make(channels={channels}) returns the same node twice: build a fresh one at each call")
-    if getattr(node, "channels", channels) != channels:
+    if getattr(node, "channels", None) not in (None, channels):
         raise ValueError(
             f"make(channels={channels}) returns a node of {node.channels} channels: hand the number on, or ask for "
             f"nodes of that width, channels={node.channels}"
@@ -91,6 +93,15 @@ def selection(only: Iterable[str], skip: Mapping[str, str] | None) -> tuple[list
         if name not in CHECKS:
             raise TypeError(f"no check {name!r}; {choices(str(name), list(CHECKS), limit=99)}")
     return wanted, skipped
+
+
+def assert_known(options: Iterable[str]) -> None:
+    """What is handed on to `Subject` is a field of it that `check_node` does not set itself."""
+    known = [field.name for field in fields(Subject) if field.name not in ("make", "traits", "backend", "dtype")]
+    for name in options:
+        if name not in known:
+            every = [*known, "backends", "dtypes", "only", "skip"]
+            raise TypeError(f"check_node has no argument {name!r}; {choices(name, every, limit=99)}")
 
 
 def _some(what: str, values: list[T]) -> list[T]:

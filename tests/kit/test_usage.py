@@ -52,6 +52,22 @@ def test_the_channels_that_are_asked_for_are_those_of_the_call() -> None:
     assert report.passed
 
 
+def test_a_node_need_not_say_its_channels() -> None:
+    class AnyWidth(Toy):
+        def functional(self, x: Any, state: Any = None, mask: Any = None) -> Any:
+            self.channels = x.shape[1 if self.step_mode == "s" else 2]
+            found = super().functional(x, state, mask)
+            self.channels = None
+            return found
+
+    def make(channels: int) -> nn.Module:
+        node = AnyWidth(channels=channels)
+        node.channels = None
+        return node
+
+    assert check_node(make, traits=ALL, only=["steps_as_declared"]).passed
+
+
 ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "skip": ({"skip": ["compiles"]}, "skip: a mapping of each check to the reason, .* got a list"),
     "only": ({"only": "odd_sizes"}, r"only: a list is meant, only=\['odd_sizes'\]"),
@@ -62,6 +78,8 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "a dtype's name": ({"dtypes": ("float32",)}, "dtypes: 'float32' is neither torch.float64 nor torch.float32"),
     "a narrow dtype": ({"dtypes": [torch.bfloat16]}, "dtypes: torch.bfloat16 is neither"),
     "no dtypes": ({"dtypes": []}, "dtypes: the list is empty"),
+    "an option": ({"chanels": 3}, "check_node has no argument 'chanels'; did you mean 'channels'"),
+    "one dtype": ({"dtype": torch.float32}, "check_node has no argument 'dtype'; did you mean 'dtypes'"),
     "a trait": ({"traits": {**ALL, "casual": True}}, "traits: no trait 'casual'; did you mean 'causal'"),
     "a trait's value": ({"traits": {**ALL, "causal": "no"}}, "traits: causal is 'no', it must be True or False"),
 }
