@@ -14,11 +14,13 @@ Body: TypeAlias = Callable[[Subject], None]
 
 
 class CheckFailed(AssertionError):
-    """A node does not keep what it promises. check: which check found out."""
+    """A node does not keep what it promises. check: which check found out. reason: what it found. where: on what."""
 
-    def __init__(self, check: str, message: str) -> None:
-        super().__init__(f"{check}: {message}")
+    def __init__(self, check: str, reason: str, where: str) -> None:
+        super().__init__(f"{check}: {reason} [{where}]")
         self.check = check
+        self.reason = reason
+        self.where = where
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,10 @@ def check(*, needs: str = "", once: bool = False) -> Callable[[Body], Body]:
                 body(subject)
             except AssertionError as error:
                 text = str(error).partition("\nassert ")[0]  # without what pytest adds to it
-                raise CheckFailed(name, f"{text} [{subject}]") from error
+                raise CheckFailed(name, text, str(subject)) from error
             except Exception as error:  # a node that raises where it should work has failed the check
                 text = shorten(str(error), width=400, placeholder=" ...")
-                raise CheckFailed(name, f"raised {type(error).__name__}: {text} [{subject}]") from error
+                raise CheckFailed(name, f"raised {type(error).__name__}: {text}", str(subject)) from error
 
         CHECKS[name] = Check(name, run, needs, once)
         return run

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pickle
+from collections import deque
+from collections.abc import Mapping
 from copy import deepcopy
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 
 from sj_lang.compat import spikingjelly
 from sj_lang.testing.check import check
-from sj_lang.testing.compare import assert_close, assert_equal, assert_same, detached, outcome, whole
+from sj_lang.testing.compare import assert_close, assert_equal, assert_same, detached, outcome, stepwise, whole
 from sj_lang.testing.subject import State, Subject
 
 
@@ -74,7 +77,8 @@ def arguments_are_not_changed(subject: Subject) -> None:
             second, _ = whole(node, x, state, given.get("mask"))
         same = state.keys() == handed.keys() and all(state[name] is value for name, value in handed.items())
         assert same, "the dict of states that was handed in has other entries after the call"
-        assert_equal(second, first, "the same call again, after another one")
+        again = "the same call again, after another one, gives another answer (a state kept outside `state`, dropout?)"
+        assert_equal(second, first, again)
         for name, value in given.items():
             assert_equal(value, before[name][0], f"{name} after the call")
             assert value._version == before[name][1], f"{name} was written to by the call"
@@ -86,6 +90,69 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and bool(torch.equal(a, b))
     return type(a) is type(b) and bool(a == b)
+
+
+APART = {"_parameters", "_buffers", "_modules", "_memories", "_memories_rv", "v_seq"}
+CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
+
+
+@check(once=True)
+def nothing_piles_up(subject: Subject) -> None:
+    """What the node holds beside parameters, buffers, memories and v_seq does not grow with calls on the same input."""
+    node, x = subject.node(), subject.x(5, 3)
+    state = subject.state(node, x)
+
+    def calls() -> dict[str, int]:
+        whole(node, x, state)
+        if subject.traits.steps:
+            stepwise(node, x, state)
+        node(x)
+        node.detach()  # type: ignore[operator]
+        return _held(node)
+
+    calls()  # what is computed once and kept is there
+    before, after = calls(), calls()
+    grown = {name: (before.get(name, 0), count) for name, count in after.items() if count > before.get(name, 0)}
+    told = ", ".join(f"'{name}' from {few} to {many} entries" for name, (few, many) in grown.items())
+    assert not grown, f"what the node holds grows with each call on the same input: {told}"
+
+
+def _held(node: nn.Module) -> dict[str, int]:
+    """Attribute of the node, its class or a part -> the entries of the tensors and containers that it leads to."""
+    seen = {id(value) for value in (*node.parameters(), *node.buffers())}
+    held = {}
+    for path, part in node.named_modules():
+        own = {name: value for name, value in vars(part).items() if name not in APART}
+        shared = {name: value for kind in type(part).__mro__ for name, value in vars(kind).items() if name[:2] != "__"}
+        containers = {name: value for name, value in shared.items() if isinstance(value, (Tensor, *CONTAINERS))}
+        for name, value in {**containers, **own}.items():
+            held[f"{path}.{name}" if path else name] = _entries(value, seen)
+    return held
+
+
+def _entries(value: Any, seen: set[int]) -> int:
+    """Entries of tensors and of their graphs, and of containers, each counted once; modules are counted as parts."""
+    if id(value) in seen or isinstance(value, nn.Module | type | ModuleType):
+        return 0
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        return value.numel() + _graph(value)
+    if isinstance(value, Mapping):
+        return len(value) + sum(_entries(inner, seen) for inner in value.values())
+    if isinstance(value, CONTAINERS):
+        return len(value) + sum(_entries(inner, seen) for inner in value)
+    return _entries(vars(value), seen) if hasattr(value, "__dict__") else 0
+
+
+def _graph(value: Tensor) -> int:
+    """The nodes of autograd's graph behind a tensor."""
+    found, ahead = set(), [value.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            ahead += [before for before, _ in node.next_functions]
+    return len(found)
 
 
 @check(once=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.gradcheck import GradcheckError, gradcheck
 
 from sj_lang.testing.check import check
 from sj_lang.testing.compare import assert_close, assert_equal, assert_same, assert_spikes, outcome, stepwise, whole
@@ -41,10 +43,10 @@ def _assert_exact(subject: Subject, exact: Subject, form: Callable[..., tuple[Te
     subject.smoothen(node)
     x = exact.x(length, 1)
     state = exact.state(node, x)
-    leaves = [x, *state.values()]
-    for leaf in leaves:
+    leaves = {"x": x, **{f"state '{name}'": value for name, value in state.items()}}
+    for leaf in leaves.values():
         leaf.requires_grad_()
-    leaves += [parameter for parameter in node.parameters() if parameter.requires_grad]
+    leaves |= {f"parameter '{name}'": value for name, value in node.named_parameters() if value.requires_grad}
 
     def outputs(*_: Tensor) -> tuple[Tensor, ...]:
         spikes, final = form(node, x, state)
@@ -52,7 +54,35 @@ def _assert_exact(subject: Subject, exact: Subject, form: Callable[..., tuple[Te
 
     unused = [name for name, p in node.named_parameters() if p.requires_grad and not _reaches(outputs(), p)]
     assert not unused, f"{form.__name__}: no gradient for {', '.join(unused)}"
-    torch.autograd.gradcheck(outputs, leaves, eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True)
+    try:
+        gradcheck(outputs, list(leaves.values()), eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True)
+    except GradcheckError as error:
+        spikes, final = form(node, x, state)
+        told = {"the spikes": spikes, **{f"the final state '{name}'": value for name, value in final.items()}}
+        names = [name for name, value in told.items() if value.requires_grad]  # those that gradcheck counts
+        raise AssertionError(f"{form.__name__}: {_mismatch(str(error), names, list(leaves))}{_cut(node)}") from error
+
+
+def _mismatch(text: str, outputs: list[str], inputs: list[str]) -> str:
+    """What gradcheck found, with names for its numbers."""
+    found = re.search(r"output (\d+) with respect to input (\d+),\s*numerical:(\S+)\s*analytical:(\S+)", text)
+    if found is None:
+        return text.partition("\n\n")[0]
+    of, by = outputs[int(found[1])], inputs[int(found[2])]
+    numerical, analytical = (float(shown.removeprefix("tensor(").rstrip(",)")) for shown in found.groups()[2:])
+    return f"along one direction, the gradient of {of} with respect to {by} is {analytical:.7g}, not {numerical:.7g}"
+
+
+def _cut(node: nn.Module) -> str:
+    """A remark where the node says that it leaves a gradient out."""
+    flags = [{**vars(type(part)), **vars(part)} for part in node.modules()]
+    cut = sorted({name for each in flags for name, value in each.items() if "detach" in name and value is True})
+    if not cut:
+        return ""
+    return (
+        f"; {', '.join(cut)} is set: a gradient that is left out on purpose (a detached reset) differs too: "
+        "skip this check with that reason"
+    )
 
 
 def _reaches(outputs: tuple[Tensor, ...], leaf: Tensor) -> bool:

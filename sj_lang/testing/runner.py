@@ -2,25 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from sj_lang.errors import choices
+from sj_lang.testing import usage
 from sj_lang.testing.check import CHECKS, CheckFailed
 from sj_lang.testing.subject import Subject, Traits
 
+PURE = "arguments_are_not_changed"  # a node that is not may fail any check
+
 
 class NodeFailed(AssertionError):
-    """A node failed checks. failures: one CheckFailed each."""
+    """A node failed checks. failures: one CheckFailed each, as they came; the text tells equal ones only once."""
 
     def __init__(self, failures: list[CheckFailed], total: int) -> None:
-        lines = "\n".join(f"  {failure}" for failure in failures)
+        lines = "\n".join(f"  {line}" for line in _told(failures))
         super().__init__(f"{len(failures)} of {total} checks failed\n{lines}")
         self.failures = failures
+
+
+def _told(failures: list[CheckFailed]) -> Iterator[str]:
+    """The lines about them: first what others may follow from; reasons that are equal, numbers apart, only once."""
+    pure = [failure for failure in failures if failure.check == PURE and not failure.reason.startswith("raised ")]
+    rest = [failure for failure in failures if failure not in pure]
+    for line in _alike(pure):
+        yield f"{line} (others may follow from it)" if rest else line
+    groups: dict[str, list[CheckFailed]] = {}
+    for failure in rest:
+        groups.setdefault(re.sub(r"\d+", "0", failure.reason), []).append(failure)
+    for group in groups.values():
+        names = list(dict.fromkeys(failure.check for failure in group))
+        if len(names) == 1:
+            yield from _alike(group)
+            continue
+        other = " (in some with other numbers)" if len({failure.reason for failure in group}) > 1 else ""
+        yield f"{len(names)} checks: {group[0].reason}{other} [{_places(group)}]"
+        yield f"  {', '.join(names)}"
+
+
+def _alike(failures: list[CheckFailed]) -> Iterator[str]:
+    """A line for each check and reason."""
+    groups: dict[tuple[str, str], list[CheckFailed]] = {}
+    for failure in failures:
+        groups.setdefault((failure.check, failure.reason), []).append(failure)
+    for (check, reason), group in groups.items():
+        yield f"{check}: {reason} [{_places(group)}]"
+
+
+def _places(failures: list[CheckFailed]) -> str:
+    return "; ".join(dict.fromkeys(failure.where for failure in failures))
 
 
 @dataclass(frozen=True)
@@ -51,16 +86,16 @@ def check_node(
     only: names of the checks to run; none means all.
     skip: check -> the reason why it does not hold for this node.
     options: other fields of `Subject`: device, channels, length, inputs, reference, smooth, ops, compilers, ...
+
+    What cannot be run as it is called raises TypeError or ValueError before the first check.
     """
+    usage.assert_known(options)
+    usage.assert_makes_nodes(make, options.get("channels", Subject.channels))
     declared = Traits.of(make if traits is None else traits)
-    skipped = dict(skip or {})
-    wanted = list(only)
-    for name in [*skipped, *wanted]:
-        if name not in CHECKS:
-            raise TypeError(f"no check {name!r}; {choices(name, list(CHECKS), limit=99)}")
+    wanted, skipped = usage.selection(only, skip)
+    precisions, tried = usage.precisions(dtypes), usage.backends(backends)
     report, failures = Report(skipped=skipped), []
-    precisions = list(dtypes)
-    for backend in backends:
+    for backend in tried:
         for dtype in precisions:
             subject = Subject(make=make, traits=declared, backend=backend, dtype=dtype, **options)
             for name, check in CHECKS.items():

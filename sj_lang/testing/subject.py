@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from sj_lang.errors import choices
+
 State: TypeAlias = dict[str, Tensor]
 Reference: TypeAlias = Callable[[nn.Module, Tensor, State | None], tuple[Tensor, State]]
 
@@ -35,9 +37,14 @@ class Traits:
         if isinstance(flags, cls):
             return flags
         names = [f.name for f in fields(cls)]
+        for name, value in flags.items() if isinstance(flags, Mapping) else ():
+            if name not in (*names, "parameters_per_channel"):  # which a registration has beside them
+                raise TypeError(f"traits: no trait {name!r}; {choices(str(name), names)}")
+            if name in names and not isinstance(value, bool):
+                raise TypeError(f"traits: {name} is {value!r}, it must be True or False")
         if not isinstance(flags, Mapping) or not set(names) <= set(flags):
             raise TypeError(f"traits: a mapping of {', '.join(names)}, a registration, or a make with .traits")
-        return cls(**{name: bool(flags[name]) for name in names})
+        return cls(**{name: flags[name] for name in names})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +88,8 @@ class Subject:
     def __post_init__(self) -> None:
         if self.traits.any_length == (self.length is not None):
             raise TypeError("length: give the node's T where any_length is not declared, and only there")
+        if isinstance(self.compilers, str):
+            raise TypeError(f"compilers: a list is meant, compilers=[{self.compilers!r}]")
 
     def __str__(self) -> str:
         backend = "" if self.backend is None else f"backend {self.backend}, "

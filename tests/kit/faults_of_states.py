@@ -1,6 +1,8 @@
 """Faults in states, in arguments, and in the life cycle of a module."""
 
 from copy import copy
+from types import SimpleNamespace
+from typing import ClassVar
 
 import torch
 from planted import fault
@@ -78,6 +80,62 @@ class HiddenState(Toy):
     def sequence(self, x, state, lengths):
         self.calls = getattr(self, "calls", 0) + 1
         return super().sequence(x + 0.1 * self.calls, state, lengths)
+
+
+@fault("nothing_piles_up")
+class KeepsEverySpike(Toy):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.history = []
+
+    def fire(self, h, axis):
+        spikes = super().fire(h, axis)
+        self.history.append(spikes.detach())
+        return spikes
+
+
+@fault("nothing_piles_up")
+class KeepsEveryCallInItsClass(Toy):
+    calls: ClassVar = []
+
+    def sequence(self, x, state, lengths):
+        self.calls.append(len(x))
+        return super().sequence(x, state, lengths)
+
+
+@fault("nothing_piles_up")
+class TensorGrowsInAPart(Toy):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.part = torch.nn.Identity()
+        self.part.seen = torch.zeros(0)
+
+    def step(self, x, state):
+        self.part.seen = torch.cat([self.part.seen, x.detach().flatten()])
+        return super().step(x, state)
+
+
+@fault("nothing_piles_up")
+class ForwardRecordsInAnObject(Toy):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.record = SimpleNamespace(inputs={})
+
+    def forward(self, x, mask=None):
+        self.record.inputs[len(self.record.inputs)] = x.detach()
+        return super().forward(x, mask)
+
+
+@fault("nothing_piles_up")
+class SumsSpikesWithTheirGraph(Toy):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.total = 0.0
+
+    def fire(self, h, axis):
+        spikes = super().fire(h, axis)
+        self.total = self.total + spikes.sum()
+        return spikes
 
 
 @fault("forward_wraps_functional")

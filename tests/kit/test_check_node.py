@@ -1,5 +1,6 @@
 """check_node as people call it: declarations, selections, reports, messages; and the helpers for paper properties."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +9,13 @@ import pytest
 import torch
 from faults_of_kernels import NanSwallowed
 from faults_of_sequences import WindowOffByOne
+from faults_of_states import TensorGrowsInAPart
 from torch import nn
 from toy_node import Toy
 
 from sj_lang import build
 from sj_lang.errors import UserError
-from sj_lang.testing import CHECKS, CheckFailed, NodeFailed, Subject, Traits, check_node, numerics, sequence
+from sj_lang.testing import CHECKS, CheckFailed, NodeFailed, Subject, Traits, check_node, lifecycle, numerics, sequence
 from sj_lang.testing.kernels import unwritten_memory_is_nan
 from sj_lang.testing.properties import influence, longest_run, potentials
 from sj_lang.testing.refuse import assert_refuses
@@ -53,7 +55,47 @@ def test_all_failures_are_told_together():
     assert names == ["nan_stays_visible", "nan_stays_visible"]  # in float64 and in float32
     text = str(caught.value)
     assert text.startswith("2 of 3 checks failed\n")
-    assert "nan_stays_visible: NaN at step 0: the spike there is 0.0 [cpu, float64]" in text
+    assert "nan_stays_visible: NaN at step 0: the spike there is 0.0 [cpu, float64; cpu, float32]" in text
+
+
+class RaisesByShape(Toy):
+    def advance(self, x, state, mask, *, single):
+        if x.shape[2:] != (5,):
+            return super().advance(x, state, mask, single=single)
+        raise KeyError(f"no table for {x.shape[0]} steps")
+
+
+def test_an_error_of_several_checks_is_told_once():
+    several = ["odd_sizes", "nan_stays_visible", "arguments_are_not_changed"]
+    with pytest.raises(NodeFailed) as caught:
+        check_node(RaisesByShape, traits=ALL, only=several, inputs=torch.zeros, dtypes=[torch.float32, torch.float64])
+    assert len(caught.value.failures) == 5
+    heading, group, names = str(caught.value).splitlines()
+    assert heading == "5 of 5 checks failed"
+    found = "raised KeyError: 'no table for 7 steps' (in some with other numbers) [cpu, float32; cpu, float64]"
+    assert group == f"  3 checks: {found}"
+    assert sorted(names.strip().split(", ")) == sorted(several)
+    with pytest.raises(NodeFailed) as caught:
+        check_node(RaisesByShape, traits=ALL, only=several[:2], inputs=torch.zeros, dtypes=[torch.float32])
+    assert "2 checks: raised KeyError: 'no table for 7 steps' [cpu, float32]\n" in str(caught.value)
+
+
+class Drops(Toy):
+    def sequence(self, x, state, lengths):
+        return super().sequence(nn.functional.dropout(x), state, lengths)
+
+
+def test_what_others_may_follow_from_is_told_first():
+    with pytest.raises(NodeFailed) as caught:
+        check_node(Drops, traits=ALL, only=["odd_sizes", "rows_do_not_mix", "arguments_are_not_changed"])
+    lines = str(caught.value).splitlines()
+    assert caught.value.failures[0].check != "arguments_are_not_changed"
+    start = "  arguments_are_not_changed: the same call again, after another one, gives another answer "
+    assert lines[1].startswith(f"{start}(a state kept outside `state`, dropout?): ")
+    assert lines[1].endswith("[cpu, float64] (others may follow from it)")
+    with pytest.raises(NodeFailed) as caught:
+        check_node(Drops, traits=ALL, only=["arguments_are_not_changed"])
+    assert "others" not in str(caught.value)
 
 
 class GroupsShareADecay(Toy):
@@ -219,3 +261,62 @@ def test_helpers_for_properties():
 
 def test_half_precision_check_uses_single_precision_inside():
     numerics.half_precision(Subject(make=Toy, traits=Traits(**ALL)))
+
+
+def test_what_grows_is_named_and_what_is_computed_once_is_no_fault():
+    class Caches(Toy):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.kept = {}
+
+        def sequence(self, x, state, lengths):
+            self.kept.setdefault(tuple(x.shape), torch.zeros(x.shape))
+            self.fired, after, h = super().sequence(x, state, lengths)  # with its graph, which ends at the state
+            return self.fired.clone(), after, h
+
+    lifecycle.nothing_piles_up(Subject(make=Caches, traits=Traits(**ALL)))
+    with pytest.raises(CheckFailed, match=r"same input: 'part.seen' from 150 to 225 entries \[cpu"):
+        lifecycle.nothing_piles_up(Subject(make=TensorGrowsInAPart, traits=Traits(**ALL)))
+
+
+def inexact(node):
+    with pytest.raises(CheckFailed) as caught:
+        numerics.gradients_are_exact(Subject(make=node, traits=Traits(**ALL)))
+    return str(caught.value)
+
+
+class CutThreshold(Toy):
+    def fire(self, h, axis):
+        return super().fire(h, axis) + 0 * self.threshold.sum() - (self.threshold**2).sum().detach()
+
+
+class CutState(Toy):
+    def sequence(self, x, state, lengths):
+        spikes, after, h = super().sequence(x, state, lengths)
+        return spikes + state["last"].sum().detach(), after, h
+
+
+class CutFinalState(Toy):
+    def sequence(self, x, state, lengths):
+        spikes, after, h = super().sequence(x, state, lengths)
+        return spikes, {**after, "last": after["last"] + x.sum() - x.sum().detach()}, h
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (CutThreshold, "the gradient of the spikes with respect to parameter 'threshold' is "),
+        (CutState, "the gradient of the spikes with respect to state 'last' is "),
+        (CutFinalState, "the gradient of the final state 'last' with respect to x is "),
+    ],
+)
+def test_a_gradient_that_is_not_exact_is_told_by_name(node, message):
+    text = inexact(node)
+    assert f"gradients_are_exact: whole: along one direction, {message}" in text
+    assert re.search(r"is -?[\d.e-]+, not -?[\d.e-]+ \[cpu, float64\]$", text)
+
+
+def test_a_gradient_that_is_left_out_on_purpose_is_said_to_be():
+    text = inexact(build.part("neuron", {"type": "lif", "detach_reset": True}))
+    assert "; detach_reset is set: a gradient that is left out on purpose (a detached reset) differs too: skip" in text
+    assert "on purpose" not in inexact(CutThreshold)
