@@ -148,6 +148,7 @@ def _begin(job: Job, folder: RunFolder, console: Console, known: Manifest | None
         "seed": job.recipe.seed,
         "machine": machine,
         "data": manifest.plain(job.prepared.fingerprint),
+        "loss": job.prepared.loss,
         "notes": job.notes,
         "recipe": job.recipe.resolved(),
     }

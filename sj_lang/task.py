@@ -87,6 +87,8 @@ class Prepared:
     #: the figure of `metrics("validation", ...)` that chooses the checkpoint
     select: str = "loss"
     greater_is_better: bool = False
+    #: what the figure `loss` is, and its unit if it has one, as report.html tells it
+    loss: str = "mean loss of the split, as its task defines it"
     #: sizes and SHA-256 of the sources, for manifest.json
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     #: sentences shown to the user before the training, e.g. "37 characters at the end of test are dropped"

@@ -197,6 +197,8 @@ def test_a_run_comes_nearer_to_its_teacher_and_stores_the_student_alone(
     assert losses[-1] < losses[0]
     figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert figures["parameters.total"] == sum(p.numel() for p in student.parameters())
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("mean negative log likelihood of a masked token, in nats") == 2  # not of train.loss
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert again["test.loss"] == figures["test.loss"]
 
