@@ -90,6 +90,7 @@ def train(
     termination = Termination(folder.continuing)
     trainer = _trainer(job, folder, console, termination)
     trainer.check_loss()
+    trainer.check_choice()
     prompt = _prompt(job)
     check_prompt(job.model, job.prepared.tokenizer, prompt)
     job.notes += unknown_in(job.prepared.tokenizer, prompt)

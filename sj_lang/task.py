@@ -65,7 +65,8 @@ class Prepared:
 
     `metrics(split, reduced, labels)` gets the same, concatenated over the split as NumPy arrays, and returns figures
     without a prefix, e.g. `{"loss": ..., "bits_per_char": ...}`. `split` is `"train"`, `"validation"` or a key of
-    `tests`.
+    `tests`; of a few samples of the validation it is asked before the training where a recipe names the figure that
+    chooses the checkpoint, to know the names that there are.
     """
 
     tokenizer: PreTrainedTokenizerBase
