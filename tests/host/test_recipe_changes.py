@@ -34,7 +34,7 @@ def refused(*arguments: Any) -> list[str]:
         ("generate.prompt=ROMEO: hi #1", "generate", "prompt", "ROMEO: hi #1"),
         ("generate.prompt=", "generate", "prompt", None),
         ("task.split=[.9, 0, .1]", "task", "split", [0.9, 0.0, 0.1]),
-        ("train.label_names=[a, b]", "train", "label_names", ["a", "b"]),
+        ("train.optim_target_modules=[a, b]", "train", "optim_target_modules", ["a", "b"]),
     ],
 )
 def test_changes_are_typed_as_in_yaml(write: Write, change: str, section: str, key: str, value: Any) -> None:
