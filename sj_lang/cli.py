@@ -127,7 +127,7 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
 
 def _cp_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a path, or a name from `sj-lang ls`")
-    parser.add_argument("dest", metavar="DEST", help="a file that does not exist, or a folder")
+    parser.add_argument("dest", metavar="DEST", help="a file that does not exist, or a folder that does")
 
 
 def _plugin_options(parser: argparse.ArgumentParser) -> None:

@@ -249,13 +249,19 @@ def test_wrong_runs(write: Write, text: str, message: str) -> None:
 def test_copy_keeps_the_text_and_finds_the_base(write: Write) -> None:
     write(SOUND, "parts/first.yaml")
     write("# mine\nbase: first.yaml  # the first\nrecipe: 1\n", "parts/second.yaml")
+    with pytest.raises(UserError, match=r"^no folder own; make it first"):
+        recipe_files.copy("parts/second.yaml", "own/")
+    Path("own").mkdir()
     copy = recipe_files.copy("parts/second.yaml", "own/")
     assert copy == Path("own/second.yaml")
     assert copy.read_text().startswith("# mine\nbase: /")
     assert recipe.load(str(copy)).model == recipe.load("parts/second.yaml").model
     with pytest.raises(UserError, match=r"own/second\.yaml exists already"):
         recipe_files.copy("parts/second.yaml", "own")
-    recipe_files.copy("parts/first.yaml", "new/deep/name.yaml")
-    assert Path("new/deep/name.yaml").read_text(encoding="utf-8") == SOUND
-    with pytest.raises(UserError, match=r"cannot write parts/first\.yaml/x"):
+    recipe_files.copy("parts/first.yaml", "own/name.yaml")
+    assert Path("own/name.yaml").read_text(encoding="utf-8") == SOUND
+    with pytest.raises(UserError, match=r"^no folder new/deep; make it first"):
+        recipe_files.copy("parts/first.yaml", "new/deep/name.yaml")
+    assert not Path("new").exists()
+    with pytest.raises(UserError, match=r"^no folder parts/first\.yaml; make it first"):
         recipe_files.copy("parts/first.yaml", "parts/first.yaml/x")
