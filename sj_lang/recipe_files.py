@@ -58,7 +58,14 @@ def read_tree(path: Path, chain: tuple[Path, ...] = ()) -> Tree:
     tree.marks |= {keys: place for keys, place in marks.items() if not keys}
     tree.problems += problems
     tree.lay_over(data, marks)
+    if is_installed(path):
+        tree.notes.clear()  # what it drops of its base, it drops on purpose
     return tree
+
+
+def is_installed(path: Path) -> bool:
+    """Whether this is a recipe that a plugin brings."""
+    return path.resolve() in {known.resolve() for known in plugins.recipes().values()}
 
 
 def _read_base(base: str, path: Path, place: Place, chain: tuple[Path, ...]) -> Tree:

@@ -11,6 +11,7 @@ from sound_recipe import SOUND
 
 from sj_lang import recipe, recipe_files
 from sj_lang.errors import UserError
+from sj_lang.plugins import Registry
 
 Write = Callable[..., str]
 pytestmark = pytest.mark.usefixtures("toy")
@@ -101,6 +102,19 @@ def test_base(write: Write) -> None:
     assert (third.model["dropout"], third.model["neuron"]["type"]) == (0.3, "toy_delay")
     assert third.notes == ["model.neuron: type is now toy_delay; the arguments of toy_lif are dropped: tau"]
     assert "base" not in third.resolved()
+
+
+def test_what_an_installed_recipe_drops_of_its_base_is_no_news(toy: Registry, write: Write) -> None:
+    write(SOUND, "parts/first.yaml")
+    runs = "runs: {a: {tokenizer: letters}, b: {model.neuron: toy_lif}}\n"
+    delay = "model: {neuron: {type: toy_delay, delays: 4}}\n"
+    second = write("base: first.yaml\nrecipe: 1\n" + delay + runs, "parts/b.yaml")
+    assert len(recipe.load(second).notes) == 2
+    toy._recipes["lm/second"] = [(toy.plugins[0], Path(second))]
+    assert recipe.load("lm/second").notes == recipe.load(second).notes == []
+    dropped = "model.neuron: type is now toy_lif; the arguments of toy_delay are dropped: delays"
+    assert recipe.load("lm/second", ["runs=", "model.neuron=toy_lif"]).notes == [dropped]
+    assert recipe.load(write("base: lm/second\nrecipe: 1\nruns:\nmodel: {neuron: toy_lif}\n")).notes == [dropped]
 
 
 def test_a_problem_of_the_base_is_told_with_the_bases_place(write: Write) -> None:
