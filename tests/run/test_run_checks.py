@@ -109,6 +109,27 @@ def test_the_figure_that_chooses_is_known_before_training(tmp_path: Path, name: 
         assert run.execute(loaded, dry_run=True) == 0
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["train.metric_for_best_model=bits_per_char"], "with the highest validation bits_per_char is taken"),
+        (
+            ["train.metric_for_best_model=eval_bits_per_char", "train.greater_is_better=false"],
+            "with the lowest validation bits_per_char is taken",
+        ),
+        (["train.metric_for_best_model=loss"], ""),
+        (["train.metric_for_best_model=null"], ""),
+        ([], ""),
+    ],
+)
+def test_which_way_another_figure_chooses_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str], told: str
+) -> None:
+    run.execute(load(write_recipe(tmp_path), changes), dry_run=True)
+    out = capsys.readouterr().out
+    assert (told in out) if told else ("is taken" not in out)
+
+
 def test_looking_at_the_figures_changes_no_training(tmp_path: Path) -> None:
     for name in ("loss", "bits_per_char"):
         changes = [f"train.metric_for_best_model={name}", "train.greater_is_better=false", f"output={name}"]
