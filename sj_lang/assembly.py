@@ -185,9 +185,15 @@ def _plan_evaluation(train: dict[str, Any], prepared: Prepared | None, notes: li
         train.setdefault("save_steps", train["eval_steps"])
     choosing = strategy != "no" and train["save_strategy"] != "no"
     if train.setdefault("load_best_model_at_end", choosing) and prepared is not None:
-        train.setdefault("metric_for_best_model", prepared.select)
-        if train["metric_for_best_model"].removeprefix("eval_") == prepared.select:
+        train["metric_for_best_model"] = train.get("metric_for_best_model") or prepared.select
+        chooses = train["metric_for_best_model"].removeprefix("eval_")
+        if chooses == prepared.select:
             train.setdefault("greater_is_better", prepared.greater_is_better)
+        else:
+            if train.get("greater_is_better") is None:
+                train["greater_is_better"] = not chooses.endswith("loss")  # as transformers has it
+            which = "highest" if train["greater_is_better"] else "lowest"
+            notes.append(f"the checkpoint with the {which} validation {chooses} is taken (train.greater_is_better)")
     elif not train["load_best_model_at_end"]:
         notes.append(
             "no checkpoint is chosen by validation (load_best_model_at_end is off): the last weights are taken"

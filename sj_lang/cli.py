@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sj_lang import __version__
@@ -65,6 +66,9 @@ def _dispatch(words: list[str]) -> int:
         parser.print_help()
         return 0
     for word in rest:
+        if not word.startswith("-") and "=" not in word and getattr(arguments, "recipe", "") is None:
+            arguments.recipe = word  # argparse takes what may be missing as missing where an option comes first
+            continue
         if word.startswith("-") or "=" not in word or "changes" not in arguments:
             raise UserError(f"'{word}' is not understood; see `sj-lang {first} --help`")
         arguments.changes.append(word)
@@ -106,7 +110,9 @@ def _changes(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_options(parser: argparse.ArgumentParser) -> None:
-    _recipe(parser)
+    optional = "a path, or a name from `sj-lang ls`; with --resume it may be left out: it is in the run's folder"
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help=optional)
+    _changes(parser)
     parser.add_argument("--dry-run", action="store_true", help="check everything, build data and model, train nothing")
     parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder from its last checkpoint")
 
@@ -127,7 +133,7 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
 
 def _cp_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a path, or a name from `sj-lang ls`")
-    parser.add_argument("dest", metavar="DEST", help="a file that does not exist, or a folder")
+    parser.add_argument("dest", metavar="DEST", help="a file that does not exist, or a folder that does")
 
 
 def _plugin_options(parser: argparse.ArgumentParser) -> None:
@@ -148,11 +154,25 @@ def _no_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.recipe is None:
+        arguments.recipe = _recipe_of(arguments.resume)
     recipe = _load(arguments)
     from sj_lang import run
 
     run.quiet_libraries()
     return run.execute(recipe, dry_run=arguments.dry_run, resume=arguments.resume, debug=arguments.debug)
+
+
+def _recipe_of(run: str | None) -> str:
+    """The recipe that lies in the folder of a run."""
+    from sj_lang.folder import RunFolder
+
+    if run is None:
+        raise UserError("the following arguments are required: RECIPE; see `sj-lang run --help`")
+    path = RunFolder(Path(run)).recipe
+    if not path.is_file():
+        raise UserError(f"--resume: {run} is not a run folder (it has no {path.name})")
+    return str(path)
 
 
 def _validate(arguments: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from sj_lang.errors import PluginError, UserError
 from sj_lang.overrides import COMPONENTS, Tree
 from sj_lang.problems import Keys, Place, Problem, merge_misspelt, report, shown, unknown
 from sj_lang.recipe_check import FORMAT, KEYS, PARENTS, SECTIONS, check_body, check_head, check_name
-from sj_lang.recipe_files import locate, read_tree
+from sj_lang.recipe_files import is_installed, locate, read_tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +181,8 @@ def _load_named(
         child = tree.copy()
         marks = {k[2:]: replace(place, inside=here) for k, place in tree.marks.items() if k[:2] == here and k[2:]}
         child.lay_over({key: value for key, value in own.items() if key in allowed}, marks)
+        if is_installed(path):
+            child.notes.clear()
         changes.lay_over(child)
         head, found = check_head(
             {key: value for key, value in child.data.items() if key in ("name", "summary", "seed")}

@@ -58,7 +58,14 @@ def read_tree(path: Path, chain: tuple[Path, ...] = ()) -> Tree:
     tree.marks |= {keys: place for keys, place in marks.items() if not keys}
     tree.problems += problems
     tree.lay_over(data, marks)
+    if is_installed(path):
+        tree.notes.clear()  # what it drops of its base, it drops on purpose
     return tree
+
+
+def is_installed(path: Path) -> bool:
+    """Whether this is a recipe that a plugin brings."""
+    return path.resolve() in {known.resolve() for known in plugins.recipes().values()}
 
 
 def _read_base(base: str, path: Path, place: Place, chain: tuple[Path, ...]) -> Tree:
@@ -99,7 +106,7 @@ def _nest_runs(data: dict[str, Any], marks: dict[Keys, Place]) -> tuple[dict[Key
 
 
 def copy(recipe: str, dest: str) -> Path:
-    """Copy a recipe's file, as it is written, to a new file or into a folder; return the copy.
+    """Copy a recipe's file, as it is written, to a new file or into a folder that exists; return the copy.
 
     A base that is named by a path relative to the old file is named by its full path in the copy.
     """
@@ -110,13 +117,14 @@ def copy(recipe: str, dest: str) -> Path:
         target = target / f"{Path(name).name}.yaml"
     if target.exists() or target.is_symlink():
         raise UserError(f"{shown(target)} exists already; choose another file")
+    if not target.parent.is_dir():
+        raise UserError(f"no folder {shown(target.parent)}; make it first, or choose another")
     text = source.read_text(encoding="utf-8-sig")
     base = document.data.get("base")
     if isinstance(base, str) and (source.parent / base).is_file():
         full = yaml_marks.dump({"base": str((source.parent / base).resolve())})
         text = re.sub(r"^base:.*\n?", lambda _: full, text, count=1, flags=re.MULTILINE)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {shown(target)}: {error.strerror or error}") from error

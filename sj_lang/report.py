@@ -15,16 +15,16 @@ from sj_lang import figures
 from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder
 from sj_lang.manifest import read_json
+from sj_lang.task import Prepared
 
 #: order of the tables, by the first word of a figure's name; test splits, whatever they are called, come before these
 GROUPS = ("baseline", "validation", "train", "parameters", "firing_rate", "dead", "energy")
 
-UNITS = {"loss": "nats", "seconds": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}
+UNITS = {"seconds": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}
 
 EXPLAINED = {
-    "test.loss": "mean negative log likelihood of a test token, in nats",
     "test.bits_per_char": "bits that the model needs for a character of the test text",
-    "train.loss": "mean over the last steps, those since the previous line of the log",
+    "train.loss": "what the training minimises, mean over the last steps: those since the previous line of the log",
     "train.seconds": "wall clock of the training loop, evaluations during training included",
     "train.tokens_per_second": "without the time of evaluations, checkpoints and measurements",
     "parameters.neurons": "of the total: parameters inside spiking neurons",
@@ -138,30 +138,34 @@ def _render(title: str, pages: Sequence[Page], means: Mapping[str, Mapping[str, 
     tables.append(Table(title="Figures", columns=columns, rows=metric_rows([page.metrics for page in pages])))
     compared = _comparison(pages) if len(pages) > 1 else None
     template = environment.get_template("report.html.j2")
-    return template.render(title=title, pages=pages, tables=tables, explained=EXPLAINED, compared=compared)
+    explained = EXPLAINED | _losses(pages)
+    return template.render(title=title, pages=pages, tables=tables, explained=explained, compared=compared)
+
+
+def _losses(pages: Sequence[Page]) -> dict[str, str]:
+    """What the loss of each split is, in the words of the runs' tasks."""
+    told: dict[str, dict[str, None]] = {}
+    for one in pages:
+        for name in one.metrics:
+            if name.endswith(".loss") and name != "train.loss":
+                told.setdefault(name, {})[one.manifest.get("loss", Prepared.loss)] = None
+    return {name: "; or, of other tasks here: ".join(texts) for name, texts in told.items()}
 
 
 def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """(name, one text per run) of all figures that any run has, except those of single layers.
-
-    A run with a correlation, `pearson`, predicts numbers: its losses are squared errors, which have no unit.
-    """
+    """(name, one text per run) of all figures that any run has, except those of single layers."""
     names = list(dict.fromkeys(name for one in metrics for name in one))
     plain = [name for name in names if not name.startswith(("firing_rate.", "dead.")) or name.endswith(".mean")]
     plain.sort(key=lambda name: GROUPS.index(group) if (group := name.split(".")[0]) in GROUPS else -1)
-    squared = [any(name.endswith(".pearson") for name in one) for one in metrics]
-    runs = list(zip(metrics, squared, strict=True))
-    return [(name, [show(name, one[name], squared=sq) if name in one else "" for one, sq in runs]) for name in plain]
+    return [(name, [show(name, one[name]) if name in one else "" for one in metrics]) for name in plain]
 
 
-def show(name: str, value: Any, *, squared: bool = False) -> str:
-    """A figure with its unit, as people read it. squared: a loss is a squared error."""
+def show(name: str, value: Any) -> str:
+    """A figure as people read it, with its unit if that is the same in all tasks: that of a loss is not."""
     unit = "mJ" if name.endswith("mj") else UNITS.get(name.split(".", 1)[-1], "")
-    if squared and name.endswith(".loss"):
-        unit = ""
     if isinstance(value, Mapping):  # mean, deviation and number of runs
         if not value["deviation"]:  # a single run, or a figure that is the same in all
-            return show(name, value["mean"], squared=squared)
+            return show(name, value["mean"])
         text = f"{_number(name, value['mean'])} ± {_number(name, value['deviation'])}"
     else:
         text = _number(name, value)

@@ -91,6 +91,7 @@ def train(
     trainer = _trainer(job, folder, console, termination)
     trainer.check_loss()
     trainer.check_smoothing()
+    trainer.check_choice()
     prompt = _prompt(job)
     check_prompt(job.model, job.prepared.tokenizer, prompt)
     job.notes += unknown_in(job.prepared.tokenizer, prompt)
@@ -149,6 +150,7 @@ def _begin(job: Job, folder: RunFolder, console: Console, known: Manifest | None
         "seed": job.recipe.seed,
         "machine": machine,
         "data": manifest.plain(job.prepared.fingerprint),
+        "loss": job.prepared.loss,
         "notes": job.notes,
         "recipe": job.recipe.resolved(),
     }

@@ -34,6 +34,12 @@ TRAIN_FIXED: Mapping[str, tuple[Any, str]] = {
     "enable_jit_checkpoint": (False, "SIGTERM saves a checkpoint in any case, and ends with exit code 143"),
     "prediction_loss_only": (False, "the figures of the task need the predictions"),
     "batch_eval_metrics": (False, "the figures of the task are computed over the whole split"),
+    "eval_do_concat_batches": (True, "the figures of the task are computed over the whole split"),
+    "debug": ("", "a loss or a gradient that is not finite ends the run in any case, and it says where that began"),
+    "label_names": (None, "the task says which keys of a batch are the labels"),
+    "resume_from_checkpoint": (None, "`sj-lang run --resume RUN` goes on with a run"),
+    "restore_callback_states_from_checkpoint": (False, "a run that goes on restores what it needs in any case"),
+    "use_liger_kernel": (False, "Liger's kernels are for transformers' own models; leave it out"),
 }
 #: Values of these fields that no training can have, or that torch refuses once it trains: limits as of pydantic.Field.
 TRAIN_LIMITS: Mapping[str, Mapping[str, Any]] = {

@@ -65,7 +65,8 @@ class Prepared:
 
     `metrics(split, reduced, labels)` gets the same, concatenated over the split as NumPy arrays, and returns figures
     without a prefix, e.g. `{"loss": ..., "bits_per_char": ...}`. `split` is `"train"`, `"validation"` or a key of
-    `tests`.
+    `tests`; of a few samples of the validation it is asked before the training where a recipe names the figure that
+    chooses the checkpoint, to know the names that there are.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -87,6 +88,8 @@ class Prepared:
     #: the figure of `metrics("validation", ...)` that chooses the checkpoint
     select: str = "loss"
     greater_is_better: bool = False
+    #: what the figure `loss` is, and its unit if it has one, as report.html tells it
+    loss: str = "mean loss of the split, as its task defines it"
     #: sizes and SHA-256 of the sources, for manifest.json
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     #: sentences shown to the user before the training, e.g. "37 characters at the end of test are dropped"

@@ -18,7 +18,7 @@ from sj_lang.callbacks import Epochs, Lines, RunMark
 from sj_lang.compat import shield
 from sj_lang.console import Console
 from sj_lang.energy import energy
-from sj_lang.errors import RunFailed, UserError
+from sj_lang.errors import RunFailed, UserError, choices
 from sj_lang.folder import RunFolder
 from sj_lang.guards import FiniteGuard, Termination, check_loss_scaling
 from sj_lang.lengths import OneLength
@@ -28,6 +28,7 @@ from sj_lang.task import MapDataset, Prepared
 shield()
 
 from transformers import PrinterCallback, ProgressCallback, Trainer, default_data_collator  # noqa: E402
+from transformers.trainer_pt_utils import nested_numpify  # noqa: E402
 
 _PROBE = 8  # samples on which firing is measured at each line of the log
 _COSTED = 32  # test samples on which energy is measured
@@ -95,6 +96,20 @@ class RunTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
                 "train.label_smoothing_factor: only a loss that is the cross-entropy of `labels` alone is smoothed, "
                 "as in classification or masked-LM without nsp; leave it out"
             )
+
+    def check_choice(self) -> None:
+        """The figure that chooses the checkpoint must be one that the evaluation gives; asked of the first samples."""
+        wanted = (self.args.metric_for_best_model or "").removeprefix("eval_")
+        evaluates = self.prepared.validation is not None and self.args.eval_strategy != "no"
+        if not evaluates or wanted in ("", "loss", self.prepared.select):
+            return
+        with undisturbed(self.model):
+            _, logits, labels = self.prediction_step(self.model, self._probe(), prediction_loss_only=False)
+            reduced = self._reduce(logits, labels)
+        known = {"loss", *self.prepared.metrics("validation", nested_numpify(reduced), nested_numpify(labels))}
+        if wanted not in known:
+            names = choices(wanted, list(known))
+            raise UserError(f"train.metric_for_best_model: the evaluation gives no '{wanted}'; {names}")
 
     def planned_steps(self) -> int:
         """Optimizer steps of the whole training."""

@@ -77,6 +77,7 @@ def test_the_module_is_the_command() -> None:
     [
         (["rnu"], "error: no command 'rnu'; did you mean 'run'? valid: "),
         (["run"], "error: the following arguments are required: RECIPE; see `sj-lang run --help`"),
+        (["run", "--dry-run"], "error: the following arguments are required: RECIPE; see `sj-lang run --help`"),
         (["run", "x", "--resum"], "error: '--resum' is not understood; see `sj-lang run --help`"),
         (["ls", "x"], "error: 'x' is not understood; see `sj-lang ls --help`"),
         (["run", "none.yaml"], "error: no file none.yaml; `sj-lang ls` shows"),
@@ -122,6 +123,20 @@ def test_exit_codes(
     assert captured.err == message + "\n"
     assert cli.main(["run", write(), "--debug"]) == code
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_resumed_run_knows_its_recipe(
+    toy: Registry, write: Write, capsys: Out, stand_in: Callable[..., Any], tmp_path: Path
+) -> None:
+    calls = []
+    stand_in("run", execute=lambda recipe, **options: calls.append((recipe, options["resume"])) or 0)
+    run = Path(write(name="recipe.yaml")).absolute().parent
+    assert cli.main(["run", "--resume", str(run)]) == 0
+    assert cli.main(["run", "--resume", str(run), write(name="other.yaml"), "seed=8"]) == 0
+    assert [(one.path.name, resume) for one, resume in calls] == [("recipe.yaml", str(run)), ("other.yaml", str(run))]
+    assert calls[1][0].seed == 8
+    assert cli.main(["run", "--resume", str(run / "none")]) == 2
+    assert capsys.readouterr().err == f"error: --resume: {run / 'none'} is not a run folder (it has no recipe.yaml)\n"
 
 
 def test_run_hands_everything_on(toy: Registry, write: Write, capsys: Out, stand_in: Callable[..., Any]) -> None:
@@ -171,6 +186,7 @@ def test_ls_and_cp(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert lines[1].split()[:4] == ["lm/bad", "cannot", "be", "read:"]
         assert lines[-3].split(maxsplit=1) == ["lm/one", "A recipe of toys."]
         assert lines[-1] == "plugin 'sick' of sj-lang-sick 0.3 failed to load, see `sj-lang plugins`"
+        Path("mine").mkdir()
         assert cli.main(["cp", "lm/one", "mine/"]) == 0
         assert capsys.readouterr().out == "wrote mine/one.yaml\n"
         assert cli.main(["cp", "lm/one", "mine/one.yaml"]) == 2

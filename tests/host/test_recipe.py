@@ -97,6 +97,18 @@ def test_a_key_of_another_section_is_sent_there(write: Write) -> None:
         ("train.seed=1", "train.seed: the seed has one place: 'seed' at the top level"),
         ("train.output_dir=x", "train.output_dir: the run folder has one place: 'output' at the top level"),
         ("train.logging_nan_inf_filter=true", "must be false here, or a loss that is NaN is logged as 0"),
+        (
+            "train.eval_do_concat_batches=false",
+            "must be true here, the figures of the task are computed over the whole",
+        ),
+        (
+            "train.debug=underflow_overflow",
+            "train.debug: must be '' here, a loss or a gradient that is not finite",
+        ),
+        ("train.label_names=[labels]", "train.label_names: must be null here, the task says which keys"),
+        ("train.resume_from_checkpoint=x", "must be null here, `sj-lang run --resume RUN` goes on with a run"),
+        ("train.restore_callback_states_from_checkpoint=true", "must be false here, a run that goes on restores"),
+        ("train.use_liger_kernel=true", "train.use_liger_kernel: must be false here, Liger's kernels are for"),
         ("train.lr_scheduler_type=cosin", "expected one of 'linear', 'cosine', 'cosine_with_restarts'"),
         ("train.lr_scheduler_type=cosin", "(text); did you mean 'cosine'"),
         ("train.lr=1", "train.lr: unknown key; the keys are the fields of transformers.TrainingArguments"),

@@ -11,6 +11,7 @@ from sound_recipe import SOUND
 
 from sj_lang import recipe, recipe_files
 from sj_lang.errors import UserError
+from sj_lang.plugins import Registry
 
 Write = Callable[..., str]
 pytestmark = pytest.mark.usefixtures("toy")
@@ -34,7 +35,7 @@ def refused(*arguments: Any) -> list[str]:
         ("generate.prompt=ROMEO: hi #1", "generate", "prompt", "ROMEO: hi #1"),
         ("generate.prompt=", "generate", "prompt", None),
         ("task.split=[.9, 0, .1]", "task", "split", [0.9, 0.0, 0.1]),
-        ("train.label_names=[a, b]", "train", "label_names", ["a", "b"]),
+        ("train.optim_target_modules=[a, b]", "train", "optim_target_modules", ["a", "b"]),
     ],
 )
 def test_changes_are_typed_as_in_yaml(write: Write, change: str, section: str, key: str, value: Any) -> None:
@@ -101,6 +102,19 @@ def test_base(write: Write) -> None:
     assert (third.model["dropout"], third.model["neuron"]["type"]) == (0.3, "toy_delay")
     assert third.notes == ["model.neuron: type is now toy_delay; the arguments of toy_lif are dropped: tau"]
     assert "base" not in third.resolved()
+
+
+def test_what_an_installed_recipe_drops_of_its_base_is_no_news(toy: Registry, write: Write) -> None:
+    write(SOUND, "parts/first.yaml")
+    runs = "runs: {a: {tokenizer: letters}, b: {model.neuron: toy_lif}}\n"
+    delay = "model: {neuron: {type: toy_delay, delays: 4}}\n"
+    second = write("base: first.yaml\nrecipe: 1\n" + delay + runs, "parts/b.yaml")
+    assert len(recipe.load(second).notes) == 2
+    toy._recipes["lm/second"] = [(toy.plugins[0], Path(second))]
+    assert recipe.load("lm/second").notes == recipe.load(second).notes == []
+    dropped = "model.neuron: type is now toy_lif; the arguments of toy_delay are dropped: delays"
+    assert recipe.load("lm/second", ["runs=", "model.neuron=toy_lif"]).notes == [dropped]
+    assert recipe.load(write("base: lm/second\nrecipe: 1\nruns:\nmodel: {neuron: toy_lif}\n")).notes == [dropped]
 
 
 def test_a_problem_of_the_base_is_told_with_the_bases_place(write: Write) -> None:
@@ -249,13 +263,19 @@ def test_wrong_runs(write: Write, text: str, message: str) -> None:
 def test_copy_keeps_the_text_and_finds_the_base(write: Write) -> None:
     write(SOUND, "parts/first.yaml")
     write("# mine\nbase: first.yaml  # the first\nrecipe: 1\n", "parts/second.yaml")
+    with pytest.raises(UserError, match=r"^no folder own; make it first"):
+        recipe_files.copy("parts/second.yaml", "own/")
+    Path("own").mkdir()
     copy = recipe_files.copy("parts/second.yaml", "own/")
     assert copy == Path("own/second.yaml")
     assert copy.read_text().startswith("# mine\nbase: /")
     assert recipe.load(str(copy)).model == recipe.load("parts/second.yaml").model
     with pytest.raises(UserError, match=r"own/second\.yaml exists already"):
         recipe_files.copy("parts/second.yaml", "own")
-    recipe_files.copy("parts/first.yaml", "new/deep/name.yaml")
-    assert Path("new/deep/name.yaml").read_text(encoding="utf-8") == SOUND
-    with pytest.raises(UserError, match=r"cannot write parts/first\.yaml/x"):
+    recipe_files.copy("parts/first.yaml", "own/name.yaml")
+    assert Path("own/name.yaml").read_text(encoding="utf-8") == SOUND
+    with pytest.raises(UserError, match=r"^no folder new/deep; make it first"):
+        recipe_files.copy("parts/first.yaml", "new/deep/name.yaml")
+    assert not Path("new").exists()
+    with pytest.raises(UserError, match=r"^no folder parts/first\.yaml; make it first"):
         recipe_files.copy("parts/first.yaml", "parts/first.yaml/x")

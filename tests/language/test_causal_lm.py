@@ -92,6 +92,7 @@ def test_figures_are_exact_whatever_the_batches(book: str, tokenizer: Any) -> No
     text = TEXT[int(len(TEXT) * 0.95 + 1e-6) :]
     first = ready.tokenizer.decode(items[0]["input_ids"][:1])
     assert found["loss"] == pytest.approx(nats / (targets != -100).sum().item(), rel=1e-5)
+    assert ready.loss == "mean negative log likelihood of a token, in nats"
     assert found["bits_per_char"] == pytest.approx(nats / math.log(2) / (len(text) - len(first)), rel=1e-5)
     right = (logits.argmax(-1) == targets)[targets != -100].float().mean().item()
     assert found["accuracy"] == pytest.approx(right)

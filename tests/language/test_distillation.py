@@ -197,6 +197,8 @@ def test_a_run_comes_nearer_to_its_teacher_and_stores_the_student_alone(
     assert losses[-1] < losses[0]
     figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert figures["parameters.total"] == sum(p.numel() for p in student.parameters())
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("mean negative log likelihood of a masked token, in nats") == 2  # not of train.loss
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert again["test.loss"] == figures["test.loss"]
 
@@ -280,3 +282,17 @@ def test_mistakes_of_the_wrapped_task_name_their_key(tmp_path: Path, book: Path,
 def test_there_is_nothing_to_smooth(tmp_path: Path, book: Path, teacher: Callable[..., str]) -> None:
     with pytest.raises(UserError, match=r"train\.label_smoothing_factor: only"):
         execute(recipe(tmp_path, book, teacher(), "train.label_smoothing_factor=0.1"), dry_run=True)
+
+
+def test_a_student_without_hidden_states() -> None:
+    from sj_lang_language.distil.loss import DistillationLoss
+    from transformers import BertConfig, BertForMaskedLM
+
+    class Mute(BertForMaskedLM):
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Any:
+            return super().forward(input_ids, attention_mask)
+
+    config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    options = {"labels": ["labels"], "temperature": 1.0, "alpha": 0.5, "hidden": True}
+    with pytest.raises(UserError, match=r"the student, Mute, gives no hidden states; set task\.hidden=false"):
+        DistillationLoss(student=Mute(config), teacher=BertForMaskedLM(config), **options)

@@ -105,6 +105,8 @@ def test_every_task_from_tsv(name: str, tmp_path: Path) -> None:
     labels = np.array([ready.tests["dev"][i]["labels"] for i in range(12)])
     assert set(ready.metrics("dev", outputs, labels)) == {"loss", *spec.figures}
     assert ready.select == spec.figures[0]
+    entropy, squares = "mean cross entropy of an example, in nats", "mean squared error of an example's score"
+    assert ready.loss == (entropy if spec.labels else squares)
     assert ready.model["num_labels"] == max(1, len(spec.labels))
     assert ready.model["problem_type"] == ("single_label_classification" if spec.labels else "regression")
     baselines = ready.baselines()

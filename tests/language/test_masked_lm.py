@@ -115,6 +115,7 @@ def test_figures_are_exact_whatever_the_batches(book: str) -> None:
     logits, labels = torch.cat(scores).double(), torch.cat([item["labels"] for item in test])
     nats = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100).item()
     assert found["loss"] == pytest.approx(nats, rel=1e-6)
+    assert ready.loss == "mean negative log likelihood of a masked token, in nats"
     assert found["perplexity"] == pytest.approx(math.exp(nats), rel=1e-5)
     at = labels != -100
     assert found["accuracy"] == pytest.approx((logits.argmax(-1) == labels)[at].float().mean().item())

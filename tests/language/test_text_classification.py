@@ -58,6 +58,7 @@ def test_what_is_given_is_used_and_only_validation_is_cut(files: dict[str, str])
     assert (ready.model["max_position_embeddings"], ready.model["type_vocab_size"]) == (128, 2)
     assert ready.model["pad_token_id"] == ready.tokenizer.pad_token_id == 0
     assert (ready.select, ready.greater_is_better) == ("accuracy", True)
+    assert ready.loss == "mean cross entropy of an example, in nats"
     assert "2 labels: neg, pos" in ready.notes
     again = prepare(data=files)
     assert sentences(again, again.validation) == sentences(ready, ready.validation)

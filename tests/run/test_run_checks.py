@@ -31,6 +31,10 @@ PROBLEMS = {
         ["train.eval_strategy=steps", "train.save_strategy=epoch", "train.load_best_model_at_end=true"],
         r"train: .*save and eval strategy",
     ),
+    "a figure that the evaluation does not give": (
+        ["train.metric_for_best_model=eval_bits_per_chr"],
+        r"^train\.metric_for_best_model: the evaluation gives no 'bits_per_chr'; did you mean 'bits_per_char'\? valid",
+    ),
     "an empty prompt": (["generate.prompt=''"], r"generate\.prompt: the prompt is empty"),
     "a prompt without room for an answer": (
         ["generate.prompt=abcdefghijab"],
@@ -93,3 +97,42 @@ def test_model_does_not_depend_on_how_much_was_drawn_for_the_data(tmp_path: Path
     finally:
         TinyText.prepare = original  # type: ignore[method-assign]
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", ["bogus", "loss", "eval_bits_per_char"])
+def test_the_figure_that_chooses_is_known_before_training(tmp_path: Path, name: str) -> None:
+    loaded = load(write_recipe(tmp_path), [f"train.metric_for_best_model={name}"])
+    if name == "bogus":
+        with pytest.raises(UserError, match="no 'bogus'; valid: bits_per_char, loss"):
+            run.execute(loaded, dry_run=True)
+    else:
+        assert run.execute(loaded, dry_run=True) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["train.metric_for_best_model=bits_per_char"], "with the highest validation bits_per_char is taken"),
+        (
+            ["train.metric_for_best_model=eval_bits_per_char", "train.greater_is_better=false"],
+            "with the lowest validation bits_per_char is taken",
+        ),
+        (["train.metric_for_best_model=loss"], ""),
+        (["train.metric_for_best_model=null"], ""),
+        ([], ""),
+    ],
+)
+def test_which_way_another_figure_chooses_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str], told: str
+) -> None:
+    run.execute(load(write_recipe(tmp_path), changes), dry_run=True)
+    out = capsys.readouterr().out
+    assert (told in out) if told else ("is taken" not in out)
+
+
+def test_looking_at_the_figures_changes_no_training(tmp_path: Path) -> None:
+    for name in ("loss", "bits_per_char"):
+        changes = [f"train.metric_for_best_model={name}", "train.greater_is_better=false", f"output={name}"]
+        run.execute(load(write_recipe(tmp_path), changes))
+    one, other = ((tmp_path / name / "model/model.safetensors").read_bytes() for name in ("loss", "bits_per_char"))
+    assert one == other

@@ -10,6 +10,8 @@ import pytest
 from matplotlib import image
 
 from sj_lang import figures, report
+from sj_lang.manifest import Manifest, write_json
+from sj_lang.task import Prepared
 
 pytestmark = pytest.mark.draws
 
@@ -93,13 +95,14 @@ def test_compared_curves(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
-        ("test.loss", 1.87654, "1.8765 nats"),
+        ("test.loss", 1.87654, "1.8765"),
         ("train.tokens_per_second", 12345.6, "12,346 tokens/s"),
         ("parameters.total", 849_920, "849,920"),
         ("train.seconds", 61.23, "61.2 s"),
         ("firing_rate.mean", 0.12345, "0.1235"),
-        ("test.loss", {"mean": 1.9, "deviation": 0.01, "n": 3}, "1.9000 ± 0.0100 nats"),
-        ("test.loss", {"mean": 1.9, "deviation": None, "n": 1}, "1.9000 nats"),
+        ("test.loss", {"mean": 1.9, "deviation": 0.01, "n": 3}, "1.9000 ± 0.0100"),
+        ("test.loss", {"mean": 1.9, "deviation": None, "n": 1}, "1.9000"),
+        ("test.bits_per_char", {"mean": 1.9, "deviation": None, "n": 1}, "1.9000 bits"),
         ("parameters.total", {"mean": 5.0, "deviation": 0.0, "n": 3}, "5"),
     ],
 )
@@ -114,10 +117,15 @@ def test_rows_are_ordered_and_layers_left_out() -> None:
     assert rows[1] == ("test.accuracy", ["", "0.5000"])
 
 
-def test_squared_errors_have_no_unit() -> None:
-    rows = report.metric_rows([{"dev.loss": 1.0, "dev.pearson": 0.5, "train.loss": 3.0}, {"dev.loss": 2.0}])
-    assert dict(rows) == {
-        "dev.loss": ["1.0000", "2.0000 nats"],
-        "dev.pearson": ["0.5000", ""],
-        "train.loss": ["3.0000", ""],
-    }
+def test_a_loss_is_what_its_task_says(tmp_path: Path) -> None:
+    for name, more in (("a", {"loss": "mean A, in nats"}), ("b", {"loss": "mean B"}), ("old", {})):
+        folder = tmp_path / name
+        folder.mkdir()
+        Manifest.start(folder / "manifest.json", name=name, notes=[], machine={}, data={}, recipe={}, **more).write()
+        write_json(folder / "metrics.json", {"test.loss": 1.0, "train.loss": 2.0})
+    page = report.write([tmp_path / "a"]).read_text()
+    assert "<small>mean A, in nats</small>" in page
+    assert "<small>what the training minimises, mean over the last steps" in page
+    page = report.write([tmp_path / name for name in ("a", "b", "old")]).read_text()
+    both = "mean A, in nats; or, of other tasks here: mean B"
+    assert f"{both}; or, of other tasks here: {Prepared.loss}</small>" in page

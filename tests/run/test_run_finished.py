@@ -110,7 +110,9 @@ def test_report(finished: tuple[Path, str]) -> None:
     assert page.count("<figcaption>") == 3
     assert "Weights of step" in page
     metrics = read_json(finished[0] / "metrics.json")
-    assert f"{metrics['test.loss']:.4f} nats" in page
+    assert f"{metrics['test.loss']:.4f}</td>" in page
+    assert page.count("mean loss of the split, as its task defines it") == 2  # test and validation
+    assert "nats" not in page
 
 
 def test_evaluating_again_gives_the_same_figures(finished: tuple[Path, str]) -> None:

@@ -85,6 +85,7 @@ class CausalLM(Task):
             metrics=Metrics({name: characters_per_token(made, parts[name], tokens[name]) for name in parts}),
             collate=stack,
             label_names=["shift_labels"],
+            loss="mean negative log likelihood of a token, in nats",
             model={
                 "vocab_size": len(made),
                 "max_position_embeddings": self.length,

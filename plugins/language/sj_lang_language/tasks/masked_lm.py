@@ -168,6 +168,7 @@ class MaskedLM(Task):
             metrics=metrics,
             collate=stack,
             label_names=["labels", "next_sentence_label"] if self.nsp else ["labels"],
+            loss="mean negative log likelihood of a masked token, in nats",
             model={
                 "vocab_size": len(tokenizer),
                 "max_position_embeddings": self.length,

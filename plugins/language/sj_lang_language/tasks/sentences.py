@@ -108,6 +108,11 @@ class SentenceTask(Task):
             model=_model(made, kind, length),
             select=select,
             greater_is_better=select != "loss",
+            loss=(
+                "mean cross entropy of an example, in nats"
+                if isinstance(kind, Classes)
+                else "mean squared error of an example's score"
+            ),
             fingerprint={"data": data, **{name: part.fingerprint() for name, part in present.items()}},
             notes=notes,
             predictions=lambda split, reduced, labels: predictions(split, decided(kind, reduced)),
