@@ -94,7 +94,7 @@ def build(path: Path, macros: tuple[tuple[str, int], ...]) -> Path:
     entries = "\n".join(f"CUDA_ON_CPU({name})" for name in KERNELS.findall(text))
     text = f'#include "{HEADER}"\n{text}\n{entries}\n'
     defines = [f"-D{key}={value}" for key, value in macros]
-    key = hashlib.sha256("\n".join([HEADER.read_text(), text, *defines]).encode()).hexdigest()[:24]
+    key = hashlib.sha256("\n".join([HEADER.read_text(encoding="utf-8"), text, *defines]).encode()).hexdigest()[:24]
     library = Path(_folder().name) / f"{path.parent.name}_{key}.so"
     with _BUILDING:
         if not library.exists():

@@ -65,11 +65,14 @@ def _assert_exact(subject: Subject, exact: Subject, form: Callable[..., tuple[Te
 
 def _mismatch(text: str, outputs: list[str], inputs: list[str]) -> str:
     """What gradcheck found, with names for its numbers."""
-    found = re.search(r"output (\d+) with respect to input (\d+),\s*numerical:(\S+)\s*analytical:(\S+)", text)
+    number = r":(?:tensor\()?([^\s,)]+)"
+    found = re.search(
+        rf"output (\d+) with respect to input (\d+),\s*numerical{number}.*?analytical{number}", text, re.DOTALL
+    )
     if found is None:
         return text.partition("\n\n")[0]
     of, by = outputs[int(found[1])], inputs[int(found[2])]
-    numerical, analytical = (float(shown.removeprefix("tensor(").rstrip(",)")) for shown in found.groups()[2:])
+    numerical, analytical = map(float, found.groups()[2:])
     return f"along one direction, the gradient of {of} with respect to {by} is {analytical:.7g}, not {numerical:.7g}"
 
 
