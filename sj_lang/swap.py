@@ -116,7 +116,7 @@ def swap(
     if not isinstance(neuron, str | Mapping):
         raise UserError(f"swap: neuron={neuron!r}; expected a registered name, such as 'dsn', or a mapping with 'type'")
     chosen = {"type": neuron, **options} if isinstance(neuron, str) else {**neuron, **options}
-    modules = {name: value for name, value in chosen.items() if isinstance(value, nn.Module)}
+    modules = _modules(chosen)
     make = part("neuron", {name: value for name, value in chosen.items() if name not in modules})
     if modules.keys() - inspect.signature(make.target).parameters.keys():
         part("neuron", chosen)  # says which argument there is not
@@ -127,7 +127,7 @@ def swap(
     places: list[Place] = []
     for name, old in found:
         if id(old) not in fresh:
-            place, node = _replacement(net, name, old, seen[id(old)], make, modules, chosen)
+            place, node = _replacement(net, name, old, seen[id(old)], make, chosen)
             fresh[id(old)] = place
             if node is not None:
                 nodes[id(old)] = node
@@ -139,6 +139,11 @@ def swap(
             setattr(net.get_submodule(parent), attribute, nodes[id(old)])
     compat.forget_reset_cache(net)
     return Report(tuple(places))
+
+
+def _modules(chosen: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """The arguments that no recipe could hold."""
+    return {name: value for name, value in chosen.items() if isinstance(value, nn.Module)}
 
 
 def _classes(of: Any) -> tuple[type[nn.Module], ...]:
@@ -225,16 +230,9 @@ def _watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Tensor | tup
 
 
 def _replacement(
-    net: nn.Module,
-    name: str,
-    old: nn.Module,
-    seen: _Seen,
-    make: Make,
-    modules: Mapping[str, nn.Module],
-    chosen: Mapping[str, Any],
+    net: nn.Module, name: str, old: nn.Module, seen: _Seen, make: Make, chosen: Mapping[str, Any]
 ) -> tuple[Place, nn.Module | None]:
-    """The new node for one place, or None and the reason. modules: those of the chosen arguments; each node has its own
-    copies."""
+    """The new node for one place, or None and the reason. It has its own copies of modules among its arguments."""
     was = type(old).__name__
     step_mode = getattr(old, "step_mode", "m")
     axis = 2 if step_mode == "m" else 1
@@ -259,7 +257,7 @@ def _replacement(
         return left(f"it runs step by step, and {make.name} has no single-step mode")
 
     count = channels.pop() or 0
-    given = {"channels": count, **copy.deepcopy(dict(modules))}
+    given = {"channels": count, **copy.deepcopy(_modules(chosen))}
     try:
         node = make(**given)
     except ValueError as error:

@@ -18,6 +18,11 @@ State = dict[str, Tensor]
 MakeNeuron = Callable[..., nn.Module]
 
 
+def outside(x: Tensor) -> Tensor:
+    """What leaves a model: `[L, B, D]`, or the mean over T of `[T, B, L, D]`, to `[B, L, D]`."""
+    return x.mean(0) if x.dim() == 4 else x.transpose(0, 1)
+
+
 class Firing(nn.Module):
     """A layer of `channels` neurons.
 

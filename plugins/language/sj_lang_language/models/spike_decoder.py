@@ -35,6 +35,7 @@ from sj_lang_language.firing import (
     gelu_in_place_of_spikes,
     inner,
     joined,
+    outside,
 )
 from sj_lang_language.models import auto, tables
 from sj_lang_language.models.fresh import FreshWeights
@@ -224,13 +225,13 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
             x = x.transpose(0, 1).expand(repeats, -1, -1, -1)  # [T, B, L, D]
             inside = None if mask is None else mask.T.expand(x.shape[:-1])
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        seen_states = [self._outside(x)] if wanted else []
+        seen_states = [outside(x)] if wanted else []
         for index, layer in enumerate(self.layers):
             x, states[index] = layer(x, states[index], inside)
             if wanted:
-                seen_states.append(self._outside(x))
+                seen_states.append(outside(x))
         x, output_state = self.output(x, inner(states[-1], "output"), inside)
-        x = self._outside(x)
+        x = outside(x)
         states[-1] = joined(output=output_state, count=count)
         if cache is not None:
             for index, state in enumerate(states):
@@ -240,10 +241,6 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
         loss = None if shift_labels is None else self._loss(logits, shift_labels, mask, num_items_in_batch)
         hidden = tuple(seen_states) if wanted else None
         return CausalLMOutputWithPast(loss=loss, logits=logits, cache=cache, hidden_states=hidden)
-
-    def _outside(self, x: Tensor) -> Tensor:
-        """`[L, B, D]`, or the mean over T of `[T, B, L, D]`, to `[B, L, D]`."""
-        return x.mean(0) if self.config.repeats else x.transpose(0, 1)
 
     def new_cache(self) -> StateCache:
         """An empty state: one part per block, one for the head and the positions."""

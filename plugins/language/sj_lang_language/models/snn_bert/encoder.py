@@ -27,7 +27,7 @@ from transformers.utils import can_return_tuple
 
 from sj_lang import build
 from sj_lang.errors import UserError
-from sj_lang_language.firing import Firing, MakeNeuron, float_in_place_of_spikes
+from sj_lang_language.firing import Firing, MakeNeuron, float_in_place_of_spikes, outside
 from sj_lang_language.models import tables
 from sj_lang_language.models.fresh import FreshWeights
 from sj_lang_language.models.options import asked_if
@@ -222,13 +222,13 @@ class SNNBertModel(SNNBertPreTrainedModel):
             if wanted:
                 seen.append(x)
 
-        packed = self._outside(x)
+        packed = outside(x)
         back = None if order is None else order.argsort(1)
         hidden = _put_back(packed, mask, back)
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden,
             pooler_output=None if self.pooler is None else self.pooler(packed, mask),
-            hidden_states=tuple(_put_back(self._outside(one), mask, back) for one in seen) if wanted else None,
+            hidden_states=tuple(_put_back(outside(one), mask, back) for one in seen) if wanted else None,
         )
 
     def _order(self, attention_mask: Tensor | None, ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -256,10 +256,6 @@ class SNNBertModel(SNNBertPreTrainedModel):
                 "(max_position_embeddings): give fewer tokens"
             )
         return positions.clamp(max=longest - 1)
-
-    def _outside(self, x: Tensor) -> Tensor:
-        """`[L, B, D]`, or the mean over T of `[T, B, L, D]`, to `[B, L, D]`."""
-        return x.mean(0) if self.config.repeats else x.transpose(0, 1)
 
 
 def _take(x: Tensor, order: Tensor | None) -> Tensor:
