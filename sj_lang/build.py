@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from sj_lang import plugins, schema, yaml_marks
-from sj_lang.errors import PluginError, SjLangError
-from sj_lang.hookspecs import describe
-from sj_lang.problems import report
+from sj_lang import plugins
+from sj_lang.component import schema, yaml_marks
+from sj_lang.component.problems import report
+from sj_lang.errors import PluginError, SjLangError, describe
 
 #: Kinds whose constructors get nothing but numbers and other parts: what goes wrong in there is the plugin's own.
 MODULES = ("neuron", "embedding", "attention", "norm")

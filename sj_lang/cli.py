@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sj_lang import __version__
-from sj_lang.arguments import Parser
+from sj_lang.commands.arguments import Parser
 from sj_lang.errors import SjLangError, UserError, choices
 
 if TYPE_CHECKING:
-    from sj_lang.recipe import Recipe
+    from sj_lang.recipe.loading import Recipe
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -54,7 +54,7 @@ def _complain(message: str, debug: bool) -> None:
 
 def _dispatch(words: list[str]) -> int:
     if words and words[0] == "bench":  # it has its own options
-        from sj_lang import bench
+        from sj_lang.commands import bench
 
         return bench.main([word for word in words[1:] if word != "--debug"])
     parser = _parser()
@@ -188,31 +188,32 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _ls(arguments: argparse.Namespace) -> int:
-    from sj_lang import listing
+    from sj_lang.commands import listing
 
     print(listing.recipes())
     return 0
 
 
 def _cp(arguments: argparse.Namespace) -> int:
-    from sj_lang import recipe_files
+    from sj_lang.recipe import files
 
-    print(f"wrote {recipe_files.copy(arguments.recipe, arguments.dest)}")
+    print(f"wrote {files.copy(arguments.recipe, arguments.dest)}")
     return 0
 
 
 def _plugins(arguments: argparse.Namespace) -> int:
-    from sj_lang import listing
+    from sj_lang.commands import listing
 
     print(listing.plugin_table(arguments.what, as_json=arguments.json, with_arguments=arguments.arguments))
     return 0
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from sj_lang import recipe, run
+    from sj_lang import run
+    from sj_lang.recipe import loading
 
     run.quiet_libraries()
-    options = recipe.generation(arguments.changes)
+    options = loading.generation(arguments.changes)
     seed, prompt = options.pop("seed", None), options.pop("prompt", None)
     return run.generate(arguments.run, prompt if arguments.prompt is None else arguments.prompt, options, seed=seed)
 
@@ -225,9 +226,9 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from sj_lang import report
+    from sj_lang.report import page
 
-    print(f"wrote {report.write(arguments.runs)}")
+    print(f"wrote {page.write(arguments.runs)}")
     return 0
 
 
@@ -238,13 +239,13 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from sj_lang import doctor
+    from sj_lang.commands import doctor
 
     return doctor.main()
 
 
 def _new(arguments: argparse.Namespace) -> int:
-    from sj_lang import new
+    from sj_lang.commands import new
 
     folder = new.create(arguments.name, arguments.dest)
     print(f"wrote {folder}\nnext: pip install -e {folder} && pytest {folder}")
@@ -252,9 +253,9 @@ def _new(arguments: argparse.Namespace) -> int:
 
 
 def _load(arguments: argparse.Namespace) -> Recipe:
-    from sj_lang import recipe
+    from sj_lang.recipe import loading
 
-    loaded = recipe.load(arguments.recipe, arguments.changes)
+    loaded = loading.load(arguments.recipe, arguments.changes)
     for note in loaded.notes if os.environ.get("RANK", "0") == "0" else []:  # torchrun starts one process per rank
         print(f"note: {note}", file=sys.stderr)
     return loaded

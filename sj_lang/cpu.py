@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sj_lang.compat import not_imported
+from sj_lang.errors import not_imported
 
 LINE = 16  # columns: a cache line of float32
 SHARE = 1 << 14  # elements that are worth another thread

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sj_lang.compat import not_imported
+from sj_lang.errors import not_imported
 
 Argument = Tensor | int | float | None
 Shape = tuple[int, int]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher, get_close_matches
 
@@ -64,3 +65,22 @@ def choices(word: str, valid: Sequence[str], limit: int = 10) -> str:
     if names and len(names) <= (limit if close else 2 * limit) and set(names) - set(close):
         parts.append("valid: " + ", ".join(names))
     return " ".join(parts)
+
+
+def describe(error: BaseException) -> str:
+    """One line: the error's class and the first line of its text."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def not_imported(module: str, name: str, cure: str) -> str:
+    """Why a kernel that needs this module cannot run, with the cure where it is not installed; "" if it imports."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == module:
+            return f"needs {name}: {cure}"
+        return f"needs {name}, which is installed and cannot be imported: {error}"
+    except Exception as error:  # a binary that is broken, or does not take another's version, may raise anything
+        return f"needs {name}, which is installed and cannot be imported: {type(error).__name__}: {error}"
+    return ""

@@ -23,7 +23,8 @@ from typing import Any
 
 import pluggy
 
-from sj_lang.errors import PluginError, UserError
+from sj_lang.errors import PluginError, UserError, describe
+from sj_lang.hf import shield
 
 KINDS = ("neuron", "embedding", "attention", "norm", "model", "task", "tokenizer", "source")
 FLAGS = ("causal", "steps", "carries_state", "takes_mask", "any_length")
@@ -68,7 +69,7 @@ class Registration:
             raise UserError(f"{where} is not available here: {self.missing}")
         module_name, _, attribute = self.target.partition(":")
         try:
-            importlib.import_module("sj_lang.compat").shield()
+            shield()
             module = importlib.import_module(module_name)
         except (UserError, PluginError):
             raise
@@ -78,12 +79,6 @@ class Registration:
             return getattr(module, attribute)
         except AttributeError as error:
             raise PluginError(f"{where}: {module_name} has no '{attribute}'") from error
-
-
-def describe(error: BaseException) -> str:
-    """One line: the error's class and the first line of its text."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 class Register:

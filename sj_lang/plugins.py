@@ -14,8 +14,8 @@ from typing import Any
 
 import pluggy
 
-from sj_lang.errors import PluginError, UserError, choices, nearest
-from sj_lang.hookspecs import KINDS, HookSpecs, Register, Registration, describe
+from sj_lang.errors import PluginError, UserError, choices, describe, nearest
+from sj_lang.hookspecs import KINDS, HookSpecs, Register, Registration
 
 GROUP = "sj_lang"
 SWITCH = "SJ_LANG_PLUGINS"

@@ -43,4 +43,4 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         path.write_bytes(b"a drawing")
 
     if request.node.get_closest_marker("draws") is None:
-        monkeypatch.setattr("sj_lang.figures._save", write)
+        monkeypatch.setattr("sj_lang.report.figures._save", write)

@@ -10,26 +10,20 @@ Each check is also a function of a `Subject`, found by name in `CHECKS`; what a 
 Needs torch and SpikingJelly, no test framework.
 """
 
-from sj_lang.testing import autograd, declared, kernels, lifecycle, numerics, padding, refuse, sequence
-from sj_lang.testing.check import CHECKS, Check, CheckFailed
-from sj_lang.testing.runner import NodeFailed, Report, check_node
-from sj_lang.testing.subject import Subject, Traits
+from __future__ import annotations
 
-__all__ = [
-    "CHECKS",
-    "Check",
-    "CheckFailed",
-    "NodeFailed",
-    "Report",
-    "Subject",
-    "Traits",
-    "autograd",
-    "check_node",
-    "declared",
-    "kernels",
-    "lifecycle",
-    "numerics",
-    "padding",
-    "refuse",
-    "sequence",
-]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sj_lang.testing.kit import CHECKS, Check, CheckFailed, NodeFailed, Report, Subject, Traits, check_node
+
+__all__ = ["CHECKS", "Check", "CheckFailed", "NodeFailed", "Report", "Subject", "Traits", "check_node"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the kit when it is first asked for: pytest loads the fixture beside it in every environment."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from sj_lang.testing import kit
+
+    return getattr(kit, name)

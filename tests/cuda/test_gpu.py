@@ -210,7 +210,7 @@ def test_sanitizer(tool: str, tmp_path: Path) -> None:
 
 def test_host_overhead() -> None:
     """At BERT's size a neuron is handed to the GPU, forward and backward, in 80 microseconds."""
-    from sj_lang.stopwatch import graph_us, host_us
+    from sj_lang.bench.timing import graph_us, host_us
 
     x = torch.randn(128, 32, 768, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     node, gradient = DSN(channels=768, backend="cupy").cuda(), torch.randn(128, 32, 768, device="cuda").bfloat16()

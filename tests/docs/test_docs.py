@@ -11,7 +11,7 @@ from pages import CHEAP, DOCS, PAGES, ROOT, Block, Command, blocks, commands, mi
 from sj_lang import cli, plugins, recipe
 from sj_lang.errors import Interrupted, PluginError, RunFailed, SjLangError, UserError
 from sj_lang.hookspecs import KINDS
-from sj_lang.recipe_check import KEYS
+from sj_lang.recipe.check import KEYS
 
 FOLDERS = {"neuron": "neurons", "model": "models", "task": "tasks"}
 

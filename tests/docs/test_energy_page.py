@@ -8,8 +8,8 @@ import yaml
 from pages import DOCS
 
 from sj_lang.build import part
-from sj_lang.compat import shield
 from sj_lang.energy import energy, millijoules
+from sj_lang.hf import shield
 
 shield()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pages import DOCS, Block, blocks
 
-from sj_lang import new
+from sj_lang.commands import new
 
 
 def listings() -> list[Block]:

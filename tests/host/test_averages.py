@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sj_lang import averages
+from sj_lang.recipe import averages
 
 TWO = {"all": {"a": ["dev.f1"], "b": ["dev.x", "dev_mm.x"]}, "one": {"a": ["dev.f1"]}}
 

@@ -241,10 +241,10 @@ def test_the_other_commands_hand_on(capsys: Out, stand_in: Callable[..., Any], t
         generate=lambda *args, **options: calls.append(("generate", args, options)) or 0,
         evaluate=lambda run: calls.append(("eval", run)) or 0,
     )
-    stand_in("report", write=lambda runs: calls.append(("report", runs)) or Path("report.html"))
-    stand_in("bench", main=lambda words: calls.append(("bench", words)) or 1)
-    stand_in("doctor", main=lambda: 3)
-    stand_in("new", create=lambda name, dest: calls.append(("new", name, dest)) or Path("sj-lang-x"))
+    stand_in("report.page", write=lambda runs: calls.append(("report", runs)) or Path("report.html"))
+    stand_in("commands.bench", main=lambda words: calls.append(("bench", words)) or 1)
+    stand_in("commands.doctor", main=lambda: 3)
+    stand_in("commands.new", create=lambda name, dest: calls.append(("new", name, dest)) or Path("sj-lang-x"))
     assert cli.main(["generate", "runs/a", "--prompt", "A:", "temperature=0.7", "seed=2"]) == 0
     assert cli.main(["eval", "runs/a"]) == 0
     assert cli.main(["report", "runs/a", "runs/b"]) == 0

@@ -16,9 +16,9 @@ HOST = ROOT / "sj_lang"
 NEURONS = ROOT / "plugins" / "neurons" / "sj_lang_neurons"
 LANGUAGE = ROOT / "plugins" / "language" / "sj_lang_language"
 HEAVY = {"torch", "transformers", "spikingjelly", "numpy", "datasets", "tokenizers", "cupy", "accelerate", "matplotlib"}
-LIGHT = ["hookspecs", "plugins", "recipe", "cli", "arguments", "builtin", "listing", "errors", "problems"]
-LIGHT += ["__main__", "__init__"]
-PLUGINS = [*sorted(ROOT.glob("plugins/*/*/plugin.py")), *sorted(HOST.glob("templates/**/plugin.py"))]
+LIGHT = ["hookspecs", "plugins", "recipe/__init__", "recipe/loading", "cli", "commands/arguments", "commands/listing"]
+LIGHT += ["spikingjelly/plugin", "testing/pytest_plugin", "component/problems", "errors", "__main__", "__init__"]
+PLUGINS = [*sorted(ROOT.glob("plugins/*/*/plugin.py")), *sorted(HOST.glob("commands/template/**/plugin.py"))]
 
 
 def imports(path: Path, *, at_import_time: bool = False) -> Iterator[str]:
@@ -53,7 +53,7 @@ def _package(path: Path, level: int) -> str:
 
 
 def sources(folder: Path) -> list[Path]:
-    found = [path for path in sorted(folder.rglob("*.py")) if "templates" not in path.parts]
+    found = [path for path in sorted(folder.rglob("*.py")) if "template" not in path.parts]
     assert found, folder
     return found
 
@@ -166,7 +166,7 @@ PYTHON_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*|[a-z_]\w*(
 
 
 def test_5_recipes_hold_names_and_numbers_never_python_paths() -> None:
-    recipes = sorted(ROOT.glob("recipes/**/*.yaml")) + sorted(HOST.glob("templates/**/*.yaml"))
+    recipes = sorted(ROOT.glob("recipes/**/*.yaml")) + sorted(HOST.glob("commands/template/**/*.yaml"))
     assert recipes
     for path in recipes:
         found = [value for value in values(yaml.safe_load(path.read_text())) if PYTHON_PATH.fullmatch(value)]

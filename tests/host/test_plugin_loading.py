@@ -12,7 +12,7 @@ from sj_lang import plugins
 from sj_lang.errors import PluginError, UserError
 from sj_lang.hookspecs import KINDS, Register
 from sj_lang.plugins import Registry, chosen
-from sj_lang.recipe_files import locate
+from sj_lang.recipe.files import locate
 
 HEAD = "from sj_lang.hookspecs import hookimpl\n"
 SOUND = (

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from sound_recipe import SOUND
 
-from sj_lang import recipe, sections, yaml_marks
+from sj_lang import recipe
+from sj_lang.component import yaml_marks
 from sj_lang.errors import PluginError, UserError
 from sj_lang.plugins import Plugin, Registry
+from sj_lang.recipe import sections
 
 Write = Callable[..., str]
 pytestmark = pytest.mark.usefixtures("toy")

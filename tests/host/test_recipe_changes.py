@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from sound_recipe import SOUND
 
-from sj_lang import recipe, recipe_files
+from sj_lang import recipe
 from sj_lang.errors import UserError
 from sj_lang.plugins import Registry
+from sj_lang.recipe import files
 
 Write = Callable[..., str]
 pytestmark = pytest.mark.usefixtures("toy")
@@ -264,18 +265,18 @@ def test_copy_keeps_the_text_and_finds_the_base(write: Write) -> None:
     write(SOUND, "parts/first.yaml")
     write("# mine\nbase: first.yaml  # the first\nrecipe: 1\n", "parts/second.yaml")
     with pytest.raises(UserError, match=r"^no folder own; make it first"):
-        recipe_files.copy("parts/second.yaml", "own/")
+        files.copy("parts/second.yaml", "own/")
     Path("own").mkdir()
-    copy = recipe_files.copy("parts/second.yaml", "own/")
+    copy = files.copy("parts/second.yaml", "own/")
     assert copy == Path("own/second.yaml")
     assert copy.read_text().startswith("# mine\nbase: /")
     assert recipe.load(str(copy)).model == recipe.load("parts/second.yaml").model
     with pytest.raises(UserError, match=r"own/second\.yaml exists already"):
-        recipe_files.copy("parts/second.yaml", "own")
-    recipe_files.copy("parts/first.yaml", "own/name.yaml")
+        files.copy("parts/second.yaml", "own")
+    files.copy("parts/first.yaml", "own/name.yaml")
     assert Path("own/name.yaml").read_text(encoding="utf-8") == SOUND
     with pytest.raises(UserError, match=r"^no folder new/deep; make it first"):
-        recipe_files.copy("parts/first.yaml", "new/deep/name.yaml")
+        files.copy("parts/first.yaml", "new/deep/name.yaml")
     assert not Path("new").exists()
     with pytest.raises(UserError, match=r"^no folder parts/first\.yaml; make it first"):
-        recipe_files.copy("parts/first.yaml", "parts/first.yaml/x")
+        files.copy("parts/first.yaml", "parts/first.yaml/x")

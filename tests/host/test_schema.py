@@ -10,10 +10,12 @@ import pytest
 import toy as toys
 from transformers import PreTrainedConfig
 
-from sj_lang import build, recipe_check, schema
+from sj_lang import build
+from sj_lang.component import schema
+from sj_lang.component.schema import Data, Part
 from sj_lang.errors import PluginError, UserError
 from sj_lang.plugins import Registry
-from sj_lang.schema import Data, Part
+from sj_lang.recipe import check
 
 Neuron = Part["neuron"]
 pytestmark = pytest.mark.usefixtures("toy")
@@ -139,7 +141,7 @@ def test_a_complaint_that_begins_with_a_key_stands_there(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(toys.ToyConfig, "__post_init__", refuse)
     body = {"task": {"type": "toy_task", "data": "poem"}, "tokenizer": "letters", "model": "toy_model"}
-    (problem,) = recipe_check.check_body(body)[1]
+    (problem,) = check.check_body(body)[1]
     assert str(problem) == "model.neuron.tau: too slow"
 
 
@@ -152,7 +154,7 @@ def test_what_a_config_says_of_its_values_is_a_problem_of_the_recipe(
 
     monkeypatch.setattr(toys.ToyConfig, "__post_init__", refuse)
     body = {"task": {"type": "toy_task", "data": "poem"}, "tokenizer": "letters", "model": "toy_model"}
-    (problem,) = recipe_check.check_body(body)[1]
+    (problem,) = check.check_body(body)[1]
     assert problem.keys == ("model",)
     assert "too wide" in problem.message
 

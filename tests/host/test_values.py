@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Optional
 import pytest
 from pydantic import Field
 
-from sj_lang import values
+from sj_lang.component import values
 
 
 class Colour(enum.Enum):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sj_lang import yaml_marks
+from sj_lang.component import yaml_marks
+from sj_lang.component.problems import Place
 from sj_lang.errors import UserError
-from sj_lang.problems import Place
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from transformers import PreTrainedConfig
 
-from sj_lang.schema import Data, Part
+from sj_lang.component.schema import Data, Part
 
 Norm = Part["norm"]
 

@@ -33,7 +33,7 @@ def test_the_fixture_is_the_function(check_node):
 
 
 def test_the_pytest_plugin_imports_no_torch():
-    code = "import sys, sj_lang.pytest_plugin; sys.exit('torch' in sys.modules)"
+    code = "import sys, sj_lang.testing.pytest_plugin; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

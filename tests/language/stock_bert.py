@@ -10,7 +10,7 @@ from typing import Any
 import sj_lang_language.plugin
 from huggingface_hub.dataclasses import strict
 
-from sj_lang.compat import shield
+from sj_lang.hf import shield
 from sj_lang.hookspecs import Register, hookimpl
 from sj_lang.plugins import Plugin, Registry, use
 

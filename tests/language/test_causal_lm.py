@@ -12,11 +12,11 @@ import torch
 from sj_lang_language.tasks import texts
 from sj_lang_language.tasks.causal_lm import CausalLM
 
-from sj_lang import build, compat
+from sj_lang import build, hf
 from sj_lang.errors import UserError
 from sj_lang.task import Prepared
 
-compat.shield()  # before transformers' models and Trainer
+hf.shield()  # before transformers' models and Trainer
 
 TEXT = "".join(f"{number} bottles of beer on the wall.\n" for number in range(100))
 

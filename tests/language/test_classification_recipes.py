@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from test_glue import NINE, layout
 
-from sj_lang import assembly, plugins, run
+from sj_lang import plugins, run
 from sj_lang.errors import UserError
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
+from sj_lang.run import assembly
 
 SCRATCH = [name for name in plugins.recipes() if name.startswith("glue/") and name.endswith(("-scratch", "-ablations"))]
 TEXT = [name for name in plugins.recipes() if name.startswith("text/")]

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 from sj_lang_language.data import corpus, text_files
 
-from sj_lang import hub
+from sj_lang import hf
 from sj_lang.errors import UserError
 
 
@@ -84,7 +84,7 @@ def test_a_place_without_text_says_so(tmp_path: Path) -> None:
 def test_no_network_is_one_sentence_at_once(offline: Callable[[], float]) -> None:
     with pytest.raises(UserError) as caught:
         corpus.read("hub:someone/something/else")
-    assert offline() < hub.PATIENCE + 2
+    assert offline() < hf.PATIENCE + 2
     assert "hub:someone/something/else" in str(caught.value)
     assert "cannot be reached" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -104,7 +104,7 @@ def test_a_network_that_never_answers_does_not_hold_us_up(
             done.wait(30)
 
     monkeypatch.setattr(huggingface_hub, "get_session", Silent)
-    monkeypatch.setattr(hub, "PATIENCE", 0.1)
+    monkeypatch.setattr(hf, "PATIENCE", 0.1)
     with pytest.raises(UserError, match="cannot be reached"):
         corpus.read("hub:someone/something")
     assert offline() < 5
@@ -123,7 +123,7 @@ def online(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
             return found
 
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(hub, "_answers", lambda _address: True)
+        monkeypatch.setattr(hf, "_answers", lambda _address: True)
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
 
     return answer

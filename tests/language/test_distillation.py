@@ -26,10 +26,10 @@ from torch.nn import functional
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from sj_lang import build
-from sj_lang.assembly import assemble
 from sj_lang.errors import Unreachable, UserError
 from sj_lang.recipe import load
 from sj_lang.run import execute
+from sj_lang.run.assembly import assemble
 
 TEXT = "\n\n".join(
     "".join(f"{verse} and {line} green bottles hanging on the wall of house {verse * line}.\n" for line in range(4))
@@ -137,10 +137,10 @@ def test_a_teacher_that_is_the_student_leaves_nothing_to_match() -> None:
 
 def gradients(recipe_: Any, tmp_path: Path, parts: int, processes: int = 1) -> dict[str, Tensor]:
     """Of one step on the same 16 windows, in `parts` micro-batches."""
-    from sj_lang.callbacks import RunMark
-    from sj_lang.console import Console
-    from sj_lang.guards import Termination
-    from sj_lang.trainer import RunTrainer
+    from sj_lang.run.callbacks import RunMark
+    from sj_lang.run.console import Console
+    from sj_lang.run.guards import Termination
+    from sj_lang.run.trainer import RunTrainer
 
     job = assemble(recipe_, tmp_path / "run")
     trainer = RunTrainer(job, console=Console(), folder=None, mark=RunMark(), termination=Termination(""))

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sj_lang import build
 from sj_lang.errors import UserError
-from sj_lang.hub import PATIENCE
+from sj_lang.hf import PATIENCE
 from sj_lang.task import Prepared
 
 NINE = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]

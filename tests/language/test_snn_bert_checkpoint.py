@@ -38,9 +38,10 @@ from transformers import (
     pipeline,
 )
 
-from sj_lang import initial, plugins
+from sj_lang import plugins
 from sj_lang.errors import UserError
-from sj_lang.neuron_check import check_neurons
+from sj_lang.recipe.neurons import check_neurons
+from sj_lang.run import init_from
 
 AUTO = {
     AutoModel: SNNBertModel,
@@ -136,7 +137,7 @@ def test_init_from_keeps_what_a_bert_has_more_of_and_makes_heads_new(tmp_path: P
     bert.save_pretrained(tmp_path / "bert")
     notes: list[str] = []
     config = SNNBertConfig(**TINY, num_labels=3)
-    model = initial.from_checkpoint(
+    model = init_from.from_checkpoint(
         AutoModelForSequenceClassification, config, str(tmp_path / "bert"), notes, fixed={"hidden_size": 16}
     )
     assert model.config.max_position_embeddings == 40
@@ -144,7 +145,7 @@ def test_init_from_keeps_what_a_bert_has_more_of_and_makes_heads_new(tmp_path: P
     assert "new: bert.encoder.layer.*.attention.neuron.node.* (12)" in notes[0]
     assert "classifier.* (2); without a place here: cls.predictions" in notes[0]
     model.save_pretrained(tmp_path / "snn")
-    again = initial.from_checkpoint(
+    again = init_from.from_checkpoint(
         AutoModelForSequenceClassification, SNNBertConfig(**TINY), str(tmp_path / "snn"), notes, fixed={}
     )
     assert again.classifier.weight.shape == (2, 16)
@@ -158,7 +159,7 @@ def test_init_from_refuses_a_bert_of_another_shape(tmp_path: Path) -> None:
 
     def take(**sizes: int) -> None:
         config = SNNBertConfig(**{**TINY, **sizes})
-        initial.from_checkpoint(AutoModelForMaskedLM, config, str(tmp_path), [], fixed=sizes)
+        init_from.from_checkpoint(AutoModelForMaskedLM, config, str(tmp_path), [], fixed=sizes)
 
     with pytest.raises(UserError, match=r"(?s)of another shape:.*intermediate.dense.bias: \[24\] there, \[30\] here"):
         take(intermediate_size=30)
@@ -176,7 +177,7 @@ def test_init_from_keeps_the_rows_that_pad_a_table_beyond_its_tokenizer(tmp_path
 
     def take(tokens: int) -> Any:
         config = SNNBertConfig(**{**TINY, "vocab_size": tokens})
-        return initial.from_checkpoint(AutoModelForMaskedLM, config, str(tmp_path), [], fixed={})
+        return init_from.from_checkpoint(AutoModelForMaskedLM, config, str(tmp_path), [], fixed={})
 
     with pytest.raises(UserError, match=r"word_embeddings.weight: \[23, 16\] there, \[20, 16\] here"):
         take(20)
@@ -194,7 +195,7 @@ def test_init_from_a_file_that_was_cut_off(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"model\.init_from: no checkpoint with safetensors in .*incomplete"):
-        initial.from_checkpoint(AutoModelForMaskedLM, SNNBertConfig(**TINY), str(tmp_path), [], fixed={})
+        init_from.from_checkpoint(AutoModelForMaskedLM, SNNBertConfig(**TINY), str(tmp_path), [], fixed={})
 
 
 def test_the_config_of_a_bert_is_told_as_such(tmp_path: Path) -> None:
@@ -206,14 +207,14 @@ def test_the_config_of_a_bert_is_told_as_such(tmp_path: Path) -> None:
 def test_init_from_refuses_another_kind_of_model(tmp_path: Path) -> None:
     RobertaForMaskedLM(RobertaConfig(**TINY)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"checkpoint of 'roberta', this model takes those of 'sj-snn-bert' and 'bert'"):
-        initial.from_checkpoint(AutoModelForMaskedLM, SNNBertConfig(**TINY), str(tmp_path), [], fixed={})
+        init_from.from_checkpoint(AutoModelForMaskedLM, SNNBertConfig(**TINY), str(tmp_path), [], fixed={})
 
 
 def test_init_from_says_what_a_checkpoint_was_trained_with(tmp_path: Path) -> None:
     notes: list[str] = []
 
     def take(**options: Any) -> str:
-        initial.from_checkpoint(
+        init_from.from_checkpoint(
             AutoModelForMaskedLM, SNNBertConfig(**TINY, **options), str(tmp_path), notes, fixed=options
         )
         return notes[-1]

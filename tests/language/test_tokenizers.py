@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from sj_lang import build, hub
+from sj_lang import build, hf
 from sj_lang.errors import UserError
 
 TEXT = "The quick brown fox,\n\n  jumps\tover the lazy dog.\r\nÆther, naïve; 日本語 🎉 <pad> <unk> </s> x  y \n" * 3
@@ -83,4 +83,4 @@ def test_without_a_name_it_is_that_of_the_checkpoint(tmp_path: Path) -> None:
 def test_a_tokenizer_of_the_hub_without_a_network_says_so_at_once(offline: Callable[[], float]) -> None:
     with pytest.raises(UserError, match=r"tokenizer.name: .*someone/something.*cannot be reached"):
         make("pretrained", name="someone/something")
-    assert offline() < hub.PATIENCE + 2
+    assert offline() < hf.PATIENCE + 2

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from sj_lang import plugins
-from sj_lang.compat import shield, spikingjelly
+from sj_lang.compat import spikingjelly
 from sj_lang.errors import UserError
+from sj_lang.hf import shield
 from sj_lang.swap import Report, swap
 
 pytest.importorskip("sj_lang_neurons")

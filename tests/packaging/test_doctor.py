@@ -7,7 +7,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from sj_lang import compat, doctor
+from sj_lang import hf
+from sj_lang.commands import doctor
 from sj_lang.hookspecs import hookimpl
 from sj_lang.neuron import Kernel, Node
 from sj_lang.plugins import Plugin, Registry, use
@@ -82,7 +83,7 @@ def test_two_of_one_name() -> None:
 
 
 def test_hidden_package_is_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compat, "shield", lambda: {"torchaudio": "RuntimeError: other CUDA version."})
+    monkeypatch.setattr(hf, "shield", lambda: {"torchaudio": "RuntimeError: other CUDA version."})
     code, text = examine()
     assert code == 0
     assert "cannot be loaded: RuntimeError: other CUDA version. Harmless: sj_lang hides it" in text

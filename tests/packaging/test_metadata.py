@@ -29,7 +29,7 @@ def test_host_lists_its_packages() -> None:
 def test_every_folder_of_modules_is_a_package(name: str) -> None:
     """A folder without __init__.py would be left out of the wheel, and work all the same where it is editable."""
     package = FOLDERS[name] / name.replace("-", "_")
-    modules = [path for path in package.rglob("*.py") if "templates" not in path.parts]
+    modules = [path for path in package.rglob("*.py") if "template" not in path.parts]
     assert modules
     assert [path for path in modules if not (path.parent / "__init__.py").exists()] == []
 
@@ -49,7 +49,7 @@ def test_distribution(name: str) -> None:
     assert (FOLDERS[name] / project["readme"]).is_file()
     assert project["requires-python"] == ">=3.11"
     assert list(project["entry-points"]["sj_lang"].values()) in (
-        ["sj_lang.builtin"],
+        ["sj_lang.spikingjelly.plugin"],
         [name.replace("-", "_") + ".plugin"],
     )
 
@@ -96,7 +96,7 @@ def test_what_is_imported_is_a_dependency(name: str) -> None:
     package = FOLDERS[name] / name.replace("-", "_")
     missing = {}
     for module, path in imported(package).items():
-        own = module == package.name or path.startswith("templates/") or path == "pytest_plugin.py"
+        own = module == package.name or path.startswith("commands/template/") or path == "testing/pytest_plugin.py"
         distribution = DISTRIBUTIONS.get(module, module).replace("_", "-")
         if not own and module not in OPTIONAL | sys.stdlib_module_names and distribution not in declared:
             missing[module] = path

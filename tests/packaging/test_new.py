@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from environments import make_environment
 
-from sj_lang import new
+from sj_lang.commands import new
 from sj_lang.errors import UserError
 
 

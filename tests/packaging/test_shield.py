@@ -35,7 +35,7 @@ def test_broken_package_is_hidden_and_the_other_left_alone(tmp_path: Path, name:
     package(tmp_path, other, WARNS)
     code = f"""
 import importlib.util
-from sj_lang.compat import shield
+from sj_lang.hf import shield
 print(shield())
 assert shield() == shield()
 assert importlib.util.find_spec({name!r}) is None
@@ -58,7 +58,7 @@ print({other}.VALUE)
 def test_any_exception_hides(tmp_path: Path, error: str) -> None:
     package(tmp_path, "torchaudio", f"raise {error}")
     package(tmp_path, "torchvision", WARNS)
-    assert run(tmp_path, "from sj_lang.compat import shield; print(*shield())") == "torchaudio\n"
+    assert run(tmp_path, "from sj_lang.hf import shield; print(*shield())") == "torchaudio\n"
 
 
 def test_imported_package_is_not_touched(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_imported_package_is_not_touched(tmp_path: Path) -> None:
     code = """
 import sys, types
 sys.modules["torchaudio"] = mine = types.ModuleType("torchaudio")  # without a __spec__, as stubs are
-from sj_lang.compat import shield
+from sj_lang.hf import shield
 assert shield() == {}
 assert sys.modules["torchaudio"] is mine
 """
@@ -80,7 +80,7 @@ def test_broken_torch_speaks_for_itself(tmp_path: Path) -> None:
     package(tmp_path, "torchvision", "import torch")
     code = """
 import sys
-from sj_lang.compat import shield
+from sj_lang.hf import shield
 try:
     shield()
 except ImportError as error:
@@ -103,7 +103,7 @@ transformers = sys.modules["transformers.utils.import_utils"] = types.ModuleType
 transformers.is_torchvision_available = is_torchvision_available
 datasets = sys.modules["datasets.config"] = types.ModuleType("config")
 datasets.TORCHVISION_AVAILABLE = is_torchvision_available()
-from sj_lang.compat import shield
+from sj_lang.hf import shield
 assert list(shield()) == ["torchaudio", "torchvision"]
 print(is_torchvision_available(), datasets.TORCHVISION_AVAILABLE)
 """

@@ -50,13 +50,13 @@ def check(version: str, *sites: Path) -> None:
     broken = [name for name in ("torchaudio", "torchvision") if python(f"import {name}", *sites).returncode]
     plain = python("from transformers import Trainer", *sites)
     assert plain.returncode != 0, "nothing to shield against: these wheels load beside this torch"
-    shielded = python("from sj_lang.compat import shield; print(*shield())" + USE, *sites)
+    shielded = python("from sj_lang.hf import shield; print(*shield())" + USE, *sites)
     assert shielded.returncode == 0, shielded.stderr
     names, used = shielded.stdout.splitlines()
     assert names.split() == broken
     assert used.startswith(version)
     assert used.endswith("(1, 2)")
-    doctor = python("from sj_lang.doctor import main; raise SystemExit(main())", *sites)
+    doctor = python("from sj_lang.commands.doctor import main; raise SystemExit(main())", *sites)
     assert doctor.returncode == 0, doctor.stdout + doctor.stderr
     hidden = [line.split()[:2] for line in doctor.stdout.splitlines() if " hidden " in line]
     assert hidden == [[name, "hidden"] for name in broken]
@@ -72,5 +72,5 @@ def test_cpu_only_torch(install: Install) -> None:
 
 def test_what_pip_resolved_here() -> None:
     """Whatever this environment holds, the shield makes transformers work in it."""
-    done = python("from sj_lang.compat import shield; shield()" + USE)
+    done = python("from sj_lang.hf import shield; shield()" + USE)
     assert done.returncode == 0, done.stderr

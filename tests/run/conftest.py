@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sj_lang.compat import shield
+from sj_lang.hf import shield
 
 shield()
 

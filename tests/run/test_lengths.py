@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tiny
 
-from sj_lang import run, trainer
-from sj_lang.lengths import OneLength
+from sj_lang import run
 from sj_lang.recipe import load
+from sj_lang.run import trainer
+from sj_lang.run.lengths import OneLength
 
 LENGTHS = np.random.default_rng(0).geometric(0.15, size=5_003).clip(max=40).tolist()
 

@@ -80,7 +80,7 @@ def test_model_does_not_depend_on_how_much_was_drawn_for_the_data(tmp_path: Path
     import torch
     from tiny import TinyText
 
-    from sj_lang.assembly import assemble
+    from sj_lang.run.assembly import assemble
 
     recipe = load(write_recipe(tmp_path))
     first = assemble(recipe, tmp_path).model.state_dict()

@@ -16,8 +16,8 @@ from sj_lang.compat import spikingjelly
 from sj_lang.energy import energy, millijoules, spikes
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
-from sj_lang.spikingjelly_nodes import LIF
-from sj_lang.spikingjelly_psn import PSN
+from sj_lang.spikingjelly.nodes import LIF
+from sj_lang.spikingjelly.psn import PSN
 
 
 class Product(nn.Module):

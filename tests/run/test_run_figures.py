@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from sj_lang import figures, report
 from sj_lang.manifest import Manifest, write_json
+from sj_lang.report import figures, page
 from sj_lang.task import Prepared
 
 pytestmark = pytest.mark.draws
@@ -107,12 +107,12 @@ def test_compared_curves(tmp_path: Path) -> None:
     ],
 )
 def test_figures_are_shown_with_their_units(name: str, value: Any, text: str) -> None:
-    assert report.show(name, value) == text
+    assert page.show(name, value) == text
 
 
 def test_rows_are_ordered_and_layers_left_out() -> None:
     metrics = {"dead.mean": 0.1, "firing_rate.x": 0.1, "train.loss": 1.0, "test.loss": 1.0, "validation.loss": 1.0}
-    rows = report.metric_rows([metrics, {"test.loss": 2.0, "test.accuracy": 0.5}])
+    rows = page.metric_rows([metrics, {"test.loss": 2.0, "test.accuracy": 0.5}])
     assert [name for name, _ in rows] == ["test.loss", "test.accuracy", "validation.loss", "train.loss", "dead.mean"]
     assert rows[1] == ("test.accuracy", ["", "0.5000"])
 
@@ -123,9 +123,9 @@ def test_a_loss_is_what_its_task_says(tmp_path: Path) -> None:
         folder.mkdir()
         Manifest.start(folder / "manifest.json", name=name, notes=[], machine={}, data={}, recipe={}, **more).write()
         write_json(folder / "metrics.json", {"test.loss": 1.0, "train.loss": 2.0})
-    page = report.write([tmp_path / "a"]).read_text()
-    assert "<small>mean A, in nats</small>" in page
-    assert "<small>what the training minimises, mean over the last steps" in page
-    page = report.write([tmp_path / name for name in ("a", "b", "old")]).read_text()
+    html = page.write([tmp_path / "a"]).read_text()
+    assert "<small>mean A, in nats</small>" in html
+    assert "<small>what the training minimises, mean over the last steps" in html
+    html = page.write([tmp_path / name for name in ("a", "b", "old")]).read_text()
     both = "mean A, in nats; or, of other tasks here: mean B"
-    assert f"{both}; or, of other tasks here: {Prepared.loss}</small>" in page
+    assert f"{both}; or, of other tasks here: {Prepared.loss}</small>" in html

@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import load_file
 from tiny import offered, write_recipe
 
-from sj_lang import report, run
+from sj_lang import run
 from sj_lang.errors import UserError
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
+from sj_lang.report import page
 
 pytestmark = pytest.mark.draws
 
@@ -166,7 +167,7 @@ def test_a_finished_run_is_neither_repeated_nor_resumed(finished: tuple[Path, st
     assert (root / "manifest.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("action", [run.evaluate, run.generate, lambda place: report.write([place])])
+@pytest.mark.parametrize("action", [run.evaluate, run.generate, lambda place: page.write([place])])
 def test_what_is_no_run_is_refused(tmp_path: Path, action: object) -> None:
     with pytest.raises(UserError, match="is not a run folder"):
         action(tmp_path)  # type: ignore[operator]

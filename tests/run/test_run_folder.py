@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sj_lang import checkpoints
 from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder, differences
 from sj_lang.manifest import Manifest, editable, read_json, write_json
+from sj_lang.run import checkpoints
 
 RECIPE = {"recipe": 1, "name": "a", "output": "x", "model": {"type": "tiny", "dim": 16}, "train": {"max_steps": 3}}
 

@@ -11,14 +11,16 @@ import torch
 from tiny import TinyConfig, TinyForCausalLM, write_recipe
 from torch import nn
 
-from sj_lang import assembly, report, run
-from sj_lang.callbacks import RunMark
-from sj_lang.console import Console
+from sj_lang import run
 from sj_lang.errors import RunFailed, UserError
-from sj_lang.guards import FiniteGuard, Termination, check_loss_scaling, locate
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
-from sj_lang.trainer import RunTrainer
+from sj_lang.report import page
+from sj_lang.run import assembly
+from sj_lang.run.callbacks import RunMark
+from sj_lang.run.console import Console
+from sj_lang.run.guards import FiniteGuard, Termination, check_loss_scaling, locate
+from sj_lang.run.trainer import RunTrainer
 
 
 def first_gradient(folder: Path, monkeypatch: pytest.MonkeyPatch, *changes: str) -> dict[str, torch.Tensor]:
@@ -80,9 +82,9 @@ def test_nan_stops_the_run_and_says_where(tmp_path: Path, capsys: pytest.Capture
     assert (manifest["status"], manifest["exit_code"]) == ("failed", 1)
     assert "step 6" in manifest["error"]
     assert not (tmp_path / "runs/tiny/test/metrics.json").exists()
-    page = report.write(["runs/tiny/test"]).read_text()
-    assert "failed: stopped at step 6" in page
-    assert "No figures yet." in page
+    html = page.write(["runs/tiny/test"]).read_text()
+    assert "failed: stopped at step 6" in html
+    assert "No figures yet." in html
     assert "loss 0.0000" not in capsys.readouterr().out
 
 

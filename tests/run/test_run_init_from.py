@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import write_recipe
 
-from sj_lang import assembly, recipe, run
+from sj_lang import recipe, run
 from sj_lang.errors import UserError
+from sj_lang.run import assembly
 
 
 @pytest.fixture

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from sj_lang import assembly, run
-from sj_lang.callbacks import RunMark
-from sj_lang.console import Console
-from sj_lang.guards import FiniteGuard, Termination
+from sj_lang import run
 from sj_lang.manifest import read_json
 from sj_lang.plugins import Registry, chosen, use
 from sj_lang.recipe import load
-from sj_lang.trainer import RunTrainer
+from sj_lang.run import assembly
+from sj_lang.run.callbacks import RunMark
+from sj_lang.run.console import Console
+from sj_lang.run.guards import FiniteGuard, Termination
+from sj_lang.run.trainer import RunTrainer
 
 RECIPE = """\
 recipe: 1

@@ -19,7 +19,7 @@ from sj_lang.errors import Interrupted, UserError
 from sj_lang.folder import RunFolder
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
-from sj_lang.report import page
+from sj_lang.report.page import page
 
 TIMED = {"train.seconds", "train.tokens_per_second"}
 

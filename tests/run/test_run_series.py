@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from tiny import StopAt, TinyText, Windows, write_recipe
 
-from sj_lang import run, series
+from sj_lang import run
 from sj_lang.errors import Interrupted, RunFailed, Unreachable, UserError
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
+from sj_lang.run import series
 
 TWO = """\
 runs:
@@ -174,5 +175,5 @@ def test_a_finished_series_needs_no_data(tmp_path: Path, monkeypatch: pytest.Mon
     recipe = load(write_recipe(tmp_path, TWO), SHORT)
     assert run.execute(recipe) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("sj_lang.run.assemble", lambda *given: pytest.fail("the data are read"))
+        patch.setattr("sj_lang.run.single.assemble", lambda *given: pytest.fail("the data are read"))
         assert run.execute(load("s/recipe.yaml"), resume="s") == 0

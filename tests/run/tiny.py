@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sj_lang.compat import shield
+from sj_lang.component.schema import Part
 from sj_lang.errors import UserError
+from sj_lang.hf import shield
 from sj_lang.hookspecs import Register, hookimpl
 from sj_lang.plugins import Plugin, Registry, use
-from sj_lang.schema import Part
 from sj_lang.task import Prepared, Task
 
 shield()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sj_lang.errors import Unreachable, UserError
-from sj_lang.hub import reached
+from sj_lang.hf import reached
 from sj_lang_language.data import tables
 from sj_lang_language.data.text_files import PARTS
 

@@ -9,7 +9,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from sj_lang import hub, plugins
+from sj_lang import hf, plugins
 from sj_lang.errors import PluginError, Unreachable, UserError
 from sj_lang.folder import model_folder
 from sj_lang.task import Prepared
@@ -31,7 +31,7 @@ def load_teacher(place: str, auto_class: str, student: PreTrainedModel, ready: P
         tokenizer, model, report = _load(found, place, auto_class, offline=False)
     else:
         _check_name(place)
-        with hub.reached() as online:
+        with hf.reached() as online:
             tokenizer, model, report = _load(place, place, auto_class, offline=not online)
     if report["missing_keys"]:
         raise UserError(

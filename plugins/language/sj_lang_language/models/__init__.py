@@ -1,9 +1,9 @@
 """Models. Each file reads top to bottom, configuration first. To import this makes all of them known to transformers'
 Auto classes."""
 
-from sj_lang import compat
+from sj_lang import hf
 
-compat.shield()  # before transformers' generation code, which imports torchaudio where it is installed
+hf.shield()  # before transformers' generation code, which imports torchaudio where it is installed
 
 from sj_lang_language.models import snn_bert, spike_decoder  # noqa: E402
 

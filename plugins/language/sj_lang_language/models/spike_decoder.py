@@ -23,9 +23,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from sj_lang import build
+from sj_lang.component.schema import Part
 from sj_lang.errors import UserError
-from sj_lang.neuron_check import check_neurons
-from sj_lang.schema import Part
+from sj_lang.recipe.neurons import check_neurons
 from sj_lang.state_cache import StateCache, StatefulGeneration
 from sj_lang_language.firing import (
     Firing,

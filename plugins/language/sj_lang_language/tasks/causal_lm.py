@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from sj_lang.component.schema import Data
 from sj_lang.errors import UserError
-from sj_lang.schema import Data
 from sj_lang.task import MakeTokenizer, Prepared, Task
 from sj_lang_language.data import corpus
 from sj_lang_language.data.windows import IGNORED, HeldOutWindows, TrainingWindows, stack

@@ -10,8 +10,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from sj_lang.build import Make
+from sj_lang.component.schema import Part
 from sj_lang.errors import UserError
-from sj_lang.schema import Part
 from sj_lang.task import MakeTokenizer, Prepared, Task
 from sj_lang_language.distil.loss import DistillationLoss
 from sj_lang_language.distil.teacher import load_teacher

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from sj_lang.component.schema import Data
 from sj_lang.errors import UserError
-from sj_lang.schema import Data
 from sj_lang.task import MakeTokenizer, Prepared, Task
 from sj_lang_language.data import corpus
 from sj_lang_language.data.masked import MASK, Frame, Item, Masked, Masking, Windows, with_mask_token

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sj_lang.component.schema import Data
 from sj_lang.errors import UserError
-from sj_lang.schema import Data
 from sj_lang.task import MakeTokenizer, Prepared
 from sj_lang_language import metrics
 from sj_lang_language.data import examples, hub, tables

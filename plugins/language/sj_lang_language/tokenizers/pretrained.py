@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from sj_lang import hub
+from sj_lang import hf
 from sj_lang.errors import Unreachable, UserError
 from sj_lang.folder import model_folder
 from sj_lang_language.tokenizers.wordpiece import VOCAB
@@ -35,7 +35,7 @@ def pretrained(
     if folder.exists():
         tokenizer = _load(folder, f"{key}: no tokenizer in {name}")
     else:
-        with hub.reached() as online:
+        with hf.reached() as online:
             tokenizer = _load(
                 name, f"{key}: no tokenizer '{name}', neither as a path nor on the hub", offline=not online
             )

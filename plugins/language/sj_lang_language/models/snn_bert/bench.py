@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from sj_lang.bench import in_turn, peak
-from sj_lang.compat import shield
+from sj_lang.bench.neuron import in_turn, peak
+from sj_lang.hf import shield
 
 shield()
 

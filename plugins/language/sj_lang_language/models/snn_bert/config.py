@@ -5,9 +5,10 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from sj_lang import build, schema
+from sj_lang import build
+from sj_lang.component import schema
+from sj_lang.component.schema import Part
 from sj_lang.errors import UserError, choices
-from sj_lang.schema import Part
 from sj_lang_language.models.options import REPEATED, Coding, refuse_unknown, require_heads, require_positive, write_out
 
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")

@@ -1,0 +1,148 @@
+"""What `sj-lang ls` and `sj-lang plugins` print, from declarations; only `--arguments` imports torch."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sj_lang import plugins
+from sj_lang.errors import UserError
+from sj_lang.hookspecs import FLAGS, KINDS, Registration
+
+WIDTH = 118
+
+
+def recipes() -> str:
+    """The installed recipes with their summaries, and what keeps others from being shown."""
+    rows = [(name, _summary(path)) for name, path in plugins.recipes().items()]
+    lines = _columns([("RECIPE", "SUMMARY"), *rows]) if rows else ["no recipe is installed"]
+    trouble = [f"{plugin} failed to load, see `sj-lang plugins`" for plugin in plugins.registry().broken()]
+    trouble += [text for (kind, _), text in plugins.registry().clashes().items() if kind == "recipe"]
+    return "\n".join(lines + ([""] if trouble else []) + trouble)
+
+
+def _summary(path: Path) -> str:
+    from sj_lang.component import yaml_marks
+
+    try:
+        return str(yaml_marks.read(path).data.get("summary", ""))
+    except UserError as error:
+        return f"cannot be read: {error}"
+
+
+def plugin_table(what: str = "", *, as_json: bool = False, with_arguments: bool = False) -> str:
+    """All components, those of one kind, or one of them ("neuron/dsn"), and the plugins that are broken."""
+    kind, _, name = what.partition("/")
+    if kind:
+        plugins.all(kind)  # an unknown kind is told at once
+    if with_arguments and not name:
+        raise UserError("--arguments needs KIND/NAME, such as neuron/dsn")
+    if name:
+        return _one(plugins.get(kind, name), as_json, with_arguments)
+    table = plugins.table()
+    table["components"] = {key: rows for key, rows in table["components"].items() if kind in ("", key)}
+    if as_json:
+        return json.dumps(table, indent=2)
+    lines: list[str] = []
+    for key in KINDS:
+        rows = table["components"].get(key)
+        if rows:
+            lines += ["", key.upper(), *(_neurons(rows) if key == "neuron" else _others(rows))]
+        elif kind == key:
+            lines += ["", f"no {kind} is installed"]
+    lines += [
+        "",
+        "PLUGINS",
+        *_columns([(p["name"], p["distribution"], p["version"], _state(p)) for p in table["plugins"]]),
+    ]
+    if table["clashes"]:
+        lines += ["", "OFFERED TWICE, so neither can be used", *(f"  {text}" for text in table["clashes"])]
+    return "\n".join(lines[1:])
+
+
+def _state(plugin: dict[str, str]) -> str:
+    return f"BROKEN: {plugin['error']}" if plugin["error"] else "works"
+
+
+def _neurons(rows: list[dict[str, Any]]) -> list[str]:
+    head = ("name", "modes", "causal", "state", "mask", "any length", "parameters per channel")
+    body = []
+    for row in rows:
+        for condition, flags in [("", {}), *row["variants"].items()]:
+            name = f"  {condition}" if condition else row["name"]
+            body.append((name, *_traits({**row["traits"], **flags}), row["traits"]["parameters_per_channel"]))
+    return [*_columns([head, *body]), "", *_others(rows)]
+
+
+def _traits(traits: dict[str, Any]) -> tuple[str, ...]:
+    words = ["yes" if traits[flag] else "no" for flag in ("causal", "carries_state", "takes_mask", "any_length")]
+    return ("s, m" if traits["steps"] else "m", *words)
+
+
+def _others(rows: list[dict[str, Any]]) -> list[str]:
+    missing = [f" (not here: {row['missing']})" if row["missing"] else "" for row in rows]
+    return _columns([(r["name"], _owner(r), r["summary"] + text) for r, text in zip(rows, missing, strict=True)])
+
+
+def _owner(row: dict[str, Any]) -> str:
+    return f"{row['plugin']} {row['version']}"
+
+
+def _one(registration: Registration, as_json: bool, with_arguments: bool) -> str:
+    shown: dict[str, Any] = {"kind": registration.kind, **plugins.row(registration)}
+    if with_arguments:
+        shown["arguments"] = _arguments(registration)
+    if as_json:
+        return json.dumps(shown, indent=2)
+    lines = [f"{registration.kind} {registration.name}: {registration.summary}"]
+    facts = {"cite": registration.cite, "from": _owner(shown), "target": registration.target}
+    facts |= {"not here": registration.missing} if registration.missing else {}
+    if registration.traits:
+        facts["modes"] = "single-step and multi-step" if registration.traits["steps"] else "multi-step"
+        words = {
+            "causal": "causal",
+            "carries_state": "carries state",
+            "takes_mask": "takes mask",
+            "any_length": "any length",
+        }
+        facts |= {word: "yes" if registration.traits[flag] else "no" for flag, word in words.items()}
+        facts["parameters per channel"] = str(registration.traits["parameters_per_channel"])
+    for condition, flags in registration.variants.items():
+        changed = ", ".join(
+            f"{flag.replace('_', ' ')}: {'yes' if flags[flag] else 'no'}" for flag in FLAGS if flag in flags
+        )
+        facts[f"with {condition}"] = changed
+    lines += _columns([(f"{key}:", text) for key, text in facts.items() if text])
+    if with_arguments:
+        lines += ["", "arguments (type; default)"]
+        lines += _columns([(a["name"], a["type"], f"default {a['default']}") for a in shown["arguments"]])
+    return "\n".join(lines)
+
+
+def _arguments(registration: Registration) -> list[dict[str, str]]:
+    from sj_lang.component import schema, values
+
+    found = []
+    known = schema.arguments(registration.kind, registration.load())
+    for argument in (*known.values(), *schema.OURS.get(registration.kind, {}).values()):
+        if argument.settable:
+            required = argument.default is schema.MISSING
+            default = "none, must be set" if required else values.tell_plainly(values.plain(argument.default))
+            found.append({"name": argument.name, "type": argument.describe(), "default": default})
+    return found
+
+
+def _columns(rows: Iterable[Sequence[str]], indent: str = "  ") -> list[str]:
+    """Align cells; the last column is wrapped when it does not fit."""
+    rows = [tuple(str(cell) for cell in row) for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)][:-1]
+    lines = []
+    for row in rows:
+        start = indent + "".join(f"{cell:<{width}}  " for cell, width in zip(row, widths, strict=False))
+        width = max(WIDTH, len(start) + 30)
+        inner = " " * len(start)
+        lines += textwrap.wrap(row[-1], width, initial_indent=start, subsequent_indent=inner) or [start.rstrip()]
+    return lines

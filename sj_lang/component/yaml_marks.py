@@ -1,0 +1,170 @@
+"""YAML as recipes use it: numbers and booleans of YAML 1.2, no key twice, and the place of every key.
+
+`3e-4` and `1e5` are numbers; `on`, `yes` and `1:30` are words. Tags are refused, so a file holds data and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sj_lang.component.problems import Keys, Place, Problem, shown
+from sj_lang.errors import UserError
+
+_TAG = "tag:yaml.org,2002:"
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_WORDS = {"": None, "~": None} | {
+    spelling: value
+    for word, value in {"null": None, "true": True, "false": False}.items()
+    for spelling in (word, word.capitalize(), word.upper())
+}
+
+
+def scalar(text: str) -> Any:
+    """A plain (unquoted) scalar of YAML 1.2: null, boolean, number, or the text itself."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INT.fullmatch(text):
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+    if _FLOAT.fullmatch(text):
+        return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
+    return text
+
+
+class Document:
+    """A YAML file as plain data, with the place of every key and item, and the problems of its form."""
+
+    def __init__(self, node: yaml.Node | None, file: str) -> None:
+        self.file = file
+        self.marks: dict[Keys, Place] = {(): Place(file)}
+        self.problems: list[Problem] = []
+        self._open: list[int] = []
+        self.data: Any = None if node is None else self._plain(node, ())
+
+    def _place(self, node: yaml.Node) -> Place:
+        return Place(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
+
+    def _plain(self, node: yaml.Node, keys: Keys) -> Any:
+        if id(node) in self._open:
+            self.problems.append(Problem(keys, "a section cannot contain itself", place=self._place(node)))
+            return None
+        self._open.append(id(node))
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return self._mapping(node, keys)
+            if isinstance(node, yaml.SequenceNode):
+                return [self._item(item, (*keys, index)) for index, item in enumerate(node.value)]
+            quoted = isinstance(node, yaml.ScalarNode) and node.style is not None
+            return node.value if quoted else scalar(node.value)
+        finally:
+            self._open.pop()
+
+    def _item(self, node: yaml.Node, keys: Keys) -> Any:
+        self.marks[keys] = self._place(node)
+        return self._plain(node, keys)
+
+    def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                self.problems.append(
+                    Problem(keys, "expected a word as the key, found a list or mapping", place=self._place(key))
+                )
+                continue
+            name = str(key.value)
+            here, place = (*keys, name), self._place(key)
+            if name in found:
+                first = self.marks[here].line
+                self.problems.append(Problem(here, f"this key stands here twice (first in line {first})", place=place))
+                continue
+            self.marks[here] = place
+            found[name] = self._plain(value, here)
+        return found
+
+
+def parse(text: str, file: str) -> Document:
+    """Read YAML text. UserError, one message with line and column, if it is not YAML."""
+    try:
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        tagged = _first_tag(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else file
+        raise UserError(f"{where}  not valid YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}  not valid YAML: {' '.join(str(error).split())}") from error
+    if tagged:
+        line, column, tag = tagged
+        raise UserError(f"{file}:{line}:{column}  a recipe holds names and numbers; the tag '{tag}' is not allowed")
+    return Document(node, file)
+
+
+def _first_tag(text: str) -> tuple[int, int, str] | None:
+    for token in yaml.scan(text, Loader=yaml.BaseLoader) if "!" in text else ():
+        if isinstance(token, yaml.TagToken):
+            return token.start_mark.line + 1, token.start_mark.column + 1, "".join(part or "" for part in token.value)
+    return None
+
+
+def read(path: Path) -> Document:
+    """Read a YAML file that holds a mapping. UserError if it is missing, empty, not UTF-8, not YAML or no mapping."""
+    file = shown(path)
+    try:
+        raw = path.read_bytes()
+    except IsADirectoryError as error:
+        inside = path / "recipe.yaml"
+        raise UserError(f"{file} is a folder{f'; its recipe is {shown(inside)}' if inside.exists() else ''}") from error
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise UserError(f"{file}:{line}  not UTF-8: byte 0x{raw[error.start]:02x}; save the file as UTF-8") from error
+    document = parse(text, file)
+    if document.data is None:
+        raise UserError(f"{file} is empty; a recipe needs at least: recipe, task, tokenizer, model")
+    if not isinstance(document.data, dict):
+        raise UserError(f"{file}: expected keys with values (such as 'recipe: 1'), found {_shape(document.data)}")
+    return document
+
+
+def _shape(data: Any) -> str:
+    return "a list" if isinstance(data, list) else f"only {str(data)[:40]!r}"
+
+
+def value(text: str) -> Any:
+    """The value of an override: a list, mapping or quoted text in YAML, else a plain scalar. ValueError if not YAML."""
+    stripped = text.strip()
+    if not stripped.startswith(("[", "{", '"', "'")):
+        return scalar(stripped)
+    try:
+        document = parse(stripped, "value")
+    except UserError as error:
+        raise ValueError(str(error).partition("  ")[2]) from error
+    if document.problems:
+        raise ValueError(document.problems[0].message)
+    return document.data
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.1 or 1.2 would read as something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_implicit_resolver(_TAG + "float", re.compile(rf"^(?:{_FLOAT.pattern})$"), list("-+0123456789."))
+_Dumper.add_implicit_resolver(_TAG + "int", re.compile(rf"^(?:{_INT.pattern})$"), list("-+0123456789"))
+
+
+def dump(data: Mapping[str, Any]) -> str:
+    """Plain data as YAML text that `parse` reads back as it was."""
+    return yaml.dump(
+        dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False
+    )

@@ -1,0 +1,168 @@
+"""`averages:` of a series: one number over the figures of several runs, such as the score of a benchmark."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from sj_lang.component import values
+from sj_lang.component.problems import Keys, Problem, unknown
+
+#: name of an average -> run, or the part before "/" that several runs share -> the figures that count for it
+Averages = Mapping[str, Mapping[str, Sequence[str]]]
+#: run -> the figures of each of its seeds
+Figures = Mapping[str, Sequence[Mapping[str, float]]]
+
+BASELINE = "baseline."
+KEYS: Keys = ("averages",)
+
+
+def check(given: Any, runs: Iterable[str] | None) -> tuple[dict[str, dict[str, list[str]]] | None, list[Problem]]:
+    """Check the section against the names of the runs; return it with a list of figures for every run."""
+    if given is None:
+        return None, []
+    if runs is None:
+        return None, [Problem(KEYS, "needs 'runs': an average is one over several runs")]
+    if not isinstance(given, Mapping) or not given:
+        text = "expected names of averages, each with runs and their figures"
+        return None, [Problem(KEYS, f"{text}; found {values.tell(given)}")]
+    known = list(dict.fromkeys(name for run in runs for name in _prefixes(run)))
+    problems = [
+        Problem(("runs", run), f"cannot be called 'average' beside 'averages', whose figures are stored as '{run}'")
+        for run in known
+        if run == "average"
+    ]
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, members in given.items():
+        here = (*KEYS, name)
+        if not isinstance(members, Mapping) or not members:
+            problems.append(Problem(here, f"expected runs and their figures, found {values.tell(members)}"))
+            continue
+        found[name] = {}
+        for run, figures in members.items():
+            listed = [figures] if isinstance(figures, str) else figures
+            if run not in known:
+                problems.append(unknown((*here, run), known, "the keys are the runs"))
+            elif not isinstance(listed, list) or not listed or not all(isinstance(one, str) for one in listed):
+                text = "expected the name of a figure, such as dev.accuracy, or a list of them"
+                problems.append(Problem((*here, run), f"{text}; found {values.tell(figures)}"))
+            else:
+                found[name][run] = listed
+    return found, problems
+
+
+def _prefixes(run: str) -> list[str]:
+    parts = run.split("/")
+    return ["/".join(parts[: count + 1]) for count in range(len(parts))]
+
+
+def compute(averages: Averages, figures: Figures) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Column -> name -> mean, deviation and number; and sentences about what could not be computed.
+
+    A column is what the runs of one average are told apart by: "" where each is one run, or the rest of their names
+    ("spiking", "ann"), and the baselines ("baseline.majority") that all of them bring along. Of several figures of a
+    run their mean counts, of those that are there. With seeds, the average is taken for each of them; where the runs
+    differ in the number of seeds, it is one of their means, without a deviation.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    notes: list[str] = []
+    for name, members in averages.items():
+        for column in _columns(members, figures):
+            series = {run: _series(figures, run, column, wanted) for run, wanted in members.items()}
+            lacking = [run for run, one in series.items() if not one]
+            if lacking:
+                if not column.startswith(BASELINE):
+                    notes.append(f"average '{name}'{f' of {column}' * bool(column)}: no figure of {', '.join(lacking)}")
+                continue
+            found.setdefault(column, {})[name] = _mean(list(series.values()))
+            notes += _absent(name, column, members, figures)
+    return found, list(dict.fromkeys(notes))
+
+
+def _mean(runs: Sequence[Sequence[float]]) -> dict[str, Any]:
+    counts = {len(one) for one in runs}
+    if len(counts) > 1:
+        mean = statistics.fmean(statistics.fmean(one) for one in runs)
+        return {"mean": mean, "deviation": None, "n": min(counts)}
+    means = [statistics.fmean(values) for values in zip(*runs, strict=True)]
+    deviation = statistics.stdev(means) if len(means) > 1 else None
+    return {"mean": statistics.fmean(means), "deviation": deviation, "n": len(means)}
+
+
+def stored(computed: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """As metrics.json has them, beside the runs: "average", "average/spiking" ..."""
+    return {f"average/{column}" if column else "average": values for column, values in computed.items()}
+
+
+def rows(
+    averages: Averages,
+    figures: Figures,
+    computed: Mapping[str, Mapping[str, Any]],
+    show: Callable[[str, Any], str],
+) -> list[list[str]]:
+    """The table: a line for each run and figure that counts, then the averages; a column for each of `compute`.
+
+    show: (name, mean and deviation) -> text.
+    """
+    members = {run: wanted for one in averages.values() for run, wanted in one.items()}
+    merged = {
+        run: list(dict.fromkeys(figure for one in averages.values() for figure in one.get(run, ()))) for run in members
+    }
+    columns = list(dict.fromkeys(column for one in averages.values() for column in _columns(one, figures)))
+    table = [["", *(column.removeprefix(BASELINE) or "value" for column in columns)]]
+    for run, wanted in merged.items():
+        for figure in wanted:
+            cells = []
+            for column in columns:
+                series = _series(figures, run, column, [figure])
+                deviation = statistics.stdev(series) if len(series) > 1 else None
+                mean = {"mean": statistics.fmean(series), "deviation": deviation} if series else None
+                cells.append(show(figure, mean) if mean else "")
+            if any(cells):
+                table.append([f"{run}  {figure}", *cells])
+    for name in averages:
+        cells = [show(name, computed[c][name]) if name in computed.get(c, {}) else "" for c in columns]
+        table.append([f"average  {name}", *cells])
+    return table
+
+
+def _columns(members: Mapping[str, Sequence[str]], figures: Figures) -> list[str]:
+    """The ends of the names of the runs, then the baselines."""
+    ends: dict[str, None] = {}
+    baselines: dict[str, None] = {}
+    for run, wanted in members.items():
+        for name, seeds in figures.items():
+            if name == run or name.startswith(f"{run}/"):
+                ends[name.removeprefix(run).removeprefix("/")] = None
+                for figure in wanted:
+                    suffix = f".{figure}"
+                    found = [key for one in seeds for key in one if key.startswith(BASELINE) and key.endswith(suffix)]
+                    baselines |= dict.fromkeys(key.removesuffix(suffix) for key in found)
+    return [*ends, *baselines]
+
+
+def _series(figures: Figures, run: str, column: str, wanted: Sequence[str]) -> list[float]:
+    """The mean of the wanted figures for each seed of a run; empty where the run, or every figure, is not there."""
+    prefix = f"{column}." if column.startswith(BASELINE) else ""
+    ends = [""] if prefix else [column]
+    names = [run if not end else f"{run}/{end}" for end in ends]
+    if prefix:
+        names = [name for name in figures if name == run or name.startswith(f"{run}/")][:1]
+    found = []
+    for name in names:
+        for one in figures.get(name, ()):
+            there = [float(one[prefix + figure]) for figure in wanted if prefix + figure in one]
+            if there:
+                found.append(statistics.fmean(there))
+    return found
+
+
+def _absent(name: str, column: str, members: Mapping[str, Sequence[str]], figures: Figures) -> list[str]:
+    if column.startswith(BASELINE):
+        return []
+    told = []
+    for run, wanted in members.items():
+        one = figures.get(run if not column else f"{run}/{column}", ())
+        told += [f"average '{name}': {run} has no {figure}" for figure in wanted if not all(figure in x for x in one)]
+    return told

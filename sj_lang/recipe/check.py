@@ -1,0 +1,145 @@
+"""Whether the values of a recipe are right: the head, the components, the sections, and whether they fit together."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from sj_lang.component import schema, values
+from sj_lang.component.problems import Keys, Problem, missing, unknown
+from sj_lang.errors import PluginError, UserError, describe
+from sj_lang.recipe.overrides import COMPONENTS
+
+FORMAT = 1
+SECTIONS = ("train", "measure", "generate")
+SERIES = ("runs", "seeds", "averages")
+HEAD = ("recipe", "name", "summary", "seed", "output")
+KEYS = (*HEAD, *COMPONENTS, *SECTIONS, *SERIES, "base")
+#: Keys of a series that its runs cannot set.
+PARENTS = ("recipe", "name", "output", "base", *SERIES)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*")
+
+
+@functools.cache
+def _types() -> dict[str, Any]:
+    from pydantic import Field
+
+    seed = Annotated[int, Field(ge=0, lt=2**32)]
+    head = {"recipe": Literal[1], "name": str, "summary": str, "seed": seed, "output": str}
+    return {**head, "seeds": list[seed] | None}
+
+
+def check_head(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Check the keys at the top and the values of the head; return the head with its defaults."""
+    head: dict[str, Any] = {}
+    problems = [_where_it_belongs(unknown((key,), KEYS)) for key in data if key not in KEYS]
+    if "recipe" not in data:
+        problems.append(missing(("recipe",), f"the version of the format: {FORMAT}"))
+    for key, annotation in _types().items():
+        if key in data:
+            head[key], wrong = values.check(annotation, data[key])
+            problems += [Problem((key, *wrong[0]), wrong[1])] if wrong else []
+    head.setdefault("output", f"runs/{head.get('name')}")
+    problems += check_name(head.get("name"), ("name",))
+    problems += [] if head["output"] != "" else [Problem(("output",), "expected a folder, found ''")]
+    seeds = head.get("seeds")
+    if isinstance(seeds, list) and not (seeds and len({repr(seed) for seed in seeds}) == len(seeds)):
+        problems.append(Problem(("seeds",), f"expected different numbers, at least one; found {seeds}"))
+    return head, problems
+
+
+def check_name(name: Any, keys: Keys) -> list[Problem]:
+    """Names become folders."""
+    if not isinstance(name, str) or _NAME.fullmatch(name):
+        return []
+    return [Problem(keys, f"expected letters, digits, '.', '_', '+', '-', with '/' between parts; found {name!r}")]
+
+
+def _where_it_belongs(problem: Problem) -> Problem:
+    from sj_lang.recipe import sections
+
+    if "did you mean" in problem.message:
+        return problem
+    known = {"train": sections.train_arguments(), "generate": sections.generate_arguments()}
+    known |= {"measure": sections.measure_arguments()}
+    homes = [section for section, names in known.items() if problem.keys[0] in names]
+    return Problem(problem.keys, f"unknown key; it belongs under '{homes[0]}'", "unknown") if homes else problem
+
+
+def check_body(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Check components and sections; return them with all defaults written out."""
+    from sj_lang.recipe import sections
+
+    body: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for kind in COMPONENTS:
+        if kind in data:
+            body[kind], found = schema.resolve(kind, data[kind], (kind,))
+            problems += found
+        else:
+            problems.append(missing((kind,), schema.Argument(kind, None, part=kind).describe()))
+    for key, resolve in (
+        ("train", sections.resolve_train),
+        ("measure", sections.resolve_measure),
+        ("generate", sections.resolve_generate),
+    ):
+        section = {} if data.get(key) is None else data[key]
+        if isinstance(section, dict):
+            body[key], found = resolve(section)
+            problems += found
+        else:
+            problems.append(Problem((key,), f"expected a section with keys, found {values.tell(section)}"))
+    return body, problems or _check_together(body)
+
+
+def _check_together(body: Mapping[str, Any]) -> list[Problem]:
+    """Let the task and the model's config check their own values, and the model its neurons. Builds no weights."""
+    from sj_lang.build import Make
+
+    problems: list[Problem] = []
+    objects: dict[str, Any] = {}
+    for kind in ("task", "model"):
+        make = Make(kind, body[kind])
+        known = schema.arguments(kind, make.target).values()
+        if any(argument.given and argument.default is schema.MISSING for argument in known):
+            continue  # cannot be built before the data are read
+        try:
+            objects[kind] = make()
+        except PluginError as error:
+            problems.append(Problem((kind,), str(error), "plugin"))
+        except UserError as error:
+            problems.append(_placed(kind, str(error)))
+        except Exception as error:  # a plugin's own check: a ValueError or an assert as a rule, but it may be anything
+            problems.append(_placed(kind, " ".join(describe(error).split()).removeprefix("ValueError: ")))
+    if "model" in objects:
+        _write_out_choices(body["model"], objects["model"])
+    if len(objects) == 2:
+        problems += _check_neurons(objects["model"], objects["task"])
+    return problems
+
+
+def _placed(kind: str, text: str) -> Problem:
+    """A component's own complaint, at the key that it begins with ("task.split ..."), or at the component."""
+    named = re.match(rf"{kind}((?:\.\w+)+):? ", text)
+    return Problem((kind, *named[1][1:].split(".")), text[named.end() :]) if named else Problem((kind,), text)
+
+
+def _write_out_choices(section: dict[str, Any], config: Any) -> None:
+    """Where a default depends on other options (null in the signature), write what the config chose."""
+    for name, value in section.items():
+        chosen = values.plain(getattr(config, name, None)) if value is None else None
+        if chosen is not None and values.is_plain(chosen):
+            section[name] = chosen
+
+
+def _check_neurons(config: Any, task: Any) -> list[Problem]:
+    from sj_lang.recipe.neurons import check_neurons
+
+    try:
+        check_neurons(config, pads=task.pads)
+    except UserError as error:
+        return [_placed("model", str(error))]
+    return []

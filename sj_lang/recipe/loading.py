@@ -1,0 +1,234 @@
+"""A recipe: one YAML file of names and numbers. All its keys, and the type of each value, are checked before anything
+is built; ranges that only a component knows are found when it is built, before training.
+
+Importing this module imports no torch; checking a recipe does, because components are checked against their classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sj_lang.component import values, yaml_marks
+from sj_lang.component.problems import Keys, Place, Problem, merge_misspelt, report, shown, unknown
+from sj_lang.errors import PluginError, UserError
+from sj_lang.recipe import averages, overrides
+from sj_lang.recipe.check import FORMAT, KEYS, PARENTS, SECTIONS, check_body, check_head, check_name
+from sj_lang.recipe.files import is_installed, locate, read_tree
+from sj_lang.recipe.overrides import COMPONENTS, Tree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A checked recipe, all defaults filled in. Of a series only the head counts; its runs are `children()`.
+
+    notes: what the user should hear, e.g. that a new `type` dropped the old one's arguments.
+    """
+
+    path: Path
+    recipe: int = FORMAT
+    name: str
+    summary: str = ""
+    seed: int = 0
+    output: str
+    task: dict[str, Any] = field(default_factory=dict)
+    tokenizer: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    measure: dict[str, Any] = field(default_factory=dict)
+    generate: dict[str, Any] = field(default_factory=dict)
+    runs: dict[str, Recipe] | None = None
+    seeds: list[int] | None = None
+    averages: dict[str, dict[str, list[str]]] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def children(self) -> list[tuple[str, Recipe]]:
+        """The runs of a series, in order, as (name, recipe); empty if this is one run.
+
+        Names are those of `runs:`, `seed-<n>` for seeds, `<run>/seed-<n>` for both; `seeds` wins over `seed`. Each has
+        its folder in this one's output.
+        """
+        found: list[tuple[str, Recipe]] = []
+        runs = [("", self)] if self.runs is None else list(self.runs.items())
+        for run, recipe in runs if self.is_series else []:
+            for seed in self.seeds or [recipe.seed]:
+                name = "/".join([run] * bool(run) + [f"seed-{seed}"] * bool(self.seeds))
+                called, output = f"{self.name}/{name}", f"{self.output}/{name}"
+                alone: dict[str, Any] = {"runs": None, "seeds": None, "averages": None, "notes": []}
+                child = replace(recipe, name=called, output=output, seed=seed, **alone)
+                found.append((name, child))
+        return found
+
+    @property
+    def is_series(self) -> bool:
+        """Whether this stands for several runs."""
+        return self.runs is not None or self.seeds is not None
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain data with all defaults written out; loads as a recipe and means the same."""
+        found: dict[str, Any] = {key: getattr(self, key) for key in ("recipe", "name", "summary", "output")}
+        if self.runs is None:
+            found |= self._body()
+        else:
+            found["runs"] = {name: {"summary": run.summary, **run._body()} for name, run in self.runs.items()}
+        series = {"seeds": self.seeds, "averages": self.averages}
+        return found | {key: value for key, value in series.items() if value is not None}
+
+    def _body(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in ("seed", *COMPONENTS, *SECTIONS)}
+
+    def dump_yaml(self) -> str:
+        """`resolved()` as YAML text."""
+        return yaml_marks.dump(self.resolved())
+
+
+def load(recipe: str, changes: Iterable[str] = ()) -> Recipe:
+    """Find, read and check a recipe. recipe: a path or a name; changes: `key.path=value` texts, laid over it.
+
+    Raises UserError that tells all problems at once, each with its place; PluginError if a plugin that the recipe needs
+    failed to load.
+    """
+    path, name = locate(recipe)
+    data, marks, problems = overrides.from_command_line(changes)
+    if "base" in data:
+        problems.append(Problem(("base",), "cannot be changed from the command line", place=marks["base",]))
+        del data["base"]
+    loaded, found = _load(path, name, _Changes(data, marks), ())
+    if problems + found or loaded is None:
+        raise report(merge_misspelt(problems + found), shown(path))
+    return loaded
+
+
+def generation(changes: Iterable[str]) -> dict[str, Any]:
+    """Check `key=value` texts that are laid over a stored recipe's `generate:`; `seed` is one of them. UserError."""
+    from sj_lang.component import schema
+    from sj_lang.recipe import sections
+
+    data, marks, problems = overrides.from_command_line(changes)
+    known = {**sections.generate_arguments(), "seed": schema.Argument("seed", int, given=True)}
+    options, found = schema.resolve_arguments(known, data, ())
+    if problems + found:
+        raise report([*problems, *(problem.at(marks) for problem in found)], "the generation options")
+    return {key: value for key, value in options.items() if key in data}
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """The command line, laid over every recipe that is loaded."""
+
+    data: Mapping[str, Any]
+    marks: Mapping[Keys, Place]
+
+    def only(self, keys: Iterable[str]) -> _Changes:
+        return _Changes({key: self.data[key] for key in self.data if key in keys}, self.marks)
+
+    def without(self, keys: Iterable[str]) -> _Changes:
+        return self.only([key for key in self.data if key not in keys])
+
+    def lay_over(self, tree: Tree) -> None:
+        tree.lay_over(self.data, self.marks)
+
+
+def _load(path: Path, name: str, changes: _Changes, chain: tuple[Path, ...]) -> tuple[Recipe | None, list[Problem]]:
+    tree = read_tree(path)
+    listed = isinstance(changes.data.get("runs", tree.data.get("runs")), list)
+    (changes.only([*PARENTS, "summary"]) if listed else changes).lay_over(tree)
+    tree.data.setdefault("name", name)
+    head, problems = check_head(tree.data)
+    body: dict[str, Any] = {}
+    runs: dict[str, Recipe] | None = None
+    given = tree.data.get("runs")
+    if given is None:
+        body, found = check_body(tree.data)
+    elif isinstance(given, list):
+        inner = changes.without([*PARENTS, "summary"])
+        if "seeds" in head and not problems:  # in the place of those that the listed recipes have
+            inner = _Changes({**inner.data, "seeds": head.pop("seeds")}, {**tree.marks, **changes.marks})
+        runs, found = _load_listed(tree, given, path, inner, (*chain, path.resolve()))
+    elif isinstance(given, dict):
+        runs, found = _load_named(tree, given, path, changes.without(PARENTS))
+    else:
+        found = [Problem(("runs",), f"expected names with changes, or a list of recipes; found {values.tell(given)}")]
+    head["averages"], wrong = averages.check(tree.data.get("averages"), runs)
+    found = [*found, *(wrong if not found else [])]  # the runs may lack those that are wrong themselves
+    problems = [problem.at(tree.marks) for problem in [*tree.problems, *problems, *found]]
+    if problems:
+        return None, problems
+    notes = list(dict.fromkeys([*tree.notes, *(note for run in (runs or {}).values() for note in run.notes)]))
+    return Recipe(path=path, runs=runs, notes=notes, **head, **body), []
+
+
+def _load_named(
+    tree: Tree, runs: dict[str, Any], path: Path, changes: _Changes
+) -> tuple[dict[str, Recipe], list[Problem]]:
+    """`runs: {name: changes}`: each run is the recipe with its changes, and the command line over them."""
+    children: dict[str, Recipe] = {}
+    problems = [] if runs else [Problem(("runs",), "there is none; name at least one run, or leave 'runs' out")]
+    for name, own in runs.items():
+        here: Keys = ("runs", name)
+        problems += check_name(name, here)
+        own = {} if own is None else own
+        if not isinstance(own, dict):
+            problems.append(Problem(here, f"expected changes to the recipe, found {values.tell(own)}"))
+            continue
+        allowed = [key for key in KEYS if key not in PARENTS]
+        for key in own:
+            if key in PARENTS:
+                problems.append(Problem((*here, key), "belongs to the whole series, a run cannot set it"))
+            elif key not in allowed:
+                problems.append(unknown((*here, key), allowed))
+        child = tree.copy()
+        marks = {k[2:]: replace(place, inside=here) for k, place in tree.marks.items() if k[:2] == here and k[2:]}
+        child.lay_over({key: value for key, value in own.items() if key in allowed}, marks)
+        if is_installed(path):
+            child.notes.clear()
+        changes.lay_over(child)
+        head, found = check_head(
+            {key: value for key, value in child.data.items() if key in ("name", "summary", "seed")}
+        )
+        body, more = check_body(child.data)
+        found = [problem for problem in found if problem.keys != ("recipe",)]
+        problems += [problem.at(child.marks) for problem in [*child.problems, *found, *more]]
+        head |= {"recipe": FORMAT}
+        children[name] = Recipe(path=path, notes=child.notes, **head, **body)
+    return children, problems
+
+
+def _load_listed(
+    tree: Tree, runs: list[Any], path: Path, changes: _Changes, chain: tuple[Path, ...]
+) -> tuple[dict[str, Recipe], list[Problem]]:
+    """`runs: [recipe, ...]`: recipes of their own, each with the command line over it; a series gives all its runs."""
+    children: dict[str, Recipe] = {}
+    problems = [] if runs else [Problem(("runs",), "the list is empty; name at least one recipe, or leave 'runs' out")]
+    for key in tree.data:
+        if key in (*COMPONENTS, *SECTIONS, "seed"):
+            problems.append(Problem((key,), "has no effect beside a list of recipes; set it in those"))
+    found: list[tuple[str, Recipe]] = []
+    for index, entry in enumerate(runs):
+        here: Keys = ("runs", index)
+        if not isinstance(entry, str):
+            problems.append(Problem(here, f"expected the name or path of a recipe, found {values.tell(entry)}"))
+            continue
+        try:
+            place, name = locate(entry, path.parent)
+            if place.resolve() in chain:
+                raise UserError("a series cannot contain itself")
+            recipe, wrong = _load(place, name, changes, chain)
+        except UserError as error:
+            problems.append(Problem(here, str(error)))
+        except PluginError as error:
+            problems.append(Problem(here, str(error), "plugin"))
+        else:
+            problems += wrong
+            found += [(name, recipe)] if recipe else []
+    short = Counter(Path(name).name for name, _ in found)
+    for name, recipe in found:
+        label = name if short[Path(name).name] > 1 else Path(name).name
+        inner = {f"{label}/{run}": child for run, child in recipe.children()} if recipe.is_series else {label: recipe}
+        for run in set(inner) & set(children):
+            problems.append(Problem(("runs",), f"two runs are called '{run}'"))
+        children |= inner
+    return children, problems

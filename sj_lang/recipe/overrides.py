@@ -1,0 +1,181 @@
+"""Laying one set of values over another: a recipe over its base, a run or the command line over a recipe.
+
+Mappings are merged, everything else is replaced. A component that gets another `type` loses the old type's arguments.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sj_lang import plugins
+from sj_lang.component import schema, yaml_marks
+from sj_lang.component.problems import Keys, Marks, Place, Problem, dotted
+from sj_lang.errors import PluginError, UserError
+
+COMPONENTS = ("task", "tokenizer", "model")
+
+
+class Tree:
+    """Nested values of a recipe, with the place where each was written."""
+
+    def __init__(self, data: Mapping[str, Any] | None = None, marks: Marks | None = None) -> None:
+        self.data: dict[str, Any] = copy.deepcopy(dict(data or {}))
+        self.marks: dict[Keys, Place] = dict(marks or {})
+        self.notes: list[str] = []
+        self.problems: list[Problem] = []
+
+    def copy(self) -> Tree:
+        """A deep copy; notes and problems start empty."""
+        return Tree(self.data, self.marks)
+
+    def lay_over(self, data: Mapping[str, Any], marks: Marks) -> None:
+        """Lay values over this tree."""
+        for key, value in data.items():
+            self.data[key] = self._laid((key,), self.data.get(key), value, marks)
+
+    def _laid(self, keys: Keys, old: Any, new: Any, marks: Marks) -> Any:
+        kind = part_kind(self.data, keys)
+        if kind and isinstance(new, str | dict) and isinstance(old, str | dict):
+            return self._laid_component(keys, _spec(old), _spec(new), marks)
+        if isinstance(old, dict) and isinstance(new, dict):
+            self._take_mark(keys, marks)
+            return self._merged(keys, old, new, marks)
+        if isinstance(old, list) and isinstance(new, dict) and new and all(str(key).isdigit() for key in new):
+            return self._laid_items(keys, old, new, marks)
+        self._replace_marks(keys, marks)
+        return copy.deepcopy(new)
+
+    def _laid_component(self, keys: Keys, old: dict[str, Any], new: dict[str, Any], marks: Marks) -> dict[str, Any]:
+        before, after = old.get("type"), new.get("type", old.get("type"))
+        if before is not None and before != after:
+            dropped = [name for name in old if name != "type"]
+            if dropped:
+                self.notes.append(
+                    f"{dotted(keys)}: type is now {after}; the arguments of {before} are dropped: {', '.join(dropped)}"
+                )
+            self._replace_marks(keys, marks)
+            return copy.deepcopy(new)
+        self._take_mark(keys, marks)
+        return self._merged(keys, old, new, marks)
+
+    def _merged(self, keys: Keys, old: dict[str, Any], new: dict[str, Any], marks: Marks) -> dict[str, Any]:
+        return old | {key: self._laid((*keys, key), old.get(key), value, marks) for key, value in new.items()}
+
+    def _laid_items(self, keys: Keys, old: list[Any], new: dict[str, Any], marks: Marks) -> list[Any]:
+        items = list(old)
+        for key, value in new.items():
+            index = int(key)
+            if index < len(items):
+                items[index] = self._laid((*keys, index), items[index], value, marks)
+                if (*keys, key) in marks:
+                    self.marks[(*keys, index)] = marks[(*keys, key)]
+            else:
+                place = marks.get((*keys, key))
+                self.problems.append(Problem((*keys, key), f"the list has {len(items)} items, from 0", place=place))
+        return items
+
+    def _take_mark(self, keys: Keys, marks: Marks) -> None:
+        if keys in marks and keys not in self.marks:
+            self.marks[keys] = marks[keys]
+
+    def _replace_marks(self, keys: Keys, marks: Marks) -> None:
+        size = len(keys)
+        self.marks = {path: place for path, place in self.marks.items() if path[:size] != keys}
+        self.marks |= {path: place for path, place in marks.items() if path[:size] == keys}
+
+
+def _spec(value: str | dict[str, Any]) -> dict[str, Any]:
+    return {"type": value} if isinstance(value, str) else value
+
+
+def part_kind(data: Mapping[str, Any], keys: Keys) -> str:
+    """The kind of component that stands at `keys` in a recipe; "" if none does, or if that cannot be told."""
+    if len(keys) > 2 and keys[0] == "runs":
+        return part_kind(_as_in_run(data, str(keys[1])), keys[2:])
+    if not keys or keys[0] not in COMPONENTS:
+        return ""
+    kind, spec = str(keys[0]), data.get(str(keys[0]))
+    for key in keys[1:]:
+        name = spec if isinstance(spec, str) else spec.get("type") if isinstance(spec, dict) else None
+        if not isinstance(name, str):
+            return ""
+        try:
+            argument = schema.arguments(kind, plugins.get(kind, name).load()).get(str(key))
+        except (UserError, PluginError):
+            return ""  # told by the check that follows, with its place
+        if argument is None or not argument.part:
+            return ""
+        kind = argument.part
+        spec = spec.get(key, argument.default) if isinstance(spec, dict) else argument.default
+    return kind
+
+
+def _as_in_run(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    runs = data.get("runs")
+    run = runs.get(name) if isinstance(runs, dict) else None
+    found: dict[str, Any] = {}
+    for kind in COMPONENTS:
+        outer, inner = data.get(kind), run.get(kind) if isinstance(run, dict) else None
+        both = isinstance(outer, str | dict) and isinstance(inner, str | dict)
+        found[kind] = {**_spec(outer), **_spec(inner)} if both else outer if inner is None else inner  # type: ignore[arg-type]
+    return found
+
+
+def nest(entries: Iterable[tuple[Keys, Any, Marks]]) -> tuple[dict[str, Any], dict[Keys, Place], list[Problem]]:
+    """Bring values with key paths into one nested mapping. The order does not matter; no value may be given twice.
+
+    Each entry's marks are relative to the value; the mark of () is the place of the entry. A name beside arguments for
+    the same key is its `type`.
+    """
+    data: dict[str, Any] = {}
+    marks: dict[Keys, Place] = {}
+    problems: list[Problem] = []
+    for keys, value, own in entries:
+        for end in range(1, len(keys)):
+            marks.setdefault(keys[:end], own.get((), Place("")))
+        problems += _insert(data, keys, value, (), own.get(()))
+        for inner, place in own.items():
+            marks.setdefault((*keys, *inner), place)
+    return data, marks, problems
+
+
+def _insert(data: dict[str, Any], keys: Keys, value: Any, under: Keys, place: Place | None) -> list[Problem]:
+    """Put a value at a key path; `under`: the path of `data` itself, for the problems that are returned."""
+    full = (*under, *keys)
+    *sections, last = (str(key) for key in keys)
+    for key in sections:
+        inner = data.setdefault(key, {})
+        if isinstance(inner, str):
+            inner = data[key] = {"type": inner}
+        if not isinstance(inner, dict):
+            return [Problem(full, f"'{key}' is given as a value and as a section", place=place)]
+        data = inner
+    if last not in data:
+        data[last] = copy.deepcopy(value)
+        return []
+    if isinstance(data[last], dict) and isinstance(value, str | dict):
+        return [
+            problem for key, item in _spec(value).items() for problem in _insert(data[last], (key,), item, full, place)
+        ]
+    return [Problem(full, "is given twice", place=place)]
+
+
+def from_command_line(texts: Iterable[str]) -> tuple[dict[str, Any], dict[Keys, Place], list[Problem]]:
+    """`key.path=value` texts as one nested mapping; values are typed as in YAML."""
+    entries: list[tuple[Keys, Any, Marks]] = []
+    problems: list[Problem] = []
+    for text in texts:
+        place = Place(f"command line '{text}'")
+        path, sign, value = text.partition("=")
+        keys = tuple(path.strip().split("."))
+        if not sign or not all(keys):
+            problems.append(Problem((), "expected key=value, such as train.learning_rate=3e-4", place=place))
+            continue
+        try:
+            entries.append((keys, yaml_marks.value(value), {(): place}))
+        except ValueError as error:
+            problems.append(Problem(keys, f"not valid YAML: {error}", place=place))
+    data, marks, found = nest(entries)
+    return data, marks, problems + found

@@ -1,0 +1,240 @@
+"""The sections of a recipe whose keys are not ours: `train` and `generate` are transformers', field for field."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import operator
+import re
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from sj_lang import hf
+from sj_lang.component import values
+from sj_lang.component.problems import Keys, Problem
+from sj_lang.component.schema import MISSING, Argument, field_default, resolve_arguments
+from sj_lang.component.values import can_be_written, tell_plainly
+
+#: Where our defaults differ from those of TrainingArguments. Steps below 1 are fractions of the whole training.
+TRAIN_DEFAULTS: Mapping[str, Any] = {
+    "report_to": [],
+    "logging_nan_inf_filter": False,
+    "logging_steps": 0.02,
+    "save_total_limit": 2,
+}
+#: Decided by the run, from data and machine, where the recipe does not set them; so never written out as defaults.
+TRAIN_DECIDED = frozenset(
+    {"use_cpu", "disable_tqdm", "eval_strategy", "eval_steps", "save_strategy", "save_steps"}
+    | {"load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
+)
+#: What a run relies on.
+TRAIN_FIXED: Mapping[str, tuple[Any, str]] = {
+    "logging_nan_inf_filter": (False, "or a loss that is NaN is logged as 0"),
+    "enable_jit_checkpoint": (False, "SIGTERM saves a checkpoint in any case, and ends with exit code 143"),
+    "prediction_loss_only": (False, "the figures of the task need the predictions"),
+    "batch_eval_metrics": (False, "the figures of the task are computed over the whole split"),
+    "eval_do_concat_batches": (True, "the figures of the task are computed over the whole split"),
+    "debug": ("", "a loss or a gradient that is not finite ends the run in any case, and it says where that began"),
+    "label_names": (None, "the task says which keys of a batch are the labels"),
+    "resume_from_checkpoint": (None, "`sj-lang run --resume RUN` goes on with a run"),
+    "restore_callback_states_from_checkpoint": (False, "a run that goes on restores what it needs in any case"),
+    "use_liger_kernel": (False, "Liger's kernels are for transformers' own models; leave it out"),
+}
+#: Values of these fields that no training can have, or that torch refuses once it trains: limits as of pydantic.Field.
+TRAIN_LIMITS: Mapping[str, Mapping[str, Any]] = {
+    "per_device_train_batch_size": {"ge": 1},
+    "per_device_eval_batch_size": {"ge": 1},
+    "gradient_accumulation_steps": {"ge": 1},
+    "eval_accumulation_steps": {"ge": 1},
+    "dataloader_prefetch_factor": {"ge": 1},
+    "learning_rate": {"ge": 0},
+    "weight_decay": {"ge": 0},
+    "adam_epsilon": {"ge": 0},
+    "max_grad_norm": {"ge": 0},
+    "num_train_epochs": {"ge": 0},
+    "warmup_steps": {"ge": 0},
+    "eval_delay": {"ge": 0},
+    "logging_steps": {"gt": 0},
+    "eval_steps": {"gt": 0},
+    "save_steps": {"gt": 0},
+    "save_total_limit": {"ge": 1},
+    "dataloader_num_workers": {"ge": 0},
+    "adam_beta1": {"ge": 0, "lt": 1},
+    "adam_beta2": {"ge": 0, "lt": 1},
+    "label_smoothing_factor": {"ge": 0, "le": 1},
+}
+#: The same of transformers' sampling: where do_sample is false, it does not look at them.
+SAMPLING_LIMITS: Mapping[str, Mapping[str, Any]] = {
+    "temperature": {"gt": 0},
+    "top_k": {"ge": 0},
+    "top_p": {"ge": 0, "le": 1},
+    "min_p": {"ge": 0, "le": 1},
+    "typical_p": {"gt": 0, "le": 1},
+    "top_h": {"gt": 0, "le": 1},
+}
+GENERATE_LIMITS: Mapping[str, Mapping[str, Any]] = {
+    "num_beams": {"ge": 1},
+    "num_return_sequences": {"ge": 1},
+    "repetition_penalty": {"gt": 0},
+}
+GENERATE_DEFAULTS: Mapping[str, Any] = {"prompt": None, "max_new_tokens": 200, "do_sample": True}
+MEASURE_DEFAULTS: Mapping[str, bool] = {"firing_rate": True, "raster": True, "energy": True}
+
+ELSEWHERE = {
+    "seed": "the seed has one place: 'seed' at the top level",
+    "data_seed": "the seed has one place: 'seed' at the top level",
+    "output_dir": "the run folder has one place: 'output' at the top level",
+}
+
+
+@functools.cache
+def train_arguments() -> dict[str, Argument]:
+    """The fields of transformers.TrainingArguments, less seed, data_seed and output_dir."""
+    hf.shield()
+    from transformers import TrainingArguments
+
+    annotations = typing.get_type_hints(TrainingArguments)
+    found: dict[str, Argument] = {}
+    for entry in dataclasses.fields(TrainingArguments):
+        if entry.init and entry.name not in ELSEWHERE and can_be_written(annotations[entry.name]):
+            default = TRAIN_DEFAULTS.get(entry.name, field_default(entry))
+            decided = entry.name in TRAIN_DECIDED
+            annotation = _limited(annotations[entry.name], TRAIN_LIMITS.get(entry.name))
+            found[entry.name] = Argument(entry.name, annotation, default, given=decided)
+    return found
+
+
+def _limited(annotation: Any, limits: Mapping[str, Any] | None) -> Any:
+    """The annotation with its numbers within limits, and none of them nan or infinite."""
+    from pydantic import Field
+
+    if limits is None:
+        return annotation
+    within: dict[Any, Any] = {
+        int: Annotated[int, Field(**limits)],
+        float: Annotated[float, Field(**limits, allow_inf_nan=False)],
+    }
+    members = [within.get(member, member) for member in typing.get_args(annotation) or (annotation,)]
+    return functools.reduce(operator.or_, members)
+
+
+@functools.cache
+def generate_arguments() -> dict[str, Argument]:
+    """The attributes of transformers.GenerationConfig, with the types its docstring gives them, and `prompt`."""
+    hf.shield()
+    from transformers import GenerationConfig
+
+    types = dict(re.findall(r"^ +(\w+) \(([^)]*?)(?:, \*optional|\):)", GenerationConfig.__doc__ or "", re.MULTILINE))
+    names = [name for name in vars(GenerationConfig()) if not name.startswith("_") and name != "transformers_version"]
+    found = {"prompt": Argument("prompt", str | None, None)}
+    for name in names:  # None is transformers' "as the model has it": nothing to write out
+        default = GENERATE_DEFAULTS.get(name, MISSING)
+        annotation = _limited(_documented(types.get(name, "")), GENERATE_LIMITS.get(name))
+        found[name] = Argument(name, annotation, default, given=default is MISSING)
+    return found
+
+
+def _documented(text: str) -> Any:
+    known: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "dict": dict[str, Any]}
+    known |= {"list[int]": list[int], "list[str]": list[str], "list[list[int]]": list[list[int]]}
+    words = [word.strip().strip("`") for word in text.split(" or ")]
+    if not all(word in known for word in words):
+        return Any
+    annotation: Any = None
+    for word in words:
+        annotation = known[word] | annotation
+    return annotation
+
+
+def measure_arguments() -> dict[str, Argument]:
+    """What is measured beside the task's figures."""
+    return {name: Argument(name, bool, default) for name, default in MEASURE_DEFAULTS.items()}
+
+
+def resolve_measure(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Check `measure:`; return it with its defaults, and its problems."""
+    return resolve_arguments(measure_arguments(), section, ("measure",))
+
+
+def resolve_train(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Check `train:`; return it with all fields, and its problems."""
+    known = train_arguments()
+    own = {name: value for name, value in section.items() if name not in ELSEWHERE}
+    options, problems = resolve_arguments(
+        known, own, ("train",), home="the keys are the fields of transformers.TrainingArguments"
+    )
+    problems += [Problem(("train", name), text) for name, text in ELSEWHERE.items() if name in section]
+    steps = options.get("max_steps")
+    if isinstance(steps, int) and steps < 1 and steps != -1:
+        text = f"expected a whole number >= 1, or -1 for as many as num_train_epochs says; found {steps}"
+        problems.append(Problem(("train", "max_steps"), text))
+    for name in ("logging_steps", "eval_steps", "save_steps"):
+        steps = options.get(name)
+        if isinstance(steps, float) and steps > 1 and not steps.is_integer():
+            text = f"expected a whole number of steps, or a share of all steps up to 1; found {steps}"
+            problems.append(Problem(("train", name), text))
+    for name, (value, reason) in TRAIN_FIXED.items():
+        if own.get(name, value) != value:
+            problems.append(Problem(("train", name), f"must be {tell_plainly(value)} here, {reason}"))
+    for name, inner in (
+        ("lr_scheduler_kwargs", _scheduler_arguments(options.get("lr_scheduler_type"))),
+        ("accelerator_config", _accelerator_arguments()),
+    ):
+        if inner is not None and isinstance(options.get(name), dict):
+            problems += resolve_arguments(inner, options[name], ("train", name))[1]
+    return options, problems
+
+
+def _scheduler_arguments(name: Any) -> dict[str, Argument] | None:
+    from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+
+    functions = {kind.value: function for kind, function in TYPE_TO_SCHEDULER_FUNCTION.items()}
+    if name not in functions:
+        return None
+    parameters = inspect.signature(functions[name]).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    annotations = typing.get_type_hints(functions[name])
+    own = set(parameters) - {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+    return {key: Argument(key, annotations.get(key, Any), given=True) for key in parameters if key in own}
+
+
+def _accelerator_arguments() -> dict[str, Argument]:
+    from transformers.trainer_pt_utils import AcceleratorConfig
+
+    annotations = typing.get_type_hints(AcceleratorConfig)
+    return {e.name: Argument(e.name, annotations[e.name], given=True) for e in dataclasses.fields(AcceleratorConfig)}
+
+
+def resolve_generate(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Check `generate:`; return it with our defaults, and its problems."""
+    keys: Keys = ("generate",)
+    options, problems = resolve_arguments(
+        generate_arguments(), section, keys, home="the keys are the fields of transformers.GenerationConfig"
+    )
+    if "max_length" in section and "max_new_tokens" not in section:
+        options.pop("max_new_tokens", None)  # transformers would let our default win over what is written
+    return options, problems or check_generation(options)
+
+
+def check_generation(options: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with fields of GenerationConfig, each of a right type, together; `prompt` among them is left out.
+
+    What transformers says itself, and what it would say only while it writes.
+    """
+    from transformers import GenerationConfig
+
+    problems: list[Problem] = []
+    known = generate_arguments()
+    for name, limits in SAMPLING_LIMITS.items() if options.get("do_sample") else ():
+        if options.get(name) is not None:
+            _, wrong = values.check(_limited(known[name].annotation, limits), options[name])
+            hint = "; to take the likeliest token at each step, set do_sample to false" if name == "temperature" else ""
+            problems += [Problem(("generate", name), wrong[1] + hint)] if wrong else []
+    try:
+        GenerationConfig(**{name: value for name, value in options.items() if name != "prompt"})
+    except (ValueError, TypeError) as error:
+        problems.append(Problem(("generate",), " ".join(str(error).split())))
+    return problems

@@ -1,0 +1,278 @@
+"""report.html: one self-contained page about one run, or about several side by side."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from sj_lang.errors import UserError
+from sj_lang.folder import RunFolder
+from sj_lang.manifest import read_json
+from sj_lang.report import figures
+from sj_lang.task import Prepared
+
+#: order of the tables, by the first word of a figure's name; test splits, whatever they are called, come before these
+GROUPS = ("baseline", "validation", "train", "parameters", "firing_rate", "dead", "energy")
+
+UNITS = {"seconds": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}
+
+EXPLAINED = {
+    "test.bits_per_char": "bits that the model needs for a character of the test text",
+    "train.loss": "what the training minimises, mean over the last steps: those since the previous line of the log",
+    "train.seconds": "wall clock of the training loop, evaluations during training included",
+    "train.tokens_per_second": "without the time of evaluations, checkpoints and measurements",
+    "parameters.neurons": "of the total: parameters inside spiking neurons",
+    "firing_rate.mean": "spikes over the most possible, mean over neurons and steps of the test data",
+    "energy.mj": "one forward pass of a test sample at 45 nm, without memory traffic: synapses and neurons",
+    "energy.synapses_mj": "of it, or of what is known of it: matrix products, which is what papers state",
+    "energy.neurons_mj": "of it: the arithmetic inside the neurons",
+    "energy.macs": "multiply-accumulates of the synapses, 4.6 pJ each",
+    "energy.accumulations": "accumulations of the synapses, 0.9 pJ each: one for each unit of a spike",
+    "dead.mean": "share of channels that never fired on the test data",
+}
+
+
+@dataclass(kw_only=True)
+class Picture:
+    title: str
+    source: str  # data URI
+    text: str  # what the figure shows, for those who cannot see it
+
+
+@dataclass(kw_only=True)
+class Page:
+    """What the template shows of one run."""
+
+    name: str
+    folder: RunFolder
+    manifest: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    recipe: str
+    sample: str
+    pictures: list[Picture] = field(default_factory=list)
+
+
+def write(run_dirs: Sequence[str | Path]) -> Path:
+    """Write report.html: of one run into its folder, of several into the folder that they share; return its path.
+
+    A series' folder stands for its runs, and gets the report that compares them; where the shared folder is a series'
+    own, the page is called comparison.html. Raises UserError for what is no run.
+    """
+    roots = [Path(run) for run in run_dirs]
+    if not roots:
+        raise UserError("report: name at least one run folder")
+    for root in roots:
+        if not (root / "manifest.json").exists():
+            raise UserError(f"{root} is not a run folder (it has no manifest.json)")
+    expanded = [inner for root in roots for inner in children(root) or [root]]
+    pages = _told_apart([page(root) for root in expanded], expanded)
+    if len(roots) == 1:
+        title, target = str(RunFolder(roots[0]).read_manifest().content["name"]), roots[0] / "report.html"
+    else:
+        shared = Path(*_common([root.absolute().parts for root in roots]))
+        name = "comparison.html" if (shared / "manifest.json").exists() else "report.html"
+        title, target = "Comparison of runs", shared / name
+    means = _read_metrics(RunFolder(roots[0])) if len(roots) == 1 and children(roots[0]) else {}
+    target.write_text(_render(title, pages, means), encoding="utf-8")
+    return target
+
+
+def children(root: Path) -> list[Path]:
+    """The run folders of a series that exist, in its order; empty if this is a single run."""
+    names = RunFolder(root).read_manifest().content.get("children", [])
+    return [root / name for name in names if (root / name / "manifest.json").exists()]
+
+
+def page(root: Path) -> Page:
+    """Read one run folder, finished or not."""
+    folder = RunFolder(root)
+    manifest = folder.read_manifest().content
+    return Page(
+        name=manifest["name"],
+        folder=folder,
+        manifest=manifest,
+        metrics=_read_metrics(folder),
+        recipe=folder.recipe.read_text(encoding="utf-8") if folder.recipe.exists() else "",
+        sample=folder.sample.read_text(encoding="utf-8") if folder.sample.exists() else "",
+        pictures=_pictures(folder, manifest),
+    )
+
+
+@dataclass(kw_only=True)
+class Table:
+    """Figures of several columns; a row is (name, one text per column)."""
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, list[str]]]
+
+
+def _render(title: str, pages: Sequence[Page], means: Mapping[str, Mapping[str, Any]]) -> str:
+    """means: run -> its figures over several seeds; empty if there are none."""
+    environment = Environment(
+        loader=PackageLoader("sj_lang.report", ""),
+        autoescape=select_autoescape(["html", "j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["layers"] = _layers
+    tables = []
+    averages = {run: figures for run, figures in means.items() if run.partition("/")[0] == "average"}
+    if averages:
+        columns = [run.partition("/")[2] or "all runs" for run in averages]
+        tables.append(Table(title="Averages", columns=columns, rows=metric_rows(list(averages.values()))))
+    means = {run: figures for run, figures in means.items() if run not in averages}
+    counts = {run: max(value["n"] for value in figures.values()) for run, figures in means.items()}
+    if any(n > 1 for n in counts.values()):
+        columns = [f"{run}, mean of {n} runs" for run, n in counts.items()]
+        title_of_means = "Means, with the deviation between runs (sample standard deviation)"
+        tables.append(Table(title=title_of_means, columns=columns, rows=metric_rows(list(means.values()))))
+    columns = [page.name for page in pages] if len(pages) > 1 else ["value"]
+    tables.append(Table(title="Figures", columns=columns, rows=metric_rows([page.metrics for page in pages])))
+    compared = _comparison(pages) if len(pages) > 1 else None
+    template = environment.get_template("report.html.j2")
+    explained = EXPLAINED | _losses(pages)
+    return template.render(title=title, pages=pages, tables=tables, explained=explained, compared=compared)
+
+
+def _losses(pages: Sequence[Page]) -> dict[str, str]:
+    """What the loss of each split is, in the words of the runs' tasks."""
+    told: dict[str, dict[str, None]] = {}
+    for one in pages:
+        for name in one.metrics:
+            if name.endswith(".loss") and name != "train.loss":
+                told.setdefault(name, {})[one.manifest.get("loss", Prepared.loss)] = None
+    return {name: "; or, of other tasks here: ".join(texts) for name, texts in told.items()}
+
+
+def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """(name, one text per run) of all figures that any run has, except those of single layers."""
+    names = list(dict.fromkeys(name for one in metrics for name in one))
+    plain = [name for name in names if not name.startswith(("firing_rate.", "dead.")) or name.endswith(".mean")]
+    plain.sort(key=lambda name: GROUPS.index(group) if (group := name.split(".")[0]) in GROUPS else -1)
+    return [(name, [show(name, one[name]) if name in one else "" for one in metrics]) for name in plain]
+
+
+def show(name: str, value: Any) -> str:
+    """A figure as people read it, with its unit if that is the same in all tasks: that of a loss is not."""
+    unit = "mJ" if name.endswith("mj") else UNITS.get(name.split(".", 1)[-1], "")
+    if isinstance(value, Mapping):  # mean, deviation and number of runs
+        if not value["deviation"]:  # a single run, or a figure that is the same in all
+            return show(name, value["mean"])
+        text = f"{_number(name, value['mean'])} ± {_number(name, value['deviation'])}"
+    else:
+        text = _number(name, value)
+    return f"{text} {unit}".rstrip()
+
+
+def _number(name: str, value: float) -> str:
+    whole = name.startswith("parameters.") or name.endswith(("steps", "tokens_per_second", ".macs", ".accumulations"))
+    if whole:
+        return f"{value:,.0f}"
+    if name.endswith("mj"):
+        return f"{value:.3g}"
+    return f"{value:.1f}" if name.endswith("seconds") else f"{value:.4f}"
+
+
+def _layers(metrics: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    names = [name.removeprefix("firing_rate.") for name in metrics if name.startswith("firing_rate.")]
+    return [(n, metrics[f"firing_rate.{n}"], metrics[f"dead.{n}"]) for n in names if n != "mean"]
+
+
+def _pictures(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Picture]:
+    history = folder.read_history()
+    found = []
+    for stem, title, text in (
+        ("learning_curves", "Learning curves", _tell_curves(history, manifest)),
+        ("firing_rates", "Firing rate of each layer", _tell_rates(history)),
+        (
+            "raster",
+            "Spikes of one sample",
+            "One panel per layer: neurons upwards, time steps to the right; the larger a spike, the darker.",
+        ),
+    ):
+        path = folder.figures / f"{stem}.png"
+        if path.exists():
+            found.append(Picture(title=title, source=_inline(path.read_bytes()), text=text))
+    return found
+
+
+def _tell_curves(history: figures.History, manifest: Mapping[str, Any]) -> str:
+    parts = []
+    for key, name in (("train.loss", "Training loss"), ("validation.loss", "validation loss")):
+        steps, values = figures.series(history, key)
+        if steps:
+            low = min(range(len(values)), key=values.__getitem__)
+            parts.append(
+                f"{name} from {values[0]:.3f} (step {steps[0]}) to {values[-1]:.3f} (step {steps[-1]}), "
+                f"lowest {values[low]:.3f} at step {steps[low]}"
+            )
+    chosen = manifest.get("chosen_step")
+    return "; ".join(parts) + (f". Weights of step {chosen} were taken." if chosen else ".")
+
+
+def _tell_rates(history: figures.History) -> str:
+    steps, values = figures.series(history, "firing_rate.mean")
+    if not steps:
+        return ""
+    last: dict[str, float] = {}
+    for entry in reversed(history):
+        last = {k: v for k, v in entry.items() if k.startswith("firing_rate.") and not k.endswith(".mean")}
+        if last:
+            break
+    low, high = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
+    return (
+        f"Mean rate {values[0]:.3f} at step {steps[0]}, {values[-1]:.3f} at step {steps[-1]}. At the end the quietest "
+        f"layer is {low.removeprefix('firing_rate.')} ({last[low]:.3f}), the busiest "
+        f"{high.removeprefix('firing_rate.')} ({last[high]:.3f})."
+    )
+
+
+def _comparison(pages: Sequence[Page]) -> Picture | None:
+    histories = {page.name: page.folder.read_history() for page in pages}
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "compared.png"
+        if not figures.compared_curves(histories, path):
+            return None
+        source = _inline(path.read_bytes())
+    told = [f"{name}: {_tell_curves(history, {})}" for name, history in histories.items()]
+    return Picture(title="Learning curves of all runs", source=source, text=" ".join(told))
+
+
+def _inline(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _read_metrics(folder: RunFolder) -> dict[str, Any]:
+    if not folder.metrics.exists():
+        return {}
+    try:
+        return read_json(folder.metrics)
+    except ValueError as error:
+        raise UserError(f"{folder.metrics}: cannot be read ({error})") from error
+
+
+def _told_apart(pages: list[Page], roots: list[Path]) -> list[Page]:
+    """Pages called by what tells their runs apart: the path below the folder that they share."""
+    if len(pages) > 1:
+        depth = len(_common([root.absolute().parts for root in roots]))
+        for one, root in zip(pages, roots, strict=True):
+            one.name = "/".join(root.absolute().parts[depth:])
+    return pages
+
+
+def _common(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """The leading parts that all paths share, the last part of each excepted."""
+    shared = []
+    for parts in zip(*(path[:-1] for path in paths), strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return shared

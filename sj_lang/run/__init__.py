@@ -1,0 +1,8 @@
+"""A recipe is carried out: `execute(load("lm/quickstart"))`; what is stored is evaluated, and writes."""
+
+from sj_lang.run.console import quiet_libraries
+from sj_lang.run.execute import execute
+from sj_lang.run.single import train
+from sj_lang.run.stored import evaluate, generate
+
+__all__ = ["evaluate", "execute", "generate", "quiet_libraries", "train"]

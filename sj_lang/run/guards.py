@@ -1,0 +1,187 @@
+"""Guards against what transformers' Trainer lets pass in silence: NaN, a stop by SIGTERM, a wrongly scaled loss."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sj_lang.errors import Interrupted, RunFailed, UserError
+from sj_lang.hf import shield
+from sj_lang.monitor import undisturbed
+
+shield()
+
+from transformers import TrainerCallback  # noqa: E402
+
+
+def finite(values: list[Tensor]) -> Tensor:
+    """Bool scalar on the tensors' device: no value is NaN or infinite, judged by one norm over all of them."""
+    local = [value.to_local() if hasattr(value, "to_local") else value for value in values]
+    return torch.isfinite(torch.nn.utils.get_total_norm(local))
+
+
+class FiniteGuard:
+    """Stops a training at the first loss or gradient that is not finite, before the weights take it in.
+
+    Collects the micro-batches of one optimizer step; `check` after the last backward pass. One host sync a step.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[Mapping[str, Any]] = []
+        self._losses: list[Tensor] = []
+        self._last: tuple[int, Tensor] | None = None
+
+    def collect(self, batch: Mapping[str, Any], loss: Tensor) -> None:
+        self._batches.append(batch)
+        self._losses.append(loss.detach())
+
+    def check(self, model: nn.Module, step: int, *, scaled: bool, world_size: int, hints: str = "") -> None:
+        """Raise RunFailed if step number `step` (the first is 1) is not finite, and say where it begins.
+
+        scaled: gradients are multiplied by a float16 loss scale, whose overflows are handled elsewhere.
+        """
+        batches, losses = self._batches, self._losses
+        self._batches, self._losses = [], []
+        loss = torch.stack(losses).sum()
+        grads = [] if scaled else [p.grad for p in model.parameters() if p.grad is not None]
+        sound = torch.isfinite(loss) & finite(grads) if grads else torch.isfinite(loss)
+        if world_size > 1:
+            everywhere = sound.to(torch.int32)
+            torch.distributed.all_reduce(everywhere, torch.distributed.ReduceOp.MIN)
+            sound = everywhere > 0
+        if bool(sound):
+            self._last = (step, loss)
+            return
+        what = f"the loss is {float(loss)}" if not bool(torch.isfinite(loss)) else "a gradient is not finite"
+        before = f"The last finite loss was {float(self._last[1]):.4g}, at step {self._last[0]}. " if self._last else ""
+        raise RunFailed(f"stopped at step {step}: {what}. {locate(model, batches)} {before}{hints}".rstrip())
+
+
+def locate(model: nn.Module, batches: list[Mapping[str, Any]]) -> str:
+    """One sentence: where values stop being finite: in a parameter, in the forward pass, or in the gradients."""
+    for name, parameter in model.named_parameters():
+        if not bool(finite([parameter.detach()])):
+            return f"The first parameter that is not finite: {name}."
+    for batch in batches:
+        if found := _first_output(model, batch):
+            return found
+    named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    bad = [name for name, grad in named if not bool(finite([grad]))]
+    if bad:
+        return (
+            f"Parameters and the forward pass are finite; {len(bad)} of {len(named)} gradients are not, "
+            f"the first parameter {bad[0]}, the last (nearest to the loss) {bad[-1]}."
+        )
+    return "It did not come up again when the step was repeated."
+
+
+def _first_output(model: nn.Module, batch: Mapping[str, Any]) -> str:
+    """Repeat a forward pass and name the first module whose output is not finite; "" if all are."""
+    found: list[str] = []
+    names = {module: name for name, module in model.named_modules()}
+
+    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        bad = not all(bool(finite([t])) for t in _tensors(output))
+        if bad and not found:
+            found.append(f"The first output that is not finite: {names[module] or 'model'} ({type(module).__name__}).")
+
+    handles = [module.register_forward_hook(look) for module in names]
+    try:
+        with torch.no_grad():
+            model(**batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else ""
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, list | tuple):
+        for value in output:
+            yield from _tensors(value)
+
+
+def check_loss_scaling(model: nn.Module, batch: Mapping[str, Any], *, accumulation: int) -> None:
+    """Raise UserError if a model takes `num_items_in_batch` and does not divide its loss by it.
+
+    The Trainer leaves that division to a model whose forward has **kwargs; one that forgets it trains, without a
+    word, with gradients that are `accumulation` times too large.
+    """
+    items = int((batch["labels"] != -100).sum()) if "labels" in batch else 1
+    with undisturbed(model):
+        once, twice = (float(model(**batch, num_items_in_batch=n)["loss"]) for n in (items, 2 * items))
+    if abs(once - 2 * twice) > 1e-3 * abs(once):
+        raise UserError(
+            f"model {type(model).__name__}: its forward takes **kwargs and ignores num_items_in_batch, so its gradient "
+            f"would be {accumulation} times too large. The model must hand its kwargs to self.loss_function, or set "
+            "accepts_loss_kwargs = False"
+        )
+
+
+class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """SIGTERM in training: finish the step, save a checkpoint, raise Interrupted. Elsewhere: raise it at once."""
+
+    def __init__(self, continuing: str) -> None:
+        self.continuing = continuing  # the command that goes on, for the message
+        self.training = False
+        self.requested = False
+        self._saving = False
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Take SIGTERM over for the time of the context; signals reach the main thread only."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self.requested = True
+        if not self.training:
+            raise Interrupted(f"stopped by SIGTERM. To continue: {self.continuing}")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.training = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.training = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._agreed(args):
+            self._saving = True
+            control.should_save = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._saving:  # the evaluation of a save_strategy "best" had the last word at the end of the step
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._saving:
+            raise Interrupted(
+                f"stopped by SIGTERM at step {state.global_step}, checkpoint-{state.global_step} is saved. "
+                f"To continue: {self.continuing}"
+            )
+
+    def _agreed(self, args: Any) -> bool:
+        """The signal reaches processes at different steps; all stop at the same one."""
+        if args.world_size == 1:
+            return self.requested
+        anyone = torch.tensor(int(self.requested), device=args.device)
+        torch.distributed.all_reduce(anyone, torch.distributed.ReduceOp.MAX)
+        return bool(anyone)

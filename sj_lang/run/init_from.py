@@ -1,0 +1,197 @@
+"""A model that starts from the weights of a checkpoint, as far as it has their places: `model.init_from`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sj_lang import hf
+from sj_lang.errors import UserError
+from sj_lang.folder import model_folder
+from sj_lang.hf import shield
+
+shield()
+
+from safetensors import SafetensorError  # noqa: E402
+from tokenizers import Tokenizer  # noqa: E402
+from transformers import PreTrainedConfig  # noqa: E402
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: Sizes of tables of which the data need some rows at least; the checkpoint may bring more, and they are kept.
+_AT_LEAST = ("max_position_embeddings", "type_vocab_size")
+#: What must be the same, though no tensor shows it by its shape.
+_ALIKE = ("num_hidden_layers", "num_attention_heads")
+
+
+def from_checkpoint(
+    auto: Any, config: PreTrainedConfig, place: str, notes: list[str], *, fixed: Mapping[str, Any]
+) -> PreTrainedModel:
+    """A model of `config` with the weights of a checkpoint where name and shape agree, and fresh ones elsewhere.
+
+    auto: the Auto class that knows the model. place: a folder with config.json and safetensors, a run folder (its
+    `model/` is taken), or a name on the Hugging Face hub. notes: gets a sentence that names what was there, what is
+    new, what found no place, and with what other components and options it was trained. fixed: what the recipe sets, so
+    that the checkpoint cannot change it.
+
+    The config's class may say of which other models it takes weights, `takes_weights_of = ("bert",)` for instance, and
+    which of its options change what weights mean without changing a shape, `meaning = ("hidden_act",)`.
+
+    Tensors of another shape are refused, but in a head, which is then new. UserError also for a checkpoint that cannot
+    be read, is of another kind of model or shares no tensor with the model.
+    """
+    folder = _folder(place)
+    if folder is not None:
+        model, report, otherwise = _load(auto, config, folder, place, fixed, "")
+    else:
+        with hf.reached() as online:
+            reason = "" if online else "the Hugging Face hub cannot be reached and the local cache has no copy"
+            model, report, otherwise = _load(auto, config, place, place, fixed, reason)
+    heads = _refuse_other_shapes(model, report["mismatched_keys"], place)
+    own = set(model.state_dict())
+    new = {name for name in report["missing_keys"] if name in own} | heads
+    if not {name for name in own - new if _inside(model, name)}:
+        raise UserError(f"model.init_from: {place} has no tensor of this model; is it a checkpoint of another kind?")
+    told = [f"init_from {place}: {len(own - new)} of {len(own)} tensors were there"]
+    told += [f"new: {_listed(new)}"] if new else []
+    unused = set(report["unexpected_keys"])
+    told += [f"without a place here: {_listed(unused)}"] if unused else []
+    told += [f"trained with another {', '.join(otherwise)}"] if otherwise else []
+    notes.append("; ".join(told))
+    return model
+
+
+def check_tokens(place: str, tokenizer: Any) -> None:
+    """UserError if a checkpoint in a local folder comes with a tokenizer that numbers its tokens otherwise."""
+    folder = _folder(place)
+    its = None if folder is None else _tokens(folder)
+    if its is None:
+        return
+    mine = tokenizer.get_vocab()
+    other = sorted((number, token) for token, number in its.items() if mine.get(token) != number)
+    if other:
+        number, token = other[0]
+        raise UserError(
+            f"tokenizer: {len(other)} of the {len(its)} tokens of model.init_from, {place}, have another number here, "
+            f"the first of them {token!r}, {number} there and {mine.get(token, 'none')} here, so that its embeddings "
+            "would mean nothing; take the checkpoint's own tokenizer"
+        )
+
+
+def _tokens(folder: Path) -> dict[str, int] | None:
+    """The tokens of a checkpoint's own tokenizer and their numbers; None: it comes without."""
+    if (folder / "tokenizer.json").exists():
+        return Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+    if not (folder / "vocab.txt").exists():
+        return None
+    try:
+        lines = (folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"model.init_from: {folder / 'vocab.txt'} is not UTF-8: {error}") from error
+    return {token.rstrip("\r"): number for number, token in enumerate(lines)}
+
+
+def _folder(place: str) -> Path | None:
+    """The local folder that is meant; None: it is a name on the hub."""
+    folder = Path(place).expanduser()
+    if folder.is_dir():
+        return model_folder(place, "model.init_from")
+    if folder.exists() or place.count("/") > 1 or place.startswith((".", "/", "~")):
+        raise UserError(f"model.init_from: {place} is no folder; give one with config.json and model.safetensors")
+    return None
+
+
+def _load(
+    auto: Any, config: PreTrainedConfig, source: Path | str, place: str, fixed: Mapping[str, Any], reason: str
+) -> tuple[PreTrainedModel, dict[str, Any], list[str]]:
+    """The model, what transformers reports, and what the checkpoint was trained with that is not so here."""
+    try:
+        stored, _ = PreTrainedConfig.get_config_dict(source)
+        # a table of tokens that is longer than its own tokenizer is padded, and stays so
+        longer = stored.get("vocab_size", config.vocab_size) > config.vocab_size
+        padded = longer and isinstance(source, Path) and len(_tokens(source) or {}) == config.vocab_size
+        _agree(config, stored, place, fixed, (*_AT_LEAST, *(("vocab_size",) if padded else ())))
+        otherwise = _otherwise(config, stored)
+        model, report = auto.from_pretrained(
+            source,
+            config=config,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,  # no pickle from outside is opened
+            dtype=torch.float32,
+        )
+    except (OSError, SafetensorError) as error:
+        text = reason or " ".join(str(error).split())
+        raise UserError(f"model.init_from: no checkpoint with safetensors in {place}: {text}") from error
+    return model, report, otherwise
+
+
+def _agree(
+    config: PreTrainedConfig, stored: Mapping[str, Any], place: str, fixed: Mapping[str, Any], at_least: Iterable[str]
+) -> None:
+    """Take over what the checkpoint has more of, refuse what would give its weights another meaning.
+
+    at_least: the sizes of which the checkpoint may have more.
+    """
+    kind = stored.get("model_type", config.model_type)
+    taken = (config.model_type, *getattr(config, "takes_weights_of", ()))
+    if kind not in taken:
+        raise UserError(
+            f"model.init_from: {place} is a checkpoint of '{kind}', this model takes those of "
+            + " and ".join(f"'{one}'" for one in taken)
+        )
+    for key in at_least:
+        mine, its = getattr(config, key, None), stored.get(key)
+        if isinstance(mine, int) and isinstance(its, int) and its > mine and key not in fixed:
+            setattr(config, key, its)
+    for key in _ALIKE:
+        mine, its = getattr(config, key, None), stored.get(key)
+        if mine is not None and its is not None and mine != its:
+            raise UserError(f"model.{key}: the checkpoint {place} has {its}, the model {mine}; they must be the same")
+
+
+def _otherwise(config: PreTrainedConfig, stored: Mapping[str, Any]) -> list[str]:
+    """What both have and not alike of components, their options, and `config.meaning`: "a (b there, c here)"."""
+    told = []
+    options = getattr(config, "meaning", ())
+    for key, its in stored.items():
+        mine = getattr(config, key, None)
+        if isinstance(mine, Mapping) and "type" in mine:
+            parts = its if isinstance(its, Mapping) else {"type": its}
+            if parts.get("type") != mine["type"]:
+                told.append(f"{key} ({parts.get('type')} there, {mine['type']} here)")
+                continue
+            pairs = [(f"{key}.{name}", parts[name], mine[name]) for name in parts if name in mine]
+        else:
+            pairs = [(key, its, mine)] if key in options else []
+        told += [f"{name} ({there} there, {here} here)" for name, there, here in pairs if there != here]
+    return told
+
+
+def _inside(model: PreTrainedModel, name: str) -> bool:
+    """Whether a tensor belongs to the model, not to the head on it."""
+    prefix = model.base_model_prefix
+    return not prefix or not hasattr(model, prefix) or name.startswith(f"{prefix}.")
+
+
+def _refuse_other_shapes(model: PreTrainedModel, mismatched: Iterable[tuple[str, Any, Any]], place: str) -> set[str]:
+    """The tensors of heads that have another shape; UserError naming those of the model itself."""
+    shapes = {name: (tuple(its), tuple(mine)) for name, its, mine in mismatched}
+    wrong = {name: pair for name, pair in sorted(shapes.items()) if _inside(model, name)}
+    if wrong:
+        lines = [f"  {name}: {list(its)} there, {list(mine)} here" for name, (its, mine) in wrong.items()]
+        shown = lines[:20] + ([f"  and {len(lines) - 20} more"] if len(lines) > 20 else [])
+        raise UserError(f"model.init_from: {place} is of another shape:\n" + "\n".join(shown))
+    return set(shapes)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Tensors by the module that they are in, layers of a list together: `bert.encoder.layer.*.node.* (14)`."""
+    modules = Counter(re.sub(r"\.\d+\.", ".*.", name).rpartition(".")[0] + ".*" for name in names)
+    return ", ".join(f"{module} ({count})" for module, count in sorted(modules.items()))

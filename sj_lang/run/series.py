@@ -1,0 +1,163 @@
+"""A recipe with `runs:` or `seeds:`: many runs below one folder, their figures side by side."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sj_lang import manifest
+from sj_lang.errors import Interrupted, RunFailed, SjLangError
+from sj_lang.folder import RunFolder
+from sj_lang.manifest import Manifest, read_json
+from sj_lang.recipe import averages
+from sj_lang.recipe.loading import Recipe
+from sj_lang.report import page
+from sj_lang.run.console import Console, is_main_process, table
+from sj_lang.run.single import train
+
+
+def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None = None, debug: bool = False) -> int:
+    """Train every run of a series that is not finished yet, then compare. One run that fails does not stop the others.
+
+    Raises UserError before the first training if any of the runs cannot be built, RunFailed at the end if any failed.
+    """
+    console = Console()
+    folder = RunFolder(Path(resume if resume is not None else recipe.output))
+    resolved = recipe.resolved()
+    known = folder.refuse_unless_own(resolved) if resume is not None else None
+    if known is None and is_main_process() and not dry_run:
+        folder.refuse_unless_free(resolved)
+    runs = {name: replace(child, output=str(Path(folder.shown) / name)) for name, child in recipe.children()}
+    groups = grouped(list(runs), default=Path(recipe.name).name)
+    over = known is not None and known.status == "done"  # its data may be gone
+    _rehearse(runs, {} if over else groups, console, aloud=dry_run)
+    if dry_run:
+        return 0
+    record = _begin(recipe, folder, list(runs), known, console)
+    try:
+        failed = _train_all(runs, console, debug)
+        _conclude(recipe, folder, groups, console)
+        if failed:
+            raise RunFailed(f"{len(failed)} of {len(runs)} runs failed:\n" + "\n".join(failed))
+    except KeyboardInterrupt:
+        _end(record, "interrupted", 130)
+        raise
+    except Interrupted as error:
+        _end(record, "interrupted", error.exit_code)
+        raise Interrupted(f"{str(error).partition(' To continue')[0]} To continue: {folder.continuing}") from error
+    except SjLangError as error:
+        _end(record, "failed", error.exit_code, str(error))
+        raise
+    else:
+        _end(record, "done", 0)
+    finally:
+        console.close()
+    return 0
+
+
+def grouped(names: Sequence[str], default: str) -> dict[str, list[str]]:
+    """Run -> the names of its seeds' runs. default: what the run of a series of seeds alone is called."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        head, _, last = name.rpartition("/")
+        run = (head or default) if last.startswith("seed-") else name
+        groups.setdefault(run, []).append(name)
+    return groups
+
+
+def summary(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | int | None]]:
+    """Mean, sample standard deviation (None for one run) and number of runs of each figure that all of them have."""
+    found: dict[str, dict[str, float | int | None]] = {}
+    for name in metrics[0]:
+        values = [float(one[name]) for one in metrics if name in one]
+        if len(values) == len(metrics):
+            deviation = statistics.stdev(values) if len(values) > 1 else None
+            found[name] = {"mean": statistics.fmean(values), "deviation": deviation, "n": len(values)}
+    return found
+
+
+def _rehearse(runs: Mapping[str, Recipe], groups: Mapping[str, list[str]], console: Console, *, aloud: bool) -> None:
+    """Build one run of each group, so that what is wrong with any is found before the first is trained.
+
+    aloud: a dry run, which says what it builds and leaves data unchecked that cannot be reached.
+    """
+    quiet = Console(muted=True)
+    for names in groups.values():
+        if aloud:
+            console.say(f"== {names[0]}" + (f" and {len(names) - 1} more seeds" if len(names) > 1 else ""))
+        try:
+            train(runs[names[0]], console if aloud else quiet, dry_run=True, needs_data=not aloud)
+        except SjLangError as error:
+            raise type(error)(f"run '{names[0]}': {error}") from error
+
+
+def _begin(recipe: Recipe, folder: RunFolder, names: list[str], known: Manifest | None, console: Console) -> Manifest:
+    fields: dict[str, Any] = {"name": recipe.name, "notes": [], "children": names, "recipe": recipe.resolved()}
+    if known:
+        known.resume()
+    record = known or Manifest.start(folder.manifest, **fields)
+    if is_main_process():
+        folder.create(new=not known)
+        record.write()
+        console.open(folder.log)
+        if not known:
+            folder.recipe.write_text(recipe.dump_yaml(), encoding="utf-8")
+    return record
+
+
+def _train_all(runs: Mapping[str, Recipe], console: Console, debug: bool) -> list[str]:
+    """Train those that are not finished; a text for each that failed."""
+    failed = []
+    for index, (name, recipe) in enumerate(runs.items()):
+        console.say(f"== {name} (run {index + 1} of {len(runs)})")
+        begun = (Path(recipe.output).expanduser() / "manifest.json").exists()
+        try:
+            train(recipe, Console(), resume=recipe.output if begun else None, debug=debug)
+        except Interrupted:
+            raise
+        except SjLangError as error:
+            failed.append(f"{name}: {error}")
+            console.say(f"{name} failed: {error}")
+    return failed
+
+
+def _conclude(recipe: Recipe, folder: RunFolder, groups: Mapping[str, list[str]], console: Console) -> None:
+    """metrics.json, report.html and the last table, from the runs that are finished."""
+    if not is_main_process():
+        return
+    metrics: dict[str, Any] = {}
+    figures: dict[str, list[Mapping[str, float]]] = {}
+    texts: dict[str, str] = {}
+    for run, names in groups.items():
+        finished = [RunFolder(folder.root / name) for name in names]
+        finished = [one for one in finished if one.metrics.exists()]
+        if finished:
+            figures[run] = [read_json(one.metrics) for one in finished]
+            metrics[run] = summary(figures[run])
+        if finished and finished[0].sample.exists():
+            texts[run] = finished[0].sample.read_text(encoding="utf-8")
+    computed, notes = averages.compute(recipe.averages or {}, figures)
+    folder.write_metrics(metrics | averages.stored(computed))
+    page.write([folder.root])
+    if not metrics:
+        return
+    console.say()
+    for run, text in texts.items():
+        console.say(f"{run} wrote:")
+        console.say("".join(f"  | {line}\n" for line in text.splitlines()).rstrip("\n"))
+    if recipe.averages:
+        console.say(table(averages.rows(recipe.averages, figures, computed, page.show)))
+    else:
+        rows = page.metric_rows(list(metrics.values()))
+        console.say(table([["", *metrics], *([name, *values] for name, values in rows)]))
+    for note in notes:
+        console.say(f"note: {note}")
+    console.say(f"Report: {folder.shown}/{folder.report.name}")
+
+
+def _end(record: Manifest, status: manifest.Status, code: int, error: str = "") -> None:
+    if is_main_process():
+        record.end(status, code, error)

@@ -1,0 +1,257 @@
+"""One run from a recipe to its folder: train, choose by validation, test once, write down."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sj_lang import manifest
+from sj_lang.errors import Interrupted, RunFailed, SjLangError, Unreachable, UserError
+from sj_lang.folder import RunFolder
+from sj_lang.manifest import Manifest
+from sj_lang.monitor import neuron_parameters
+from sj_lang.recipe.loading import Recipe
+from sj_lang.report import figures, page
+from sj_lang.run import announce, checkpoints
+from sj_lang.run.assembly import Job, assemble, parameter_table, total_parameters
+from sj_lang.run.callbacks import RunMark
+from sj_lang.run.console import Console, duration, is_main_process, table
+from sj_lang.run.guards import Termination
+from sj_lang.run.stored import check_prompt, unknown_in, write_text
+from sj_lang.run.trainer import RunTrainer, final_figures
+
+
+def train(
+    recipe: Recipe,
+    console: Console,
+    *,
+    dry_run: bool = False,
+    resume: str | Path | None = None,
+    debug: bool = False,
+    needs_data: bool = False,
+) -> RunFolder:
+    """Carry out a recipe that is a single run. One that is finished already is left alone.
+
+    needs_data: a dry run, too, ends with Unreachable where the data cannot be reached.
+    """
+    folder = RunFolder(Path(resume if resume is not None else recipe.output))
+    resolved = recipe.resolved()
+    known = None
+    if resume is not None:
+        known = folder.refuse_unless_own(resolved)
+        if known.status == "done":
+            console.say(f"{recipe.name} is finished: {folder.shown}")
+            return folder
+        if known.status == "running":
+            console.say(f"note: {folder.shown} was not ended. If a process still trains there, stop this one")
+    elif is_main_process() and not dry_run:
+        folder.refuse_unless_free(resolved)
+    checkpoint, notes = checkpoints.newest(folder.root, known.id) if known else (None, [])
+    if known and not checkpoint:
+        notes.append("no checkpoint yet: it starts from the beginning")
+
+    try:
+        job = assemble(recipe, folder.root)
+    except Unreachable as error:
+        if needs_data or not dry_run:
+            raise
+        announce.without_data(recipe, folder, console, error)
+        return folder
+    job.notes[:0] = notes
+    termination = Termination(folder.continuing)
+    trainer = _trainer(job, folder, console, termination)
+    trainer.check_loss()
+    trainer.check_smoothing()
+    trainer.check_choice()
+    prompt = _prompt(job)
+    check_prompt(job.model, job.prepared.tokenizer, prompt)
+    job.notes += unknown_in(job.prepared.tokenizer, prompt)
+    steps = trainer.planned_steps()
+    announce.start(job, folder, console, steps, checkpoint)
+    if dry_run:
+        console.say(table(parameter_table(job.model)))
+        console.say("dry run: nothing is trained and nothing is written")
+        return folder
+
+    record = _begin(job, folder, console, known, checkpoint)
+    trainer.mark.run = record.id
+    try:
+        with termination.watching(), _recorded(record, folder, console, debug):
+            _train(trainer, folder, checkpoint)
+            if termination.requested:
+                raise Interrupted(f"stopped by SIGTERM after the training. To continue: {folder.continuing}")
+            _conclude(trainer, job, folder, console, record)
+    finally:
+        console.close()
+    return folder
+
+
+def _trainer(job: Job, folder: RunFolder, console: Console, termination: Termination) -> RunTrainer:
+    """The Trainer makes its folder at once; nothing may exist before all is checked, so it starts in a scratch one."""
+    with tempfile.TemporaryDirectory() as scratch, _tensorboard_in(folder):
+        job.arguments.output_dir = scratch
+        try:
+            trainer = RunTrainer(job, console=console, folder=folder, mark=RunMark(), termination=termination)
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise UserError(f"train: {error}") from error
+    job.arguments.output_dir = str(folder.root)
+    return trainer
+
+
+@contextmanager
+def _tensorboard_in(folder: RunFolder) -> Iterator[None]:
+    """Where TensorBoard writes if the recipe asks for it; its own choice is a folder beside the run's."""
+    name = "TENSORBOARD_LOGGING_DIR"
+    before = os.environ.get(name)
+    os.environ[name] = str(folder.tensorboard)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _begin(job: Job, folder: RunFolder, console: Console, known: Manifest | None, checkpoint: Path | None) -> Manifest:
+    """From here on the run has a folder. Writes in the main process only."""
+    machine = manifest.device(job.arguments.world_size, str(job.arguments.device))
+    fields: dict[str, Any] = {
+        "name": job.recipe.name,
+        "seed": job.recipe.seed,
+        "machine": machine,
+        "data": manifest.plain(job.prepared.fingerprint),
+        "loss": job.prepared.loss,
+        "notes": job.notes,
+        "recipe": job.recipe.resolved(),
+    }
+    if known:
+        known.resume(machine=machine, checkpoint=checkpoint.name if checkpoint else None)
+        record = known
+    else:
+        record = Manifest.start(folder.manifest, **fields)
+    if is_main_process():
+        folder.create(new=not known)
+        record.write()
+        console.open(folder.log)
+        if known:
+            step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+            folder.rewind(step)
+        else:
+            folder.recipe.write_text(job.recipe.dump_yaml(), encoding="utf-8")
+    return record
+
+
+@contextmanager
+def _recorded(record: Manifest, folder: RunFolder, console: Console, debug: bool) -> Iterator[None]:
+    """However the run ends, manifest.json says so, and log.txt has the traceback of what was not foreseen."""
+
+    def end(status: manifest.Status, code: int, error: str) -> None:
+        if is_main_process():
+            record.end(status, code, error)
+            console.record(f"{status}: {error}")
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        end("interrupted", 130, "stopped by Ctrl-C")
+        raise
+    except Interrupted as error:
+        end("interrupted", error.exit_code, str(error))
+        raise
+    except SjLangError as error:
+        end("failed", error.exit_code, str(error))
+        raise
+    except Exception as error:
+        console.record(traceback.format_exc())
+        memory = isinstance(error, torch.OutOfMemoryError)
+        hint = "Lower train.per_device_train_batch_size and raise gradient_accumulation_steps. " if memory else ""
+        text = str(error).strip().splitlines()
+        told = f"{type(error).__name__}: {text[0] if text else 'no message'}"
+        end("failed", RunFailed.exit_code, told)
+        if debug:
+            raise
+        raise RunFailed(
+            f"the run failed: {told}. {hint}The traceback is in {folder.shown}/{folder.log.name}"
+        ) from error
+
+
+def _train(trainer: RunTrainer, folder: RunFolder, checkpoint: Path | None) -> None:
+    if checkpoint:
+        if is_main_process():
+            checkpoints.rebase(checkpoint)
+        trainer.accelerator.wait_for_everyone()
+        trainer.resume_counting(checkpoint)
+    with _tensorboard_in(folder):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console, record: Manifest) -> None:
+    """Store the weights, look at the test data once, and write everything down."""
+    trainer.release_cache()
+    trainer.release_objective()
+    trainer.save_model(str(folder.model))
+    metrics = final_figures(trainer, folder if is_main_process() else None) | _training_figures(trainer, job, folder)
+    spikes = trainer.raster()
+    if not is_main_process():
+        return
+    (folder.model / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says it all
+    folder.write_metrics(metrics)
+    record.update({"chosen_step": trainer.chosen_step(), "notes": [*job.notes, *job.prepared.remarks]})
+    history = folder.read_history()
+    figures.learning_curves(history, folder.figures / "learning_curves.png", chosen=trainer.chosen_step())
+    figures.firing_rates(history, folder.figures / "firing_rates.png")
+    figures.raster({name: part.numpy() for name, part in spikes.items()}, folder.figures / "raster.png")
+    _let_write(trainer, job, folder, console)
+    record.end("done", 0)
+    page.write([folder.root])
+    console.say()
+    console.say(f"{job.recipe.name}: done in {duration(trainer.mark.seconds)}")
+    console.say(table([[name, *values] for name, values in page.metric_rows([metrics])]))
+    for remark in job.prepared.remarks:
+        console.say(f"note: {remark}")
+    if folder.sample.exists():
+        console.say("It wrote:")
+        console.say("".join(f"  | {line}\n" for line in folder.sample.read_text("utf-8").splitlines()).rstrip("\n"))
+    console.say(f"Report: {folder.shown}/{folder.report.name}")
+
+
+def _training_figures(trainer: RunTrainer, job: Job, folder: RunFolder) -> dict[str, float]:
+    mark = trainer.mark
+    losses = figures.series(folder.read_history(), "train.loss")[1]
+    found: dict[str, float] = {"train.loss": losses[-1]} if losses else {}
+    return found | {
+        "train.steps": trainer.state.global_step,
+        "train.seconds": mark.seconds,
+        "train.tokens_per_second": mark.tokens / mark.busy_seconds if mark.busy_seconds else 0.0,
+        "parameters.total": total_parameters(job.model),
+        "parameters.neurons": neuron_parameters(job.model),
+    }
+
+
+def _prompt(job: Job) -> str | None:
+    """What the model will continue at the end; None if it writes no text."""
+    if not hasattr(job.model, "generate"):
+        return None
+    prompt: str | None = job.recipe.generate.get("prompt")
+    return job.task.sample_prompt(job.prepared) if prompt is None else prompt
+
+
+def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console) -> None:
+    prompt = _prompt(job)
+    if prompt is None:
+        return
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        console.say(f"note: the model is spread over processes; let it write with: sj-lang generate {folder.shown}")
+        return
+    text, notes = write_text(job.model, job.prepared.tokenizer, prompt, job.recipe.generate, job.recipe.seed)
+    for note in notes:
+        console.say(f"note: {note}")
+    folder.sample.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,173 @@
+"""What can be done with a finished run: evaluate its model again, and let it write."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sj_lang import plugins
+from sj_lang.component.problems import report
+from sj_lang.errors import UserError
+from sj_lang.folder import RunFolder
+from sj_lang.hf import shield
+from sj_lang.manifest import Manifest, plain, write_json
+from sj_lang.recipe.loading import Recipe, load
+from sj_lang.recipe.sections import check_generation
+from sj_lang.report.page import metric_rows
+from sj_lang.run.assembly import Job, longest_text, make_task, prepare, training_arguments
+from sj_lang.run.callbacks import RunMark
+from sj_lang.run.console import Console, is_main_process, table
+from sj_lang.run.guards import Termination
+from sj_lang.run.trainer import RunTrainer, final_figures
+
+shield()
+
+import transformers  # noqa: E402
+from safetensors import SafetensorError  # noqa: E402
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(kw_only=True)
+class Stored:
+    """A finished run, read from its folder."""
+
+    folder: RunFolder
+    manifest: Manifest
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerBase
+
+    def model(self, auto_class: str) -> PreTrainedModel:
+        """The trained weights, in the class that the recipe names. UserError if they cannot be read."""
+        plugins.get("model", self.recipe.model["type"]).load()  # registers its classes with transformers
+        auto = getattr(transformers, auto_class)
+        try:
+            model: PreTrainedModel = auto.from_pretrained(self.folder.model, use_safetensors=True)  # no pickle
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{self.folder.model} holds no model that can be read: {error}") from error
+        return model
+
+
+def open_run(run_dir: str | Path) -> Stored:
+    """Raises UserError unless `run_dir` is the folder of a run that has a trained model."""
+    folder = RunFolder(Path(run_dir))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder.trained_model())
+    return Stored(folder=folder, manifest=folder.read_manifest(), recipe=load(str(folder.recipe)), tokenizer=tokenizer)
+
+
+def evaluate(run_dir: str | Path) -> int:
+    """Evaluate a run's stored model as at its end; prints the figures and writes eval.json. metrics.json stays."""
+    console = Console()
+    run = open_run(run_dir)
+    task = make_task(run.recipe)
+    prepared = prepare(task, run.recipe, tokenizer=lambda texts: run.tokenizer)
+    if plain(prepared.fingerprint) != run.manifest.content.get("data"):
+        console.say("note: the data are not those of the run, so the figures differ from metrics.json")
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = training_arguments(run.recipe, prepared, Path(scratch), [])
+        model = run.model(task.auto_class)
+        job = Job(recipe=run.recipe, task=task, prepared=prepared, model=model, arguments=arguments)
+        trainer = RunTrainer(
+            job, console=console, folder=None, mark=RunMark(), termination=Termination(run.folder.continuing)
+        )
+        figures = final_figures(trainer, None)
+    if is_main_process():
+        write_json(run.folder.root / "eval.json", figures)
+    console.say(table([[name, *values] for name, values in metric_rows([figures])]))
+    return 0
+
+
+def generate(
+    run_dir: str | Path, prompt: str | None = None, options: Mapping[str, Any] | None = None, *, seed: int | None = None
+) -> int:
+    """Print what a run's model writes after `prompt` (None: as at the end of the run).
+
+    options: fields of GenerationConfig, laid over the recipe's `generate:`. seed: None is the recipe's.
+    """
+    run = open_run(run_dir)
+    chosen = {**run.recipe.generate, **(options or {})}
+    if problems := check_generation(chosen):
+        raise report(problems, "the generation options")
+    task = make_task(run.recipe)
+    if prompt is None:
+        prompt = run.recipe.generate.get("prompt")
+    if prompt is None:
+        prompt = task.sample_prompt(prepare(task, run.recipe, tokenizer=lambda texts: run.tokenizer))
+    if prompt is None:
+        raise UserError(f"generate: the task '{run.recipe.task['type']}' writes no text")
+    model = run.model(task.auto_class)
+    if torch.accelerator.is_available():
+        model = model.to(torch.accelerator.current_accelerator())
+    text, notes = write_text(model, run.tokenizer, prompt, chosen, run.recipe.seed if seed is None else seed)
+    console = Console()
+    for note in notes:
+        console.say(f"note: {note}")
+    console.say(text)
+    return 0
+
+
+def write_text(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, options: Mapping[str, Any], seed: int
+) -> tuple[str, list[str]]:
+    """The prompt and what the model writes after it; notes on what of the prompt is lost, and on a text that had to be
+    shorter than asked for.
+
+    options: fields of GenerationConfig; `prompt` among them is left out.
+    """
+    check_prompt(model, tokenizer, prompt)
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(next(model.parameters()).device)
+    chosen = {name: value for name, value in options.items() if name != "prompt" and value is not None}
+    notes = [*unknown_in(tokenizer, prompt), *_fit(model, ids.shape[1], chosen)]
+    transformers.set_seed(seed)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **chosen)
+    model.train(was_training)
+    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in written]
+    return "\n---\n".join(texts), notes
+
+
+def unknown_in(tokenizer: PreTrainedTokenizerBase, prompt: str | None) -> list[str]:
+    """A note that names what of the prompt the tokenizer does not know; none if it knows all."""
+    if prompt is None or tokenizer.unk_token_id is None:
+        return []
+    encoded = tokenizer(prompt, return_offsets_mapping=tokenizer.is_fast)
+    where = [place for place, token in enumerate(encoded["input_ids"]) if token == tokenizer.unk_token_id]
+    if tokenizer.is_fast:
+        pieces = [prompt[slice(*encoded["offset_mapping"][place])] for place in where]
+        lost = ", ".join(repr(piece) for piece in dict.fromkeys(pieces) if piece not in ("", tokenizer.unk_token))
+    else:
+        lost = f"{len(where)} token(s)" if where else ""
+    if not lost:
+        return []
+    return [
+        f"the tokenizer does not know {lost} of the prompt: the model reads {tokenizer.unk_token} there, which is not "
+        "written out"
+    ]
+
+
+def check_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str | None) -> None:
+    """Raise UserError unless the model can write at least one token after the prompt. None: it will not be asked to."""
+    if prompt is None:
+        return
+    length, room = len(tokenizer(prompt)["input_ids"]), longest_text(model)
+    if length == 0:
+        raise UserError("generate.prompt: the prompt is empty; give at least one token")
+    if room and length >= room:
+        raise UserError(f"generate.prompt: the prompt has {length} tokens, the model takes {room} in all; shorten it")
+
+
+def _fit(model: PreTrainedModel, length: int, options: dict[str, Any]) -> list[str]:
+    """Lower `max_new_tokens` to the room that the model has; returns a note if so."""
+    room, wanted = longest_text(model), options.get("max_new_tokens")
+    if not room or wanted is None or length + wanted <= room:
+        return []
+    options["max_new_tokens"] = room - length
+    return [f"the model takes {room} tokens in all, so it writes {room - length} instead of {wanted}"]

@@ -1,0 +1,1 @@
+"""SpikingJelly's own neurons, offered through the hook like everybody's."""
