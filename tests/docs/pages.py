@@ -12,7 +12,7 @@ from sj_lang import cli
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 
 #: verbs that answer within seconds and change nothing
 CHEAP = {"ls", "plugins", "show", "validate", "--help", "--version"}
@@ -75,6 +75,38 @@ def sj_lang(*words: str) -> str:
             code = done.code
     assert not code, f"sj-lang {' '.join(words)}: exit code {code}\n{out.getvalue()}"
     return out.getvalue()
+
+
+def tree(path: Path) -> list[str]:
+    """The paths in the page's tree: an indented name is inside the folder above it; `a b  text` names two."""
+    (block,) = blocks(path, "text")
+    stack: list[tuple[int, str]] = []
+    paths = []
+    for line in block.text.splitlines():
+        indent = len(line) - len(line.lstrip())
+        names = line.strip().split("  ")[0].split()
+        stack = [(depth, above) for depth, above in stack if depth < indent]
+        inside = "".join(above for _, above in stack)
+        paths += [inside + name for name in names]
+        stack.append((indent, names[-1]))
+    return paths
+
+
+def prose(path: Path) -> list[tuple[int, str]]:
+    """The page's lines of prose, with their numbers: no blocks, indented code, tables or headings."""
+    lines = []
+    fence, indented, before = "", False, ""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        opened = re.match(r"`{3,}", line)
+        indented = line.startswith("    ") and (indented or not before.strip())
+        if fence:
+            fence = "" if line.strip() == fence else fence
+        elif opened:
+            fence = opened[0]
+        elif line.strip() and not indented and not line.startswith(("|", "#")):
+            lines.append((number, line))
+        before = line
+    return lines
 
 
 def missing_lines(shown: str, output: str) -> list[str]:

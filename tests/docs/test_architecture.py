@@ -1,0 +1,35 @@
+"""docs/architecture.md: its tree is true and complete, and the modules and classes that it names exist."""
+
+import re
+from pkgutil import resolve_name
+
+import pytest
+from pages import DOCS, ROOT, tree
+
+PAGE = DOCS / "architecture.md"
+TREE = tree(PAGE)
+PACKAGES = ["sj_lang", "plugins/neurons/sj_lang_neurons", "plugins/language/sj_lang_language"]
+NAMES = sorted(set(re.findall(r"`(sj_lang\w*(?:\.\w+)+)`", PAGE.read_text(encoding="utf-8"))))
+
+
+@pytest.mark.parametrize("path", TREE)
+def test_what_the_tree_shows_exists(path: str) -> None:
+    assert (ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_tree_shows_every_folder(package: str) -> None:
+    folders = {f"{path.parent.relative_to(ROOT)}/" for path in (ROOT / package).rglob("__init__.py")}
+    shipped = {folder for folder in folders if "/template/" not in folder}
+    assert sorted(shipped - set(TREE)) == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_tree_shows_every_flat_file(package: str) -> None:
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / package).glob("*.py")}
+    assert sorted(path for path in files - set(TREE) if not path.rpartition("/")[2].startswith("__")) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_named_exists(name: str) -> None:
+    assert resolve_name(name)
