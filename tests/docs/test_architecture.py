@@ -9,7 +9,9 @@ from pages import DOCS, ROOT, tree
 PAGE = DOCS / "architecture.md"
 TREE = tree(PAGE)
 PACKAGES = ["sj_lang", "plugins/neurons/sj_lang_neurons", "plugins/language/sj_lang_language"]
-NAMES = sorted(set(re.findall(r"`(sj_lang\w*(?:\.\w+)+)`", PAGE.read_text(encoding="utf-8"))))
+TEXT = PAGE.read_text(encoding="utf-8")
+NAMES = sorted(set(re.findall(r"`(sj_lang\w*(?:\.\w+)+)`", TEXT)))
+PATHS = sorted(set(re.findall(r"`((?:sj_lang|plugins|tests|docs)/[\w./]*)`", TEXT)))
 
 
 @pytest.mark.parametrize("path", TREE)
@@ -28,6 +30,11 @@ def test_the_tree_shows_every_folder(package: str) -> None:
 def test_the_tree_shows_every_flat_file(package: str) -> None:
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / package).glob("*.py")}
     assert sorted(path for path in files - set(TREE) if not path.rpartition("/")[2].startswith("__")) == []
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_paths_in_the_text_exist(path: str) -> None:
+    assert (ROOT / path).exists()
 
 
 @pytest.mark.parametrize("name", NAMES)
