@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from sj_lang_language.firing import Firing
+from sj_lang_language.layers import Firing
 from sj_lang_language.models.snn_bert import (
     SNNBertConfig,
     SNNBertForMaskedLM,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from sj_lang_language.firing import Firing
+from sj_lang_language.layers import Firing
 from sj_lang_language.models.spike_decoder import SpikeDecoderConfig, SpikeDecoderForCausalLM
 
 from sj_lang.errors import UserError

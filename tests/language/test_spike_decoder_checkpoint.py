@@ -11,7 +11,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
-from sj_lang_language.firing import Firing
+from sj_lang_language.layers import Firing
 from sj_lang_language.models import auto
 from sj_lang_language.models.spike_decoder import SpikeDecoderConfig, SpikeDecoderForCausalLM
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_lang_language.attention.dot_product import causal_softmax, whole_softmax
-from sj_lang_language.firing import Firing, MakeNeuron, State, float_in_place_of_spikes, inner, joined
+from sj_lang_language.layers import Firing, MakeNeuron, State, float_in_place_of_spikes, inner, joined
 
 
 class SelfAttention(nn.Module):

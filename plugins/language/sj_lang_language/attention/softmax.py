@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sj_lang_language.attention.dot_product import causal_softmax, whole_softmax
 from sj_lang_language.attention.self_attention import SelfAttention
-from sj_lang_language.firing import MakeNeuron, State
+from sj_lang_language.layers import MakeNeuron, State
 
 
 class SoftmaxAttention(SelfAttention):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sj_lang_language.attention.linear import causal_linear, whole_linear
 from sj_lang_language.attention.self_attention import SelfAttention
-from sj_lang_language.firing import MakeNeuron, State
+from sj_lang_language.layers import MakeNeuron, State
 
 
 class SpikingSelfAttention(SelfAttention):

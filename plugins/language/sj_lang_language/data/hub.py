@@ -6,8 +6,8 @@ from typing import Any
 
 from sj_lang.errors import Unreachable, UserError
 from sj_lang.hf import reached
-from sj_lang_language.data import tables
-from sj_lang_language.data.text_files import PARTS
+from sj_lang_language.data.tables import table_files
+from sj_lang_language.data.text.text_files import PARTS
 
 
 def read(name: str, config: str | None) -> dict[str, str]:
@@ -45,14 +45,14 @@ def load(name: str, config: str | None) -> Any:
     return _load(f"{name}/{config}" if config else name)[1]
 
 
-def table(rows: Any, place: str) -> tables.Table:
+def table(rows: Any, place: str) -> table_files.Table:
     """The rows of a split as a table; labels by their names, -1 as it is."""
     columns = rows.to_dict()
     for name, feature in rows.features.items():
         names = getattr(feature, "names", None)
         if names:
             columns[name] = [names[value] if value is not None and value >= 0 else value for value in columns[name]]
-    return tables.of_columns(columns, place)
+    return table_files.of_columns(columns, place)
 
 
 def _load(name: str, **options: Any) -> tuple[str, Any]:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import initialization as init
 
 from sj_lang.errors import PluginError
-from sj_lang_language.firing import Firing
+from sj_lang_language.layers import Firing
 
 
 class FreshWeights:

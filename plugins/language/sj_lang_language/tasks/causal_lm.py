@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from sj_lang.component.schema import Data
 from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, Prepared, Task
-from sj_lang_language.data import corpus
-from sj_lang_language.data.windows import IGNORED, HeldOutWindows, TrainingWindows, stack
+from sj_lang_language.data.text import corpus
+from sj_lang_language.data.text.windows import IGNORED, HeldOutWindows, TrainingWindows, stack
 from sj_lang_language.tasks.texts import (
     check_given,
     check_lengths,

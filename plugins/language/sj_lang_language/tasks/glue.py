@@ -6,11 +6,11 @@ from typing import Literal
 
 from sj_lang.errors import UserError, choices
 from sj_lang.task import MakeTokenizer, Prepared
-from sj_lang_language import metrics
-from sj_lang_language.data import examples, glue_files, phrases
-from sj_lang_language.data.examples import Classes, Examples, Scores
-from sj_lang_language.data.glue_files import PARTS, SPECS, Spec
-from sj_lang_language.data.tables import Table
+from sj_lang_language.data.tables import examples, glue_files, phrases
+from sj_lang_language.data.tables.examples import Classes, Examples, Scores
+from sj_lang_language.data.tables.glue_files import PARTS, SPECS, Spec
+from sj_lang_language.data.tables.table_files import Table
+from sj_lang_language.tasks import metrics
 from sj_lang_language.tasks.sentences import Array, Figures, Parts, SentenceTask, default_share, head, lines
 
 Name = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax"]

@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerBase
 from sj_lang.component.schema import Data
 from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, Prepared, Task
-from sj_lang_language.data import corpus
-from sj_lang_language.data.masked import MASK, Frame, Item, Masked, Masking, Windows, with_mask_token
-from sj_lang_language.data.pairs import Pairs, documents, pairs
-from sj_lang_language.data.stream import MaskedStream, Reader, hold_out, open_source
-from sj_lang_language.data.windows import IGNORED, stack
+from sj_lang_language.data.text import corpus
+from sj_lang_language.data.text.masked import MASK, Frame, Item, Masked, Masking, Windows, with_mask_token
+from sj_lang_language.data.text.pairs import Pairs, documents, pairs
+from sj_lang_language.data.text.stream import MaskedStream, Reader, hold_out, open_source
+from sj_lang_language.data.text.windows import IGNORED, stack
 from sj_lang_language.tasks.texts import (
     check_given,
     check_lengths,

@@ -14,9 +14,9 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, Prepared, Task
-from sj_lang_language import bag_of_words
-from sj_lang_language.data import examples
-from sj_lang_language.data.examples import Classes, Examples, Scores
+from sj_lang_language.data.tables import examples
+from sj_lang_language.data.tables.examples import Classes, Examples, Scores
+from sj_lang_language.tasks import bag_of_words
 
 Array = NDArray[Any]
 #: (predictions: class numbers or scores, labels) -> figures

@@ -10,11 +10,12 @@ from typing import Any
 from sj_lang.component.schema import Data
 from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, Prepared
-from sj_lang_language import metrics
-from sj_lang_language.data import examples, hub, tables
-from sj_lang_language.data.corpus import HUB
-from sj_lang_language.data.examples import Classes, Examples
-from sj_lang_language.data.tables import Table
+from sj_lang_language.data import hub
+from sj_lang_language.data.tables import examples, table_files
+from sj_lang_language.data.tables.examples import Classes, Examples
+from sj_lang_language.data.tables.table_files import Table
+from sj_lang_language.data.text.corpus import HUB
+from sj_lang_language.tasks import metrics
 from sj_lang_language.tasks.sentences import Array, Parts, SentenceTask, default_share, lines
 
 NAMES = ("train", "validation", "dev", "test")
@@ -159,7 +160,7 @@ def read(
     """
 
     def table(place: str | Path) -> Table:
-        return tables.read(place, columns=columns, quotes=quotes, option="task.quotes")
+        return table_files.read(place, columns=columns, quotes=quotes, option="task.quotes")
 
     if isinstance(data, Mapping):
         if "train" not in data:
@@ -173,7 +174,7 @@ def read(
     named: dict[str, list[Path]] = {}
     left: list[str] = []
     for path in sorted(place.iterdir()):
-        if not path.name.lower().removesuffix(".gz").endswith(tables.SUFFIXES):
+        if not path.name.lower().removesuffix(".gz").endswith(table_files.SUFFIXES):
             continue
         part = _STEMS.get(_SHARD.sub("", path.name.lower()).split(".")[0])
         if part is None:
@@ -185,10 +186,10 @@ def read(
     if left and "train" in named:
         notes.append(f"{place} also holds {_listed(left)}, which nothing reads: parts are {', '.join(_STEMS)}")
     if "train" not in named:
-        expected = ", ".join(f"train{suffix}" for suffix in tables.SUFFIXES)
+        expected = ", ".join(f"train{suffix}" for suffix in table_files.SUFFIXES)
         raise UserError(f"task.data: the folder {place} holds no training file; expected one of {expected}")
     return {
-        name: table(files[0]) if len(files) == 1 else tables.read_parquet(files, str(place / f"{name}-*.parquet"))
+        name: table(files[0]) if len(files) == 1 else table_files.read_parquet(files, str(place / f"{name}-*.parquet"))
         for name in NAMES
         if (files := named.get(name))
     }

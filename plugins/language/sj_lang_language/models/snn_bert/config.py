@@ -9,7 +9,7 @@ from sj_lang import build
 from sj_lang.component import schema
 from sj_lang.component.schema import Part
 from sj_lang.errors import UserError, choices
-from sj_lang_language.models.options import REPEATED, Coding, refuse_unknown, require_heads, require_positive, write_out
+from sj_lang_language.models.common import REPEATED, Coding, refuse_unknown, require_heads, require_positive, write_out
 
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 # R, BPSN's own default, takes from a token what its whole neighbourhood shares, and that is what attention brings.

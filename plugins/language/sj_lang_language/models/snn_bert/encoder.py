@@ -27,10 +27,10 @@ from transformers.utils import can_return_tuple
 
 from sj_lang import build
 from sj_lang.errors import UserError
-from sj_lang_language.firing import Firing, MakeNeuron, float_in_place_of_spikes, outside
+from sj_lang_language.layers import Firing, MakeNeuron, float_in_place_of_spikes, outside
 from sj_lang_language.models import tables
+from sj_lang_language.models.common import asked_if
 from sj_lang_language.models.fresh import FreshWeights
-from sj_lang_language.models.options import asked_if
 from sj_lang_language.models.snn_bert.config import SNNBertConfig
 
 #: Share of the neurons that fire at a token, by which fresh weights are drawn: BPSN's on currents of unit deviation.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sj_lang.errors import UserError
-from sj_lang_language.data.examples import CUT_SEED, SMALLER, Examples, room_for
+from sj_lang_language.data.tables.examples import CUT_SEED, SMALLER, Examples, room_for
 
 Array = NDArray[Any]
 

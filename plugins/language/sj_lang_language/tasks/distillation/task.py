@@ -13,8 +13,8 @@ from sj_lang.build import Make
 from sj_lang.component.schema import Part
 from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, Prepared, Task
-from sj_lang_language.distil.loss import DistillationLoss
-from sj_lang_language.distil.teacher import load_teacher
+from sj_lang_language.tasks.distillation.loss import DistillationLoss
+from sj_lang_language.tasks.distillation.teacher import load_teacher
 
 
 class Distillation(Task):

@@ -17,10 +17,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from sj_lang.errors import UserError
-from sj_lang_language.data import hub, text_files
-from sj_lang_language.data.corpus import HUB
-from sj_lang_language.data.masked import Frame, Item, Masking
-from sj_lang_language.data.pairs import pairs
+from sj_lang_language.data import hub
+from sj_lang_language.data.text import text_files
+from sj_lang_language.data.text.corpus import HUB
+from sj_lang_language.data.text.masked import Frame, Item, Masking
+from sj_lang_language.data.text.pairs import pairs
 
 BATCH = 64  # rows that are tokenized at a time
 SHUFFLED = 10_000  # windows of a source among which each next one is drawn

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from sj_lang.errors import UserError
-from sj_lang_language.data.windows import IGNORED
+from sj_lang_language.data.text.windows import IGNORED
 
 _PROBE = 4  # tokens of the text on which the two models are compared before training
 

@@ -27,7 +27,7 @@ from sj_lang.component.schema import Part
 from sj_lang.errors import UserError
 from sj_lang.recipe.neurons import check_neurons
 from sj_lang.state_cache import StateCache, StatefulGeneration
-from sj_lang_language.firing import (
+from sj_lang_language.layers import (
     Firing,
     MakeNeuron,
     State,
@@ -38,8 +38,7 @@ from sj_lang_language.firing import (
     outside,
 )
 from sj_lang_language.models import auto, tables
-from sj_lang_language.models.fresh import FreshWeights
-from sj_lang_language.models.options import (
+from sj_lang_language.models.common import (
     REPEATED,
     Coding,
     asked_if,
@@ -48,6 +47,7 @@ from sj_lang_language.models.options import (
     require_positive,
     write_out,
 )
+from sj_lang_language.models.fresh import FreshWeights
 
 
 @strict

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sj_lang.errors import UserError
-from sj_lang_language.data import hub, tables
-from sj_lang_language.data.corpus import HUB
-from sj_lang_language.data.tables import Table
-from sj_lang_language.data.text_files import read_file
+from sj_lang_language.data import hub
+from sj_lang_language.data.tables import table_files
+from sj_lang_language.data.tables.table_files import Table
+from sj_lang_language.data.text.corpus import HUB
+from sj_lang_language.data.text.text_files import read_file
 
 OWNER = "nyu-mll/glue"
 PARTS = ("train", "dev", "dev_mm", "test", "test_mm", "ax")
@@ -215,15 +216,15 @@ def _read(name: str, part: str, paths: list[Path], notes: list[str]) -> Table:
     if not path.is_file():
         raise UserError(f"task.files.{part}: no file {path}")
     if len(paths) > 1 or path.suffix == ".parquet":
-        return tables.read_parquet(paths, str(path if len(paths) == 1 else path.parent / f"{part}*"))
+        return table_files.read_parquet(paths, str(path if len(paths) == 1 else path.parent / f"{part}*"))
     columns = SPECS[name].columns
-    if columns and path.name.removesuffix(".gz").endswith(tables.TAB):
+    if columns and path.name.removesuffix(".gz").endswith(table_files.TAB):
         header = read_file(path).split("\n", 1)[0].rstrip("\r").split("\t")
         columns = None if "sentence" in header else columns
     else:
         columns = None
     # a line that a test part loses would move those behind it in the submission
-    table = tables.read(path, columns=columns, skip_malformed=name == "qqp" and part in ("train", "dev"))
+    table = table_files.read(path, columns=columns, skip_malformed=name == "qqp" and part in ("train", "dev"))
     if table.malformed:
         notes.append(f"{part}: {len(table.malformed):,} lines with a wrong number of fields are left out")
     return table

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor
 
-from sj_lang_language.data.masked import Frame, Item
+from sj_lang_language.data.text.masked import Frame, Item
 
 NEXT, ELSEWHERE = 0, 1  # transformers' next_sentence_label
 

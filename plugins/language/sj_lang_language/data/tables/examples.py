@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sj_lang.errors import UserError, choices
-from sj_lang_language.data.tables import Table
+from sj_lang_language.data.tables.table_files import Table
 
 Array = NDArray[Any]
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from sj_lang import build, plugins
 from sj_lang.errors import UserError
-from sj_lang_language.data import hub, text_files
+from sj_lang_language.data import hub
+from sj_lang_language.data.text import text_files
 
 PARTS = ("train", "validation", "test")
 HUB = "hub:"

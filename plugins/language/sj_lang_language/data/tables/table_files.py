@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sj_lang.errors import UserError, choices
-from sj_lang_language.data.text_files import read_file
+from sj_lang_language.data.text.text_files import read_file
 
 TAB, COMMA = (".tsv", ".txt"), (".csv",)
 JSON, PARQUET = (".jsonl", ".json"), (".parquet",)
