@@ -34,7 +34,7 @@ def stream(name: str) -> tuple[Any, str, int | None]:
     if "train" not in loaded:
         raise UserError(f"task.data: {place} has no split 'train', it has {', '.join(map(str, loaded))}")
     rows = loaded["train"]
-    first = next(iter(rows), {})
+    first: dict[str, Any] = next(iter(rows), {})
     column = _column([name for name, value in first.items() if isinstance(value, str)], list(first), place)
     sizes = rows.info.splits or {}
     return rows, column, sizes["train"].num_bytes if "train" in sizes else None
@@ -45,7 +45,7 @@ def load(name: str, config: str | None) -> Any:
     return _load(f"{name}/{config}" if config else name)[1]
 
 
-def table(rows: Any, place: str) -> table_files.Table:
+def table(rows: Any, place: str) -> table_files.DataTable:
     """The rows of a split as a table; labels by their names, -1 as it is."""
     columns = rows.to_dict()
     for name, feature in rows.features.items():

@@ -9,7 +9,7 @@ from sj_lang.task import MakeTokenizer, Prepared
 from sj_lang_language.data.tables import examples, glue_files, phrases
 from sj_lang_language.data.tables.examples import Classes, Examples, Scores
 from sj_lang_language.data.tables.glue_files import PARTS, SPECS, Spec
-from sj_lang_language.data.tables.table_files import Table
+from sj_lang_language.data.tables.table_files import DataTable
 from sj_lang_language.tasks import metrics
 from sj_lang_language.tasks.sentences import Array, Figures, Parts, SentenceTask, default_share, head, lines
 
@@ -131,12 +131,11 @@ def figures(spec: Spec) -> dict[str, Figures]:
     return found | {"ax": all_of(("matthews", "accuracy"))} if spec.labels else found
 
 
-def examples_of(spec: Spec, table: Table, part: str, kind: Classes | Scores) -> Examples:
+def examples_of(spec: Spec, table: DataTable, part: str, kind: Classes | Scores) -> Examples:
     """The examples of a table, by the column names of the TSV layout or of the hub."""
     text = next((names for names in (spec.text, spec.hub_text) if set(names) <= table.columns.keys()), spec.text)
     if part == "ax" and {"Premise", "Hypothesis"} <= table.columns.keys():
         text = ("Premise", "Hypothesis")
-    label: str | None = next((name for name in (spec.label, "label", "Label") if name in table.columns), spec.label)
-    if part in ("test", "test_mm", "ax") and not examples.has_labels(table, label):
-        label = None
-    return examples.of_table(table, text, label, kind, keys=("task.data", "task.data"))
+    column = next((name for name in (spec.label, "label", "Label") if name in table.columns), spec.label)
+    labelled = part not in ("test", "test_mm", "ax") or examples.has_labels(table, column)
+    return examples.of_table(table, text, column if labelled else None, kind, keys=("task.data", "task.data"))

@@ -95,15 +95,18 @@ class MaskedLM(Task):
         notes = self._add_mask_token(made)
         frame, masking = self._frame(made), Masking(made, self.p)
         if self.nsp:
-            found = {name: self._pairs(made, name, text, seed, frame) for name, text in parts.items()}
-            notes += [f"{name}: {len(text):,} characters, {len(found[name]):,} pairs" for name, text in parts.items()]
+            windows: dict[str, Pairs | Windows] = {
+                name: self._pairs(made, name, text, seed, frame) for name, text in parts.items()
+            }
+            notes += [f"{name}: {len(text):,} characters, {len(windows[name]):,} pairs" for name, text in parts.items()]
         else:
             tokens = {name: encode(made, text) for name, text in parts.items()}
             need = f"{frame.room} tokens, what fits into a window of task.length {self.length}"
             check_lengths(self.data, parts, tokens, self.split, least=frame.room, need=need)
-            found = {name: Windows(ids, frame, held_out=name != "train") for name, ids in tokens.items()}
+            windows = {name: Windows(ids, frame, held_out=name != "train") for name, ids in tokens.items()}
             notes += size_notes(made, parts, tokens)
-        masked = {name: Masked(items, masking, seed if name == "train" else HELD_OUT) for name, items in found.items()}
+        seeds = {name: seed if name == "train" else HELD_OUT for name in windows}
+        masked = {name: Masked(items, masking, seeds[name]) for name, items in windows.items()}
         train = masked.pop("train")
         return self._prepared(made, train, masked, corpus.fingerprint(parts), notes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,9 +56,9 @@ class Encoded:
 class SentenceTask(Task):
     """Base: a subclass reads `Parts`, and says what the labels and the figures are."""
 
-    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
-    causal: ClassVar[bool] = False
-    pads: ClassVar[bool] = True
+    auto_class = "AutoModelForSequenceClassification"
+    causal = False
+    pads = True
 
     def assemble(
         self,
@@ -158,10 +158,9 @@ def reduce(logits: Tensor, labels: Tensor | None) -> Tensor:
 
 def decided(kind: Classes | Scores, outputs: Any) -> Array:
     """Outputs `[N, classes]` to class numbers, or `[N, 1]` to scores, clipped to their limits."""
-    outputs = np.asarray(outputs)
-    if isinstance(kind, Classes):
-        return outputs.argmax(-1)
-    return outputs.reshape(-1).clip(kind.low, kind.high)
+    values: Array = np.asarray(outputs)
+    decisions: Array = values.argmax(-1) if isinstance(kind, Classes) else values.reshape(-1).clip(kind.low, kind.high)
+    return decisions
 
 
 class Metrics:

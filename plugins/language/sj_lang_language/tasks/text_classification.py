@@ -13,7 +13,7 @@ from sj_lang.task import MakeTokenizer, Prepared
 from sj_lang_language.data import hub
 from sj_lang_language.data.tables import examples, table_files
 from sj_lang_language.data.tables.examples import Classes, Examples
-from sj_lang_language.data.tables.table_files import Table
+from sj_lang_language.data.tables.table_files import DataTable
 from sj_lang_language.data.text.corpus import HUB
 from sj_lang_language.tasks import metrics
 from sj_lang_language.tasks.sentences import Array, Parts, SentenceTask, default_share, lines
@@ -106,7 +106,7 @@ class TextClassification(SentenceTask):
         """The length is known without the data."""
         return {"max_position_embeddings": self.length}
 
-    def _labels(self, table: Table) -> Classes:
+    def _labels(self, table: DataTable) -> Classes:
         values = [examples.written(value) for value in table.column(self.label, "task.label")]
         missing = next((row for row, value in enumerate(values) if not value), None)
         if missing is not None:
@@ -121,9 +121,9 @@ class TextClassification(SentenceTask):
             )
         return kind
 
-    def _examples(self, name: str, table: Table, kind: Classes, notes: list[str]) -> Examples:
-        label = self.label
-        if name == "test" and not examples.has_labels(table, label):
+    def _examples(self, name: str, table: DataTable, kind: Classes, notes: list[str]) -> Examples:
+        label: str | None = self.label
+        if name == "test" and not examples.has_labels(table, self.label):
             label = None
         part = examples.of_table(table, self.text, label, kind, keys=("task.text", "task.label"))
         quoted = sum(1 for one in part.first if len(one) > 1 and one[0] == one[-1] == '"')
@@ -153,13 +153,13 @@ class TextClassification(SentenceTask):
 
 def read(
     data: str | Mapping[str, str], notes: list[str], *, columns: Sequence[str] | None, quotes: bool | None
-) -> dict[str, Table]:
+) -> dict[str, DataTable]:
     """The tables of `task.data` by part, `train` among them. notes: gets the tables of a folder that are no part.
 
     UserError for whatever cannot be read.
     """
 
-    def table(place: str | Path) -> Table:
+    def table(place: str | Path) -> DataTable:
         return table_files.read(place, columns=columns, quotes=quotes, option="task.quotes")
 
     if isinstance(data, Mapping):
@@ -195,7 +195,7 @@ def read(
     }
 
 
-def _of_hub(data: str) -> dict[str, Table]:
+def _of_hub(data: str) -> dict[str, DataTable]:
     owner, _, rest = data.removeprefix(HUB).partition("/")
     name, _, config = rest.partition("/")
     loaded = hub.load(f"{owner}/{name}", config or None)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sj_lang.errors import UserError, choices
-from sj_lang_language.data.tables.table_files import Table
+from sj_lang_language.data.tables.table_files import DataTable
 
 Array = NDArray[Any]
 
@@ -36,7 +36,7 @@ class Classes:
         ordered = tuple(sorted(known, key=(lambda name: (int(name), name)) if numbers else None))
         return cls(names=ordered, aliases={})
 
-    def encode(self, table: Table, values: Sequence[Any], key: str) -> Array:
+    def encode(self, table: DataTable, values: Sequence[Any], key: str) -> Array:
         """Class numbers, int64. UserError for a label that is none of the names, with its line."""
         places = {**self.aliases, **{name: index for index, name in enumerate(self.names)}}
         texts = [written(value) for value in values]
@@ -57,7 +57,7 @@ class Scores:
     low: float
     high: float
 
-    def encode(self, table: Table, values: Sequence[Any], key: str) -> Array:
+    def encode(self, table: DataTable, values: Sequence[Any], key: str) -> Array:
         """Scores, float32. UserError for what is no number between the limits, with its line."""
         found = []
         for row, value in enumerate(values):
@@ -120,7 +120,7 @@ class Examples:
 
 
 def of_table(
-    table: Table, text: Sequence[str], label: str | None, kind: Classes | Scores, *, keys: tuple[str, str]
+    table: DataTable, text: Sequence[str], label: str | None, kind: Classes | Scores, *, keys: tuple[str, str]
 ) -> Examples:
     """The examples of a table. label: its column; None: there are no labels. keys: where a recipe names text and label,
     for messages."""
@@ -133,7 +133,7 @@ def of_table(
     )
 
 
-def has_labels(table: Table, label: str) -> bool:
+def has_labels(table: DataTable, label: str) -> bool:
     """False if there is no such column, or if each of its values says that the label is not known ("", null, -1)."""
     return any(written(value) not in ("", "-1") for value in table.columns.get(label, []))
 
@@ -193,7 +193,7 @@ def repeated(examples: Examples, train: Examples) -> Array:
     return np.array([pair in known for pair in examples.pairs()], dtype=bool)
 
 
-def _texts(table: Table, name: str, key: str) -> list[str]:
+def _texts(table: DataTable, name: str, key: str) -> list[str]:
     """A column as texts, "" where there is none. UserError for what is no text and no number, with its line."""
     found = []
     for row, value in enumerate(table.column(name, key)):

@@ -9,7 +9,7 @@ from pathlib import Path
 from sj_lang.errors import UserError
 from sj_lang_language.data import hub
 from sj_lang_language.data.tables import table_files
-from sj_lang_language.data.tables.table_files import Table
+from sj_lang_language.data.tables.table_files import DataTable
 from sj_lang_language.data.text.corpus import HUB
 from sj_lang_language.data.text.text_files import read_file
 
@@ -55,10 +55,6 @@ class Spec:
     columns: tuple[str, ...] | None = None
 
 
-def _one(folder: str, rows: int) -> dict[str, Mapping[str, str] | Mapping[str, int]]:
-    return {"submissions": {"test": f"{folder}.tsv"}, "rows": {"test": rows}}
-
-
 _PAIR = ("sentence1", "sentence2")
 _NLI = ("entailment", "neutral", "contradiction")
 _MNLI = Spec(
@@ -79,14 +75,16 @@ SPECS: Mapping[str, Spec] = {
         labels=("unacceptable", "acceptable"),
         figures=("matthews", "accuracy"),
         columns=("source", "label", "mark", "sentence"),  # its train and dev have no header line
-        **_one("CoLA", 1063),
+        submissions={"test": "CoLA.tsv"},
+        rows={"test": 1063},
     ),
     "sst2": Spec(
         folder="SST-2",
         text=("sentence",),
         hub_text=("sentence",),
         labels=("negative", "positive"),
-        **_one("SST-2", 1821),
+        submissions={"test": "SST-2.tsv"},
+        rows={"test": 1821},
     ),
     "mrpc": Spec(
         folder="MRPC",
@@ -95,7 +93,8 @@ SPECS: Mapping[str, Spec] = {
         label="Quality",
         labels=("not_equivalent", "equivalent"),
         figures=("f1", "accuracy"),
-        **_one("MRPC", 1725),
+        submissions={"test": "MRPC.tsv"},
+        rows={"test": 1725},
     ),
     "stsb": Spec(
         folder="STS-B",
@@ -103,7 +102,8 @@ SPECS: Mapping[str, Spec] = {
         hub_text=_PAIR,
         label="score",
         figures=("spearman", "pearson"),
-        **_one("STS-B", 1379),
+        submissions={"test": "STS-B.tsv"},
+        rows={"test": 1379},
     ),
     "qqp": Spec(
         folder="QQP",
@@ -112,7 +112,8 @@ SPECS: Mapping[str, Spec] = {
         label="is_duplicate",
         labels=("not_duplicate", "duplicate"),
         figures=("f1", "accuracy"),
-        **_one("QQP", 390965),
+        submissions={"test": "QQP.tsv"},
+        rows={"test": 390965},
     ),
     "mnli": _MNLI,
     "ax": _MNLI,
@@ -122,7 +123,8 @@ SPECS: Mapping[str, Spec] = {
         hub_text=("question", "sentence"),
         labels=("entailment", "not_entailment"),
         named=True,
-        **_one("QNLI", 5463),
+        submissions={"test": "QNLI.tsv"},
+        rows={"test": 5463},
     ),
     "rte": Spec(
         folder="RTE",
@@ -130,26 +132,28 @@ SPECS: Mapping[str, Spec] = {
         hub_text=_PAIR,
         labels=("entailment", "not_entailment"),
         named=True,
-        **_one("RTE", 3000),
+        submissions={"test": "RTE.tsv"},
+        rows={"test": 3000},
     ),
     "wnli": Spec(
         folder="WNLI",
         text=_PAIR,
         hub_text=_PAIR,
         labels=("not_entailment", "entailment"),
-        **_one("WNLI", 146),
+        submissions={"test": "WNLI.tsv"},
+        rows={"test": 146},
     ),
 }
 
 
-def read(name: str, data: str | Mapping[str, str], files: Mapping[str, str], notes: list[str]) -> dict[str, Table]:
+def read(name: str, data: str | Mapping[str, str], files: Mapping[str, str], notes: list[str]) -> dict[str, DataTable]:
     """The tables of a task by part, `train` and `dev` among them.
 
     data: "hub", "hub:owner/name", a folder in GLUE's TSV layout or of parquet files, or a mapping of parts to files.
     files: part -> file, in place of what data has. UserError for what is missing or cannot be read.
     """
     places: dict[str, list[Path]] = {}
-    found: dict[str, Table] = {}
+    found: dict[str, DataTable] = {}
     told = "the mapping"
     if isinstance(data, Mapping):
         files = {**data, **files}
@@ -211,7 +215,7 @@ def _locate(name: str, folder: Path, notes: list[str]) -> dict[str, list[Path]]:
     return found
 
 
-def _read(name: str, part: str, paths: list[Path], notes: list[str]) -> Table:
+def _read(name: str, part: str, paths: list[Path], notes: list[str]) -> DataTable:
     path = paths[0]
     if not path.is_file():
         raise UserError(f"task.files.{part}: no file {path}")
@@ -230,7 +234,7 @@ def _read(name: str, part: str, paths: list[Path], notes: list[str]) -> Table:
     return table
 
 
-def _of_hub(name: str, data: str, *, skip: set[str]) -> dict[str, Table]:
+def _of_hub(name: str, data: str, *, skip: set[str]) -> dict[str, DataTable]:
     owner, _, repository = (OWNER if data == "hub" else data.removeprefix(HUB)).partition("/")
     source = f"{owner}/{repository}"
     pair = name in ("mnli", "ax")

@@ -85,7 +85,7 @@ class DistillationLoss(nn.Module):
     def _soft(self, outputs: Any, taught: Any, labels: list[Tensor]) -> Tensor:
         """Sum over the labels of the first kind; one of another kind (next sentence) counts as often as its sample has
         of the first."""
-        total = outputs["loss"].new_zeros(())
+        total: Tensor = outputs["loss"].new_zeros(())
         ours, theirs = _logits(outputs, len(labels)), _logits(taught, len(labels))
         for own, other, label in zip(ours, theirs, labels, strict=True):
             at = label != IGNORED
@@ -107,7 +107,7 @@ class DistillationLoss(nn.Module):
         mask = batch.get("attention_mask")
         mask = torch.ones_like(batch["input_ids"]) if mask is None else mask
         weight = mask / mask.sum(1, keepdim=True)  # [B, L]
-        total = outputs["loss"].new_zeros(())
+        total: Tensor = outputs["loss"].new_zeros(())
         for state, layer, project in zip(outputs["hidden_states"], self.layers, self.projections, strict=True):
             squares = (project(state).float() - taught["hidden_states"][layer].float()).square().mean(-1)
             total = total + ((squares * weight).sum(1) * _scored(label)).sum()
