@@ -17,12 +17,12 @@ def read(name: str, config: str | None) -> dict[str, str]:
     Raises UserError with one sentence, at once, when there is no network and no copy in the local cache.
     """
     place, loaded = _load(f"{name}/{config}" if config else name)
-    found = {PARTS[split]: loaded[split] for split in loaded if split in PARTS}
-    if "train" not in found:
+    splits = {PARTS[split]: loaded[split] for split in loaded if split in PARTS}
+    if "train" not in splits:
         if len(loaded) != 1:
             raise UserError(f"task.data: {place} has no split 'train', it has {', '.join(map(str, loaded))}")
-        found = {"all": next(iter(loaded.values()))}
-    return {part: _text(rows, place) for part, rows in found.items()}
+        splits = {"all": next(iter(loaded.values()))}
+    return {part: _text(rows, place) for part, rows in splits.items()}
 
 
 def stream(name: str) -> tuple[Any, str, int | None]:

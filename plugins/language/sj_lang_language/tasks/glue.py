@@ -104,31 +104,31 @@ class Glue(SentenceTask):
             return Scores(low=0, high=5)
         return Classes(names=names, aliases={str(number): number for number in range(len(names))})
 
-    def _predictions(self, part: str, made: Array) -> dict[str, str]:
+    def _predictions(self, part: str, predicted: Array) -> dict[str, str]:
         """A submission for a test set; for dev the same under its own name."""
         spec = self.spec
         if not spec.labels:
-            written = [f"{score:.3f}" for score in made]
+            written = [f"{score:.3f}" for score in predicted]
         else:
-            written = [spec.labels[one] if spec.named else str(one) for one in made]
+            written = [spec.labels[one] if spec.named else str(one) for one in predicted]
         return {spec.submissions.get(part, f"{part}.tsv"): lines(written)}
 
 
 def figures(spec: Spec) -> dict[str, Figures]:
     """Part -> its figures; those of the diagnostic set are Matthews and accuracy."""
     formulas: dict[str, Figures] = {
-        "accuracy": lambda made, wanted: {"accuracy": metrics.accuracy(made, wanted)},
-        "f1": lambda made, wanted: {"f1": metrics.f1(made, wanted)},
-        "matthews": lambda made, wanted: {"matthews": metrics.matthews(made, wanted, len(spec.labels))},
-        "pearson": lambda made, wanted: {"pearson": metrics.pearson(made, wanted)},
-        "spearman": lambda made, wanted: {"spearman": metrics.spearman(made, wanted)},
+        "accuracy": lambda predicted, labels: {"accuracy": metrics.accuracy(predicted, labels)},
+        "f1": lambda predicted, labels: {"f1": metrics.f1(predicted, labels)},
+        "matthews": lambda predicted, labels: {"matthews": metrics.matthews(predicted, labels, len(spec.labels))},
+        "pearson": lambda predicted, labels: {"pearson": metrics.pearson(predicted, labels)},
+        "spearman": lambda predicted, labels: {"spearman": metrics.spearman(predicted, labels)},
     }
 
     def all_of(names: tuple[str, ...]) -> Figures:
-        return lambda made, wanted: {key: v for name in names for key, v in formulas[name](made, wanted).items()}
+        return lambda *arrays: {name: value for figure in names for name, value in formulas[figure](*arrays).items()}
 
-    found = {part: all_of(spec.figures) for part in ("validation", *PARTS)}
-    return found | {"ax": all_of(("matthews", "accuracy"))} if spec.labels else found
+    by_part = {part: all_of(spec.figures) for part in ("validation", *PARTS)}
+    return by_part | {"ax": all_of(("matthews", "accuracy"))} if spec.labels else by_part
 
 
 def examples_of(spec: Spec, table: DataTable, part: str, kind: Classes | Scores) -> Examples:

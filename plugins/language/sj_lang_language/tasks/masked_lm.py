@@ -137,8 +137,10 @@ class MaskedLM(Task):
         validation = [item for items, _ in taken for item in items[:half]]
         test = [item for items, _ in taken for item in items[half:]]
         held = [rows for _, rows in taken]
-        told = zip(sources, held, strict=True)
-        notes += [f"{source.name}: a stream; {len(rows):,} of its rows are held out" for source, rows in told]
+        notes += [
+            f"{source.name}: a stream; {len(rows):,} of its rows are held out"
+            for source, rows in zip(sources, held, strict=True)
+        ]
         masked = {
             "validation": Masked(validation, masking, HELD_OUT),
             "test": Masked(test, masking, HELD_OUT),
@@ -203,14 +205,14 @@ def metrics(split: str, reduced: Any, labels: Any) -> dict[str, float]:
     """Figures of a split out of what `reduce` or `reduce_pretraining` gave."""
     loss, tokens, hits = (np.asarray(part, dtype=np.float64).sum() for part in reduced[:3])
     nats = float(loss / tokens)
-    found = {
+    figures = {
         "loss": nats,
         "perplexity": math.exp(min(nats, 700.0)),  # e^710 is no float any more
         "accuracy": float(hits / tokens),
     }
     if len(reduced) > 3:
-        found |= {"nsp_loss": float(np.mean(reduced[3])), "nsp_accuracy": float(np.mean(reduced[4]))}
-    return found
+        figures |= {"nsp_loss": float(np.mean(reduced[3])), "nsp_accuracy": float(np.mean(reduced[4]))}
+    return figures
 
 
 def _digest(items: Sequence[Item]) -> dict[str, Any]:

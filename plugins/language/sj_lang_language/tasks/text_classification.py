@@ -74,21 +74,21 @@ class TextClassification(SentenceTask):
                 "task.text=sentence task.label=label"
             )
         notes: list[str] = []
-        found = read(self.data, notes, columns=self.columns, quotes=self.quotes)
-        kind = self._labels(found["train"])
-        parts = {name: self._examples(name, table, kind, notes) for name, table in found.items()}
+        by_part = read(self.data, notes, columns=self.columns, quotes=self.quotes)
+        kind = self._labels(by_part["train"])
+        parts = {name: self._examples(name, table, kind, notes) for name, table in by_part.items()}
         notes.insert(0, f"{len(kind.names)} labels: {_listed(kind.names)}")
-        if len(kind.names) > max(10, len(found["train"]) // 10):
+        if len(kind.names) > max(10, len(by_part["train"]) // 10):
             notes.insert(
-                1, f"that is one for every {len(found['train']) / len(kind.names):.1f} rows: are they classes?"
+                1, f"that is one for every {len(by_part['train']) / len(kind.names):.1f} rows: are they classes?"
             )
 
-        def figures(made: Array, wanted: Array) -> dict[str, float]:
-            values = {"accuracy": metrics.accuracy(made, wanted)}
+        def figures(predicted: Array, labels: Array) -> dict[str, float]:
+            values = {"accuracy": metrics.accuracy(predicted, labels)}
             if len(kind.names) == 2:
-                values["f1"] = metrics.f1(made, wanted)
-            values["f1_macro"] = metrics.f1_macro(made, wanted)
-            return values | {"matthews": metrics.matthews(made, wanted, len(kind.names))}
+                values["f1"] = metrics.f1(predicted, labels)
+            values["f1_macro"] = metrics.f1_macro(predicted, labels)
+            return values | {"matthews": metrics.matthews(predicted, labels, len(kind.names))}
 
         return self.assemble(
             self._parts(parts, notes),
@@ -99,7 +99,7 @@ class TextClassification(SentenceTask):
             select="accuracy",
             baselines=self.baselines,
             data=self.data,
-            predictions=lambda split, made: {f"{split}.tsv": lines([kind.names[one] for one in made])},
+            predictions=lambda split, predicted: {f"{split}.tsv": lines([kind.names[one] for one in predicted])},
         )
 
     def outline(self) -> dict[str, object]:
@@ -199,10 +199,10 @@ def _of_hub(data: str) -> dict[str, DataTable]:
     owner, _, rest = data.removeprefix(HUB).partition("/")
     name, _, config = rest.partition("/")
     loaded = hub.load(f"{owner}/{name}", config or None)
-    found = {_STEMS[split]: hub.table(loaded[split], f"{data}, {split}") for split in loaded if split in _STEMS}
-    if "train" not in found:
+    by_part = {_STEMS[split]: hub.table(loaded[split], f"{data}, {split}") for split in loaded if split in _STEMS}
+    if "train" not in by_part:
         raise UserError(f"task.data: {data} has no split 'train', it has {', '.join(map(str, loaded))}")
-    return {name: found[name] for name in NAMES if name in found}
+    return {name: by_part[name] for name in NAMES if name in by_part}
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -153,28 +153,30 @@ def read(name: str, data: str | Mapping[str, str], files: Mapping[str, str], not
     files: part -> file, in place of what data has. UserError for what is missing or cannot be read.
     """
     places: dict[str, list[Path]] = {}
-    found: dict[str, DataTable] = {}
-    told = "the mapping"
+    by_part: dict[str, DataTable] = {}
+    source = "the mapping"
     if isinstance(data, Mapping):
         files = {**data, **files}
     elif data == "hub" or data.startswith(HUB):
-        told = data
-        found = _of_hub(name, data, skip=set(files))
+        source = data
+        by_part = _of_hub(name, data, skip=set(files))
     else:
         folder = _folder(name, Path(data).expanduser())
-        told, places = str(folder), _locate(name, folder, notes)
+        source, places = str(folder), _locate(name, folder, notes)
     places |= {part: [Path(file).expanduser()] for part, file in files.items()}
     for part, paths in places.items():
-        found[part] = _read(name, part, paths, notes)
+        by_part[part] = _read(name, part, paths, notes)
     for part in ("train", "dev", *(["ax"] if name == "ax" else [])):
-        if part not in found:
-            raise UserError(f"task.data: {told} has no {_expected(name, part)}; name the file: task.files.{part}=FILE")
+        if part not in by_part:
+            raise UserError(
+                f"task.data: {source} has no {_expected(name, part)}; name the file: task.files.{part}=FILE"
+            )
     if name in ("mnli", "ax"):
-        if name == "mnli" and "dev_mm" not in found:
+        if name == "mnli" and "dev_mm" not in by_part:
             notes.append("there is no mismatched dev set (dev_mismatched.tsv), so dev_mm is not reported")
-        wanted = PARTS if name == "mnli" else ("train", "dev", "ax")
-        found = {part: table for part, table in found.items() if part in wanted}
-    return {part: found[part] for part in PARTS if part in found}
+        kept = PARTS if name == "mnli" else ("train", "dev", "ax")
+        by_part = {part: table for part, table in by_part.items() if part in kept}
+    return {part: by_part[part] for part in PARTS if part in by_part}
 
 
 def _folder(name: str, place: Path) -> Path:
@@ -195,24 +197,24 @@ def _folder(name: str, place: Path) -> Path:
 
 def _locate(name: str, folder: Path, notes: list[str]) -> dict[str, list[Path]]:
     pair = name in ("mnli", "ax")
-    found: dict[str, list[Path]] = {}
+    places: dict[str, list[Path]] = {}
     for part, candidates in (_TSV_OF_PAIR if pair else _TSV).items():
         there = [folder / file for file in candidates if (folder / file).is_file()]
         if there:
-            found[part] = there[:1]
+            places[part] = there[:1]
             if there[0].name != candidates[0]:
                 notes.append(f"{part}: there is no {candidates[0]}, {there[0].name} is taken in its place")
     for part, split in (_SPLITS_OF_PAIR if pair else _SPLITS).items():
         shards = sorted([*folder.glob(f"{split}-*.parquet"), *folder.glob(f"{split}.parquet")])
-        if shards and part not in found:
-            found[part] = shards
+        if shards and part not in places:
+            places[part] = shards
     if pair:
         above = [folder.parent / place for place in _DIAGNOSTIC] + [folder / "diagnostic.tsv"]
         texts = [path for path in above if path.is_file()]
         shards = sorted((folder.parent / "ax").glob("test*.parquet"))
         if texts or shards:
-            found["ax"] = texts[:1] or shards
-    return found
+            places["ax"] = texts[:1] or shards
+    return places
 
 
 def _read(name: str, part: str, paths: list[Path], notes: list[str]) -> DataTable:
@@ -240,10 +242,10 @@ def _of_hub(name: str, data: str, *, skip: set[str]) -> dict[str, DataTable]:
     pair = name in ("mnli", "ax")
     loaded = hub.load(source, _hub_name(name))
     splits = {part: split for part, split in (_SPLITS_OF_PAIR if pair else _SPLITS).items() if part not in skip}
-    found = {part: hub.table(loaded[split], f"{data}, {split}") for part, split in splits.items() if split in loaded}
+    by_part = {part: hub.table(loaded[split], f"{data}, {split}") for part, split in splits.items() if split in loaded}
     if pair and "ax" not in skip:
-        found["ax"] = hub.table(hub.load(source, "ax")["test"], f"{data}, ax")
-    return found
+        by_part["ax"] = hub.table(hub.load(source, "ax")["test"], f"{data}, ax")
+    return by_part
 
 
 def _hub_name(name: str) -> str:

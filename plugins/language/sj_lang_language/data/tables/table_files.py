@@ -148,8 +148,8 @@ def _table(rows: Iterable[tuple[int, list[str]]], columns: Sequence[str] | None,
             continue
         kept.append(row)
         lines.append(number)
-    found = {name: [row[index] for row in kept] for index, name in enumerate(names)}
-    return DataTable(place=place, columns=found, lines=lines, malformed=malformed)
+    values = {name: [row[index] for row in kept] for index, name in enumerate(names)}
+    return DataTable(place=place, columns=values, lines=lines, malformed=malformed)
 
 
 def _json(text: str, place: str) -> DataTable:
@@ -175,8 +175,8 @@ def _json(text: str, place: str) -> DataTable:
     for number, row in rows:
         texts = (one for one in (*row, *row.values()) if isinstance(one, str))
         if half := next(filter(None, map(_HALF.search, texts)), None):
-            told = f"\\u{ord(half[0]):04x} is half of a surrogate pair and no character"
-            raise UserError(f"task.data: {place}, {unit} {number}: {told}")
+            problem = f"\\u{ord(half[0]):04x} is half of a surrogate pair and no character"
+            raise UserError(f"task.data: {place}, {unit} {number}: {problem}")
     return _filled(DataTable(place=place, columns=columns, lines=[number for number, _ in rows], unit=unit))
 
 

@@ -25,8 +25,8 @@ def parts(data: str | Mapping[str, str] | Sequence[str], split: Sequence[float])
     if isinstance(data, str | Mapping):
         return cut(read(data), split)
     each = [cut(read(place), split) for place in data]
-    found = {name: [texts[name] for texts in each if texts.get(name)] for name in PARTS}
-    return {name: "\n\n".join(texts) for name, texts in found.items() if texts}
+    pieces = {name: [texts[name] for texts in each if texts.get(name)] for name in PARTS}
+    return {name: "\n\n".join(texts) for name, texts in pieces.items() if texts}
 
 
 def read(data: str | Mapping[str, str]) -> dict[str, str]:
