@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import pytest
 from huggingface_hub import constants
-from sj_lang_language.data import corpus, text_files
+from sj_lang_language.data.text import corpus, text_files
 
 from sj_lang import hf
 from sj_lang.errors import UserError

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from sj_lang_language.distil.loss import DistillationLoss
 from sj_lang_language.tasks.distillation import Distillation
+from sj_lang_language.tasks.distillation.loss import DistillationLoss
 from sj_lang_language.tasks.masked_lm import MaskedLM
 from stock_bert import (
     StockConfig,
@@ -285,7 +285,7 @@ def test_there_is_nothing_to_smooth(tmp_path: Path, book: Path, teacher: Callabl
 
 
 def test_a_student_without_hidden_states() -> None:
-    from sj_lang_language.distil.loss import DistillationLoss
+    from sj_lang_language.tasks.distillation.loss import DistillationLoss
     from transformers import BertConfig, BertForMaskedLM
 
     class Mute(BertForMaskedLM):

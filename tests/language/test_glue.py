@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from sj_lang_language.data import hub
-from sj_lang_language.data.glue_files import SPECS
+from sj_lang_language.data.tables.glue_files import SPECS
 from sj_lang_language.tasks.glue import Glue
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast

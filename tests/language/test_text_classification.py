@@ -10,7 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from sj_lang_language.data import examples, hub, tables
+from sj_lang_language.data import hub
+from sj_lang_language.data.tables import examples, table_files
 from sj_lang_language.tasks.text_classification import TextClassification
 
 from sj_lang import build
@@ -258,7 +259,7 @@ def test_values_that_are_no_text(tmp_path: Path) -> None:
         noted('["a", "b"]')
     with pytest.raises(UserError, match=r"line 1: 'sentence' is a dict"):
         noted('{"a": 1}')
-    table = tables.of_columns({"sentence": ["häßlich".encode(), "schön"], "label": ["0", "1"]}, "memory")
+    table = table_files.of_columns({"sentence": ["häßlich".encode(), "schön"], "label": ["0", "1"]}, "memory")
     kind = examples.Classes.of("01")
     keys = ("task.text", "task.label")
     assert examples.of_table(table, ["sentence"], "label", kind, keys=keys).first == ["häßlich", "schön"]

@@ -108,6 +108,6 @@ def sj_lang_register(register: Register) -> None:
     )
     register.source(
         "python-docs",
-        "sj_lang_language.data.python_docs:PythonDocs",
+        "sj_lang_language.data.text.python_docs:PythonDocs",
         summary="the language reference inside every Python, about 450,000 characters of English",
     )

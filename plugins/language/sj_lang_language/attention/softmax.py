@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sj_lang_language.attention.dot_product import causal_softmax, whole_softmax
 from sj_lang_language.attention.self_attention import SelfAttention
-from sj_lang_language.firing import MakeNeuron, State
+from sj_lang_language.layers import MakeNeuron, MakeNorm, SpikingLayer, State
 
 
 class SoftmaxAttention(SelfAttention):
@@ -28,12 +27,12 @@ class SoftmaxAttention(SelfAttention):
         dim: int,
         heads: int,
         neuron: MakeNeuron,
-        norm: Callable[..., nn.Module] | None = None,
-        branch_norm: Callable[..., nn.Module] | None = None,
+        norm: MakeNorm | None = None,
+        branch_norm: MakeNorm | None = None,
         bias: bool = False,
         twin: bool = False,
         causal: bool = True,
-        core: bool = False,
+        core: SpikingLayer | None = None,
         dropout: float = 0.0,
         scale: float = 6.67,
         gain: float = 6.67,

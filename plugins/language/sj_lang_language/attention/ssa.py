@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from sj_lang_language.attention.linear import causal_linear, whole_linear
 from sj_lang_language.attention.self_attention import SelfAttention
-from sj_lang_language.firing import MakeNeuron, State
+from sj_lang_language.layers import MakeNeuron, MakeNorm, SpikingLayer, State
 
 
 class SpikingSelfAttention(SelfAttention):
@@ -28,12 +26,12 @@ class SpikingSelfAttention(SelfAttention):
         dim: int,
         heads: int,
         neuron: MakeNeuron,
-        norm: Callable[..., nn.Module] | None = None,
-        branch_norm: Callable[..., nn.Module] | None = None,
+        norm: MakeNorm | None = None,
+        branch_norm: MakeNorm | None = None,
         bias: bool = False,
         twin: bool = False,
         causal: bool = True,
-        core: bool = False,
+        core: SpikingLayer | None = None,
         dropout: float = 0.0,
         scale: float = 0.125,
         chunk: int = 64,

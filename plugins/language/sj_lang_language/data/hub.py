@@ -6,8 +6,8 @@ from typing import Any
 
 from sj_lang.errors import Unreachable, UserError
 from sj_lang.hf import reached
-from sj_lang_language.data import tables
-from sj_lang_language.data.text_files import PARTS
+from sj_lang_language.data.tables import table_files
+from sj_lang_language.data.text.text_files import PARTS
 
 
 def read(name: str, config: str | None) -> dict[str, str]:
@@ -17,12 +17,12 @@ def read(name: str, config: str | None) -> dict[str, str]:
     Raises UserError with one sentence, at once, when there is no network and no copy in the local cache.
     """
     place, loaded = _load(f"{name}/{config}" if config else name)
-    found = {PARTS[split]: loaded[split] for split in loaded if split in PARTS}
-    if "train" not in found:
+    splits = {PARTS[split]: loaded[split] for split in loaded if split in PARTS}
+    if "train" not in splits:
         if len(loaded) != 1:
             raise UserError(f"task.data: {place} has no split 'train', it has {', '.join(map(str, loaded))}")
-        found = {"all": next(iter(loaded.values()))}
-    return {part: _text(rows, place) for part, rows in found.items()}
+        splits = {"all": next(iter(loaded.values()))}
+    return {part: _text(rows, place) for part, rows in splits.items()}
 
 
 def stream(name: str) -> tuple[Any, str, int | None]:
@@ -34,7 +34,7 @@ def stream(name: str) -> tuple[Any, str, int | None]:
     if "train" not in loaded:
         raise UserError(f"task.data: {place} has no split 'train', it has {', '.join(map(str, loaded))}")
     rows = loaded["train"]
-    first = next(iter(rows), {})
+    first: dict[str, Any] = next(iter(rows), {})
     column = _column([name for name, value in first.items() if isinstance(value, str)], list(first), place)
     sizes = rows.info.splits or {}
     return rows, column, sizes["train"].num_bytes if "train" in sizes else None
@@ -45,14 +45,14 @@ def load(name: str, config: str | None) -> Any:
     return _load(f"{name}/{config}" if config else name)[1]
 
 
-def table(rows: Any, place: str) -> tables.Table:
+def table(rows: Any, place: str) -> table_files.DataTable:
     """The rows of a split as a table; labels by their names, -1 as it is."""
     columns = rows.to_dict()
     for name, feature in rows.features.items():
         names = getattr(feature, "names", None)
         if names:
             columns[name] = [names[value] if value is not None and value >= 0 else value for value in columns[name]]
-    return tables.of_columns(columns, place)
+    return table_files.of_columns(columns, place)
 
 
 def _load(name: str, **options: Any) -> tuple[str, Any]:

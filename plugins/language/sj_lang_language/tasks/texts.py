@@ -78,11 +78,11 @@ def pieces(text: str) -> Iterator[str]:
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     """Token ids of the text, without special tokens, int32 `[N]`, N = 0 of an empty text. Long texts are tokenized in
     `pieces`."""
-    found: Iterable[list[int]] = (
+    rows: Iterable[list[int]] = (
         tokenizer(piece, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
         for piece in pieces(text)
     )
-    return torch.cat([torch.empty(0, dtype=torch.int32), *(torch.tensor(ids, dtype=torch.int32) for ids in found)])
+    return torch.cat([torch.empty(0, dtype=torch.int32), *(torch.tensor(ids, dtype=torch.int32) for ids in rows)])
 
 
 def listed(sizes: Mapping[str, int]) -> str:

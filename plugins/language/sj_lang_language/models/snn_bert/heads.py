@@ -17,7 +17,7 @@ from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutp
 from transformers.models.bert.modeling_bert import BertForPreTrainingOutput
 from transformers.utils import can_return_tuple
 
-from sj_lang_language.models import auto
+from sj_lang_language.models.common import register
 from sj_lang_language.models.snn_bert.config import SNNBertConfig
 from sj_lang_language.models.snn_bert.encoder import SNNBertModel, SNNBertPreTrainedModel
 
@@ -32,7 +32,8 @@ class _Transform(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.LayerNorm(self.activation(self.dense(x)))
+        y: Tensor = self.LayerNorm(self.activation(self.dense(x)))
+        return y
 
 
 class _Predictions(nn.Module):
@@ -55,7 +56,8 @@ class _Predictions(nn.Module):
             self.bias = nn.Parameter(bias, requires_grad=self.bias.requires_grad)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.transform(x)) + self.bias
+        logits: Tensor = self.decoder(self.transform(x))
+        return logits + self.bias
 
 
 class _PreTrainingHeads(nn.Module):
@@ -70,6 +72,8 @@ class _PreTrainingHeads(nn.Module):
 
 class _WithTokenLogits(SNNBertPreTrainedModel):
     """A model with `cls.predictions`."""
+
+    cls: _PreTrainingHeads
 
     def post_init(self) -> None:
         table = next(name for name, module in self.named_modules() if module is self.get_input_embeddings())
@@ -86,14 +90,14 @@ class _WithTokenLogits(SNNBertPreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.cls.predictions.decoder
 
-    def set_output_embeddings(self, value: nn.Module) -> None:
+    def set_output_embeddings(self, value: nn.Linear) -> None:
         self.cls.predictions.decoder = value
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
         """As transformers does it; and the bias of the logits, which is 0 for a new token."""
-        table = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        table: nn.Embedding = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         self.cls.predictions.resize(len(table.weight))
         return table
 
@@ -124,14 +128,14 @@ class SNNBertForMaskedLM(_WithTokenLogits):
         labels: `[B, L]`, -100 is not scored. num_items_in_batch: divides the summed loss, for exact gradient
         accumulation. The loss is in nats per scored token.
         """
-        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
-        logits, labels = self._predict(found.last_hidden_state, labels)
+        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
+        logits, labels = self._predict(encoded.last_hidden_state, labels)
         loss = None
         if labels is not None:
             loss = self.loss_function(
                 logits, labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
             )
-        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=found.hidden_states)
+        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
 
 
 class SNNBertForPreTraining(_WithTokenLogits):
@@ -165,9 +169,9 @@ class SNNBertForPreTraining(_WithTokenLogits):
         gradient accumulation exact for them. How many pairs there are it does not say: their mean counts by the
         micro-batch's share of the scored tokens, which is exact as far as micro-batches have equally many.
         """
-        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
-        logits, labels = self._predict(found.last_hidden_state, labels)
-        follows = self.cls.seq_relationship(found.pooler_output)
+        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
+        logits, labels = self._predict(encoded.last_hidden_state, labels)
+        follows = self.cls.seq_relationship(encoded.pooler_output)
         losses = []
         share: Tensor | float = 1.0
         if labels is not None:
@@ -181,7 +185,7 @@ class SNNBertForPreTraining(_WithTokenLogits):
             loss=sum(losses[1:], losses[0]) if losses else None,
             prediction_logits=logits,
             seq_relationship_logits=follows,
-            hidden_states=found.hidden_states,
+            hidden_states=encoded.hidden_states,
         )
 
 
@@ -217,12 +221,12 @@ class SNNBertForSequenceClassification(SNNBertPreTrainedModel):
         labels: `[B]` classes, or `[B]` or `[B, labels]` numbers. The loss follows `config.problem_type`, as in
         transformers: cross-entropy (nats), mean squared error, or binary cross-entropy.
         """
-        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
-        logits = self.classifier(self.dropout(found.pooler_output))
+        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
+        logits = self.classifier(self.dropout(encoded.pooler_output))
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits.float(), config=self.config)
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=found.hidden_states)
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
 
 
 class SNNBertForTokenClassification(SNNBertPreTrainedModel):
@@ -249,15 +253,15 @@ class SNNBertForTokenClassification(SNNBertPreTrainedModel):
         num_items_in_batch: Tensor | int | None = None,
     ) -> TokenClassifierOutput:
         """Logits `[B, L, labels]`; inputs as for `SNNBertModel`; labels and loss as for `SNNBertForMaskedLM`."""
-        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
-        logits = self.classifier(self.dropout(found.last_hidden_state))
+        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
+        logits = self.classifier(self.dropout(encoded.last_hidden_state))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config, num_items_in_batch=num_items_in_batch)
-        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=found.hidden_states)
+        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
 
 
-auto.register(
+register(
     SNNBertConfig,
     (AutoModel, SNNBertModel),
     (AutoModelForMaskedLM, SNNBertForMaskedLM),

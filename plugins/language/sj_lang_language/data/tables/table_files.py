@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sj_lang.errors import UserError, choices
-from sj_lang_language.data.text_files import read_file
+from sj_lang_language.data.text.text_files import read_file
 
 TAB, COMMA = (".tsv", ".txt"), (".csv",)
 JSON, PARQUET = (".jsonl", ".json"), (".parquet",)
@@ -22,7 +22,7 @@ _LONGEST = 1 << 27  # characters of a field; Python's own limit is 131,072
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class DataTable:
     """Columns of equal length. lines: the line of each row in its file, counted from 1 (`unit` "row" where a file has
     no lines). malformed: the lines that have another number of fields than the header; their rows are left out."""
 
@@ -56,7 +56,7 @@ def read(
     quotes: bool | None = None,
     skip_malformed: bool = False,
     option: str = "",
-) -> Table:
+) -> DataTable:
     """Read a table. The suffix tells its form; .gz may follow that of a text.
 
     columns: the names of the columns of a file without a header line.
@@ -97,18 +97,18 @@ def read(
     return _filled(table)
 
 
-def read_parquet(paths: Sequence[Path], place: str) -> Table:
+def read_parquet(paths: Sequence[Path], place: str) -> DataTable:
     """Several parquet files as one table."""
     return _parquet(list(paths), place)
 
 
-def of_columns(columns: dict[str, list[Any]], place: str) -> Table:
+def of_columns(columns: dict[str, list[Any]], place: str) -> DataTable:
     """A table out of columns that are in memory already."""
     count = len(next(iter(columns.values()), []))
-    return _filled(Table(place=place, columns=columns, lines=list(range(1, count + 1)), unit="row"))
+    return _filled(DataTable(place=place, columns=columns, lines=list(range(1, count + 1)), unit="row"))
 
 
-def _filled(table: Table) -> Table:
+def _filled(table: DataTable) -> DataTable:
     if not table.lines:
         raise UserError(f"task.data: {table.place} has no rows")
     return table
@@ -132,7 +132,7 @@ def _quoted(text: str, separator: str, place: str) -> Iterable[tuple[int, list[s
         csv.field_size_limit(limit)
 
 
-def _table(rows: Iterable[tuple[int, list[str]]], columns: Sequence[str] | None, place: str) -> Table:
+def _table(rows: Iterable[tuple[int, list[str]]], columns: Sequence[str] | None, place: str) -> DataTable:
     rows = iter(rows)
     names = list(columns) if columns is not None else next(rows)[1]
     twice = [name for name in names if names.count(name) > 1]
@@ -148,11 +148,11 @@ def _table(rows: Iterable[tuple[int, list[str]]], columns: Sequence[str] | None,
             continue
         kept.append(row)
         lines.append(number)
-    found = {name: [row[index] for row in kept] for index, name in enumerate(names)}
-    return Table(place=place, columns=found, lines=lines, malformed=malformed)
+    values = {name: [row[index] for row in kept] for index, name in enumerate(names)}
+    return DataTable(place=place, columns=values, lines=lines, malformed=malformed)
 
 
-def _json(text: str, place: str) -> Table:
+def _json(text: str, place: str) -> DataTable:
     rows: list[tuple[int, Any]] = []
     try:
         if text.lstrip().startswith("["):
@@ -162,8 +162,10 @@ def _json(text: str, place: str) -> Table:
                 if line.strip():
                     rows.append((number, json.loads(line)))
     except json.JSONDecodeError as error:
-        line = number if rows or not text.lstrip().startswith("[") else error.lineno
-        raise UserError(f"task.data: {place}, line {line}: no JSON ({error.msg}, column {error.colno})") from error
+        wrong_line = number if rows or not text.lstrip().startswith("[") else error.lineno
+        raise UserError(
+            f"task.data: {place}, line {wrong_line}: no JSON ({error.msg}, column {error.colno})"
+        ) from error
     wrong = next((number for number, row in rows if not isinstance(row, dict)), None)
     if wrong is not None:
         raise UserError(f"task.data: {place}, entry {wrong}: expected an object with a value for each column")
@@ -173,12 +175,12 @@ def _json(text: str, place: str) -> Table:
     for number, row in rows:
         texts = (one for one in (*row, *row.values()) if isinstance(one, str))
         if half := next(filter(None, map(_HALF.search, texts)), None):
-            told = f"\\u{ord(half[0]):04x} is half of a surrogate pair and no character"
-            raise UserError(f"task.data: {place}, {unit} {number}: {told}")
-    return _filled(Table(place=place, columns=columns, lines=[number for number, _ in rows], unit=unit))
+            problem = f"\\u{ord(half[0]):04x} is half of a surrogate pair and no character"
+            raise UserError(f"task.data: {place}, {unit} {number}: {problem}")
+    return _filled(DataTable(place=place, columns=columns, lines=[number for number, _ in rows], unit=unit))
 
 
-def _parquet(paths: list[Path], place: str) -> Table:
+def _parquet(paths: list[Path], place: str) -> DataTable:
     import pyarrow
     import pyarrow.parquet
 

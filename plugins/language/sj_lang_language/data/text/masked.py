@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
-from sj_lang_language.data.windows import IGNORED
+from sj_lang_language.data.text.windows import IGNORED
 
 MASK = "[MASK]"
 

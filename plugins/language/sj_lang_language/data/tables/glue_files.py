@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sj_lang.errors import UserError
-from sj_lang_language.data import hub, tables
-from sj_lang_language.data.corpus import HUB
-from sj_lang_language.data.tables import Table
-from sj_lang_language.data.text_files import read_file
+from sj_lang_language.data import hub
+from sj_lang_language.data.tables import table_files
+from sj_lang_language.data.tables.table_files import DataTable
+from sj_lang_language.data.text.corpus import HUB
+from sj_lang_language.data.text.text_files import read_file
 
 OWNER = "nyu-mll/glue"
 PARTS = ("train", "dev", "dev_mm", "test", "test_mm", "ax")
@@ -54,10 +55,6 @@ class Spec:
     columns: tuple[str, ...] | None = None
 
 
-def _one(folder: str, rows: int) -> dict[str, Mapping[str, str] | Mapping[str, int]]:
-    return {"submissions": {"test": f"{folder}.tsv"}, "rows": {"test": rows}}
-
-
 _PAIR = ("sentence1", "sentence2")
 _NLI = ("entailment", "neutral", "contradiction")
 _MNLI = Spec(
@@ -78,14 +75,16 @@ SPECS: Mapping[str, Spec] = {
         labels=("unacceptable", "acceptable"),
         figures=("matthews", "accuracy"),
         columns=("source", "label", "mark", "sentence"),  # its train and dev have no header line
-        **_one("CoLA", 1063),
+        submissions={"test": "CoLA.tsv"},
+        rows={"test": 1063},
     ),
     "sst2": Spec(
         folder="SST-2",
         text=("sentence",),
         hub_text=("sentence",),
         labels=("negative", "positive"),
-        **_one("SST-2", 1821),
+        submissions={"test": "SST-2.tsv"},
+        rows={"test": 1821},
     ),
     "mrpc": Spec(
         folder="MRPC",
@@ -94,7 +93,8 @@ SPECS: Mapping[str, Spec] = {
         label="Quality",
         labels=("not_equivalent", "equivalent"),
         figures=("f1", "accuracy"),
-        **_one("MRPC", 1725),
+        submissions={"test": "MRPC.tsv"},
+        rows={"test": 1725},
     ),
     "stsb": Spec(
         folder="STS-B",
@@ -102,7 +102,8 @@ SPECS: Mapping[str, Spec] = {
         hub_text=_PAIR,
         label="score",
         figures=("spearman", "pearson"),
-        **_one("STS-B", 1379),
+        submissions={"test": "STS-B.tsv"},
+        rows={"test": 1379},
     ),
     "qqp": Spec(
         folder="QQP",
@@ -111,7 +112,8 @@ SPECS: Mapping[str, Spec] = {
         label="is_duplicate",
         labels=("not_duplicate", "duplicate"),
         figures=("f1", "accuracy"),
-        **_one("QQP", 390965),
+        submissions={"test": "QQP.tsv"},
+        rows={"test": 390965},
     ),
     "mnli": _MNLI,
     "ax": _MNLI,
@@ -121,7 +123,8 @@ SPECS: Mapping[str, Spec] = {
         hub_text=("question", "sentence"),
         labels=("entailment", "not_entailment"),
         named=True,
-        **_one("QNLI", 5463),
+        submissions={"test": "QNLI.tsv"},
+        rows={"test": 5463},
     ),
     "rte": Spec(
         folder="RTE",
@@ -129,47 +132,51 @@ SPECS: Mapping[str, Spec] = {
         hub_text=_PAIR,
         labels=("entailment", "not_entailment"),
         named=True,
-        **_one("RTE", 3000),
+        submissions={"test": "RTE.tsv"},
+        rows={"test": 3000},
     ),
     "wnli": Spec(
         folder="WNLI",
         text=_PAIR,
         hub_text=_PAIR,
         labels=("not_entailment", "entailment"),
-        **_one("WNLI", 146),
+        submissions={"test": "WNLI.tsv"},
+        rows={"test": 146},
     ),
 }
 
 
-def read(name: str, data: str | Mapping[str, str], files: Mapping[str, str], notes: list[str]) -> dict[str, Table]:
+def read(name: str, data: str | Mapping[str, str], files: Mapping[str, str], notes: list[str]) -> dict[str, DataTable]:
     """The tables of a task by part, `train` and `dev` among them.
 
     data: "hub", "hub:owner/name", a folder in GLUE's TSV layout or of parquet files, or a mapping of parts to files.
     files: part -> file, in place of what data has. UserError for what is missing or cannot be read.
     """
     places: dict[str, list[Path]] = {}
-    found: dict[str, Table] = {}
-    told = "the mapping"
+    by_part: dict[str, DataTable] = {}
+    source = "the mapping"
     if isinstance(data, Mapping):
         files = {**data, **files}
     elif data == "hub" or data.startswith(HUB):
-        told = data
-        found = _of_hub(name, data, skip=set(files))
+        source = data
+        by_part = _of_hub(name, data, skip=set(files))
     else:
         folder = _folder(name, Path(data).expanduser())
-        told, places = str(folder), _locate(name, folder, notes)
+        source, places = str(folder), _locate(name, folder, notes)
     places |= {part: [Path(file).expanduser()] for part, file in files.items()}
     for part, paths in places.items():
-        found[part] = _read(name, part, paths, notes)
+        by_part[part] = _read(name, part, paths, notes)
     for part in ("train", "dev", *(["ax"] if name == "ax" else [])):
-        if part not in found:
-            raise UserError(f"task.data: {told} has no {_expected(name, part)}; name the file: task.files.{part}=FILE")
+        if part not in by_part:
+            raise UserError(
+                f"task.data: {source} has no {_expected(name, part)}; name the file: task.files.{part}=FILE"
+            )
     if name in ("mnli", "ax"):
-        if name == "mnli" and "dev_mm" not in found:
+        if name == "mnli" and "dev_mm" not in by_part:
             notes.append("there is no mismatched dev set (dev_mismatched.tsv), so dev_mm is not reported")
-        wanted = PARTS if name == "mnli" else ("train", "dev", "ax")
-        found = {part: table for part, table in found.items() if part in wanted}
-    return {part: found[part] for part in PARTS if part in found}
+        kept = PARTS if name == "mnli" else ("train", "dev", "ax")
+        by_part = {part: table for part, table in by_part.items() if part in kept}
+    return {part: by_part[part] for part in PARTS if part in by_part}
 
 
 def _folder(name: str, place: Path) -> Path:
@@ -190,55 +197,55 @@ def _folder(name: str, place: Path) -> Path:
 
 def _locate(name: str, folder: Path, notes: list[str]) -> dict[str, list[Path]]:
     pair = name in ("mnli", "ax")
-    found: dict[str, list[Path]] = {}
+    places: dict[str, list[Path]] = {}
     for part, candidates in (_TSV_OF_PAIR if pair else _TSV).items():
         there = [folder / file for file in candidates if (folder / file).is_file()]
         if there:
-            found[part] = there[:1]
+            places[part] = there[:1]
             if there[0].name != candidates[0]:
                 notes.append(f"{part}: there is no {candidates[0]}, {there[0].name} is taken in its place")
     for part, split in (_SPLITS_OF_PAIR if pair else _SPLITS).items():
         shards = sorted([*folder.glob(f"{split}-*.parquet"), *folder.glob(f"{split}.parquet")])
-        if shards and part not in found:
-            found[part] = shards
+        if shards and part not in places:
+            places[part] = shards
     if pair:
         above = [folder.parent / place for place in _DIAGNOSTIC] + [folder / "diagnostic.tsv"]
         texts = [path for path in above if path.is_file()]
         shards = sorted((folder.parent / "ax").glob("test*.parquet"))
         if texts or shards:
-            found["ax"] = texts[:1] or shards
-    return found
+            places["ax"] = texts[:1] or shards
+    return places
 
 
-def _read(name: str, part: str, paths: list[Path], notes: list[str]) -> Table:
+def _read(name: str, part: str, paths: list[Path], notes: list[str]) -> DataTable:
     path = paths[0]
     if not path.is_file():
         raise UserError(f"task.files.{part}: no file {path}")
     if len(paths) > 1 or path.suffix == ".parquet":
-        return tables.read_parquet(paths, str(path if len(paths) == 1 else path.parent / f"{part}*"))
+        return table_files.read_parquet(paths, str(path if len(paths) == 1 else path.parent / f"{part}*"))
     columns = SPECS[name].columns
-    if columns and path.name.removesuffix(".gz").endswith(tables.TAB):
+    if columns and path.name.removesuffix(".gz").endswith(table_files.TAB):
         header = read_file(path).split("\n", 1)[0].rstrip("\r").split("\t")
         columns = None if "sentence" in header else columns
     else:
         columns = None
     # a line that a test part loses would move those behind it in the submission
-    table = tables.read(path, columns=columns, skip_malformed=name == "qqp" and part in ("train", "dev"))
+    table = table_files.read(path, columns=columns, skip_malformed=name == "qqp" and part in ("train", "dev"))
     if table.malformed:
         notes.append(f"{part}: {len(table.malformed):,} lines with a wrong number of fields are left out")
     return table
 
 
-def _of_hub(name: str, data: str, *, skip: set[str]) -> dict[str, Table]:
+def _of_hub(name: str, data: str, *, skip: set[str]) -> dict[str, DataTable]:
     owner, _, repository = (OWNER if data == "hub" else data.removeprefix(HUB)).partition("/")
     source = f"{owner}/{repository}"
     pair = name in ("mnli", "ax")
     loaded = hub.load(source, _hub_name(name))
     splits = {part: split for part, split in (_SPLITS_OF_PAIR if pair else _SPLITS).items() if part not in skip}
-    found = {part: hub.table(loaded[split], f"{data}, {split}") for part, split in splits.items() if split in loaded}
+    by_part = {part: hub.table(loaded[split], f"{data}, {split}") for part, split in splits.items() if split in loaded}
     if pair and "ax" not in skip:
-        found["ax"] = hub.table(hub.load(source, "ax")["test"], f"{data}, ax")
-    return found
+        by_part["ax"] = hub.table(hub.load(source, "ax")["test"], f"{data}, ax")
+    return by_part
 
 
 def _hub_name(name: str) -> str:

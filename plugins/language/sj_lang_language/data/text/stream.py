@@ -17,10 +17,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from sj_lang.errors import UserError
-from sj_lang_language.data import hub, text_files
-from sj_lang_language.data.corpus import HUB
-from sj_lang_language.data.masked import Frame, Item, Masking
-from sj_lang_language.data.pairs import pairs
+from sj_lang_language.data import hub
+from sj_lang_language.data.text import text_files
+from sj_lang_language.data.text.corpus import HUB
+from sj_lang_language.data.text.masked import Frame, Item, Masking
+from sj_lang_language.data.text.pairs import pairs
 
 BATCH = 64  # rows that are tokenized at a time
 SHUFFLED = 10_000  # windows of a source among which each next one is drawn
@@ -65,14 +66,14 @@ class Reader:
 
     def items(self, texts: Iterator[str], draw: random.Random, ahead: int = BATCH) -> Iterator[Item]:
         """ahead: rows that are read and tokenized at a time."""
-        found = self.documents(texts, ahead)
+        documents = self.documents(texts, ahead)
         if self.paired:
             pool: deque[Tensor] = deque(maxlen=POOL)
-            for first, second, label in pairs(_kept(found, pool), pool, self.frame.room, draw):
+            for first, second, label in pairs(_kept(documents, pool), pool, self.frame.room, draw):
                 yield self.frame.pair(first, second, label)
             return
         rest = torch.zeros(0, dtype=torch.long)
-        for document in found:
+        for document in documents:
             rest = torch.cat([rest, document])
             while len(rest) >= self.frame.room:
                 yield self.frame.window(rest[: self.frame.room])
@@ -91,8 +92,8 @@ class Reader:
             yield torch.tensor(joined)
 
 
-def _kept(found: Iterator[Tensor], pool: deque[Tensor]) -> Iterator[Tensor]:
-    for document in found:
+def _kept(documents: Iterator[Tensor], pool: deque[Tensor]) -> Iterator[Tensor]:
+    for document in documents:
         pool.append(document)
         yield document
 
@@ -131,8 +132,8 @@ class MaskedStream(IterableDataset[dict[str, Any]]):
         self, sources: Sequence[Source], held: Sequence[frozenset[bytes]], reader: Reader, masking: Masking, seed: int
     ) -> None:
         self.sources, self.held, self.reader, self.masking, self.seed = sources, held, reader, masking, seed
-        known = [source.weight for source in sources]
-        self.weights = [weight or 1 for weight in known] if all(known) else [1] * len(known)
+        sizes = [source.weight for source in sources]
+        self.weights = [weight or 1 for weight in sizes] if all(sizes) else [1] * len(sizes)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sj_lang.errors import UserError
-from sj_lang_language.data.examples import CUT_SEED, SMALLER, Examples, room_for
+from sj_lang_language.data.tables.examples import CUT_SEED, SMALLER, Examples, room_for
 
 Array = NDArray[Any]
 
@@ -27,12 +27,12 @@ def cut(examples: Examples, share: float) -> tuple[Examples, Examples, int]:
     """
     words = [tuple(text.split()) for text in examples.first]
     sentences = _sentences(words)
-    wanted = share if share >= 1 else share * len(sentences)
-    if not 0 < wanted < len(sentences):
-        told = f"{len(sentences)} sentences ({len(examples)} examples)"
-        raise UserError(f"task.validation: cannot cut {share:g} off {told}; {SMALLER}")
+    size = share if share >= 1 else share * len(sentences)
+    if not 0 < size < len(sentences):
+        whole = f"{len(sentences)} sentences ({len(examples)} examples)"
+        raise UserError(f"task.validation: cannot cut {share:g} off {whole}; {SMALLER}")
     labels = np.zeros(len(examples)) if examples.labels is None else examples.labels
-    drawn = set(_draw([(one, labels[row]) for one, row in sentences.items()], wanted))
+    drawn = set(_draw([(one, labels[row]) for one, row in sentences.items()], size))
     left = {phrase for one in sentences if one not in drawn for phrase in _phrases(one)}
     train = [row for row, one in enumerate(words) if one in left]
     validation = [row for row, one in enumerate(words) if one in drawn]
@@ -42,12 +42,12 @@ def cut(examples: Examples, share: float) -> tuple[Examples, Examples, int]:
 def _sentences(words: list[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
     """The examples that stand in no longer one, each with its first row."""
     seen: set[tuple[str, ...]] = set()
-    found = {}
+    first_rows = {}
     for row in sorted(range(len(words)), key=lambda row: -len(words[row])):
         if words[row] not in seen:
-            found[words[row]] = row
+            first_rows[words[row]] = row
             seen.update(_phrases(words[row]))
-    return found
+    return first_rows
 
 
 def _phrases(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -58,9 +58,9 @@ def _phrases(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
             yield words[start:end]
 
 
-def _draw(sentences: list[tuple[tuple[str, ...], Any]], wanted: float) -> Iterator[tuple[str, ...]]:
+def _draw(sentences: list[tuple[tuple[str, ...], Any]], size: float) -> Iterator[tuple[str, ...]]:
     """Sentences at random, the same ones for every seed, the labels in their proportion, up to one each."""
-    room = room_for(np.array([label for _, label in sentences]), wanted)
+    room = room_for(np.array([label for _, label in sentences]), size)
     for index in np.random.default_rng(CUT_SEED).permutation(len(sentences)):
         one, label = sentences[index]
         if room[label]:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from sj_lang.errors import UserError
-from sj_lang_language.data.windows import IGNORED
+from sj_lang_language.data.text.windows import IGNORED
 
 _PROBE = 4  # tokens of the text on which the two models are compared before training
 
@@ -45,9 +45,12 @@ class DistillationLoss(nn.Module):
                     f"task.hidden: {name}, {type(model).__name__}, gives no hidden states; set task.hidden=false"
                 )
         ours, theirs = _probed(student, self.asks), _probed(teacher, self.asks)
-        for own, other in zip(_logits(ours, len(labels)), _logits(theirs, len(labels)), strict=True):
-            if own.shape[-1] != other.shape[-1]:
-                raise UserError(f"task.teacher: it has {other.shape[-1]} outputs, the student {own.shape[-1]}")
+        for student_logits, teacher_logits in zip(
+            _logits(ours, len(labels)), _logits(theirs, len(labels)), strict=True
+        ):
+            width, wide = student_logits.shape[-1], teacher_logits.shape[-1]
+            if width != wide:
+                raise UserError(f"task.teacher: it has {wide} outputs, the student {width}")
         self.layers: list[int] = []
         self.projections = nn.ModuleList()
         if hidden:
@@ -65,16 +68,16 @@ class DistillationLoss(nn.Module):
     def forward(self, outputs: Any, batch: Mapping[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
         """As `sj_lang.task.Objective` says."""
         teacher = self._ready(outputs)
-        given = {name: value for name, value in batch.items() if name in self._takes}
+        inputs = {name: value for name, value in batch.items() if name in self._takes}
         with torch.no_grad():
-            taught = teacher(**given, **self.asks)
+            taught = teacher(**inputs, **self.asks)
         labels = [batch[name] for name in self.labels]
         count = (labels[0] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         extra = self._soft(outputs, taught, labels) / count
         if self.layers:
             extra = extra + self._far(outputs, taught, batch, labels[0]) / count
-        own: Tensor = outputs["loss"]
-        return (1 - self.alpha) * own + self.alpha * extra
+        task_loss: Tensor = outputs["loss"]
+        return (1 - self.alpha) * task_loss + self.alpha * extra
 
     def _ready(self, outputs: Any) -> PreTrainedModel:
         device = outputs["loss"].device
@@ -85,17 +88,19 @@ class DistillationLoss(nn.Module):
     def _soft(self, outputs: Any, taught: Any, labels: list[Tensor]) -> Tensor:
         """Sum over the labels of the first kind; one of another kind (next sentence) counts as often as its sample has
         of the first."""
-        total = outputs["loss"].new_zeros(())
+        total: Tensor = outputs["loss"].new_zeros(())
         ours, theirs = _logits(outputs, len(labels)), _logits(taught, len(labels))
-        for own, other, label in zip(ours, theirs, labels, strict=True):
+        for student_logits, teacher_logits, label in zip(ours, theirs, labels, strict=True):
             at = label != IGNORED
-            wanted = other[at].float()  # [M, classes]
-            chosen = (own if own.shape == wanted.shape else own[at]).float()  # some models give the scored ones alone
-            if own.shape[-1] == 1:
-                each = (chosen - wanted).square().sum(-1)
+            taught_logits = teacher_logits[at].float()  # [M, classes]
+            if student_logits.shape != taught_logits.shape:  # some models give the scored ones alone
+                student_logits = student_logits[at]
+            chosen = student_logits.float()
+            if student_logits.shape[-1] == 1:
+                each = (chosen - taught_logits).square().sum(-1)
             else:
                 soft = functional.log_softmax(chosen / self.temperature, -1)
-                target = functional.softmax(wanted / self.temperature, -1)
+                target = functional.softmax(taught_logits / self.temperature, -1)
                 each = -(self.temperature**2) * (target * soft).sum(-1)
             if label is not labels[0]:
                 each = each * _scored(labels[0])[at.nonzero()[:, 0]]
@@ -107,7 +112,7 @@ class DistillationLoss(nn.Module):
         mask = batch.get("attention_mask")
         mask = torch.ones_like(batch["input_ids"]) if mask is None else mask
         weight = mask / mask.sum(1, keepdim=True)  # [B, L]
-        total = outputs["loss"].new_zeros(())
+        total: Tensor = outputs["loss"].new_zeros(())
         for state, layer, project in zip(outputs["hidden_states"], self.layers, self.projections, strict=True):
             squares = (project(state).float() - taught["hidden_states"][layer].float()).square().mean(-1)
             total = total + ((squares * weight).sum(1) * _scored(label)).sum()
@@ -126,8 +131,8 @@ def _scored(label: Tensor) -> Tensor:
 
 def _logits(outputs: Any, number: int) -> list[Tensor]:
     """The outputs that answer to the labels: `logits`, or the first `number` whose names end in it."""
-    found = [value for name, value in outputs.items() if name.endswith("logits")]
-    return found[:number]
+    logits = [value for name, value in outputs.items() if name.endswith("logits")]
+    return logits[:number]
 
 
 def _probed(model: PreTrainedModel, asks: Mapping[str, Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
@@ -13,8 +13,13 @@ from sj_lang.build import Make
 from sj_lang.component.schema import Part
 from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, Prepared, Task
-from sj_lang_language.distil.loss import DistillationLoss
-from sj_lang_language.distil.teacher import load_teacher
+from sj_lang_language.tasks.distillation.loss import DistillationLoss
+from sj_lang_language.tasks.distillation.teacher import load_teacher
+
+if TYPE_CHECKING:  # a type checker reads a name in quotes as a class
+    AnotherTask = Make
+else:
+    AnotherTask = Part["task"]
 
 
 class Distillation(Task):
@@ -40,7 +45,7 @@ class Distillation(Task):
     def __init__(
         self,
         *,
-        task: Part["task"],  # noqa: F821, UP037
+        task: AnotherTask,
         teacher: str,
         temperature: float = 2.0,
         alpha: float = 0.5,
@@ -48,11 +53,10 @@ class Distillation(Task):
     ) -> None:
         if temperature <= 0 or not 0 <= alpha <= 1:
             raise UserError(f"task: temperature {temperature} must be above 0 and alpha {alpha} between 0 and 1")
-        make: Any = task
-        if not isinstance(make, Make):
+        if not isinstance(task, Make):
             raise UserError(f"task.task: expected a task, found {task!r}")
         with _inside():
-            self.task: Task = make()
+            self.task: Task = task()
         if isinstance(self.task, Distillation):
             raise UserError("task.task: a distillation cannot wrap a distillation")
         self.teacher, self.temperature, self.alpha, self.hidden = teacher, temperature, alpha, hidden

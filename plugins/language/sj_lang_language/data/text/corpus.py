@@ -9,7 +9,8 @@ from typing import Any
 
 from sj_lang import build, plugins
 from sj_lang.errors import UserError
-from sj_lang_language.data import hub, text_files
+from sj_lang_language.data import hub
+from sj_lang_language.data.text import text_files
 
 PARTS = ("train", "validation", "test")
 HUB = "hub:"
@@ -24,8 +25,8 @@ def parts(data: str | Mapping[str, str] | Sequence[str], split: Sequence[float])
     if isinstance(data, str | Mapping):
         return cut(read(data), split)
     each = [cut(read(place), split) for place in data]
-    found = {name: [texts[name] for texts in each if texts.get(name)] for name in PARTS}
-    return {name: "\n\n".join(texts) for name, texts in found.items() if texts}
+    pieces = {name: [texts[name] for texts in each if texts.get(name)] for name in PARTS}
+    return {name: "\n\n".join(texts) for name, texts in pieces.items() if texts}
 
 
 def read(data: str | Mapping[str, str]) -> dict[str, str]:

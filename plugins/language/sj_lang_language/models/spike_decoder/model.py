@@ -12,24 +12,24 @@ them along T copies of each token. Shapes: tokens first inside, `[L, B, D]` or `
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from sj_lang import build
-from sj_lang.component.schema import Part
 from sj_lang.errors import UserError
 from sj_lang.recipe.neurons import check_neurons
 from sj_lang.state_cache import StateCache, StatefulGeneration
-from sj_lang_language.firing import (
-    Firing,
+from sj_lang_language.layers import (
+    MakeAttention,
     MakeNeuron,
+    MakeNorm,
+    SpikingLayer,
+    SpikingLinear,
     State,
     float_in_place_of_spikes,
     gelu_in_place_of_spikes,
@@ -37,96 +37,29 @@ from sj_lang_language.firing import (
     joined,
     outside,
 )
-from sj_lang_language.models import auto, tables
-from sj_lang_language.models.fresh import FreshWeights
-from sj_lang_language.models.options import (
-    REPEATED,
-    Coding,
-    asked_if,
-    refuse_unknown,
-    require_heads,
-    require_positive,
-    write_out,
-)
-
-
-@strict
-class SpikeDecoderConfig(Coding, PreTrainedConfig):
-    """Sizes and components of a SpikeDecoder.
-
-    vocab_size: V, tokens. max_position_embeddings: the longest text, in tokens. (Both are fixed by the data.)
-    hidden_size: D, channels of the stream. num_hidden_layers: blocks. num_attention_heads: must divide D.
-    mlp_ratio: width of the MLP over D (16 in the paper).
-    coding: "individual", the token axis is the time axis; "repeat", each token enters `timesteps` times.
-    timesteps: T of repeat coding. neuron: default `dsn` for individual coding; for repeat coding `lif`
-    with tau 2, threshold 1, hard reset and an input that is not halved.
-    embedding, attention, norm: the other components. twin: the size-matched ANN, with softmax attention, GELU and a
-    float embedding in the place of spikes; all parameters outside the neurons have the same names and shapes.
-    dropout: probability, on the output of each branch. branch_gain (ours): what the gain of the normalization at the
-    end of each branch starts with; below 1 the stream stays where the neurons' surrogates see it.
-    initializer_range: deviation of the normal distribution from which Linear layers and embedding tables are drawn.
-    """
-
-    model_type = "sj-spike-decoder"
-    keys_to_ignore_at_inference = ["cache"]  # noqa: RUF012  # transformers reads a list here
-    meaning = ("coding", "timesteps", "twin")
-
-    vocab_size: int = 256
-    max_position_embeddings: int = 256
-    hidden_size: int = 128
-    num_hidden_layers: int = 4
-    num_attention_heads: int = 4
-    mlp_ratio: int = 4
-    coding: Literal["individual", "repeat"] = "individual"
-    timesteps: int = 4
-    neuron: Part["neuron"] | None = None
-    embedding: Part["embedding"] = "learned_sum"
-    attention: Part["attention"] = "ssa"
-    norm: Part["norm"] = "layer"
-    twin: bool = False
-    dropout: float | int = 0.0
-    branch_gain: float | int = 1.0
-    initializer_range: float | int = 0.05
-    pad_token_id: int | None = None
-    bos_token_id: int | None = None
-    eos_token_id: int | None = None
-
-    def __post_init__(self, **others: Any) -> None:
-        refuse_unknown(self, "spike_decoder", others)
-        if self.neuron is None:
-            self.neuron = dict(REPEATED) if self.coding == "repeat" else "dsn"
-        write_out(self, ("neuron", "embedding", "attention", "norm"))
-        sizes = ("vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads")
-        require_positive(self, "spike_decoder", (*sizes, "mlp_ratio", "timesteps"))
-        require_heads(self, "spike_decoder")
-        super().__post_init__(**others)
-
-    def requires(self, pads: bool) -> dict[str, dict[str, str]]:
-        """What the components must be able to do, and why; pads: batches of the task may hold padding."""
-        if not self.runs_along_tokens:
-            return {}
-        needed = {
-            "causal": "the model predicts the next token, and its neurons run along the tokens",
-            "carries_state": "cached generation carries the neurons' state from token to token",
-            "any_length": "texts have any length",
-        }
-        if pads:
-            needed["takes_mask"] = "batches hold padding"
-        return {"neuron": needed}
+from sj_lang_language.models.common import FreshWeights, asked_if, component, register, replace_table
+from sj_lang_language.models.spike_decoder.config import SpikeDecoderConfig
 
 
 class SpikingMLP(nn.Module):
     """y = Norm(Linear(N(Norm(Linear(N(x)))))), D to `mlp_ratio` D to D; the ANN twin has GELU for the inner N."""
 
     def __init__(
-        self, *, dim: int, hidden: int, neuron: MakeNeuron, norm: Any, branch_norm: Any = None, twin: bool = False
+        self,
+        *,
+        dim: int,
+        hidden: int,
+        neuron: MakeNeuron,
+        norm: MakeNorm,
+        branch_norm: MakeNorm | None = None,
+        twin: bool = False,
     ) -> None:
         super().__init__()
-        self.input = Firing(neuron=float_in_place_of_spikes if twin else neuron, channels=dim)
-        self.up_proj = nn.Linear(dim, hidden, bias=False)
+        self.input = SpikingLayer(neuron=float_in_place_of_spikes if twin else neuron, channels=dim)
+        self.up_proj = SpikingLinear(self.input, hidden, bias=False)
         self.up_norm = norm(dim=hidden)
-        self.hidden = Firing(neuron=gelu_in_place_of_spikes if twin else neuron, channels=hidden)
-        self.down_proj = nn.Linear(hidden, dim, bias=False)
+        self.hidden = SpikingLayer(neuron=gelu_in_place_of_spikes if twin else neuron, channels=hidden)
+        self.down_proj = SpikingLinear(self.hidden, dim, bias=False)
         self.down_norm = (branch_norm or norm)(dim=dim)
 
     def forward(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
@@ -135,13 +68,15 @@ class SpikingMLP(nn.Module):
         return self.down_norm(self.down_proj(h), mask), joined(input=input_state, hidden=hidden_state)
 
 
-class SpikeDecoderBlock(GradientCheckpointingLayer):
+class SpikeDecoderBlock(GradientCheckpointingLayer):  # type: ignore[misc]
     """x = x + SMHA(x); x = x + MLP(x)."""
 
-    def __init__(self, config: SpikeDecoderConfig, *, attention: Any, neuron: MakeNeuron, norm: Any) -> None:
+    def __init__(
+        self, config: SpikeDecoderConfig, *, attention: MakeAttention, neuron: MakeNeuron, norm: MakeNorm
+    ) -> None:
         super().__init__()
         dim, twin = config.hidden_size, config.twin
-        parts = {"dim": dim, "neuron": neuron, "norm": norm}
+        parts: dict[str, Any] = {"dim": dim, "neuron": neuron, "norm": norm}
         if config.branch_gain != 1:
             parts["branch_norm"] = partial(norm, gain=config.branch_gain)
         self.attention = attention(heads=config.num_attention_heads, **parts, **asked_if(twin))
@@ -155,7 +90,7 @@ class SpikeDecoderBlock(GradientCheckpointingLayer):
         return x + self.dropout(y), joined(attention=attention_state, mlp=mlp_state)
 
 
-class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel, GenerationMixin):
+class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """SpikeDecoder with a head for the next token."""
 
     config_class = SpikeDecoderConfig
@@ -167,16 +102,16 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
     def __init__(self, config: SpikeDecoderConfig) -> None:
         super().__init__(config)
         check_neurons(config, pads=False)
-        neuron, norm = build.part("neuron", config.neuron), build.part("norm", config.norm)
-        attention, dim = build.part("attention", config.attention), config.hidden_size
-        self.embedding = build.part("embedding", config.embedding)(
+        neuron, norm, attention = (component(config, kind) for kind in ("neuron", "norm", "attention"))
+        dim = config.hidden_size
+        self.embedding = component(config, "embedding")(
             vocab_size=config.vocab_size, dim=dim, max_length=config.max_position_embeddings, **asked_if(config.twin)
         )
         self.layers = nn.ModuleList(
             SpikeDecoderBlock(config, attention=attention, neuron=neuron, norm=norm)
             for _ in range(config.num_hidden_layers)
         )
-        self.output = Firing(neuron=float_in_place_of_spikes if config.twin else neuron, channels=dim)
+        self.output = SpikingLayer(neuron=float_in_place_of_spikes if config.twin else neuron, channels=dim)
         self.lm_head = nn.Linear(dim, config.vocab_size, bias=False)
         self.post_init()
 
@@ -214,33 +149,37 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
         tokens = input_ids.shape[1]
         if cache is None and use_cache:
             cache = self.new_cache()
-        states = [None] * (len(self.layers) + 1) if cache is None else [cache.read(i) for i in range(len(cache))]
+        parts = len(self.layers) + 1
+        before = [None if cache is None else cache.read(part) for part in range(parts)]
         seen = 0 if cache is None else cache.get_seq_length()
         mask = self._mask(attention_mask, input_ids, cache)  # [L, B]
-        positions, count = self._positions(mask, input_ids, inner(states[-1], "count"), seen)
+        positions, count = self._positions(mask, input_ids, inner(before[-1], "count"), seen)
 
         x = self.embedding(input_ids.T, positions)  # [L, B, D]
         repeats, inside = self.config.repeats, mask
         if repeats:
             x = x.transpose(0, 1).expand(repeats, -1, -1, -1)  # [T, B, L, D]
             inside = None if mask is None else mask.T.expand(x.shape[:-1])
-        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        seen_states = [outside(x)] if wanted else []
-        for index, layer in enumerate(self.layers):
-            x, states[index] = layer(x, states[index], inside)
-            if wanted:
-                seen_states.append(outside(x))
-        x, output_state = self.output(x, inner(states[-1], "output"), inside)
+        keep_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        hidden_states = [outside(x)] if keep_hidden else []
+        after: list[State] = []
+        for layer, state in zip(self.layers, before[:-1], strict=True):
+            x, state_after = layer(x, state, inside)
+            after.append(state_after)
+            if keep_hidden:
+                hidden_states.append(outside(x))
+        x, output_state = self.output(x, inner(before[-1], "output"), inside)
         x = outside(x)
-        states[-1] = joined(output=output_state, count=count)
+        after.append(joined(output=output_state, count=count))
         if cache is not None:
-            for index, state in enumerate(states):
-                cache.write(index, state, tokens)
+            for part, state_after in enumerate(after):
+                cache.write(part, state_after, tokens)
 
         logits = self.lm_head(x[:, -logits_to_keep:])
         loss = None if shift_labels is None else self._loss(logits, shift_labels, mask, num_items_in_batch)
-        hidden = tuple(seen_states) if wanted else None
-        return CausalLMOutputWithPast(loss=loss, logits=logits, cache=cache, hidden_states=hidden)
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, cache=cache, hidden_states=tuple(hidden_states) if keep_hidden else None
+        )
 
     def new_cache(self) -> StateCache:
         """An empty state: one part per block, one for the head and the positions."""
@@ -249,18 +188,20 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
     @property
     def text_limit(self) -> int | None:
         """The longest text, in tokens; None where there is no table of positions, so that any length can be read."""
-        return getattr(self.embedding, "max_length", None)
+        limit: int | None = getattr(self.embedding, "max_length", None)
+        return limit
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.embedding.token
+        table: nn.Module = self.embedding.token
+        return table
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        tables.replace(self.embedding, value)
+        replace_table(self.embedding, value)
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def set_output_embeddings(self, value: nn.Module) -> None:
+    def set_output_embeddings(self, value: nn.Linear) -> None:
         self.lm_head = value
 
     def _mask(self, attention_mask: Tensor | None, input_ids: Tensor, cache: StateCache | None) -> Tensor | None:
@@ -298,9 +239,10 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
     def _loss(self, logits: Tensor, targets: Tensor, mask: Tensor | None, items: Tensor | int | None) -> Tensor:
         if mask is not None:
             targets = targets.masked_fill(~mask.T, -100)
-        return self.loss_function(
+        loss: Tensor = self.loss_function(
             logits, None, vocab_size=self.config.vocab_size, num_items_in_batch=items, shift_labels=targets.contiguous()
         )
+        return loss
 
 
-auto.register(SpikeDecoderConfig, (AutoModelForCausalLM, SpikeDecoderForCausalLM))
+register(SpikeDecoderConfig, (AutoModelForCausalLM, SpikeDecoderForCausalLM))

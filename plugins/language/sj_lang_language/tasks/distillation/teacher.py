@@ -25,10 +25,10 @@ def load_teacher(place: str, auto_class: str, student: PreTrainedModel, ready: P
     not trained for the task, or if its tokenizer, its outputs or its length are not the student's.
     """
     if Path(place).expanduser().exists():
-        found = model_folder(place, "task.teacher")
-        if not (found / "config.json").is_file():
+        folder = model_folder(place, "task.teacher")
+        if not (folder / "config.json").is_file():
             raise UserError(f"task.teacher: the folder {place} holds no model (no config.json)")
-        tokenizer, model, report = _load(found, place, auto_class, offline=False)
+        tokenizer, model, report = _load(folder, place, auto_class, offline=False)
     else:
         _check_name(place)
         with hf.reached() as online:
@@ -49,13 +49,13 @@ def _check_name(place: str) -> None:
 
 
 def _load(
-    found: Path | str, place: str, auto_class: str, *, offline: bool
+    source: Path | str, place: str, auto_class: str, *, offline: bool
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, dict[str, Any]]:
     _register_models()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(found)
+        tokenizer = AutoTokenizer.from_pretrained(source)
         model, report = getattr(transformers, auto_class).from_pretrained(
-            found,
+            source,
             output_loading_info=True,
             use_safetensors=True,  # no pickle from outside is opened
         )
@@ -97,10 +97,10 @@ def _check_tokenizer(place: str, teacher: PreTrainedTokenizerBase, student: PreT
 
 def _check_outputs(place: str, teacher: PreTrainedModel, student: PreTrainedModel, ready: Prepared) -> None:
     longest = getattr(teacher.config, "max_position_embeddings", None)
-    wanted = ready.model.get("max_position_embeddings")
-    if longest and wanted and longest < wanted:
+    length = ready.model.get("max_position_embeddings")
+    if longest and length and longest < length:
         raise UserError(
-            f"task.teacher: {place} reads {longest} tokens at most, the task has {wanted}; lower its length"
+            f"task.teacher: {place} reads {longest} tokens at most, the task has {length}; lower its length"
         )
     ours, theirs = ({i: str(n) for i, n in m.config.id2label.items()} for m in (student, teacher))
     if ready.model.get("num_labels") and len(ours) != len(theirs):

@@ -1,51 +1,62 @@
-"""Where floats become spikes: one layer of neurons inside a model, and what stands in its place in an ANN twin.
+"""Layers of neurons, the Linear layers behind them, and what stands in a neuron's place in an ANN twin.
 
-Everything in a model that carries state has one form, `forward(x, state, mask) -> (y, state)`: `x` is `[L, B, D]`
-(individual coding: the token axis is the time axis) or `[T, B, L, D]` (repeat coding), `mask` has the shape of `x`
-without its last axis, True = valid, and a state is a dict of tensors with the batch on axis 0. No state is changed
-in place.
+Everything in a model that carries state has one form, `forward(x, state, mask) -> (y, state)`. `x` is `[L, B, D]`
+(individual coding: the token axis is the time axis) or `[T, B, L, D]` (repeat coding), `mask` has
+the shape of `x` without its last axis, True = valid, and a state is a dict of tensors with the
+batch on axis 0. No state is changed in place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol, cast
 
 from torch import Tensor, nn
 from transformers import initialization as init
 
 State = dict[str, Tensor]
 MakeNeuron = Callable[..., nn.Module]
+MakeNorm = Callable[..., nn.Module]
+MakeAttention = Callable[..., nn.Module]
 
 
-def outside(x: Tensor) -> Tensor:
-    """What leaves a model: `[L, B, D]`, or the mean over T of `[T, B, L, D]`, to `[B, L, D]`."""
-    return x.mean(0) if x.dim() == 4 else x.transpose(0, 1)
+class Node(Protocol):
+    """What a model calls of a node."""
+
+    def functional(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]: ...
 
 
-class Firing(nn.Module):
-    """A layer of `channels` neurons.
+class SpikingLayer(nn.Module):
+    """s = N(x), a layer of `channels` neurons.
 
     Individual coding: they run along the tokens and carry state. Repeat coding: they run along the T steps of each
     token, from rest, with the tokens folded into the batch, and there is no state to carry.
 
-    neuron: builds a fresh node, `neuron(channels=C)`.
+    neuron: builds a fresh node, `neuron(channels=C)`; in an ANN twin, an `Activation`.
     """
 
     def __init__(self, *, neuron: MakeNeuron, channels: int) -> None:
         super().__init__()
+        self.channels = channels
         self._fresh = partial(neuron, channels=channels)
         self.node = self._fresh()
 
+    @property
+    def spiking(self) -> bool:
+        """False in an ANN twin, which has no neurons."""
+        return not isinstance(self.node, Activation)
+
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
+        node = cast(Node, self.node)
         if x.dim() == 3:
-            return self.node.functional(x, state, mask)
+            return node.functional(x, state, mask)
         # tokens do not meet in here, so padding needs no mask: the attention is what leaves it out
-        spikes, _ = self.node.functional(x.flatten(1, 2))
+        spikes, _ = node.functional(x.flatten(1, 2))
         return spikes.view_as(x), {}
 
     def initialise(self, module: nn.Module) -> None:
-        """Give one module of the node the tensors that it has in a fresh node, but for those a checkpoint has filled.
+        """Give one module of the node the tensors of a fresh node, except those that a checkpoint has filled.
 
         So a node needs nothing for it: no parameter, and no buffer that is not stored, is left as raw memory.
         """
@@ -54,6 +65,25 @@ class Firing(nn.Module):
         for kind in (nn.Module.parameters, nn.Module.buffers):
             for tensor, value in zip(kind(module, recurse=False), kind(fresh, recurse=False), strict=True):
                 init.copy_(tensor, value)
+
+
+class SpikingLinear(nn.Linear):
+    """y = W s + b, s = N(x): a Linear layer that the spikes of a `SpikingLayer` enter.
+
+    Whoever owns both calls one after the other, because several Linear layers may read the same
+    spikes (Q, K, V do) and a branch may need the spikes themselves.
+
+    neurons: the layer whose spikes come in. It stays its owner's module, under its owner's name.
+    out_features: channels of y. bias: add b.
+    """
+
+    def __init__(self, neurons: SpikingLayer, out_features: int, *, bias: bool = True) -> None:
+        super().__init__(neurons.channels, out_features, bias=bias)
+        self._neurons = (neurons,)  # in a tuple, or torch would register it here as well
+
+    @property
+    def neurons(self) -> SpikingLayer:
+        return self._neurons[0]
 
 
 class Activation(nn.Module):
@@ -75,6 +105,11 @@ def float_in_place_of_spikes(*, channels: int) -> nn.Module:
 def gelu_in_place_of_spikes(*, channels: int) -> nn.Module:
     """The twin's `neuron` between the two Linear layers of the MLP."""
     return Activation(nn.GELU())
+
+
+def outside(x: Tensor) -> Tensor:
+    """What leaves a model: `[L, B, D]`, or the mean over T of `[T, B, L, D]`, to `[B, L, D]`."""
+    return x.mean(0) if x.dim() == 4 else x.transpose(0, 1)
 
 
 def inner(state: State | None, name: str) -> State | None:

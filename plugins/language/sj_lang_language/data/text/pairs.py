@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor
 
-from sj_lang_language.data.masked import Frame, Item
+from sj_lang_language.data.text.masked import Frame, Item
 
 NEXT, ELSEWHERE = 0, 1  # transformers' next_sentence_label
 
@@ -56,11 +56,11 @@ def _another(text: Tensor, others: Sequence[Tensor], draw: random.Random) -> Ten
 class Pairs:
     """Pairs as items of a data set."""
 
-    def __init__(self, found: Sequence[Pair], frame: Frame) -> None:
-        self.found, self.frame = found, frame
+    def __init__(self, pairs: Sequence[Pair], frame: Frame) -> None:
+        self.pairs, self.frame = pairs, frame
 
     def __len__(self) -> int:
-        return len(self.found)
+        return len(self.pairs)
 
     def __getitem__(self, index: int) -> Item:
-        return self.frame.pair(*self.found[index])
+        return self.frame.pair(*self.pairs[index])

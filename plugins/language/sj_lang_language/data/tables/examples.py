@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sj_lang.errors import UserError, choices
-from sj_lang_language.data.tables import Table
+from sj_lang_language.data.tables.table_files import DataTable
 
 Array = NDArray[Any]
 
@@ -31,21 +31,21 @@ class Classes:
     @classmethod
     def of(cls, names: Iterable[str]) -> Classes:
         """Names in their order: by number if all are whole numbers, else by letters."""
-        known = set(names)
-        numbers = all(re.fullmatch(r"-?\d{1,18}", name) for name in known)
-        ordered = tuple(sorted(known, key=(lambda name: (int(name), name)) if numbers else None))
+        distinct = set(names)
+        numbers = all(re.fullmatch(r"-?\d{1,18}", name) for name in distinct)
+        ordered = tuple(sorted(distinct, key=(lambda name: (int(name), name)) if numbers else None))
         return cls(names=ordered, aliases={})
 
-    def encode(self, table: Table, values: Sequence[Any], key: str) -> Array:
+    def encode(self, table: DataTable, values: Sequence[Any], key: str) -> Array:
         """Class numbers, int64. UserError for a label that is none of the names, with its line."""
         places = {**self.aliases, **{name: index for index, name in enumerate(self.names)}}
         texts = [written(value) for value in values]
         for row, text in enumerate(texts):
             if text not in places:
                 hint = choices(text, self.names)
-                told = f"label '{text}'" if text else "no label"
+                problem = f"label '{text}'" if text else "no label"
                 raise UserError(
-                    f"{key}: {table.where(row)}: {told}; expected one of the {len(self.names)} labels; {hint}"
+                    f"{key}: {table.where(row)}: {problem}; expected one of the {len(self.names)} labels; {hint}"
                 )
         return np.array([places[text] for text in texts], dtype=np.int64)
 
@@ -57,9 +57,9 @@ class Scores:
     low: float
     high: float
 
-    def encode(self, table: Table, values: Sequence[Any], key: str) -> Array:
+    def encode(self, table: DataTable, values: Sequence[Any], key: str) -> Array:
         """Scores, float32. UserError for what is no number between the limits, with its line."""
-        found = []
+        scores = []
         for row, value in enumerate(values):
             try:
                 score = float(value)
@@ -69,8 +69,8 @@ class Scores:
                 raise UserError(
                     f"{key}: {table.where(row)}: score {value!r}; expected a number from {self.low:g} to {self.high:g}"
                 )
-            found.append(score)
-        return np.array(found, dtype=np.float32)
+            scores.append(score)
+        return np.array(scores, dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class Examples:
 
 
 def of_table(
-    table: Table, text: Sequence[str], label: str | None, kind: Classes | Scores, *, keys: tuple[str, str]
+    table: DataTable, text: Sequence[str], label: str | None, kind: Classes | Scores, *, keys: tuple[str, str]
 ) -> Examples:
     """The examples of a table. label: its column; None: there are no labels. keys: where a recipe names text and label,
     for messages."""
@@ -133,7 +133,7 @@ def of_table(
     )
 
 
-def has_labels(table: Table, label: str) -> bool:
+def has_labels(table: DataTable, label: str) -> bool:
     """False if there is no such column, or if each of its values says that the label is not known ("", null, -1)."""
     return any(written(value) not in ("", "-1") for value in table.columns.get(label, []))
 
@@ -154,14 +154,14 @@ def cut(examples: Examples, share: float, *, classes: bool, key: str = "task.val
     has the labels in the proportion of the whole, up to one each. key: where a recipe sets share, for messages.
     """
     count = len(examples)
-    wanted = share if share >= 1 else share * count
-    if not 0 < wanted < count:
+    size = share if share >= 1 else share * count
+    if not 0 < size < count:
         raise UserError(f"{key}: cannot cut {share:g} off {count} examples; {SMALLER}")
     groups: dict[tuple[str, str], list[int]] = {}
     for row, pair in enumerate(examples.pairs()):
         groups.setdefault(pair, []).append(row)
     labels = examples.labels if classes and examples.labels is not None else np.zeros(count, dtype=np.int64)
-    room = room_for(labels, wanted)
+    room = room_for(labels, size)
     order = list(groups.values())
     taken: list[int] = []
     for index in np.random.default_rng(CUT_SEED).permutation(len(order)):
@@ -175,27 +175,27 @@ def cut(examples: Examples, share: float, *, classes: bool, key: str = "task.val
     return examples.take(row for row in range(count) if row not in chosen), examples.take(sorted(chosen))
 
 
-def room_for(labels: Array, wanted: float) -> dict[Any, int]:
-    """How many of each label a part of `wanted` examples has: its share, rounded. Where shares below one half would
+def room_for(labels: Array, size: float) -> dict[Any, int]:
+    """How many of each label a part of `size` examples has: its share, rounded. Where shares below one half would
     leave places open, the most frequent of these labels get one each, but for labels that stand there once."""
     names, counts = np.unique(labels, return_counts=True)
     often = dict(zip(names.tolist(), counts.tolist(), strict=True))
-    room = {name: round(wanted * n / len(labels)) for name, n in often.items()}
+    room = {name: round(size * n / len(labels)) for name, n in often.items()}
     rare = sorted((name for name in often if not room[name]), key=often.__getitem__, reverse=True)
-    for name in rare[: max(0, math.floor(wanted + 0.5) - sum(room.values()))]:
+    for name in rare[: max(0, math.floor(size + 0.5) - sum(room.values()))]:
         room[name] = int(often[name] > 1)
     return room
 
 
 def repeated(examples: Examples, train: Examples) -> Array:
     """True for each of the examples whose texts also stand in train, bool `[N]`."""
-    known = set(train.pairs())
-    return np.array([pair in known for pair in examples.pairs()], dtype=bool)
+    pairs_of_train = set(train.pairs())
+    return np.array([pair in pairs_of_train for pair in examples.pairs()], dtype=bool)
 
 
-def _texts(table: Table, name: str, key: str) -> list[str]:
+def _texts(table: DataTable, name: str, key: str) -> list[str]:
     """A column as texts, "" where there is none. UserError for what is no text and no number, with its line."""
-    found = []
+    texts = []
     for row, value in enumerate(table.column(name, key)):
         if isinstance(value, bytes):
             try:
@@ -204,8 +204,8 @@ def _texts(table: Table, name: str, key: str) -> list[str]:
                 raise UserError(f"{key}: {table.where(row)}: bytes of '{name}' that are not UTF-8: {error}") from error
         if isinstance(value, (list, tuple, dict)):
             raise UserError(f"{key}: {table.where(row)}: '{name}' is a {type(value).__name__}; expected a text")
-        found.append("" if _missing(value) else str(value))
-    return found
+        texts.append("" if _missing(value) else str(value))
+    return texts
 
 
 def _missing(value: Any) -> bool:

@@ -112,12 +112,12 @@ def fitted(
     if validation is None:
         best = weights_at(PENALTIES[len(PENALTIES) // 2])
     else:
-        held_out, wanted = words(validation[0]), validation[1]
-        best = max((weights_at(penalty) for penalty in PENALTIES), key=lambda w: quality(held_out @ w, wanted))
+        held_out, true = words(validation[0]), validation[1]
+        best = max((weights_at(penalty) for penalty in PENALTIES), key=lambda w: quality(held_out @ w, true))
     return lambda texts: np.asarray(words(texts) @ best)
 
 
 def _minimum(cost: Callable[[Array], tuple[float, Array]], size: int) -> Array:
     options = {"maxiter": 200, "maxcor": 10}
-    found: Array = optimize.minimize(cost, np.zeros(size), jac=True, method="L-BFGS-B", options=options).x
-    return found
+    weights: Array = optimize.minimize(cost, np.zeros(size), jac=True, method="L-BFGS-B", options=options).x
+    return weights
