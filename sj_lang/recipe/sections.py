@@ -14,7 +14,8 @@ from typing import Annotated, Any
 from sj_lang import hf
 from sj_lang.component import values
 from sj_lang.component.problems import Keys, Problem
-from sj_lang.component.schema import MISSING, Argument, field_default, resolve_arguments
+from sj_lang.component.schema import MISSING, Argument, field_default
+from sj_lang.component.spec import resolve_arguments
 from sj_lang.component.values import can_be_written, tell_plainly
 
 #: Where our defaults differ from those of TrainingArguments. Steps below 1 are fractions of the whole training.

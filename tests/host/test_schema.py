@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,7 @@ from transformers import PreTrainedConfig
 from sj_lang import build
 from sj_lang.component import schema
 from sj_lang.component.schema import Data, Part
+from sj_lang.component.spec import Spec, check_data, resolve, resolve_arguments
 from sj_lang.errors import PluginError, UserError
 from sj_lang.plugins import Registry
 from sj_lang.recipe import check
@@ -22,25 +25,25 @@ pytestmark = pytest.mark.usefixtures("toy")
 
 
 def problems(kind: str, spec: Any) -> list[str]:
-    return [str(problem) for problem in schema.resolve(kind, spec)[1]]
+    return [str(problem) for problem in resolve(kind, spec)[1]]
 
 
 def test_defaults_are_written_out_and_given_arguments_are_not() -> None:
-    options, found = schema.resolve("neuron", {"type": "toy_lif", "tau": 3})
+    options, found = resolve("neuron", {"type": "toy_lif", "tau": 3})
     assert not found
     assert options == {"type": "toy_lif", "tau": 3.0, "v_threshold": 1.0, "v_reset": 0.0, "surrogate_function": "ATan"}
 
 
 def test_a_name_alone_is_a_component() -> None:
-    assert schema.resolve("neuron", "toy_delay")[0] == {"type": "toy_delay", "delays": 2, "direction": "forward"}
+    assert resolve("neuron", "toy_delay")[0] == {"type": "toy_delay", "delays": 2, "direction": "forward"}
 
 
 def test_of_a_config_class_only_its_own_fields_count() -> None:
     names = set(schema.arguments("model", toys.ToyConfig))
     assert names == {"vocab_size", "hidden_size", "heads", "neuron", "attention", "norm", "coding", "dropout", "twin"}
-    options = schema.resolve("model", "toy_model")[0]
+    options = resolve("model", "toy_model")[0]
     assert "vocab_size" not in options  # the data fix it
-    assert schema.resolve("model", {"type": "toy_model", "vocab_size": 9})[0]["vocab_size"] == 9
+    assert resolve("model", {"type": "toy_model", "vocab_size": 9})[0]["vocab_size"] == 9
     assert options["attention"] == {"type": "mixing", "norm": {"type": "centre", "eps": 1e-5}, "dropout": 0.0}
 
 
@@ -94,14 +97,14 @@ def test_wrong_components(spec: Any, message: str) -> None:
 
 
 def test_a_part_may_be_none_where_its_annotation_says_so() -> None:
-    assert schema.resolve("model", {"type": "toy_model", "norm": None})[1] == []
+    assert resolve("model", {"type": "toy_model", "norm": None})[1] == []
     assert problems("model", {"type": "toy_model", "neuron": None}) == [
         "neuron: expected a neuron: a name, or a mapping with 'type'; found null"
     ]
 
 
 def test_arguments_without_a_type_change_the_default_part() -> None:
-    options = schema.resolve("model", {"type": "toy_model", "neuron": {"tau": 5}})[0]
+    options = resolve("model", {"type": "toy_model", "neuron": {"tau": 5}})[0]
     assert options["neuron"]["type"] == "toy_lif"
     assert options["neuron"]["tau"] == 5.0
 
@@ -213,16 +216,16 @@ def test_data_that_cannot(data: Any, message: str) -> None:
 
 
 def test_data_may_be_a_path(tmp_path: Path) -> None:
-    assert schema.check_data(str(tmp_path), ("data",)) == []
+    assert check_data(str(tmp_path), ("data",)) == []
 
 
 def test_data_is_an_annotation_like_any_other() -> None:
     def task(*, data: Data | None = None, mode: Literal["a"] = "a") -> None: ...
 
     known = schema.arguments("task", task)
-    assert schema.resolve_arguments(known, {"data": None}, ())[1] == []
-    assert len(schema.resolve_arguments(known, {"data": "none"}, ())[1]) == 1
-    assert schema.resolve_arguments(known, {}, ())[0] == {"data": None, "mode": "a"}
+    assert resolve_arguments(known, {"data": None}, ())[1] == []
+    assert len(resolve_arguments(known, {"data": "none"}, ())[1]) == 1
+    assert resolve_arguments(known, {}, ())[0] == {"data": None, "mode": "a"}
 
 
 def test_part_builds_a_fresh_instance_each_time() -> None:
@@ -234,6 +237,19 @@ def test_part_builds_a_fresh_instance_each_time() -> None:
     assert make.name == "toy_lif"
     assert make.spec["v_threshold"] == 1.0
     assert repr(make).startswith("toy_lif(tau=3.0, ")
+
+
+def test_a_checked_spec_carries_the_proof_until_it_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = resolve("attention", "mixing")[0]
+    monkeypatch.setattr(build, "resolve", lambda kind, spec: pytest.fail("resolved again"))
+    for kept in (spec, copy.deepcopy(spec), pickle.loads(pickle.dumps(spec))):
+        assert isinstance(kept, Spec)
+        assert build.part("attention", kept)(dim=8, heads=2, neuron="N").norm(dim=8).eps == 1e-5
+    spec["norm"]["eps"] = "small"
+    assert not spec.proves("attention")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"attention\.norm\.eps: expected a number, found 'small'"):
+        build.part("attention", spec)
 
 
 def test_the_declaration_follows_the_options() -> None:

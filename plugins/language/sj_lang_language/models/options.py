@@ -61,7 +61,7 @@ def refuse_unknown(config: Any, name: str, others: Mapping[str, Any]) -> None:
 def write_out(config: Any, kinds: Iterable[str]) -> None:
     """Components with all their options: a checkpoint stays what it was when a default changes."""
     for kind in kinds:
-        setattr(config, kind, dict(build.part(kind, getattr(config, kind)).spec))
+        setattr(config, kind, build.part(kind, getattr(config, kind)).spec)
 
 
 def require_positive(config: Any, name: str, keys: Iterable[str]) -> None:
