@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pytest
 import toy as toys
+from torch import nn
 from transformers import PreTrainedConfig
 
 from sj_lang import build
@@ -135,6 +136,39 @@ def test_signatures_that_cannot_be_checked_are_the_plugins_fault() -> None:
         schema.arguments("norm", Open)
     with pytest.raises(PluginError, match="argument 'callback' has no default, and no recipe can hold its type"):
         schema.arguments("norm", Needy)
+
+
+def test_rest_of_the_arguments_are_those_of_the_base_class() -> None:
+    class Base:
+        def __init__(self, *, dim: int, eps: float = 1e-5, gain: float = 1.0) -> None:
+            self.dim, self.eps, self.gain = dim, eps, gain
+
+    class Middle(Base):
+        """No constructor of its own."""
+
+    class Leaf(Middle):
+        def __init__(self, *, momentum: float = 0.1, eps: float = 1e-3, **common: Any) -> None:
+            super().__init__(eps=eps, **common)
+            self.momentum = momentum
+
+    defaults = {name: argument.default for name, argument in schema.arguments("norm", Leaf).items()}
+    assert defaults == {"momentum": 0.1, "eps": 1e-3, "dim": schema.MISSING, "gain": 1.0}
+    assert not schema.arguments("norm", Leaf)["dim"].settable
+    assert schema.arguments("norm", Leaf)["gain"].annotation is float
+
+
+def test_rest_that_no_base_class_names_is_the_plugins_fault() -> None:
+    class Lost(nn.Module):
+        def __init__(self, *, dim: int, **common: Any) -> None:
+            super().__init__(**common)
+
+    class Deep(Lost):
+        def __init__(self, *, eps: float = 1e-5, **common: Any) -> None:
+            super().__init__(**common)
+
+    for target in (Lost, Deep):
+        with pytest.raises(PluginError, match=rf"{target.__qualname__}: its constructor takes \*\*common, so the keys"):
+            schema.arguments("norm", target)
 
 
 @pytest.mark.parametrize("text", ["model.neuron.tau: too slow", "model.neuron.tau too slow"])
