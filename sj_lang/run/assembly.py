@@ -140,20 +140,9 @@ def training_arguments(recipe: Recipe, prepared: Prepared | None, output: Path, 
     train = dict(recipe.train)
     train.setdefault("use_cpu", not torch.accelerator.is_available())
     train.setdefault("disable_tqdm", not sys.stderr.isatty())
-    train.setdefault("report_to", [])
-    train.setdefault("logging_steps", 0.02)
-    train.setdefault("save_total_limit", 2)
     if train.get("ddp_find_unused_parameters") is None:
         train["ddp_find_unused_parameters"] = False  # a model that leaves some unused gets a clear error
-    train.update(
-        output_dir=str(output),
-        seed=recipe.seed,
-        logging_nan_inf_filter=False,  # or a loss that is NaN is shown as 0
-        enable_jit_checkpoint=False,  # SIGTERM is ours: transformers would end with exit code 0
-        prediction_loss_only=False,
-        batch_eval_metrics=False,
-        restore_callback_states_from_checkpoint=False,  # RunMark restores itself
-    )
+    train.update(output_dir=str(output), seed=recipe.seed)
     if prepared is not None and prepared.label_names is not None:
         train["label_names"] = prepared.label_names
     _plan_evaluation(train, prepared, notes)
