@@ -150,12 +150,13 @@ def _check_place(data: Any, keys: Keys) -> list[Problem]:
     sources = [source.name for source in plugins.all("source")]
     if data in sources or (data and Path(data).expanduser().exists()):
         return []
+    hint = choices(data, sources)
+    text = f"'{data}' is no registered source{' (' + hint + ')' if hint else ''}, does not begin with hub:, "
+    text += "and no file or folder has that path"
     try:
         plugins.get("source", data)
     except PluginError as error:
-        return [Problem(keys, str(error), "plugin")]
+        return [Problem(keys, f"{text}; {error}", "plugin")]
     except UserError:
-        hint = choices(data, sources)
-        text = f"'{data}' is no registered source{' (' + hint + ')' if hint else ''}, does not begin with hub:, "
-        return [Problem(keys, f"{text}and no file or folder has that path")]
+        return [Problem(keys, text)]
     return []
