@@ -10,6 +10,7 @@ import torch
 from sj_lang import plugins
 from sj_lang.component import schema, yaml_marks
 from sj_lang.component.problems import report
+from sj_lang.component.spec import Spec, resolve
 from sj_lang.errors import PluginError, SjLangError, describe
 
 #: Kinds whose constructors get nothing but numbers and other parts: what goes wrong in there is the plugin's own.
@@ -19,13 +20,13 @@ MODULES = ("neuron", "embedding", "attention", "norm")
 class Make:
     """A component, chosen and configured; each call builds a fresh instance.
 
-    name: what recipes call it. spec: `{"type": name, **options}` with all options written out.
+    name: what recipes call it. spec: checked, with all options written out.
     traits: the neuron's declaration, with the variants that the options choose.
     """
 
     def __init__(self, kind: str, spec: Mapping[str, Any]) -> None:
         registration = plugins.get(kind, spec["type"])
-        self.kind, self.name, self.spec = kind, registration.name, dict(spec)
+        self.kind, self.name, self.spec = kind, registration.name, spec
         self.target = registration.load()
         self._where = f"{kind} '{self.name}' of {registration.plugin} {registration.version}"
         self._arguments = schema.arguments(kind, self.target)
@@ -70,7 +71,9 @@ class Make:
 
 def part(kind: str, spec: str | Mapping[str, Any]) -> Make:
     """Look up and check a component: a name, or `{"type": name, **options}`. All mistakes are told in one UserError."""
-    resolved, problems = schema.resolve(kind, spec)
+    if isinstance(spec, Spec) and spec.proves(kind):
+        return Make(kind, spec)
+    resolved, problems = resolve(kind, spec)
     if problems:
         raise report([problem.under(kind) for problem in problems], f"this {kind}")
     return Make(kind, resolved)

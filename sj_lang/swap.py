@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sj_lang import compat
 from sj_lang.build import Make, part
+from sj_lang.component import schema
 from sj_lang.errors import PluginError, UserError
 
 
@@ -118,7 +119,7 @@ def swap(
     chosen = {"type": neuron, **options} if isinstance(neuron, str) else {**neuron, **options}
     modules = _modules(chosen)
     make = part("neuron", {name: value for name, value in chosen.items() if name not in modules})
-    if modules.keys() - inspect.signature(make.target).parameters.keys():
+    if modules.keys() - schema.arguments("neuron", make.target).keys():
         part("neuron", chosen)  # says which argument there is not
     found = _find(net, classes, like)
     seen = _watch(net, {id(module): module for _, module in found}, example)
@@ -287,7 +288,8 @@ def _replacement(
 
 def _carried(old: nn.Module, node: nn.Module, chosen: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """What of the old node's firing means the same in the new one: surrogate and threshold of a binary Heaviside."""
-    accepted = inspect.signature(type(node).__init__).parameters
+    target: Any = type(node)
+    accepted = schema.arguments("neuron", target)
     surrogate = getattr(old, "surrogate_function", None)
     threshold = getattr(old, "v_threshold", None)
     if surrogate is None or "surrogate_function" not in accepted or "surrogate_function" in chosen:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from sj_lang.component import schema, values
 from sj_lang.component.problems import Keys, Problem, missing, unknown
+from sj_lang.component.spec import Spec, resolve
 from sj_lang.errors import PluginError, UserError, describe
 from sj_lang.recipe.overrides import COMPONENTS
 
@@ -77,25 +78,25 @@ def check_body(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     problems: list[Problem] = []
     for kind in COMPONENTS:
         if kind in data:
-            body[kind], found = schema.resolve(kind, data[kind], (kind,))
+            body[kind], found = resolve(kind, data[kind], (kind,))
             problems += found
         else:
             problems.append(missing((kind,), schema.Argument(kind, None, part=kind).describe()))
-    for key, resolve in (
+    for key, resolve_section in (
         ("train", sections.resolve_train),
         ("measure", sections.resolve_measure),
         ("generate", sections.resolve_generate),
     ):
         section = {} if data.get(key) is None else data[key]
         if isinstance(section, dict):
-            body[key], found = resolve(section)
+            body[key], found = resolve_section(section)
             problems += found
         else:
             problems.append(Problem((key,), f"expected a section with keys, found {values.tell(section)}"))
     return body, problems or _check_together(body)
 
 
-def _check_together(body: Mapping[str, Any]) -> list[Problem]:
+def _check_together(body: dict[str, Any]) -> list[Problem]:
     """Let the task and the model's config check their own values, and the model its neurons. Builds no weights."""
     from sj_lang.build import Make
 
@@ -115,7 +116,7 @@ def _check_together(body: Mapping[str, Any]) -> list[Problem]:
         except Exception as error:  # a plugin's own check: a ValueError or an assert as a rule, but it may be anything
             problems.append(_placed(kind, " ".join(describe(error).split()).removeprefix("ValueError: ")))
     if "model" in objects:
-        _write_out_choices(body["model"], objects["model"])
+        body["model"] = _with_choices(body["model"], objects["model"])
     if len(objects) == 2:
         problems += _check_neurons(objects["model"], objects["task"])
     return problems
@@ -127,12 +128,11 @@ def _placed(kind: str, text: str) -> Problem:
     return Problem((kind, *named[1][1:].split(".")), text[named.end() :]) if named else Problem((kind,), text)
 
 
-def _write_out_choices(section: dict[str, Any], config: Any) -> None:
-    """Where a default depends on other options (null in the signature), write what the config chose."""
-    for name, value in section.items():
-        chosen = values.plain(getattr(config, name, None)) if value is None else None
-        if chosen is not None and values.is_plain(chosen):
-            section[name] = chosen
+def _with_choices(spec: Mapping[str, Any], config: Any) -> Spec:
+    """The model's options with what its config chose in the place of null: a default may depend on other options."""
+    chosen = {name: getattr(config, name, None) for name, value in spec.items() if value is None}
+    plain = {name: value if isinstance(value, Spec) else values.plain(value) for name, value in chosen.items()}
+    return Spec("model", {**spec, **{name: value for name, value in plain.items() if values.is_plain(value)}})
 
 
 def _check_neurons(config: Any, task: Any) -> list[Problem]:

@@ -104,12 +104,13 @@ def load(recipe: str, changes: Iterable[str] = ()) -> Recipe:
 
 def generation(changes: Iterable[str]) -> dict[str, Any]:
     """Check `key=value` texts that are laid over a stored recipe's `generate:`; `seed` is one of them. UserError."""
-    from sj_lang.component import schema
+    from sj_lang.component.schema import Argument
+    from sj_lang.component.spec import resolve_arguments
     from sj_lang.recipe import sections
 
     data, marks, problems = overrides.from_command_line(changes)
-    known = {**sections.generate_arguments(), "seed": schema.Argument("seed", int, given=True)}
-    options, found = schema.resolve_arguments(known, data, ())
+    known = {**sections.generate_arguments(), "seed": Argument("seed", int, given=True)}
+    options, found = resolve_arguments(known, data, ())
     if problems + found:
         raise report([*problems, *(problem.at(marks) for problem in found)], "the generation options")
     return {key: value for key, value in options.items() if key in data}

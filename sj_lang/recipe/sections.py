@@ -14,13 +14,13 @@ from typing import Annotated, Any
 from sj_lang import hf
 from sj_lang.component import values
 from sj_lang.component.problems import Keys, Problem
-from sj_lang.component.schema import MISSING, Argument, field_default, resolve_arguments
+from sj_lang.component.schema import MISSING, Argument, field_default
+from sj_lang.component.spec import resolve_arguments
 from sj_lang.component.values import can_be_written, tell_plainly
 
-#: Where our defaults differ from those of TrainingArguments. Steps below 1 are fractions of the whole training.
+#: Our defaults that differ from those of TrainingArguments. Steps below 1 are fractions of the whole training.
 TRAIN_DEFAULTS: Mapping[str, Any] = {
     "report_to": [],
-    "logging_nan_inf_filter": False,
     "logging_steps": 0.02,
     "save_total_limit": 2,
 }
@@ -29,7 +29,7 @@ TRAIN_DECIDED = frozenset(
     {"use_cpu", "disable_tqdm", "eval_strategy", "eval_steps", "save_strategy", "save_steps"}
     | {"load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
 )
-#: What a run relies on.
+#: What a run relies on: no recipe may set another value, and the run gets this one.
 TRAIN_FIXED: Mapping[str, tuple[Any, str]] = {
     "logging_nan_inf_filter": (False, "or a loss that is NaN is logged as 0"),
     "enable_jit_checkpoint": (False, "SIGTERM saves a checkpoint in any case, and ends with exit code 143"),
@@ -96,10 +96,11 @@ def train_arguments() -> dict[str, Argument]:
     from transformers import TrainingArguments
 
     annotations = typing.get_type_hints(TrainingArguments)
+    own_defaults = {**TRAIN_DEFAULTS, **{name: value for name, (value, _) in TRAIN_FIXED.items()}}
     found: dict[str, Argument] = {}
     for entry in dataclasses.fields(TrainingArguments):
         if entry.init and entry.name not in ELSEWHERE and can_be_written(annotations[entry.name]):
-            default = TRAIN_DEFAULTS.get(entry.name, field_default(entry))
+            default = own_defaults.get(entry.name, field_default(entry))
             decided = entry.name in TRAIN_DECIDED
             annotation = _limited(annotations[entry.name], TRAIN_LIMITS.get(entry.name))
             found[entry.name] = Argument(entry.name, annotation, default, given=decided)

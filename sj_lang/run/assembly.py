@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from sj_lang.build import part
+from sj_lang.build import Make
 from sj_lang.errors import UserError
 from sj_lang.hf import shield
 from sj_lang.monitor import neuron_parameters
@@ -82,12 +82,12 @@ def outline(recipe: Recipe, output: Path) -> tuple[PreTrainedModel, TrainingArgu
 
 def _tokenizer(recipe: Recipe) -> Any:
     """The recipe's tokenizer, which hears from what checkpoint the model starts; None if the recipe has none."""
-    make = part("tokenizer", recipe.tokenizer) if recipe.tokenizer else None
+    make = Make("tokenizer", recipe.tokenizer) if recipe.tokenizer else None
     return functools.partial(make, checkpoint=recipe.model.get("init_from")) if make else None
 
 
 def make_task(recipe: Recipe) -> Task:
-    return cast(Task, part("task", recipe.task)())
+    return cast(Task, Make("task", recipe.task)())
 
 
 def prepare(task: Task, recipe: Recipe, tokenizer: Any) -> Prepared:
@@ -114,7 +114,7 @@ def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any], notes: li
     for key, value in fields.items():
         if key in recipe.model and recipe.model[key] != value:
             raise UserError(f"model.{key}: the recipe says {recipe.model[key]!r}, the data {value!r}; leave it out")
-    make = part("model", {key: value for key, value in recipe.model.items() if key not in fields})
+    make = Make("model", recipe.model)
     try:
         config = make(**fields)
         check_neurons(config, pads=task.pads)
@@ -140,20 +140,9 @@ def training_arguments(recipe: Recipe, prepared: Prepared | None, output: Path, 
     train = dict(recipe.train)
     train.setdefault("use_cpu", not torch.accelerator.is_available())
     train.setdefault("disable_tqdm", not sys.stderr.isatty())
-    train.setdefault("report_to", [])
-    train.setdefault("logging_steps", 0.02)
-    train.setdefault("save_total_limit", 2)
     if train.get("ddp_find_unused_parameters") is None:
         train["ddp_find_unused_parameters"] = False  # a model that leaves some unused gets a clear error
-    train.update(
-        output_dir=str(output),
-        seed=recipe.seed,
-        logging_nan_inf_filter=False,  # or a loss that is NaN is shown as 0
-        enable_jit_checkpoint=False,  # SIGTERM is ours: transformers would end with exit code 0
-        prediction_loss_only=False,
-        batch_eval_metrics=False,
-        restore_callback_states_from_checkpoint=False,  # RunMark restores itself
-    )
+    train.update(output_dir=str(output), seed=recipe.seed)
     if prepared is not None and prepared.label_names is not None:
         train["label_names"] = prepared.label_names
     _plan_evaluation(train, prepared, notes)

@@ -35,7 +35,7 @@ class Serial(Node):
     v_reset: where the potential goes after a spike, and starts; None: v_threshold is subtracted, and it starts at 0.
     surrogate_function: a surrogate of SpikingJelly, or its name.
     detach_reset: no gradient through the reset.
-    store_v_seq: keep the potentials after the reset, as SpikingJelly does, as `v_seq`.
+    step_mode, backend, store_v_seq: as of `Node`; `v_seq` holds the potentials after the reset, as in SpikingJelly.
 
     State: "v" [B, C, ...], the potential after the reset, float32 (float64 for float64 input).
     """
@@ -45,16 +45,13 @@ class Serial(Node):
     def __init__(
         self,
         *,
-        channels: int,
-        v_threshold: float,
-        v_reset: float | None,
-        surrogate_function: str | nn.Module,
-        detach_reset: bool,
-        step_mode: str,
-        backend: str,
-        store_v_seq: bool,
+        v_threshold: float = 1.0,
+        v_reset: float | None = 0.0,
+        surrogate_function: str | nn.Module = "Sigmoid",
+        detach_reset: bool = False,
+        **common: Any,
     ) -> None:
-        super().__init__(channels=channels, step_mode=step_mode, backend=backend, store_v_seq=store_v_seq)
+        super().__init__(**common)
         self.v_threshold = float(v_threshold)
         self.v_reset = None if v_reset is None else float(v_reset)
         self.surrogate_function: nn.Module = surrogate(surrogate_function)
@@ -121,29 +118,6 @@ class IF(Serial):
 
     fused = multi_step("if")
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        v_threshold: float = 1.0,
-        v_reset: float | None = 0.0,
-        surrogate_function: str | nn.Module = "Sigmoid",
-        detach_reset: bool = False,
-        step_mode: str = "m",
-        backend: str = "auto",
-        store_v_seq: bool = False,
-    ) -> None:
-        super().__init__(
-            channels=channels,
-            v_threshold=v_threshold,
-            v_reset=v_reset,
-            surrogate_function=surrogate_function,
-            detach_reset=detach_reset,
-            step_mode=step_mode,
-            backend=backend,
-            store_v_seq=store_v_seq,
-        )
-
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         return v + x
 
@@ -161,30 +135,8 @@ class LIF(Serial):
 
     fused = multi_step("lif")
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        tau: float = 2.0,
-        decay_input: bool = True,
-        v_threshold: float = 1.0,
-        v_reset: float | None = 0.0,
-        surrogate_function: str | nn.Module = "Sigmoid",
-        detach_reset: bool = False,
-        step_mode: str = "m",
-        backend: str = "auto",
-        store_v_seq: bool = False,
-    ) -> None:
-        super().__init__(
-            channels=channels,
-            v_threshold=v_threshold,
-            v_reset=v_reset,
-            surrogate_function=surrogate_function,
-            detach_reset=detach_reset,
-            step_mode=step_mode,
-            backend=backend,
-            store_v_seq=store_v_seq,
-        )
+    def __init__(self, *, tau: float = 2.0, decay_input: bool = True, **common: Any) -> None:
+        super().__init__(**common)
         self.tau, self.decay_input = time_constant("LIF", "tau", tau), decay_input
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
@@ -206,30 +158,8 @@ class PLIF(Serial):
 
     fused = multi_step("plif")
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        init_tau: float = 2.0,
-        decay_input: bool = True,
-        v_threshold: float = 1.0,
-        v_reset: float | None = 0.0,
-        surrogate_function: str | nn.Module = "Sigmoid",
-        detach_reset: bool = False,
-        step_mode: str = "m",
-        backend: str = "auto",
-        store_v_seq: bool = False,
-    ) -> None:
-        super().__init__(
-            channels=channels,
-            v_threshold=v_threshold,
-            v_reset=v_reset,
-            surrogate_function=surrogate_function,
-            detach_reset=detach_reset,
-            step_mode=step_mode,
-            backend=backend,
-            store_v_seq=store_v_seq,
-        )
+    def __init__(self, *, init_tau: float = 2.0, decay_input: bool = True, **common: Any) -> None:
+        super().__init__(**common)
         self.w = nn.Parameter(torch.tensor(-math.log(time_constant("PLIF", "init_tau", init_tau) - 1.0)))
         self.decay_input = decay_input
 

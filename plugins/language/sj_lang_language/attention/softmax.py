@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor
 
 from sj_lang_language.attention.dot_product import causal_softmax, whole_softmax
 from sj_lang_language.attention.self_attention import SelfAttention
-from sj_lang_language.layers import MakeNeuron, MakeNorm, SpikingLayer, State
+from sj_lang_language.layers import State
 
 
 class SoftmaxAttention(SelfAttention):
@@ -21,34 +22,8 @@ class SoftmaxAttention(SelfAttention):
     1 / r at the rate of .15 that BPSN has on currents of unit deviation.
     """
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        heads: int,
-        neuron: MakeNeuron,
-        norm: MakeNorm | None = None,
-        branch_norm: MakeNorm | None = None,
-        bias: bool = False,
-        twin: bool = False,
-        causal: bool = True,
-        core: SpikingLayer | None = None,
-        dropout: float = 0.0,
-        scale: float = 6.67,
-        gain: float = 6.67,
-    ) -> None:
-        super().__init__(
-            dim=dim,
-            heads=heads,
-            neuron=neuron,
-            norm=norm,
-            branch_norm=branch_norm,
-            bias=bias,
-            twin=twin,
-            causal=causal,
-            core=core,
-            dropout=dropout,
-        )
+    def __init__(self, *, scale: float = 6.67, gain: float = 6.67, **common: Any) -> None:
+        super().__init__(**common)
         self.scale, self.gain = scale, gain
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, state: State | None) -> tuple[Tensor, State]:

@@ -78,7 +78,7 @@ def refuse_unknown(config: Any, name: str, others: Mapping[str, Any]) -> None:
 def write_out(config: Any, kinds: Iterable[str]) -> None:
     """Components with all their options: a checkpoint stays what it was when a default changes."""
     for kind in kinds:
-        setattr(config, kind, dict(component(config, kind).spec))
+        setattr(config, kind, component(config, kind).spec)
 
 
 def component(config: Any, kind: str) -> build.Make:
