@@ -19,13 +19,14 @@ from sj_lang.manifest import Manifest
 from sj_lang.monitor import neuron_parameters
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import figures, page
-from sj_lang.run import announce, checkpoints
+from sj_lang.run import announce, checkpoints, checks
 from sj_lang.run.assembly import Job, assemble, parameter_table, total_parameters
 from sj_lang.run.callbacks import RunMark
 from sj_lang.run.console import Console, duration, is_main_process, table
+from sj_lang.run.evaluation import final_figures
 from sj_lang.run.guards import Termination
 from sj_lang.run.stored import check_prompt, unknown_in, write_text
-from sj_lang.run.trainer import RunTrainer, final_figures
+from sj_lang.run.trainer import RunTrainer
 
 
 def train(
@@ -67,13 +68,13 @@ def train(
     job.notes[:0] = notes
     termination = Termination(folder.continuing)
     trainer = _trainer(job, folder, console, termination)
-    trainer.check_loss()
-    trainer.check_smoothing()
-    trainer.check_choice()
+    checks.check_loss(trainer)
+    checks.check_smoothing(trainer)
+    checks.check_choice(trainer)
     prompt = _prompt(job)
     check_prompt(job.model, job.prepared.tokenizer, prompt)
     job.notes += unknown_in(job.prepared.tokenizer, prompt)
-    steps = trainer.planned_steps()
+    steps = checks.planned_steps(trainer)
     announce.start(job, folder, console, steps, checkpoint)
     if dry_run:
         console.say(table(parameter_table(job.model)))
@@ -188,18 +189,17 @@ def _train(trainer: RunTrainer, folder: RunFolder, checkpoint: Path | None) -> N
         if is_main_process():
             checkpoints.rebase(checkpoint)
         trainer.accelerator.wait_for_everyone()
-        trainer.resume_counting(checkpoint)
+        trainer.mark.restore(checkpoint)
     with _tensorboard_in(folder):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console, record: Manifest) -> None:
     """Store the weights, look at the test data once, and write everything down."""
-    trainer.release_cache()
-    trainer.release_objective()
+    trainer.release_model()
     trainer.save_model(str(folder.model))
     metrics = final_figures(trainer, folder if is_main_process() else None) | _training_figures(trainer, job, folder)
-    spikes = trainer.raster()
+    spikes = trainer.measurements.raster()
     if not is_main_process():
         return
     (folder.model / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says it all

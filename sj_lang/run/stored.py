@@ -22,8 +22,9 @@ from sj_lang.report.page import metric_rows
 from sj_lang.run.assembly import Job, longest_text, make_task, prepare, training_arguments
 from sj_lang.run.callbacks import RunMark
 from sj_lang.run.console import Console, is_main_process, table
+from sj_lang.run.evaluation import final_figures
 from sj_lang.run.guards import Termination
-from sj_lang.run.trainer import RunTrainer, final_figures
+from sj_lang.run.trainer import RunTrainer
 
 shield()
 
