@@ -16,7 +16,7 @@ HOST = ROOT / "sj_lang"
 NEURONS = ROOT / "plugins" / "neurons" / "sj_lang_neurons"
 LANGUAGE = ROOT / "plugins" / "language" / "sj_lang_language"
 HEAVY = {"torch", "transformers", "spikingjelly", "numpy", "datasets", "tokenizers", "cupy", "accelerate", "matplotlib"}
-LIGHT = ["hookspecs", "plugins", "recipe/__init__", "recipe/loading", "cli", "commands/arguments", "commands/listing"]
+LIGHT = ["hookspecs", "plugins", "recipe/__init__", "recipe/loading", "cli", "arguments", "commands/listing"]
 LIGHT += ["spikingjelly/plugin", "testing/pytest_plugin", "component/problems", "errors", "__main__", "__init__"]
 PLUGINS = [*sorted(ROOT.glob("plugins/*/*/plugin.py")), *sorted(HOST.glob("commands/template/**/plugin.py"))]
 
