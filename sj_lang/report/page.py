@@ -15,7 +15,6 @@ from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder
 from sj_lang.manifest import read_json
 from sj_lang.report import figures
-from sj_lang.task import Prepared
 
 #: order of the tables, by the first word of a figure's name; test splits, whatever they are called, come before these
 GROUPS = ("baseline", "validation", "train", "parameters", "firing_rate", "dead", "energy")
@@ -144,12 +143,12 @@ def _render(title: str, pages: Sequence[Page], means: Mapping[str, Mapping[str, 
 
 def _losses(pages: Sequence[Page]) -> dict[str, str]:
     """What the loss of each split is, in the words of the runs' tasks."""
-    told: dict[str, dict[str, None]] = {}
-    for one in pages:
-        for name in one.metrics:
-            if name.endswith(".loss") and name != "train.loss":
-                told.setdefault(name, {})[one.manifest.get("loss", Prepared.loss)] = None
-    return {name: "; or, of other tasks here: ".join(texts) for name, texts in told.items()}
+    explanations: dict[str, dict[str, None]] = {}
+    for page in pages:
+        for name in page.metrics:
+            if name.endswith(".loss") and name != "train.loss" and "loss" in page.manifest:
+                explanations.setdefault(name, {})[page.manifest["loss"]] = None
+    return {name: "; or, of other tasks here: ".join(texts) for name, texts in explanations.items()}
 
 
 def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
