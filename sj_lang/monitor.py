@@ -53,7 +53,7 @@ def neuron_steps(x: Tensor, mask: Tensor | None, lead: int) -> Tensor | int:
 
 
 @dataclass(kw_only=True)
-class Firing:
+class LayerFiring:
     """Counts of one layer, summed over all calls since `Monitor.reset`.
 
     rate: spikes / levels, mean over valid steps and neurons; 1 is a neuron that fires its most at every step.
@@ -79,7 +79,7 @@ class Monitor:
 
     def __init__(self, model: nn.Module) -> None:
         self.nodes = nodes(model)
-        self.layers: dict[str, Firing] = {}
+        self.layers: dict[str, LayerFiring] = {}
         self.rasters: dict[str, list[Tensor]] = {}
 
     def reset(self) -> None:
@@ -111,7 +111,7 @@ class Monitor:
         steps = torch.as_tensor(neuron_steps(spikes, mask, lead), device=spikes.device, dtype=torch.int64)
         if name not in self.layers:
             levels = float(cast(Any, node.levels))
-            self.layers[name] = Firing(levels=levels, spikes=total, steps=steps, fired=fired)
+            self.layers[name] = LayerFiring(levels=levels, spikes=total, steps=steps, fired=fired)
             return
         layer = self.layers[name]
         layer.spikes, layer.steps, layer.fired = layer.spikes + total, layer.steps + steps, layer.fired | fired

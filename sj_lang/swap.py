@@ -21,7 +21,7 @@ from sj_lang.errors import PluginError, UserError
 
 
 @dataclass(frozen=True)
-class Place:
+class SwapPlace:
     """One neuron of the network.
 
     name: as in `net.named_modules()`. was, now: class names ("" where nothing was put in). channels: size of axis 2
@@ -37,18 +37,18 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Report:
+class SwapReport:
     """What `swap` did, place by place. `print(report)` shows it."""
 
-    places: tuple[Place, ...]
+    places: tuple[SwapPlace, ...]
 
     @property
-    def swapped(self) -> tuple[Place, ...]:
+    def swapped(self) -> tuple[SwapPlace, ...]:
         """The places that hold a new node."""
         return tuple(place for place in self.places if not place.reason)
 
     @property
-    def left(self) -> tuple[Place, ...]:
+    def left(self) -> tuple[SwapPlace, ...]:
         """The places that were left as they were, each with its reason."""
         return tuple(place for place in self.places if place.reason)
 
@@ -92,7 +92,7 @@ def swap(
     of: type[nn.Module] | Iterable[type[nn.Module]] | None = None,
     like: str | None = None,
     **options: Any,
-) -> Report:
+) -> SwapReport:
     """Replace neurons of `net` in place and report each of them.
 
     neuron: registered name, with `options` as its arguments (`sj-lang plugins neuron` lists both); a surrogate may also
@@ -122,9 +122,9 @@ def swap(
         part("neuron", chosen)  # says which argument there is not
     found = _find(net, classes, like)
     seen = _watch(net, {id(module): module for _, module in found}, example)
-    fresh: dict[int, Place] = {}
+    fresh: dict[int, SwapPlace] = {}
     nodes: dict[int, nn.Module] = {}
-    places: list[Place] = []
+    places: list[SwapPlace] = []
     for name, old in found:
         if id(old) not in fresh:
             place, node = _replacement(net, name, old, seen[id(old)], make, chosen)
@@ -132,13 +132,13 @@ def swap(
             if node is not None:
                 nodes[id(old)] = node
         known = fresh[id(old)]
-        places.append(Place(name, known.was, known.now, known.channels, known.reason, known.note))
+        places.append(SwapPlace(name, known.was, known.now, known.channels, known.reason, known.note))
     for name, old in found:  # after all are built: a refused call changes nothing
         if id(old) in nodes:
             parent, _, attribute = name.rpartition(".")
             setattr(net.get_submodule(parent), attribute, nodes[id(old)])
     compat.forget_reset_cache(net)
-    return Report(tuple(places))
+    return SwapReport(tuple(places))
 
 
 def _modules(chosen: Mapping[str, Any]) -> dict[str, nn.Module]:
@@ -231,14 +231,14 @@ def _watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Tensor | tup
 
 def _replacement(
     net: nn.Module, name: str, old: nn.Module, seen: _Seen, make: Make, chosen: Mapping[str, Any]
-) -> tuple[Place, nn.Module | None]:
+) -> tuple[SwapPlace, nn.Module | None]:
     """The new node for one place, or None and the reason. It has its own copies of modules among its arguments."""
     was = type(old).__name__
     step_mode = getattr(old, "step_mode", "m")
     axis = 2 if step_mode == "m" else 1
 
-    def left(reason: str) -> tuple[Place, None]:
-        return Place(name, was, reason=reason), None
+    def left(reason: str) -> tuple[SwapPlace, None]:
+        return SwapPlace(name, was, reason=reason), None
 
     for container_name, container in _parents(net, name):
         if isinstance(container, compat.recurrent_containers()):
@@ -282,7 +282,7 @@ def _replacement(
         node.store_v_seq = True
     for name in _HOOKS:  # the very objects, so that the handles by which hooks are removed stay good
         setattr(node, name, getattr(old, name) or getattr(node, name))
-    return Place(name, was, type(node).__name__, count, note=note), node
+    return SwapPlace(name, was, type(node).__name__, count, note=note), node
 
 
 def _carried(old: nn.Module, node: nn.Module, chosen: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

@@ -104,7 +104,7 @@ def page(root: Path) -> Page:
 
 
 @dataclass(kw_only=True)
-class Table:
+class FigureTable:
     """Figures of several columns; a row is (name, one text per column)."""
 
     title: str
@@ -126,15 +126,15 @@ def _render(title: str, pages: Sequence[Page], means: Mapping[str, Mapping[str, 
     averages = {run: figures for run, figures in means.items() if run.partition("/")[0] == "average"}
     if averages:
         columns = [run.partition("/")[2] or "all runs" for run in averages]
-        tables.append(Table(title="Averages", columns=columns, rows=metric_rows(list(averages.values()))))
+        tables.append(FigureTable(title="Averages", columns=columns, rows=metric_rows(list(averages.values()))))
     means = {run: figures for run, figures in means.items() if run not in averages}
     counts = {run: max(value["n"] for value in figures.values()) for run, figures in means.items()}
     if any(n > 1 for n in counts.values()):
         columns = [f"{run}, mean of {n} runs" for run, n in counts.items()]
         title_of_means = "Means, with the deviation between runs (sample standard deviation)"
-        tables.append(Table(title=title_of_means, columns=columns, rows=metric_rows(list(means.values()))))
+        tables.append(FigureTable(title=title_of_means, columns=columns, rows=metric_rows(list(means.values()))))
     columns = [page.name for page in pages] if len(pages) > 1 else ["value"]
-    tables.append(Table(title="Figures", columns=columns, rows=metric_rows([page.metrics for page in pages])))
+    tables.append(FigureTable(title="Figures", columns=columns, rows=metric_rows([page.metrics for page in pages])))
     compared = _comparison(pages) if len(pages) > 1 else None
     template = environment.get_template("report.html.j2")
     explained = EXPLAINED | _losses(pages)
