@@ -187,7 +187,7 @@ def _layers(metrics: Mapping[str, Any]) -> list[tuple[str, float, float]]:
 
 def _pictures(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Picture]:
     history = folder.read_history()
-    found = []
+    pictures = []
     for stem, title, text in (
         ("learning_curves", "Learning curves", _tell_curves(history, manifest)),
         ("firing_rates", "Firing rate of each layer", _tell_rates(history)),
@@ -199,8 +199,8 @@ def _pictures(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Picture]:
     ):
         path = folder.figures / f"{stem}.png"
         if path.exists():
-            found.append(Picture(title=title, source=_inline(path.read_bytes()), text=text))
-    return found
+            pictures.append(Picture(title=title, source=_inline(path.read_bytes()), text=text))
+    return pictures
 
 
 def _tell_curves(history: figures.History, manifest: Mapping[str, Any]) -> str:
@@ -241,8 +241,8 @@ def _comparison(pages: Sequence[Page]) -> Picture | None:
         if not figures.compared_curves(histories, path):
             return None
         source = _inline(path.read_bytes())
-    told = [f"{name}: {_tell_curves(history, {})}" for name, history in histories.items()]
-    return Picture(title="Learning curves of all runs", source=source, text=" ".join(told))
+    texts = [f"{name}: {_tell_curves(history, {})}" for name, history in histories.items()]
+    return Picture(title="Learning curves of all runs", source=source, text=" ".join(texts))
 
 
 def _inline(png: bytes) -> str:

@@ -44,18 +44,18 @@ def train(
     """
     folder = RunFolder(Path(resume if resume is not None else recipe.output))
     resolved = recipe.resolved()
-    known = None
+    previous = None
     if resume is not None:
-        known = folder.refuse_unless_own(resolved)
-        if known.status == "done":
+        previous = folder.refuse_unless_own(resolved)
+        if previous.status == "done":
             console.say(f"{recipe.name} is finished: {folder.shown}")
             return folder
-        if known.status == "running":
+        if previous.status == "running":
             console.say(f"note: {folder.shown} was not ended. If a process still trains there, stop this one")
     elif is_main_process() and not dry_run:
         folder.refuse_unless_free(resolved)
-    checkpoint, notes = checkpoints.newest(folder.root, known.id) if known else (None, [])
-    if known and not checkpoint:
+    checkpoint, notes = checkpoints.newest(folder.root, previous.id) if previous else (None, [])
+    if previous and not checkpoint:
         notes.append("no checkpoint yet: it starts from the beginning")
 
     try:
@@ -81,7 +81,7 @@ def train(
         console.say("dry run: nothing is trained and nothing is written")
         return folder
 
-    record = _begin(job, folder, console, known, checkpoint)
+    record = _begin(job, folder, console, previous, checkpoint)
     trainer.mark.run = record.id
     try:
         with termination.watching(), _recorded(record, folder, console, debug):
@@ -121,7 +121,9 @@ def _tensorboard_in(folder: RunFolder) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _begin(job: Job, folder: RunFolder, console: Console, known: Manifest | None, checkpoint: Path | None) -> Manifest:
+def _begin(
+    job: Job, folder: RunFolder, console: Console, previous: Manifest | None, checkpoint: Path | None
+) -> Manifest:
     """From here on the run has a folder. Writes in the main process only."""
     machine = manifest.device(job.arguments.world_size, str(job.arguments.device))
     fields: dict[str, Any] = {
@@ -133,16 +135,16 @@ def _begin(job: Job, folder: RunFolder, console: Console, known: Manifest | None
         "notes": job.notes,
         "recipe": job.recipe.resolved(),
     }
-    if known:
-        known.resume(machine=machine, checkpoint=checkpoint.name if checkpoint else None)
-        record = known
+    if previous:
+        previous.resume(machine=machine, checkpoint=checkpoint.name if checkpoint else None)
+        record = previous
     else:
         record = Manifest.start(folder.manifest, **fields)
     if is_main_process():
-        folder.create(new=not known)
+        folder.create(new=not previous)
         record.write()
         console.open(folder.log)
-        if known:
+        if previous:
             step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
             folder.rewind(step)
         else:
@@ -175,12 +177,12 @@ def _recorded(record: Manifest, folder: RunFolder, console: Console, debug: bool
         memory = isinstance(error, torch.OutOfMemoryError)
         hint = "Lower train.per_device_train_batch_size and raise gradient_accumulation_steps. " if memory else ""
         text = str(error).strip().splitlines()
-        told = f"{type(error).__name__}: {text[0] if text else 'no message'}"
-        end("failed", RunFailed.exit_code, told)
+        reason = f"{type(error).__name__}: {text[0] if text else 'no message'}"
+        end("failed", RunFailed.exit_code, reason)
         if debug:
             raise
         raise RunFailed(
-            f"the run failed: {told}. {hint}The traceback is in {folder.shown}/{folder.log.name}"
+            f"the run failed: {reason}. {hint}The traceback is in {folder.shown}/{folder.log.name}"
         ) from error
 
 
@@ -226,8 +228,8 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
 def _training_figures(trainer: RunTrainer, job: Job, folder: RunFolder) -> dict[str, float]:
     mark = trainer.mark
     losses = figures.series(folder.read_history(), "train.loss")[1]
-    found: dict[str, float] = {"train.loss": losses[-1]} if losses else {}
-    return found | {
+    loss: dict[str, float] = {"train.loss": losses[-1]} if losses else {}
+    return loss | {
         "train.steps": trainer.state.global_step,
         "train.seconds": mark.seconds,
         "train.tokens_per_second": mark.tokens / mark.busy_seconds if mark.busy_seconds else 0.0,

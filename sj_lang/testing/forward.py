@@ -47,20 +47,20 @@ def monitors_record(subject: Subject) -> None:
         "OutputMonitor": monitors.OutputMonitor(net=net, instance=kind),
         "GradInputMonitor": monitors.GradInputMonitor(net=net, instance=kind),
     }
-    wanted: dict[str, Any] = {}
+    expected: dict[str, Any] = {}
     if hasattr(node, "store_v_seq"):
         node.store_v_seq = True  # type: ignore[assignment]
         seen["AttributeMonitor of v_seq"] = monitors.AttributeMonitor(
             attribute_name="v_seq", pre_forward=False, net=net, instance=kind
         )
     spikes = net(x)
-    (wanted["GradInputMonitor"],) = torch.autograd.grad(spikes.sum(), x)
-    wanted["OutputMonitor"] = spikes
-    wanted["AttributeMonitor of v_seq"] = getattr(node, "v_seq", None)
+    (expected["GradInputMonitor"],) = torch.autograd.grad(spikes.sum(), x)
+    expected["OutputMonitor"] = spikes
+    expected["AttributeMonitor of v_seq"] = getattr(node, "v_seq", None)
     for name, monitor in seen.items():
         monitor.remove_hooks()
         assert len(monitor.records) == 1, f"{name} has {len(monitor.records)} records of one call"
-        record, want = monitor.records[0], wanted[name]
+        record, want = monitor.records[0], expected[name]
         assert isinstance(record, Tensor), f"{name} records a {type(record).__name__}"
         assert_equal(record, want, f"what {name} records")
 

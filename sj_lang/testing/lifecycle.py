@@ -40,10 +40,10 @@ def detach_cuts(subject: Subject) -> None:
 def _assert_detached(subject: Subject, batch: int, *, masked: bool) -> None:
     for cut in ("detach", "functional.detach_net"):
         node, x = subject.node(), subject.x(6, batch)
-        given = {"mask": subject.gaps(6, batch)} if masked else {}
-        want = whole(node, x, detached(whole(node, x, None, given.get("mask"))[1]))[0]
+        options = {"mask": subject.gaps(6, batch)} if masked else {}
+        want = whole(node, x, detached(whole(node, x, None, options.get("mask"))[1]))[0]
         leaf = x.clone().requires_grad_()
-        node(leaf, **given)
+        node(leaf, **options)
         if cut == "detach":
             node.detach()  # type: ignore[operator]
         else:

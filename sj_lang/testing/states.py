@@ -45,8 +45,8 @@ def _assert_plain(subject: Subject, state: State, source: str, *, x: Tensor, spi
         assert value.shape[0] == batch, f"{what}: axis 0 has {value.shape[0]} entries, the batch {batch}"
         assert value.dtype == want, f"{what} is {value.dtype}, it must be {want} for {subject.dtype} input"
         assert not value._is_view(), f"{what} is a view: SpikingJelly's detach_net fails on it"
-        own = value.untyped_storage().nbytes() <= value.numel() * value.element_size()
-        assert own, f"{what} keeps a larger tensor alive: return a copy"
+        compact = value.untyped_storage().nbytes() <= value.numel() * value.element_size()
+        assert compact, f"{what} keeps a larger tensor alive: return a copy"
         for other, tensor in (("the spikes", spikes), ("the input", x)):
             assert value.data_ptr() != tensor.data_ptr() or not value.numel(), f"{what} shares memory with {other}"
 
@@ -56,22 +56,22 @@ def arguments_are_not_changed(subject: Subject) -> None:
     """functional changes neither its arguments nor the node: not x, not the state, not the mask, not a memory."""
     node, x = subject.node(), subject.x(5, 3)
     memories = {name: deepcopy(value) for name, value in node.named_memories()}  # type: ignore[operator]
-    given: dict[str, Tensor] = {"x": x, **{f"state '{name}'": v for name, v in subject.state(node, x).items()}}
+    arguments: dict[str, Tensor] = {"x": x, **{f"state '{name}'": v for name, v in subject.state(node, x).items()}}
     if subject.traits.takes_mask:
-        given["mask"] = torch.arange(5, device=x.device)[:, None] < torch.tensor([5, 3, 0], device=x.device)
-    before = {name: (value.clone(), value._version) for name, value in given.items()}
-    state = {name[7:-1]: value for name, value in given.items() if name.startswith("state")}
+        arguments["mask"] = torch.arange(5, device=x.device)[:, None] < torch.tensor([5, 3, 0], device=x.device)
+    before = {name: (value.clone(), value._version) for name, value in arguments.items()}
+    state = {name[7:-1]: value for name, value in arguments.items() if name.startswith("state")}
     handed = dict(state)
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
-            first, _ = whole(node, x, state, given.get("mask"))
+            first, _ = whole(node, x, state, arguments.get("mask"))
             whole(node, subject.x(5, 3, seed=1))
-            second, _ = whole(node, x, state, given.get("mask"))
+            second, _ = whole(node, x, state, arguments.get("mask"))
         same = state.keys() == handed.keys() and all(state[name] is value for name, value in handed.items())
         assert same, "the dict of states that was handed in has other entries after the call"
         again = "the same call again, after another one, gives another answer (a state kept outside `state`, dropout?)"
         assert_equal(second, first, again)
-        for name, value in given.items():
+        for name, value in arguments.items():
             assert_equal(value, before[name][0], f"{name} after the call")
             assert value._version == before[name][1], f"{name} was written to by the call"
     for name, value in node.named_memories():  # type: ignore[operator]
@@ -105,8 +105,8 @@ def nothing_piles_up(subject: Subject) -> None:
     calls()  # what is computed once and kept is there
     before, after = calls(), calls()
     grown = {name: (before.get(name, 0), count) for name, count in after.items() if count > before.get(name, 0)}
-    told = ", ".join(f"'{name}' from {few} to {many} entries" for name, (few, many) in grown.items())
-    assert not grown, f"what the node holds grows with each call on the same input: {told}"
+    growth = ", ".join(f"'{name}' from {few} to {many} entries" for name, (few, many) in grown.items())
+    assert not grown, f"what the node holds grows with each call on the same input: {growth}"
 
 
 def _held(node: nn.Module) -> dict[str, int]:
@@ -114,10 +114,10 @@ def _held(node: nn.Module) -> dict[str, int]:
     seen = {id(value) for value in (*node.parameters(), *node.buffers())}
     held = {}
     for path, part in node.named_modules():
-        own = {name: value for name, value in vars(part).items() if name not in APART}
+        attributes = {name: value for name, value in vars(part).items() if name not in APART}
         shared = {name: value for kind in type(part).__mro__ for name, value in vars(kind).items() if name[:2] != "__"}
         containers = {name: value for name, value in shared.items() if isinstance(value, (Tensor, *CONTAINERS))}
-        for name, value in {**containers, **own}.items():
+        for name, value in {**containers, **attributes}.items():
             held[f"{path}.{name}" if path else name] = _entries(value, seen)
     return held
 
@@ -138,10 +138,10 @@ def _entries(value: Any, seen: set[int]) -> int:
 
 def _graph(value: Tensor) -> int:
     """The nodes of autograd's graph behind a tensor."""
-    found, ahead = set(), [value.grad_fn]
+    nodes, ahead = set(), [value.grad_fn]
     while ahead:
         node = ahead.pop()
-        if node is not None and node not in found:
-            found.add(node)
+        if node is not None and node not in nodes:
+            nodes.add(node)
             ahead += [before for before, _ in node.next_functions]
-    return len(found)
+    return len(nodes)
