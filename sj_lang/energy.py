@@ -100,9 +100,9 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
         else:
             terms = a.numel() * (b.shape[-1] if b.dim() > 1 else 1)
         rates = [spikes(x) for x in operands if x.untyped_storage().data_ptr() not in self._weights]
-        found = [rate for rate in rates if rate is not None]
-        if found:
-            self.accumulations += terms * min(found)
+        spike_rates = [rate for rate in rates if rate is not None]
+        if spike_rates:
+            self.accumulations += terms * min(spike_rates)
         else:
             self.macs += terms
 
@@ -184,8 +184,8 @@ def energy(model: nn.Module, samples: Iterable[Mapping[str, Any]]) -> dict[str, 
         return {}
     macs, accumulations = products.macs / counted, products.accumulations / counted
     synapses, inside = millijoules(macs, accumulations), products.neurons()
-    known = {"energy.synapses_mj": synapses}
+    figures = {"energy.synapses_mj": synapses}
     if inside is not None:
         neurons = millijoules(*inside) / counted
-        known = {"energy.mj": synapses + neurons, **known, "energy.neurons_mj": neurons}
-    return known | {"energy.macs": macs, "energy.accumulations": accumulations}
+        figures = {"energy.mj": synapses + neurons, **figures, "energy.neurons_mj": neurons}
+    return figures | {"energy.macs": macs, "energy.accumulations": accumulations}

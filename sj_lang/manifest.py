@@ -50,13 +50,13 @@ def read_json(path: Path) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Python, the libraries that decide figures, and every distribution that offers an sj_lang plugin."""
     plugins = {entry.dist.name for entry in entry_points(group="sj_lang") if entry.dist}
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for name in sorted({*_PACKAGES, *plugins}):
         try:
-            found[name] = version(name)
+            numbers[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 def editable() -> dict[str, str]:
@@ -90,16 +90,16 @@ def device(world_size: int, name: str) -> dict[str, Any]:
     """The machine as far as it decides figures and speed. name: the torch device, e.g. "cpu" or "cuda:0"."""
     import torch
 
-    found: dict[str, Any] = {
+    machine: dict[str, Any] = {
         "device": name,
         "world_size": world_size,
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
     if name.startswith("cuda"):
-        found["gpu"] = torch.cuda.get_device_name(torch.device(name))
-        found["cuda"] = torch.version.cuda
-    return found
+        machine["gpu"] = torch.cuda.get_device_name(torch.device(name))
+        machine["cuda"] = torch.version.cuda
+    return machine
 
 
 class Manifest:

@@ -64,10 +64,10 @@ def _sliding_psn(steps: int, channels: int) -> Baseline:
 
 
 def _class(name: str) -> Any:
-    found = getattr(spikingjelly("neuron"), name, None)
-    if found is None:
+    node_class = getattr(spikingjelly("neuron"), name, None)
+    if node_class is None:
         raise UserError(f"bench: {PREFIX}{name} needs SpikingJelly 2.x")
-    return found
+    return node_class
 
 
 def _hgrn(steps: int, channels: int) -> Baseline:

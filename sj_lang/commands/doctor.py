@@ -166,7 +166,7 @@ def _optional(name: str, module: str, why: str) -> Finding:
 
 
 def _compiler() -> Finding:
-    found = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if found:
-        return Finding("C++ compiler", "ok", found)
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler:
+        return Finding("C++ compiler", "ok", compiler)
     return Finding("C++ compiler", "none", f"needed by torch.compile on the CPU alone ({sys.platform})")

@@ -112,8 +112,8 @@ def raster(spikes: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
         axes.imshow(part.T, aspect="auto", interpolation="nearest", cmap="Greys", norm=shade, origin="lower")
         counts = f" of {values.shape[1]}" if values.shape[1] > _MOST_NEURONS else ""
         sizes = f" (of 1 to {largest:.0f})" if largest > 1 else ""
-        told = f"{len(picked)}{counts} neurons, {_percent(part)} of steps with a spike{sizes}"
-        axes.set_title(f"{name}\n{told}", fontsize=9)
+        caption = f"{len(picked)}{counts} neurons, {_percent(part)} of steps with a spike{sizes}"
+        axes.set_title(f"{name}\n{caption}", fontsize=9)
         axes.tick_params(labelsize=8)
     figure.supxlabel("time step", fontsize=10)
     figure.supylabel("neuron", fontsize=10)

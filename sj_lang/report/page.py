@@ -15,7 +15,6 @@ from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder
 from sj_lang.manifest import read_json
 from sj_lang.report import figures
-from sj_lang.task import Prepared
 
 #: order of the tables, by the first word of a figure's name; test splits, whatever they are called, come before these
 GROUPS = ("baseline", "validation", "train", "parameters", "firing_rate", "dead", "energy")
@@ -105,7 +104,7 @@ def page(root: Path) -> Page:
 
 
 @dataclass(kw_only=True)
-class Table:
+class FigureTable:
     """Figures of several columns; a row is (name, one text per column)."""
 
     title: str
@@ -127,15 +126,15 @@ def _render(title: str, pages: Sequence[Page], means: Mapping[str, Mapping[str, 
     averages = {run: figures for run, figures in means.items() if run.partition("/")[0] == "average"}
     if averages:
         columns = [run.partition("/")[2] or "all runs" for run in averages]
-        tables.append(Table(title="Averages", columns=columns, rows=metric_rows(list(averages.values()))))
+        tables.append(FigureTable(title="Averages", columns=columns, rows=metric_rows(list(averages.values()))))
     means = {run: figures for run, figures in means.items() if run not in averages}
     counts = {run: max(value["n"] for value in figures.values()) for run, figures in means.items()}
     if any(n > 1 for n in counts.values()):
         columns = [f"{run}, mean of {n} runs" for run, n in counts.items()]
         title_of_means = "Means, with the deviation between runs (sample standard deviation)"
-        tables.append(Table(title=title_of_means, columns=columns, rows=metric_rows(list(means.values()))))
+        tables.append(FigureTable(title=title_of_means, columns=columns, rows=metric_rows(list(means.values()))))
     columns = [page.name for page in pages] if len(pages) > 1 else ["value"]
-    tables.append(Table(title="Figures", columns=columns, rows=metric_rows([page.metrics for page in pages])))
+    tables.append(FigureTable(title="Figures", columns=columns, rows=metric_rows([page.metrics for page in pages])))
     compared = _comparison(pages) if len(pages) > 1 else None
     template = environment.get_template("report.html.j2")
     explained = EXPLAINED | _losses(pages)
@@ -144,12 +143,12 @@ def _render(title: str, pages: Sequence[Page], means: Mapping[str, Mapping[str, 
 
 def _losses(pages: Sequence[Page]) -> dict[str, str]:
     """What the loss of each split is, in the words of the runs' tasks."""
-    told: dict[str, dict[str, None]] = {}
-    for one in pages:
-        for name in one.metrics:
-            if name.endswith(".loss") and name != "train.loss":
-                told.setdefault(name, {})[one.manifest.get("loss", Prepared.loss)] = None
-    return {name: "; or, of other tasks here: ".join(texts) for name, texts in told.items()}
+    explanations: dict[str, dict[str, None]] = {}
+    for page in pages:
+        for name in page.metrics:
+            if name.endswith(".loss") and name != "train.loss" and "loss" in page.manifest:
+                explanations.setdefault(name, {})[page.manifest["loss"]] = None
+    return {name: "; or, of other tasks here: ".join(texts) for name, texts in explanations.items()}
 
 
 def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -188,7 +187,7 @@ def _layers(metrics: Mapping[str, Any]) -> list[tuple[str, float, float]]:
 
 def _pictures(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Picture]:
     history = folder.read_history()
-    found = []
+    pictures = []
     for stem, title, text in (
         ("learning_curves", "Learning curves", _tell_curves(history, manifest)),
         ("firing_rates", "Firing rate of each layer", _tell_rates(history)),
@@ -200,8 +199,8 @@ def _pictures(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Picture]:
     ):
         path = folder.figures / f"{stem}.png"
         if path.exists():
-            found.append(Picture(title=title, source=_inline(path.read_bytes()), text=text))
-    return found
+            pictures.append(Picture(title=title, source=_inline(path.read_bytes()), text=text))
+    return pictures
 
 
 def _tell_curves(history: figures.History, manifest: Mapping[str, Any]) -> str:
@@ -242,8 +241,8 @@ def _comparison(pages: Sequence[Page]) -> Picture | None:
         if not figures.compared_curves(histories, path):
             return None
         source = _inline(path.read_bytes())
-    told = [f"{name}: {_tell_curves(history, {})}" for name, history in histories.items()]
-    return Picture(title="Learning curves of all runs", source=source, text=" ".join(told))
+    texts = [f"{name}: {_tell_curves(history, {})}" for name, history in histories.items()]
+    return Picture(title="Learning curves of all runs", source=source, text=" ".join(texts))
 
 
 def _inline(png: bytes) -> str:

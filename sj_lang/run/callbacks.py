@@ -37,6 +37,7 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
         self.loss_steps = 0
         self._since: float | None = None
         self._pause: float | None = None
+        self._reported = (0.0, 0)
         self._counted: Tensor | int = 0
         self._world_size = 1
 
@@ -44,6 +45,7 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
         """Go on counting where the checkpoint stopped."""
         for name, value in checkpoints.mark(checkpoint).items():
             setattr(self, name, value)
+        self._reported = (self.busy_seconds, self.tokens)
 
     def state(self) -> dict[str, Any]:
         self._settle()
@@ -68,6 +70,14 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
         taken = torch.as_tensor(self.loss_sum), self.loss_steps
         self.loss_sum, self.loss_steps = 0.0, 0
         return taken
+
+    def take_speed(self) -> dict[str, float]:
+        """Tokens per second since the last call; empty if there was no training between."""
+        seconds, tokens = self._reported
+        self._reported = (self.busy_seconds, self.tokens)
+        if self.busy_seconds <= seconds:
+            return {}
+        return {"tokens_per_second": (self.tokens - tokens) / (self.busy_seconds - seconds)}
 
     @contextmanager
     def paused(self) -> Iterator[None]:

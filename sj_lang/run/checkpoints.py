@@ -21,12 +21,12 @@ MARK = "RunMark"
 
 def steps(root: Path) -> dict[int, Path]:
     """step -> checkpoint folder, the newest first."""
-    found = {}
+    folders = {}
     for folder in root.glob("checkpoint-*"):
         number = re.fullmatch(r"checkpoint-(\d+)", folder.name)
         if number and folder.is_dir():
-            found[int(number[1])] = folder
-    return dict(sorted(found.items(), reverse=True))
+            folders[int(number[1])] = folder
+    return dict(sorted(folders.items(), reverse=True))
 
 
 def newest(root: Path, run: str) -> tuple[Path | None, list[str]]:

@@ -27,16 +27,16 @@ def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None 
     console = Console()
     folder = RunFolder(Path(resume if resume is not None else recipe.output))
     resolved = recipe.resolved()
-    known = folder.refuse_unless_own(resolved) if resume is not None else None
-    if known is None and is_main_process() and not dry_run:
+    previous = folder.refuse_unless_own(resolved) if resume is not None else None
+    if previous is None and is_main_process() and not dry_run:
         folder.refuse_unless_free(resolved)
     runs = {name: replace(child, output=str(Path(folder.shown) / name)) for name, child in recipe.children()}
     groups = grouped(list(runs), default=Path(recipe.name).name)
-    over = known is not None and known.status == "done"  # its data may be gone
+    over = previous is not None and previous.status == "done"  # its data may be gone
     _rehearse(runs, {} if over else groups, console, aloud=dry_run)
     if dry_run:
         return 0
-    record = _begin(recipe, folder, list(runs), known, console)
+    record = _begin(recipe, folder, list(runs), previous, console)
     try:
         failed = _train_all(runs, console, debug)
         _conclude(recipe, folder, groups, console)
@@ -70,13 +70,13 @@ def grouped(names: Sequence[str], default: str) -> dict[str, list[str]]:
 
 def summary(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | int | None]]:
     """Mean, sample standard deviation (None for one run) and number of runs of each figure that all of them have."""
-    found: dict[str, dict[str, float | int | None]] = {}
+    figures: dict[str, dict[str, float | int | None]] = {}
     for name in metrics[0]:
         values = [float(one[name]) for one in metrics if name in one]
         if len(values) == len(metrics):
             deviation = statistics.stdev(values) if len(values) > 1 else None
-            found[name] = {"mean": statistics.fmean(values), "deviation": deviation, "n": len(values)}
-    return found
+            figures[name] = {"mean": statistics.fmean(values), "deviation": deviation, "n": len(values)}
+    return figures
 
 
 def _rehearse(runs: Mapping[str, Recipe], groups: Mapping[str, list[str]], console: Console, *, aloud: bool) -> None:
@@ -94,16 +94,18 @@ def _rehearse(runs: Mapping[str, Recipe], groups: Mapping[str, list[str]], conso
             raise type(error)(f"run '{names[0]}': {error}") from error
 
 
-def _begin(recipe: Recipe, folder: RunFolder, names: list[str], known: Manifest | None, console: Console) -> Manifest:
+def _begin(
+    recipe: Recipe, folder: RunFolder, names: list[str], previous: Manifest | None, console: Console
+) -> Manifest:
     fields: dict[str, Any] = {"name": recipe.name, "notes": [], "children": names, "recipe": recipe.resolved()}
-    if known:
-        known.resume()
-    record = known or Manifest.start(folder.manifest, **fields)
+    if previous:
+        previous.resume()
+    record = previous or Manifest.start(folder.manifest, **fields)
     if is_main_process():
-        folder.create(new=not known)
+        folder.create(new=not previous)
         record.write()
         console.open(folder.log)
-        if not known:
+        if not previous:
             folder.recipe.write_text(recipe.dump_yaml(), encoding="utf-8")
     return record
 

@@ -19,13 +19,14 @@ from sj_lang.manifest import Manifest
 from sj_lang.monitor import neuron_parameters
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import figures, page
-from sj_lang.run import announce, checkpoints
+from sj_lang.run import announce, checkpoints, checks
 from sj_lang.run.assembly import Job, assemble, parameter_table, total_parameters
 from sj_lang.run.callbacks import RunMark
 from sj_lang.run.console import Console, duration, is_main_process, table
+from sj_lang.run.evaluation import final_figures
 from sj_lang.run.guards import Termination
 from sj_lang.run.stored import check_prompt, unknown_in, write_text
-from sj_lang.run.trainer import RunTrainer, final_figures
+from sj_lang.run.trainer import RunTrainer
 
 
 def train(
@@ -43,18 +44,18 @@ def train(
     """
     folder = RunFolder(Path(resume if resume is not None else recipe.output))
     resolved = recipe.resolved()
-    known = None
+    previous = None
     if resume is not None:
-        known = folder.refuse_unless_own(resolved)
-        if known.status == "done":
+        previous = folder.refuse_unless_own(resolved)
+        if previous.status == "done":
             console.say(f"{recipe.name} is finished: {folder.shown}")
             return folder
-        if known.status == "running":
+        if previous.status == "running":
             console.say(f"note: {folder.shown} was not ended. If a process still trains there, stop this one")
     elif is_main_process() and not dry_run:
         folder.refuse_unless_free(resolved)
-    checkpoint, notes = checkpoints.newest(folder.root, known.id) if known else (None, [])
-    if known and not checkpoint:
+    checkpoint, notes = checkpoints.newest(folder.root, previous.id) if previous else (None, [])
+    if previous and not checkpoint:
         notes.append("no checkpoint yet: it starts from the beginning")
 
     try:
@@ -67,20 +68,20 @@ def train(
     job.notes[:0] = notes
     termination = Termination(folder.continuing)
     trainer = _trainer(job, folder, console, termination)
-    trainer.check_loss()
-    trainer.check_smoothing()
-    trainer.check_choice()
+    checks.check_loss(trainer)
+    checks.check_smoothing(trainer)
+    checks.check_choice(trainer)
     prompt = _prompt(job)
     check_prompt(job.model, job.prepared.tokenizer, prompt)
     job.notes += unknown_in(job.prepared.tokenizer, prompt)
-    steps = trainer.planned_steps()
+    steps = checks.planned_steps(trainer)
     announce.start(job, folder, console, steps, checkpoint)
     if dry_run:
         console.say(table(parameter_table(job.model)))
         console.say("dry run: nothing is trained and nothing is written")
         return folder
 
-    record = _begin(job, folder, console, known, checkpoint)
+    record = _begin(job, folder, console, previous, checkpoint)
     trainer.mark.run = record.id
     try:
         with termination.watching(), _recorded(record, folder, console, debug):
@@ -120,7 +121,9 @@ def _tensorboard_in(folder: RunFolder) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _begin(job: Job, folder: RunFolder, console: Console, known: Manifest | None, checkpoint: Path | None) -> Manifest:
+def _begin(
+    job: Job, folder: RunFolder, console: Console, previous: Manifest | None, checkpoint: Path | None
+) -> Manifest:
     """From here on the run has a folder. Writes in the main process only."""
     machine = manifest.device(job.arguments.world_size, str(job.arguments.device))
     fields: dict[str, Any] = {
@@ -132,16 +135,16 @@ def _begin(job: Job, folder: RunFolder, console: Console, known: Manifest | None
         "notes": job.notes,
         "recipe": job.recipe.resolved(),
     }
-    if known:
-        known.resume(machine=machine, checkpoint=checkpoint.name if checkpoint else None)
-        record = known
+    if previous:
+        previous.resume(machine=machine, checkpoint=checkpoint.name if checkpoint else None)
+        record = previous
     else:
         record = Manifest.start(folder.manifest, **fields)
     if is_main_process():
-        folder.create(new=not known)
+        folder.create(new=not previous)
         record.write()
         console.open(folder.log)
-        if known:
+        if previous:
             step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
             folder.rewind(step)
         else:
@@ -174,12 +177,12 @@ def _recorded(record: Manifest, folder: RunFolder, console: Console, debug: bool
         memory = isinstance(error, torch.OutOfMemoryError)
         hint = "Lower train.per_device_train_batch_size and raise gradient_accumulation_steps. " if memory else ""
         text = str(error).strip().splitlines()
-        told = f"{type(error).__name__}: {text[0] if text else 'no message'}"
-        end("failed", RunFailed.exit_code, told)
+        reason = f"{type(error).__name__}: {text[0] if text else 'no message'}"
+        end("failed", RunFailed.exit_code, reason)
         if debug:
             raise
         raise RunFailed(
-            f"the run failed: {told}. {hint}The traceback is in {folder.shown}/{folder.log.name}"
+            f"the run failed: {reason}. {hint}The traceback is in {folder.shown}/{folder.log.name}"
         ) from error
 
 
@@ -188,18 +191,17 @@ def _train(trainer: RunTrainer, folder: RunFolder, checkpoint: Path | None) -> N
         if is_main_process():
             checkpoints.rebase(checkpoint)
         trainer.accelerator.wait_for_everyone()
-        trainer.resume_counting(checkpoint)
+        trainer.mark.restore(checkpoint)
     with _tensorboard_in(folder):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console, record: Manifest) -> None:
     """Store the weights, look at the test data once, and write everything down."""
-    trainer.release_cache()
-    trainer.release_objective()
+    trainer.release_model()
     trainer.save_model(str(folder.model))
     metrics = final_figures(trainer, folder if is_main_process() else None) | _training_figures(trainer, job, folder)
-    spikes = trainer.raster()
+    spikes = trainer.measurements.raster()
     if not is_main_process():
         return
     (folder.model / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says it all
@@ -226,8 +228,8 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
 def _training_figures(trainer: RunTrainer, job: Job, folder: RunFolder) -> dict[str, float]:
     mark = trainer.mark
     losses = figures.series(folder.read_history(), "train.loss")[1]
-    found: dict[str, float] = {"train.loss": losses[-1]} if losses else {}
-    return found | {
+    loss: dict[str, float] = {"train.loss": losses[-1]} if losses else {}
+    return loss | {
         "train.steps": trainer.state.global_step,
         "train.seconds": mark.seconds,
         "train.tokens_per_second": mark.tokens / mark.busy_seconds if mark.busy_seconds else 0.0,

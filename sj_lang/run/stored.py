@@ -22,8 +22,9 @@ from sj_lang.report.page import metric_rows
 from sj_lang.run.assembly import Job, longest_text, make_task, prepare, training_arguments
 from sj_lang.run.callbacks import RunMark
 from sj_lang.run.console import Console, is_main_process, table
+from sj_lang.run.evaluation import final_figures
 from sj_lang.run.guards import Termination
-from sj_lang.run.trainer import RunTrainer, final_figures
+from sj_lang.run.trainer import RunTrainer
 
 shield()
 
@@ -166,8 +167,8 @@ def check_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pro
 
 def _fit(model: PreTrainedModel, length: int, options: dict[str, Any]) -> list[str]:
     """Lower `max_new_tokens` to the room that the model has; returns a note if so."""
-    room, wanted = longest_text(model), options.get("max_new_tokens")
-    if not room or wanted is None or length + wanted <= room:
+    room, tokens = longest_text(model), options.get("max_new_tokens")
+    if not room or tokens is None or length + tokens <= room:
         return []
     options["max_new_tokens"] = room - length
-    return [f"the model takes {room} tokens in all, so it writes {room - length} instead of {wanted}"]
+    return [f"the model takes {room} tokens in all, so it writes {room - length} instead of {tokens}"]

@@ -120,11 +120,11 @@ def without_a_graph(subject: Subject) -> None:
         x = subject.x(9, batch)
         state = subject.state(node, x)
         mask = (torch.arange(9, device=x.device)[:, None] + torch.arange(batch, device=x.device)) % 4 != 1
-        given = mask if masked else None
+        used_mask = mask if masked else None
         for form in (whole, stepwise) if subject.traits.steps else (whole,):
-            want = outcome(node, form, x, state, given)
+            want = outcome(node, form, x, state, used_mask)
             for name, way in ways.items():
                 with way():
-                    got = outcome(node, form, x, state, given, grad=False)
+                    got = outcome(node, form, x, state, used_mask, grad=False)
                 what = f"{form.__name__}, {name}"
-                assert_same(subject, got, want, what, x=x, state=state, mask=given)
+                assert_same(subject, got, want, what, x=x, state=state, mask=used_mask)

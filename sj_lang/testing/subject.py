@@ -114,9 +114,9 @@ class Subject:
         node.step_mode = "m"  # type: ignore[assignment]
         return node
 
-    def steps(self, wanted: int = 7) -> int:
-        """A sequence length: the wanted one, or the only one that the node takes."""
-        return wanted if self.length is None else self.length
+    def steps(self, length: int = 7) -> int:
+        """A sequence length: this one, or the only one that the node takes."""
+        return length if self.length is None else self.length
 
     def x(self, length: int = 7, batch: int = 3, *trailing: int, seed: int = 0) -> Tensor:
         """Input currents [T, B, C, ...] under which the node both fires and is silent."""
@@ -132,6 +132,11 @@ class Subject:
             warm = self.x(3, *x.shape[1:2], *x.shape[3:], seed=99)
             _, state = node.functional(warm)  # type: ignore[operator]
         return {name: value.clone() for name, value in state.items()}
+
+    def gaps(self, length: int, batch: int) -> Tensor:
+        """A mask [T, B] with a masked step between valid ones in every row, each row at a step of its own."""
+        hole = 1 + torch.arange(batch, device=self.device) % (length - 2)
+        return torch.arange(length, device=self.device)[:, None] != hole
 
     def smoothen(self, node: nn.Module) -> None:
         """Replace the firing by its smooth form."""

@@ -78,7 +78,7 @@ def test_model_does_not_depend_on_how_much_was_drawn_for_the_data(tmp_path: Path
     import random
 
     import torch
-    from tiny import TinyText
+    from tiny_task import TinyText
 
     from sj_lang.run.assembly import assemble
 

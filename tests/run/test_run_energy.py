@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import TinyConfig, TinyForCausalLM, TinyNeuron, offered, write_recipe
+from tiny import offered, write_recipe
+from tiny_model import TinyConfig, TinyForCausalLM, TinyNeuron
 from torch import Tensor, nn
 
 from sj_lang import run

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import TinyConfig, TinyForCausalLM, write_recipe
+from tiny import write_recipe
+from tiny_model import TinyConfig, TinyForCausalLM
 from torch import nn
 
 from sj_lang import run

@@ -12,7 +12,8 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from tiny import Windows, write_recipe
+from tiny import write_recipe
+from tiny_task import Windows
 
 from sj_lang import run
 from sj_lang.errors import Interrupted, UserError

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import StopAt, TinyText, Windows, write_recipe
+from tiny import StopAt, write_recipe
+from tiny_task import TinyText, Windows
 
 from sj_lang import run
 from sj_lang.errors import Interrupted, RunFailed, Unreachable, UserError

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from sj_lang.bench.neuron import in_turn, peak
+from sj_lang.bench.timing import in_turn, peak
 from sj_lang.hf import shield
 
 shield()
