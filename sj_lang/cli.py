@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sj_lang import __version__
-from sj_lang.arguments import Parser
+from sj_lang.commands.arguments import Parser
 from sj_lang.errors import SjLangError, UserError, choices
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from sj_lang.arguments import Parser, positive
 from sj_lang.bench import baselines, neuron
 from sj_lang.bench import recipe as recipe_bench
 from sj_lang.bench.timing import copy_rate, machine
+from sj_lang.commands.arguments import Parser, positive
 from sj_lang.errors import UserError
 from sj_lang.recipe.loading import load
 from sj_lang.run.console import quiet_libraries, table
