@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
@@ -27,6 +28,18 @@ class Node(Protocol):
     def functional(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]: ...
 
 
+class GridNode(Node, Protocol):
+    """A node that can be calibrated: its spikes are whole numbers, which stand for a grid over its input."""
+
+    #: the smallest and the largest spike
+    spike_range: tuple[int, int]
+    #: the grid may have an offset
+    offset: Tensor | None
+
+    def fit(self, step: Tensor, offset: Tensor) -> None:
+        """Give each input x the spike clip(round((x - offset) / step)), channel by channel."""
+
+
 class SpikingLayer(nn.Module):
     """s = N(x), a layer of `channels` neurons.
 
@@ -34,13 +47,25 @@ class SpikingLayer(nn.Module):
     token, from rest, with the tokens folded into the batch, and there is no state to carry.
 
     neuron: builds a fresh node, `neuron(channels=C)`; in an ANN twin, an `Activation`.
+    scaled: a spike s of channel c stands for the value a_c s + b_c, with a_c and b_c learned. Spikes leave the layer
+        as they are, whole numbers: `SpikingLinear` has the values in its weights.
     """
 
-    def __init__(self, *, neuron: MakeNeuron, channels: int) -> None:
+    def __init__(self, *, neuron: MakeNeuron, channels: int, scaled: bool = False) -> None:
         super().__init__()
         self.channels = channels
         self._fresh = partial(neuron, channels=channels)
         self.node = self._fresh()
+        scaled = scaled and self.spiking
+        self.scale = nn.Parameter(torch.empty(channels)) if scaled else None
+        self.shift = nn.Parameter(torch.empty(channels)) if scaled else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """a = 1, b = 0."""
+        if self.scale is not None and self.shift is not None:
+            init.ones_(self.scale)
+            init.zeros_(self.shift)
 
     @property
     def spiking(self) -> bool:
@@ -68,7 +93,10 @@ class SpikingLayer(nn.Module):
 
 
 class SpikingLinear(nn.Linear):
-    """y = W s + b, s = N(x): a Linear layer that the spikes of a `SpikingLayer` enter.
+    """y = W s + c, s = N(x): a Linear layer that the spikes of a `SpikingLayer` enter.
+
+    Spikes that stand for values, a s + b, are multiplied by W a; W b is added to c. So what enters a
+    product are whole numbers, in training too.
 
     Whoever owns both calls one after the other, because several Linear layers may read the same
     spikes (Q, K, V do) and a branch may need the spikes themselves.
@@ -84,6 +112,18 @@ class SpikingLinear(nn.Linear):
     @property
     def neurons(self) -> SpikingLayer:
         return self._neurons[0]
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Weights and bias for the spikes as they come."""
+        scale, shift = self.neurons.scale, self.neurons.shift
+        if scale is None or shift is None:
+            return self.weight, self.bias
+        if self.bias is None:
+            raise ValueError("spikes with a shift need a Linear layer with a bias")
+        return self.weight * scale, torch.addmv(self.bias, self.weight, shift)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(input, *self.folded())
 
 
 class Activation(nn.Module):

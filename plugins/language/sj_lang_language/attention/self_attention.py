@@ -30,9 +30,12 @@ class SelfAttention(nn.Module):
     core: the neurons in front, of a model that fires them and projects O itself, as SNN-BERT's layer does. Then x are
     their spikes, and only Q, K, V and O are computed here.
     dropout: probability, on softmax's weights.
+    scaled: the spikes of Q, K and V stand for values, see `SpikingLayer`; `mix` gets the spikes and heeds their values.
     """
 
-    given = frozenset({"dim", "heads", "neuron", "norm", "branch_norm", "bias", "twin", "causal", "core", "dropout"})
+    given = frozenset(
+        {"dim", "heads", "neuron", "norm", "branch_norm", "bias", "twin", "causal", "core", "dropout", "scaled"}
+    )
 
     def __init__(
         self,
@@ -47,6 +50,7 @@ class SelfAttention(nn.Module):
         causal: bool = True,
         core: SpikingLayer | None = None,
         dropout: float = 0.0,
+        scaled: bool = False,
     ) -> None:
         super().__init__()
         if dim % heads:
@@ -58,7 +62,7 @@ class SelfAttention(nn.Module):
         in_front = self.input if core is None else core
         self.query, self.key, self.value = (SpikingLinear(in_front, dim, bias=bias) for _ in range(3))
         self.qkv_norms = None if norm is None else nn.ModuleList(norm(dim=dim) for _ in range(3))
-        self.qkv = SpikingLayer(neuron=neuron, channels=3 * dim)
+        self.qkv = SpikingLayer(neuron=neuron, channels=3 * dim, scaled=scaled)
         if core is None:
             self.attended = SpikingLayer(neuron=neuron, channels=dim)
             self.out_proj = SpikingLinear(self.attended, dim, bias=bias)

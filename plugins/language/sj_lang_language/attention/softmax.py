@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sj_lang_language.attention.dot_product import causal_softmax, whole_softmax
@@ -28,7 +29,25 @@ class SoftmaxAttention(SelfAttention):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, state: State | None) -> tuple[Tensor, State]:
         dropout, scale = self.dropout if self.training else 0.0, self.scale / math.sqrt(q.shape[-1])
+        q = self._query_values(q)
         if not self.causal:
-            return whole_softmax(q, k, v, valid, scale=scale, dropout=dropout) * self.gain, {}
+            return self._attended_values(whole_softmax(q, k, v, valid, scale=scale, dropout=dropout)) * self.gain, {}
         o, memory = causal_softmax(q, k, v, valid, state, scale=scale, dropout=dropout)
-        return o * self.gain, memory
+        return self._attended_values(o) * self.gain, memory
+
+    def _query_values(self, q: Tensor) -> Tensor:
+        """What meets the spikes of K: a_k (a_q s + b_q). b_k adds the same to all scores of a query, and falls out."""
+        if self.qkv.scale is None or self.qkv.shift is None:
+            return q
+        a, b = self._per_head(self.qkv.scale), self._per_head(self.qkv.shift)
+        return torch.addcmul(b[0], q, a[0]) * a[1]
+
+    def _attended_values(self, o: Tensor) -> Tensor:
+        """softmax(...) (a_v s + b_v), where the weights of a token sum to 1."""
+        if self.qkv.scale is None or self.qkv.shift is None:
+            return o
+        return torch.addcmul(self._per_head(self.qkv.shift)[2], o, self._per_head(self.qkv.scale)[2])
+
+    def _per_head(self, parameter: Tensor) -> Tensor:
+        """`[3D]` to `[3, H, 1, K]`."""
+        return torch.unflatten(parameter, 0, (3, self.heads, 1, -1))

@@ -24,6 +24,8 @@ class SpikingSelfAttention(SelfAttention):
 
     def __init__(self, *, scale: float = 0.125, chunk: int = 64, **common: Any) -> None:
         super().__init__(**common)
+        if self.qkv.scale is not None:
+            raise ValueError("ssa multiplies spikes as they are; set model.scaled=false, or take attention softmax")
         self.scale, self.chunk = scale, chunk
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, state: State | None) -> tuple[Tensor, State]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sj_lang.errors import UserError
-from sj_lang_language.layers import Firing
+from sj_lang_language.layers import SpikingLayer
 
 STARTS = (0.8, 1.3, 2.0)  # first guesses of the step, in units of deviation / (2 / levels)
 ROUNDS = 6
@@ -79,6 +79,21 @@ def fit_grid(x: Tensor, low: int, high: int, *, centred: bool = True) -> tuple[T
         best_step = torch.where(better, step, best_step)
         best_offset = torch.where(better, offset, best_offset)
     return best_step, best_offset
+
+
+def fit_spikes(layer: SpikingLayer, x: Tensor) -> None:
+    """Give a layer of neurons the grid that is nearest to `x [N, C]`, and its spikes the values of that grid."""
+    node: Any = layer.node
+    if layer.scale is None or layer.shift is None or not hasattr(node, "fit"):
+        raise UserError(
+            f"calibration: a layer of {type(node).__name__} has no grid to fit; take neurons with whole-number spikes, "
+            "such as bpsn with spikes: integer, and set model.scaled=true"
+        )
+    low, high = node.spike_range
+    step, offset = fit_grid(x, low, high, centred=node.offset is not None)
+    node.fit(step, offset)
+    layer.scale.copy_(step)
+    layer.shift.copy_(offset)
 
 
 def refit(linear: nn.Linear, spikes: Tensor, target: Tensor, ridge: float) -> None:
@@ -165,12 +180,12 @@ def _fitting(
 ) -> Iterator[None]:
     """Inside, each layer is fitted in the moment before it runs."""
 
-    def fit_spikes(module: Any, args: tuple[Any, ...]) -> None:
+    def before_spikes(module: Any, args: tuple[Any, ...]) -> None:
         x, _, mask = args
         valid.mask = mask
-        module.fit(valid.rows(x))
+        fit_spikes(module, valid.rows(x))
 
-    def fit_linear(name: str) -> Any:
+    def before_linear(name: str) -> Any:
         return lambda module, args: refit(module, valid.rows(args[0]), valid.rows(targets[name]), ridge)
 
     def measure(name: str) -> Any:
@@ -180,9 +195,9 @@ def _fitting(
 
         return hook
 
-    firing = [module for module in student.base_model.encoder.modules() if isinstance(module, Firing)]
-    handles = [module.register_forward_pre_hook(fit_spikes) for module in firing]
-    handles += [module.register_forward_pre_hook(fit_linear(name)) for name, module in _linears(student).items()]
+    layers = [module for module in student.base_model.encoder.modules() if isinstance(module, SpikingLayer)]
+    handles = [module.register_forward_pre_hook(before_spikes) for module in layers]
+    handles += [module.register_forward_pre_hook(before_linear(name)) for name, module in _linears(student).items()]
     handles += [module.register_forward_hook(measure(name)) for name, module in _layers(student).items()]
     try:
         yield

@@ -33,7 +33,7 @@ class SNNBertConfig(Coding, PreTrainedConfig):  # type: ignore[misc]
     model_type = "sj-snn-bert"
     keys_to_ignore_at_inference = ["hidden_states"]  # noqa: RUF012  # transformers reads a list here
     takes_weights_of = ("bert",)
-    meaning = ("coding", "timesteps", "residual", "gelu", "hidden_act", "pooling", "twin", "layer_norm_eps")
+    meaning = ("coding", "timesteps", "residual", "scaled", "gelu", "hidden_act", "pooling", "twin", "layer_norm_eps")
 
     # Fixed by the data, as the labels are.
 
@@ -90,6 +90,9 @@ class SNNBertConfig(Coding, PreTrainedConfig):  # type: ignore[misc]
     #: what a layer adds to the output of its branches: "float", the stream itself, as in BERT; "spikes", those that
     #: went into the branch
     residual: Literal["float", "spikes"] = "float"
+    #: spikes stand for values, a s + b with a scale and a shift for each channel (ours): they are learned, and in the
+    #: weights of the Linear layers behind (`fold` puts them there for good). For weights that come from an ANN
+    scaled: bool = False
     #: the feed-forward part has BERT's GELU before its inner neurons
     gelu: bool = True
     #: what stands for the text: "cls", its first token; "mean" or "max" over its tokens

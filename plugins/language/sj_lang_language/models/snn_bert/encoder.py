@@ -47,7 +47,7 @@ class SNNBertOutput(nn.Module):
 
     def __init__(self, config: SNNBertConfig, *, width: int, neuron: MakeNeuron, norm: MakeNorm) -> None:
         super().__init__()
-        self.neuron = SpikingLayer(neuron=neuron, channels=width)
+        self.neuron = SpikingLayer(neuron=neuron, channels=width, scaled=config.scaled)
         self.dense = SpikingLinear(self.neuron, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.LayerNorm = norm(dim=config.hidden_size)
@@ -64,7 +64,7 @@ class SNNBertAttention(nn.Module):
     def __init__(self, config: SNNBertConfig, *, attention: MakeAttention, neuron: MakeNeuron, norm: MakeNorm) -> None:
         super().__init__()
         self.spiking_residual = config.residual == "spikes"
-        self.neuron = SpikingLayer(neuron=neuron, channels=config.hidden_size)
+        self.neuron = SpikingLayer(neuron=neuron, channels=config.hidden_size, scaled=config.scaled)
         self.self = attention(
             dim=config.hidden_size,
             heads=config.num_attention_heads,
@@ -75,6 +75,7 @@ class SNNBertAttention(nn.Module):
             core=self.neuron,
             dropout=config.attention_probs_dropout_prob,
             **asked_if(config.twin),
+            **({"scaled": True} if config.scaled and not config.twin else {}),
         )
         self.output = SNNBertOutput(config, width=config.hidden_size, neuron=neuron, norm=norm)
 
@@ -90,7 +91,7 @@ class SNNBertIntermediate(nn.Module):
 
     def __init__(self, config: SNNBertConfig, *, neuron: MakeNeuron) -> None:
         super().__init__()
-        self.neuron = SpikingLayer(neuron=neuron, channels=config.hidden_size)
+        self.neuron = SpikingLayer(neuron=neuron, channels=config.hidden_size, scaled=config.scaled)
         self.dense = SpikingLinear(self.neuron, config.width_inside)
         self.activation = nn.GELU() if config.gelu or config.twin else nn.Identity()
 
