@@ -1,4 +1,4 @@
-"""Annotations as checks of values that come out of YAML: strict, and told in words that a user of recipes knows.
+"""Annotations as checks of values from YAML: strict, with messages in words that a user of recipes knows.
 
 A whole number is a number; true and false are neither numbers nor text; text is never taken for a number.
 """
@@ -89,14 +89,14 @@ def check(annotation: Any, value: Any) -> tuple[Any, tuple[tuple[str | int, ...]
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
     inside: tuple[str | int, ...] = ()
-    found, text = value, ""
+    culprit, text = value, ""
     for detail in details if len(details) == 1 else []:
-        inside, found = _walk(value, detail["loc"])
+        inside, culprit = _walk(value, detail["loc"])
         text = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ") if inside else ""
     names = {"string": "text", "number": "a number", "integer": "a whole number", "boolean": "true or false"}
-    wanted = names.get(text, text) if inside else describe(simple)
-    hint = choices(found, _options(simple), limit=0) if isinstance(found, str) and not inside else ""
-    return value, (inside, f"expected {wanted}, found {tell(found)}{'; ' + hint if hint else ''}")
+    expected = names.get(text, text) if inside else describe(simple)
+    hint = choices(culprit, _options(simple), limit=0) if isinstance(culprit, str) and not inside else ""
+    return value, (inside, f"expected {expected}, found {tell(culprit)}{'; ' + hint if hint else ''}")
 
 
 def plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from sj_lang.errors import PluginError, UserError, choices, nearest
 from sj_lang.recipe.overrides import Tree, nest
 
 #: Keys that belong to one file and are not taken over from a base.
-OWN = ("recipe", "base", "name", "summary", "output")
+NOT_FROM_BASE = ("recipe", "base", "name", "summary", "output")
 
 
 def locate(recipe: str, near: Path | None = None) -> tuple[Path, str]:
@@ -24,22 +24,22 @@ def locate(recipe: str, near: Path | None = None) -> tuple[Path, str]:
     path = (near or Path()) / Path(recipe).expanduser()
     if path.is_file():
         return path, path.stem
-    known = plugins.recipes()
-    if recipe in known:
-        return known[recipe], recipe
+    installed = plugins.recipes()
+    if recipe in installed:
+        return installed[recipe], recipe
     clash = plugins.registry().clashes().get(("recipe", recipe))
     if clash:
         raise PluginError(clash)
     if path.is_dir() or recipe.endswith((".yaml", ".yml")):
         if not path.exists():
-            hint = choices(str(Path(recipe).with_suffix("")), list(known), limit=0)
+            hint = choices(str(Path(recipe).with_suffix("")), list(installed), limit=0)
             hint = f"; {hint}" if hint else "; `sj-lang ls` shows the recipes that are installed"
             raise UserError(f"no file {shown(path)}{hint}")
         return path, path.name  # reading it says what is wrong
     for plugin in plugins.registry().broken():
-        if recipe.startswith(f"{plugin.name}/") or not nearest(recipe, known):
+        if recipe.startswith(f"{plugin.name}/") or not nearest(recipe, installed):
             raise PluginError(f"no recipe '{recipe}': {plugin}, which may offer it, failed to load: {plugin.error}")
-    hint = choices(recipe, list(known)) or "see `sj-lang ls`"
+    hint = choices(recipe, list(installed)) or "see `sj-lang ls`"
     raise UserError(f"no recipe '{recipe}': neither a file nor the name of an installed recipe; {hint}")
 
 
@@ -66,19 +66,19 @@ def read_tree(path: Path, chain: tuple[Path, ...] = ()) -> Tree:
 
 def is_installed(path: Path) -> bool:
     """Whether this is a recipe that a plugin brings."""
-    return path.resolve() in {known.resolve() for known in plugins.recipes().values()}
+    return path.resolve() in {installed.resolve() for installed in plugins.recipes().values()}
 
 
 def _read_base(base: str, path: Path, place: Place, chain: tuple[Path, ...]) -> Tree:
     try:
-        found, _ = locate(base, path.parent)
-        if found.resolve() in chain:
-            cycle = " -> ".join(shown(step) for step in [*chain[chain.index(found.resolve()) :], found])
+        base_path, _ = locate(base, path.parent)
+        if base_path.resolve() in chain:
+            cycle = " -> ".join(shown(step) for step in [*chain[chain.index(base_path.resolve()) :], base_path])
             raise UserError(f"a recipe cannot be its own base: {cycle}")
     except (UserError, PluginError) as error:
         raise type(error)(f"{place}  base: {error}") from error
-    tree = read_tree(found, chain)
-    for key in OWN:
+    tree = read_tree(base_path, chain)
+    for key in NOT_FROM_BASE:
         tree.data.pop(key, None)
         tree.marks.pop((key,), None)
     return tree
@@ -97,10 +97,10 @@ def _nest_runs(data: dict[str, Any], marks: dict[Keys, Place]) -> tuple[dict[Key
         entries = []
         for key, value in run.items():
             below = (*here, key)
-            own = {keys[len(below) :]: place for keys, place in marks.items() if keys[: len(below)] == below}
-            entries.append((tuple(key.split(".")), value, own))
-        runs[name], nested, found = nest(entries)
-        problems += [problem.under(*here) for problem in found]
+            inner = {keys[len(below) :]: place for keys, place in marks.items() if keys[: len(below)] == below}
+            entries.append((tuple(key.split(".")), value, inner))
+        runs[name], nested, wrong = nest(entries)
+        problems += [problem.under(*here) for problem in wrong]
         kept = {keys: place for keys, place in kept.items() if keys[:2] != here or len(keys) == 2}
         kept |= {(*here, *keys): place for keys, place in nested.items()}
     return kept, problems

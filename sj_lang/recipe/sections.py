@@ -24,7 +24,7 @@ TRAIN_DEFAULTS: Mapping[str, Any] = {
     "logging_steps": 0.02,
     "save_total_limit": 2,
 }
-#: Decided by the run, from data and machine, where the recipe does not set them; so never written out as defaults.
+#: Decided by the run, from data and machine, unless the recipe sets them; so never written out as defaults.
 TRAIN_DECIDED = frozenset(
     {"use_cpu", "disable_tqdm", "eval_strategy", "eval_steps", "save_strategy", "save_steps"}
     | {"load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
@@ -65,7 +65,7 @@ TRAIN_LIMITS: Mapping[str, Mapping[str, Any]] = {
     "adam_beta2": {"ge": 0, "lt": 1},
     "label_smoothing_factor": {"ge": 0, "le": 1},
 }
-#: The same of transformers' sampling: where do_sample is false, it does not look at them.
+#: The same for transformers' sampling, which does not read them if do_sample is false.
 SAMPLING_LIMITS: Mapping[str, Mapping[str, Any]] = {
     "temperature": {"gt": 0},
     "top_k": {"ge": 0},
@@ -97,14 +97,14 @@ def train_arguments() -> dict[str, Argument]:
 
     annotations = typing.get_type_hints(TrainingArguments)
     own_defaults = {**TRAIN_DEFAULTS, **{name: value for name, (value, _) in TRAIN_FIXED.items()}}
-    found: dict[str, Argument] = {}
+    schema: dict[str, Argument] = {}
     for entry in dataclasses.fields(TrainingArguments):
         if entry.init and entry.name not in ELSEWHERE and can_be_written(annotations[entry.name]):
             default = own_defaults.get(entry.name, field_default(entry))
             decided = entry.name in TRAIN_DECIDED
             annotation = _limited(annotations[entry.name], TRAIN_LIMITS.get(entry.name))
-            found[entry.name] = Argument(entry.name, annotation, default, given=decided)
-    return found
+            schema[entry.name] = Argument(entry.name, annotation, default, given=decided)
+    return schema
 
 
 def _limited(annotation: Any, limits: Mapping[str, Any] | None) -> Any:
@@ -129,23 +129,23 @@ def generate_arguments() -> dict[str, Argument]:
 
     types = dict(re.findall(r"^ +(\w+) \(([^)]*?)(?:, \*optional|\):)", GenerationConfig.__doc__ or "", re.MULTILINE))
     names = [name for name in vars(GenerationConfig()) if not name.startswith("_") and name != "transformers_version"]
-    found = {"prompt": Argument("prompt", str | None, None)}
+    schema = {"prompt": Argument("prompt", str | None, None)}
     for name in names:  # None is transformers' "as the model has it": nothing to write out
         default = GENERATE_DEFAULTS.get(name, MISSING)
         annotation = _limited(_documented(types.get(name, "")), GENERATE_LIMITS.get(name))
-        found[name] = Argument(name, annotation, default, given=default is MISSING)
-    return found
+        schema[name] = Argument(name, annotation, default, given=default is MISSING)
+    return schema
 
 
 def _documented(text: str) -> Any:
-    known: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "dict": dict[str, Any]}
-    known |= {"list[int]": list[int], "list[str]": list[str], "list[list[int]]": list[list[int]]}
+    types: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "dict": dict[str, Any]}
+    types |= {"list[int]": list[int], "list[str]": list[str], "list[list[int]]": list[list[int]]}
     words = [word.strip().strip("`") for word in text.split(" or ")]
-    if not all(word in known for word in words):
+    if not all(word in types for word in words):
         return Any
     annotation: Any = None
     for word in words:
-        annotation = known[word] | annotation
+        annotation = types[word] | annotation
     return annotation
 
 
@@ -161,10 +161,9 @@ def resolve_measure(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Pr
 
 def resolve_train(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """Check `train:`; return it with all fields, and its problems."""
-    known = train_arguments()
-    own = {name: value for name, value in section.items() if name not in ELSEWHERE}
+    fields = {name: value for name, value in section.items() if name not in ELSEWHERE}
     options, problems = resolve_arguments(
-        known, own, ("train",), home="the keys are the fields of transformers.TrainingArguments"
+        train_arguments(), fields, ("train",), home="the keys are the fields of transformers.TrainingArguments"
     )
     problems += [Problem(("train", name), text) for name, text in ELSEWHERE.items() if name in section]
     steps = options.get("max_steps")
@@ -177,7 +176,7 @@ def resolve_train(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Prob
             text = f"expected a whole number of steps, or a share of all steps up to 1; found {steps}"
             problems.append(Problem(("train", name), text))
     for name, (value, reason) in TRAIN_FIXED.items():
-        if own.get(name, value) != value:
+        if fields.get(name, value) != value:
             problems.append(Problem(("train", name), f"must be {tell_plainly(value)} here, {reason}"))
     for name, inner in (
         ("lr_scheduler_kwargs", _scheduler_arguments(options.get("lr_scheduler_type"))),
@@ -198,8 +197,10 @@ def _scheduler_arguments(name: Any) -> dict[str, Argument] | None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return None
     annotations = typing.get_type_hints(functions[name])
-    own = set(parameters) - {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
-    return {key: Argument(key, annotations.get(key, Any), given=True) for key in parameters if key in own}
+    names = [
+        name for name in parameters if name not in ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
+    ]
+    return {name: Argument(name, annotations.get(name, Any), given=True) for name in names}
 
 
 def _accelerator_arguments() -> dict[str, Argument]:
@@ -228,10 +229,10 @@ def check_generation(options: Mapping[str, Any]) -> list[Problem]:
     from transformers import GenerationConfig
 
     problems: list[Problem] = []
-    known = generate_arguments()
+    schema = generate_arguments()
     for name, limits in SAMPLING_LIMITS.items() if options.get("do_sample") else ():
         if options.get(name) is not None:
-            _, wrong = values.check(_limited(known[name].annotation, limits), options[name])
+            _, wrong = values.check(_limited(schema[name].annotation, limits), options[name])
             hint = "; to take the likeliest token at each step, set do_sample to false" if name == "temperature" else ""
             problems += [Problem(("generate", name), wrong[1] + hint)] if wrong else []
     try:

@@ -185,7 +185,7 @@ def test_ls_and_cp(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert lines[0].split() == ["RECIPE", "SUMMARY"]
         assert lines[1].split()[:4] == ["lm/bad", "cannot", "be", "read:"]
         assert lines[-3].split(maxsplit=1) == ["lm/one", "A recipe of toys."]
-        assert lines[-1] == "plugin 'sick' of sj-lang-sick 0.3 failed to load, see `sj-lang plugins`"
+        assert lines[-1] == "plugin 'sick' of sj-lang-sick 0.3 failed to load; see `sj-lang plugins`"
         Path("mine").mkdir()
         assert cli.main(["cp", "lm/one", "mine/"]) == 0
         assert capsys.readouterr().out == "wrote mine/one.yaml\n"

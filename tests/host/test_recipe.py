@@ -59,7 +59,7 @@ def test_many_mistakes_are_told_at_once_in_the_order_of_the_file(write: Write) -
         ("r.yaml:1:1", "recipe: expected 1, found 2 (a whole number)"),
         ("r.yaml:4:1", "seed: expected a whole number >= 0 and < 4294967296, found -1 (a whole number)"),
         ("r.yaml:5:1", "sede: unknown key; did you mean 'seed' or 'seeds'?"),
-        ("r.yaml:6:1", "name: this key stands here twice (first in line 2)"),
+        ("r.yaml:6:1", "name: this key is here twice, first in line 2"),
         ("r.yaml:8:3", "task.type: no task 'toy_tsk'; did you mean 'toy_task'?"),
         ("r.yaml:17:5", "model.neuron.tau: expected a number, found 'slow' (text)"),
         ("r.yaml:19:3", "train.max_steps: expected a whole number, found 10.0 (a number)"),

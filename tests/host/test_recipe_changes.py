@@ -245,7 +245,7 @@ def test_mistakes_in_runs_are_told_where_they_stand_and_once(write: Write) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (SOUND + "runs: {}\n", "runs: there is none; name at least one run"),
+        (SOUND + "runs: {}\n", "runs: is empty; name at least one run"),
         ("recipe: 1\nruns: []\n", "runs: the list is empty"),
         ("recipe: 1\nruns: [r.yaml]\n", "runs.0: a series cannot contain itself"),
         ("recipe: 1\nruns: [3]\n", "runs.0: expected the name or path of a recipe, found 3"),
