@@ -191,7 +191,7 @@ def _walk(value: Any, location: tuple[str | int, ...]) -> tuple[tuple[str | int,
     inside: list[str | int] = []
     for key in location:
         inner = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
-        if key in inner:  # otherwise it is pydantic's name for a member of a union, or an item that is not there
+        if key in inner:  # otherwise it is pydantic's name for a member of a union, or a missing item
             value = inner[key]
             inside.append(key)
     return tuple(inside), value
@@ -244,7 +244,7 @@ def _strict(annotation: Any) -> Any:
 def hints(owner: Any, annotations: typing.Mapping[str, Any], words: typing.Iterable[str] = ()) -> dict[str, Any]:
     """Resolve annotations one by one in the module of their owner; one that cannot be resolved stays text.
 
-    words: names that stand for themselves where the module does not define them; linters take the quotes off.
+    words: names that stand for themselves if the module does not define them; linters take the quotes off.
     """
     scope = {word: word for word in words} | vars(inspect.getmodule(owner) or types)
     resolved: dict[str, Any] = {}

@@ -113,7 +113,7 @@ def _check_together(body: dict[str, Any]) -> list[Problem]:
             problems.append(Problem((kind,), str(error), "plugin"))
         except UserError as error:
             problems.append(_placed(kind, str(error)))
-        except Exception as error:  # a plugin's own check: a ValueError or an assert as a rule, but it may be anything
+        except Exception as error:  # a plugin's own check may raise anything
             problems.append(_placed(kind, " ".join(describe(error).split()).removeprefix("ValueError: ")))
     if "model" in objects:
         body["model"] = _with_choices(body["model"], objects["model"])
@@ -129,7 +129,7 @@ def _placed(kind: str, text: str) -> Problem:
 
 
 def _with_choices(spec: Mapping[str, Any], config: Any) -> Spec:
-    """The model's options with what its config chose in the place of null: a default may depend on other options."""
+    """The model's options; null is replaced by what the config chose, for a default may depend on other options."""
     chosen = {name: getattr(config, name, None) for name, value in spec.items() if value is None}
     plain = {name: value if isinstance(value, Spec) else values.plain(value) for name, value in chosen.items()}
     return Spec("model", {**spec, **{name: value for name, value in plain.items() if values.is_plain(value)}})

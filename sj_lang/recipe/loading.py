@@ -1,7 +1,8 @@
-"""A recipe: one YAML file of names and numbers. All its keys, and the type of each value, are checked before anything
-is built; ranges that only a component knows are found when it is built, before training.
+"""A recipe: one YAML file of names and numbers.
 
-Importing this module imports no torch; checking a recipe does, because components are checked against their classes.
+All its keys, and the type of each value, are checked before anything is built. Ranges that only a
+component knows are checked when it is built, before training. Importing this module imports no torch;
+checking a recipe does, because components are checked against their classes.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from sj_lang.recipe.overrides import COMPONENTS, Tree
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A checked recipe, all defaults filled in. Of a series only the head counts; its runs are `children()`.
+    """A checked recipe, all defaults filled in. Only the head of a series counts; its runs are `children()`.
 
-    notes: what the user should hear, e.g. that a new `type` dropped the old one's arguments.
+    notes: sentences for the user, e.g. that a new `type` dropped the old one's arguments.
     """
 
     path: Path
@@ -48,8 +49,8 @@ class Recipe:
     def children(self) -> list[tuple[str, Recipe]]:
         """The runs of a series, in order, as (name, recipe); empty if this is one run.
 
-        Names are those of `runs:`, `seed-<n>` for seeds, `<run>/seed-<n>` for both; `seeds` wins over `seed`. Each has
-        its folder in this one's output.
+        Their names are those of `runs:`, `seed-<n>` for seeds, `<run>/seed-<n>` for both; `seeds` wins
+        over `seed`. Each child has its own folder in the output folder of this recipe.
         """
         children: list[tuple[str, Recipe]] = []
         runs = [("", self)] if self.runs is None else list(self.runs.items())
@@ -88,8 +89,8 @@ class Recipe:
 def load(recipe: str, changes: Iterable[str] = ()) -> Recipe:
     """Find, read and check a recipe. recipe: a path or a name; changes: `key.path=value` texts, laid over it.
 
-    Raises UserError that tells all problems at once, each with its place; PluginError if a plugin that the recipe needs
-    failed to load.
+    Raises one UserError that lists all problems, each with its place, or a PluginError if a plugin that
+    the recipe needs failed to load.
     """
     path, name = locate(recipe)
     data, marks, problems = overrides.from_command_line(changes)
@@ -191,8 +192,8 @@ def _load_named(
         if is_installed(path):
             child.notes.clear()
         changes.lay_over(child)
-        own_head = {key: child.data[key] for key in ("name", "summary", "seed") if key in child.data}
-        head, wrong_head = check_head({"recipe": FORMAT, **own_head})
+        head_keys = [key for key in child.data if key in ("name", "summary", "seed")]
+        head, wrong_head = check_head({"recipe": FORMAT} | {key: child.data[key] for key in head_keys})
         body, wrong_body = check_body(child.data)
         problems += [problem.at(child.marks) for problem in [*child.problems, *wrong_head, *wrong_body]]
         children[name] = Recipe(path=path, notes=child.notes, **head, **body)
@@ -202,7 +203,7 @@ def _load_named(
 def _load_listed(
     tree: Tree, runs: list[Any], path: Path, changes: _Changes, chain: tuple[Path, ...]
 ) -> tuple[dict[str, Recipe], list[Problem]]:
-    """`runs: [recipe, ...]`: recipes of their own, each with the command line over it; a series gives all its runs."""
+    """`runs: [recipe, ...]`: other recipes, each with the command line over it; a series adds all its runs."""
     children: dict[str, Recipe] = {}
     problems = [] if runs else [Problem(("runs",), "the list is empty; name at least one recipe, or leave 'runs' out")]
     for key in tree.data:

@@ -124,10 +124,10 @@ def _as_in_run(data: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def nest(entries: Iterable[tuple[Keys, Any, Marks]]) -> tuple[dict[str, Any], dict[Keys, Place], list[Problem]]:
-    """Bring values with key paths into one nested mapping. The order does not matter; no value may be given twice.
+    """Merge values with key paths into one nested mapping. Their order does not matter; none may be set twice.
 
-    Each entry's marks are relative to the value; the mark of () is the place of the entry. A name beside arguments for
-    the same key is its `type`.
+    The marks of an entry are relative to its value; the mark of () is the place of the entry. A name beside
+    arguments for the same key is its `type`.
     """
     data: dict[str, Any] = {}
     marks: dict[Keys, Place] = {}

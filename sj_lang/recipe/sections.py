@@ -1,4 +1,4 @@
-"""The sections of a recipe whose keys are not ours: `train` and `generate` are transformers', field for field."""
+"""The sections of a recipe that are no components; `train` and `generate` are transformers', field for field."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ TRAIN_DECIDED = frozenset(
 #: What a run relies on: no recipe may set another value, and the run gets this one.
 TRAIN_FIXED: Mapping[str, tuple[Any, str]] = {
     "logging_nan_inf_filter": (False, "or a loss that is NaN is logged as 0"),
-    "enable_jit_checkpoint": (False, "SIGTERM saves a checkpoint in any case, and ends with exit code 143"),
+    "enable_jit_checkpoint": (False, "SIGTERM always saves a checkpoint, and the exit code is 143"),
     "prediction_loss_only": (False, "the figures of the task need the predictions"),
     "batch_eval_metrics": (False, "the figures of the task are computed over the whole split"),
     "eval_do_concat_batches": (True, "the figures of the task are computed over the whole split"),
-    "debug": ("", "a loss or a gradient that is not finite ends the run in any case, and it says where that began"),
-    "label_names": (None, "the task says which keys of a batch are the labels"),
-    "resume_from_checkpoint": (None, "`sj-lang run --resume RUN` goes on with a run"),
-    "restore_callback_states_from_checkpoint": (False, "a run that goes on restores what it needs in any case"),
-    "use_liger_kernel": (False, "Liger's kernels are for transformers' own models; leave it out"),
+    "debug": ("", "a loss or a gradient that is not finite always ends the run, which reports where it began"),
+    "label_names": (None, "the task names the keys of a batch that are the labels"),
+    "resume_from_checkpoint": (None, "`sj-lang run --resume RUN` resumes a run"),
+    "restore_callback_states_from_checkpoint": (False, "a resumed run always restores what it needs"),
+    "use_liger_kernel": (False, "Liger's kernels only fit transformers' own models"),
 }
-#: Values of these fields that no training can have, or that torch refuses once it trains: limits as of pydantic.Field.
+#: Limits, as of pydantic.Field, beyond which no training makes sense or torch refuses only once it trains.
 TRAIN_LIMITS: Mapping[str, Mapping[str, Any]] = {
     "per_device_train_batch_size": {"ge": 1},
     "per_device_eval_batch_size": {"ge": 1},
@@ -168,7 +168,7 @@ def resolve_train(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Prob
     problems += [Problem(("train", name), text) for name, text in ELSEWHERE.items() if name in section]
     steps = options.get("max_steps")
     if isinstance(steps, int) and steps < 1 and steps != -1:
-        text = f"expected a whole number >= 1, or -1 for as many as num_train_epochs says; found {steps}"
+        text = f"expected a whole number >= 1, or -1 to train for num_train_epochs; found {steps}"
         problems.append(Problem(("train", "max_steps"), text))
     for name in ("logging_steps", "eval_steps", "save_steps"):
         steps = options.get(name)
@@ -222,9 +222,9 @@ def resolve_generate(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[P
 
 
 def check_generation(options: Mapping[str, Any]) -> list[Problem]:
-    """What is wrong with fields of GenerationConfig, each of a right type, together; `prompt` among them is left out.
+    """What is wrong with fields of GenerationConfig, each of the right type, taken together.
 
-    What transformers says itself, and what it would say only while it writes.
+    Reports what transformers refuses when the config is built, and what it would refuse while it generates.
     """
     from transformers import GenerationConfig
 

@@ -271,7 +271,7 @@ def test_copy_keeps_the_text_and_finds_the_base(write: Write) -> None:
     assert copy == Path("own/second.yaml")
     assert copy.read_text().startswith("# mine\nbase: /")
     assert recipe.load(str(copy)).model == recipe.load("parts/second.yaml").model
-    with pytest.raises(UserError, match=r"own/second\.yaml exists already"):
+    with pytest.raises(UserError, match=r"own/second\.yaml already exists"):
         files.copy("parts/second.yaml", "own")
     files.copy("parts/first.yaml", "own/name.yaml")
     assert Path("own/name.yaml").read_text(encoding="utf-8") == SOUND

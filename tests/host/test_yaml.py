@@ -26,9 +26,9 @@ from sj_lang.errors import UserError
     ],
 )
 def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
-    for found in (yaml_marks.scalar(text), yaml_marks.parse(f"a: {text}", "f").data["a"]):
-        assert found == value
-        assert type(found) is type(value)
+    for parsed in (yaml_marks.scalar(text), yaml_marks.parse(f"a: {text}", "f").data["a"]):
+        assert parsed == value
+        assert type(parsed) is type(value)
 
 
 def test_infinities() -> None:
