@@ -182,7 +182,7 @@ def reload() -> None:
 
 @contextmanager
 def use(fresh: Registry) -> Iterator[Registry]:
-    """Put another registry in the place of the process's, for tests."""
+    """Replace the process's registry for a while, in tests."""
     global _registry
     before, _registry = _registry, fresh
     try:

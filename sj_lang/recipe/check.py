@@ -64,9 +64,9 @@ def _where_it_belongs(problem: Problem) -> Problem:
 
     if "did you mean" in problem.message:
         return problem
-    known = {"train": sections.train_arguments(), "generate": sections.generate_arguments()}
-    known |= {"measure": sections.measure_arguments()}
-    homes = [section for section, names in known.items() if problem.keys[0] in names]
+    schemas = {"train": sections.train_arguments(), "generate": sections.generate_arguments()}
+    schemas |= {"measure": sections.measure_arguments()}
+    homes = [section for section, schema in schemas.items() if problem.keys[0] in schema]
     return Problem(problem.keys, f"unknown key; it belongs under '{homes[0]}'", "unknown") if homes else problem
 
 
@@ -78,8 +78,8 @@ def check_body(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     problems: list[Problem] = []
     for kind in COMPONENTS:
         if kind in data:
-            body[kind], found = resolve(kind, data[kind], (kind,))
-            problems += found
+            body[kind], wrong = resolve(kind, data[kind], (kind,))
+            problems += wrong
         else:
             problems.append(missing((kind,), schema.Argument(kind, None, part=kind).describe()))
     for key, resolve_section in (
@@ -89,8 +89,8 @@ def check_body(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     ):
         section = {} if data.get(key) is None else data[key]
         if isinstance(section, dict):
-            body[key], found = resolve_section(section)
-            problems += found
+            body[key], wrong = resolve_section(section)
+            problems += wrong
         else:
             problems.append(Problem((key,), f"expected a section with keys, found {values.tell(section)}"))
     return body, problems or _check_together(body)
@@ -104,8 +104,8 @@ def _check_together(body: dict[str, Any]) -> list[Problem]:
     objects: dict[str, Any] = {}
     for kind in ("task", "model"):
         make = Make(kind, body[kind])
-        known = schema.arguments(kind, make.target).values()
-        if any(argument.given and argument.default is schema.MISSING for argument in known):
+        arguments = schema.arguments(kind, make.target).values()
+        if any(argument.given and argument.default is schema.MISSING for argument in arguments):
             continue  # cannot be built before the data are read
         try:
             objects[kind] = make()
@@ -113,7 +113,7 @@ def _check_together(body: dict[str, Any]) -> list[Problem]:
             problems.append(Problem((kind,), str(error), "plugin"))
         except UserError as error:
             problems.append(_placed(kind, str(error)))
-        except Exception as error:  # a plugin's own check: a ValueError or an assert as a rule, but it may be anything
+        except Exception as error:  # a plugin's own check may raise anything
             problems.append(_placed(kind, " ".join(describe(error).split()).removeprefix("ValueError: ")))
     if "model" in objects:
         body["model"] = _with_choices(body["model"], objects["model"])
@@ -129,7 +129,7 @@ def _placed(kind: str, text: str) -> Problem:
 
 
 def _with_choices(spec: Mapping[str, Any], config: Any) -> Spec:
-    """The model's options with what its config chose in the place of null: a default may depend on other options."""
+    """The model's options; null is replaced by what the config chose, for a default may depend on other options."""
     chosen = {name: getattr(config, name, None) for name, value in spec.items() if value is None}
     plain = {name: value if isinstance(value, Spec) else values.plain(value) for name, value in chosen.items()}
     return Spec("model", {**spec, **{name: value for name, value in plain.items() if values.is_plain(value)}})

@@ -91,7 +91,7 @@ def _spec(value: str | dict[str, Any]) -> dict[str, Any]:
 
 
 def part_kind(data: Mapping[str, Any], keys: Keys) -> str:
-    """The kind of component that stands at `keys` in a recipe; "" if none does, or if that cannot be told."""
+    """The kind of component that stands at `keys` in a recipe; "" if none does, or if it is not known."""
     if len(keys) > 2 and keys[0] == "runs":
         return part_kind(_as_in_run(data, str(keys[1])), keys[2:])
     if not keys or keys[0] not in COMPONENTS:
@@ -104,7 +104,7 @@ def part_kind(data: Mapping[str, Any], keys: Keys) -> str:
         try:
             argument = schema.arguments(kind, plugins.get(kind, name).load()).get(str(key))
         except (UserError, PluginError):
-            return ""  # told by the check that follows, with its place
+            return ""  # the check that follows reports it, with its place
         if argument is None or not argument.part:
             return ""
         kind = argument.part
@@ -115,28 +115,28 @@ def part_kind(data: Mapping[str, Any], keys: Keys) -> str:
 def _as_in_run(data: Mapping[str, Any], name: str) -> dict[str, Any]:
     runs = data.get("runs")
     run = runs.get(name) if isinstance(runs, dict) else None
-    found: dict[str, Any] = {}
+    components: dict[str, Any] = {}
     for kind in COMPONENTS:
         outer, inner = data.get(kind), run.get(kind) if isinstance(run, dict) else None
         both = isinstance(outer, str | dict) and isinstance(inner, str | dict)
-        found[kind] = {**_spec(outer), **_spec(inner)} if both else outer if inner is None else inner  # type: ignore[arg-type]
-    return found
+        components[kind] = {**_spec(outer), **_spec(inner)} if both else outer if inner is None else inner  # type: ignore[arg-type]
+    return components
 
 
 def nest(entries: Iterable[tuple[Keys, Any, Marks]]) -> tuple[dict[str, Any], dict[Keys, Place], list[Problem]]:
-    """Bring values with key paths into one nested mapping. The order does not matter; no value may be given twice.
+    """Merge values with key paths into one nested mapping. Their order does not matter; none may be set twice.
 
-    Each entry's marks are relative to the value; the mark of () is the place of the entry. A name beside arguments for
-    the same key is its `type`.
+    The marks of an entry are relative to its value; the mark of () is the place of the entry. A name beside
+    arguments for the same key is its `type`.
     """
     data: dict[str, Any] = {}
     marks: dict[Keys, Place] = {}
     problems: list[Problem] = []
-    for keys, value, own in entries:
+    for keys, value, inner_marks in entries:
         for end in range(1, len(keys)):
-            marks.setdefault(keys[:end], own.get((), Place("")))
-        problems += _insert(data, keys, value, (), own.get(()))
-        for inner, place in own.items():
+            marks.setdefault(keys[:end], inner_marks.get((), Place("")))
+        problems += _insert(data, keys, value, (), inner_marks.get(()))
+        for inner, place in inner_marks.items():
             marks.setdefault((*keys, *inner), place)
     return data, marks, problems
 
@@ -177,5 +177,5 @@ def from_command_line(texts: Iterable[str]) -> tuple[dict[str, Any], dict[Keys, 
             entries.append((keys, yaml_marks.value(value), {(): place}))
         except ValueError as error:
             problems.append(Problem(keys, f"not valid YAML: {error}", place=place))
-    data, marks, found = nest(entries)
-    return data, marks, problems + found
+    data, marks, wrong = nest(entries)
+    return data, marks, problems + wrong

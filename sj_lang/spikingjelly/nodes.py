@@ -7,11 +7,11 @@ Each is charged, fires and is reset, step after step:
     V_t = (1 - S_t) H_t + S_t v_reset          hard reset
     V_t = H_t - S_t v_threshold                soft reset, v_reset = None
 
-Sequences run through SpikingJelly's own multi-step function where the installed release has one (2.x), and
-through a loop over the same equations elsewhere. The names of the arguments and their defaults are SpikingJelly's.
+Sequences run through SpikingJelly's own multi-step function if the installed release has one (2.x), else
+through a loop over the same equations. The names of the arguments and their defaults are SpikingJelly's.
 
-What SpikingJelly's nodes don't have and these do: a mask removes steps (its own accept one and ignore it), states are
-float32 for half-precision input too, and NaN at a step is NaN in the spike (its own fire 0).
+Unlike SpikingJelly's nodes, these remove masked steps (its own accept a mask and ignore it), keep states in
+float32 for half-precision input, and turn NaN at a step into NaN in the spike (its own fire 0).
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from sj_lang.neuron import Node, State
 
 
 class Serial(Node):
-    """Charge, fire, reset. A subclass says how it is charged, and which function of SpikingJelly does it all.
+    """Charge, fire, reset. A subclass defines `charge`, and names SpikingJelly's function for whole sequences.
 
     channels: size of axis 2 of `[T, B, C, ...]`; nothing is kept per channel.
     v_threshold: in units of the membrane potential, as everything that begins with v.
-    v_reset: where the potential goes after a spike, and starts; None: v_threshold is subtracted, and it starts at 0.
+    v_reset: the potential after a spike, and before the first step; None: a spike subtracts v_threshold, and
+        the potential starts at 0.
     surrogate_function: a surrogate of SpikingJelly, or its name.
     detach_reset: no gradient through the reset.
     step_mode, backend, store_v_seq: as of `Node`; `v_seq` holds the potentials after the reset, as in SpikingJelly.
@@ -59,7 +60,7 @@ class Serial(Node):
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         """H_t, from X_t and V_{t-1}."""
-        raise TypeError(f"{self._name} does not say how it is charged")
+        raise TypeError(f"{self._name} defines no `charge`")
 
     def reset_potential(self, h: Tensor, s: Tensor) -> Tensor:
         """V_t, from H_t and S_t."""
@@ -175,7 +176,7 @@ class PLIF(Serial):
 
 
 def keep_nan(spikes: Tensor, x: Tensor) -> Tensor:
-    """The spikes, NaN where x is: a Heaviside of NaN is 0, and nobody would see it."""
+    """The spikes, with NaN wherever x is NaN: a Heaviside of NaN is 0, which would hide it."""
     return spikes.masked_fill(x.isnan(), math.nan)
 
 

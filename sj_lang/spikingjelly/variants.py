@@ -104,7 +104,7 @@ class EIF(Serial):
 
 
 def check_order(node: Serial, v_rest: float) -> None:
-    """v_reset lies below v_threshold and not above v_rest, where the reset is hard."""
+    """Refuse a hard reset to v_threshold or above, or above v_rest."""
     name, v_reset = type(node).__name__, node.v_reset
     if v_reset is not None and v_reset >= node.v_threshold:
         raise ValueError(f"{name}: v_reset is {v_reset}, it must be below v_threshold, {node.v_threshold}")

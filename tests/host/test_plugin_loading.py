@@ -164,8 +164,7 @@ def test_a_broken_plugin_that_may_offer_the_name_is_a_plugin_error(install: Inst
     registry = load("sick", "well")
     with pytest.raises(PluginError, match=r"plugin 'sick' of sj-lang-sick 1.2, which may offer it.*no cuda"):
         registry.get("norm", "absent")
-    told = r"no norm 'wel_norm'; did you mean 'well_norm'\?; plugin 'sick' of sj-lang-sick 1.2, which may offer it.*no cuda"
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=r"no norm 'wel_norm'; did you mean 'well_norm'\?; plugin 'sick' .*no cuda"):
         registry.get("norm", "wel_norm")
     with (
         plugins.use(registry),

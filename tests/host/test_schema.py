@@ -30,8 +30,8 @@ def problems(kind: str, spec: Any) -> list[str]:
 
 
 def test_defaults_are_written_out_and_given_arguments_are_not() -> None:
-    options, found = resolve("neuron", {"type": "toy_lif", "tau": 3})
-    assert not found
+    options, mistakes = resolve("neuron", {"type": "toy_lif", "tau": 3})
+    assert not mistakes
     assert options == {"type": "toy_lif", "tau": 3.0, "v_threshold": 1.0, "v_reset": 0.0, "surrogate_function": "ATan"}
 
 
@@ -68,9 +68,9 @@ def test_all_problems_at_once_each_at_its_own_path() -> None:
         "attention": {"type": "mixing", "norm": {"type": "center"}, "dim": 4},
         "coding": "individul",
     }
-    found = problems("model", spec)
-    assert len(found) == 6
-    text = "\n".join(found)
+    messages = problems("model", spec)
+    assert len(messages) == 6
+    text = "\n".join(messages)
     assert "hiden_size: unknown key; did you mean 'hidden_size'?" in text
     assert "dropout: expected a number, found 'much' (text)" in text
     assert "neuron.tua: unknown key; did you mean 'tau'?" in text
@@ -93,8 +93,8 @@ def test_all_problems_at_once_each_at_its_own_path() -> None:
     ],
 )
 def test_wrong_components(spec: Any, message: str) -> None:
-    (found,) = problems("neuron", spec)
-    assert found.startswith(message)
+    (text,) = problems("neuron", spec)
+    assert text.startswith(message)
 
 
 def test_a_part_may_be_none_where_its_annotation_says_so() -> None:
@@ -114,8 +114,8 @@ def test_a_missing_argument_and_its_misspelling_are_one_problem() -> None:
     assert problems("task", {"type": "toy_task", "dta": "poem"}) == [
         "dta: unknown key; did you mean 'data', which is missing?"
     ]
-    (found,) = problems("task", {"type": "toy_task"})
-    assert found == "data: missing; expected a registered source, hub:owner/name[/config], a path, or a mapping of " + (
+    (text,) = problems("task", {"type": "toy_task"})
+    assert text == "data: missing; expected a registered source, hub:owner/name[/config], a path, or a mapping of " + (
         "train, validation, dev, test"
     )
 
@@ -212,13 +212,13 @@ def test_a_part_annotation_survives_a_linter_that_takes_the_quotes_off() -> None
 
 
 def test_the_class_says_what_is_given() -> None:
-    class Own:
+    class Holder:
         given = frozenset({"texts"})
 
         def __init__(self, *, texts: Any, dim: int = 3) -> None: ...
 
-    known = schema.arguments("norm", Own)
-    assert (known["texts"].settable, known["dim"].settable) == (False, True)
+    arguments = schema.arguments("norm", Holder)
+    assert (arguments["texts"].settable, arguments["dim"].settable) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -245,8 +245,8 @@ def test_data_that_can_be_meant(data: Any) -> None:
     ],
 )
 def test_data_that_cannot(data: Any, message: str) -> None:
-    (found,) = problems("task", {"type": "toy_task", "data": data})
-    assert found.startswith(message)
+    (text,) = problems("task", {"type": "toy_task", "data": data})
+    assert text.startswith(message)
 
 
 def test_data_may_be_a_path(tmp_path: Path) -> None:
@@ -256,10 +256,10 @@ def test_data_may_be_a_path(tmp_path: Path) -> None:
 def test_data_is_an_annotation_like_any_other() -> None:
     def task(*, data: Data | None = None, mode: Literal["a"] = "a") -> None: ...
 
-    known = schema.arguments("task", task)
-    assert resolve_arguments(known, {"data": None}, ())[1] == []
-    assert len(resolve_arguments(known, {"data": "none"}, ())[1]) == 1
-    assert resolve_arguments(known, {}, ())[0] == {"data": None, "mode": "a"}
+    arguments = schema.arguments("task", task)
+    assert resolve_arguments(arguments, {"data": None}, ())[1] == []
+    assert len(resolve_arguments(arguments, {"data": "none"}, ())[1]) == 1
+    assert resolve_arguments(arguments, {}, ())[0] == {"data": None, "mode": "a"}
 
 
 def test_part_builds_a_fresh_instance_each_time() -> None:
@@ -313,9 +313,9 @@ def test_what_a_constructor_raises_names_the_plugin(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(toys.Centre, "__init__", fail)
     with pytest.raises(PluginError) as caught:
         build.part("norm", "centre")(dim=3)
-    told = str(caught.value)
-    assert told.startswith(f"norm 'centre' of sj-lang-toy 1.0: building it failed: {type(error).__name__}")
-    assert "\n" not in told
+    text = str(caught.value)
+    assert text.startswith(f"norm 'centre' of sj-lang-toy 1.0: building it failed: {type(error).__name__}")
+    assert "\n" not in text
     assert caught.value.__cause__ is error
 
 
