@@ -160,13 +160,15 @@ def millijoules(macs: float, accumulations: float) -> float:
 def energy(model: nn.Module, samples: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """What a sample costs, in the mean over `samples`, each the arguments of one forward pass of a single one.
 
-    energy.mj: all of it. energy.synapses_mj: matrix products and convolutions, which is what papers state.
-    energy.neurons_mj: the arithmetic of the neurons, as they declare it in `operations`; where one does not, or is not
-    one of sj_lang's, this and energy.mj are missing. energy.macs, energy.accumulations: those of the synapses.
+    energy.mj: all of it. energy.synapses_mj: matrix products and convolutions, which is what papers
+    state. energy.neurons_mj: the arithmetic of the neurons, as they declare it in `operations`; if
+    one does not, or is not one of sj_lang's, this and energy.mj are missing. energy.macs,
+    energy.accumulations: those of the synapses.
 
-    Empty without samples, and for a model with products that cannot be counted (torch's LSTM and GRU, bilinear layers,
-    sparse matrices). Each pass runs in evaluation mode from reset neurons; afterwards the model's mode and the random
-    numbers are as before, and the neurons' memories reset.
+    Empty without samples, and for a model with products that cannot be counted (torch's LSTM and
+    GRU, bilinear layers, sparse matrices). Each pass runs in evaluation mode from reset neurons;
+    afterwards the model's mode and the random numbers are as before, and the neurons' memories
+    reset.
     """
     counted, products = 0, Products(model)
     fast = torch.backends.mha.get_fastpath_enabled()

@@ -35,7 +35,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def plain(content: Any) -> Any:
-    """As it is after a way through JSON: tuples are lists, keys text, what JSON does not know its text."""
+    """As read back from JSON: tuples are lists, keys are text, other objects their text."""
     return json.loads(json.dumps(content, default=str))
 
 
@@ -48,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python, the libraries that decide figures, and every distribution that offers an sj_lang plugin."""
+    """Of Python, the libraries that decide figures, and every distribution that offers a plugin."""
     plugins = {entry.dist.name for entry in entry_points(group="sj_lang") if entry.dist}
     numbers = {"python": platform.python_version()}
     for name in sorted({*_PACKAGES, *plugins}):
@@ -87,7 +87,7 @@ def _ask_git(folder: Path, *arguments: str) -> str:
 
 
 def device(world_size: int, name: str) -> dict[str, Any]:
-    """The machine as far as it decides figures and speed. name: the torch device, e.g. "cpu" or "cuda:0"."""
+    """What decides figures and speed. name: the torch device, e.g. "cpu" or "cuda:0"."""
     import torch
 
     machine: dict[str, Any] = {

@@ -25,8 +25,9 @@ from sj_lang.errors import PluginError, UserError
 class SwapPlace:
     """One neuron of the network.
 
-    name: as in `net.named_modules()`. was, now: class names ("" where nothing was put in). channels: size of axis 2
-    of `[T, B, C, ...]` there. reason: why it was left as it was, "" if it was replaced. note: what did not carry over.
+    name: as in `net.named_modules()`. was, now: class names ("" if nothing was put in). channels:
+    size of axis 2 of `[T, B, C, ...]` there. reason: why it was left as it was, "" if it was
+    replaced. note: what did not carry over.
     """
 
     name: str
@@ -103,15 +104,17 @@ def swap(
     of: classes to replace; by default every integrate-and-fire and parallel spiking node of SpikingJelly.
     like: regular expression, searched in the place's name in `net.named_modules()`.
 
-    Kept from the old node: step mode, train / eval, device, dtype of the parameters (its own, or those of the network),
-    `store_v_seq`, hooks of its forward and backward; surrogate function and threshold where the new node is binary and
-    has such arguments. A place that cannot be swapped stays as it was and is in `report.left` with its reason.
+    Kept from the old node: step mode, train / eval, device, dtype of the parameters (its own, or
+    those of the network), `store_v_seq`, hooks of its forward and backward; surrogate function and
+    threshold if the new node is binary and has such arguments. A place that cannot be swapped stays
+    as it was and is in `report.left` with its reason.
 
-    Only registered modules are neurons and replaced, those of `net.named_modules()`. A node that the net also holds
-    elsewhere, such as in a plain list, is not replaced there.
+    Only registered modules are replaced, those of `net.named_modules()`. A node that the net also
+    holds elsewhere, such as in a plain list, is not replaced there.
 
-    Raises UserError for an unknown neuron or option, a value that the neuron refuses, an `of` that is no class, a
-    `like` that is no regular expression or matches nothing, or a net without such neurons; the net is then as it was.
+    Raises UserError for an unknown neuron or option, a value that the neuron refuses, an `of` that
+    is no class, a `like` that is no regular expression or matches nothing, or a net without such
+    neurons; the net is then as it was.
     """
     classes = compat.node_classes() if of is None else _classes(of)
     if not isinstance(neuron, str | Mapping):
@@ -154,7 +157,7 @@ def _classes(of: Any) -> tuple[type[nn.Module], ...]:
 
 
 def _find(net: nn.Module, classes: tuple[type[nn.Module], ...], like: str | None) -> list[tuple[str, nn.Module]]:
-    """The neurons of the wanted classes by name; a module that stands in two places is there twice."""
+    """The neurons of these classes by name; a module in two places is listed twice."""
     if isinstance(net, classes):
         raise UserError(f"swap: the network itself is a {type(net).__name__}; build the new node instead")
     neurons = [

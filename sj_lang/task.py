@@ -65,8 +65,8 @@ class Prepared:
 
     `metrics(split, reduced, labels)` gets the same, concatenated over the split as NumPy arrays, and returns figures
     without a prefix, e.g. `{"loss": ..., "bits_per_char": ...}`. `split` is `"train"`, `"validation"` or a key of
-    `tests`; of a few samples of the validation it is asked before the training where a recipe names the figure that
-    chooses the checkpoint, to know the names that there are.
+    `tests`. If a recipe names the figure that chooses the checkpoint, it is called once before the
+    training, on a few samples of the validation, to know the names of the figures.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -134,5 +134,5 @@ class Task:
         return {}
 
     def sample_prompt(self, prepared: Prepared) -> str | None:
-        """Text that a trained model continues when the recipe gives none; None: this task writes no text."""
+        """The text that a model continues if the recipe has none; None: the task writes no text."""
         return None

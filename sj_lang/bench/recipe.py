@@ -15,9 +15,7 @@ import torch
 from sj_lang.bench.timing import Stopwatch, in_turn
 from sj_lang.recipe.loading import Recipe
 from sj_lang.run.assembly import assemble
-from sj_lang.run.callbacks import RunMark
 from sj_lang.run.console import Console
-from sj_lang.run.guards import Termination
 from sj_lang.run.series import grouped
 from sj_lang.run.trainer import RunTrainer
 
@@ -28,9 +26,7 @@ class TrainingStep:
     def __init__(self, recipe: Recipe) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             job = assemble(recipe, Path(scratch))
-            trainer = RunTrainer(
-                job, console=Console(muted=True), folder=None, mark=RunMark(), termination=Termination("")
-            )
+            trainer = RunTrainer(job, Console(muted=True))
             self.batch = trainer.first_batch()
         self.trainer, self.model = trainer, trainer.model.train()
         self.device = str(trainer.args.device)

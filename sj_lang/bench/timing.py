@@ -1,4 +1,4 @@
-"""Time and memory on the CPU and on a GPU, the speed of a GPU's memory, and the machine that all this is of."""
+"""Time and memory of work on the CPU and on a GPU, and the machine that does it."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def graph_us(work: Callable[[], object], repeat: int = 50) -> float:
 
 
 def peak(work: Callable[[], object], device: str) -> float | None:
-    """Megabytes that the work needs above what is resident before it; None if the system cannot tell."""
+    """Megabytes that the work needs above those resident before; None if the system cannot tell."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

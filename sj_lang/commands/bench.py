@@ -1,4 +1,4 @@
-"""`sj-lang bench`: a neuron, or the training steps of a recipe's runs. The command lines and the tables of both."""
+"""`sj-lang bench`, of a neuron or of a recipe's training steps: command lines and tables."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _bench_neuron(words: Sequence[str]) -> int:
 
 
 def _refuse_unless_writable(file: Path) -> None:
-    """Raise UserError unless the figures can be written there, before time is spent on measuring them."""
+    """Raise UserError, before anything is measured, unless the figures can be written there."""
     folder = file.parent
     if not folder.is_dir():
         raise UserError(f"bench: --json {file}: there is no folder {folder}")

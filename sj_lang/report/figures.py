@@ -48,7 +48,7 @@ def learning_curves(history: History, path: Path, *, chosen: int | None = None) 
 
 
 def compared_curves(runs: Mapping[str, History], path: Path) -> bool:
-    """One line per run: validation loss where there is any, else training loss."""
+    """One line per run: the validation loss if there is one, else the training loss."""
     key = "validation.loss" if any(series(history, "validation.loss")[0] for history in runs.values()) else "train.loss"
     lines = {name: series(history, key) for name, history in runs.items()}
     if not any(steps for steps, _ in lines.values()):

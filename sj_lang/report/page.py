@@ -29,7 +29,7 @@ EXPLAINED = {
     "parameters.neurons": "of the total: parameters inside spiking neurons",
     "firing_rate.mean": "spikes over the most possible, mean over neurons and steps of the test data",
     "energy.mj": "one forward pass of a test sample at 45 nm, without memory traffic: synapses and neurons",
-    "energy.synapses_mj": "of it, or of what is known of it: matrix products, which is what papers state",
+    "energy.synapses_mj": "of it, or of its known part: matrix products, as stated in papers",
     "energy.neurons_mj": "of it: the arithmetic inside the neurons",
     "energy.macs": "multiply-accumulates of the synapses, 4.6 pJ each",
     "energy.accumulations": "accumulations of the synapses, 0.9 pJ each: one for each unit of a spike",
@@ -60,8 +60,9 @@ class Page:
 def write(run_dirs: Sequence[str | Path]) -> Path:
     """Write report.html: of one run into its folder, of several into the folder that they share; return its path.
 
-    A series' folder stands for its runs, and gets the report that compares them; where the shared folder is a series'
-    own, the page is called comparison.html. Raises UserError for what is no run.
+    The folder of a series stands for its runs, and gets the report that compares them. If the
+    shared folder is that of a series, the page is called comparison.html. Raises UserError for a
+    folder that is no run's.
     """
     roots = [Path(run) for run in run_dirs]
     if not roots:
@@ -70,7 +71,7 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
         if not (root / "manifest.json").exists():
             raise UserError(f"{root} is not a run folder (it has no manifest.json)")
     expanded = [inner for root in roots for inner in children(root) or [root]]
-    pages = _told_apart([page(root) for root in expanded], expanded)
+    pages = _distinct([page(root) for root in expanded], expanded)
     if len(roots) == 1:
         title, target = str(RunFolder(roots[0]).read_manifest().content["name"]), roots[0] / "report.html"
     else:
@@ -142,7 +143,7 @@ def _render(title: str, pages: Sequence[Page], means: Mapping[str, Mapping[str, 
 
 
 def _losses(pages: Sequence[Page]) -> dict[str, str]:
-    """What the loss of each split is, in the words of the runs' tasks."""
+    """The explanation of each split's loss, by the runs' tasks."""
     explanations: dict[str, dict[str, None]] = {}
     for page in pages:
         for name in page.metrics:
@@ -258,8 +259,8 @@ def _read_metrics(folder: RunFolder) -> dict[str, Any]:
         raise UserError(f"{folder.metrics}: cannot be read ({error})") from error
 
 
-def _told_apart(pages: list[Page], roots: list[Path]) -> list[Page]:
-    """Pages called by what tells their runs apart: the path below the folder that they share."""
+def _distinct(pages: list[Page], roots: list[Path]) -> list[Page]:
+    """Name the pages of several runs by their paths below the folder that they share."""
     if len(pages) > 1:
         depth = len(_common([root.absolute().parts for root in roots]))
         for one, root in zip(pages, roots, strict=True):

@@ -1,4 +1,4 @@
-"""A checked recipe becomes data, model and training arguments; whatever is wrong is found here, before training."""
+"""Data, model and training arguments of a checked recipe; finds mistakes before the training."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def assemble(recipe: Recipe, output: Path) -> Job:
     """Read the data and build the model of a recipe, with the recipe's seed. Writes nothing.
 
     The tokenizer gets the model's longest text as its `model_max_length`, and is stored with it: a pipeline can cut.
-    Raises UserError for whatever a user can put right.
+    Raises UserError for mistakes of the user.
     """
     transformers.set_seed(recipe.seed)
     task = make_task(recipe)
@@ -71,8 +71,8 @@ def assemble(recipe: Recipe, output: Path) -> Job:
 
 
 def outline(recipe: Recipe, output: Path) -> tuple[PreTrainedModel, TrainingArguments]:
-    """What can be built and checked without the data: the model, with the config's own values where the data would
-    decide and fresh weights, and the training arguments."""
+    """The model and the training arguments without the data: weights are fresh, and the fields of
+    the config that the data would decide have their defaults."""
     recipe = replace(recipe, model={**recipe.model, "init_from": None})
     transformers.set_seed(recipe.seed)
     task = make_task(recipe)
@@ -81,7 +81,7 @@ def outline(recipe: Recipe, output: Path) -> tuple[PreTrainedModel, TrainingArgu
 
 
 def _tokenizer(recipe: Recipe) -> Any:
-    """The recipe's tokenizer, which hears from what checkpoint the model starts; None if the recipe has none."""
+    """The recipe's tokenizer, with the checkpoint from which the model starts; None without one."""
     make = Make("tokenizer", recipe.tokenizer) if recipe.tokenizer else None
     return functools.partial(make, checkpoint=recipe.model.get("init_from")) if make else None
 
@@ -128,7 +128,7 @@ def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any], notes: li
 
 
 def longest_text(model: PreTrainedModel) -> int | None:
-    """The longest text of a model: its `text_limit` (None: any length) if it says, else the number of its positions."""
+    """The longest text of a model: its `text_limit` (None: any) or its number of positions."""
     return getattr(model, "text_limit", getattr(model.config, "max_position_embeddings", None))
 
 
@@ -152,7 +152,7 @@ def training_arguments(recipe: Recipe, prepared: Prepared | None, output: Path, 
         raise UserError(f"train: {error}") from error
     if arguments.n_gpu > 1:
         notes.append(
-            f"{arguments.n_gpu} GPUs are visible and one is used; all: torchrun --nproc_per_node {arguments.n_gpu} "
+            f"{arguments.n_gpu} GPUs are visible, one is used; use all: torchrun --nproc_per_node {arguments.n_gpu} "
             "-m sj_lang run ..."
         )
         arguments._n_gpu = 1  # not DataParallel: it copies modules at every step
@@ -199,7 +199,7 @@ def parameter_table(model: torch.nn.Module) -> list[list[str]]:
         key = ".".join(words)
         groups[key] = groups.get(key, 0) + parameter.numel()
     rows = [[name, f"{count:,}"] for name, count in groups.items()]
-    rows.append(["of all, in spiking neurons", f"{neuron_parameters(model):,}"])
+    rows.append(["of these, in spiking neurons", f"{neuron_parameters(model):,}"])
     rows.append(["total", f"{total_parameters(model):,}"])
     return rows
 

@@ -1,4 +1,4 @@
-"""The batches of a run: of one length in training if the recipe asks for it, in order and complete in evaluations."""
+"""The batches of a run: of one length in training on demand, in order in evaluations."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         return self.samples(self.probed_data, _PROBE)
 
     def samples(self, data: Any, size: int, first: int = 0) -> dict[str, Any]:
-        """`size` samples of `data` as one batch, or as many as there are, beginning with number `first`."""
+        """`size` samples of `data` as a batch, or as many as there are, from number `first` on."""
         stop = first + size
         with seeded(self.args.seed):
             part: Any = (

@@ -17,7 +17,7 @@ from transformers.trainer_pt_utils import nested_numpify  # noqa: E402
 
 
 def check_loss(trainer: RunTrainer) -> None:
-    """Gradient accumulation and data parallelism need a loss that divides by `num_items_in_batch`."""
+    """A loss that is accumulated or spread must be divided by `num_items_in_batch`."""
     if (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled) and trainer.objective is not None:
         raise UserError(
             "train: the objective of this task works in one process and with DDP, not with FSDP or DeepSpeed"
@@ -28,7 +28,7 @@ def check_loss(trainer: RunTrainer) -> None:
 
 
 def check_smoothing(trainer: RunTrainer) -> None:
-    """transformers smooths the cross-entropy of `labels`; it would replace any other loss by that, or fail."""
+    """transformers smooths the cross-entropy of `labels` and would replace other losses by it."""
     if not trainer.args.label_smoothing_factor:
         return
     names = [name for name in trainer.probe if "label" in name]
@@ -41,7 +41,7 @@ def check_smoothing(trainer: RunTrainer) -> None:
 
 
 def check_choice(trainer: RunTrainer) -> None:
-    """The figure that chooses the checkpoint must be among those of the evaluation, asked of the probe."""
+    """The figure that chooses the checkpoint must be one that the evaluation gives on the probe."""
     metric = (trainer.args.metric_for_best_model or "").removeprefix("eval_")
     prepared = trainer.prepared
     evaluates = prepared.validation is not None and trainer.args.eval_strategy != "no"

@@ -40,7 +40,7 @@ def final_figures(trainer: RunTrainer, folder: RunFolder | None) -> dict[str, fl
 
 
 def _scored(split: str, output: Any) -> dict[str, float]:
-    """The task's figures in the output of a prediction, under their names in metrics.json. RunFailed if not finite."""
+    """The task's figures in the output of a prediction. RunFailed if none, or if not finite."""
     figures = split_figures(split, output.metrics)
     if not figures:
         raise RunFailed(f"{split}: the model returned no logits, or the batches hold no labels")

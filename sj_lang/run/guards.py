@@ -64,7 +64,7 @@ class FiniteGuard:
 
 
 def locate(model: nn.Module, batches: list[Mapping[str, Any]]) -> str:
-    """One sentence: where values stop being finite: in a parameter, in the forward pass, or in the gradients."""
+    """A sentence on where values stop being finite: in parameters, forward pass or gradients."""
     for name, parameter in model.named_parameters():
         if not bool(finite([parameter.detach()])):
             return f"The first parameter that is not finite: {name}."
@@ -78,7 +78,7 @@ def locate(model: nn.Module, batches: list[Mapping[str, Any]]) -> str:
             f"Parameters and the forward pass are finite; {len(bad)} of {len(named)} gradients are not, "
             f"the first parameter {bad[0]}, the last (nearest to the loss) {bad[-1]}."
         )
-    return "It did not come up again when the step was repeated."
+    return "Repeating the step did not reproduce it."
 
 
 def _first_output(model: nn.Module, batch: Mapping[str, Any]) -> str:
@@ -141,7 +141,7 @@ class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is unt
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Take SIGTERM over for the time of the context; signals reach the main thread only."""
+        """Handle SIGTERM inside the context; signals reach the main thread only."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -1,4 +1,4 @@
-"""How a network fires and what it costs, as far as the `measure:` section of a recipe asks for it."""
+"""How a network fires and what it costs, as far as the recipe's `measure:` asks for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COSTED = 32  # test samples on which energy is measured
 
 
 class Measurements:
-    """Measurements on the model of a trainer. measure: the recipe's section, each measurement on or off."""
+    """Measurements on the model of a trainer. measure: the recipe's section, of switches."""
 
     def __init__(self, trainer: BatchTrainer, measure: Mapping[str, bool]) -> None:
         self._trainer = trainer
@@ -55,7 +55,7 @@ class Measurements:
         return energy(trainer.model, (trainer.samples(data, 1, first) for first in range(count)))
 
     def raster(self) -> dict[str, Tensor]:
-        """Layer -> spikes [steps, channels] of the first validation sample, or training sample if there is none."""
+        """Layer -> spikes [steps, channels] of the first sample of the probed data."""
         if not self._measures_raster:
             return {}
         self._monitor.reset()

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import os
 import tempfile
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from sj_lang import manifest
-from sj_lang.errors import Interrupted, RunFailed, SjLangError, Unreachable, UserError
+from sj_lang.errors import Interrupted, Unreachable, UserError
 from sj_lang.folder import RunFolder
-from sj_lang.manifest import Manifest
+from sj_lang.manifest import Manifest, device, plain
 from sj_lang.monitor import neuron_parameters
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import figures, page
 from sj_lang.run import announce, checkpoints, checks
 from sj_lang.run.assembly import Job, assemble, parameter_table, total_parameters
-from sj_lang.run.callbacks import RunMark
 from sj_lang.run.console import Console, duration, is_main_process, table
 from sj_lang.run.evaluation import final_figures
-from sj_lang.run.guards import Termination
+from sj_lang.run.record import begin, claim, recorded
 from sj_lang.run.stored import check_prompt, unknown_in, write_text
 from sj_lang.run.trainer import RunTrainer
 
@@ -38,22 +32,16 @@ def train(
     debug: bool = False,
     needs_data: bool = False,
 ) -> RunFolder:
-    """Carry out a recipe that is a single run. One that is finished already is left alone.
+    """Carry out a recipe that is a single run. A finished one is left alone.
 
-    needs_data: a dry run, too, ends with Unreachable where the data cannot be reached.
+    needs_data: Unreachable data are an error in a dry run too.
     """
-    folder = RunFolder(Path(resume if resume is not None else recipe.output))
-    resolved = recipe.resolved()
-    previous = None
-    if resume is not None:
-        previous = folder.refuse_unless_own(resolved)
-        if previous.status == "done":
-            console.say(f"{recipe.name} is finished: {folder.shown}")
-            return folder
-        if previous.status == "running":
-            console.say(f"note: {folder.shown} was not ended. If a process still trains there, stop this one")
-    elif is_main_process() and not dry_run:
-        folder.refuse_unless_free(resolved)
+    folder, previous = claim(recipe, resume, dry_run=dry_run)
+    if previous and previous.status == "done":
+        console.say(f"{recipe.name} is finished: {folder.shown}")
+        return folder
+    if previous and previous.status == "running":
+        console.say(f"note: the run in {folder.shown} has no end. If a process still trains there, stop this one")
     checkpoint, notes = checkpoints.newest(folder.root, previous.id) if previous else (None, [])
     if previous and not checkpoint:
         notes.append("no checkpoint yet: it starts from the beginning")
@@ -66,8 +54,7 @@ def train(
         announce.without_data(recipe, folder, console, error)
         return folder
     job.notes[:0] = notes
-    termination = Termination(folder.continuing)
-    trainer = _trainer(job, folder, console, termination)
+    trainer = _trainer(job, folder, console)
     checks.check_loss(trainer)
     checks.check_smoothing(trainer)
     checks.check_choice(trainer)
@@ -84,9 +71,9 @@ def train(
     record = _begin(job, folder, console, previous, checkpoint)
     trainer.mark.run = record.id
     try:
-        with termination.watching(), _recorded(record, folder, console, debug):
+        with trainer.termination.watching(), recorded(record, folder, console, debug):
             _train(trainer, folder, checkpoint)
-            if termination.requested:
+            if trainer.termination.requested:
                 raise Interrupted(f"stopped by SIGTERM after the training. To continue: {folder.continuing}")
             _conclude(trainer, job, folder, console, record)
     finally:
@@ -94,12 +81,12 @@ def train(
     return folder
 
 
-def _trainer(job: Job, folder: RunFolder, console: Console, termination: Termination) -> RunTrainer:
-    """The Trainer makes its folder at once; nothing may exist before all is checked, so it starts in a scratch one."""
+def _trainer(job: Job, folder: RunFolder, console: Console) -> RunTrainer:
+    """The Trainer makes its folder at once, so it gets a scratch one until all is checked."""
     with tempfile.TemporaryDirectory() as scratch, _tensorboard_in(folder):
         job.arguments.output_dir = scratch
         try:
-            trainer = RunTrainer(job, console=console, folder=folder, mark=RunMark(), termination=termination)
+            trainer = RunTrainer(job, console, folder)
         except (ValueError, RuntimeError, ImportError) as error:
             raise UserError(f"train: {error}") from error
     job.arguments.output_dir = str(folder.root)
@@ -108,7 +95,7 @@ def _trainer(job: Job, folder: RunFolder, console: Console, termination: Termina
 
 @contextmanager
 def _tensorboard_in(folder: RunFolder) -> Iterator[None]:
-    """Where TensorBoard writes if the recipe asks for it; its own choice is a folder beside the run's."""
+    """Inside, TensorBoard writes into the run's folder and not beside it."""
     name = "TENSORBOARD_LOGGING_DIR"
     before = os.environ.get(name)
     os.environ[name] = str(folder.tensorboard)
@@ -124,66 +111,25 @@ def _tensorboard_in(folder: RunFolder) -> Iterator[None]:
 def _begin(
     job: Job, folder: RunFolder, console: Console, previous: Manifest | None, checkpoint: Path | None
 ) -> Manifest:
-    """From here on the run has a folder. Writes in the main process only."""
-    machine = manifest.device(job.arguments.world_size, str(job.arguments.device))
-    fields: dict[str, Any] = {
-        "name": job.recipe.name,
-        "seed": job.recipe.seed,
-        "machine": machine,
-        "data": manifest.plain(job.prepared.fingerprint),
-        "loss": job.prepared.loss,
-        "notes": job.notes,
-        "recipe": job.recipe.resolved(),
-    }
-    if previous:
-        previous.resume(machine=machine, checkpoint=checkpoint.name if checkpoint else None)
-        record = previous
-    else:
-        record = Manifest.start(folder.manifest, **fields)
-    if is_main_process():
-        folder.create(new=not previous)
-        record.write()
-        console.open(folder.log)
-        if previous:
-            step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
-            folder.rewind(step)
-        else:
-            folder.recipe.write_text(job.recipe.dump_yaml(), encoding="utf-8")
+    """A new run, or one that goes on from a checkpoint, without what it wrote after that."""
+    machine = device(job.arguments.world_size, str(job.arguments.device))
+    record = begin(
+        job.recipe,
+        folder,
+        console,
+        previous,
+        session={"machine": machine, "checkpoint": checkpoint.name if checkpoint else None},
+        fields={
+            "seed": job.recipe.seed,
+            "machine": machine,
+            "data": plain(job.prepared.fingerprint),
+            "loss": job.prepared.loss,
+            "notes": job.notes,
+        },
+    )
+    if previous and is_main_process():
+        folder.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
     return record
-
-
-@contextmanager
-def _recorded(record: Manifest, folder: RunFolder, console: Console, debug: bool) -> Iterator[None]:
-    """However the run ends, manifest.json says so, and log.txt has the traceback of what was not foreseen."""
-
-    def end(status: manifest.Status, code: int, error: str) -> None:
-        if is_main_process():
-            record.end(status, code, error)
-            console.record(f"{status}: {error}")
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        end("interrupted", 130, "stopped by Ctrl-C")
-        raise
-    except Interrupted as error:
-        end("interrupted", error.exit_code, str(error))
-        raise
-    except SjLangError as error:
-        end("failed", error.exit_code, str(error))
-        raise
-    except Exception as error:
-        console.record(traceback.format_exc())
-        memory = isinstance(error, torch.OutOfMemoryError)
-        hint = "Lower train.per_device_train_batch_size and raise gradient_accumulation_steps. " if memory else ""
-        text = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {text[0] if text else 'no message'}"
-        end("failed", RunFailed.exit_code, reason)
-        if debug:
-            raise
-        raise RunFailed(
-            f"the run failed: {reason}. {hint}The traceback is in {folder.shown}/{folder.log.name}"
-        ) from error
 
 
 def _train(trainer: RunTrainer, folder: RunFolder, checkpoint: Path | None) -> None:
@@ -221,7 +167,7 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
         console.say(f"note: {remark}")
     if folder.sample.exists():
         console.say("It wrote:")
-        console.say("".join(f"  | {line}\n" for line in folder.sample.read_text("utf-8").splitlines()).rstrip("\n"))
+        console.quote(folder.sample.read_text("utf-8"))
     console.say(f"Report: {folder.shown}/{folder.report.name}")
 
 
@@ -239,7 +185,7 @@ def _training_figures(trainer: RunTrainer, job: Job, folder: RunFolder) -> dict[
 
 
 def _prompt(job: Job) -> str | None:
-    """What the model will continue at the end; None if it writes no text."""
+    """The text that the model continues at the end; None if it writes no text."""
     if not hasattr(job.model, "generate"):
         return None
     prompt: str | None = job.recipe.generate.get("prompt")
@@ -251,7 +197,7 @@ def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Consol
     if prompt is None:
         return
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        console.say(f"note: the model is spread over processes; let it write with: sj-lang generate {folder.shown}")
+        console.say(f"note: the model is spread over processes; to let it write: sj-lang generate {folder.shown}")
         return
     text, notes = write_text(job.model, job.prepared.tokenizer, prompt, job.recipe.generate, job.recipe.seed)
     for note in notes:

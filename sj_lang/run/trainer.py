@@ -36,15 +36,14 @@ _ENTRIES = {
 class RunTrainer(BatchTrainer):
     """The Trainer of one run. folder: where metrics.jsonl goes; None: figures are returned and written nowhere."""
 
-    def __init__(
-        self, job: Job, *, console: Console, folder: RunFolder | None, mark: RunMark, termination: Termination
-    ) -> None:
+    def __init__(self, job: Job, console: Console, folder: RunFolder | None = None) -> None:
         self.prepared = job.prepared
         self.objective: Any = job.objective
         if job.objective is not None:
             job.model.objective = job.objective  # so that the optimizer, the checkpoints and DDP have its parameters
         self.folder = folder
-        self.mark = mark
+        self.mark = RunMark()
+        self.termination = Termination(folder.continuing if folder else "")
         self.guard = FiniteGuard()
         self._use_cache = vars(job.model.config).get("use_cache")
         super().__init__(
@@ -55,7 +54,7 @@ class RunTrainer(BatchTrainer):
             eval_dataset=job.prepared.validation,
             processing_class=job.prepared.tokenizer,
             preprocess_logits_for_metrics=partial(_reduce, job.prepared),
-            callbacks=[mark, termination],
+            callbacks=[self.mark, self.termination],
         )
         for usual in (PrinterCallback, ProgressCallback):
             self.remove_callback(usual)
@@ -104,7 +103,7 @@ class RunTrainer(BatchTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> Any:
-        """As of transformers. The metrics hold the task's figures, exact over the whole split, twice: as transformers
+        """The metrics hold the task's figures, exact over the whole split, twice: as transformers
         calls them ("eval_loss") and under their names in metrics.json ("validation.loss")."""
         output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         if output.predictions is None or output.label_ids is None:
@@ -157,8 +156,8 @@ class RunTrainer(BatchTrainer):
     # After training
 
     def release_model(self) -> None:
-        """Leave the model as it is stored and tested: without the objective, and with the cache of its `generate`,
-        which the Trainer turns off in the config."""
+        """Leave the model as it is stored and tested: without the objective, and with the cache of
+        its `generate`, which the Trainer turns off in the config."""
         if self.objective is not None:
             del self.model.objective
             self.objective = None
@@ -173,7 +172,7 @@ class RunTrainer(BatchTrainer):
 
 
 def split_figures(split: str, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Those of the metrics of an evaluation that are the task's figures on a split: "validation.loss" ..."""
+    """The task's figures on a split, "validation.loss" ..., among the metrics of an evaluation."""
     return {name: value for name, value in metrics.items() if name.startswith(f"{split}.")}
 
 

@@ -15,7 +15,7 @@ from sj_lang.testing.subject import Subject
 
 @check(once=True)
 def forward_wraps_functional(subject: Subject) -> None:
-    """forward is functional with the state kept in the node, in both step modes, with a mask too."""
+    """forward is functional with the state kept in the node: both step modes, with a mask too."""
     node, x = subject.node(), subject.x(6, 3)
     want, middle = whole(node, x)
     more, _ = whole(node, x, middle)
@@ -40,7 +40,7 @@ def forward_wraps_functional(subject: Subject) -> None:
 
 @check(once=True)
 def monitors_record(subject: Subject) -> None:
-    """SpikingJelly's monitors see what the node fires, its gradients, and v_seq where potentials can be stored."""
+    """SpikingJelly's monitors see spikes, gradients, and v_seq if the node can store potentials."""
     node, x = subject.node(), subject.x(6, 3).requires_grad_()
     net, kind, monitors = nn.Sequential(node), type(node), spikingjelly("monitor")
     seen = {
@@ -67,7 +67,7 @@ def monitors_record(subject: Subject) -> None:
 
 @check(once=True)
 def potentials_are_stored(subject: Subject) -> None:
-    """With store_v_seq v_seq is the potentials until reset, each at its step, also in single steps; spikes stay."""
+    """With store_v_seq, v_seq holds the potential of each step until reset; spikes are the same."""
     node, x = subject.node(), subject.x(6, 3)
     if not hasattr(node, "store_v_seq"):
         return
@@ -91,7 +91,7 @@ def potentials_are_stored(subject: Subject) -> None:
 
 
 def _potentials_under_a_mask(subject: Subject) -> None:
-    """Those of the valid steps, at their places, as if the others were not there; in single steps too."""
+    """Those of valid steps, at their places, as if the others were absent; in single steps too."""
     node, x = subject.node(), subject.x(6, 3)
     node.store_v_seq = True  # type: ignore[assignment]
     mask = subject.gaps(6, 3)

@@ -18,7 +18,7 @@ from sj_lang.testing.subject import State, Subject
 
 @check()
 def state_is_plain_tensors(subject: Subject) -> None:
-    """States are tensors of their own, no views, batch on axis 0, float32 or float64; None starts as init_state."""
+    """States are tensors, no views, batch on axis 0, float32 or float64; None is init_state."""
     node, x = subject.node(), subject.x(5, 3)
     initial = node.init_state(x)  # type: ignore[operator]
     spikes, final = whole(node, x)
@@ -53,7 +53,7 @@ def _assert_plain(subject: Subject, state: State, source: str, *, x: Tensor, spi
 
 @check(once=True)
 def arguments_are_not_changed(subject: Subject) -> None:
-    """functional changes neither its arguments nor the node: not x, not the state, not the mask, not a memory."""
+    """functional changes neither x nor state nor mask, and no memory of the node."""
     node, x = subject.node(), subject.x(5, 3)
     memories = {name: deepcopy(value) for name, value in node.named_memories()}  # type: ignore[operator]
     arguments: dict[str, Tensor] = {"x": x, **{f"state '{name}'": v for name, v in subject.state(node, x).items()}}
@@ -90,7 +90,7 @@ CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
 
 @check(once=True)
 def nothing_piles_up(subject: Subject) -> None:
-    """What the node holds beside parameters, buffers, memories and v_seq does not grow with calls on the same input."""
+    """Repeated calls on one input leave nothing behind, but in memories and v_seq."""
     node, x = subject.node(), subject.x(5, 3)
     state = subject.state(node, x)
 
@@ -110,7 +110,7 @@ def nothing_piles_up(subject: Subject) -> None:
 
 
 def _held(node: nn.Module) -> dict[str, int]:
-    """Attribute of the node, its class or a part -> the entries of the tensors and containers that it leads to."""
+    """Attribute of the node, its class or a part -> entries of the tensors and containers in it."""
     seen = {id(value) for value in (*node.parameters(), *node.buffers())}
     held = {}
     for path, part in node.named_modules():
@@ -123,7 +123,7 @@ def _held(node: nn.Module) -> dict[str, int]:
 
 
 def _entries(value: Any, seen: set[int]) -> int:
-    """Entries of tensors and of their graphs, and of containers, each counted once; modules are counted as parts."""
+    """Entries of tensors, their graphs and containers, each once; modules are counted as parts."""
     if id(value) in seen or isinstance(value, nn.Module | type | ModuleType):
         return 0
     seen.add(id(value))

@@ -134,7 +134,7 @@ class Subject:
         return {name: value.clone() for name, value in state.items()}
 
     def gaps(self, length: int, batch: int) -> Tensor:
-        """A mask [T, B] with a masked step between valid ones in every row, each row at a step of its own."""
+        """A mask [T, B] with one masked step between valid ones in each row, in turn."""
         hole = 1 + torch.arange(batch, device=self.device) % (length - 2)
         return torch.arange(length, device=self.device)[:, None] != hole
 

@@ -1,4 +1,4 @@
-"""What the sources of the three packages import, read from the text, in this repository or in a copy of it."""
+"""What the sources of the three packages import, in this repository or in a copy of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Tree:
             path.write_text(text, encoding="utf-8")
 
     def sources(self, package: str, *folders: str) -> list[Path]:
-        """The Python files of a package, or of one of its folders; those of the template of `sj-lang new` left out."""
+        """The Python files of a package or of one of its folders, without those of templates."""
         paths = sorted(self.packages[package].joinpath(*folders).rglob("*.py"))
         assert paths, (package, folders)
         return [path for path in paths if "template" not in path.parts]
@@ -59,9 +59,9 @@ class Tree:
         return next((path for path in (place / "__init__.py", place.with_suffix(".py")) if path.is_file()), None)
 
     def modules(self, path: Path) -> set[Path]:
-        """The files of ours that a file names in its imports, those inside functions and for type checkers too.
+        """The files of ours that a file imports, inside functions and for type checkers too.
 
-        `from package import module` names the module, not the package. Packages on the way are not among them.
+        `from package import module` names the module. Packages on the way are left out.
         """
         return self._files(imports(path))
 
@@ -91,7 +91,7 @@ def _parent(name: str) -> str:
 
 
 def imports(path: Path, *, functions: bool = True, typing: bool = True) -> set[str]:
-    """The full names that a file imports; relative ones and `from package import module` are resolved.
+    """The full names that a file imports; relative ones are resolved.
 
     functions: also inside functions. typing: also under `if TYPE_CHECKING`.
     """

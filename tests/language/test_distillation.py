@@ -137,13 +137,11 @@ def test_a_teacher_that_is_the_student_leaves_nothing_to_match() -> None:
 
 def gradients(recipe_: Any, tmp_path: Path, parts: int, processes: int = 1) -> dict[str, Tensor]:
     """Of one step on the same 16 windows, in `parts` micro-batches."""
-    from sj_lang.run.callbacks import RunMark
     from sj_lang.run.console import Console
-    from sj_lang.run.guards import Termination
     from sj_lang.run.trainer import RunTrainer
 
     job = assemble(recipe_, tmp_path / "run")
-    trainer = RunTrainer(job, console=Console(), folder=None, mark=RunMark(), termination=Termination(""))
+    trainer = RunTrainer(job, Console())
     trainer.create_optimizer()
     data = [job.prepared.train[i] for i in range(16)]
     for position, item in enumerate(data):  # micro-batches with very different numbers of labels

@@ -35,7 +35,7 @@ def test_a_new_or_empty_folder_is_free(tmp_path: Path) -> None:
 
 def test_files_that_are_no_run_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years")
-    with pytest.raises(UserError, match="holds files that are no run"):
+    with pytest.raises(UserError, match="holds files, but no run"):
         RunFolder(tmp_path).refuse_unless_free(RECIPE)
 
 

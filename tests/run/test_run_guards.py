@@ -18,9 +18,8 @@ from sj_lang.manifest import read_json
 from sj_lang.recipe import load
 from sj_lang.report import page
 from sj_lang.run import assembly
-from sj_lang.run.callbacks import RunMark
 from sj_lang.run.console import Console
-from sj_lang.run.guards import FiniteGuard, Termination, check_loss_scaling, locate
+from sj_lang.run.guards import FiniteGuard, check_loss_scaling, locate
 from sj_lang.run.trainer import RunTrainer
 
 
@@ -35,7 +34,7 @@ def first_gradient(folder: Path, monkeypatch: pytest.MonkeyPatch, *changes: str)
     monkeypatch.setattr(FiniteGuard, "check", keep)
     recipe = load(write_recipe(folder), [*changes, "model.dropout=0.0", f"output={folder / 'r'}"])
     job = assembly.assemble(recipe, folder)
-    trainer = RunTrainer(job, console=Console(), folder=None, mark=RunMark(), termination=Termination("x"))
+    trainer = RunTrainer(job, Console())
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     return found

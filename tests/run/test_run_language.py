@@ -16,10 +16,9 @@ from sj_lang.manifest import read_json
 from sj_lang.plugins import Registry, chosen, use
 from sj_lang.recipe import load
 from sj_lang.run import assembly
-from sj_lang.run.callbacks import RunMark
 from sj_lang.run.checks import check_loss
 from sj_lang.run.console import Console
-from sj_lang.run.guards import FiniteGuard, Termination
+from sj_lang.run.guards import FiniteGuard
 from sj_lang.run.trainer import RunTrainer
 
 RECIPE = """\
@@ -86,7 +85,7 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(monkeypatch: pytest.Mon
     for batch, parts in ((16, 1), (4, 4)):
         changes = [f"train.per_device_train_batch_size={batch}", f"train.gradient_accumulation_steps={parts}"]
         job = assembly.assemble(load("real.yaml", [*changes, f"model.twin={twin}"]), Path("r"))
-        trainer = RunTrainer(job, console=Console(), folder=None, mark=RunMark(), termination=Termination("x"))
+        trainer = RunTrainer(job, Console())
         check_loss(trainer)
         with pytest.raises(KeyboardInterrupt):
             trainer.train()

@@ -96,7 +96,7 @@ def test_a_moved_folder_with_its_newest_checkpoint_cut_off(
     assert run.execute(load("r/recipe.yaml"), resume="r") == 0
     out = capsys.readouterr().out
     assert f"note: {newest.name} is skipped: model.safetensors is cut off" in out
-    assert f"goes on from {older.name}" in out
+    assert f"continues from {older.name}" in out
     assert same_weights(tmp_path / "r", straight)
     assert lines(tmp_path / "r") == lines(straight)
 

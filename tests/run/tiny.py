@@ -1,5 +1,5 @@
-"""A tiny model, its task and its neurons, offered like a plugin's. `python tiny.py ARGS` is the command line with them
-and nothing else."""
+"""A tiny model, its task and its neurons, offered like a plugin's. `python tiny.py ARGS` is the
+command line with them and nothing else."""
 
 from __future__ import annotations
 
