@@ -242,9 +242,9 @@ def test_teachers_that_do_not_fit(
     weights = Path(cut_off, "model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-9])
     cases = {
-        teacher(name="other", own=other): r"another vocabulary than the student: 121 tokens against 120, 1 of them",
+        teacher(name="other", own=other): r"a different vocabulary from the student: 121 tokens against 120, 1 of them",
         teacher(StockForSequenceClassification, name="classes"): r"was not trained for this task: .* lacks cls",
-        teacher(name="short", max_position_embeddings=8): r"reads 8 tokens at most, the task has 16",
+        teacher(name="short", max_position_embeddings=8): r"reads 8 tokens at most, but the task has 16",
         str(bare): r"holds no model",
         cut_off: r"task\.teacher: .*cut.* cannot be loaded as .*incomplete",
         "./nowhere": r"no folder './nowhere'",
@@ -263,7 +263,7 @@ def test_a_teacher_that_splits_words_in_another_way(tmp_path: Path, book: Path, 
 
     own = AutoTokenizer.from_pretrained(teacher())
     cased = assembled(own.get_vocab(), lowercase=False)
-    with pytest.raises(UserError, match="splits text in another way"):
+    with pytest.raises(UserError, match="splits text differently"):
         execute(recipe(tmp_path, book, teacher(name="cased", own=cased)), dry_run=True)
 
 
@@ -292,5 +292,5 @@ def test_a_student_without_hidden_states() -> None:
 
     config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     options = {"labels": ["labels"], "temperature": 1.0, "alpha": 0.5, "hidden": True}
-    with pytest.raises(UserError, match=r"the student, Mute, gives no hidden states; set task\.hidden=false"):
+    with pytest.raises(UserError, match=r"the student, Mute, does not return hidden states; set task\.hidden=false"):
         DistillationLoss(student=Mute(config), teacher=BertForMaskedLM(config), **options)

@@ -80,7 +80,7 @@ class SelfAttention(nn.Module):
         """x: `[L, B, D]` or `[T, B, L, D]`; mask: x's shape without D, True = valid. Returns y, shaped as x, and the
         state, {} if not causal."""
         if state is not None and not self.causal:
-            raise ValueError(f"{type(self).__name__}: a text that is read as a whole has no state to go on from")
+            raise ValueError(f"{type(self).__name__}: a text that is read as a whole cannot continue from a state")
         states: dict[str, State] = {}
         if not self.core:
             x, states["input"] = self.input(x, inner(state, "input"), mask)

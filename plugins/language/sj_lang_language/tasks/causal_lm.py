@@ -112,7 +112,7 @@ class CausalLM(Task):
         start = parts["train"][:10_000]
         all_known = not int((tokens["train"] == tokenizer.unk_token_id).sum()) if tokenizer.unk_token else True
         if all_known and tokenizer.decode(encode(tokenizer, start)) != start:
-            notes.append("the tokenizer does not give its text back exactly; bits_per_char counts the characters read")
+            notes.append("the tokenizer does not reproduce its text exactly; bits_per_char counts the characters read")
         return notes
 
 

@@ -79,7 +79,7 @@ class Glue(SentenceTask):
         for part, rows in spec.rows.items():
             if part in parts and len(parts[part]) != rows:
                 notes.append(
-                    f"{part}: {len(parts[part]):,} examples, where GLUE has {rows:,}; {spec.submissions[part]} cannot "
+                    f"{part}: {len(parts[part]):,} examples, but GLUE has {rows:,}; {spec.submissions[part]} cannot "
                     "be submitted"
                 )
         return self.assemble(

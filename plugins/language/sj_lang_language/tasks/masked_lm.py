@@ -101,7 +101,7 @@ class MaskedLM(Task):
             notes += [f"{name}: {len(text):,} characters, {len(windows[name]):,} pairs" for name, text in parts.items()]
         else:
             tokens = {name: encode(made, text) for name, text in parts.items()}
-            need = f"{frame.room} tokens, what fits into a window of task.length {self.length}"
+            need = f"{frame.room} tokens, as many as fit into a window of task.length {self.length}"
             check_lengths(self.data, parts, tokens, self.split, least=frame.room, need=need)
             windows = {name: Windows(ids, frame, held_out=name != "train") for name, ids in tokens.items()}
             notes += size_notes(made, parts, tokens)
@@ -116,7 +116,7 @@ class MaskedLM(Task):
         if len(texts) < 2:
             raise UserError(
                 f"task.nsp: {self.data} has {len(texts)} document(s) in '{name}', and pairs need two or more: blank "
-                "lines part them. Give a text with blank lines, or set task.nsp=false"
+                "lines separate them. Give a text with blank lines, or set task.nsp=false"
             )
         draw = random.Random(f"{seed if name == 'train' else HELD_OUT} {name}")
         return Pairs(list(pairs(texts, texts, frame.room, draw)), frame)

@@ -136,7 +136,7 @@ def encode(part: Examples, tokenizer: PreTrainedTokenizerBase, length: int, name
     Of a pair that is too long, tokens are taken off the end of the longer text.
     """
     if length < 8:
-        raise UserError(f"task.length is {length}; expected at least 8 tokens, the special ones among them")
+        raise UserError(f"task.length is {length}; expected at least 8 tokens, including the special ones")
     second = [part.second] if part.second is not None else []
     batch = tokenizer(part.first, *second, truncation=True, max_length=length, padding=False, verbose=False)
     cut = sum(1 for one in batch.encodings if one.overflowing)
@@ -147,7 +147,7 @@ def encode(part: Examples, tokenizer: PreTrainedTokenizerBase, length: int, name
         notes.append(f"{name}: {len(empty):,} texts are empty, the first is {part.places[empty[0]]}")
     blank = next((row for row, ids in enumerate(batch["input_ids"]) if not ids), None)
     if blank is not None:
-        raise UserError(f"task: {part.places[blank]}: an empty text, of which this tokenizer makes no token at all")
+        raise UserError(f"task: {part.places[blank]}: an empty text, for which this tokenizer produces no token")
     return Encoded(batch.data, part.labels)
 
 

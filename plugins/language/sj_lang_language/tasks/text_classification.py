@@ -14,7 +14,6 @@ from sj_lang_language.data import hub
 from sj_lang_language.data.tables import examples, table_files
 from sj_lang_language.data.tables.examples import Classes, Examples
 from sj_lang_language.data.tables.table_files import DataTable
-from sj_lang_language.data.text.corpus import HUB
 from sj_lang_language.tasks import metrics
 from sj_lang_language.tasks.sentences import Array, Parts, SentenceTask, default_share, lines
 
@@ -57,7 +56,7 @@ class TextClassification(SentenceTask):
         baselines: bool | None = None,
     ) -> None:
         if isinstance(text, list) and len(text) not in (1, 2):
-            raise UserError(f"task.text: {text}; expected one column, or two of a pair")
+            raise UserError(f"task.text: {text}; expected one column, or two for a pair")
         for name, share in (("validation", validation or 0), ("dev", dev)):
             if share < 0 or (share > 1 and share != int(share)):
                 raise UserError(f"task.{name}: {share:g}; expected a share below 1, or a whole number of examples")
@@ -113,11 +112,11 @@ class TextClassification(SentenceTask):
             raise UserError(f"task.label: {table.where(missing)}: no label")
         kind = Classes.of(values)
         if len(kind.names) < 2:
-            raise UserError(f"task.label: {table.place}: all labels are '{kind.names[0]}'; expected two at least")
+            raise UserError(f"task.label: {table.place}: all labels are '{kind.names[0]}'; expected at least two")
         if len(kind.names) > max(2, len(values) // 2):
             raise UserError(
                 f"task.label: {table.place}: the column '{self.label}' has {len(kind.names):,} different values in "
-                f"{len(values):,} rows, which are no classes"
+                f"{len(values):,} rows, which are not classes"
             )
         return kind
 
@@ -129,7 +128,7 @@ class TextClassification(SentenceTask):
         quoted = sum(1 for one in part.first if len(one) > 1 and one[0] == one[-1] == '"')
         if quoted * 2 > len(part) and not self.quotes:
             notes.append(
-                f"{name}: {quoted:,} texts stand in double quotes, taken as text (task.quotes=true strips them)"
+                f"{name}: {quoted:,} texts are in double quotes, which are kept as text (task.quotes=true strips them)"
             )
         return part
 
@@ -166,7 +165,7 @@ def read(
         if "train" not in data:
             raise UserError(f"task.data: the mapping has no 'train', only {', '.join(data)}")
         return {name: table(data[name]) for name in NAMES if name in data}
-    if data.startswith(HUB):
+    if data.startswith(hub.HUB):
         return _of_hub(data)
     place = Path(data).expanduser()
     if not place.is_dir():
@@ -184,7 +183,7 @@ def read(
             raise UserError(f"task.data: {place} holds two files for '{part}', {named[part][0].name} and {path.name}")
         named.setdefault(part, []).append(path)
     if left and "train" in named:
-        notes.append(f"{place} also holds {_listed(left)}, which nothing reads: parts are {', '.join(_STEMS)}")
+        notes.append(f"{place} also holds {_listed(left)}, which is not read; the parts are {', '.join(_STEMS)}")
     if "train" not in named:
         expected = ", ".join(f"train{suffix}" for suffix in table_files.SUFFIXES)
         raise UserError(f"task.data: the folder {place} holds no training file; expected one of {expected}")
@@ -196,9 +195,7 @@ def read(
 
 
 def _of_hub(data: str) -> dict[str, DataTable]:
-    owner, _, rest = data.removeprefix(HUB).partition("/")
-    name, _, config = rest.partition("/")
-    loaded = hub.load(f"{owner}/{name}", config or None)
+    loaded = hub.load(data)
     by_part = {_STEMS[split]: hub.table(loaded[split], f"{data}, {split}") for split in loaded if split in _STEMS}
     if "train" not in by_part:
         raise UserError(f"task.data: {data} has no split 'train', it has {', '.join(map(str, loaded))}")

@@ -27,7 +27,7 @@ def check_given(data: Any) -> None:
     """Raise UserError if a recipe leaves its data to the command line, and there they are missing."""
     if data is None:
         raise UserError(
-            "task.data is not set, and this recipe brings no text along: give one, e.g. task.data=PATH/TO/FILE.txt"
+            "task.data is not set, and this recipe has no text of its own; give one, e.g. task.data=PATH/TO/FILE.txt"
         )
 
 

@@ -27,9 +27,9 @@ def pretrained(
     name = checkpoint if name is None else name
     if name is None:
         raise UserError(
-            "model.init_from is not set: this recipe takes tokenizer and weights of a checkpoint. Give one, e.g. "
+            "model.init_from is not set: this recipe takes its tokenizer and weights from a checkpoint. Give one, e.g. "
             "model.init_from=FOLDER, a run folder or one with config.json and model.safetensors (tokenizer.name=FOLDER "
-            "takes the tokenizer of another one)"
+            "takes the tokenizer from another one)"
         )
     folder = model_folder(name, key)
     if folder.exists():
@@ -55,5 +55,5 @@ def _load(place: Path | str, told: str, *, offline: bool = False) -> PreTrainedT
             raise Unreachable(f"{told}: {reason}") from error
         reason = str(error)
         if isinstance(place, Path) and (place / VOCAB).is_file():
-            reason = f"it holds a {VOCAB} alone; write tokenizer: {{type: wordpiece, vocab: {place}}}"
+            reason = f"it holds only a {VOCAB}; write tokenizer: {{type: wordpiece, vocab: {place}}}"
         raise UserError(f"{told}: {reason}") from error

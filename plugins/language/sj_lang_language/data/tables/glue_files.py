@@ -10,10 +10,9 @@ from sj_lang.errors import UserError
 from sj_lang_language.data import hub
 from sj_lang_language.data.tables import table_files
 from sj_lang_language.data.tables.table_files import DataTable
-from sj_lang_language.data.text.corpus import HUB
 from sj_lang_language.data.text.text_files import read_file
 
-OWNER = "nyu-mll/glue"
+REPOSITORY = "hub:nyu-mll/glue"
 PARTS = ("train", "dev", "dev_mm", "test", "test_mm", "ax")
 #: the hub's names of the parts, and of the parts of MNLI
 _SPLITS = {"train": "train", "dev": "validation", "test": "test"}
@@ -157,7 +156,7 @@ def read(name: str, data: str | Mapping[str, str], files: Mapping[str, str], not
     source = "the mapping"
     if isinstance(data, Mapping):
         files = {**data, **files}
-    elif data == "hub" or data.startswith(HUB):
+    elif data == "hub" or data.startswith(hub.HUB):
         source = data
         by_part = _of_hub(name, data, skip=set(files))
     else:
@@ -203,7 +202,7 @@ def _locate(name: str, folder: Path, notes: list[str]) -> dict[str, list[Path]]:
         if there:
             places[part] = there[:1]
             if there[0].name != candidates[0]:
-                notes.append(f"{part}: there is no {candidates[0]}, {there[0].name} is taken in its place")
+                notes.append(f"{part}: there is no {candidates[0]}, {there[0].name} is used instead")
     for part, split in (_SPLITS_OF_PAIR if pair else _SPLITS).items():
         shards = sorted([*folder.glob(f"{split}-*.parquet"), *folder.glob(f"{split}.parquet")])
         if shards and part not in places:
@@ -237,14 +236,13 @@ def _read(name: str, part: str, paths: list[Path], notes: list[str]) -> DataTabl
 
 
 def _of_hub(name: str, data: str, *, skip: set[str]) -> dict[str, DataTable]:
-    owner, _, repository = (OWNER if data == "hub" else data.removeprefix(HUB)).partition("/")
-    source = f"{owner}/{repository}"
+    repository = REPOSITORY if data == "hub" else data
     pair = name in ("mnli", "ax")
-    loaded = hub.load(source, _hub_name(name))
+    loaded = hub.load(f"{repository}/{_hub_name(name)}")
     splits = {part: split for part, split in (_SPLITS_OF_PAIR if pair else _SPLITS).items() if part not in skip}
     by_part = {part: hub.table(loaded[split], f"{data}, {split}") for part, split in splits.items() if split in loaded}
     if pair and "ax" not in skip:
-        by_part["ax"] = hub.table(hub.load(source, "ax")["test"], f"{data}, ax")
+        by_part["ax"] = hub.table(hub.load(f"{repository}/ax")["test"], f"{data}, ax")
     return by_part
 
 

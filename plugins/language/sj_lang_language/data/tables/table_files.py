@@ -73,7 +73,7 @@ def read(
     path = Path(place).expanduser()
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix not in SUFFIXES:
-        raise UserError(f"task.data: {path} is no table that can be read; expected one of {', '.join(SUFFIXES)}")
+        raise UserError(f"task.data: {path} is not a table that can be read; expected one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise UserError(f"task.data: no file {path}")
     if suffix in PARQUET:
@@ -89,11 +89,11 @@ def read(
         raise UserError(
             f"task.data: {path}, line {table.malformed[0]}: expected {len(table.columns)} fields "
             f"({', '.join(table.columns)}){', as in the header' if columns is None else ''}; "
-            f"{len(table.malformed):,} lines have another number. "
+            f"{len(table.malformed):,} lines have a different number. "
             f"Quotes around fields are {'read' if quoted else 'taken as text'}{option and f' ({option})'}"
         )
     if not table.lines and columns is None:
-        raise UserError(f"task.data: {path}, line 2: expected a row behind the header, and there is none")
+        raise UserError(f"task.data: {path}, line 2: expected a row after the header, found none")
     return _filled(table)
 
 
@@ -164,7 +164,7 @@ def _json(text: str, place: str) -> DataTable:
     except json.JSONDecodeError as error:
         wrong_line = number if rows or not text.lstrip().startswith("[") else error.lineno
         raise UserError(
-            f"task.data: {place}, line {wrong_line}: no JSON ({error.msg}, column {error.colno})"
+            f"task.data: {place}, line {wrong_line}: not JSON ({error.msg}, column {error.colno})"
         ) from error
     wrong = next((number for number, row in rows if not isinstance(row, dict)), None)
     if wrong is not None:
@@ -175,7 +175,7 @@ def _json(text: str, place: str) -> DataTable:
     for number, row in rows:
         texts = (one for one in (*row, *row.values()) if isinstance(one, str))
         if half := next(filter(None, map(_HALF.search, texts)), None):
-            problem = f"\\u{ord(half[0]):04x} is half of a surrogate pair and no character"
+            problem = f"\\u{ord(half[0]):04x} is half of a surrogate pair, not a character"
             raise UserError(f"task.data: {place}, {unit} {number}: {problem}")
     return _filled(DataTable(place=place, columns=columns, lines=[number for number, _ in rows], unit=unit))
 

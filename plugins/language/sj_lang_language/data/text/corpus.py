@@ -13,7 +13,6 @@ from sj_lang_language.data import hub
 from sj_lang_language.data.text import text_files
 
 PARTS = ("train", "validation", "test")
-HUB = "hub:"
 
 
 def parts(data: str | Mapping[str, str] | Sequence[str], split: Sequence[float]) -> dict[str, str]:
@@ -38,7 +37,7 @@ def read(data: str | Mapping[str, str]) -> dict[str, str]:
     if not isinstance(data, Mapping):
         return _read_one(data)
     if "dev" in data and "validation" in data:
-        raise UserError("task.data: 'dev' and 'validation' are the same part of a language model's data: give one")
+        raise UserError("task.data: 'dev' and 'validation' are the same part of a language model's data: give only one")
     parts = {"validation" if name == "dev" else name: place for name, place in data.items()}
     if "train" not in parts:
         raise UserError(f"task.data: the mapping has no 'train', only {', '.join(data)}")
@@ -61,10 +60,8 @@ def sources() -> list[str]:
 def _read_one(place: str) -> dict[str, str]:
     if place in sources():
         return dict(build.part("source", place)().texts())
-    if place.startswith(HUB):
-        owner, _, rest = place.removeprefix(HUB).partition("/")
-        name, _, config = rest.partition("/")
-        return hub.read(f"{owner}/{name}", config or None)
+    if place.startswith(hub.HUB):
+        return hub.read(place)
     return text_files.read(Path(place).expanduser())
 
 

@@ -19,7 +19,6 @@ from transformers import PreTrainedTokenizerBase
 from sj_lang.errors import UserError
 from sj_lang_language.data import hub
 from sj_lang_language.data.text import text_files
-from sj_lang_language.data.text.corpus import HUB
 from sj_lang_language.data.text.masked import Frame, Item, Masking
 from sj_lang_language.data.text.pairs import pairs
 
@@ -51,8 +50,8 @@ def digest(text: str) -> bytes:
 def open_source(place: str) -> Source:
     """place: `hub:owner/name[/config]`, whose split `train` is read, or a .txt or .txt.gz file or a folder of them,
     whose rows are the parts between blank lines."""
-    if place.startswith(HUB):
-        rows, column, size = hub.stream(place.removeprefix(HUB))
+    if place.startswith(hub.HUB):
+        rows, column, size = hub.stream(place)
         return Source(place, rows, column, size)
     return Source(place, text_files.stream(Path(place).expanduser()), "text")
 

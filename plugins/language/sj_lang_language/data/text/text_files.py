@@ -78,7 +78,7 @@ def _files(place: Path) -> list[Path]:
         return [place]
     files = sorted(path for path in place.rglob("*") if path.is_file() and path.name.lower().endswith(SUFFIXES))
     if not files:
-        raise UserError(f"task.data: the folder {place} holds no .txt and no .txt.gz file")
+        raise UserError(f"task.data: the folder {place} holds no .txt or .txt.gz file")
     return files
 
 
@@ -96,7 +96,7 @@ def read_file(path: Path) -> str:
     if nul >= 0:
         raise UserError(
             f"task.data: {path} holds a zero byte (byte {nul}, line {data.count(10, 0, nul) + 1}): "
-            "it is no text, or UTF-16; expected UTF-8 text"
+            "it is not text, or it is UTF-16; expected UTF-8 text"
         )
     try:
         return data.decode("utf-8-sig")

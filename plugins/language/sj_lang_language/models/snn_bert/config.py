@@ -118,8 +118,8 @@ class SNNBertConfig(Coding, PreTrainedConfig):  # type: ignore[misc]
         attention = component(self, "attention")
         if not {"causal", "core"} <= set(schema.arguments("attention", attention.target)):
             raise UserError(
-                f"snn_bert: attention '{attention.name}' takes no `causal` and `core`, so it cannot read a text as a "
-                "whole; derive it from sj_lang_language.attention.self_attention.SelfAttention"
+                f"snn_bert: attention '{attention.name}' does not take `causal` and `core`, so it cannot read a text "
+                "as a whole; derive it from sj_lang_language.attention.self_attention.SelfAttention"
             )
         if self.problem_type not in (None, *PROBLEMS):
             raise UserError(f"snn_bert: problem_type '{self.problem_type}'; {choices(self.problem_type, PROBLEMS)}")

@@ -73,7 +73,13 @@ class _PreTrainingHeads(nn.Module):
 class _WithTokenLogits(SNNBertPreTrainedModel):
     """A model with `cls.predictions`."""
 
-    cls: _PreTrainingHeads
+    next_sentence: bool
+
+    def __init__(self, config: SNNBertConfig) -> None:
+        super().__init__(config)
+        self.bert = SNNBertModel(config, add_pooling_layer=self.next_sentence)
+        self.cls = _PreTrainingHeads(config, next_sentence=self.next_sentence)
+        self.post_init()
 
     def post_init(self) -> None:
         table = next(name for name, module in self.named_modules() if module is self.get_input_embeddings())
@@ -106,12 +112,7 @@ class SNNBertForMaskedLM(_WithTokenLogits):
     """SNN-BERT that predicts masked tokens."""
 
     accepts_loss_kwargs = True
-
-    def __init__(self, config: SNNBertConfig) -> None:
-        super().__init__(config)
-        self.bert = SNNBertModel(config, add_pooling_layer=False)
-        self.cls = _PreTrainingHeads(config, next_sentence=False)
-        self.post_init()
+    next_sentence = False
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
@@ -142,12 +143,7 @@ class SNNBertForPreTraining(_WithTokenLogits):
     """SNN-BERT with both heads of BERT's pre-training: masked tokens, and whether the second sentence follows."""
 
     accepts_loss_kwargs = True
-
-    def __init__(self, config: SNNBertConfig) -> None:
-        super().__init__(config)
-        self.bert = SNNBertModel(config)
-        self.cls = _PreTrainingHeads(config, next_sentence=True)
-        self.post_init()
+    next_sentence = True
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
@@ -189,23 +185,26 @@ class SNNBertForPreTraining(_WithTokenLogits):
         )
 
 
-def _classifier_dropout(config: SNNBertConfig) -> nn.Dropout:
-    chosen = config.classifier_dropout
-    return nn.Dropout(config.hidden_dropout_prob if chosen is None else chosen)
+class _WithClassifier(SNNBertPreTrainedModel):
+    """A model with `classifier`, on the vector of the text or on those of its tokens."""
 
-
-class SNNBertForSequenceClassification(SNNBertPreTrainedModel):
-    """SNN-BERT that classifies a text, or gives it a number (`problem_type` "regression", or one label)."""
-
-    accepts_loss_kwargs = False
+    of_the_text: bool
 
     def __init__(self, config: SNNBertConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.bert = SNNBertModel(config)
-        self.dropout = _classifier_dropout(config)
+        self.bert = SNNBertModel(config, add_pooling_layer=self.of_the_text)
+        dropout = config.classifier_dropout
+        self.dropout = nn.Dropout(config.hidden_dropout_prob if dropout is None else dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
+
+
+class SNNBertForSequenceClassification(_WithClassifier):
+    """SNN-BERT that classifies a text, or gives it a number (`problem_type` "regression", or one label)."""
+
+    accepts_loss_kwargs = False
+    of_the_text = True
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
@@ -229,18 +228,11 @@ class SNNBertForSequenceClassification(SNNBertPreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
 
 
-class SNNBertForTokenClassification(SNNBertPreTrainedModel):
+class SNNBertForTokenClassification(_WithClassifier):
     """SNN-BERT that classifies each token."""
 
     accepts_loss_kwargs = True
-
-    def __init__(self, config: SNNBertConfig) -> None:
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.bert = SNNBertModel(config, add_pooling_layer=False)
-        self.dropout = _classifier_dropout(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
+    of_the_text = False
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(

@@ -145,7 +145,7 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
         if shift_labels is None and labels is not None:
             shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
         if shift_labels is not None and logits_to_keep:
-            raise ValueError("logits_to_keep leaves out logits that labels need: give one of the two")
+            raise ValueError("logits_to_keep drops logits that the labels need; give only one of the two")
         tokens = input_ids.shape[1]
         if cache is None and use_cache:
             cache = self.new_cache()

@@ -42,7 +42,7 @@ class DistillationLoss(nn.Module):
         for name, model in (("the student", student), ("the teacher", teacher)):
             if hidden and not _gives_hidden_states(model):
                 raise UserError(
-                    f"task.hidden: {name}, {type(model).__name__}, gives no hidden states; set task.hidden=false"
+                    f"task.hidden: {name}, {type(model).__name__}, does not return hidden states; set task.hidden=false"
                 )
         ours, theirs = _probed(student, self.asks), _probed(teacher, self.asks)
         for student_logits, teacher_logits in zip(
@@ -50,7 +50,7 @@ class DistillationLoss(nn.Module):
         ):
             width, wide = student_logits.shape[-1], teacher_logits.shape[-1]
             if width != wide:
-                raise UserError(f"task.teacher: it has {wide} outputs, the student {width}")
+                raise UserError(f"task.teacher: it has {wide} outputs, the student has {width}")
         self.layers: list[int] = []
         self.projections = nn.ModuleList()
         if hidden:

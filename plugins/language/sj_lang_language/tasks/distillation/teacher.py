@@ -88,11 +88,11 @@ def _check_tokenizer(place: str, teacher: PreTrainedTokenizerBase, student: PreT
     if theirs != ours:
         differing = sum(theirs.get(token) != ours.get(token) for token in {*theirs, *ours})
         raise UserError(
-            f"task.teacher: {place} has another vocabulary than the student: {len(theirs):,} tokens against "
-            f"{len(ours):,}, {differing:,} of them with another id or on one side only. {advice}"
+            f"task.teacher: {place} has a different vocabulary from the student: {len(theirs):,} tokens against "
+            f"{len(ours):,}, {differing:,} of them with a different id or on one side only. {advice}"
         )
     if teacher(PROBE)["input_ids"] != student(PROBE)["input_ids"]:
-        raise UserError(f"task.teacher: {place} has the student's vocabulary and splits text in another way. {advice}")
+        raise UserError(f"task.teacher: {place} has the student's vocabulary but splits text differently. {advice}")
 
 
 def _check_outputs(place: str, teacher: PreTrainedModel, student: PreTrainedModel, ready: Prepared) -> None:
@@ -100,7 +100,7 @@ def _check_outputs(place: str, teacher: PreTrainedModel, student: PreTrainedMode
     length = ready.model.get("max_position_embeddings")
     if longest and length and longest < length:
         raise UserError(
-            f"task.teacher: {place} reads {longest} tokens at most, the task has {length}; lower its length"
+            f"task.teacher: {place} reads {longest} tokens at most, but the task has {length}; lower its length"
         )
     ours, theirs = ({i: str(n) for i, n in m.config.id2label.items()} for m in (student, teacher))
     if ready.model.get("num_labels") and len(ours) != len(theirs):
