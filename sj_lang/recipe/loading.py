@@ -15,7 +15,7 @@ from typing import Any
 from sj_lang.component import values, yaml_marks
 from sj_lang.component.problems import Keys, Place, Problem, merge_misspelt, report, shown, unknown
 from sj_lang.errors import PluginError, UserError
-from sj_lang.recipe import averages, overrides
+from sj_lang.recipe import averages, checkpoint, overrides
 from sj_lang.recipe.check import FORMAT, KEYS, PARENTS, SECTIONS, check_body, check_head, check_name
 from sj_lang.recipe.files import is_installed, locate, read_tree
 from sj_lang.recipe.overrides import COMPONENTS, Tree
@@ -142,7 +142,9 @@ def _load(path: Path, name: str, changes: _Changes, chain: tuple[Path, ...]) -> 
     runs: dict[str, Recipe] | None = None
     given = tree.data.get("runs")
     if given is None:
+        contradictions = checkpoint.settle(tree)
         body, found = check_body(tree.data)
+        found += contradictions
     elif isinstance(given, list):
         inner = changes.without([*PARENTS, "summary"])
         if "seeds" in head and not problems:  # in the place of those that the listed recipes have
@@ -189,9 +191,10 @@ def _load_named(
         head, found = check_head(
             {key: value for key, value in child.data.items() if key in ("name", "summary", "seed")}
         )
+        contradictions = checkpoint.settle(child)
         body, more = check_body(child.data)
         found = [problem for problem in found if problem.keys != ("recipe",)]
-        problems += [problem.at(child.marks) for problem in [*child.problems, *found, *more]]
+        problems += [problem.at(child.marks) for problem in [*child.problems, *found, *contradictions, *more]]
         head |= {"recipe": FORMAT}
         children[name] = Recipe(path=path, notes=child.notes, **head, **body)
     return children, problems
