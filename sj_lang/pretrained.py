@@ -10,7 +10,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from sj_lang.errors import Unreachable, UserError, choices
@@ -18,7 +18,7 @@ from sj_lang.folder import model_folder
 
 HUB, PACKAGE = "hub:", "package:"
 #: Files that hold weights as pickles, which can run code when they are opened; none ever is.
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 FORMS = "a folder, package:NAME or hub:OWNER/NAME"
 OFFLINE = "the Hugging Face hub cannot be reached and the local cache has no copy"
 
@@ -32,34 +32,41 @@ def find(place: str, key: str) -> Path | str:
     folder = Path(place).expanduser()
     if folder.is_dir():
         return model_folder(place, key)
-    on_hub = not folder.exists() and place.count("/") == 1 and not place.startswith((".", "/", "~"))
-    hint = f"; for that name on the Hugging Face hub, write {HUB}{place}" if on_hub else f"; expected {FORMS}"
-    raise UserError(f"{key}: {place} is no folder{hint}")
+    hint = f"expected {FORMS}"
+    if not folder.exists() and not place.startswith((".", "/", "~")):
+        if place.count("/") == 1:
+            hint = f"for that name on the Hugging Face hub, write {HUB}{place}"
+        elif _folders_of_package(place):
+            hint = f"for the installed package of that name, write {PACKAGE}{place}"
+    raise UserError(f"{key}: {place or repr(place)} is no folder; {hint}")
 
 
 def _in_package(place: str, key: str) -> Path:
     """The folder of weights in an installed package. Nothing of the package is imported or executed."""
     name, _, inside = place.removeprefix(PACKAGE).partition("/")
+    if not name:
+        raise UserError(f"{key}: {place} names no package; expected {FORMS}")
     roots = _folders_of_package(name)
     if not roots:
-        names = {one.metadata["Name"] for one in metadata.distributions()}
-        hint = choices(name, sorted(names), limit=0)
+        installed = {one.metadata["Name"] for one in metadata.distributions()}
+        hint = choices(name, sorted(installed), limit=0)
         raise UserError(
             f"{key}: no package '{name}' is installed here{'; ' + hint if hint else ''}; install it with "
             f"`pip install {name}`, or name another: {PACKAGE}NAME"
         )
-    folders = {path: root for root in roots for path in _weight_folders(root)}
-    if inside:
-        folders = {path: root for path, root in folders.items() if path == root / PurePosixPath(inside)}
-    if len(folders) == 1:
-        return next(iter(folders))
-    where = f"package '{name}'" + (f", folder {inside}" if inside else "")
-    if folders:
-        names = {f"{PACKAGE}{name}/{path.relative_to(root).as_posix()}" for path, root in folders.items()}
-        raise UserError(f"{key}: {where} holds several checkpoints; name one: {', '.join(sorted(names))}")
+    folders = {path.relative_to(root).as_posix(): path for root in roots for path in _weight_folders(root)}
+    if inside in folders:
+        return folders[inside]
+    if len(folders) == 1 and not inside:
+        return next(iter(folders.values()))
+    names = ", ".join(f"{PACKAGE}{name}/{path}" for path in sorted(folders))
+    if names and inside:
+        raise UserError(f"{key}: package '{name}' has no checkpoint in {inside}; it has {names}")
+    if names:
+        raise UserError(f"{key}: package '{name}' holds several checkpoints; name one: {names}")
     pickles = [path.name for root in roots for path in _files(root, PICKLES)]
-    text = f"it holds {pickles[0]}, a pickle, which is never opened" if pickles else "nothing there is a checkpoint"
-    raise UserError(f"{key}: no checkpoint with safetensors in {where}: {text}")
+    reason = f"it holds {pickles[0]}, a pickle, which is never opened" if pickles else "it holds no weights"
+    raise UserError(f"{key}: no checkpoint with safetensors in package '{name}': {reason}")
 
 
 def _folders_of_package(name: str) -> list[Path]:
@@ -68,8 +75,6 @@ def _folders_of_package(name: str) -> list[Path]:
     `importlib.resources.files` would import the package, so the metadata say what its folders are called, and the spec
     of a top-level package says where an editable one lies.
     """
-    if not name:
-        return []
     packages, folders = [name], []
     try:
         distribution = metadata.distribution(name)

@@ -55,9 +55,9 @@ def settle(tree: Tree) -> list[Problem]:
     laid.lay_over({"model": model}, {})
     tree.data["model"] = laid.data["model"]
     return [
-        Problem(("model", name), f"the checkpoint {place} has {decided[name]}, found {values.tell(model[name])}")
-        for name in SIZES
-        if name in decided and model.get(name, decided[name]) != decided[name]
+        Problem(("model", name), f"the checkpoint {place} has {size}, found {values.tell(model[name])}; leave it out")
+        for name, size in decided.items()
+        if name in SIZES and model.get(name, size) != size
     ]
 
 
@@ -98,25 +98,26 @@ def _give_way(tree: Tree, decided: Mapping[str, Any], readers: Sequence[str]) ->
 
     readers: tokenizers that take the checkpoint's; another one gives way.
     """
+    installed = {file for file in {place.file for place in tree.marks.values()} if is_installed(Path(file))}
+
+    def gives_way(*keys: str) -> bool:
+        """Whether all that stands at these keys was written by an installed recipe, but not for one of its runs."""
+        places = [place for path, place in tree.marks.items() if path[: len(keys)] == keys]
+        return bool(places) and all(place.file in installed and not place.inside for place in places)
+
     model = tree.data["model"]
-    if not any(name in model and _is_default(tree, ("model", name)) for name in SIZES):
+    if not any(gives_way("model", size) for size in SIZES):
         return
-    gone: list[Keys] = [("model", name) for name in decided if name in model and _is_default(tree, ("model", name))]
+    gone: list[Keys] = [("model", name) for name in decided if gives_way("model", name)]
     tokenizer = tree.data.get("tokenizer")
     name = tokenizer.get("type") if isinstance(tokenizer, dict) else tokenizer
-    if readers and name not in readers and _is_default(tree, ("tokenizer",)):
+    if readers and name not in readers and gives_way("tokenizer"):
         gone.append(("tokenizer",))
     for keys in gone:
         (model if len(keys) == 2 else tree.data).pop(str(keys[-1]))
         tree.marks = {path: place for path, place in tree.marks.items() if path[: len(keys)] != keys}
     names = ", ".join(dotted(keys) for keys in gone)
     tree.notes.append(f"{KEY}: the checkpoint decides, instead of the installed recipe: {names}")
-
-
-def _is_default(tree: Tree, keys: Keys) -> bool:
-    """Whether all that stands at these keys was written by an installed recipe, not as a change of one of its runs."""
-    places = [place for path, place in tree.marks.items() if path[: len(keys)] == keys]
-    return bool(places) and all(not place.inside and is_installed(Path(place.file)) for place in places)
 
 
 def _readers() -> list[str]:
