@@ -16,7 +16,7 @@ from typing import Any
 from sj_lang.component import values, yaml_marks
 from sj_lang.component.problems import Keys, Place, Problem, merge_misspelt, report, shown, unknown
 from sj_lang.errors import PluginError, UserError
-from sj_lang.recipe import averages, overrides
+from sj_lang.recipe import averages, checkpoint, overrides
 from sj_lang.recipe.check import FORMAT, KEYS, PARENTS, SECTIONS, check_body, check_head, check_name
 from sj_lang.recipe.files import is_installed, locate, read_tree
 from sj_lang.recipe.overrides import COMPONENTS, Tree
@@ -146,7 +146,9 @@ def _load(path: Path, name: str, changes: _Changes, chain: tuple[Path, ...]) -> 
     runs: dict[str, Recipe] | None = None
     written = tree.data.get("runs")
     if written is None:
+        contradictions = checkpoint.settle(tree)
         body, wrong = check_body(tree.data)
+        wrong += contradictions
     elif isinstance(written, list):
         inner = changes.without([*PARENTS, "summary"])
         if "seeds" in head and not problems:  # instead of the seeds of the listed recipes
@@ -194,8 +196,10 @@ def _load_named(
         changes.lay_over(child)
         head_keys = [key for key in child.data if key in ("name", "summary", "seed")]
         head, wrong_head = check_head({"recipe": FORMAT} | {key: child.data[key] for key in head_keys})
+        contradictions = checkpoint.settle(child)
         body, wrong_body = check_body(child.data)
-        problems += [problem.at(child.marks) for problem in [*child.problems, *wrong_head, *wrong_body]]
+        wrong = [*child.problems, *wrong_head, *contradictions, *wrong_body]
+        problems += [problem.at(child.marks) for problem in wrong]
         children[name] = Recipe(path=path, notes=child.notes, **head, **body)
     return children, problems
 

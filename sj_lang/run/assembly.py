@@ -111,6 +111,8 @@ def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any], notes: li
 
     fields: those of the config that the data fix. notes: gets a sentence on the weights of a checkpoint.
     """
+    if place := recipe.model.get("init_from"):
+        fields = init_from.with_rows_of(place, recipe.model, fields)
     for key, value in fields.items():
         if key in recipe.model and recipe.model[key] != value:
             raise UserError(f"model.{key}: the recipe says {recipe.model[key]!r}, the data {value!r}; leave it out")
@@ -119,7 +121,7 @@ def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any], notes: li
         config = make(**fields)
         check_neurons(config, pads=task.pads)
         auto = getattr(transformers, task.auto_class)
-        if place := recipe.model.get("init_from"):
+        if place:
             return init_from.from_checkpoint(auto, config, place, notes, fixed=recipe.model)
         model = auto.from_config(config)
     except ValueError as error:

@@ -57,7 +57,8 @@ def open_run(run_dir: str | Path) -> Stored:
     """Raises UserError unless `run_dir` is the folder of a run that has a trained model."""
     folder = RunFolder(Path(run_dir))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder.trained_model())
-    return Stored(folder=folder, manifest=folder.read_manifest(), recipe=load(str(folder.recipe)), tokenizer=tokenizer)
+    recipe = load(str(folder.recipe), ["model.init_from=null"])  # where it started from may be gone
+    return Stored(folder=folder, manifest=folder.read_manifest(), recipe=recipe, tokenizer=tokenizer)
 
 
 def evaluate(run_dir: str | Path) -> int:

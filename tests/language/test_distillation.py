@@ -247,13 +247,13 @@ def test_teachers_that_do_not_fit(
         teacher(name="short", max_position_embeddings=8): r"reads 8 tokens at most, but the task has 16",
         str(bare): r"holds no model",
         cut_off: r"task\.teacher: .*cut.* cannot be loaded as .*incomplete",
-        "./nowhere": r"no folder './nowhere'",
+        "./nowhere": r"\./nowhere is no folder",
     }
     for place, message in cases.items():
         with pytest.raises(UserError, match=message):
             execute(recipe(tmp_path, book, place), dry_run=True)
-    with pytest.raises(Unreachable, match=r"task.teacher: no model 'owner/name'.*cannot be reached"):
-        execute(recipe(tmp_path, book, "owner/name", "output=out"))
+    with pytest.raises(Unreachable, match=r"task.teacher: no model in hub:owner/name.*cannot be reached"):
+        execute(recipe(tmp_path, book, "hub:owner/name", "output=out"))
     assert not (tmp_path / "out").exists()
     assert offline() < 60
 

@@ -104,7 +104,7 @@ def sj_lang_register(register: Register) -> None:
     register.tokenizer(
         "pretrained",
         "sj_lang_language.tokenizers.pretrained:pretrained",
-        summary="a tokenizer from a folder or from the Hugging Face hub",
+        summary="the tokenizer of a checkpoint: a folder, package:NAME or hub:OWNER/NAME",
     )
     register.source(
         "python-docs",

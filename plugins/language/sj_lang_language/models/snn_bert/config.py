@@ -1,5 +1,6 @@
 """Of what an SNN-BERT is built."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -124,6 +125,13 @@ class SNNBertConfig(Coding, PreTrainedConfig):  # type: ignore[misc]
         if self.problem_type not in (None, *PROBLEMS):
             raise UserError(f"snn_bert: problem_type '{self.problem_type}'; {choices(self.problem_type, PROBLEMS)}")
         super().__post_init__(**others)
+
+    @classmethod
+    def fields_of(cls, bert: Mapping[str, Any]) -> dict[str, Any]:
+        """What the config of a BERT decides here beside the sizes; `pooling` if sentence-transformers stored it."""
+        options = {name: bert[name] for name in ("layer_norm_eps", "pooling") if name in bert}
+        gelu = {"gelu": True} if bert["hidden_act"] == "gelu" else {}
+        return {"embedding": "bert_sum", **options, **gelu}
 
     @property
     def width_inside(self) -> int:

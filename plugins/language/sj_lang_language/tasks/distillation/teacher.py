@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sj_lang import hf, plugins
 from sj_lang.errors import PluginError, Unreachable, UserError
-from sj_lang.folder import model_folder
+from sj_lang.pretrained import OFFLINE, find
 from sj_lang.task import Prepared
 
 #: a text on which tokenizers of one vocabulary differ if they fold, split or mark differently
@@ -21,18 +21,18 @@ PROBE = "The Quick, brown fox-jumps:  it's café № 12.5%!\nOver the lazy dog"
 def load_teacher(place: str, auto_class: str, student: PreTrainedModel, ready: Prepared) -> PreTrainedModel:
     """The teacher in evaluation mode, without gradients.
 
-    place: a folder with a model, a run folder, or "owner/name" on the hub. Raises UserError if there is none, if it was
-    not trained for the task, or if its tokenizer, its outputs or its length are not the student's.
+    place: a folder with a model, also of a run, package:NAME or hub:OWNER/NAME. Raises UserError if
+    there is none, if it was not trained for the task, or if its tokenizer, its outputs or its length
+    are not the student's.
     """
-    if Path(place).expanduser().exists():
-        folder = model_folder(place, "task.teacher")
-        if not (folder / "config.json").is_file():
+    source = find(place, "task.teacher")
+    if isinstance(source, Path):
+        if not (source / "config.json").is_file():
             raise UserError(f"task.teacher: the folder {place} holds no model (no config.json)")
-        tokenizer, model, report = _load(folder, place, auto_class, offline=False)
+        tokenizer, model, report = _load(source, place, auto_class, offline=False)
     else:
-        _check_name(place)
         with hf.reached() as online:
-            tokenizer, model, report = _load(place, place, auto_class, offline=not online)
+            tokenizer, model, report = _load(source, place, auto_class, offline=not online)
     if report["missing_keys"]:
         raise UserError(
             f"task.teacher: {place} was not trained for this task: as {type(model).__name__} it lacks "
@@ -41,11 +41,6 @@ def load_teacher(place: str, auto_class: str, student: PreTrainedModel, ready: P
     _check_tokenizer(place, tokenizer, ready.tokenizer)
     _check_outputs(place, model, student, ready)
     return model.eval().requires_grad_(False)
-
-
-def _check_name(place: str) -> None:
-    if place.startswith((".", "/", "~")) or place.count("/") > 1 or not place:
-        raise UserError(f"task.teacher: no folder {place!r}; expected a folder, or owner/name on the Hugging Face hub")
 
 
 def _load(
@@ -61,10 +56,7 @@ def _load(
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if offline:
-            raise Unreachable(
-                f"task.teacher: no model {place!r}: no folder has that path, the Hugging Face hub cannot be reached "
-                "and the local cache has no copy"
-            ) from error
+            raise Unreachable(f"task.teacher: no model in {place}: {OFFLINE}") from error
         reason = str(error).strip().splitlines()
         raise UserError(
             f"task.teacher: {place} cannot be loaded as {auto_class}: {reason[0] if reason else error!r}"
