@@ -21,6 +21,13 @@ def nodes(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if all(hasattr(module, one) for one in marks)}
 
 
+def neuron_tensors(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters of spiking neurons, and of modules that say `of_neurons = True`: the scales of their spikes."""
+    inside = [p for node in nodes(model).values() for p in node.parameters()]
+    beside = [p for one in model.modules() if getattr(one, "of_neurons", False) for p in one.parameters(recurse=False)]
+    return list({id(parameter): parameter for parameter in inside + beside}.values())
+
+
 def neuron_parameters(model: nn.Module) -> int:
     """Parameters inside spiking neurons, each counted once."""
     owned = {id(p): p.numel() for module in nodes(model).values() for p in module.parameters()}

@@ -43,6 +43,7 @@ class Objective(Protocol):
 
     #: further arguments of the model's forward pass, e.g. {"output_hidden_states": True}
     asks: Mapping[str, Any]
+    # It may have `figures`, a dict: what was measured when it was built, stored with the figures of the run.
 
     def __call__(self, outputs: Any, batch: Mapping[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
         """The loss of a micro-batch. outputs: the model's, their `loss` scaled as the model does it.

@@ -89,15 +89,20 @@ ELSEWHERE = {
 }
 
 
+#: The one key of `train:` that is ours: the learning rate of the neurons' parameters; null: that of all others.
+NEURON_RATE = "neuron_learning_rate"
+
+
 @functools.cache
 def train_arguments() -> dict[str, Argument]:
-    """The fields of transformers.TrainingArguments, less seed, data_seed and output_dir."""
+    """The fields of transformers.TrainingArguments, less seed, data_seed and output_dir, and `NEURON_RATE`."""
     hf.shield()
     from transformers import TrainingArguments
 
     annotations = typing.get_type_hints(TrainingArguments)
     own_defaults = {**TRAIN_DEFAULTS, **{name: value for name, (value, _) in TRAIN_FIXED.items()}}
-    schema: dict[str, Argument] = {}
+    rate = _limited(float | None, TRAIN_LIMITS["learning_rate"])
+    schema: dict[str, Argument] = {NEURON_RATE: Argument(NEURON_RATE, rate, None)}
     for entry in dataclasses.fields(TrainingArguments):
         if entry.init and entry.name not in ELSEWHERE and can_be_written(annotations[entry.name]):
             default = own_defaults.get(entry.name, field_default(entry))

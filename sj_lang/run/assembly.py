@@ -16,6 +16,7 @@ from sj_lang.errors import UserError
 from sj_lang.hf import shield
 from sj_lang.monitor import neuron_parameters
 from sj_lang.recipe.neurons import check_neurons
+from sj_lang.recipe.sections import NEURON_RATE
 from sj_lang.run import init_from
 from sj_lang.task import Prepared, Task
 
@@ -139,7 +140,7 @@ def training_arguments(recipe: Recipe, prepared: Prepared | None, output: Path, 
 
     prepared: None, in an outline, stands for data with a validation part.
     """
-    train = dict(recipe.train)
+    train = {key: value for key, value in recipe.train.items() if key != NEURON_RATE}
     train.setdefault("use_cpu", not torch.accelerator.is_available())
     train.setdefault("disable_tqdm", not sys.stderr.isatty())
     if train.get("ddp_find_unused_parameters") is None:

@@ -175,13 +175,18 @@ def _training_figures(trainer: RunTrainer, job: Job, folder: RunFolder) -> dict[
     mark = trainer.mark
     losses = figures.series(folder.read_history(), "train.loss")[1]
     loss: dict[str, float] = {"train.loss": losses[-1]} if losses else {}
-    return loss | {
-        "train.steps": trainer.state.global_step,
-        "train.seconds": mark.seconds,
-        "train.tokens_per_second": mark.tokens / mark.busy_seconds if mark.busy_seconds else 0.0,
-        "parameters.total": total_parameters(job.model),
-        "parameters.neurons": neuron_parameters(job.model),
-    }
+    prepared: dict[str, float] = getattr(job.objective, "figures", {})
+    return (
+        prepared
+        | loss
+        | {
+            "train.steps": trainer.state.global_step,
+            "train.seconds": mark.seconds,
+            "train.tokens_per_second": mark.tokens / mark.busy_seconds if mark.busy_seconds else 0.0,
+            "parameters.total": total_parameters(job.model),
+            "parameters.neurons": neuron_parameters(job.model),
+        }
+    )
 
 
 def _prompt(job: Job) -> str | None:

@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from sj_lang.errors import RunFailed
+from sj_lang.errors import RunFailed, UserError
 from sj_lang.folder import RunFolder
 from sj_lang.hf import shield
-from sj_lang.monitor import seeded
+from sj_lang.monitor import neuron_tensors, seeded
+from sj_lang.recipe.sections import NEURON_RATE
 from sj_lang.run.assembly import Job
 from sj_lang.run.batches import BatchTrainer
 from sj_lang.run.callbacks import Epochs, Lines, RunMark
@@ -45,6 +46,7 @@ class RunTrainer(BatchTrainer):
         self.mark = RunMark()
         self.termination = Termination(folder.continuing if folder else "")
         self.guard = FiniteGuard()
+        self.neuron_rate: float | None = job.recipe.train[NEURON_RATE]
         self._use_cache = vars(job.model.config).get("use_cache")
         super().__init__(
             model=job.model,
@@ -62,6 +64,20 @@ class RunTrainer(BatchTrainer):
         if hasattr(job.prepared.train, "set_epoch"):
             self.add_callback(Epochs(job.prepared.train))
         self.measurements = Measurements(self, job.recipe.measure)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """transformers' own; with `train.neuron_learning_rate` the neurons are a group of it, without weight decay."""
+        made = self.optimizer is not None
+        optimizer = super().create_optimizer(model)
+        if self.neuron_rate is None or made:
+            return optimizer
+        of_neurons = {id(p): p for p in neuron_tensors(self.model) if p.requires_grad}
+        if not of_neurons:
+            raise UserError("train.neuron_learning_rate: the model has no neurons with parameters; leave it out")
+        for group in optimizer.param_groups:
+            group["params"] = [p for p in group["params"] if id(p) not in of_neurons]
+        optimizer.add_param_group({"params": list(of_neurons.values()), "lr": self.neuron_rate, "weight_decay": 0.0})
+        return optimizer
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         self.mark.count(inputs)

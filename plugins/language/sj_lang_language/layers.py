@@ -51,6 +51,8 @@ class SpikingLayer(nn.Module):
         as they are, whole numbers: `SpikingLinear` has the values in its weights.
     """
 
+    of_neurons = True  # a and b learn at the rate of the neurons
+
     def __init__(self, *, neuron: MakeNeuron, channels: int, scaled: bool = False) -> None:
         super().__init__()
         self.channels = channels

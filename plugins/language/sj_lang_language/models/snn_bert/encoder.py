@@ -16,6 +16,7 @@ first one is that of the pooler, and what is returned stands where the tokens st
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from sj_lang_language.layers import (
     float_in_place_of_spikes,
     outside,
 )
+from sj_lang_language.models.calibration import calibrate
 from sj_lang_language.models.common import FreshWeights, asked_if, component, replace_table
 from sj_lang_language.models.snn_bert.config import SNNBertConfig
 
@@ -167,6 +169,27 @@ class SNNBertPreTrainedModel(FreshWeights, PreTrainedModel):  # type: ignore[mis
         if isinstance(module, SpikingLinear) and module.neurons.spiking:
             return 1 / math.sqrt(RATE * module.in_features)
         return 0.02
+
+    def calibrate(self, twin: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """`calibration.calibrate` of this model towards its ANN twin, on one batch."""
+        return calibrate(self, twin, batch)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Put the scales and shifts of spikes into the Linear layers behind; outputs stay as they are, up to rounding.
+
+        Those of Q, K and V stay, because spikes meet spikes there: `a_k (a_q s + b_q)` meets the spikes of K.
+        """
+        for layer in [module for module in self.modules() if isinstance(module, SpikingLayer)]:
+            behind = [one for one in self.modules() if isinstance(one, SpikingLinear) and one.neurons is layer]
+            if layer.scale is None or not behind:
+                continue
+            for linear in behind:
+                weight, bias = linear.folded()
+                linear.weight.copy_(weight)
+                if bias is not None:
+                    linear.bias.copy_(bias)
+            layer.reset_parameters()
 
     @property
     def embedding(self) -> Any:

@@ -22,6 +22,7 @@ class DistillationLoss(nn.Module):
     trained nor stored.
 
     student: is looked at, not kept. labels: the keys of a batch that hold them, in the order of the models' outputs.
+    variances: of the teacher's hidden states, each layer's squares are divided by its own; None: they are not.
     """
 
     def __init__(
@@ -33,8 +34,11 @@ class DistillationLoss(nn.Module):
         temperature: float,
         alpha: float,
         hidden: bool,
+        variances: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        #: what was measured when the student was prepared; figures of the run
+        self.figures: dict[str, float] = {}
         self._teacher = [teacher]
         self._takes = set(inspect.signature(teacher.forward).parameters) - {*labels, "labels"}
         self.labels, self.temperature, self.alpha = list(labels), temperature, alpha
@@ -51,6 +55,7 @@ class DistillationLoss(nn.Module):
             width, wide = student_logits.shape[-1], teacher_logits.shape[-1]
             if width != wide:
                 raise UserError(f"task.teacher: it has {wide} outputs, the student has {width}")
+        self.variances = variances
         self.layers: list[int] = []
         self.projections = nn.ModuleList()
         if hidden:
@@ -115,6 +120,8 @@ class DistillationLoss(nn.Module):
         total: Tensor = outputs["loss"].new_zeros(())
         for state, layer, project in zip(outputs["hidden_states"], self.layers, self.projections, strict=True):
             squares = (project(state).float() - taught["hidden_states"][layer].float()).square().mean(-1)
+            if self.variances is not None:
+                squares = squares / self.variances[layer]
             total = total + ((squares * weight).sum(1) * _scored(label)).sum()
         return total / len(self.layers)
 
