@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,9 +26,10 @@ def start_from(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
         )
     other = [name for name, tensor in tensors.items() if tensor.shape != places[name].shape]
     if other:
-        shapes = f"{list(tensors[other[0]].shape)} there, {list(places[other[0]].shape)} here"
+        name = other[0]
         raise UserError(
-            f"task.start: {len(other)} tensors of the teacher have another shape, such as {other[0]}: {shapes}"
+            f"task.start: {len(other)} tensors of the teacher have another shape, such as {name}: "
+            f"{list(tensors[name].shape)} there, {list(places[name].shape)} here"
         )
     for name, tensor in tensors.items():
         places[name].copy_(tensor)
@@ -56,7 +57,7 @@ def calibrate(
 def _draw(ready: Prepared, sentences: int, seed: int) -> dict[str, Tensor]:
     """A batch of training sentences without their labels."""
     train: Any = ready.train
-    if not isinstance(train, Sized):
+    if not hasattr(train, "__len__"):
         raise UserError("task.calibrate: the training data are a stream, from which no sentences can be drawn")
     if not len(train):
         raise UserError("task.calibrate: the training data are empty")

@@ -92,7 +92,8 @@ class Distillation(Task):
             teacher = load_teacher(self.teacher, self.auto_class, student, ready)
             if self.start:
                 start_from(student, teacher)
-            figures, variances = {}, None
+            figures: dict[str, float] = {}
+            variances: list[float] | None = None
             if self.calibrate:
                 figures, variances = calibrate(student, teacher, ready, self.calibrate, seed)
             if not self.embeddings:
