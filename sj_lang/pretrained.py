@@ -34,7 +34,9 @@ def find(place: str, key: str) -> Path | str:
         return model_folder(place, key)
     hint = f"expected {FORMS}"
     if not folder.exists() and not place.startswith((".", "/", "~")):
-        if place.count("/") == 1:
+        if place.startswith("run:"):
+            hint = "it means another run of the same series, and this is a single run"
+        elif place.count("/") == 1:
             hint = f"for that name on the Hugging Face hub, write {HUB}{place}"
         elif _folders_of_package(place):
             hint = f"for the installed package of that name, write {PACKAGE}{place}"

@@ -43,7 +43,7 @@ class Job:
     notes: list[str] = field(default_factory=list)
 
 
-def assemble(recipe: Recipe, output: Path) -> Job:
+def assemble(recipe: Recipe, output: Path, *, with_objective: bool = True) -> Job:
     """Read the data and build the model of a recipe, with the recipe's seed. Writes nothing.
 
     The tokenizer gets the model's longest text as its `model_max_length`, and is stored with it: a pipeline can cut.
@@ -59,7 +59,7 @@ def assemble(recipe: Recipe, output: Path) -> Job:
     transformers.set_seed(recipe.seed)  # the model's weights depend on the seed alone, not on how the data were read
     model = build_model(recipe, task, prepared.model, notes)
     prepared.tokenizer.model_max_length = longest_text(model) or prepared.tokenizer.model_max_length
-    objective = prepared.objective(model) if prepared.objective else None
+    objective = prepared.objective(model) if prepared.objective and with_objective else None
     return Job(
         recipe=recipe,
         task=task,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sj_lang.errors import Interrupted, RunFailed, SjLangError
+from sj_lang.errors import Interrupted, RunFailed, SjLangError, UserError, choices
 from sj_lang.folder import RunFolder
 from sj_lang.manifest import read_json
 from sj_lang.recipe import averages
@@ -26,7 +26,7 @@ def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None 
     """
     console = Console()
     folder, previous = claim(recipe, resume, dry_run=dry_run)
-    runs = {name: replace(child, output=str(Path(folder.shown) / name)) for name, child in recipe.children()}
+    runs = linked({name: replace(child, output=f"{folder.shown}/{name}") for name, child in recipe.children()})
     groups = grouped(list(runs), default=Path(recipe.name).name)
     over = previous is not None and previous.status == "done"  # its data may be gone
     _rehearse(runs, {} if over else groups, console, aloud=dry_run)
@@ -47,6 +47,34 @@ def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None 
     finally:
         console.close()
     return 0
+
+
+def linked(runs: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """The runs, with the folder of another run of the same seed where a task says `run:NAME`, such as its teacher.
+
+    Runs are carried out in their order, so the other one must stand before. UserError if it does not.
+    """
+    before: dict[str, Recipe] = {}
+    for name, recipe in runs.items():
+        head, _, last = name.rpartition("/")
+        seed = f"/{last}" if last.startswith("seed-") else ""
+        folders = {other.removesuffix(seed): run.output for other, run in before.items() if other.endswith(seed)}
+        # in a list of recipes each of which is a series, a run means those of its own
+        group = (head if seed else name).rpartition("/")[0]
+        folders |= {other.removeprefix(f"{group}/"): folder for other, folder in folders.items() if group}
+        before[name] = replace(recipe, task=_with_folders(recipe.task, folders, name))
+    return before
+
+
+def _with_folders(value: Any, folders: Mapping[str, str], name: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_folders(inside, folders, name) for key, inside in value.items()}
+    if not isinstance(value, str) or not value.startswith("run:"):
+        return value
+    other = value.removeprefix("run:")
+    if other not in folders:
+        raise UserError(f"run '{name}': {value} names no run that comes before it; {choices(other, list(folders))}")
+    return folders[other]
 
 
 def grouped(names: Sequence[str], default: str) -> dict[str, list[str]]:
@@ -73,6 +101,8 @@ def summary(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float
 def _rehearse(runs: Mapping[str, Recipe], groups: Mapping[str, list[str]], console: Console, *, aloud: bool) -> None:
     """Build one run of each group, so that mistakes in any are found before the first is trained.
 
+    What a run minimises in place of its own loss is built when it starts: it may need a run before it.
+
     aloud: a dry run, which prints what it builds and does not check data that cannot be reached.
     """
     quiet = Console(muted=True)
@@ -80,7 +110,7 @@ def _rehearse(runs: Mapping[str, Recipe], groups: Mapping[str, list[str]], conso
         if aloud:
             console.say(f"== {names[0]}" + (f" and {len(names) - 1} more seeds" if len(names) > 1 else ""))
         try:
-            train(runs[names[0]], console if aloud else quiet, dry_run=True, needs_data=not aloud)
+            train(runs[names[0]], console if aloud else quiet, dry_run=True, needs_data=not aloud, in_series=True)
         except SjLangError as error:
             raise type(error)(f"run '{names[0]}': {error}") from error
 

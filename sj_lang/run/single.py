@@ -31,10 +31,11 @@ def train(
     resume: str | Path | None = None,
     debug: bool = False,
     needs_data: bool = False,
+    in_series: bool = False,
 ) -> RunFolder:
     """Carry out a recipe that is a single run. A finished one is left alone.
 
-    needs_data: Unreachable data are an error in a dry run too.
+    needs_data: Unreachable data are an error in a dry run too. in_series: a dry run builds no objective.
     """
     folder, previous = claim(recipe, resume, dry_run=dry_run)
     if previous and previous.status == "done":
@@ -47,7 +48,7 @@ def train(
         notes.append("no checkpoint yet: it starts from the beginning")
 
     try:
-        job = assemble(recipe, folder.root)
+        job = assemble(recipe, folder.root, with_objective=not (dry_run and in_series))
     except Unreachable as error:
         if needs_data or not dry_run:
             raise
