@@ -1,6 +1,8 @@
 """Laying one set of values over another: a recipe over its base, a run or the command line over a recipe.
 
 Mappings are merged, everything else is replaced. A component that gets another `type` loses the old type's arguments.
+A component that wraps another of its kind, as a distillation wraps a task, wraps the one that was there unless it names
+one, and hands on the keys that only the wrapped one has.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Tree:
     def _laid(self, keys: Keys, old: Any, new: Any, marks: Marks) -> Any:
         kind = part_kind(self.data, keys)
         if kind and isinstance(new, str | dict) and isinstance(old, str | dict):
-            return self._laid_component(keys, _spec(old), _spec(new), marks)
+            return self._laid_component(kind, keys, _spec(old), _spec(new), marks)
         if isinstance(old, dict) and isinstance(new, dict):
             self._take_mark(keys, marks)
             return self._merged(keys, old, new, marks)
@@ -47,8 +49,23 @@ class Tree:
         self._replace_marks(keys, marks)
         return copy.deepcopy(new)
 
-    def _laid_component(self, keys: Keys, old: dict[str, Any], new: dict[str, Any], marks: Marks) -> dict[str, Any]:
+    def _laid_component(
+        self, kind: str, keys: Keys, old: dict[str, Any], new: dict[str, Any], marks: Marks
+    ) -> dict[str, Any]:
         before, after = old.get("type"), new.get("type", old.get("type"))
+        wrapped = _wrapped(kind, after)
+        if wrapped and before is not None and before != after and wrapped not in new:
+            self.marks = _moved(self.marks, keys, keys, (*keys, wrapped))
+            self._take_mark(keys, marks)
+            return self._merged(keys, {wrapped: old}, new, marks)
+        if wrapped and before == after:
+            inner = [key for key in new if key not in _arguments(kind, after)]
+            inner = [key for key in inner if key in _arguments(kind, _spec(old.get(wrapped, "")).get("type"))]
+            for key in inner:
+                marks = _moved(marks, keys, (*keys, key), (*keys, wrapped, key))
+            handed_on = {**_spec(new.get(wrapped, {})), **{key: new[key] for key in inner}}
+            new = {key: value for key, value in new.items() if key not in inner}
+            new |= {wrapped: handed_on} if handed_on else {}
         if before is not None and before != after:
             dropped = [name for name in old if name != "type"]
             if dropped:
@@ -90,6 +107,25 @@ def _spec(value: str | dict[str, Any]) -> dict[str, Any]:
     return {"type": value} if isinstance(value, str) else value
 
 
+def _arguments(kind: str, name: Any) -> Mapping[str, schema.Argument]:
+    """The arguments of a component; none if it is not known, which the check that follows reports."""
+    try:
+        return schema.arguments(kind, plugins.get(kind, name).load()) if isinstance(name, str) else {}
+    except (UserError, PluginError):
+        return {}
+
+
+def _wrapped(kind: str, name: Any) -> str:
+    """The argument of a component that is another of its own kind; "" if there is none."""
+    return next((key for key, argument in _arguments(kind, name).items() if argument.part == kind), "")
+
+
+def _moved(marks: Marks, holder: Keys, old: Keys, new: Keys) -> dict[Keys, Place]:
+    """Marks with those below `old` below `new`; the mark of `holder` itself stays."""
+    size = len(old)
+    return {(new + path[size:] if path[:size] == old and path != holder else path): p for path, p in marks.items()}
+
+
 def part_kind(data: Mapping[str, Any], keys: Keys) -> str:
     """The kind of component that stands at `keys` in a recipe; "" if none does, or if it is not known."""
     if len(keys) > 2 and keys[0] == "runs":
@@ -101,10 +137,7 @@ def part_kind(data: Mapping[str, Any], keys: Keys) -> str:
         name = spec if isinstance(spec, str) else spec.get("type") if isinstance(spec, dict) else None
         if not isinstance(name, str):
             return ""
-        try:
-            argument = schema.arguments(kind, plugins.get(kind, name).load()).get(str(key))
-        except (UserError, PluginError):
-            return ""  # the check that follows reports it, with its place
+        argument = _arguments(kind, name).get(str(key))
         if argument is None or not argument.part:
             return ""
         kind = argument.part
