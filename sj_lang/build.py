@@ -1,4 +1,4 @@
-"""From a checked section of a recipe to an object: parts are looked up by name and handed to those that need them."""
+"""From a checked section of a recipe to an object: parts are looked up by name and handed on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sj_lang.component.problems import report
 from sj_lang.component.spec import Spec, resolve
 from sj_lang.errors import PluginError, SjLangError, describe
 
-#: Kinds whose constructors get numbers and other parts only, so that what fails in there is the plugin's fault.
+#: Kinds whose constructors get numbers and other parts only: what fails there is the plugin's fault.
 MODULES = ("neuron", "embedding", "attention", "norm")
 
 
@@ -46,9 +46,9 @@ class Make:
     def __call__(self, **handed_in: Any) -> Any:
         """Build one. What the program hands in wins over an option of that name.
 
-        Arguments of `schema.GIVEN` that the class does not have are left out; any other is a TypeError. A ValueError,
-        by which a class refuses a value, passes. Anything else that a module's constructor raises is a PluginError
-        that names the plugin.
+        Arguments of `schema.GIVEN` that the class does not have are left out; any other is a
+        TypeError. A ValueError, by which a class refuses a value, passes. Anything else that a
+        module's constructor raises is a PluginError that names the plugin.
         """
         if self.kind != "model":  # a config takes whatever the data say
             strange = [name for name in handed_in if name not in self._arguments]
@@ -71,7 +71,7 @@ class Make:
 
 
 def part(kind: str, spec: str | Mapping[str, Any]) -> Make:
-    """Look up and check a component: a name, or `{"type": name, **options}`. One UserError lists all mistakes."""
+    """Check a component, a name or `{"type": name, **options}`. One UserError lists all mistakes."""
     if isinstance(spec, Spec) and spec.proves(kind):
         return Make(kind, spec)
     resolved, problems = resolve(kind, spec)

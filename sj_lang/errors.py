@@ -20,7 +20,7 @@ class RunFailed(SjLangError):
 
 
 class UserError(SjLangError):
-    """A mistake that the user can correct: usage, recipe, files, anything found before training starts."""
+    """A mistake that the user can correct: usage, recipe, files; found before training starts."""
 
     exit_code = 2
 
@@ -74,7 +74,7 @@ def describe(error: BaseException) -> str:
 
 
 def not_imported(module: str, name: str, cure: str) -> str:
-    """Why a kernel that needs this module cannot run, and the cure if it is not installed; "" if it imports."""
+    """Why a kernel that needs this module cannot run, with the cure; "" if the module imports."""
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:

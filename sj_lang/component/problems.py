@@ -34,7 +34,7 @@ Marks = Mapping[Keys, Place]
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong. keys: path of the key. kind: "plugin" is a plugin's failure, not the user's mistake."""
+    """One thing that is wrong. keys: path of the key. kind: "plugin" is not the user's mistake."""
 
     keys: Keys
     message: str
@@ -66,7 +66,7 @@ def dotted(keys: Keys) -> str:
 
 
 def unknown(keys: Keys, valid: Iterable[str], home: str = "") -> Problem:
-    """A key that is not valid. home: where the valid keys are described, if there are too many to list."""
+    """A key that is not valid. home: where the valid keys are described, if they are many."""
     key = str(keys[-1])
     hint = choices(key, sorted(valid), limit=12) or home
     if "." in key:
@@ -80,7 +80,7 @@ def missing(keys: Keys, expected: str = "") -> Problem:
 
 
 def merge_misspelt(problems: list[Problem]) -> list[Problem]:
-    """Make one problem of a missing key and an unknown key beside it that looks like its misspelling."""
+    """Make one problem of a missing key and its likely misspelling beside it."""
     kept = [problem for problem in problems if problem.kind != "missing"]
     for lost in [problem for problem in problems if problem.kind == "missing"]:
         name = str(lost.keys[-1])

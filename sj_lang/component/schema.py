@@ -128,7 +128,7 @@ def arguments(kind: str, target: Any) -> dict[str, Argument]:
 
 
 def _signature(kind: str, target: Any) -> dict[str, tuple[Any, Any]]:
-    """name -> (annotation, default). `**rest` of a constructor stands for the arguments of its base class."""
+    """name -> (annotation, default). `**rest` stands for the arguments of the base class."""
     if dataclasses.is_dataclass(target) and kind == "model":
         return _config_fields(target)
     merged: dict[str, tuple[Any, Any]] = {}

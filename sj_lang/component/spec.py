@@ -1,4 +1,4 @@
-"""A component as a recipe writes it, checked against the arguments of its class and written out with all defaults."""
+"""A component as a recipe writes it: checked against its class, all defaults written out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SPLITS = ("train", "validation", "dev", "test")
 
 
 class Spec(dict[str, Any]):
-    """`{"type": name, **options}`, checked, all options written out: a plain dict that need not be checked again.
+    """`{"type": name, **options}`, checked, with all options: a dict that needs no second check.
 
     Copies keep the proof. It is void once a value has been changed in place.
     """
@@ -37,14 +37,14 @@ class Spec(dict[str, Any]):
         self._proof = kind, repr(self)
 
     def proves(self, kind: str) -> bool:
-        """Whether these are still the options that were checked, and those of a component of this kind."""
+        """Whether these are still the options that were checked, for a component of this kind."""
         return self._proof == (kind, repr(self))
 
 
 def resolve(kind: str, section: Any, keys: Keys = ()) -> tuple[dict[str, Any], list[Problem]]:
-    """Check a component's section; return it as a `Spec` ({} if its class is not known), and all that is wrong with it.
+    """Check a component's section; return it as a `Spec`, {} if its class is unknown, and its problems.
 
-    Arguments that the program hands in are not written out, except those of a model that the section sets.
+    Arguments that the program hands in are not written out, unless a model's section sets them.
     """
     if isinstance(section, str):
         section = {"type": section}
@@ -131,7 +131,7 @@ def _resolve_value(argument: Argument, value: Any, keys: Keys) -> tuple[Any, lis
 
 
 def check_data(data: Any, keys: Keys) -> list[Problem]:
-    """Check `task.data`: a registered source, `hub:owner/name[/config]`, an existing path, or a mapping of those."""
+    """Check `task.data`: a source, `hub:owner/name[/config]`, an existing path, or a mapping of those."""
     if isinstance(data, Mapping):
         problems = [unknown((*keys, name), SPLITS) for name in data if name not in SPLITS]
         for name in SPLITS:

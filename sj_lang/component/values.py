@@ -1,6 +1,7 @@
-"""Annotations as checks of values from YAML: strict, with messages in words that a user of recipes knows.
+"""Annotations as checks of values from YAML: strict, with messages for a user of recipes.
 
-A whole number is a number; true and false are neither numbers nor text; text is never taken for a number.
+A whole number is a number; true and false are neither numbers nor text; text is never taken for a
+number.
 """
 
 from __future__ import annotations
@@ -244,7 +245,8 @@ def _strict(annotation: Any) -> Any:
 def hints(owner: Any, annotations: typing.Mapping[str, Any], words: typing.Iterable[str] = ()) -> dict[str, Any]:
     """Resolve annotations one by one in the module of their owner; one that cannot be resolved stays text.
 
-    words: names that stand for themselves if the module does not define them; linters take the quotes off.
+    words: names that stand for themselves if the module does not define them, for linters take the
+        quotes off.
     """
     scope = {word: word for word in words} | vars(inspect.getmodule(owner) or types)
     resolved: dict[str, Any] = {}

@@ -60,10 +60,10 @@ def _prefixes(run: str) -> list[str]:
 def compute(averages: Averages, figures: Figures) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Column -> name -> mean, deviation and number; and sentences about what could not be computed.
 
-    A column is what the names of the runs end with ("spiking", "ann"), "" if each member is one run, or a baseline
-    that all of them have ("baseline.majority"). If several figures of a run are named, the mean of those that exist
-    counts. With seeds, the average is taken for each seed; if the runs differ in their number of seeds, it is the
-    average of their means, without a deviation.
+    A column is what the names of the runs end with ("spiking", "ann"), "" if each member is one
+    run, or a baseline that all of them have ("baseline.majority"). If several figures of a run are
+    named, the mean of those that exist counts. With seeds, the average is taken for each seed; if
+    the runs differ in their number of seeds, it is the average of their means, without a deviation.
     """
     columns: dict[str, dict[str, Any]] = {}
     notes: list[str] = []
@@ -143,7 +143,7 @@ def _columns(members: Mapping[str, Sequence[str]], figures: Figures) -> list[str
 
 
 def _series(figures: Figures, run: str, column: str, names: Sequence[str]) -> list[float]:
-    """The mean of the named figures for each seed of a run; empty if the run, or every figure, is missing."""
+    """The mean of the named figures for each seed of a run, without seeds that have none of them."""
     if column.startswith(BASELINE):
         prefix = f"{column}."
         full_name = next((name for name in figures if name == run or name.startswith(f"{run}/")), "")

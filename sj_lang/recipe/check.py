@@ -129,7 +129,7 @@ def _placed(kind: str, text: str) -> Problem:
 
 
 def _with_choices(spec: Mapping[str, Any], config: Any) -> Spec:
-    """The model's options; null is replaced by what the config chose, for a default may depend on other options."""
+    """The model's options, with what its config chose instead of null from other options."""
     chosen = {name: getattr(config, name, None) for name, value in spec.items() if value is None}
     plain = {name: value if isinstance(value, Spec) else values.plain(value) for name, value in chosen.items()}
     return Spec("model", {**spec, **{name: value for name, value in plain.items() if values.is_plain(value)}})

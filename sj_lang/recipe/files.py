@@ -19,7 +19,8 @@ NOT_FROM_BASE = ("recipe", "base", "name", "summary", "output")
 def locate(recipe: str, near: Path | None = None) -> tuple[Path, str]:
     """The file of a recipe and the name it has by default. `near`: the folder that paths are relative to.
 
-    A path comes before the name of an installed recipe. UserError with the nearest names if neither exists.
+    A path comes before the name of an installed recipe. UserError with the nearest names if there is
+    neither.
     """
     path = (near or Path()) / Path(recipe).expanduser()
     if path.is_file():
@@ -85,7 +86,7 @@ def _read_base(base: str, path: Path, place: Place, chain: tuple[Path, ...]) -> 
 
 
 def _nest_runs(data: dict[str, Any], marks: dict[Keys, Place]) -> tuple[dict[Keys, Place], list[Problem]]:
-    """Nest the keys with dots in `runs: {a: {model.twin: true}}`, in place; return the new marks, and problems."""
+    """Nest keys with dots, `runs: {a: {model.twin: true}}`, in place; return new marks and problems."""
     runs, problems = data.get("runs"), []
     kept = dict(marks)
     if not isinstance(runs, dict):
@@ -107,7 +108,7 @@ def _nest_runs(data: dict[str, Any], marks: dict[Keys, Place]) -> tuple[dict[Key
 
 
 def copy(recipe: str, dest: str) -> Path:
-    """Copy a recipe's file, as it is written, to a new file or into an existing folder; return the copy.
+    """Copy a recipe's file as it is to a new file or into an existing folder; return the copy.
 
     If the base is a path relative to the old file, the copy has its full path.
     """

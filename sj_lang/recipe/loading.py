@@ -1,8 +1,8 @@
 """A recipe: one YAML file of names and numbers.
 
 All its keys, and the type of each value, are checked before anything is built. Ranges that only a
-component knows are checked when it is built, before training. Importing this module imports no torch;
-checking a recipe does, because components are checked against their classes.
+component knows are checked when it is built, before training. Importing this module imports no
+torch; checking a recipe does, because components are checked against their classes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sj_lang.recipe.overrides import COMPONENTS, Tree
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A checked recipe, all defaults filled in. Only the head of a series counts; its runs are `children()`.
+    """A checked recipe with all defaults. Only the head of a series counts; its runs are `children()`.
 
     notes: sentences for the user, e.g. that a new `type` dropped the old one's arguments.
     """
@@ -49,8 +49,8 @@ class Recipe:
     def children(self) -> list[tuple[str, Recipe]]:
         """The runs of a series, in order, as (name, recipe); empty if this is one run.
 
-        Their names are those of `runs:`, `seed-<n>` for seeds, `<run>/seed-<n>` for both; `seeds` wins
-        over `seed`. Each child has its own folder in the output folder of this recipe.
+        Their names are those of `runs:`, `seed-<n>` for seeds, `<run>/seed-<n>` for both; `seeds`
+        wins over `seed`. Each child has its own folder in the output folder of this recipe.
         """
         children: list[tuple[str, Recipe]] = []
         runs = [("", self)] if self.runs is None else list(self.runs.items())
@@ -89,8 +89,8 @@ class Recipe:
 def load(recipe: str, changes: Iterable[str] = ()) -> Recipe:
     """Find, read and check a recipe. recipe: a path or a name; changes: `key.path=value` texts, laid over it.
 
-    Raises one UserError that lists all problems, each with its place, or a PluginError if a plugin that
-    the recipe needs failed to load.
+    Raises one UserError that lists all problems, each with its place, or a PluginError if a plugin
+    that the recipe needs failed to load.
     """
     path, name = locate(recipe)
     data, marks, problems = overrides.from_command_line(changes)
@@ -207,7 +207,7 @@ def _load_named(
 def _load_listed(
     tree: Tree, runs: list[Any], path: Path, changes: _Changes, chain: tuple[Path, ...]
 ) -> tuple[dict[str, Recipe], list[Problem]]:
-    """`runs: [recipe, ...]`: other recipes, each with the command line over it; a series adds all its runs."""
+    """`runs: [recipe, ...]`: recipes with the command line over each; a series adds all its runs."""
     children: dict[str, Recipe] = {}
     problems = [] if runs else [Problem(("runs",), "the list is empty; name at least one recipe, or leave 'runs' out")]
     for key in tree.data:

@@ -127,7 +127,7 @@ def _moved(marks: Marks, holder: Keys, old: Keys, new: Keys) -> dict[Keys, Place
 
 
 def part_kind(data: Mapping[str, Any], keys: Keys) -> str:
-    """The kind of component that stands at `keys` in a recipe; "" if none does, or if it is not known."""
+    """The kind of component at `keys` in a recipe; "" if there is none, or it is not known."""
     if len(keys) > 2 and keys[0] == "runs":
         return part_kind(_as_in_run(data, str(keys[1])), keys[2:])
     if not keys or keys[0] not in COMPONENTS:
@@ -157,10 +157,10 @@ def _as_in_run(data: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def nest(entries: Iterable[tuple[Keys, Any, Marks]]) -> tuple[dict[str, Any], dict[Keys, Place], list[Problem]]:
-    """Merge values with key paths into one nested mapping. Their order does not matter; none may be set twice.
+    """Merge values with key paths into one nested mapping, in any order; none may be set twice.
 
-    The marks of an entry are relative to its value; the mark of () is the place of the entry. A name beside
-    arguments for the same key is its `type`.
+    The marks of an entry are relative to its value; the mark of () is the place of the entry. A
+    name beside arguments for the same key is its `type`.
     """
     data: dict[str, Any] = {}
     marks: dict[Keys, Place] = {}

@@ -1,4 +1,4 @@
-"""The sections of a recipe that are no components; `train` and `generate` are transformers', field for field."""
+"""The sections that are no components; `train` and `generate` are transformers', field for field."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sj_lang.component.schema import MISSING, Argument, field_default
 from sj_lang.component.spec import resolve_arguments
 from sj_lang.component.values import can_be_written, tell_plainly
 
-#: Our defaults that differ from those of TrainingArguments. Steps below 1 are fractions of the whole training.
+#: Our defaults that differ from TrainingArguments'. Steps below 1 are fractions of the whole training.
 TRAIN_DEFAULTS: Mapping[str, Any] = {
     "report_to": [],
     "logging_steps": 0.02,
     "save_total_limit": 2,
 }
-#: Decided by the run, from data and machine, unless the recipe sets them; so never written out as defaults.
+#: Decided by the run unless the recipe sets them, so never written out as defaults.
 TRAIN_DECIDED = frozenset(
     {"use_cpu", "disable_tqdm", "eval_strategy", "eval_steps", "save_strategy", "save_steps"}
     | {"load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
@@ -42,7 +42,7 @@ TRAIN_FIXED: Mapping[str, tuple[Any, str]] = {
     "restore_callback_states_from_checkpoint": (False, "a resumed run always restores what it needs"),
     "use_liger_kernel": (False, "Liger's kernels only fit transformers' own models"),
 }
-#: Limits, as of pydantic.Field, beyond which no training makes sense or torch refuses only once it trains.
+#: Limits, as of pydantic.Field, beyond which no training makes sense or torch refuses late.
 TRAIN_LIMITS: Mapping[str, Mapping[str, Any]] = {
     "per_device_train_batch_size": {"ge": 1},
     "per_device_eval_batch_size": {"ge": 1},
@@ -202,9 +202,8 @@ def _scheduler_arguments(name: Any) -> dict[str, Argument] | None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return None
     annotations = typing.get_type_hints(functions[name])
-    names = [
-        name for name in parameters if name not in ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
-    ]
+    handed_in = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
+    names = [name for name in parameters if name not in handed_in]
     return {name: Argument(name, annotations.get(name, Any), given=True) for name in names}
 
 
@@ -229,7 +228,7 @@ def resolve_generate(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[P
 def check_generation(options: Mapping[str, Any]) -> list[Problem]:
     """What is wrong with fields of GenerationConfig, each of the right type, taken together.
 
-    Reports what transformers refuses when the config is built, and what it would refuse while it generates.
+    Reports what transformers refuses when the config is built, and what it would refuse later.
     """
     from transformers import GenerationConfig
 

@@ -7,11 +7,13 @@ Each is charged, fires and is reset, step after step:
     V_t = (1 - S_t) H_t + S_t v_reset          hard reset
     V_t = H_t - S_t v_threshold                soft reset, v_reset = None
 
-Sequences run through SpikingJelly's own multi-step function if the installed release has one (2.x), else
-through a loop over the same equations. The names of the arguments and their defaults are SpikingJelly's.
+Sequences run through SpikingJelly's own multi-step function if the installed release has one (2.x),
+else through a loop over the same equations. The names of the arguments and their defaults are
+SpikingJelly's.
 
-Unlike SpikingJelly's nodes, these remove masked steps (its own accept a mask and ignore it), keep states in
-float32 for half-precision input, and turn NaN at a step into NaN in the spike (its own fire 0).
+Unlike SpikingJelly's nodes, these remove masked steps (its own accept a mask and ignore it), keep
+states in float32 for half-precision input, and turn NaN at a step into NaN in the spike (its own
+fire 0).
 """
 
 from __future__ import annotations
@@ -28,15 +30,16 @@ from sj_lang.neuron import Node, State
 
 
 class Serial(Node):
-    """Charge, fire, reset. A subclass defines `charge`, and names SpikingJelly's function for whole sequences.
+    """Charge, fire, reset. A subclass defines `charge`, and names SpikingJelly's function for sequences.
 
     channels: size of axis 2 of `[T, B, C, ...]`; nothing is kept per channel.
     v_threshold: in units of the membrane potential, as everything that begins with v.
-    v_reset: the potential after a spike, and before the first step; None: a spike subtracts v_threshold, and
-        the potential starts at 0.
+    v_reset: the potential after a spike, and before the first step; None: a spike subtracts
+        v_threshold, and the potential starts at 0.
     surrogate_function: a surrogate of SpikingJelly, or its name.
     detach_reset: no gradient through the reset.
-    step_mode, backend, store_v_seq: as of `Node`; `v_seq` holds the potentials after the reset, as in SpikingJelly.
+    step_mode, backend, store_v_seq: as of `Node`; `v_seq` holds the potentials after the reset, as
+        in SpikingJelly.
 
     State: "v" [B, C, ...], the potential after the reset, float32 (float64 for float64 input).
     """

@@ -3,8 +3,9 @@
 All compute H = (some weights over time) X + bias and fire a Heaviside of H; weights and bias are shared by all neurons
 of a layer. Weights, initialisation and names of the arguments are SpikingJelly's.
 
-Unlike SpikingJelly's nodes, these compute half-precision input in float32 and turn NaN at a step into NaN in
-the spike (its own fire 0). Sliding PSN carries state, takes a mask, and costs O(k T) instead of O(T^2).
+Unlike SpikingJelly's nodes, these compute half-precision input in float32 and turn NaN at a step
+into NaN in the spike (its own fire 0). Sliding PSN carries state, takes a mask, and costs O(k T)
+instead of O(T^2).
 """
 
 from __future__ import annotations

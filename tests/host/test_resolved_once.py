@@ -1,4 +1,4 @@
-"""A component is checked once, when the recipe is loaded; what was checked is handed on to data, config and model."""
+"""A component is checked once, when the recipe is loaded, and handed on to data, config and model."""
 
 from __future__ import annotations
 
