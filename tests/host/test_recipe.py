@@ -241,7 +241,8 @@ def test_max_length_is_not_overruled_by_our_default(write: Write) -> None:
 def test_train_is_what_training_arguments_takes(write: Write, tmp_path: Path) -> None:
     from transformers import TrainingArguments
 
-    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **recipe.load(write()).train)
+    theirs = {key: value for key, value in recipe.load(write()).train.items() if key != sections.NEURON_RATE}
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **theirs)
     assert arguments.learning_rate == 1e-3
 
 
