@@ -58,7 +58,7 @@ class SpikingLayer(nn.Module):
     def initialise(self, module: nn.Module) -> None:
         """Give one module of the node the tensors of a fresh node, except those that a checkpoint has filled.
 
-        So a node needs nothing for it: no parameter, and no buffer that is not stored, is left as raw memory.
+        A node needs to do nothing for it, and no parameter or unstored buffer is left as raw memory.
         """
         name = next(name for name, inside in self.node.named_modules() if inside is module)
         fresh = self._fresh().get_submodule(name)

@@ -34,7 +34,7 @@ class Distillation(Task):
         "owner/name" on the hub. It is frozen and in evaluation mode.
     temperature: softens both distributions. alpha: the teacher's share of the loss, 0 to 1.
     hidden: also match hidden states. Student layer i of n meets teacher layer round(i N / n) of N, the embeddings
-        (layer 0) each other; where the widths differ, W is a learned matrix for each layer, else the identity (ours).
+        (layer 0) each other; if the widths differ, W is a learned matrix for each layer, else the identity (ours).
 
     H is taken where the own loss is, at labels that are not -100, and is averaged over them. The squares are averaged
     over the tokens of a sample that are no padding, and over the samples by their number of labels. So all parts are
