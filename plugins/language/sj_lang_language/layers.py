@@ -21,7 +21,7 @@ MakeNorm = Callable[..., nn.Module]
 MakeAttention = Callable[..., nn.Module]
 
 
-class Node(Protocol):
+class Stateful(Protocol):
     """What a model calls of a node."""
 
     def functional(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]: ...
@@ -48,7 +48,7 @@ class SpikingLayer(nn.Module):
         return not isinstance(self.node, Activation)
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
-        node = cast(Node, self.node)
+        node = cast(Stateful, self.node)
         if x.dim() == 3:
             return node.functional(x, state, mask)
         # tokens do not meet in here, so padding needs no mask: the attention is what leaves it out

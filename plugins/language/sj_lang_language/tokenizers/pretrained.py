@@ -46,14 +46,14 @@ def pretrained(
     return tokenizer
 
 
-def _load(place: Path | str, told: str, *, offline: bool = False) -> PreTrainedTokenizerBase:
+def _load(place: Path | str, prefix: str, *, offline: bool = False) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(place, padding_side="left")
     except (OSError, ValueError, KeyError) as error:
         if offline:
             reason = "the Hugging Face hub cannot be reached and the local cache has no copy"
-            raise Unreachable(f"{told}: {reason}") from error
+            raise Unreachable(f"{prefix}: {reason}") from error
         reason = str(error)
         if isinstance(place, Path) and (place / VOCAB).is_file():
             reason = f"it holds only a {VOCAB}; write tokenizer: {{type: wordpiece, vocab: {place}}}"
-        raise UserError(f"{told}: {reason}") from error
+        raise UserError(f"{prefix}: {reason}") from error
