@@ -22,22 +22,10 @@ MakeNorm = Callable[..., nn.Module]
 MakeAttention = Callable[..., nn.Module]
 
 
-class Node(Protocol):
+class Stateful(Protocol):
     """What a model calls of a node."""
 
     def functional(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]: ...
-
-
-class GridNode(Node, Protocol):
-    """A node that can be calibrated: its spikes are whole numbers, which stand for a grid over its input."""
-
-    #: the smallest and the largest spike
-    spike_range: tuple[int, int]
-    #: the grid may have an offset
-    offset: Tensor | None
-
-    def fit(self, step: Tensor, offset: Tensor) -> None:
-        """Give each input x the spike clip(round((x - offset) / step)), channel by channel."""
 
 
 class SpikingLayer(nn.Module):
@@ -75,7 +63,7 @@ class SpikingLayer(nn.Module):
         return not isinstance(self.node, Activation)
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
-        node = cast(Node, self.node)
+        node = cast(Stateful, self.node)
         if x.dim() == 3:
             return node.functional(x, state, mask)
         # tokens do not meet in here, so padding needs no mask: the attention is what leaves it out
@@ -85,7 +73,7 @@ class SpikingLayer(nn.Module):
     def initialise(self, module: nn.Module) -> None:
         """Give one module of the node the tensors of a fresh node, except those that a checkpoint has filled.
 
-        So a node needs nothing for it: no parameter, and no buffer that is not stored, is left as raw memory.
+        A node needs to do nothing for it, and no parameter or unstored buffer is left as raw memory.
         """
         name = next(name for name, inside in self.node.named_modules() if inside is module)
         fresh = self._fresh().get_submodule(name)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,19 @@ from transformers import PreTrainedModel
 
 from sj_lang.errors import UserError
 from sj_lang_language.layers import SpikingLayer
+
+
+class GridNode(Protocol):
+    """A node that can be calibrated: its spikes are whole numbers, which stand for a grid over its input."""
+
+    #: the smallest and the largest spike
+    spike_range: tuple[int, int]
+    #: the grid may have an offset
+    offset: Tensor | None
+
+    def fit(self, step: Tensor, offset: Tensor) -> None:
+        """Give each input x the spike clip(round((x - offset) / step)), channel by channel."""
+
 
 STARTS = (0.8, 1.3, 2.0)  # first guesses of the step, in units of deviation / (2 / levels)
 ROUNDS = 6
@@ -83,12 +96,12 @@ def fit_grid(x: Tensor, low: int, high: int, *, centred: bool = True) -> tuple[T
 
 def fit_spikes(layer: SpikingLayer, x: Tensor) -> None:
     """Give a layer of neurons the grid that is nearest to `x [N, C]`, and its spikes the values of that grid."""
-    node: Any = layer.node
-    if layer.scale is None or layer.shift is None or not hasattr(node, "fit"):
+    if layer.scale is None or layer.shift is None or not hasattr(layer.node, "fit"):
         raise UserError(
-            f"calibration: a layer of {type(node).__name__} has no grid to fit; take neurons with whole-number spikes, "
+            f"calibration: a layer of {type(layer.node).__name__} has no grid to fit; take neurons with whole-number spikes, "
             "such as bpsn with spikes: integer, and set model.scaled=true"
         )
+    node = cast(GridNode, layer.node)
     low, high = node.spike_range
     step, offset = fit_grid(x, low, high, centred=node.offset is not None)
     node.fit(step, offset)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -41,12 +41,16 @@ REPEATED: Mapping[str, Any] = {
 }
 
 
-class Coding:
-    """What `coding`, `timesteps` and `twin` mean, which a config with these fields inherits."""
+class SpikingConfig:
+    """Mixed into a PreTrainedConfig: what `coding`, `timesteps` and `twin` mean, and what is checked."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    model_type: str
     coding: str
     timesteps: int
     twin: bool
+    hidden_size: int
+    num_attention_heads: int
 
     @property
     def repeats(self) -> int | None:
@@ -55,30 +59,36 @@ class Coding:
 
     @property
     def runs_along_tokens(self) -> bool:
-        """There are neurons, and they run along the tokens, not along the T steps of one, where anything goes."""
+        """There are neurons, and they run along the tokens, not along the T steps of one, which any neuron can do."""
         return self.coding != "repeat" and not self.twin
 
+    def complete(self, name: str, others: Mapping[str, Any], sizes: Iterable[str]) -> None:
+        """Check the config, and write its components out with all their options: so a checkpoint stays what it was if a
+        default changes.
 
-def refuse_unknown(config: Any, name: str, others: Mapping[str, Any]) -> None:
-    """transformers takes any key as an attribute, misspelt ones too, and those of another model's config.
+        name: of the model; others: what are not fields; sizes: the fields that must be 1 or more.
+        """
+        self._refuse_unknown(name, others)
+        for kind in ("neuron", "embedding", "attention", "norm"):
+            setattr(self, kind, component(self, kind).spec)
+        for key in (*sizes, "hidden_size", "num_attention_heads", "timesteps"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{name}: {key} is {getattr(self, key)}, expected 1 or more")
+        heads, width = self.num_attention_heads, self.hidden_size
+        if width % heads:
+            raise UserError(f"{name}: num_attention_heads {heads} must divide hidden_size {width}")
 
-    name: of the model; others: what are not fields.
-    """
-    kind = others.get("model_type", config.model_type)
-    if kind != config.model_type:
-        raise UserError(
-            f"{name}: this is the config of a '{kind}'; to start from its weights, give from_pretrained a "
-            f"config={type(config).__name__}(...) of the same sizes"
-        )
-    valid = sorted(field for field in config.__dataclass_fields__ if not field.startswith("_"))
-    for key in sorted(set(others) - _OF_TRANSFORMERS):
-        raise UserError(f"{name} has no option '{key}'; {choices(key, valid, limit=30)}")
-
-
-def write_out(config: Any, kinds: Iterable[str]) -> None:
-    """Components with all their options: a checkpoint stays what it was when a default changes."""
-    for kind in kinds:
-        setattr(config, kind, component(config, kind).spec)
+    def _refuse_unknown(self, name: str, others: Mapping[str, Any]) -> None:
+        """transformers takes any key as an attribute, misspelt ones too, and those of another model's config."""
+        kind = others.get("model_type", self.model_type)
+        if kind != self.model_type:
+            raise UserError(
+                f"{name}: this is the config of a '{kind}'; to start from its weights, give from_pretrained a "
+                f"config={type(self).__name__}(...) of the same sizes"
+            )
+        valid = sorted(field for field in self.__dataclass_fields__ if not field.startswith("_"))
+        for key in sorted(set(others) - _OF_TRANSFORMERS):
+            raise UserError(f"{name} has no option '{key}'; {choices(key, valid, limit=30)}")
 
 
 def component(config: Any, kind: str) -> build.Make:
@@ -86,20 +96,8 @@ def component(config: Any, kind: str) -> build.Make:
     return build.part(kind, getattr(config, kind))
 
 
-def require_positive(config: Any, name: str, keys: Iterable[str]) -> None:
-    for key in keys:
-        if getattr(config, key) < 1:
-            raise UserError(f"{name}: {key} is {getattr(config, key)}, expected 1 or more")
-
-
-def require_heads(config: Any, name: str) -> None:
-    heads, width = config.num_attention_heads, config.hidden_size
-    if width % heads:
-        raise UserError(f"{name}: num_attention_heads {heads} must divide hidden_size {width}")
-
-
 def asked_if(twin: bool) -> dict[str, Any]:
-    """A component is asked for its twin only where one is built, so that it need not have one."""
+    """A component is asked for its twin only if one is built, so it need not have one."""
     return {"twin": True} if twin else {}
 
 

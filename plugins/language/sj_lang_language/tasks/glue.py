@@ -19,7 +19,7 @@ Name = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wn
 class Glue(SentenceTask):
     """One task of GLUE (Wang et al. 2019, arXiv 1804.07461).
 
-    name: the task. "ax" trains on MNLI and predicts the diagnostic set, as "mnli" does too where that set is there.
+    name: the task. "ax" trains on MNLI and predicts the diagnostic set, as "mnli" does too if that set is there.
     data: "hub" (nyu-mll/glue), hub:owner/name, a folder in GLUE's TSV layout (CoLA/train.tsv ...) or of parquet files
         (cola/train-*.parquet ...), the task's own folder, or a mapping of parts to files.
     files: part (train, dev, dev_mm, test, test_mm, ax) -> file, in place of the one in data.

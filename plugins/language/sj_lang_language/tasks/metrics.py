@@ -21,7 +21,7 @@ def accuracy(predicted: Array, labels: Array) -> float:
 
 
 def f1(predicted: Array, labels: Array, positive: int = 1) -> float:
-    """F1 = 2 TP / (2 TP + FP + FN) of one class; 0 where the class neither occurs nor is predicted."""
+    """F1 = 2 TP / (2 TP + FP + FN) of one class; 0 if the class neither occurs nor is predicted."""
     hits = int(np.sum((predicted == positive) & (labels == positive)))
     total = int(np.sum(predicted == positive)) + int(np.sum(labels == positive))
     return 2 * hits / total if total else 0.0
@@ -37,8 +37,8 @@ def matthews(predicted: Array, labels: Array, classes: int) -> float:
 
     R = (c s - sum_k p_k t_k) / sqrt((s^2 - sum_k p_k^2) (s^2 - sum_k t_k^2))
 
-    with s examples, c of them right, p_k predicted and t_k true members of class k. 0 where the denominator is 0, that
-    is where all predictions, or all labels, are one class.
+    with s examples, c of them right, p_k predicted and t_k true members of class k. 0 if the denominator is 0: if
+    all predictions, or all labels, are one class.
     """
     table = confusion(predicted, labels, classes).astype(np.float64)
     right, count = np.trace(table), table.sum()
@@ -48,7 +48,7 @@ def matthews(predicted: Array, labels: Array, classes: int) -> float:
 
 
 def pearson(predicted: Array, labels: Array) -> float:
-    """Pearson correlation; 0 where one side is constant, for which it is not defined."""
+    """Pearson correlation; 0 if one side is constant, because it is not defined then."""
     from scipy import stats
 
     if _constant(predicted) or _constant(labels):
@@ -57,7 +57,7 @@ def pearson(predicted: Array, labels: Array) -> float:
 
 
 def spearman(predicted: Array, labels: Array) -> float:
-    """Spearman rank correlation; 0 where one side is constant, for which it is not defined."""
+    """Spearman rank correlation; 0 if one side is constant, because it is not defined then."""
     from scipy import stats
 
     if _constant(predicted) or _constant(labels):

@@ -164,9 +164,9 @@ def decided(kind: Classes | Scores, outputs: Any) -> Array:
 
 
 class SentenceMetrics:
-    """Figures of a split from the outputs; `unseen.*` on the examples that are not in train, where some are.
+    """Figures of a split from the outputs; `unseen.*` on the examples that are not in train, if some are.
 
-    `loss`: mean cross entropy in nats, or mean squared error. A remark tells where a correlation is 0 because all
+    `loss`: mean cross entropy in nats, or mean squared error. A remark tells if a correlation is 0 because all
     predictions are the same.
     """
 

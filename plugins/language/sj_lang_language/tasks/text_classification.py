@@ -29,7 +29,7 @@ class TextClassification(SentenceTask):
         files of these names; or hub:owner/name[/config]. A recipe may leave it to the command line.
     text: the column of the sentence, or a list of two columns, of a pair. label: the column of the label.
     length: tokens of a text at most, special ones included. Longer ones lose their end, and a note counts them.
-    validation, dev: what is cut from train where the data do not bring it: a share, or from 1 on a number of examples;
+    validation, dev: what is cut from train if the data do not bring it: a share, or from 1 on a number of examples;
         0 cuts none. validation None: a tenth, 2,000 at most (ours). Validation chooses the checkpoint; dev and test are
         evaluated once. dev is cut only if the data bring neither dev nor a labelled test. The cut is at random, the
         same for every seed, with the labels in proportion; equal texts never fall on both sides.
@@ -37,8 +37,8 @@ class TextClassification(SentenceTask):
     quotes: whether fields may stand in double quotes. None: in .csv they may, in .tsv a quote is text.
     baselines: compare with the majority class and with a bag of words. None: if train has at most 100,000 examples.
 
-    Figures: `loss` in nats, `accuracy`, `f1` (of the last label in order, where there are two), `f1_macro`,
-    `matthews`; `unseen.*` without the examples that also stand in train, where there are such. A test file without
+    Figures: `loss` in nats, `accuracy`, `f1` (of the last label in order, if there are two), `f1_macro`,
+    `matthews`; `unseen.*` without the examples that also stand in train, if there are any. A test file without
     labels is predicted into predictions/test.tsv and not scored.
     """
 

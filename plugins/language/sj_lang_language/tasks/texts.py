@@ -66,7 +66,7 @@ def size_notes(tokenizer: PreTrainedTokenizerBase, parts: Mapping[str, str], tok
 
 
 def pieces(text: str) -> Iterator[str]:
-    """The text in pieces of about `PIECE` characters, cut after a line end where there is one."""
+    """The text in pieces of about `PIECE` characters, cut after a line end if there is one."""
     start = 0
     while start < len(text):
         end = start + PIECE

@@ -194,7 +194,7 @@ def repeated(examples: Examples, train: Examples) -> Array:
 
 
 def _texts(table: DataTable, name: str, key: str) -> list[str]:
-    """A column as texts, "" where there is none. UserError for what is no text and no number, with its line."""
+    """A column as texts, "" if there is none. UserError for what is neither text nor number, with its line."""
     texts = []
     for row, value in enumerate(table.column(name, key)):
         if isinstance(value, bytes):

@@ -23,7 +23,7 @@ _LONGEST = 1 << 27  # characters of a field; Python's own limit is 131,072
 
 @dataclass(frozen=True, kw_only=True)
 class DataTable:
-    """Columns of equal length. lines: the line of each row in its file, counted from 1 (`unit` "row" where a file has
+    """Columns of equal length. lines: the line of each row in its file, counted from 1 (`unit` "row" if a file has
     no lines). malformed: the lines that have another number of fields than the header; their rows are left out."""
 
     place: str
@@ -66,7 +66,7 @@ def read(
     option: where a recipe sets quotes, for messages.
 
     Text is UTF-8, with or without a byte order mark; lines end in LF or CRLF, and nothing else ends a line. Lines
-    without a character are no rows, where there is more than one column.
+    without a character are not rows if there is more than one column.
 
     Raises UserError for what is missing, has no rows, is no UTF-8 or no table, naming file and line.
     """

@@ -34,7 +34,7 @@ def with_mask_token(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 class Frame:
-    """Puts tokens into an input of `length`: `[CLS] tokens [SEP]`, or `[CLS] a [SEP] b [SEP]`, where the tokenizer has
+    """Puts tokens into an input of `length`: `[CLS] tokens [SEP]`, or `[CLS] a [SEP] b [SEP]`, if the tokenizer has
     these tokens. room: how many tokens of text fit.
 
     Each item has `input_ids` and `special_tokens_mask` (True: may not be masked), `[L]`; a pair is filled up with the
@@ -118,8 +118,8 @@ class Masking:
 
 
 class Masked:
-    """Items, masked by (seed, epoch, number): anew in each epoch of a training, and always the same where nobody tells
-    the epoch, in evaluation. A resumed training so draws what it would have drawn."""
+    """Items, masked by (seed, epoch, number): anew in each epoch of a training, and always the same if nobody tells
+    the epoch, in evaluation. So a resumed training draws what it would have drawn."""
 
     def __init__(self, items: Items | Sequence[Item], masking: Masking, seed: int) -> None:
         self.items, self.masking, self.seed, self.epoch = items, masking, seed, 0

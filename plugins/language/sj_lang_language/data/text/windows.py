@@ -49,7 +49,7 @@ def _checked(index: int, windows: TrainingWindows | HeldOutWindows) -> int:
 def _item(tokens: Tensor, start: int, length: int, pad: int) -> dict[str, Tensor]:
     """`length` inputs; "labels", which models shift themselves; "shift_labels", the token after each input.
 
-    transformers' losses score `shift_labels` where they are given, so that the last input predicts too.
+    transformers' losses score `shift_labels` if they are given, so that the last input predicts too.
     """
     span = tokens[start : start + length + 1].long()
     short = length + 1 - len(span)

@@ -1,4 +1,4 @@
-"""Of what an SNN-BERT is built."""
+"""The configuration of an SNN-BERT: its sizes and components."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -8,19 +8,7 @@ from transformers import PreTrainedConfig
 
 from sj_lang.component import schema
 from sj_lang.errors import UserError, choices
-from sj_lang_language.models.common import (
-    REPEATED,
-    Attention,
-    Coding,
-    Embedding,
-    Neuron,
-    Norm,
-    component,
-    refuse_unknown,
-    require_heads,
-    require_positive,
-    write_out,
-)
+from sj_lang_language.models.common import REPEATED, Attention, Embedding, Neuron, Norm, SpikingConfig, component
 
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 # R, BPSN's own default, takes from a token what its whole neighbourhood shares, and that is what attention brings.
@@ -28,7 +16,7 @@ INDIVIDUAL = {"type": "bpsn", "variant": "G"}
 
 
 @strict
-class SNNBertConfig(Coding, PreTrainedConfig):  # type: ignore[misc]
+class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     """Sizes and components of an SNN-BERT; the first two groups have BERT's names and meanings."""
 
     model_type = "sj-snn-bert"
@@ -105,17 +93,14 @@ class SNNBertConfig(Coding, PreTrainedConfig):  # type: ignore[misc]
     eos_token_id: int | None = None
 
     def __post_init__(self, **others: Any) -> None:
-        refuse_unknown(self, "snn_bert", others)
         if self.neuron is None:
             self.neuron = dict(REPEATED if self.coding == "repeat" else INDIVIDUAL)
         if self.norm is None:
             self.norm = {"type": "layer", "eps": self.layer_norm_eps}
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
-        write_out(self, ("neuron", "embedding", "attention", "norm"))
-        sizes = ("vocab_size", "max_position_embeddings", "type_vocab_size", "hidden_size", "num_hidden_layers")
-        require_positive(self, "snn_bert", (*sizes, "num_attention_heads", "intermediate_size", "timesteps"))
-        require_heads(self, "snn_bert")
+        sizes = ("vocab_size", "max_position_embeddings", "type_vocab_size", "num_hidden_layers", "intermediate_size")
+        self.complete("snn_bert", others, sizes)
         attention = component(self, "attention")
         if not {"causal", "core"} <= set(schema.arguments("attention", attention.target)):
             raise UserError(

@@ -263,7 +263,7 @@ class SNNBertModel(SNNBertPreTrainedModel):
         )
 
     def _order(self, attention_mask: Tensor | None, ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The mask with tokens first, and the order that puts them there, both `[B, L]`; None where all are valid."""
+        """The mask with tokens first, and the order that puts them there, both `[B, L]`; None if all are valid."""
         if attention_mask is None:
             return None, None
         if attention_mask.shape != ids.shape:

@@ -1,4 +1,4 @@
-"""SpikeDecoder: GPT with spiking neurons. `config` says of what it is built, `model` what it computes."""
+"""SpikeDecoder: GPT with spiking neurons. `config`: its sizes and components; `model`: what it computes."""
 
 from sj_lang_language.models.spike_decoder.config import SpikeDecoderConfig
 from sj_lang_language.models.spike_decoder.model import SpikeDecoderForCausalLM

@@ -1,26 +1,15 @@
-"""Of what a SpikeDecoder is built."""
+"""The configuration of a SpikeDecoder: its sizes and components."""
 
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from sj_lang_language.models.common import (
-    REPEATED,
-    Attention,
-    Coding,
-    Embedding,
-    Neuron,
-    Norm,
-    refuse_unknown,
-    require_heads,
-    require_positive,
-    write_out,
-)
+from sj_lang_language.models.common import REPEATED, Attention, Embedding, Neuron, Norm, SpikingConfig
 
 
 @strict
-class SpikeDecoderConfig(Coding, PreTrainedConfig):  # type: ignore[misc]
+class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     """Sizes and components of a SpikeDecoder."""
 
     model_type = "sj-spike-decoder"
@@ -63,13 +52,10 @@ class SpikeDecoderConfig(Coding, PreTrainedConfig):  # type: ignore[misc]
     eos_token_id: int | None = None
 
     def __post_init__(self, **others: Any) -> None:
-        refuse_unknown(self, "spike_decoder", others)
         if self.neuron is None:
             self.neuron = dict(REPEATED) if self.coding == "repeat" else "dsn"
-        write_out(self, ("neuron", "embedding", "attention", "norm"))
-        sizes = ("vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers", "num_attention_heads")
-        require_positive(self, "spike_decoder", (*sizes, "mlp_ratio", "timesteps"))
-        require_heads(self, "spike_decoder")
+        sizes = ("vocab_size", "max_position_embeddings", "num_hidden_layers", "mlp_ratio")
+        self.complete("spike_decoder", others, sizes)
         super().__post_init__(**others)
 
     def requires(self, pads: bool) -> dict[str, dict[str, str]]:

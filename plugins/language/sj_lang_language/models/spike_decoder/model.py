@@ -187,7 +187,7 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
 
     @property
     def text_limit(self) -> int | None:
-        """The longest text, in tokens; None where there is no table of positions, so that any length can be read."""
+        """The longest text, in tokens; None if there is no table of positions: then any length can be read."""
         limit: int | None = getattr(self.embedding, "max_length", None)
         return limit
 
@@ -205,7 +205,7 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
         self.lm_head = value
 
     def _mask(self, attention_mask: Tensor | None, input_ids: Tensor, cache: StateCache | None) -> Tensor | None:
-        """The mask of these tokens, `[L, B]`, None where all are valid."""
+        """The mask of these tokens, `[L, B]`, None if all are valid."""
         batch, tokens = input_ids.shape
         before = 0 if cache is None else cache.get_seq_length()
         if before and cache is not None and cache.batch_size != batch:

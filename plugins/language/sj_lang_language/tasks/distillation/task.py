@@ -35,7 +35,7 @@ class Distillation(Task):
         package:NAME or hub:OWNER/NAME. It is frozen and in evaluation mode.
     temperature: softens both distributions. alpha: the teacher's share of the loss, 0 to 1.
     hidden: also match hidden states. Student layer i of n meets teacher layer round(i N / n) of N, the embeddings
-        (layer 0) each other; where the widths differ, W is a learned matrix for each layer, else the identity (ours).
+        (layer 0) each other; if the widths differ, W is a learned matrix for each layer, else the identity (ours).
 
     start: the student begins with the teacher's weights, wherever both have a tensor of that name; all of the teacher's
         must be there. calibrate: sentences of the training data, drawn with the run's seed, on which the student's

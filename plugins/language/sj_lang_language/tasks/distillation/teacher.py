@@ -71,7 +71,7 @@ def _register_models() -> None:
             try:
                 registration.load()
             except PluginError:
-                continue  # said where it is used; the teacher is perhaps another one
+                continue  # reported when it is used; the teacher may be another one
 
 
 def _check_tokenizer(place: str, teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
