@@ -106,8 +106,8 @@ def prepare(task: Task, recipe: Recipe, tokenizer: Any) -> Prepared:
 
 
 def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any], notes: list[str]) -> PreTrainedModel:
-    """Config from the recipe and the data, checked against what its neurons can do; then the weights, fresh or, where
-    they are there, those of `model.init_from`.
+    """Config from the recipe and the data, checked against what its neurons can do; then the
+    weights: fresh, or those of `model.init_from`.
 
     fields: those of the config that the data fix. notes: gets a sentence on the weights of a checkpoint.
     """
