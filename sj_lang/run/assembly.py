@@ -81,7 +81,7 @@ def outline(recipe: Recipe, output: Path) -> tuple[PreTrainedModel, TrainingArgu
 
 
 def _tokenizer(recipe: Recipe) -> Any:
-    """The recipe's tokenizer, with the checkpoint from which the model starts; None without one."""
+    """The recipe's tokenizer, which hears from what checkpoint the model starts; None if the recipe has none."""
     make = part("tokenizer", recipe.tokenizer) if recipe.tokenizer else None
     return functools.partial(make, checkpoint=recipe.model.get("init_from")) if make else None
 
