@@ -47,7 +47,7 @@ CLOSED = ("_rnn", "rnn_", "lstm", "gru", "_trilinear", "_native_multi_head_atten
 
 
 class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's modes are untyped
-    """Counts the terms of all matrix products and convolutions run inside, but for those in spiking neurons.
+    """Counts the terms of matrix products and convolutions run inside, except those in neurons.
 
     macs: terms of products of other numbers. accumulations: of products with spikes, see `spikes`.
     Fused attention is run as two products. Padding of a convolution counts as if it held what is around it.

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 Status = Literal["running", "done", "failed", "interrupted"]
+#: the field "loss" of a manifest whose task says no more
+LOSS = "mean loss of the split, as its task defines it"
 
 _PACKAGES = (
     "accelerate", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "datasets", "numpy", "safetensors", "spikingjelly",

@@ -40,7 +40,7 @@ def intercepted(
     watch: Callable[[str, nn.Module, Functional], Functional],
     method: str = "functional",
 ) -> Iterator[None]:
-    """Inside, `watch(name, node, method)` stands in the place of each node's method.
+    """Inside, `watch(name, node, method)` replaces each node's method.
 
     Models call `node.functional`, so that is what is watched: as an attribute of the instance, removed at the end.
     """

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sj_lang.manifest import LOSS
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -90,7 +92,7 @@ class Prepared:
     select: str = "loss"
     greater_is_better: bool = False
     #: what the figure `loss` is, and its unit if it has one, as report.html tells it
-    loss: str = "mean loss of the split, as its task defines it"
+    loss: str = LOSS
     #: sizes and SHA-256 of the sources, for manifest.json
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     #: sentences shown to the user before the training, e.g. "37 characters at the end of test are dropped"

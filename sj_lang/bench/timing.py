@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,29 +25,22 @@ class Stopwatch:
 
     def __init__(self, device: str) -> None:
         self.cuda = device != "cpu"
-        self.marks: list[float | torch.cuda.Event] = []
+        self.times: list[float] = []
+        self.events: list[torch.cuda.Event] = []
 
     def mark(self) -> None:
-        if not self.cuda:
-            self.marks.append(time.perf_counter())
-            return
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        self.marks.append(event)
+        if self.cuda:
+            self.events.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
+            self.events[-1].record()
+        else:
+            self.times.append(time.perf_counter())
 
     def laps(self) -> list[float]:
         """Of each pair of neighbours."""
         if self.cuda:
             torch.cuda.synchronize()
-        return [_between(a, b) for a, b in zip(self.marks, self.marks[1:], strict=False)]
-
-
-def _between(a: float | torch.cuda.Event, b: float | torch.cuda.Event) -> float:
-    if isinstance(a, torch.cuda.Event) and isinstance(b, torch.cuda.Event):
-        return float(a.elapsed_time(b))
-    assert isinstance(a, float)
-    assert isinstance(b, float)
-    return (b - a) * 1e3
+            return [float(before.elapsed_time(after)) for before, after in pairwise(self.events)]
+        return [(after - before) * 1e3 for before, after in pairwise(self.times)]
 
 
 def in_turn(timed: Mapping[Name, Callable[[], Times]], rounds: int) -> dict[Name, list[Times]]:

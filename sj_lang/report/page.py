@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder
-from sj_lang.manifest import read_json
+from sj_lang.manifest import LOSS, read_json
 from sj_lang.report import figures
 
 #: order of the tables, by the first word of a figure's name; test splits, whatever they are called, come before these
@@ -147,8 +147,8 @@ def _losses(pages: Sequence[Page]) -> dict[str, str]:
     explanations: dict[str, dict[str, None]] = {}
     for page in pages:
         for name in page.metrics:
-            if name.endswith(".loss") and name != "train.loss" and "loss" in page.manifest:
-                explanations.setdefault(name, {})[page.manifest["loss"]] = None
+            if name.endswith(".loss") and name != "train.loss":
+                explanations.setdefault(name, {})[page.manifest.get("loss", LOSS)] = None
     return {name: "; or, of other tasks here: ".join(texts) for name, texts in explanations.items()}
 
 

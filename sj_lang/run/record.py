@@ -42,7 +42,7 @@ def begin(
 ) -> Manifest:
     """From here on the run has a folder. Writes in the main process only.
 
-    session: what the manifest of a resumed run notes of this process. fields: further ones of a new manifest.
+    session: notes on this process for a resumed run's manifest. fields: those of a new manifest.
     """
     if previous:
         previous.resume(**session)
@@ -58,7 +58,7 @@ def begin(
 
 @contextmanager
 def recorded(record: Manifest, folder: RunFolder, console: Console, debug: bool) -> Iterator[None]:
-    """However the run ends, manifest.json says so, and log.txt has the traceback of what was not foreseen."""
+    """Record how the run ends in manifest.json, and the traceback of a surprise in log.txt."""
 
     def end(status: Status, code: int, error: str) -> None:
         if is_main_process():

@@ -26,13 +26,6 @@ shield()
 
 from transformers import PrinterCallback, ProgressCallback, default_data_collator  # noqa: E402
 
-_ENTRIES = {
-    "loss": "train.loss",
-    "grad_norm": "train.grad_norm",
-    "learning_rate": "train.learning_rate",
-    "tokens_per_second": "train.tokens_per_second",
-}
-
 
 class RunTrainer(BatchTrainer):
     """The Trainer of one run. folder: where metrics.jsonl goes; None: figures are returned and written nowhere."""
@@ -152,7 +145,7 @@ class RunTrainer(BatchTrainer):
         if "loss" in logs:
             with self.mark.paused():
                 logs |= self._training_figures()
-            entry = {_ENTRIES.get(name, name): value for name, value in logs.items()}
+            entry = {name if "." in name else f"train.{name}": value for name, value in logs.items()}
         super().log(logs, start_time)
         if entry and self.folder and self.is_world_process_zero():
             self.folder.append({"step": self.state.global_step, "epoch": self.state.epoch, **entry})

@@ -77,7 +77,7 @@ def _mismatch(text: str, outputs: list[str], inputs: list[str]) -> str:
 
 
 def _cut(node: nn.Module) -> str:
-    """A remark where the node says that it leaves a gradient out."""
+    """A remark if the node says that it leaves a gradient out."""
     flags = [{**vars(type(part)), **vars(part)} for part in node.modules()]
     cut = sorted({name for each in flags for name, value in each.items() if "detach" in name and value is True})
     if not cut:

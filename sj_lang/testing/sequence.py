@@ -100,7 +100,7 @@ def large_batches(subject: Subject) -> None:
 
 @check(once=True)
 def channels_are_alike(subject: Subject) -> None:
-    """Each of 37 channels fires; where they do not mix and each has its own parameters, equal ones do the same."""
+    """Each of 37 channels fires; equal ones do the same, if channels do not mix."""
     wide = replace(subject, channels=37)
     try:
         node = wide.node()
@@ -185,7 +185,7 @@ def backends_agree(subject: Subject) -> None:
 
 @check()
 def matches_reference(subject: Subject) -> None:
-    """The node is its reference: spikes, final state, all gradients. Applies where a reference is handed in."""
+    """The node is the reference that is handed in: spikes, final state, all gradients."""
     if subject.reference is None:
         return
     reference = subject.reference

@@ -90,7 +90,7 @@ CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
 
 @check(once=True)
 def nothing_piles_up(subject: Subject) -> None:
-    """Repeated calls on one input leave nothing behind, but in memories and v_seq."""
+    """Repeated calls on one input leave nothing behind except memories and v_seq."""
     node, x = subject.node(), subject.x(5, 3)
     state = subject.state(node, x)
 

@@ -20,7 +20,7 @@ GAINS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 @dataclass(frozen=True)
 class Traits:
-    """What a node declares where it is registered; see `sj_lang.hookspecs.Register.neuron`."""
+    """The declaration in a node's registration; see `sj_lang.hookspecs.Register.neuron`."""
 
     causal: bool
     steps: bool
@@ -58,9 +58,9 @@ class Subject:
     dtype: of parameters, inputs and states; float64 or float32.
     channels: C of `[T, B, C, ...]`.
     length: the one T that a node without `any_length` takes; others are tried at several.
-    inputs: shape -> float64 tensor, where noise of a suitable size will not do.
+    inputs: shape -> float64 tensor, if noise of a suitable size will not do.
     reference: `reference(node, x, state) -> (spikes, state)`, an independent implementation of the equations.
-    smooth: `smooth(node)` makes the firing differentiable, where SpikingJelly's `set_spiking_mode(False)` does not.
+    smooth: `smooth(node)` makes the firing differentiable, if `set_spiking_mode(False)` does not.
     ops: backend -> names of the custom operators that it must call, such as {"torch": ["sj_lang::scan"]}.
     compilers: backends of torch.compile to try.
     jitter: standard deviation of the noise added to every parameter, so that a zero hides nothing.
@@ -87,7 +87,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         if self.traits.any_length == (self.length is not None):
-            raise TypeError("length: give the node's T where any_length is not declared, and only there")
+            raise TypeError("length: give the node's T if any_length is not declared, and only then")
         if isinstance(self.compilers, str):
             raise TypeError(f"compilers: a list is meant, compilers=[{self.compilers!r}]")
 

@@ -147,8 +147,8 @@ def test_the_newest_checkpoint_is_taken(tmp_path: Path) -> None:
 def test_a_checkpoint_cut_off_is_skipped_with_a_note(tmp_path: Path, name: str) -> None:
     older, newest = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
     cut(newest / name)
-    found, notes = checkpoints.newest(tmp_path, "me")
-    assert found == older
+    chosen, notes = checkpoints.newest(tmp_path, "me")
+    assert chosen == older
     assert notes == [f"checkpoint-10 is skipped: {name} is cut off" + notes[0].partition("is cut off")[2]]
 
 

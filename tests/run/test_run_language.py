@@ -63,9 +63,9 @@ def test_trained_evaluated_and_written_with(tmp_path: Path, capsys: pytest.Captu
 
 def test_what_the_tokenizer_does_not_know_of_a_prompt_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.execute(load("real.yaml", ["generate.prompt='the €5'"])) == 0
-    told = "note: the tokenizer does not know '€', '5' of the prompt: the model reads <unk> there"
+    note = "note: the tokenizer does not know '€', '5' of the prompt: the model reads <unk> there"
     out = capsys.readouterr().out
-    assert out.index(told) < out.index("It wrote:")
+    assert out.index(note) < out.index("It wrote:")
     assert any("'€', '5'" in note for note in read_json(Path("r/manifest.json"))["notes"])
     assert run.generate("r", "☃ fox☃") == 0
     assert "does not know '☃' of the prompt" in capsys.readouterr().out
@@ -75,10 +75,10 @@ def test_what_the_tokenizer_does_not_know_of_a_prompt_is_named(capsys: pytest.Ca
 
 @pytest.mark.parametrize("twin", ["false", "true"])
 def test_accumulated_gradient_is_that_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch, twin: str) -> None:
-    found: list[dict[str, torch.Tensor]] = []
+    gradients: list[dict[str, torch.Tensor]] = []
 
     def keep(self: FiniteGuard, model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
-        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(FiniteGuard, "check", keep)
@@ -89,7 +89,7 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(monkeypatch: pytest.Mon
         check_loss(trainer)
         with pytest.raises(KeyboardInterrupt):
             trainer.train()
-    whole, parts_ = found
+    whole, parts_ = gradients
     assert max(float(grad.abs().max()) for grad in whole.values()) > 1e-4
     for name, grad in whole.items():
         torch.testing.assert_close(parts_[name], grad, rtol=1e-3, atol=1e-6, msg=name)

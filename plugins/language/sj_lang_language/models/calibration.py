@@ -27,6 +27,11 @@ from sj_lang.errors import UserError
 from sj_lang_language.layers import SpikingLayer
 
 
+STARTS = (0.8, 1.3, 2.0)  # first guesses of the step, in units of deviation / (2 / levels)
+ROUNDS = 6
+MOST = 1_500  # tokens on which a grid is fitted; the regression takes all
+
+
 class GridNode(Protocol):
     """A node that can be calibrated: its spikes are whole numbers, which stand for a grid over its input."""
 
@@ -37,11 +42,6 @@ class GridNode(Protocol):
 
     def fit(self, step: Tensor, offset: Tensor) -> None:
         """Give each input x the spike clip(round((x - offset) / step)), channel by channel."""
-
-
-STARTS = (0.8, 1.3, 2.0)  # first guesses of the step, in units of deviation / (2 / levels)
-ROUNDS = 6
-MOST = 1_500  # tokens on which a grid is fitted; the regression takes all
 
 
 @torch.no_grad()
@@ -98,8 +98,8 @@ def fit_spikes(layer: SpikingLayer, x: Tensor) -> None:
     """Give a layer of neurons the grid that is nearest to `x [N, C]`, and its spikes the values of that grid."""
     if layer.scale is None or layer.shift is None or not hasattr(layer.node, "fit"):
         raise UserError(
-            f"calibration: a layer of {type(layer.node).__name__} has no grid to fit; take neurons with whole-number spikes, "
-            "such as bpsn with spikes: integer, and set model.scaled=true"
+            f"calibration: a layer of {type(layer.node).__name__} has no grid to fit; take neurons with whole-number "
+            "spikes, such as bpsn with spikes: integer, and set model.scaled=true"
         )
     node = cast(GridNode, layer.node)
     low, high = node.spike_range
