@@ -1,7 +1,8 @@
 """Where weights from elsewhere lie, and what their folder says of them without loading any.
 
-`model.init_from`, `tokenizer.name` and `task.teacher` name a checkpoint in the same three forms: a folder (also of a
-run), `package:NAME` (inside an installed distribution) and `hub:NAME` (on the Hugging Face hub).
+`model.init_from`, `tokenizer.name` and `task.teacher` name a checkpoint in the same three forms: a
+folder (also of a run), `package:NAME` (inside an installed distribution) and `hub:NAME` (on the
+Hugging Face hub).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ OFFLINE = "the Hugging Face hub cannot be reached and the local cache has no cop
 
 
 def find(place: str, key: str) -> Path | str:
-    """The folder of a checkpoint; of one on the hub, its name there. UserError, which begins with `key`, if none."""
+    """The folder of a checkpoint; of one on the hub, its name there. UserError, which begins with
+    `key`, if none."""
     if place.startswith(HUB):
         if place.removeprefix(HUB).count("/") > 1 or place == HUB:
             raise UserError(f"{key}: expected {HUB}OWNER/NAME, found {place}")
@@ -44,7 +46,8 @@ def find(place: str, key: str) -> Path | str:
 
 
 def _in_package(place: str, key: str) -> Path:
-    """The folder of weights in an installed package. Nothing of the package is imported or executed."""
+    """The folder of weights in an installed package. Nothing of the package is imported or
+    executed."""
     name, _, inside = place.removeprefix(PACKAGE).partition("/")
     if not name:
         raise UserError(f"{key}: {place} names no package; expected {FORMS}")
@@ -72,10 +75,11 @@ def _in_package(place: str, key: str) -> Path:
 
 
 def _folders_of_package(name: str) -> list[Path] | None:
-    """The folders of a distribution's import packages, or of the import package of that name; None: not installed.
+    """The folders of a distribution's import packages, or of the import package of that name; None:
+    not installed.
 
-    `importlib.resources.files` would import the package, so the metadata say what its folders are called, and the spec
-    of a top-level package says where an editable one lies.
+    `importlib.resources.files` would import the package, so the metadata say what its folders are
+    called, and the spec of a top-level package says where an editable one lies.
     """
     packages, folders, specs = [name], [], []
     try:
@@ -115,7 +119,8 @@ def _json(path: Path) -> Any:
 
 
 def read_config(place: str, key: str) -> dict[str, Any]:
-    """The config of a checkpoint with safetensors, and as `pooling` what sentence-transformers keep beside it.
+    """The config of a checkpoint with safetensors, and as `pooling` what sentence-transformers keep
+    beside it.
 
     UserError if there is none, Unreachable if it is on the hub and the hub does not answer.
     """
@@ -142,7 +147,8 @@ def read_config(place: str, key: str) -> dict[str, Any]:
 
 
 def refuse_without_weights(folder: Path, place: str, key: str) -> None:
-    """UserError unless a folder has a config and weights that are safetensors, by their name and their first bytes."""
+    """UserError unless a folder has a config and weights that are safetensors, by their name and
+    their first bytes."""
     start = f"{key}: no checkpoint with safetensors in {place}"
     if not (folder / "config.json").is_file():
         raise UserError(f"{start}: it has no config.json")
@@ -165,7 +171,8 @@ def has_tokenizer(source: Path | str) -> bool:
 
 
 def _pooling(file: Callable[[str], Path]) -> dict[str, str]:
-    """`{"pooling": "mean"}` from the files of sentence-transformers; empty without them or for others."""
+    """`{"pooling": "mean"}` from the files of sentence-transformers; empty without them or for
+    others."""
     modules = _json(file("modules.json"))
     paths = [module["path"] for module in modules if str(module["type"]).endswith(".Pooling")]
     config = _json(file(f"{paths[0]}/config.json")) if paths else {}

@@ -1,4 +1,5 @@
-"""`model.init_from` with a BERT: the recipe takes what the checkpoint decides, and contradictions are refused."""
+"""`model.init_from` with a BERT: the recipe takes what the checkpoint decides, and contradictions
+are refused."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ TABLE = ["task.data.train=train.tsv", "task.data.dev=train.tsv", "task.text=sent
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Store a tiny BERT with its tokenizer, beside a table to classify; returns its folder, relative."""
+    """Store a tiny BERT with its tokenizer, beside a table to classify; returns its folder,
+    relative."""
     monkeypatch.chdir(tmp_path)
     rows = [f"film {row} is {'good' if row % 3 else 'bad'}\t{'yes' if row % 3 else 'no'}" for row in range(60)]
     Path("train.tsv").write_text("\n".join(["sentence\tlabel", *rows]))
