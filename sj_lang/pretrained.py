@@ -1,7 +1,8 @@
 """Where weights from elsewhere lie, and what their folder says of them without loading any.
 
-`model.init_from`, `tokenizer.name` and `task.teacher` name a checkpoint in the same three forms: a folder (also of a
-run), `package:NAME` (inside an installed distribution) and `hub:NAME` (on the Hugging Face hub).
+`model.init_from`, `tokenizer.name` and `task.teacher` name a checkpoint in the same three forms: a
+folder (also of a run), `package:NAME` (inside an installed distribution) and `hub:NAME` (on the
+Hugging Face hub).
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ OFFLINE = "the Hugging Face hub cannot be reached and the local cache has no cop
 
 
 def find(place: str, key: str) -> Path | str:
-    """The folder of a checkpoint; of one on the hub, its name there. UserError, which begins with `key`, if none."""
+    """The folder of a checkpoint; of one on the hub, its name there. UserError, which begins with
+    `key`, if none."""
     if place.startswith(HUB):
+        if place.removeprefix(HUB).count("/") > 1 or place == HUB:
+            raise UserError(f"{key}: expected {HUB}OWNER/NAME, found {place}")
         return place.removeprefix(HUB)
     if place.startswith(PACKAGE):
         return _in_package(place, key)
@@ -38,18 +42,19 @@ def find(place: str, key: str) -> Path | str:
             hint = "it means another run of the same series, and this is a single run"
         elif place.count("/") == 1:
             hint = f"for that name on the Hugging Face hub, write {HUB}{place}"
-        elif _folders_of_package(place):
+        elif _folders_of_package(place) is not None:
             hint = f"for the installed package of that name, write {PACKAGE}{place}"
     raise UserError(f"{key}: {place or repr(place)} is no folder; {hint}")
 
 
 def _in_package(place: str, key: str) -> Path:
-    """The folder of weights in an installed package. Nothing of the package is imported or executed."""
+    """The folder of weights in an installed package. Nothing of the package is imported or
+    executed."""
     name, _, inside = place.removeprefix(PACKAGE).partition("/")
     if not name:
         raise UserError(f"{key}: {place} names no package; expected {FORMS}")
     roots = _folders_of_package(name)
-    if not roots:
+    if roots is None:
         installed = {one.metadata["Name"] for one in metadata.distributions()}
         hint = choices(name, sorted(installed), limit=0)
         raise UserError(
@@ -71,25 +76,29 @@ def _in_package(place: str, key: str) -> Path:
     raise UserError(f"{key}: no checkpoint with safetensors in package '{name}': {reason}")
 
 
-def _folders_of_package(name: str) -> list[Path]:
-    """The folders of a distribution's import packages, or of the import package of that name; empty if not installed.
+def _folders_of_package(name: str) -> list[Path] | None:
+    """The folders of a distribution's import packages, or of the import package of that name; None:
+    not installed.
 
-    `importlib.resources.files` would import the package, so the metadata say what its folders are called, and the spec
-    of a top-level package says where an editable one lies.
+    `importlib.resources.files` would import the package, so the metadata say what its folders are
+    called, and the spec of a top-level package says where an editable one lies.
     """
-    packages, folders = [name], []
+    packages, folders, specs = [name], [], []
     try:
         distribution = metadata.distribution(name)
     except metadata.PackageNotFoundError:
-        pass
-    else:
+        distribution = None
+    if distribution is not None:
         listed = (distribution.read_text("top_level.txt") or "").split()
         inside = {file.parts[0] for file in distribution.files or [] if len(file.parts) > 1}
         packages = listed or sorted(one for one in inside if not one.endswith((".dist-info", "..")))
         folders = [Path(str(distribution.locate_file(package))) for package in packages]
     if not any(folder.is_dir() for folder in folders):
-        specs = [importlib.util.find_spec(package) for package in packages if package.isidentifier()]
-        folders = [Path(path) for spec in specs if spec for path in spec.submodule_search_locations or []]
+        names = [package for package in packages if package.isidentifier()]
+        specs = [spec for spec in map(importlib.util.find_spec, names) if spec is not None]
+        folders = [Path(path) for spec in specs for path in spec.submodule_search_locations or []]
+    if distribution is None and not specs:
+        return None
     return [folder for folder in folders if folder.is_dir()]
 
 
@@ -112,7 +121,8 @@ def _json(path: Path) -> Any:
 
 
 def read_config(place: str, key: str) -> dict[str, Any]:
-    """The config of a checkpoint with safetensors, and as `pooling` what sentence-transformers keep beside it.
+    """The config of a checkpoint with safetensors, and as `pooling` what sentence-transformers keep
+    beside it.
 
     UserError if there is none, Unreachable if it is on the hub and the hub does not answer.
     """
@@ -139,7 +149,8 @@ def read_config(place: str, key: str) -> dict[str, Any]:
 
 
 def refuse_without_weights(folder: Path, place: str, key: str) -> None:
-    """UserError unless a folder has a config and weights that are safetensors, by their name and their first bytes."""
+    """UserError unless a folder has a config and weights that are safetensors, by their name and
+    their first bytes."""
     start = f"{key}: no checkpoint with safetensors in {place}"
     if not (folder / "config.json").is_file():
         raise UserError(f"{start}: it has no config.json")
@@ -162,10 +173,12 @@ def has_tokenizer(source: Path | str) -> bool:
 
 
 def _pooling(file: Callable[[str], Path]) -> dict[str, str]:
-    """`{"pooling": "mean"}` from the files of sentence-transformers; empty without them."""
+    """`{"pooling": "mean"}` from the files of sentence-transformers; empty without them or for
+    others."""
     modules = _json(file("modules.json"))
     paths = [module["path"] for module in modules if str(module["type"]).endswith(".Pooling")]
     config = _json(file(f"{paths[0]}/config.json")) if paths else {}
     flags = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
-    modes = [mode for mode, flag in flags.items() if config.get(flag)]
-    return {"pooling": modes[0]} if len(modes) == 1 else {}
+    modes = [mode for mode, flag in flags.items() if config.get(flag)]  # before sentence-transformers 6
+    mode = config.get("pooling_mode", modes[0] if len(modes) == 1 else None)
+    return {"pooling": mode} if mode in tuple(flags) else {}

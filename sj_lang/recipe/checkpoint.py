@@ -1,7 +1,8 @@
 """What the checkpoint of `model.init_from` decides of a recipe, before the recipe is checked.
 
-Its sizes and options lie under what the recipe says, as a base does. Sizes must agree. An installed recipe that sets
-sizes describes a model of its own: what it sets of these gives way, its tokenizer too.
+Its sizes and options lie under what the recipe says, as a base does. Sizes must agree. An installed
+recipe that sets sizes describes a model of its own: what it sets of these gives way, its tokenizer
+too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sj_lang.errors import PluginError, Unreachable, UserError
 from sj_lang.recipe.files import is_installed
 from sj_lang.recipe.overrides import Tree
 
-#: What the shapes of the weights say; a recipe cannot have it otherwise. The names are those of transformers.
+#: What the shapes of the weights say, so that a recipe cannot differ; the names are transformers'.
 SIZES = (
     *("vocab_size", "max_position_embeddings", "type_vocab_size"),
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
@@ -30,7 +31,8 @@ HERE: Keys = ("model", "init_from")
 
 
 def settle(tree: Tree) -> list[Problem]:
-    """Lay the recipe over what its checkpoint decides; return where the two contradict each other."""
+    """Lay the recipe over what its checkpoint decides; return where the two contradict each
+    other."""
     model = tree.data.get("model")
     place = model.get("init_from") if isinstance(model, dict) else None
     if not isinstance(model, dict) or not isinstance(place, str):
@@ -62,10 +64,12 @@ def settle(tree: Tree) -> list[Problem]:
 
 
 def fields(target: Any, stored: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """The fields of a config class that a checkpoint decides: sizes, components, options that weights depend on.
+    """The fields of a config class that a checkpoint decides: sizes, components, options that
+    weights depend on.
 
-    target: the class. Of the checkpoints of other models (`takes_weights_of`) its classmethod `fields_of` says what
-    their config means here. stored: the checkpoint's config. UserError for a checkpoint of another architecture.
+    target: the class. Of the checkpoints of other models (`takes_weights_of`) its classmethod
+    `fields_of` says what their config means here. stored: the checkpoint's config. UserError for a
+    checkpoint of another architecture.
     """
     from transformers import CONFIG_MAPPING
 
@@ -94,14 +98,16 @@ def refuse_other_kind(target: Any, kind: str, place: str) -> None:
 
 
 def _give_way(tree: Tree, decided: Mapping[str, Any], readers: Sequence[str]) -> None:
-    """Take out of the recipe what an installed one sets for training from scratch, with a note that names it.
+    """Take out of the recipe what an installed one sets for training from scratch, with a note that
+    names it.
 
     readers: tokenizers that take the checkpoint's; another one gives way.
     """
     installed = {file for file in {place.file for place in tree.marks.values()} if is_installed(Path(file))}
 
     def gives_way(*keys: str) -> bool:
-        """Whether all that stands at these keys was written by an installed recipe, but not for one of its runs."""
+        """Whether all that stands at these keys was written by an installed recipe, but not for one
+        of its runs."""
         places = [place for path, place in tree.marks.items() if path[: len(keys)] == keys]
         return bool(places) and all(place.file in installed and not place.inside for place in places)
 

@@ -39,15 +39,17 @@ def from_checkpoint(
 ) -> PreTrainedModel:
     """A model of `config` with the weights of a checkpoint where name and shape agree, and fresh ones elsewhere.
 
-    auto: the Auto class that knows the model. place: as `model.init_from` names it, see `pretrained.find`. notes: gets
-    a sentence that names what was there, what is new, what found no place, and with what other components and options
-    it was trained. fixed: what the recipe sets, so that the checkpoint cannot change it.
+    auto: the Auto class that knows the model. place: as `model.init_from` names it, see
+    `pretrained.find`. notes: gets a sentence that names what was there, what is new, what found no
+    place, and with what other components and options it was trained. fixed: what the recipe sets,
+    so that the checkpoint cannot change it.
 
     The config's class may say of which other models it takes weights, `takes_weights_of = ("bert",)` for instance, and
     which of its options change what weights mean without changing a shape, `meaning = ("hidden_act",)`.
 
-    Tensors of another shape are refused, but in a head, which is then new. UserError also for a checkpoint that cannot
-    be read, lacks tensors that its own config promises, is of another kind or shares no tensor with the model.
+    Tensors of another shape are refused, but in a head, which is then new. UserError also for a
+    checkpoint that cannot be read, lacks tensors that its own config promises, is of another kind
+    or shares no tensor with the model.
     """
     source = pretrained.find(place, KEY)
     if isinstance(source, Path):
@@ -104,10 +106,11 @@ def _tokens(folder: Path) -> dict[str, int] | None:
 
 
 def with_rows_of(place: str, recipe: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the config that the data fix, with the sizes of the checkpoint's tables, which may have more rows.
+    """The fields of the config that the data fix, with the sizes of the checkpoint's tables, which
+    may have more rows.
 
-    recipe: the model's section, which holds the checkpoint's sizes. UserError if the data need more rows than there
-    are, or if the table of tokens is not that of the tokenizer.
+    recipe: the model's section, which holds the checkpoint's sizes. UserError if the data need more
+    rows than there are, or if the table of tokens is not that of the tokenizer.
     """
     fields = dict(data)
     for key, what in _AT_LEAST.items():
@@ -209,7 +212,8 @@ def _refuse_other_shapes(model: PreTrainedModel, mismatched: Iterable[tuple[str,
 
 
 def _refuse_missing(model: PreTrainedModel, new: Iterable[str], stored: Mapping[str, Any], place: str) -> None:
-    """UserError if the checkpoint lacks a tensor of the model that one of its own config has; a pooler may be new."""
+    """UserError if the checkpoint lacks a tensor of the model that one of its own config has; a
+    pooler may be new."""
     kind = stored.get("model_type", model.config.model_type)
     config = CONFIG_MAPPING[kind].from_dict(dict(stored))
     if type(config) not in MODEL_MAPPING:

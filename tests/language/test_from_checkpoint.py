@@ -1,4 +1,5 @@
-"""`model.init_from` with a BERT: the recipe takes what the checkpoint decides, and contradictions are refused."""
+"""`model.init_from` with a BERT: the recipe takes what the checkpoint decides, and contradictions
+are refused."""
 
 from __future__ import annotations
 
@@ -27,18 +28,25 @@ SIZES = {
     "intermediate_size": 40,
     "max_position_embeddings": 150,
 }
-POOLING = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False}
+#: As sentence-transformers store it, before their version 6 and since.
+POOLING = (
+    {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False},
+    {"pooling_mode": "mean"},
+)
 TABLE = ["task.data.train=train.tsv", "task.data.dev=train.tsv", "task.text=sentence"]
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Store a tiny BERT with its tokenizer, beside a table to classify; returns its folder, relative."""
+    """Store a tiny BERT with its tokenizer, beside a table to classify; returns its folder,
+    relative."""
     monkeypatch.chdir(tmp_path)
     rows = [f"film {row} is {'good' if row % 3 else 'bad'}\t{'yes' if row % 3 else 'no'}" for row in range(60)]
     Path("train.tsv").write_text("\n".join(["sentence\tlabel", *rows]))
 
-    def make(folder: str = "bert", kind: Any = BertModel, *, sentences: bool = False, **options: Any) -> Path:
+    def make(
+        folder: str = "bert", kind: Any = BertModel, *, sentences: dict[str, Any] | None = None, **options: Any
+    ) -> Path:
         words = wordpiece(texts=rows, vocab_size=80)
         torch.manual_seed(0)
         model = kind(BertConfig(vocab_size=len(words), **{**SIZES, **options}))
@@ -47,7 +55,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
         if sentences:
             path = "1_Pooling"
             Path(folder, path).mkdir()
-            Path(folder, path, "config.json").write_text(json.dumps(POOLING))
+            Path(folder, path, "config.json").write_text(json.dumps(sentences))
             modules = [{"path": path, "type": "sentence_transformers.models.Pooling"}]
             Path(folder, "modules.json").write_text(json.dumps(modules))
         return Path(folder)
@@ -86,8 +94,11 @@ def assemble(recipe: Recipe) -> assembly.Job:
     return assembly.assemble(recipe, Path("out"))
 
 
-def test_a_recipe_for_checkpoints_takes_sizes_options_and_tokenizer(store: Callable[..., Path]) -> None:
-    place = store(sentences=True)
+@pytest.mark.parametrize("pooling", POOLING, ids=["flags", "name"])
+def test_a_recipe_for_checkpoints_takes_sizes_options_and_tokenizer(
+    store: Callable[..., Path], pooling: dict[str, Any]
+) -> None:
+    place = store(sentences=pooling)
     own(f"  init_from: {place}")
     recipe = load("own.yaml")
     shown = recipe.resolved()
@@ -116,7 +127,7 @@ def test_the_stored_recipe_of_a_run_shows_them_and_runs_again(store: Callable[..
 
 
 def test_options_may_differ_and_a_note_says_so(store: Callable[..., Path]) -> None:
-    own(f"  init_from: {store(sentences=True)}\n  gelu: false\n  pooling: cls")
+    own(f"  init_from: {store(sentences=POOLING[0])}\n  gelu: false\n  pooling: cls")
     job = assemble(load("own.yaml", ["model.layer_norm_eps=0.01"]))
     assert (job.model.config.gelu, job.model.config.pooling) == (False, "cls")
     note = next(note for note in job.notes if note.startswith("init_from"))
@@ -268,6 +279,9 @@ def test_packages_that_do_not_serve(store: Callable[..., Path], package: Callabl
     missing = message("package:two-bert")
     assert "no package 'two-bert' is installed here; did you mean 'two-berts'?" in missing
     assert "`pip install two-bert`" in missing
+    assert message("package:typing-extensions").endswith(": it holds no weights"), "it has no folder"
+    assert message("hub:") == "model.init_from: expected hub:OWNER/NAME, found hub:"
+    assert message("hub:a/b/c") == "model.init_from: expected hub:OWNER/NAME, found hub:a/b/c"
     assert message("package:").startswith("model.init_from: package: names no package")
     assert message("two-berts").endswith("for the installed package of that name, write package:two-berts")
     assert message("some/name").endswith("for that name on the Hugging Face hub, write hub:some/name")

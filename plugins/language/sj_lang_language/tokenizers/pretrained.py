@@ -18,10 +18,10 @@ def pretrained(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint, as `AutoTokenizer` loads it.
 
-    name: a folder, also of a run, package:NAME or hub:OWNER/NAME. None: the tokenizer of the checkpoint that the model
-    starts from (model.init_from), which is handed in as `checkpoint`. texts: not read, as nothing is
-    trained. Padding is on the left, as generation needs it; a tokenizer without a padding token pads with its
-    end-of-text token.
+    name: a folder, also of a run, package:NAME or hub:OWNER/NAME. None: the tokenizer of the
+    checkpoint that the model starts from (model.init_from), which is handed in as `checkpoint`.
+    texts: not read, as nothing is trained. Padding is on the left, as generation needs it; a
+    tokenizer without a padding token pads with its end-of-text token.
     """
     key = "model.init_from" if name is None else "tokenizer.name"
     name = checkpoint if name is None else name

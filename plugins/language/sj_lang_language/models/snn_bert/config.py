@@ -113,7 +113,8 @@ class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
 
     @classmethod
     def fields_of(cls, bert: Mapping[str, Any]) -> dict[str, Any]:
-        """What the config of a BERT decides here beside the sizes; `pooling` if sentence-transformers stored it."""
+        """What the config of a BERT decides here beside the sizes; `pooling` if
+        sentence-transformers stored it."""
         options = {name: bert[name] for name in ("layer_norm_eps", "pooling") if name in bert}
         gelu = {"gelu": True} if bert["hidden_act"] == "gelu" else {}
         return {"embedding": "bert_sum", **options, **gelu}

@@ -31,8 +31,8 @@ class Distillation(Task):
         match = mean over layers of |W h_student - h_teacher|^2 / width of the teacher     (hidden: true)
 
     task: the task that is learned; its figures are this one's.
-    teacher: a model of transformers for the same task, with the same tokenizer: a folder, also of a run,
-        package:NAME or hub:OWNER/NAME. It is frozen and in evaluation mode.
+    teacher: a model of transformers for the same task, with the same tokenizer: a folder, also of a
+        run, package:NAME or hub:OWNER/NAME. It is frozen and in evaluation mode.
     temperature: softens both distributions. alpha: the teacher's share of the loss, 0 to 1.
     hidden: also match hidden states. Student layer i of n meets teacher layer round(i N / n) of N, the embeddings
         (layer 0) each other; if the widths differ, W is a learned matrix for each layer, else the identity (ours).

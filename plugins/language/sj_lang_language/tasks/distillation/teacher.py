@@ -22,8 +22,8 @@ def load_teacher(place: str, auto_class: str, student: PreTrainedModel, ready: P
     """The teacher in evaluation mode, without gradients.
 
     place: a folder with a model, also of a run, package:NAME or hub:OWNER/NAME. Raises UserError if
-    there is none, if it was not trained for the task, or if its tokenizer, its outputs or its length
-    are not the student's.
+    there is none, if it was not trained for the task, or if its tokenizer, its outputs or its
+    length are not the student's.
     """
     source = find(place, "task.teacher")
     if isinstance(source, Path):
