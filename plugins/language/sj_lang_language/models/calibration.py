@@ -26,7 +26,6 @@ from transformers import PreTrainedModel
 from sj_lang.errors import UserError
 from sj_lang_language.layers import SpikingLayer
 
-
 STARTS = (0.8, 1.3, 2.0)  # first guesses of the step, in units of deviation / (2 / levels)
 ROUNDS = 6
 MOST = 1_500  # tokens on which a grid is fitted; the regression takes all
