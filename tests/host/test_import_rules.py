@@ -96,7 +96,7 @@ def test_2_a_reference_imports_torch_only() -> None:
 
 
 def test_2_kernels_import_neither_the_reference_nor_the_node() -> None:
-    kernels = [path for path in sources(NEURONS) if path.name in ("torch.py", "numba.py", "kernel.py", "cupy.py")]
+    kernels = [path for path in sources(NEURONS) if path.name in ("torch.py", "numba.py", "numba_kernel.py", "cupy.py")]
     assert kernels
     for path in kernels:
         assert not [name for name in imports(path) if set(name.split(".")) & {"reference", "node"}], path

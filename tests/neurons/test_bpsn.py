@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 from sj_lang_neurons import BPSN
-from sj_lang_neurons.bpsn import reference, tiles
+from sj_lang_neurons.bpsn import reference
+from sj_lang_neurons.bpsn import torch_tiles as tiles
 from sj_lang_neurons.bpsn.firing import fire
 from sj_lang_neurons.bpsn.torch import bpsn
 from torch import Tensor

@@ -8,8 +8,8 @@ import torch
 from sj_lang_neurons import DSN
 from sj_lang_neurons.dsn import reference
 from sj_lang_neurons.dsn import torch as kernel
-from sj_lang_neurons.dsn.firing import Rect
-from sj_lang_neurons.dsn.gain import gain, gain_
+from sj_lang_neurons.dsn.decay import gain, gain_
+from sj_lang_neurons.firing import Rect
 from torch import Tensor
 
 from sj_lang import compat, plugins

@@ -206,7 +206,7 @@ def test_the_cache_sees_a_change_of_the_shared_code() -> None:
     root = Path(sj_lang_neurons.__file__).parent
     shared = b"".join((root / name).read_bytes() for name in ("jit.py", "surrogates.py"))
     line = f"# jit.py and surrogates.py: {hashlib.sha256(shared).hexdigest()[:16]}"
-    kernels = sorted(root.rglob("kernel.py"))
+    kernels = sorted(root.rglob("numba_kernel.py"))
     assert len(kernels) == 3
     for kernel in kernels:
         assert kernel.read_text("utf-8").splitlines()[-1] == line, f"{kernel} must end with: {line}"

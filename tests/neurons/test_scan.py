@@ -5,8 +5,9 @@ from functools import partial
 
 import pytest
 import torch
-from sj_lang_neurons.scan import reference, rows
+from sj_lang_neurons.scan import reference
 from sj_lang_neurons.scan import torch as scan
+from sj_lang_neurons.scan import torch_blocks as rows
 from torch import Tensor
 
 linear_scan = partial(scan.linear_scan, backend="torch")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sj_lang import cuda
 from sj_lang.operators import operator
 from sj_lang_neurons.bpsn.fired import firing
-from sj_lang_neurons.scan.layout import STEPS, Tile, like, memory, sizes, whole
+from sj_lang_neurons.scan.cuda_layout import STEPS, Tile, like, memory, sizes, whole
 
 FILE = Path(__file__).with_name("kernel.cu")
 SUMS = ("g0", "threshold", "lf", "gf", "lb", "gb", "rho", "denominator")  # rows of the kernel's `sums`

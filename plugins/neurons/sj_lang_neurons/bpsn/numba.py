@@ -1,4 +1,4 @@
-"""The whole BPSN, but for K's quantiser, on the CPU, compiled by numba: `kernel.py` as a torch operator."""
+"""The whole BPSN, but for K's quantiser, on the CPU, compiled by numba: `numba_kernel.py` as a torch operator."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _columns(x: Tensor, given: Sequence[Any]) -> tuple[Any, ...]:
 @operator("sj_lang::bpsn_numba", schema=f"({FIRED}) -> (Tensor, Tensor)")
 def _forward(x: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
     """Spikes or H - threshold [T, B, C, S], and the numerator after them."""
-    from sj_lang_neurons.bpsn import kernel
+    from sj_lang_neurons.bpsn import numba_kernel as kernel
 
     *given, kind, level = given
     x = x.contiguous()
@@ -52,7 +52,7 @@ def _forward(x: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
 )
 def _backward(grad: Tensor, grad_after: Tensor, x: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x and the numerator; of g0, ..., rho and the denominator [8, B, C, S], not yet summed."""
-    from sj_lang_neurons.bpsn import kernel
+    from sj_lang_neurons.bpsn import numba_kernel as kernel
 
     *given, kind, level = given
     x, grad = x.contiguous(), grad.contiguous()

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sj_lang.operators import operator
-from sj_lang_neurons.bpsn import passes
-from sj_lang_neurons.bpsn.tiles import tiles
+from sj_lang_neurons.bpsn import torch_passes as passes
+from sj_lang_neurons.bpsn.torch_tiles import tiles
 
 INPUTS = (
     "Tensor x, Tensor g0, Tensor threshold, Tensor? lf, Tensor? gf, Tensor? lb, Tensor? gb, Tensor? rho, "

@@ -13,8 +13,8 @@ from torch import Tensor
 from sj_lang import cuda
 from sj_lang.operators import operator
 from sj_lang_neurons import surrogates
-from sj_lang_neurons.dsn.firing import Firing
-from sj_lang_neurons.scan.layout import STEPS, Tile, like, memory, schedule, sizes, whole
+from sj_lang_neurons.firing import Firing
+from sj_lang_neurons.scan.cuda_layout import STEPS, Tile, like, memory, schedule, sizes, whole
 
 FILE = Path(__file__).with_name("kernel.cu")
 MOST_TAPS = STEPS + 1

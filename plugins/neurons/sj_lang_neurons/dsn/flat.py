@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sj_lang_neurons.dsn.firing import Firing
 from sj_lang_neurons.dsn.torch import dsn as run
+from sj_lang_neurons.firing import Firing
 
 
 def dsn(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sj_lang_neurons.scan.rows import Rows
+from sj_lang_neurons.scan.torch_blocks import Rows
 
 
 def leak(x: Rows, w: Rows, h: Tensor, out: Rows) -> Tensor:

@@ -15,10 +15,10 @@ from sj_lang.compat import surrogate
 from sj_lang.neuron import Kernel, Node, State, state_dtype
 from sj_lang_neurons.dsn.cupy import MOST_TAPS, why_not
 from sj_lang_neurons.dsn.cupy import dsn as fused
-from sj_lang_neurons.dsn.firing import Firing, Rect
+from sj_lang_neurons.dsn.decay import by_powers, gain, products
 from sj_lang_neurons.dsn.flat import dsn
-from sj_lang_neurons.dsn.gain import by_powers, gain, products
 from sj_lang_neurons.dsn.numba import dsn as compiled
+from sj_lang_neurons.firing import Firing, Rect
 
 
 class DSN(Node):

@@ -1,4 +1,4 @@
-"""The whole DSN on the CPU, compiled by numba: `kernel.py` as a torch operator."""
+"""The whole DSN on the CPU, compiled by numba: `numba_kernel.py` as a torch operator."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from sj_lang.cpu import array, over_columns
 from sj_lang.operators import operator
 from sj_lang_neurons import surrogates
-from sj_lang_neurons.dsn.firing import Firing
 from sj_lang_neurons.dsn.flat import columns, last_inputs
+from sj_lang_neurons.firing import Firing
 
 INPUTS = (
     "Tensor x, Tensor tail, Tensor h_0, Tensor weight, Tensor bias, Tensor? lengths, "
@@ -51,7 +51,7 @@ def _forward(
     *firing: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Spikes or potentials [T, N], the last potential [N], and those before each block [blocks, N]."""
-    from sj_lang_neurons.dsn import kernel
+    from sj_lang_neurons.dsn import numba_kernel as kernel
 
     steps, width = x.shape
     out, h_last, borders = torch.empty_like(x), torch.empty_like(h_0), x.new_empty(-(-steps // kernel.ROWS), width)
@@ -78,7 +78,7 @@ def _backward(
     *firing: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, tail, h_0, weight and bias."""
-    from sj_lang_neurons.dsn import kernel
+    from sj_lang_neurons.dsn import numba_kernel as kernel
 
     grads = *(torch.empty_like(t) for t in (x, tail, h_0)), *(torch.zeros_like(t) for t in (weight, bias))
     given = map(array, (grad.contiguous(), grad_last.contiguous(), borders, x, tail, weight, bias, lengths))
@@ -88,7 +88,7 @@ def _backward(
 
 @_forward.register_fake
 def _(x: Tensor, tail: Tensor, h_0: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from sj_lang_neurons.dsn.kernel import ROWS
+    from sj_lang_neurons.dsn.numba_kernel import ROWS
 
     return torch.empty_like(x), torch.empty_like(h_0), x.new_empty(-(-x.shape[0] // ROWS), x.shape[1])
 

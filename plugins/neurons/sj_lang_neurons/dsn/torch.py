@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from sj_lang.operators import operator
-from sj_lang_neurons.dsn.block import Part, block
-from sj_lang_neurons.scan.rows import pieces
+from sj_lang_neurons.dsn.torch_block import Part, block
+from sj_lang_neurons.scan.torch_blocks import pieces
 
 BLOCK = 1 << 17  # elements of a block: the arrays of one fit into the second-level caches
 WIDTH = 1 << 13  # columns of a part, or more where there are few steps: enough for a row to be worth a call

@@ -11,10 +11,10 @@ from torch import Tensor
 from sj_lang import cpu
 from sj_lang.errors import choices
 from sj_lang.operators import operator
-from sj_lang_neurons.scan import rows
+from sj_lang_neurons.scan import torch_blocks as rows
 from sj_lang_neurons.scan.numba import scan as compiled
 from sj_lang_neurons.scan.operator import complete
-from sj_lang_neurons.scan.rows import Rows
+from sj_lang_neurons.scan.torch_blocks import Rows
 
 BACKENDS = ("auto", "torch", "numba")
 BLOCK = 1 << 20  # elements of a block: four arrays of it stay in the third-level cache

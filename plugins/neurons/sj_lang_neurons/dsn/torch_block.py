@@ -15,9 +15,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sj_lang_neurons.dsn.gain import gain_
+from sj_lang_neurons.dsn.decay import gain_
 from sj_lang_neurons.dsn.leak import leak
-from sj_lang_neurons.scan.rows import Rows, scan
+from sj_lang_neurons.scan.torch_blocks import Rows, scan
 
 KEPT = 4  # blocks of memory that a thread keeps: fresh memory costs more than the arithmetic in it
 

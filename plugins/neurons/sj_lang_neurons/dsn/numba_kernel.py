@@ -1,4 +1,4 @@
-"""DSN for numba: `block.py`'s arithmetic, row by row, in compiled code. Flat arrays, columns first to last."""
+"""DSN for numba: `torch_block.py`'s arithmetic, row by row, in compiled code. Flat arrays, columns first to last."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def backward(
 def _gain(
     x: Array, tail: Array, weight: Array, bias: Array, lengths: Array, m: float, t: int, c: slice, q: Array, w: Array
 ) -> None:
-    """q = sigmoid(-a) and w = 1 - alpha of a step; both 0 after the valid ones. As `gain.py`."""
+    """q = sigmoid(-a) and w = 1 - alpha of a step; both 0 after the valid ones. As `decay.py`."""
     taps = len(weight)
     copy(bias[min(t, len(bias) - 1), c], q)
     for i in range(taps):

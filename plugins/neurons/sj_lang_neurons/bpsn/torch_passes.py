@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sj_lang_neurons.bpsn.tiles import Tile
-from sj_lang_neurons.bpsn.weights import weights, weights_backward
+from sj_lang_neurons.bpsn.torch_tiles import Tile
+from sj_lang_neurons.bpsn.torch_weights import weights, weights_backward
 
 FORWARD_ARRAYS, BACKWARD_ARRAYS = 1, 4
 

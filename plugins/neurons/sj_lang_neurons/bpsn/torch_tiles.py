@@ -14,9 +14,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sj_lang_neurons.bpsn.weights import Leak, fill_tables
-from sj_lang_neurons.scan.constant import constant_scan
-from sj_lang_neurons.scan.rows import block_rows, pieces
+from sj_lang_neurons.bpsn.torch_weights import Leak, fill_tables
+from sj_lang_neurons.scan.torch_blocks import block_rows, pieces
+from sj_lang_neurons.scan.torch_constant import constant_scan
 
 BLOCK = 262_144  # elements
 COLUMNS = 32_768
