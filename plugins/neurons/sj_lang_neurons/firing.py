@@ -1,14 +1,33 @@
-"""From potentials to spikes."""
+"""From potentials to spikes: one firing for all neurons, inside a kernel that knows it, else in torch after the kernel.
+
+The numbers are those of `surrogates.cuh` and `jit.py`: the macro FIRE, or `kind`, and its parameter alpha, or `level`.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sj_lang_neurons import surrogates
+from sj_lang.operators import operator
+
+POTENTIALS = 0  # no firing: the kernel returns potentials
+RECT = 1  # alpha: the largest spike
+HEAVISIDES = {
+    "ATan": 2,
+    "Sigmoid": 3,
+    "PiecewiseQuadratic": 4,
+    "PiecewiseExp": 5,
+    "SoftSign": 6,
+    "Erf": 7,
+    "SuperSpike": 8,
+    "Rect": 9,
+}
+BLOCK = 65_536  # elements
 
 
 class Rect(nn.Module):
@@ -27,7 +46,7 @@ class Rect(nn.Module):
         self.spiking = spiking
 
     def forward(self, h: Tensor) -> Tensor:
-        return _Rect.apply(h, self.n) if self.spiking else h.clamp(0, self.n)
+        return _RectFunction.apply(h, self.n) if self.spiking else h.clamp(0, self.n)
 
     def extra_repr(self) -> str:
         return f"n={self.n}, spiking={self.spiking}"
@@ -35,38 +54,63 @@ class Rect(nn.Module):
 
 @dataclass(frozen=True)
 class Firing:
-    """What a kernel of DSN is to do with its potentials. function: `Rect`, or a surrogate of SpikingJelly's kind.
+    """What becomes of potentials. NaN, which a Heaviside would hide, stays NaN.
 
-    threshold: of a surrogate. potentials: they are wanted beside the spikes.
+    function: `Rect`, a surrogate of SpikingJelly's kind, or None, which leaves potentials as they are.
+    threshold: subtracted before a surrogate. potentials: they are wanted beside the spikes.
     """
 
-    function: nn.Module
-    threshold: float
-    potentials: bool
+    function: nn.Module | None
+    threshold: float = 0.0
+    potentials: bool = False
 
     def __call__(self, h: Tensor) -> Tensor:
+        """The spikes of potentials, in torch."""
+        if self.function is None:
+            return h
         if isinstance(self.function, Rect):
             return self.function(h)
-        spikes: Tensor = self.function(h - self.threshold)
-        return torch.where(h.isnan(), h, spikes)  # a Heaviside would hide them
+        u = h - self.threshold if self.threshold else h
+        kind, alpha = _heaviside(self.function)
+        if kind == HEAVISIDES["ATan"]:
+            spikes: Tensor = fire_atan(u, alpha)
+            return spikes
+        return self.function(u).masked_fill(u.isnan(), math.nan)  # type: ignore[no-any-return]
 
     @property
     def levels(self) -> int:
-        """The largest spike, if it is `Rect` that fires; else 0."""
-        return self.function.n if isinstance(self.function, Rect) and self.function.spiking else 0
+        """The largest spike, if `Rect` fires and potentials are not wanted; else 0."""
+        rect = isinstance(self.function, Rect) and self.function.spiking and not self.potentials
+        return self.function.n if rect else 0  # type: ignore[union-attr, return-value]
 
-    def fused(self) -> tuple[int, float] | None:
-        """How a CUDA kernel fires: `surrogates`' number for it, and its alpha. None: outside the kernel."""
+    def fused(self) -> tuple[int, float]:
+        """What a kernel is to fire, and its alpha; `POTENTIALS` if they are wanted or the kernel cannot fire this."""
+        if self.function is None or self.potentials:
+            return POTENTIALS, 0.0
         if isinstance(self.function, Rect):
-            return (surrogates.RECT, float(self.levels)) if self.levels else None
-        return surrogates.heaviside(self.function)
+            return (RECT, float(self.levels)) if self.levels else (POTENTIALS, 0.0)
+        return _heaviside(self.function)
 
     def why_not_fused(self) -> str:
-        """Why a fused kernel is refused; "" if it is not."""
-        return "" if isinstance(self.function, Rect) else surrogates.why_not(self.function)
+        """Why no kernel can fire this; "" if one can. A smooth form is fired outside, as its mode says."""
+        function = self.function
+        if function is None or isinstance(function, Rect) or not getattr(function, "spiking", True):
+            return ""
+        if _heaviside(function)[0]:
+            return ""
+        name = type(function).__name__
+        return f'has no fused firing for {name}, only for {", ".join(HEAVISIDES)}; backend "auto" fires it unfused'
 
 
-class _Rect(torch.autograd.Function):
+def _heaviside(surrogate: nn.Module) -> tuple[int, float]:
+    """Number and alpha of a surrogate of SpikingJelly; `POTENTIALS` for another, or a smooth form."""
+    kind = HEAVISIDES.get(type(surrogate).__name__, POTENTIALS)
+    if not (kind and type(surrogate).__module__.startswith("spikingjelly.") and surrogate.spiking):
+        return POTENTIALS, 0.0
+    return kind, float(surrogate.alpha)  # type: ignore[arg-type]
+
+
+class _RectFunction(torch.autograd.Function):
     @staticmethod
     def forward(h: Tensor, n: int) -> Tensor:
         return h.round().clamp_(0, n)
@@ -80,3 +124,59 @@ class _Rect(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (h,) = ctx.saved_tensors
         return grad * ((h >= 0) & (h <= ctx.n)), None
+
+
+@operator("sj_lang::fire_atan")
+def fire_atan(u: Tensor, alpha: float) -> Tensor:
+    """1 where u >= 0, else 0, NaN where NaN; gradient alpha / 2 / (1 + (pi / 2 alpha u)^2).
+
+    SpikingJelly's, in fewer passes.
+    """
+    u = u.contiguous()
+    spikes = torch.empty_like(u)
+    for v, s in _blocks(u, spikes):
+        torch.ge(v, 0, out=s)
+        if v.device.type != "cpu" or bool(v.sum().isnan()):
+            s.masked_fill_(v.isnan(), math.nan)
+    return spikes
+
+
+@operator("sj_lang::fire_atan_backward")
+def fire_atan_backward(grad: Tensor, u: Tensor, alpha: float) -> Tensor:
+    """The gradient of `fire_atan`."""
+    grad, u = grad.contiguous(), u.contiguous()
+    out = torch.empty_like(u)
+    one = u.new_tensor(2 / alpha)
+    for g, v, o in _blocks(grad, u, out):
+        torch.mul(v, math.pi * math.sqrt(alpha / 2), out=o)
+        torch.addcmul(one, o, o, out=o)
+        torch.div(g, o, out=o)
+    return out
+
+
+def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    flat = [t.view(-1) for t in tensors]
+    size = BLOCK if flat[0].device.type == "cpu" else max(1, len(flat[0]))
+    return zip(*(t.split(size) for t in flat), strict=True)
+
+
+@fire_atan.register_fake
+def _(u: Tensor, alpha: float) -> Tensor:
+    return u.new_empty(u.shape)
+
+
+@fire_atan_backward.register_fake
+def _(grad: Tensor, u: Tensor, alpha: float) -> Tensor:
+    return u.new_empty(u.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+    u, ctx.alpha = inputs
+    ctx.save_for_backward(u)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    return fire_atan_backward(grad, ctx.saved_tensors[0], ctx.alpha), None
+
+
+fire_atan.register_autograd(_backward, setup_context=_save)

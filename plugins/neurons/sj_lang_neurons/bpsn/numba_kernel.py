@@ -307,4 +307,4 @@ def _through_denominator(gain: Array, P: Array, D: Array, g: Array, mean: Array,
         out[n] = g[n] * (share[n] * mean[n] - gain[n] * P[n] * inverse * inverse)
 
 
-# jit.py and surrogates.py: 8baffd092f872041
+# jit.py and firing.py: d4030dec2b85ecfd

@@ -154,4 +154,4 @@ def _through_gain(q: Array, h: Array, x: Array, gh: Array, m: float, g: Array) -
         g[n] = power * q[n] * (h[n] - x[n]) * gh[n]
 
 
-# jit.py and surrogates.py: 8baffd092f872041
+# jit.py and firing.py: d4030dec2b85ecfd
