@@ -300,8 +300,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             raise ValueError(
                 f"{self._name}: built for {self.channels} channels, the input {layout} has {x.shape[axis]}: {_shape(x)}"
             )
-        own = [value for value in self._parameters.values() if value is not None]  # faster than `parameters()`
-        for parameter in own or self.parameters():
+        parameters = [value for value in self._parameters.values() if value is not None]  # faster than `parameters()`
+        for parameter in parameters or self.parameters():
             if parameter.device != x.device:
                 raise ValueError(f"{self._name}: the parameters are on {parameter.device}, the input on {x.device}")
             break
@@ -322,12 +322,12 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             raise ValueError(f"{self._name}: the mask is on {mask.device}, the input on {x.device}")
 
     def _checked_state(self, state: State, x: Tensor, shape: torch.Size, dtype: torch.dtype) -> State:
-        wanted = self.state_shapes(shape)
+        shapes = self.state_shapes(shape)
         if not isinstance(state, dict):
             raise TypeError(f"{self._name}: the state must be a dict of tensors, got {type(state).__name__}")
-        if set(state) != set(wanted):
-            raise ValueError(f"{self._name}: the state has {sorted(state)}, it must have {sorted(wanted)}")
-        for name, size in wanted.items():
+        if set(state) != set(shapes):
+            raise ValueError(f"{self._name}: the state has {sorted(state)}, it must have {sorted(shapes)}")
+        for name, size in shapes.items():
             value = state[name]
             if not (isinstance(value, Tensor) and value.is_floating_point()):
                 what = value.dtype if isinstance(value, Tensor) else type(value).__name__
@@ -346,7 +346,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
                 )
             if value.device != x.device:
                 raise ValueError(f"{self._name}: the state {name!r} is on {value.device}, the input on {x.device}")
-        return {name: state[name].to(dtype) for name in wanted}
+        return {name: state[name].to(dtype) for name in shapes}
 
 
 def state_dtype(x: Tensor) -> torch.dtype:

@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, ClassVar, Protocol, Self, TypeVar, get_args, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -32,16 +32,7 @@ for _key in _KEYS if _TOLD else ():
     _PLAIN |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _key)).raw_repr()
 
 
-class Group(Protocol):
-    """A NamedTuple of inputs, tensors first, then numbers."""
-
-    _fields: ClassVar[tuple[str, ...]]
-
-    @classmethod
-    def _make(cls, iterable: Iterable[Any]) -> Self: ...
-
-
-G = TypeVar("G", bound=Group)
+G = TypeVar("G", bound=NamedTuple)
 
 
 class Operator:
@@ -57,6 +48,7 @@ class Operator:
         hints = get_type_hints(body)
         returned = hints.pop("return")
         groups = [(at, kind) for at, kind in enumerate(hints.values()) if hasattr(kind, "_fields")]
+        self._kind: Any
         self._at, self._kind = groups[0] if groups else (0, None)
         self._end = self._at + (len(self._kind._fields) if self._kind else 0)
         self._operator = torch.library.custom_op(

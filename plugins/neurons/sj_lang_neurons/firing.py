@@ -69,13 +69,15 @@ class Firing:
         if self.function is None:
             return h
         if isinstance(self.function, Rect):
-            return self.function(h)
+            spikes: Tensor = self.function(h)
+            return spikes
         u = h - self.threshold if self.threshold else h
         kind, alpha = _heaviside(self.function)
         if kind == HEAVISIDES["ATan"]:
-            spikes: Tensor = fire_atan(u, alpha)
-            return spikes
-        return self.function(u).masked_fill(u.isnan(), math.nan)  # type: ignore[no-any-return]
+            spikes = fire_atan(u, alpha)
+        else:
+            spikes = self.function(u).masked_fill(u.isnan(), math.nan)
+        return spikes
 
     @property
     def levels(self) -> int:
@@ -157,7 +159,7 @@ def fire_atan_backward(grad: Tensor, u: Tensor, alpha: float) -> Tensor:
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     flat = [t.view(-1) for t in tensors]
     size = BLOCK if flat[0].device.type == "cpu" else max(1, len(flat[0]))
-    return zip(*(t.split(size) for t in flat), strict=True)
+    return zip(*(torch.split(t, size) for t in flat), strict=True)
 
 
 @fire_atan.register_fake

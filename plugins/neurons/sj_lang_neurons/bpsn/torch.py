@@ -65,15 +65,9 @@ def potential_backward(grad: Tensor, grad_after: Tensor, terms: BPSNTerms, exact
             g_numerator[b, c] = g_start
         if exact_start and g_d0 is not None:
             g_denominator[b, c] = g_d0[..., 0]
-    optional = {"lf": terms.lf, "gf": terms.gf, "lb": terms.lb, "gb": terms.gb, "rho": terms.rho}
-    return (
-        g_x,
-        sums["g0"][:, 0],
-        sums["threshold"][:, 0],
-        *(x.new_empty(0) if value is None else sums[name][:, 0] for name, value in optional.items()),
-        g_numerator,
-        g_denominator,
-    )
+    of = {name: x.new_empty(0) if getattr(terms, name) is None else total[:, 0] for name, total in sums.items()}
+    learned = of["g0"], of["threshold"], of["lf"], of["gf"], of["lb"], of["gb"], of["rho"]
+    return g_x, *learned, g_numerator, g_denominator
 
 
 @potential_backward.register_fake

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sj_lang_neurons.bpsn.torch_tiles import Tile
+from sj_lang_neurons.bpsn.torch_tiles import BPSNTile
 from sj_lang_neurons.bpsn.torch_weights import weights, weights_backward
 
 FORWARD_ARRAYS, BACKWARD_ARRAYS = 1, 4
 
 
-def forward(tile: Tile, u: Tensor, after: Tensor | None) -> None:
+def forward(tile: BPSNTile, u: Tensor, after: Tensor | None) -> None:
     """Write H - threshold to u, and the numerator of the past after the last valid step to `after`.
 
     The future is scanned first and as a whole, the past along with the potential.
@@ -39,7 +39,7 @@ def forward(tile: Tile, u: Tensor, after: Tensor | None) -> None:
 
 
 def backward(
-    tile: Tile, grad: Tensor, grad_after: Tensor | None, g_x: Tensor, sums: dict[str, Tensor]
+    tile: BPSNTile, grad: Tensor, grad_after: Tensor | None, g_x: Tensor, sums: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor | None]:
     """Write the gradient of x, add those of the parameters to `sums`, return those of the numerator and of d0.
 
@@ -87,6 +87,7 @@ def backward(
         for side, g in zip(tile.sides, g_gains, strict=True):
             sums["gb" if side.late else "gf"] += g
         for side, leak, g in zip(tile.sides, span.leaks, gD, strict=False):
+            assert leak.slope is not None
             if g_d0 is not None:
                 g_d0 += (g * tile.powers(span.steps)[0]).sum(0)
             _add(sums["lb" if side.late else "lf"], g.mul_(leak.slope))

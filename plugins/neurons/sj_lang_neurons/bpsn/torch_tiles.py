@@ -7,7 +7,7 @@ than arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -36,6 +36,11 @@ class Side:
     row: Tensor
     tables: tuple[Tensor, Tensor, Tensor | None]
 
+    def take(self, rows: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Some rows of each table."""
+        D, inverse, slope = self.tables
+        return rows(D), rows(inverse), None if slope is None else rows(slope)
+
 
 @dataclass(frozen=True)
 class Span:
@@ -51,7 +56,7 @@ class Span:
         return weight if len(weight) == 1 else weight[t.start - start : t.stop - start]
 
 
-class Tile:
+class BPSNTile:
     """Some sequences and channels of a call, as in `BPSNTerms`; but parameters are [C, 1] and the denominator,
     d0, [B, C, 1].
 
@@ -145,12 +150,9 @@ class Tile:
         else:
             after = self.lengths - 1 - torch.arange(t.start, t.stop, device=self.x.device)[:, None]
             n = after.clamp(0, self.reach)  # [R, B]
-            index = (self.reach - n).flatten()
-            D, inverse, slope = (
-                None if v is None else v.index_select(0, index).unflatten(0, n.shape) for v in side.tables
-            )
+            D, inverse, slope = side.take(lambda table: table[self.reach - n])
             return Leak(side.gain, D, inverse, slope, (n > 0).to(D.dtype)[..., None, None])
-        D, inverse, slope = (None if v is None else v[rows].unsqueeze(1) for v in side.tables)
+        D, inverse, slope = side.take(lambda table: table[rows].unsqueeze(1))
         if self.d0 is not None and not side.late:
             power, growth = self.powers(t)
             D, slope = D + power * self.d0, None if slope is None else slope + growth * self.d0
@@ -161,7 +163,7 @@ class Tile:
 
 def tiles(
     terms: BPSNTerms, *, arrays: int, slopes: bool, exact_start: bool = False
-) -> Iterator[tuple[Tile, slice, slice]]:
+) -> Iterator[tuple[BPSNTile, slice, slice]]:
     """The tiles of a call, each with its sequences and channels; what they hold is good until the next is asked for.
 
     arrays: how many scratch arrays of a block. slopes: with dD/dlambda. exact_start: the denominator needs a gradient.
@@ -194,7 +196,7 @@ def tiles(
                 denominator=None if denominator is None else denominator[b, c, None],
                 lengths=None if lengths is None else lengths[b],
             )
-            yield Tile(part, sides, reach, rows, memory), b, c
+            yield BPSNTile(part, sides, reach, rows, memory), b, c
 
 
 def _sides(

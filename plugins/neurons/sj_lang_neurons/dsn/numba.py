@@ -48,7 +48,8 @@ def _backward(
     from sj_lang_neurons.dsn import numba_kernel
 
     x, tail, h_0, weight, bias, lengths, m = flat
-    grads = *(torch.empty_like(t) for t in (x, tail, h_0)), *(torch.zeros_like(t) for t in (weight, bias))
+    of_states = torch.empty_like(x), torch.empty_like(tail), torch.empty_like(h_0)
+    grads = *of_states, torch.zeros_like(weight), torch.zeros_like(bias)
     read = map(array, (grad.contiguous(), grad_last.contiguous(), borders, x, tail, weight, bias, lengths))
     arguments = (*read, m, kind, level, threshold, *map(array, grads))
     over_columns(numba_kernel.backward, arguments, x.shape[1], len(x))

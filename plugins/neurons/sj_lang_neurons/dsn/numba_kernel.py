@@ -110,9 +110,9 @@ def _gain(
             w[n] = -np.expm1(-power * (z if z > far else np.log1p(np.exp(z))))
             q[n] = one / (one + np.exp(-z))
     if len(lengths):
-        own = lengths[c]
+        n_valid = lengths[c]
         for n in range(len(q)):
-            if t >= own[n]:
+            if t >= n_valid[n]:
                 q[n], w[n] = x.dtype.type(0), x.dtype.type(0)
 
 
@@ -154,4 +154,4 @@ def _through_gain(q: Array, h: Array, x: Array, gh: Array, m: float, g: Array) -
         g[n] = power * q[n] * (h[n] - x[n]) * gh[n]
 
 
-# jit.py and firing.py: d4030dec2b85ecfd
+# jit.py and firing.py: e87fb85a038176b8

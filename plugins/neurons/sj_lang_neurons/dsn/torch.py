@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sj_lang.operators import gradients, keep, kept, operator
 from sj_lang_neurons.dsn.inputs import DSNColumns, DSNInputs, DSNOutputs, columns, last_inputs
-from sj_lang_neurons.dsn.torch_block import Part, block
+from sj_lang_neurons.dsn.torch_block import DSNPart, block
 from sj_lang_neurons.firing import Firing
 from sj_lang_neurons.scan.torch_blocks import pieces
 
@@ -133,12 +133,12 @@ def _differentiate(ctx: Any, grad: Tensor, grad_last: Tensor, _: Tensor) -> tupl
 _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
-def _parts(flat: DSNColumns, width: int) -> Iterator[tuple[slice, Part]]:
+def _parts(flat: DSNColumns, width: int) -> Iterator[tuple[slice, DSNPart]]:
     x, tail, _, weight, bias, lengths, m = flat
     weight, bias = weight.contiguous().neg(), bias.contiguous().neg()
     for c in pieces(0, x.shape[1], width):
         of_columns = (x[:, c], tail[:, c], weight[:, c], bias[:, c], None if lengths is None else lengths[c])
-        yield c, Part(*of_columns, m)
+        yield c, DSNPart(*of_columns, m)
 
 
 def _cuts(x: Tensor) -> tuple[int, int]:

@@ -24,7 +24,7 @@ _of_thread = threading.local()
 
 
 @dataclass(frozen=True)
-class Part:
+class DSNPart:
     """What belongs to some columns of a call.
 
     x [T, N]; tail [k - 1, N], the inputs before it; weight [k, N], the taps, the oldest input first, and bias, [1, N]
@@ -40,7 +40,7 @@ class Part:
 
 
 class Block:
-    """Memory for R steps of N columns with k taps, in the order of `Part`."""
+    """Memory for R steps of N columns with k taps, in the order of `DSNPart`."""
 
     def __init__(self, like: Tensor, rows: int, width: int, taps: int) -> None:
         self._like, self._rows, self._width = like.new_empty(0), rows, width
@@ -79,7 +79,7 @@ class Block:
         """g of the steps that see an input of the block through tap 0, 1, ..."""
         return [self.g_on[self.reach - i : self.reach - i + self._rows] for i in range(self.taps)]
 
-    def run(self, part: Part, t: slice, h: Tensor) -> None:
+    def run(self, part: DSNPart, t: slice, h: Tensor) -> None:
         """Take the inputs of steps t, and compute q (in `g`), w and h. h [N]: the potential before them."""
         before = t.start - self.reach
         if before >= 0:
