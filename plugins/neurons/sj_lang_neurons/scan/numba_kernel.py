@@ -60,4 +60,4 @@ def _step(a: Array, h: Array, u: Array, out: Array) -> None:
         out[n] = a[n] * h[n] + u[n]
 
 
-# jit.py and surrogates.py: 8baffd092f872041
+# jit.py and firing.py: e87fb85a038176b8

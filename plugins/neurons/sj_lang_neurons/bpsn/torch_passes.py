@@ -5,20 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sj_lang_neurons.bpsn.tiles import Tile
-from sj_lang_neurons.bpsn.weights import weights, weights_backward
+from sj_lang_neurons.bpsn.torch_tiles import BPSNTile
+from sj_lang_neurons.bpsn.torch_weights import weights, weights_backward
 
 FORWARD_ARRAYS, BACKWARD_ARRAYS = 1, 4
 
 
-def forward(
-    tile: Tile, g0: Tensor, threshold: Tensor, rho: Tensor | None, normalised: bool, u: Tensor, after: Tensor | None
-) -> None:
+def forward(tile: BPSNTile, u: Tensor, after: Tensor | None) -> None:
     """Write H - threshold to u, and the numerator of the past after the last valid step to `after`.
 
     The future is scanned first and as a whole, the past along with the potential.
     """
-    P, Q = tile.scratch[0], tile.whole
+    P, Q, g0 = tile.scratch[0], tile.whole, tile.g0
     P[0] = 0 if tile.numerator is None else tile.numerator
     for side in tile.sides:
         if side.late:
@@ -27,10 +25,10 @@ def forward(
     if after is not None:
         after.copy_(P[0])
     for span in tile.spans():
-        a = weights(span.leaks, g0, rho, normalised)
+        a = weights(span.leaks, g0, tile.rho, tile.normalised)
         for t in span.blocks:
             rows = t.stop - t.start
-            torch.addcmul(-threshold, g0, tile.x[t], out=u[t])
+            torch.addcmul(-tile.threshold, g0, tile.x[t], out=u[t])
             for side, weight in zip(tile.sides, a, strict=True):
                 if not side.late:
                     tile.scan(side, tile.x[t], P[: rows + 1], reverse=False)
@@ -41,14 +39,7 @@ def forward(
 
 
 def backward(
-    tile: Tile,
-    grad: Tensor,
-    grad_after: Tensor | None,
-    g0: Tensor,
-    rho: Tensor | None,
-    normalised: bool,
-    g_x: Tensor,
-    sums: dict[str, Tensor],
+    tile: BPSNTile, grad: Tensor, grad_after: Tensor | None, g_x: Tensor, sums: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor | None]:
     """Write the gradient of x, add those of the parameters to `sums`, return those of the numerator and of d0.
 
@@ -56,7 +47,7 @@ def backward(
     adjoint A; the future, scanned again in Q, with E its derivative by the decay. What enters the adjoint of the future
     takes the place of P; that is scanned last, with time.
     """
-    whole, (Q, E, A, product) = tile.whole, tile.scratch
+    whole, (Q, E, A, product), g0 = tile.whole, tile.scratch, tile.g0
     Q[0], E[0], A[0] = 0, 0, 0
     for side in tile.sides:
         if not side.late:
@@ -65,7 +56,7 @@ def backward(
     g_d0 = None if tile.d0 is None else torch.zeros_like(tile.d0)
 
     for span in tile.spans(backwards=True):
-        a = weights(span.leaks, g0, rho, normalised)
+        a = weights(span.leaks, g0, tile.rho, tile.normalised)
         ga = [torch.zeros_like(weight) for weight in a]
         for t in span.blocks:
             rows, g = t.stop - t.start, grad[t]
@@ -90,12 +81,13 @@ def backward(
                     g_x[t] += A[near]
                     _add_product(span.of(g_weight, t), g, whole[t], product)
                     _add_product(sums["lf"], A[near], whole[t], product)
-        g_gains, gD, g_g0, g_rho = weights_backward(ga, span.leaks, g0, rho, normalised)
+        g_gains, gD, g_g0, g_rho = weights_backward(ga, span.leaks, g0, tile.rho, tile.normalised)
         sums["g0"] += g_g0
         sums["rho"] += g_rho
         for side, g in zip(tile.sides, g_gains, strict=True):
             sums["gb" if side.late else "gf"] += g
         for side, leak, g in zip(tile.sides, span.leaks, gD, strict=False):
+            assert leak.slope is not None
             if g_d0 is not None:
                 g_d0 += (g * tile.powers(span.steps)[0]).sum(0)
             _add(sums["lb" if side.late else "lf"], g.mul_(leak.slope))

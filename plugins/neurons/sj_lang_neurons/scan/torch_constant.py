@@ -29,13 +29,13 @@ def constant_scan(u: Tensor, decay: Tensor, out: Tensor, *, reverse: bool = Fals
     body = chunks * length
     if reverse:
         _steps(u[body:], decay, out[body:], reverse)
-    given = u[:body].view(chunks, length, width).unbind(1)
+    inputs = u[:body].view(chunks, length, width).unbind(1)
     filled = (out[:body] if reverse else out[1 : body + 1]).view(chunks, length, width).unbind(1)
     order = range(length - 1, -1, -1) if reverse else range(length)
 
-    added = given[order[0]].clone()
+    added = inputs[order[0]].clone()
     for k in order[1:]:
-        torch.addcmul(given[k], added, decay, out=added)
+        torch.addcmul(inputs[k], added, decay, out=added)
     carry = out.new_empty(chunks + 1, width)
     carry[chunks if reverse else 0] = out[body if reverse else 0]
     power = decay**length
@@ -43,7 +43,7 @@ def constant_scan(u: Tensor, decay: Tensor, out: Tensor, *, reverse: bool = Fals
     constant_scan(added, power, carry, reverse=reverse)
     before = carry[1:] if reverse else carry[:-1]
     for k in order:
-        torch.addcmul(given[k], before, decay, out=filled[k])
+        torch.addcmul(inputs[k], before, decay, out=filled[k])
         before = filled[k]
     if not reverse:
         _steps(u[body:], decay, out[body:], reverse)

@@ -81,9 +81,9 @@ def weights_backward(
     zero = torch.zeros_like(g0)
     if not normalised:
         return [_sum(g, zero) for g in ga], [], zero, zero
-    own = [g * side.inverse for g, side in zip(ga, sides, strict=True)]
-    g_gains = [_sum(g, zero) for g in own]
-    gD = [g.mul_(side.inverse).mul_(-side.gain) for g, side in zip(own, sides, strict=True)]
+    scaled = [g * side.inverse for g, side in zip(ga, sides, strict=True)]
+    g_gains = [_sum(g, zero) for g in scaled]
+    gD = [g.mul_(side.inverse).mul_(-side.gain) for g, side in zip(scaled, sides, strict=True)]
     if rho is None:
         return g_gains, gD, zero, zero
     inverse, G = _inverse(sides), _gains(sides, g0)

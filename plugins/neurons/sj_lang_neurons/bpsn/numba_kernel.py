@@ -27,8 +27,8 @@ def forward(
     blocks = -(-steps // ROWS)
     for low in range(first, last, WIDTH):
         c = slice(low, min(low + WIDTH, last))
-        own = lengths[c]
-        width = len(own)
+        n_valid = lengths[c]
+        width = len(n_valid)
         p = np.empty((len(parameters), width), x.dtype)  # rows of a slice would not be known to be contiguous
         p[:] = parameters[:, c]
         P, D = numerator[c].copy(), denominator[c].copy()
@@ -40,8 +40,8 @@ def forward(
                 copy(Qs[number + 1], Qs[number])
                 copy(Es[number + 1], Es[number])
                 for t in range(min(steps, (number + 1) * ROWS) - 1, number * ROWS - 1, -1):
-                    _enter(Qs[number], p[LB], x[t, c], own, t)
-                    _count(Es[number], p[LB], own, t)
+                    _enter(Qs[number], p[LB], x[t, c], n_valid, t)
+                    _count(Es[number], p[LB], n_valid, t)
                 flush(Qs[number])
         for number in range(blocks):
             start = number * ROWS
@@ -51,14 +51,14 @@ def forward(
             for r in range(rows - 1 if future else -1, -1, -1):
                 copy(Q[r + 1], Q[r])
                 copy(E[r + 1], E[r])
-                _enter(Q[r], p[LB], x[start + r, c], own, start + r)
-                _count(E[r], p[LB], own, start + r)
+                _enter(Q[r], p[LB], x[start + r, c], n_valid, start + r)
+                _count(E[r], p[LB], n_valid, start + r)
             for r in range(rows):
                 _potential(p, lateral, normalised, x[start + r, c], P, D, Q[r + 1], E[r + 1], u)
                 fire(u, kind, level, 0.0, out[start + r, c])
                 if past:
-                    _enter(P, p[LF], x[start + r, c], own, start + r)
-                    _count(D, p[LF], own, start + r)
+                    _enter(P, p[LF], x[start + r, c], n_valid, start + r)
+                    _count(D, p[LF], n_valid, start + r)
             flush(P)
         after[c] = P
 
@@ -80,8 +80,8 @@ def backward(
     one = x.dtype.type(1)
     for low in range(first, last, WIDTH):
         c = slice(low, min(low + WIDTH, last))
-        own = lengths[c]
-        width = len(own)
+        n_valid = lengths[c]
+        width = len(n_valid)
         p, total = np.empty((len(parameters), width), x.dtype), np.zeros((len(sums), width), x.dtype)
         p[:] = parameters[:, c]
         border = np.zeros((blocks, 4, width), x.dtype)  # P, D, dD, power before each block
@@ -95,7 +95,7 @@ def backward(
         for number in range(1, blocks if past else 0):
             _copy_all(border[number - 1], border[number])
             for t in range((number - 1) * ROWS, number * ROWS):
-                _step_past(border[number], p[LF], x[t, c], own, t)
+                _step_past(border[number], p[LF], x[t, c], n_valid, t)
             flush(border[number, 0])
             flush(border[number, 3])
         for number in range(blocks - 1, -1, -1):
@@ -105,14 +105,14 @@ def backward(
             for r in range(rows):
                 _copy_all(run[r], run[r + 1])
                 if past:
-                    _step_past(run[r + 1], p[LF], x[start + r, c], own, start + r)
+                    _step_past(run[r + 1], p[LF], x[start + r, c], n_valid, start + r)
             _copy_all(late[0], late[rows])
             for r in range(rows - 1, -1, -1):
                 t = start + r
                 P, D, Q, E = run[r, 0], run[r, 1], late[r + 1, 0], late[r + 1, 1]
                 _potential(p, lateral, normalised, x[t, c], P, D, Q, E, u)
                 slope(grad[t, c], u, kind, level, 0.0, raw)
-                _where(raw, own, t, g)
+                _where(raw, n_valid, t, g)
                 _subtract(g, total[V])
                 product(p[G0], g, grad_x[t, c])
                 if lateral:
@@ -126,11 +126,11 @@ def backward(
                         _through_denominator(p[GF], P, D, g, mean, share, gD)
                         add_product(gD, run[r, 2], total[LF])
                         add_product(gD, run[r, 3], total[D0])
-                    _where(A, own, t, valid)
+                    _where(A, n_valid, t, valid)
                     add_product(valid, P, total[LF])
                     _add(valid, grad_x[t, c])
                     product(weight, g, raw)
-                    _enter(A, p[LF], raw, own, t)
+                    _enter(A, p[LF], raw, n_valid, t)
                 if future:
                     _weight(p[GB], E, share, normalised, weight)
                     _sum_gain(g, Q, E, p[RHO], mean, normalised, total[GB])
@@ -140,7 +140,7 @@ def backward(
                     product(weight, g, to_Q[t])
                     add_product(to_Q[t], late[r + 1, 2], total[LB])
                     _copy_all(late[r + 1], late[r])
-                    _step_future(late[r], p[LB], x[t, c], own, t)
+                    _step_future(late[r], p[LB], x[t, c], n_valid, t)
             flush(A)
             flush(late[0, 0])
             flush(late[0, 2])
@@ -149,9 +149,9 @@ def backward(
         if future:
             A[:] = 0
             for t in range(steps):
-                _where(A, own, t, valid)
+                _where(A, n_valid, t, valid)
                 _add(valid, grad_x[t, c])
-                _enter(A, p[LB], to_Q[t], own, t)
+                _enter(A, p[LB], to_Q[t], n_valid, t)
                 if t % ROWS == 0:
                     flush(A)
 
@@ -175,46 +175,46 @@ def _subtract(a: Array, out: Array) -> None:
 
 
 @jit
-def _enter(P: Array, decay: Array, x: Array, own: Array, t: int) -> None:
+def _enter(P: Array, decay: Array, x: Array, n_valid: Array, t: int) -> None:
     now = P.dtype.type(t)
     for n in range(len(P)):
-        P[n] = decay[n] * P[n] + x[n] if now < own[n] else P[n]
+        P[n] = decay[n] * P[n] + x[n] if now < n_valid[n] else P[n]
 
 
 @jit
-def _count(D: Array, decay: Array, own: Array, t: int) -> None:
+def _count(D: Array, decay: Array, n_valid: Array, t: int) -> None:
     now, one = D.dtype.type(t), D.dtype.type(1)
     for n in range(len(D)):
-        D[n] = decay[n] * D[n] + one if now < own[n] else D[n]
+        D[n] = decay[n] * D[n] + one if now < n_valid[n] else D[n]
 
 
 @jit
-def _step_past(run: Array, decay: Array, x: Array, own: Array, t: int) -> None:
+def _step_past(run: Array, decay: Array, x: Array, n_valid: Array, t: int) -> None:
     """P, D, dD and power, one token on; a derivative by the decay is the recurrence that the state itself enters."""
-    _enter(run[2], decay, run[1], own, t)
-    _count(run[1], decay, own, t)
-    _enter(run[0], decay, x, own, t)
+    _enter(run[2], decay, run[1], n_valid, t)
+    _count(run[1], decay, n_valid, t)
+    _enter(run[0], decay, x, n_valid, t)
     now = x.dtype.type(t)
     power = run[3]
     for n in range(len(power)):
-        power[n] = decay[n] * power[n] if now < own[n] else power[n]
+        power[n] = decay[n] * power[n] if now < n_valid[n] else power[n]
 
 
 @jit
-def _step_future(late: Array, decay: Array, x: Array, own: Array, t: int) -> None:
+def _step_future(late: Array, decay: Array, x: Array, n_valid: Array, t: int) -> None:
     """Q, E, dQ and dE, one token back."""
-    _enter(late[2], decay, late[0], own, t)
-    _enter(late[3], decay, late[1], own, t)
-    _enter(late[0], decay, x, own, t)
-    _count(late[1], decay, own, t)
+    _enter(late[2], decay, late[0], n_valid, t)
+    _enter(late[3], decay, late[1], n_valid, t)
+    _enter(late[0], decay, x, n_valid, t)
+    _count(late[1], decay, n_valid, t)
 
 
 @jit
-def _where(a: Array, own: Array, t: int, out: Array) -> None:
+def _where(a: Array, n_valid: Array, t: int, out: Array) -> None:
     """a where step t is valid, else 0."""
     now, zero = a.dtype.type(t), a.dtype.type(0)
     for n in range(len(a)):
-        out[n] = a[n] if now < own[n] else zero
+        out[n] = a[n] if now < n_valid[n] else zero
 
 
 @jit
@@ -307,4 +307,4 @@ def _through_denominator(gain: Array, P: Array, D: Array, g: Array, mean: Array,
         out[n] = g[n] * (share[n] * mean[n] - gain[n] * P[n] * inverse * inverse)
 
 
-# jit.py and surrogates.py: 8baffd092f872041
+# jit.py and firing.py: e87fb85a038176b8

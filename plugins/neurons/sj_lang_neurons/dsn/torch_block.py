@@ -15,9 +15,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sj_lang_neurons.dsn.gain import gain_
-from sj_lang_neurons.dsn.leak import leak
-from sj_lang_neurons.scan.rows import Rows, scan
+from sj_lang_neurons.dsn.decay import gain_
+from sj_lang_neurons.scan.torch_blocks import Rows, scan
 
 KEPT = 4  # blocks of memory that a thread keeps: fresh memory costs more than the arithmetic in it
 
@@ -25,7 +24,7 @@ _of_thread = threading.local()
 
 
 @dataclass(frozen=True)
-class Part:
+class DSNPart:
     """What belongs to some columns of a call.
 
     x [T, N]; tail [k - 1, N], the inputs before it; weight [k, N], the taps, the oldest input first, and bias, [1, N]
@@ -41,7 +40,7 @@ class Part:
 
 
 class Block:
-    """Memory for R steps of N columns with k taps, in the order of `Part`."""
+    """Memory for R steps of N columns with k taps, in the order of `DSNPart`."""
 
     def __init__(self, like: Tensor, rows: int, width: int, taps: int) -> None:
         self._like, self._rows, self._width = like.new_empty(0), rows, width
@@ -80,7 +79,7 @@ class Block:
         """g of the steps that see an input of the block through tap 0, 1, ..."""
         return [self.g_on[self.reach - i : self.reach - i + self._rows] for i in range(self.taps)]
 
-    def run(self, part: Part, t: slice, h: Tensor) -> None:
+    def run(self, part: DSNPart, t: slice, h: Tensor) -> None:
         """Take the inputs of steps t, and compute q (in `g`), w and h. h [N]: the potential before them."""
         before = t.start - self.reach
         if before >= 0:
@@ -149,3 +148,41 @@ def block(like: Tensor, rows: int, width: int, taps: int) -> Block:
     if len(kept) > KEPT:
         kept.popitem(last=False)
     return kept[key]
+
+
+def leak(x: Rows, w: Rows, h: Tensor, out: Rows) -> Tensor:
+    """Write h_t = h_{t-1} + w_t (x_t - h_{t-1}) to `out`; returns its last row, a view.
+
+    x, w, out [R, N], h [N], rows contiguous. The same as a linear recurrence of decay 1 - w, but that number is never
+    formed: for small w it keeps few of its digits.
+    """
+    cut = out.cut
+    if cut:
+        h = _chunks(x, w, h, out)
+        if cut == len(out.all):
+            return h
+    for x_t, w_t, o in zip(x.each[cut:], w.each[cut:], out.each[cut:], strict=True):
+        h = torch.lerp(h, x_t, w_t, out=o)
+    return h
+
+
+def _chunks(x: Rows, w: Rows, h: Tensor, out: Rows) -> Tensor:
+    """Chunks side by side, twice: from zero, for U and W; then from their borders.
+
+    A chunk of steps acts as one step does: its gain is W, and its input M = U / W, a mean of its inputs, where U is the
+    potential that it ends with when it begins at 0.
+    """
+    borders, one = out.borders, h.new_ones(())
+    U, W = borders.added.all, borders.factor.all
+    torch.mul(x.lanes[0], w.lanes[0], out=U)
+    W.copy_(w.lanes[0])
+    for x_i, w_i in zip(x.lanes[1:], w.lanes[1:], strict=True):
+        torch.lerp(U, x_i, w_i, out=U)
+        torch.lerp(W, one, w_i, out=W)
+    U.div_(W.clamp(min=torch.finfo(W.dtype).tiny))  # no step with a gain: U is 0, and so is M
+    borders.states[0] = h
+    leak(borders.added, borders.factor, h, borders.after)
+    h = borders.before.all
+    for x_i, w_i, o in zip(x.lanes, w.lanes, out.lanes, strict=True):
+        h = torch.lerp(h, x_i, w_i, out=o)
+    return out.each[out.cut - 1]

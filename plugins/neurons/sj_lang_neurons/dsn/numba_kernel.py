@@ -1,4 +1,4 @@
-"""DSN for numba: `block.py`'s arithmetic, row by row, in compiled code. Flat arrays, columns first to last."""
+"""DSN for numba: `torch_block.py`'s arithmetic, row by row, in compiled code. Flat arrays, columns first to last."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def backward(
 def _gain(
     x: Array, tail: Array, weight: Array, bias: Array, lengths: Array, m: float, t: int, c: slice, q: Array, w: Array
 ) -> None:
-    """q = sigmoid(-a) and w = 1 - alpha of a step; both 0 after the valid ones. As `gain.py`."""
+    """q = sigmoid(-a) and w = 1 - alpha of a step; both 0 after the valid ones. As `decay.py`."""
     taps = len(weight)
     copy(bias[min(t, len(bias) - 1), c], q)
     for i in range(taps):
@@ -110,9 +110,9 @@ def _gain(
             w[n] = -np.expm1(-power * (z if z > far else np.log1p(np.exp(z))))
             q[n] = one / (one + np.exp(-z))
     if len(lengths):
-        own = lengths[c]
+        n_valid = lengths[c]
         for n in range(len(q)):
-            if t >= own[n]:
+            if t >= n_valid[n]:
                 q[n], w[n] = x.dtype.type(0), x.dtype.type(0)
 
 
@@ -154,4 +154,4 @@ def _through_gain(q: Array, h: Array, x: Array, gh: Array, m: float, g: Array) -
         g[n] = power * q[n] * (h[n] - x[n]) * gh[n]
 
 
-# jit.py and surrogates.py: 8baffd092f872041
+# jit.py and firing.py: e87fb85a038176b8

@@ -7,16 +7,17 @@ than arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from sj_lang_neurons.bpsn.weights import Leak, fill_tables
-from sj_lang_neurons.scan.constant import constant_scan
-from sj_lang_neurons.scan.rows import block_rows, pieces
+from sj_lang_neurons.bpsn.inputs import BPSNTerms
+from sj_lang_neurons.bpsn.torch_weights import Leak, fill_tables
+from sj_lang_neurons.scan.torch_blocks import block_rows, pieces
+from sj_lang_neurons.scan.torch_constant import constant_scan
 
 BLOCK = 262_144  # elements
 COLUMNS = 32_768
@@ -35,6 +36,11 @@ class Side:
     row: Tensor
     tables: tuple[Tensor, Tensor, Tensor | None]
 
+    def take(self, rows: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Some rows of each table."""
+        D, inverse, slope = self.tables
+        return rows(D), rows(inverse), None if slope is None else rows(slope)
+
 
 @dataclass(frozen=True)
 class Span:
@@ -50,8 +56,9 @@ class Span:
         return weight if len(weight) == 1 else weight[t.start - start : t.stop - start]
 
 
-class Tile:
-    """Some sequences and channels of a call. x, numerator, lengths as in `torch.bpsn`; d0, the denominator, [B, C, 1].
+class BPSNTile:
+    """Some sequences and channels of a call, as in `BPSNTerms`; but parameters are [C, 1] and the denominator,
+    d0, [B, C, 1].
 
     rows: the steps of a block, the same in all tiles of a call, as `memory` holds blocks of the widest.
     reach: the n from which D(n) does not change any more, or T. Rows of numerators: of the past, row t holds that
@@ -59,19 +66,11 @@ class Tile:
     enters row t + 1, or t.
     """
 
-    def __init__(
-        self,
-        x: Tensor,
-        sides: list[Side],
-        numerator: Tensor | None,
-        d0: Tensor | None,
-        lengths: Tensor | None,
-        reach: int,
-        rows: int,
-        memory: list[Tensor],
-    ) -> None:
-        self.rows = rows
-        self.x, self.sides, self.numerator, self.d0, self.lengths, self.reach = x, sides, numerator, d0, lengths, reach
+    def __init__(self, terms: BPSNTerms, sides: list[Side], reach: int, rows: int, memory: list[Tensor]) -> None:
+        self.rows, self.sides, self.reach = rows, sides, reach
+        self.g0, self.threshold, self.rho, self.normalised = terms.g0, terms.threshold, terms.rho, terms.normalised
+        self.x, self.numerator, self.d0, self.lengths = terms.x, terms.numerator, terms.denominator, terms.lengths
+        x = self.x
         width = x[0].numel()
         whole, *blocks = (m[: m.numel() // width * width].view(-1, *x.shape[1:]) for m in memory)
         self.whole, self.scratch = whole[: len(x) + 1], blocks
@@ -109,12 +108,12 @@ class Tile:
         per_sequence = self.d0 is not None or (late and self.lengths is not None)
         rows = max(1, BLOCK // (channels * (batch if per_sequence else 1)))
         cuts = sorted({0, min(first, steps), min(max(last, 0), steps), steps})
-        found = [
+        parts = [
             t
             for begin, stop in pairwise(cuts)
             for t in pieces(begin, stop, stop if begin >= first and stop <= last else rows)
         ]
-        for t in reversed(found) if backwards else found:
+        for t in reversed(parts) if backwards else parts:
             settled = {True: t.stop <= last, False: t.start >= first}
             leaks = [self._leak(side, t, settled=settled[side.late]) for side in self.sides]
             blocks = self.blocks(t.start, t.stop)
@@ -151,12 +150,9 @@ class Tile:
         else:
             after = self.lengths - 1 - torch.arange(t.start, t.stop, device=self.x.device)[:, None]
             n = after.clamp(0, self.reach)  # [R, B]
-            index = (self.reach - n).flatten()
-            D, inverse, slope = (
-                None if v is None else v.index_select(0, index).unflatten(0, n.shape) for v in side.tables
-            )
+            D, inverse, slope = side.take(lambda table: table[self.reach - n])
             return Leak(side.gain, D, inverse, slope, (n > 0).to(D.dtype)[..., None, None])
-        D, inverse, slope = (None if v is None else v[rows].unsqueeze(1) for v in side.tables)
+        D, inverse, slope = side.take(lambda table: table[rows].unsqueeze(1))
         if self.d0 is not None and not side.late:
             power, growth = self.powers(t)
             D, slope = D + power * self.d0, None if slope is None else slope + growth * self.d0
@@ -166,28 +162,17 @@ class Tile:
 
 
 def tiles(
-    x: Tensor,
-    lf: Tensor | None,
-    gf: Tensor | None,
-    lb: Tensor | None,
-    gb: Tensor | None,
-    numerator: Tensor | None,
-    denominator: Tensor | None,
-    lengths: Tensor | None,
-    normalised: bool,
-    *,
-    arrays: int,
-    slopes: bool,
-    exact_start: bool = False,
-) -> Iterator[tuple[Tile, slice, slice]]:
+    terms: BPSNTerms, *, arrays: int, slopes: bool, exact_start: bool = False
+) -> Iterator[tuple[BPSNTile, slice, slice]]:
     """The tiles of a call, each with its sequences and channels; what they hold is good until the next is asked for.
 
     arrays: how many scratch arrays of a block. slopes: with dD/dlambda. exact_start: the denominator needs a gradient.
     """
+    x, g0, threshold, lf, gf, lb, gb, rho, numerator, denominator, lengths, normalised = terms
     on_cpu = x.device.type == "cpu"
     if denominator is not None and on_cpu and not exact_start and not denominator.any():
         denominator = None
-    given = [(d, g, late) for d, g, late in ((lf, gf, False), (lb, gb, True)) if d is not None and g is not None]
+    present = [(d, g, late) for d, g, late in ((lf, gf, False), (lb, gb, True)) if d is not None and g is not None]
     steps, batch, channels, rest = x.shape
     if not x.numel():
         return
@@ -196,25 +181,37 @@ def tiles(
     width = b_size * c_size * rest
     rows = block_rows(x[:, :b_size, :c_size], BLOCK)
     memory = [x.new_empty((steps + 1) * width), *x.new_empty(arrays, (rows + 1) * width)]
-    known = on_cpu and denominator is None
-    reach = 0 if not normalised else _reach([d for d, _, _ in given], x) if known else steps
-    tables = x.new_empty(len(given), 3, (reach + 1) * c_size)
+    begins_at_0 = on_cpu and denominator is None
+    reach = 0 if not normalised else _reach([d for d, _, _ in present], x) if begins_at_0 else steps
+    tables = x.new_empty(len(present), 3, (reach + 1) * c_size)
     for c in pieces(0, channels, c_size):
-        sides = _sides(given, c, b_size, rest, reach, tables, slopes)
+        sides = _sides(present, c, b_size, rest, reach, tables, slopes)
         for b in pieces(0, batch, b_size):
-            start = None if numerator is None else numerator[b, c]
-            d0 = None if denominator is None else denominator[b, c, None]
-            own = None if lengths is None else lengths[b]
-            yield Tile(x[:, b, c], sides, start, d0, own, reach, rows, memory), b, c
+            part = terms._replace(
+                x=x[:, b, c],
+                g0=g0[c, None],
+                threshold=threshold[c, None],
+                rho=None if rho is None else rho[c, None],
+                numerator=None if numerator is None else numerator[b, c],
+                denominator=None if denominator is None else denominator[b, c, None],
+                lengths=None if lengths is None else lengths[b],
+            )
+            yield BPSNTile(part, sides, reach, rows, memory), b, c
 
 
 def _sides(
-    given: list[tuple[Tensor, Tensor, bool]], c: slice, batch: int, rest: int, reach: int, memory: Tensor, slopes: bool
+    present: list[tuple[Tensor, Tensor, bool]],
+    c: slice,
+    batch: int,
+    rest: int,
+    reach: int,
+    memory: Tensor,
+    slopes: bool,
 ) -> list[Side]:
     sides = []
-    for (decay, gain, late), own in zip(given, memory, strict=True):
+    for (decay, gain, late), side_memory in zip(present, memory, strict=True):
         decay, gain = decay[c, None], gain[c, None]
-        D, inverse, slope = own[:, : (reach + 1) * len(decay)].view(3, reach + 1, -1, 1)
+        D, inverse, slope = side_memory[:, : (reach + 1) * len(decay)].view(3, reach + 1, -1, 1)
         tables = (D, inverse, slope if slopes else None)
         fill_tables(*tables, decay, backwards=late)
         sides.append(Side(decay, gain, late, decay.expand(batch, -1, rest).flatten(), tables))
