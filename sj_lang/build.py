@@ -1,4 +1,4 @@
-"""From the words of a recipe to objects: parts are found here, by name, and handed to the parts that need them."""
+"""From a checked section of a recipe to an object: parts are looked up by name and handed on."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import torch
 from sj_lang import plugins
 from sj_lang.component import schema, yaml_marks
 from sj_lang.component.problems import report
+from sj_lang.component.spec import Spec, resolve
 from sj_lang.errors import PluginError, SjLangError, describe
 
-#: Kinds whose constructors get nothing but numbers and other parts: what goes wrong in there is the plugin's own.
+#: Kinds whose constructors get numbers and other parts only: what fails there is the plugin's fault.
 MODULES = ("neuron", "embedding", "attention", "norm")
 
 
 class Make:
     """A component, chosen and configured; each call builds a fresh instance.
 
-    name: what recipes call it. spec: `{"type": name, **options}` with all options written out.
+    name: what recipes call it. spec: checked, with all options written out.
     traits: the neuron's declaration, with the variants that the options choose.
     """
 
     def __init__(self, kind: str, spec: Mapping[str, Any]) -> None:
         registration = plugins.get(kind, spec["type"])
-        self.kind, self.name, self.spec = kind, registration.name, dict(spec)
+        self.kind, self.name, self.spec = kind, registration.name, spec
         self.target = registration.load()
         self._where = f"{kind} '{self.name}' of {registration.plugin} {registration.version}"
         self._arguments = schema.arguments(kind, self.target)
@@ -42,18 +43,19 @@ class Make:
         argument = self._arguments[name]
         return Make(argument.part, value) if argument.part and value is not None and self.kind != "model" else value
 
-    def __call__(self, **given: Any) -> Any:
-        """Build one. `given` is what the program hands in, and wins over an option of that name; of the usual things,
-        what the class does not ask for is left out, anything else that it does not ask for is a TypeError.
+    def __call__(self, **handed_in: Any) -> Any:
+        """Build one. What the program hands in wins over an option of that name.
 
-        A ValueError is how a class refuses a value, and passes. Anything else that a module's constructor raises is a
-        PluginError that names the plugin."""
+        Arguments of `schema.GIVEN` that the class does not have are left out; any other is a
+        TypeError. A ValueError, by which a class refuses a value, passes. Anything else that a
+        module's constructor raises is a PluginError that names the plugin.
+        """
         if self.kind != "model":  # a config takes whatever the data say
-            usual = schema.GIVEN[self.kind]
-            given = {name: value for name, value in given.items() if name in self._arguments or name not in usual}
-            if strange := [name for name in given if name not in self._arguments]:
-                raise TypeError(f"{self._where}: unexpected keyword argument '{strange[0]}'")
-        options = {**self._options, **given}
+            strange = [name for name in handed_in if name not in self._arguments]
+            if unusual := [name for name in strange if name not in schema.GIVEN[self.kind]]:
+                raise TypeError(f"{self._where}: unexpected keyword argument '{unusual[0]}'")
+            handed_in = {name: value for name, value in handed_in.items() if name not in strange}
+        options = {**self._options, **handed_in}
         if self.kind not in MODULES:
             return self.target(**options)
         try:
@@ -69,8 +71,10 @@ class Make:
 
 
 def part(kind: str, spec: str | Mapping[str, Any]) -> Make:
-    """Look up and check a component: a name, or `{"type": name, **options}`. All mistakes are told in one UserError."""
-    resolved, problems = schema.resolve(kind, spec)
+    """Check a component, a name or `{"type": name, **options}`. One UserError lists all mistakes."""
+    if isinstance(spec, Spec) and spec.proves(kind):
+        return Make(kind, spec)
+    resolved, problems = resolve(kind, spec)
     if problems:
         raise report([problem.under(kind) for problem in problems], f"this {kind}")
     return Make(kind, resolved)

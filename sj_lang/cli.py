@@ -67,7 +67,7 @@ def _dispatch(words: list[str]) -> int:
         return 0
     for word in rest:
         if not word.startswith("-") and "=" not in word and getattr(arguments, "recipe", "") is None:
-            arguments.recipe = word  # argparse takes what may be missing as missing where an option comes first
+            arguments.recipe = word  # if an option comes first, argparse takes an optional argument as missing
             continue
         if word.startswith("-") or "=" not in word or "changes" not in arguments:
             raise UserError(f"'{word}' is not understood; see `sj-lang {first} --help`")

@@ -44,18 +44,18 @@ def spikingjelly(module: str) -> Any:
         # 0.0.0.0.14 compiles its surrogates with torch.jit.script, which today's torch calls deprecated.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=FutureWarning)
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
-        found = importlib.import_module(f"spikingjelly.activation_based.{module}")
+        loaded = importlib.import_module(f"spikingjelly.activation_based.{module}")
         if module == "functional":
             importlib.import_module("spikingjelly.activation_based.layer")  # 0.0.0.0.14 does so late, with the warning
-        return found
+        return loaded
 
 
 def surrogates() -> list[str]:
     """The names of the installed SpikingJelly's surrogates that fire 0 or 1 and have a gradient."""
-    found = spikingjelly("surrogate")
+    installed = spikingjelly("surrogate")
     # In 0.0.0.0.14, which lacks SuperSpike, the backward pass of NonzeroSignLogAbs raises.
-    unusable = () if hasattr(found, "SuperSpike") else ("NonzeroSignLogAbs",)
-    return [name for name in SURROGATES if hasattr(found, name) and name not in unusable]
+    unusable = () if hasattr(installed, "SuperSpike") else ("NonzeroSignLogAbs",)
+    return [name for name in SURROGATES if hasattr(installed, name) and name not in unusable]
 
 
 def surrogate(spec: Any) -> Any:

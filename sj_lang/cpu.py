@@ -47,11 +47,11 @@ def over_columns(run: Callable[..., None], arguments: tuple[Any, ...], columns: 
 
     run: compiled with nogil; what it writes for a column must not depend on how columns are cut.
     """
-    wanted = min(torch.get_num_threads(), columns * steps // SHARE, -(-columns // LINE))
-    if wanted <= 1:
+    threads = min(torch.get_num_threads(), columns * steps // SHARE, -(-columns // LINE))
+    if threads <= 1:
         run(*arguments, 0, columns)
         return
-    size = -(-columns // wanted // LINE) * LINE
+    size = -(-columns // threads // LINE) * LINE
     cuts = [(first, min(first + size, columns)) for first in range(0, columns, size)]
     team = _team()
     if team is None:
@@ -66,10 +66,10 @@ def _team() -> Callable[[Callable[[int], None], int], None] | None:
 
     They wait busily for torch's next operation, and threads beside them would share the cores with them.
     """
-    found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
-    if not found:
+    libraries = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    if not libraries:
         return None
-    library = ctypes.CDLL(str(found[0]))  # loaded already, by torch
+    library = ctypes.CDLL(str(libraries[0]))  # loaded already, by torch
     parallel, number = library.GOMP_parallel, library.omp_get_thread_num
     task = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
     parallel.argtypes = [task, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]

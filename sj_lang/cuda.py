@@ -217,13 +217,13 @@ def _unsupported(index: int) -> str:
 
     toolkit = cupy.cuda.nvrtc.getVersion()[0]
     least = (7, 5) if toolkit >= 13 else (7, 0)
-    found = torch.cuda.get_device_capability(index)
-    if found >= least:
+    capability = torch.cuda.get_device_capability(index)
+    if capability >= least:
         return ""
-    cure = ": install 'sj-lang-neurons[cuda12]'" if found >= (7, 0) else ""
+    cure = ": install 'sj-lang-neurons[cuda12]'" if capability >= (7, 0) else ""
     return (
         f"needs compute capability {least[0]}.{least[1]} with CUDA {toolkit}, "
-        f"{torch.cuda.get_device_name(index)} has {found[0]}.{found[1]}{cure}"
+        f"{torch.cuda.get_device_name(index)} has {capability[0]}.{capability[1]}{cure}"
     )
 
 

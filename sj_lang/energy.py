@@ -47,7 +47,7 @@ CLOSED = ("_rnn", "rnn_", "lstm", "gru", "_trilinear", "_native_multi_head_atten
 
 
 class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's modes are untyped
-    """Counts the terms of all matrix products and convolutions run inside, but for those in spiking neurons.
+    """Counts the terms of matrix products and convolutions run inside, except those in neurons.
 
     macs: terms of products of other numbers. accumulations: of products with spikes, see `spikes`.
     Fused attention is run as two products. Padding of a convolution counts as if it held what is around it.
@@ -100,9 +100,9 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
         else:
             terms = a.numel() * (b.shape[-1] if b.dim() > 1 else 1)
         rates = [spikes(x) for x in operands if x.untyped_storage().data_ptr() not in self._weights]
-        found = [rate for rate in rates if rate is not None]
-        if found:
-            self.accumulations += terms * min(found)
+        spike_rates = [rate for rate in rates if rate is not None]
+        if spike_rates:
+            self.accumulations += terms * min(spike_rates)
         else:
             self.macs += terms
 
@@ -160,13 +160,15 @@ def millijoules(macs: float, accumulations: float) -> float:
 def energy(model: nn.Module, samples: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """What a sample costs, in the mean over `samples`, each the arguments of one forward pass of a single one.
 
-    energy.mj: all of it. energy.synapses_mj: matrix products and convolutions, which is what papers state.
-    energy.neurons_mj: the arithmetic of the neurons, as they declare it in `operations`; where one does not, or is not
-    one of sj_lang's, this and energy.mj are missing. energy.macs, energy.accumulations: those of the synapses.
+    energy.mj: all of it. energy.synapses_mj: matrix products and convolutions, which is what papers
+    state. energy.neurons_mj: the arithmetic of the neurons, as they declare it in `operations`; if
+    one does not, or is not one of sj_lang's, this and energy.mj are missing. energy.macs,
+    energy.accumulations: those of the synapses.
 
-    Empty without samples, and for a model with products that cannot be counted (torch's LSTM and GRU, bilinear layers,
-    sparse matrices). Each pass runs in evaluation mode from reset neurons; afterwards the model's mode and the random
-    numbers are as before, and the neurons' memories reset.
+    Empty without samples, and for a model with products that cannot be counted (torch's LSTM and
+    GRU, bilinear layers, sparse matrices). Each pass runs in evaluation mode from reset neurons;
+    afterwards the model's mode and the random numbers are as before, and the neurons' memories
+    reset.
     """
     counted, products = 0, Products(model)
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -184,8 +186,8 @@ def energy(model: nn.Module, samples: Iterable[Mapping[str, Any]]) -> dict[str, 
         return {}
     macs, accumulations = products.macs / counted, products.accumulations / counted
     synapses, inside = millijoules(macs, accumulations), products.neurons()
-    known = {"energy.synapses_mj": synapses}
+    figures = {"energy.synapses_mj": synapses}
     if inside is not None:
         neurons = millijoules(*inside) / counted
-        known = {"energy.mj": synapses + neurons, **known, "energy.neurons_mj": neurons}
-    return known | {"energy.macs": macs, "energy.accumulations": accumulations}
+        figures = {"energy.mj": synapses + neurons, **figures, "energy.neurons_mj": neurons}
+    return figures | {"energy.macs": macs, "energy.accumulations": accumulations}

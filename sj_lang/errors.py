@@ -20,7 +20,7 @@ class RunFailed(SjLangError):
 
 
 class UserError(SjLangError):
-    """Something the user can put right: usage, recipe, files, anything found before training starts."""
+    """A mistake that the user can correct: usage, recipe, files; found before training starts."""
 
     exit_code = 2
 
@@ -42,9 +42,9 @@ class Interrupted(SjLangError):
 
 
 def nearest(word: str, valid: Iterable[str], count: int = 3) -> list[str]:
-    """Return up to `count` of the valid names, those most like `word` first; nothing when none is alike.
+    """Up to `count` of the valid names, the most similar to `word` first; [] if none is similar.
 
-    Names that contain the word are taken too: batch_size, per_device_train_batch_size.
+    Names that contain the word count as similar: batch_size, per_device_train_batch_size.
     """
     names = sorted({name for name in valid if name})
     lowered = word.lower()
@@ -55,7 +55,7 @@ def nearest(word: str, valid: Iterable[str], count: int = 3) -> list[str]:
 
 
 def choices(word: str, valid: Sequence[str], limit: int = 10) -> str:
-    """Say which names are valid: the nearest, and all of them where they are few. "" if there are none."""
+    """The valid names: the nearest, and all of them if they are few. "" if nothing is valid."""
     names = sorted(valid)
     close = nearest(word, names)
     parts = []
@@ -74,7 +74,7 @@ def describe(error: BaseException) -> str:
 
 
 def not_imported(module: str, name: str, cure: str) -> str:
-    """Why a kernel that needs this module cannot run, with the cure where it is not installed; "" if it imports."""
+    """Why a kernel that needs this module cannot run, with the cure; "" if the module imports."""
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:

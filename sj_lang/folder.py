@@ -13,6 +13,8 @@ from typing import Any
 from sj_lang.errors import UserError
 from sj_lang.manifest import Manifest, plain, write_json
 
+_ANOTHER = "Choose another folder: output=..."
+
 
 class RunFolder:
     """Paths below `root` and the rules of its life. Only the main process writes."""
@@ -34,11 +36,11 @@ class RunFolder:
 
     @property
     def continuing(self) -> str:
-        """The command that goes on with the run in this folder."""
+        """The command that continues the run in this folder."""
         return f"sj-lang run {self.shown}/{self.recipe.name} --resume {self.shown}"
 
     def refuse_unless_free(self, resolved: Mapping[str, Any]) -> None:
-        """Raise UserError unless a new run may be written here; says what holds the folder and what to do."""
+        """Raise UserError, with what to do, unless a new run may be written here."""
         if not os.path.lexists(self.root):
             self._refuse_unless_writable()
             return
@@ -46,7 +48,7 @@ class RunFolder:
             raise UserError(f"output: {self.shown} is a file. Choose a folder: output=...")
         if not self.manifest.exists():
             if any(self.root.iterdir()):
-                raise UserError(f"output: {self.shown} holds files that are no run. Choose another folder: output=...")
+                raise UserError(f"output: {self.shown} holds files, but no run. {_ANOTHER}")
             self._refuse_unless_writable()
             return
         manifest = self.read_manifest()
@@ -55,11 +57,11 @@ class RunFolder:
             raise UserError(
                 f"output: {self.shown} belongs to another recipe. Stored there, and asked for now:\n"
                 + _listed(differing)
-                + "\nChoose another folder: output=..."
+                + f"\n{_ANOTHER}"
             )
         if manifest.status == "done":
             raise UserError(
-                f"output: {self.shown} holds this run already, finished {manifest.content.get('ended')}. "
+                f"output: {self.shown} already holds this run, finished {manifest.content.get('ended')}. "
                 "To train again, choose another folder (output=...) or remove this one."
             )
         raise UserError(
@@ -68,7 +70,7 @@ class RunFolder:
         )
 
     def refuse_unless_own(self, resolved: Mapping[str, Any]) -> Manifest:
-        """The manifest of the run that is to be resumed here; UserError if it is none or of another recipe."""
+        """The manifest of the run to resume here. UserError if there is none of this recipe."""
         if not self.root.exists():
             raise UserError(f"--resume: {self.shown} does not exist")
         if not self.manifest.exists():
@@ -92,8 +94,7 @@ class RunFolder:
             raise UserError(f"{self.shown}: its manifest.json cannot be read ({error})") from error
 
     def trained_model(self, prefix: str = "") -> Path:
-        """The folder of the trained model. Raises UserError, which begins with `prefix`, if it is not one run's or if
-        the run has none."""
+        """The folder of the trained model. UserError, beginning with `prefix`, without one."""
         if not self.manifest.exists():
             raise UserError(f"{prefix}{self.shown} is not a run folder (it has no manifest.json)")
         manifest = self.read_manifest()
@@ -113,18 +114,18 @@ class RunFolder:
             if new:
                 self.manifest.touch(exist_ok=False)
         except FileExistsError as error:
-            raise UserError(f"output: another process has begun a run in {self.shown}. Choose: output=...") from error
+            raise UserError(f"output: another process has begun a run in {self.shown}. {_ANOTHER}") from error
         except OSError as error:
-            raise UserError(f"output: {self.shown} cannot be written ({error.strerror}). Choose: output=...") from error
+            raise UserError(f"output: {self.shown} cannot be written ({error.strerror}). {_ANOTHER}") from error
 
     def _refuse_unless_writable(self) -> None:
         nearest = self.root
         while not os.path.lexists(nearest):
             nearest = nearest.parent
         if not nearest.is_dir():
-            raise UserError(f"output: {self.shown} cannot be made, {nearest} is a file. Choose: output=...")
+            raise UserError(f"output: {self.shown} cannot be made, {nearest} is a file. {_ANOTHER}")
         if not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(f"output: {self.shown} cannot be written, no permission in {nearest}. Choose: output=...")
+            raise UserError(f"output: {self.shown} cannot be written, no permission in {nearest}. {_ANOTHER}")
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl. JSON has no NaN and no infinity: they become null."""
@@ -144,7 +145,7 @@ class RunFolder:
         return entries
 
     def rewind(self, step: int) -> None:
-        """Drop what metrics.jsonl says of later steps: they are trained again."""
+        """Drop the lines of later steps from metrics.jsonl: these steps are trained again."""
         kept = [entry for entry in self.read_history() if entry.get("step", 0) <= step]
         scratch = self.history.with_name(self.history.name + ".part")
         scratch.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
@@ -155,18 +156,18 @@ class RunFolder:
 
 
 def model_folder(place: str, key: str) -> Path:
-    """Where the model lies of a folder that `key` names: that folder, or if it is a run's, the model's in it."""
+    """The folder of a model: `place`, or the model's in a run folder. key: named in errors."""
     folder = RunFolder(Path(place))
     return folder.trained_model(f"{key}: ") if folder.manifest.exists() else folder.root
 
 
 def comparable(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved recipe as JSON, without the keys that do not change what is trained."""
+    """A resolved recipe as JSON, without the keys that do not change the training."""
     return {key: value for key, value in plain(dict(resolved)).items() if key not in ("name", "summary", "output")}
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key path, stored, asked) where two resolved recipes differ in what is trained."""
+    """(key path, stored, asked) for each difference that changes the training."""
     ours, theirs = _flat(comparable(stored)), _flat(comparable(asked))
     absent = "(not set)"
     return [

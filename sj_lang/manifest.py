@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 Status = Literal["running", "done", "failed", "interrupted"]
+#: the field "loss" of a manifest whose task says no more
+LOSS = "mean loss of the split, as its task defines it"
 
 _PACKAGES = (
     "accelerate", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "datasets", "numpy", "safetensors", "spikingjelly",
@@ -35,7 +37,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def plain(content: Any) -> Any:
-    """As it is after a way through JSON: tuples are lists, keys text, what JSON does not know its text."""
+    """As read back from JSON: tuples are lists, keys are text, other objects their text."""
     return json.loads(json.dumps(content, default=str))
 
 
@@ -48,15 +50,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python, the libraries that decide figures, and every distribution that offers an sj_lang plugin."""
+    """Of Python, the libraries that decide figures, and every distribution that offers a plugin."""
     plugins = {entry.dist.name for entry in entry_points(group="sj_lang") if entry.dist}
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for name in sorted({*_PACKAGES, *plugins}):
         try:
-            found[name] = version(name)
+            numbers[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 def editable() -> dict[str, str]:
@@ -87,19 +89,19 @@ def _ask_git(folder: Path, *arguments: str) -> str:
 
 
 def device(world_size: int, name: str) -> dict[str, Any]:
-    """The machine as far as it decides figures and speed. name: the torch device, e.g. "cpu" or "cuda:0"."""
+    """What decides figures and speed. name: the torch device, e.g. "cpu" or "cuda:0"."""
     import torch
 
-    found: dict[str, Any] = {
+    machine: dict[str, Any] = {
         "device": name,
         "world_size": world_size,
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
     if name.startswith("cuda"):
-        found["gpu"] = torch.cuda.get_device_name(torch.device(name))
-        found["cuda"] = torch.version.cuda
-    return found
+        machine["gpu"] = torch.cuda.get_device_name(torch.device(name))
+        machine["cuda"] = torch.version.cuda
+    return machine
 
 
 class Manifest:

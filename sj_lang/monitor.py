@@ -17,8 +17,15 @@ Functional = Callable[..., tuple[Tensor, Any]]
 
 def nodes(model: nn.Module) -> dict[str, nn.Module]:
     """The spiking neurons of a model by their path: modules with `functional`, `init_state` and `levels`."""
-    wanted = ("functional", "init_state", "levels")
-    return {name: module for name, module in model.named_modules() if all(hasattr(module, one) for one in wanted)}
+    marks = ("functional", "init_state", "levels")
+    return {name: module for name, module in model.named_modules() if all(hasattr(module, one) for one in marks)}
+
+
+def neuron_tensors(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters of spiking neurons, and of modules that say `of_neurons = True`: the scales of their spikes."""
+    inside = [p for node in nodes(model).values() for p in node.parameters()]
+    beside = [p for one in model.modules() if getattr(one, "of_neurons", False) for p in one.parameters(recurse=False)]
+    return list({id(parameter): parameter for parameter in inside + beside}.values())
 
 
 def neuron_parameters(model: nn.Module) -> int:
@@ -33,7 +40,7 @@ def intercepted(
     watch: Callable[[str, nn.Module, Functional], Functional],
     method: str = "functional",
 ) -> Iterator[None]:
-    """Inside, `watch(name, node, method)` stands in the place of each node's method.
+    """Inside, `watch(name, node, method)` replaces each node's method.
 
     Models call `node.functional`, so that is what is watched: as an attribute of the instance, removed at the end.
     """
@@ -53,7 +60,7 @@ def neuron_steps(x: Tensor, mask: Tensor | None, lead: int) -> Tensor | int:
 
 
 @dataclass(kw_only=True)
-class Firing:
+class LayerFiring:
     """Counts of one layer, summed over all calls since `Monitor.reset`.
 
     rate: spikes / levels, mean over valid steps and neurons; 1 is a neuron that fires its most at every step.
@@ -79,7 +86,7 @@ class Monitor:
 
     def __init__(self, model: nn.Module) -> None:
         self.nodes = nodes(model)
-        self.layers: dict[str, Firing] = {}
+        self.layers: dict[str, LayerFiring] = {}
         self.rasters: dict[str, list[Tensor]] = {}
 
     def reset(self) -> None:
@@ -111,7 +118,7 @@ class Monitor:
         steps = torch.as_tensor(neuron_steps(spikes, mask, lead), device=spikes.device, dtype=torch.int64)
         if name not in self.layers:
             levels = float(cast(Any, node.levels))
-            self.layers[name] = Firing(levels=levels, spikes=total, steps=steps, fired=fired)
+            self.layers[name] = LayerFiring(levels=levels, spikes=total, steps=steps, fired=fired)
             return
         layer = self.layers[name]
         layer.spikes, layer.steps, layer.fired = layer.spikes + total, layer.steps + steps, layer.fired | fired
@@ -126,13 +133,13 @@ class Monitor:
         layers = list(self.layers.values())
         steps = sum(int(layer.steps) for layer in layers)
         channels = sum(layer.fired.numel() for layer in layers)
-        found = {
+        values = {
             "firing_rate.mean": sum(layer.rate * int(layer.steps) for layer in layers) / max(steps, 1),
             "dead.mean": 1.0 - sum(int(layer.fired.sum()) for layer in layers) / channels,
         }
-        found.update({f"firing_rate.{name}": layer.rate for name, layer in self.layers.items()})
-        found.update({f"dead.{name}": layer.dead for name, layer in self.layers.items()})
-        return found
+        values.update({f"firing_rate.{name}": layer.rate for name, layer in self.layers.items()})
+        values.update({f"dead.{name}": layer.dead for name, layer in self.layers.items()})
+        return values
 
     def combine(self, total: Callable[[Tensor], Tensor]) -> None:
         """Add up the counts of several processes. total: sums a tensor over them."""

@@ -26,13 +26,17 @@ class Kernel:
     """One implementation of a node's arithmetic. All kernels of a node have the same signature.
 
     run: the implementation.
-    why_not: why it cannot run on this tensor (None: in this process at all), "" if it can.
+    why_not: why it cannot run on this tensor (None: in this process at all); "" if it can.
+    limits: why it cannot run this node on this tensor (None: on any); "" if it can.
+    refuses: why it refuses this node if its backend is asked for by name, though "auto" may take it; "" if it does not.
     half: it takes a sequence in float16 and bfloat16 as it is, beside states and parameters in float32.
-    zeros: where a call gives no state, `sequence` gets an empty one, not zeros.
+    zeros: it takes an empty state for zeros.
     """
 
     run: Callable[..., Any]
     why_not: Callable[[Tensor | None], str] = lambda x: ""
+    limits: Callable[[Any, Tensor | None], str] = lambda node, x: ""
+    refuses: Callable[[Any], str] = lambda node: ""
     half: bool = False
     zeros: bool = False
 
@@ -42,8 +46,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     A subclass gives `state_shapes` and `step`, and `sequence` where it has something better than a loop over
     `step`. It registers no memory itself, computes in the dtype of its states (float32, or float64 for float64
-    input), which is x's too unless a kernel says `half`, and never sees a mask: masked steps are removed before and put
-    back as zeros after it.
+    input), and never sees a mask: masked steps are removed before and put back as zeros after it.
 
     channels: size of axis 2 (axis 1 in step_mode "s").
     backend: "auto", "torch", "numba" (on the CPU) or "cupy" (on a GPU); an explicit one raises where it cannot run.
@@ -99,6 +102,9 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
         lengths [B], int64: the valid steps of each sequence, which come first; None: all are valid. What is returned
         for steps after them is ignored. Potentials may be None if not `store_v_seq`.
+
+        x is in the dtype of the states, and the state is whole, unless one of the node's kernels says `half` or
+        `zeros`: then call `kernel = self.choose(x)` and `x, state = self.fitted(kernel, x, state)` first.
         """
         spikes, potentials = [], []
         for t, x_t in enumerate(x.unbind(0)):
@@ -147,13 +153,13 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         self._check(x, mask, single)
         dtype = state_dtype(x)
         shape = x.shape if single else x.shape[1:]
-        kernel = None if single or not self.kernels else self._kernel(x)
+        kernels = () if single else self.kernels.values()  # `sequence` fits x and state to the one that it chooses
         if state is not None:
             state = self._checked_state(state, x, shape, dtype)
         else:
-            state = {} if kernel and kernel.zeros else self.fresh_state(x, shape)
+            state = {} if any(kernel.zeros for kernel in kernels) else self.fresh_state(x, shape)
         with _no_autocast(x):
-            current = x if kernel and kernel.half else x.to(dtype)
+            current = x if any(kernel.half for kernel in kernels) else x.to(dtype)
             run = self._masked_step if single else self._masked_sequence
             spikes, after, v = run(current, state, mask)
         return spikes.to(x.dtype), after, v
@@ -183,22 +189,33 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         if backend == "cupy" and not (x is not None and x.is_cuda) and (nothing := cuda.no_device()):
             return str(nothing)
         if backend in self.kernels:
-            return self.kernels[backend].why_not(x)
+            kernel = self.kernels[backend]
+            return kernel.why_not(x) or kernel.limits(self, x)
         if backend in ("auto", "torch"):
             return ""
         return f"has no kernel for this neuron, which has: {', '.join(self.kernels) or 'torch'}"
 
-    def kernel(self, x: Tensor) -> Callable[..., Any]:
-        """The implementation to run on x: that of an explicit backend, or the first that can under "auto"."""
-        return self._kernel(x).run
+    def preferred(self) -> tuple[str, ...]:
+        """The backends that "auto" tries, in this order."""
+        return PREFERRED
 
-    def _kernel(self, x: Tensor) -> Kernel:
-        if self.backend != "auto":
-            reason = self.why_not(self.backend, x)
-            if reason:
-                raise RuntimeError(f'{self._name}: backend "{self.backend}" {reason}')
-            return self.kernels[self.backend]
-        return next(self.kernels[name] for name in PREFERRED if name in self.kernels and not self.why_not(name, x))
+    def choose(self, x: Tensor) -> Kernel:
+        """The kernel to run on x: that of an explicit backend, or the first of `preferred` that can. Once per call."""
+        asked = () if self.backend == "auto" else (self.backend,)
+        reasons = []
+        for name in asked or [name for name in self.preferred() if name in self.kernels]:
+            kernel = self.kernels[name]
+            reason = (kernel.refuses(self) if asked else "") or self.why_not(name, x)
+            if not reason:
+                return kernel
+            reasons.append(f'backend "{name}" {reason}')
+        raise RuntimeError(f"{self._name}: {'; '.join(reasons)}")
+
+    def fitted(self, kernel: Kernel, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """A sequence and the state before it as this kernel takes them: see `Kernel.half` and `Kernel.zeros`."""
+        if not (state or kernel.zeros):
+            state = self.fresh_state(x, x.shape[1:])
+        return x if kernel.half else x.to(state_dtype(x)), state
 
     # SpikingJelly's life cycle
 
@@ -283,8 +300,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             raise ValueError(
                 f"{self._name}: built for {self.channels} channels, the input {layout} has {x.shape[axis]}: {_shape(x)}"
             )
-        own = [value for value in self._parameters.values() if value is not None]  # faster than `parameters()`
-        for parameter in own or self.parameters():
+        parameters = [value for value in self._parameters.values() if value is not None]  # faster than `parameters()`
+        for parameter in parameters or self.parameters():
             if parameter.device != x.device:
                 raise ValueError(f"{self._name}: the parameters are on {parameter.device}, the input on {x.device}")
             break
@@ -305,12 +322,12 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             raise ValueError(f"{self._name}: the mask is on {mask.device}, the input on {x.device}")
 
     def _checked_state(self, state: State, x: Tensor, shape: torch.Size, dtype: torch.dtype) -> State:
-        wanted = self.state_shapes(shape)
+        shapes = self.state_shapes(shape)
         if not isinstance(state, dict):
             raise TypeError(f"{self._name}: the state must be a dict of tensors, got {type(state).__name__}")
-        if set(state) != set(wanted):
-            raise ValueError(f"{self._name}: the state has {sorted(state)}, it must have {sorted(wanted)}")
-        for name, size in wanted.items():
+        if set(state) != set(shapes):
+            raise ValueError(f"{self._name}: the state has {sorted(state)}, it must have {sorted(shapes)}")
+        for name, size in shapes.items():
             value = state[name]
             if not (isinstance(value, Tensor) and value.is_floating_point()):
                 what = value.dtype if isinstance(value, Tensor) else type(value).__name__
@@ -329,7 +346,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
                 )
             if value.device != x.device:
                 raise ValueError(f"{self._name}: the state {name!r} is on {value.device}, the input on {x.device}")
-        return {name: state[name].to(dtype) for name in wanted}
+        return {name: state[name].to(dtype) for name in shapes}
 
 
 def state_dtype(x: Tensor) -> torch.dtype:

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+_TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", int: "int", float: "float", bool: "bool"}  # of a schema
 _KEYS = (
     "CPU",
     "CUDA",
@@ -30,62 +32,133 @@ for _key in _KEYS if _TOLD else ():
     _PLAIN |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _key)).raw_repr()
 
 
+G = TypeVar("G", bound=NamedTuple)
+
+
 class Operator:
-    """Called as the `torch.library.custom_op` of this name, body and schema, with all arguments by position.
+    """Called as the `torch.library.custom_op` of this name and body, with all arguments by position.
 
     body: gets tensors and numbers, returns new tensors; whole numbers must be given as float where it takes a float.
+        One argument may be a NamedTuple of them, tensors first. Torch sees its fields one by one; the body, its fake
+        and `setup_context` get it as one, and a caller hands it in as one.
     """
 
-    def __init__(self, name: str, body: Callable[..., Any], schema: str | None = None) -> None:
+    def __init__(self, name: str, body: Callable[..., Any]) -> None:
         self._name, self._body = name, body
-        self._operator = torch.library.custom_op(name, body, mutates_args=(), schema=schema)
+        hints = get_type_hints(body)
+        returned = hints.pop("return")
+        groups = [(at, kind) for at, kind in enumerate(hints.values()) if hasattr(kind, "_fields")]
+        self._kind: Any
+        self._at, self._kind = groups[0] if groups else (0, None)
+        self._end = self._at + (len(self._kind._fields) if self._kind else 0)
+        self._operator = torch.library.custom_op(
+            name, lambda *flat: body(*self._grouped(flat)), mutates_args=(), schema=_schema(hints, returned)
+        )
         self._function: Any = None
         self._transformed = self._in_transforms(_no_derivative, lambda ctx, inputs, output: None)
-        self.register_fake = self._operator.register_fake
+
+    def register_fake(self, fake: Callable[..., Any]) -> None:
+        """As of the custom operator, with the arguments of the body."""
+        self._operator.register_fake(lambda *flat: fake(*self._grouped(flat)))
 
     def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., None]) -> None:
         """As of the custom operator. backward: calls another `Operator`, so that a second derivative is refused."""
-        self._operator.register_autograd(backward, setup_context=setup_context)
 
-        def forward(ctx: Any, *inputs: Any) -> Any:
+        def setup(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+            setup_context(ctx, self._grouped(inputs), output)
+
+        def forward(ctx: Any, *flat: Any) -> Any:
+            inputs = self._grouped(flat)
             output = self._body(*inputs)
             setup_context(ctx, inputs, output)
             return output
 
+        self._operator.register_autograd(backward, setup_context=setup)
         self._function = self._new_function(forward=forward, backward=backward)
-        self._transformed = self._in_transforms(backward, setup_context)
+        self._transformed = self._in_transforms(backward, setup)
 
     def _in_transforms(self, backward: Callable[..., Any], setup_context: Callable[..., None]) -> Any:
         """What `torch.func.grad` needs: a forward without ctx, which is slower, and a rule for vmap: row after row."""
 
-        def vmap(info: Any, dims: Sequence[int | None], *inputs: Any) -> tuple[Any, Any]:
-            rows = [self(*_row(inputs, dims, index)) for index in range(info.batch_size)]
+        def forward(*flat: Any) -> Any:
+            return self._body(*self._grouped(flat))
+
+        def vmap(info: Any, dims: Sequence[int | None], *flat: Any) -> tuple[Any, Any]:
+            rows = [self(*self._grouped(_row(flat, dims, index))) for index in range(info.batch_size)]
             if isinstance(rows[0], Tensor):
                 return torch.stack(rows), 0
             return tuple(map(torch.stack, zip(*rows, strict=True))), (0,) * len(rows[0])
 
-        return self._new_function(forward=self._body, backward=backward, setup_context=setup_context, vmap=vmap)
+        return self._new_function(forward=forward, backward=backward, setup_context=setup_context, vmap=vmap)
 
     def _new_function(self, **methods: Callable[..., Any]) -> Any:
         static = {name: staticmethod(method) for name, method in methods.items()}
         return type(self._name.replace("::", "_"), (torch.autograd.Function,), static)
 
+    def _grouped(self, flat: Sequence[Any]) -> Sequence[Any]:
+        """The arguments of the body from what torch sees."""
+        if self._kind is None:
+            return flat
+        return *flat[: self._at], self._kind._make(flat[self._at : self._end]), *flat[self._end :]
+
     def __call__(self, *inputs: Any) -> Any:
+        at = self._at
+        flat = inputs if self._kind is None else (*inputs[:at], *inputs[at], *inputs[at + 1 :])
         if torch.compiler.is_compiling() or not _TOLD:
-            return self._operator(*inputs)
-        tensors = [x for x in inputs if isinstance(x, Tensor)]
+            return self._operator(*flat)
+        tensors = [x for x in flat if isinstance(x, Tensor)]
         if forward_ad._current_level >= 0 and any(map(_has_tangent, tensors)):
             raise NotImplementedError(f"{self._name} has no forward-mode derivative (jvp); use reverse mode")
-        if not _plain(inputs, tensors):
-            return (self._transformed.apply if _in_func_grad() else self._operator)(*inputs)
+        if not _plain(flat, tensors):
+            return (self._transformed.apply if _in_func_grad() else self._operator)(*flat)
         if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-            return (self._function.apply if self._function else self._operator)(*inputs)
+            return (self._function.apply if self._function else self._operator)(*flat)
         return self._body(*inputs)
 
 
-def operator(name: str, *, schema: str | None = None) -> Callable[[Callable[..., Any]], Operator]:
-    """Make an `Operator` of a body. schema: as of `torch.library.custom_op`; None: from the annotations."""
-    return lambda body: Operator(name, body, schema)
+def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
+    """Make an `Operator` of a body, whose annotations are its schema."""
+    return lambda body: Operator(name, body)
+
+
+def keep(ctx: Any, inputs: tuple[Any, ...], *results: Tensor) -> None:
+    """In `setup_context`: keep a NamedTuple of inputs and some results for the backward, which gets them by `kept`."""
+    tensors = _tensors(type(inputs))
+    ctx.save_for_backward(*results, *inputs[:tensors])
+    ctx.numbers = inputs[tensors:]
+
+
+def kept(ctx: Any, kind: type[G]) -> tuple[tuple[Tensor, ...], G]:
+    """The results and the inputs that `keep` was given."""
+    saved, tensors = ctx.saved_tensors, _tensors(kind)
+    return saved[:-tensors], kind._make((*saved[-tensors:], *ctx.numbers))
+
+
+def needed(ctx: Any, kind: type[G], name: str) -> bool:
+    """Whether this input needs a gradient. The NamedTuple is the operator's first argument."""
+    return bool(ctx.needs_input_grad[kind._fields.index(name)])
+
+
+def gradients(ctx: Any, kind: type[G], **of: Tensor | None) -> tuple[Tensor | None, ...]:
+    """What a backward returns, by the names of the inputs: None for all others, and for those that need none."""
+    needs = ctx.needs_input_grad
+    of_fields = [of.get(name) if need else None for name, need in zip(kind._fields, needs, strict=False)]
+    return *of_fields, *(None,) * (len(needs) - len(of_fields))
+
+
+@cache
+def _tensors(kind: Any) -> int:
+    """How many fields of a NamedTuple are tensors."""
+    return sum(_TYPES[of_field].startswith("Tensor") for of_field in get_type_hints(kind).values())
+
+
+def _schema(arguments: dict[str, Any], returned: Any) -> str:
+    names: list[str] = []
+    for name, kind in arguments.items():
+        fields = get_type_hints(kind) if hasattr(kind, "_fields") else {name: kind}
+        names += [f"{_TYPES[of_field]} {field}" for field, of_field in fields.items()]
+    results = ", ".join(_TYPES[kind] for kind in get_args(returned) or (returned,))
+    return f"({', '.join(names)}) -> ({results})"
 
 
 def _in_func_grad() -> bool:

@@ -23,7 +23,7 @@ SWITCH = "SJ_LANG_PLUGINS"
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin as it was found. error: why it is refused, "" if it works."""
+    """An installed plugin. error: why it is refused, "" if it works."""
 
     name: str
     module: str
@@ -69,7 +69,7 @@ class Registry:
                     f"{plugin.module} has no hook: decorate sj_lang_register with sj_lang.hookspecs.hookimpl"
                 )
             self._manager.subset_hook_caller("sj_lang_register", others)(register=register)
-            found = [pair for folder in register.recipe_folders for pair in _find_recipes(folder)]
+            recipes = [pair for folder in register.recipe_folders for pair in _find_recipes(folder)]
         except (Exception, SystemExit) as error:
             if self._manager.has_plugin(key):
                 self._manager.unregister(name=key)
@@ -78,7 +78,7 @@ class Registry:
         self.plugins.append(plugin)
         for registration in register.registrations:
             self._offers.setdefault((registration.kind, registration.name), []).append((plugin, registration))
-        for name, path in found:
+        for name, path in recipes:
             self._recipes.setdefault(name, []).append((plugin, path))
 
     def broken(self) -> list[Plugin]:
@@ -104,21 +104,18 @@ class Registry:
 
     def get(self, kind: str, name: str) -> Registration:
         """The component of that name. UserError if there is none, PluginError if a plugin's failure is the reason."""
-        known = self.all(kind)
-        for registration in known:
-            if registration.name == name:
-                return registration
+        registrations = {registration.name: registration for registration in self.all(kind)}
+        if name in registrations:
+            return registrations[name]
         if (kind, name) in self._offers:
             raise PluginError(self.clashes()[kind, name])
-        names = [registration.name for registration in known]
-        for plugin in self.broken():
-            mentioned = _mentions(plugin.module, name)
-            if mentioned or (mentioned is None and not nearest(name, names)):
-                raise PluginError(f"no {kind} '{name}': {plugin}, which may offer it, failed to load: {plugin.error}")
-        hint = choices(name, names)
+        failures = "; ".join(f"{one}, which may offer it, failed to load: {one.error}" for one in self.broken())
+        if failures and not nearest(name, registrations):
+            raise PluginError(f"no {kind} '{name}': {failures}")
+        hint = choices(name, list(registrations))
         if not hint:
-            hint = f"see `sj-lang plugins {kind}`" if names else f"no installed plugin offers any {kind}"
-        raise UserError(f"no {kind} '{name}'; {hint}")
+            hint = f"list them with `sj-lang plugins {kind}`" if registrations else f"no plugin offers any {kind}"
+        raise UserError(f"no {kind} '{name}'; {hint}{failures and '; ' + failures}")
 
     def recipes(self) -> dict[str, Path]:
         """Recipe name -> file, of all plugins; names offered twice are left out."""
@@ -131,22 +128,10 @@ class Registry:
 def _explain(error: BaseException) -> str:
     if isinstance(error, pluggy.PluginValidationError):
         text = " ".join(str(error).split())
-        unknown = re.search(r"unknown hook '(\w+)'", text)
+        misspelt = re.search(r"unknown hook '(\w+)'", text)
         hooks = ", ".join(name for name in vars(HookSpecs) if not name.startswith("_"))
-        return f"unknown hook '{unknown[1]}'; hooks: {hooks}" if unknown else text
+        return f"unknown hook '{misspelt[1]}'; hooks: {hooks}" if misspelt else text
     return str(error) if isinstance(error, ValueError) else describe(error)
-
-
-def _mentions(module: str, name: str) -> bool | None:
-    """Whether a module's source holds `name` as a string; None if the source cannot be read."""
-    import ast  # needed for an error only
-
-    try:
-        spec = importlib.util.find_spec(module.partition(":")[0])
-        tree = ast.parse(Path(spec.origin or "").read_bytes()) if spec else None
-    except (ImportError, AttributeError, ValueError, OSError, SyntaxError):
-        return None
-    return any(isinstance(node, ast.Constant) and node.value == name for node in ast.walk(tree)) if tree else None
 
 
 def _find_recipes(folder: str) -> list[tuple[str, Path]]:
@@ -155,24 +140,24 @@ def _find_recipes(folder: str) -> list[tuple[str, Path]]:
     places = spec.submodule_search_locations if spec else None
     roots = [root for root in (Path(place) / inner for place in places or []) if root.is_dir()]
     if not roots:
-        raise ValueError(f"it offers recipes in '{folder}', which is not there")
+        raise ValueError(f"it offers recipes in '{folder}', which does not exist")
     paths = [(root, path) for root in roots for path in sorted(root.rglob("*.yaml"))]
     return [(path.relative_to(root).with_suffix("").as_posix(), path) for root, path in paths]
 
 
-def chosen(found: Iterable[EntryPoint], switch: str | None) -> list[EntryPoint]:
+def chosen(installed: Iterable[EntryPoint], switch: str | None) -> list[EntryPoint]:
     """The entry points that the environment variable lets through: all, none (""), or a comma-separated list."""
-    entries = sorted(found, key=lambda entry: (entry.name, entry.value))
+    entries = sorted(installed, key=lambda entry: (entry.name, entry.value))
     if switch is None:
         return entries
-    wanted = [name.strip() for name in switch.split(",") if name.strip()]
+    switched_on = [name.strip() for name in switch.split(",") if name.strip()]
     names = sorted({entry.name for entry in entries})
-    for name in wanted:
+    for name in switched_on:
         if name not in names:
             raise UserError(
                 f"{SWITCH} names a plugin that is not installed: '{name}'; {choices(name, names, limit=99)}"
             )
-    return [entry for entry in entries if entry.name in wanted]
+    return [entry for entry in entries if entry.name in switched_on]
 
 
 _registry: Registry | None = None
@@ -197,7 +182,7 @@ def reload() -> None:
 
 @contextmanager
 def use(fresh: Registry) -> Iterator[Registry]:
-    """Put another registry in the place of the process's, for tests."""
+    """Replace the process's registry for a while, in tests."""
     global _registry
     before, _registry = _registry, fresh
     try:
@@ -233,7 +218,7 @@ def table() -> dict[str, Any]:
 
 def row(registration: Registration) -> dict[str, Any]:
     """A registration as plain data."""
-    found = {entry.name: getattr(registration, entry.name) for entry in fields(registration) if entry.name != "kind"}
-    found["traits"] = dict(registration.traits)
-    found["variants"] = {condition: dict(flags) for condition, flags in registration.variants.items()}
-    return found
+    cells = {entry.name: getattr(registration, entry.name) for entry in fields(registration) if entry.name != "kind"}
+    cells["traits"] = dict(registration.traits)
+    cells["variants"] = {condition: dict(flags) for condition, flags in registration.variants.items()}
+    return cells

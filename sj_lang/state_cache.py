@@ -11,7 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+
+from sj_lang.hf import shield
+
+shield()
+
+from transformers.cache_utils import Cache, CacheLayerMixin  # noqa: E402
 
 
 class StateLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped here

@@ -9,7 +9,7 @@ import copy
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,15 +17,17 @@ from torch import Tensor, nn
 
 from sj_lang import compat
 from sj_lang.build import Make, part
+from sj_lang.component import schema
 from sj_lang.errors import PluginError, UserError
 
 
 @dataclass(frozen=True)
-class Place:
+class SwapPlace:
     """One neuron of the network.
 
-    name: as in `net.named_modules()`. was, now: class names ("" where nothing was put in). channels: size of axis 2
-    of `[T, B, C, ...]` there. reason: why it was left as it was, "" if it was replaced. note: what did not carry over.
+    name: as in `net.named_modules()`. was, now: class names ("" if nothing was put in). channels:
+    size of axis 2 of `[T, B, C, ...]` there. reason: why it was left as it was, "" if it was
+    replaced. note: what did not carry over.
     """
 
     name: str
@@ -37,18 +39,18 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Report:
+class SwapReport:
     """What `swap` did, place by place. `print(report)` shows it."""
 
-    places: tuple[Place, ...]
+    places: tuple[SwapPlace, ...]
 
     @property
-    def swapped(self) -> tuple[Place, ...]:
+    def swapped(self) -> tuple[SwapPlace, ...]:
         """The places that hold a new node."""
         return tuple(place for place in self.places if not place.reason)
 
     @property
-    def left(self) -> tuple[Place, ...]:
+    def left(self) -> tuple[SwapPlace, ...]:
         """The places that were left as they were, each with its reason."""
         return tuple(place for place in self.places if place.reason)
 
@@ -92,7 +94,7 @@ def swap(
     of: type[nn.Module] | Iterable[type[nn.Module]] | None = None,
     like: str | None = None,
     **options: Any,
-) -> Report:
+) -> SwapReport:
     """Replace neurons of `net` in place and report each of them.
 
     neuron: registered name, with `options` as its arguments (`sj-lang plugins neuron` lists both); a surrogate may also
@@ -102,15 +104,17 @@ def swap(
     of: classes to replace; by default every integrate-and-fire and parallel spiking node of SpikingJelly.
     like: regular expression, searched in the place's name in `net.named_modules()`.
 
-    Kept from the old node: step mode, train / eval, device, dtype of the parameters (its own, or those of the network),
-    `store_v_seq`, hooks of its forward and backward; surrogate function and threshold where the new node is binary and
-    has such arguments. A place that cannot be swapped stays as it was and is in `report.left` with its reason.
+    Kept from the old node: step mode, train / eval, device, dtype of the parameters (its own, or
+    those of the network), `store_v_seq`, hooks of its forward and backward; surrogate function and
+    threshold if the new node is binary and has such arguments. A place that cannot be swapped stays
+    as it was and is in `report.left` with its reason.
 
-    Only registered modules are found and replaced, those of `net.named_modules()`. A node that the net also holds
-    elsewhere, such as in a plain list, is not replaced there.
+    Only registered modules are replaced, those of `net.named_modules()`. A node that the net also
+    holds elsewhere, such as in a plain list, is not replaced there.
 
-    Raises UserError for an unknown neuron or option, a value that the neuron refuses, an `of` that is no class, a
-    `like` that is no regular expression or matches nothing, or a net without such neurons; the net is then as it was.
+    Raises UserError for an unknown neuron or option, a value that the neuron refuses, an `of` that
+    is no class, a `like` that is no regular expression or matches nothing, or a net without such
+    neurons; the net is then as it was.
     """
     classes = compat.node_classes() if of is None else _classes(of)
     if not isinstance(neuron, str | Mapping):
@@ -118,27 +122,25 @@ def swap(
     chosen = {"type": neuron, **options} if isinstance(neuron, str) else {**neuron, **options}
     modules = _modules(chosen)
     make = part("neuron", {name: value for name, value in chosen.items() if name not in modules})
-    if modules.keys() - inspect.signature(make.target).parameters.keys():
+    if modules.keys() - schema.arguments("neuron", make.target).keys():
         part("neuron", chosen)  # says which argument there is not
-    found = _find(net, classes, like)
-    seen = _watch(net, {id(module): module for _, module in found}, example)
-    fresh: dict[int, Place] = {}
+    neurons = _find(net, classes, like)
+    seen = _watch(net, {id(module): module for _, module in neurons}, example)
+    fresh: dict[int, SwapPlace] = {}
     nodes: dict[int, nn.Module] = {}
-    places: list[Place] = []
-    for name, old in found:
+    places: list[SwapPlace] = []
+    for name, old in neurons:
         if id(old) not in fresh:
-            place, node = _replacement(net, name, old, seen[id(old)], make, chosen)
-            fresh[id(old)] = place
+            fresh[id(old)], node = _replacement(net, name, old, seen[id(old)], make, chosen)
             if node is not None:
                 nodes[id(old)] = node
-        known = fresh[id(old)]
-        places.append(Place(name, known.was, known.now, known.channels, known.reason, known.note))
-    for name, old in found:  # after all are built: a refused call changes nothing
+        places.append(replace(fresh[id(old)], name=name))
+    for name, old in neurons:  # after all are built: a refused call changes nothing
         if id(old) in nodes:
             parent, _, attribute = name.rpartition(".")
             setattr(net.get_submodule(parent), attribute, nodes[id(old)])
     compat.forget_reset_cache(net)
-    return Report(tuple(places))
+    return SwapReport(tuple(places))
 
 
 def _modules(chosen: Mapping[str, Any]) -> dict[str, nn.Module]:
@@ -147,35 +149,35 @@ def _modules(chosen: Mapping[str, Any]) -> dict[str, nn.Module]:
 
 
 def _classes(of: Any) -> tuple[type[nn.Module], ...]:
-    found = tuple(of) if isinstance(of, Iterable) and not isinstance(of, str) else (of,)
-    wrong = [one for one in found if not isinstance(one, type)]
-    if wrong or not found:
+    classes = tuple(of) if isinstance(of, Iterable) and not isinstance(of, str) else (of,)
+    wrong = [one for one in classes if not isinstance(one, type)]
+    if wrong or not classes:
         raise UserError(f"swap: of={of!r}; expected a class, such as neuron.LIFNode, or several")
-    return found
+    return classes
 
 
 def _find(net: nn.Module, classes: tuple[type[nn.Module], ...], like: str | None) -> list[tuple[str, nn.Module]]:
-    """The neurons of the wanted classes by name; a module that stands in two places is there twice."""
+    """The neurons of these classes by name; a module in two places is listed twice."""
     if isinstance(net, classes):
         raise UserError(f"swap: the network itself is a {type(net).__name__}; build the new node instead")
-    found = [
+    neurons = [
         (name, module) for name, module in net.named_modules(remove_duplicate=False) if isinstance(module, classes)
     ]
-    inner = [f"{name}." for name, _ in found]
-    found = [(name, module) for name, module in found if not name.startswith(tuple(inner))]
+    inner = [f"{name}." for name, _ in neurons]
+    neurons = [(name, module) for name, module in neurons if not name.startswith(tuple(inner))]
     names = ", ".join(sorted({c.__name__ for c in classes}))
-    if not found:
+    if not neurons:
         raise UserError(f"swap: {type(net).__name__} has no neuron of {names}")
     if like is not None:
         try:
             pattern = re.compile(like)
         except (re.error, TypeError) as error:
             raise UserError(f"swap: like={like!r} is no regular expression: {error}") from error
-        chosen = [(name, module) for name, module in found if pattern.search(name)]
+        chosen = [(name, module) for name, module in neurons if pattern.search(name)]
         if not chosen:
-            raise UserError(f"swap: like={like!r} matches none of: {', '.join(name for name, _ in found)}")
+            raise UserError(f"swap: like={like!r} matches none of: {', '.join(name for name, _ in neurons)}")
         return chosen
-    return found
+    return neurons
 
 
 def _watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Tensor | tuple[Any, ...]) -> dict[int, _Seen]:
@@ -185,8 +187,8 @@ def _watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Tensor | tup
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         mine = seen[id(module)]
         mine.inside = True
-        given = {"": args[0]} if args else kwargs
-        for name, x in [(name, x) for name, x in given.items() if isinstance(x, Tensor)][:1]:
+        inputs = {"": args[0]} if args else kwargs
+        for name, x in [(name, x) for name, x in inputs.items() if isinstance(x, Tensor)][:1]:
             mine.inputs.append((tuple(x.shape), x.dtype, x.device))
             mine.names += [name] if name else []
 
@@ -204,7 +206,7 @@ def _watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Tensor | tup
 
     handles: list[Any] = []
     methods = [(module, name) for module in nodes.values() for name in _METHODS if hasattr(module, name)]
-    own = {(module, name): vars(module)[name] for module, name in methods if name in vars(module)}
+    overridden = {(module, name): vars(module)[name] for module, name in methods if name in vars(module)}
     modes = {module: module.training for module in net.modules()}
     try:
         for module in nodes.values():
@@ -221,7 +223,7 @@ def _watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Tensor | tup
             handle.remove()
         for module, name in methods:
             vars(module).pop(name, None)
-        for (module, name), method in own.items():
+        for (module, name), method in overridden.items():
             vars(module)[name] = method
         for module, training in modes.items():
             module.training = training
@@ -231,63 +233,75 @@ def _watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Tensor | tup
 
 def _replacement(
     net: nn.Module, name: str, old: nn.Module, seen: _Seen, make: Make, chosen: Mapping[str, Any]
-) -> tuple[Place, nn.Module | None]:
+) -> tuple[SwapPlace, nn.Module | None]:
     """The new node for one place, or None and the reason. It has its own copies of modules among its arguments."""
     was = type(old).__name__
-    step_mode = getattr(old, "step_mode", "m")
-    axis = 2 if step_mode == "m" else 1
-
-    def left(reason: str) -> tuple[Place, None]:
-        return Place(name, was, reason=reason), None
-
-    for container_name, container in _parents(net, name):
-        if isinstance(container, compat.recurrent_containers()):
-            return left(f"in the recurrent {type(container).__name__} '{container_name}' its output is fed back to it")
-    if seen.methods:
-        return left(f"the net calls its {seen.methods[0]} or forward, and not the node itself")
-    if not seen.inputs:
-        return left("the example did not reach it")
-    channels = {shape[axis] if len(shape) > axis else None for shape, _, _ in seen.inputs}
-    if None in channels:
-        shape = next(shape for shape, _, _ in seen.inputs if len(shape) <= axis)
-        return left(f"its input {list(shape)} has no channel axis ({'[T, B, C, ...]' if axis == 2 else '[B, C, ...]'})")
-    if len(channels) > 1:
-        return left(f"it was fed {' and '.join(map(str, sorted(c or 0 for c in channels)))} channels")
-    if step_mode == "s" and not make.traits["steps"]:
-        return left(f"it runs step by step, and {make.name} has no single-step mode")
-
-    count = channels.pop() or 0
-    given = {"channels": count, **copy.deepcopy(_modules(chosen))}
+    reason = _reason_to_leave(net, name, old, seen, make)
+    if reason:
+        return SwapPlace(name, was, reason=reason), None
+    channels = seen.inputs[0][0][_channel_axis(old)]
+    arguments = {"channels": channels, **copy.deepcopy(_modules(chosen))}
     try:
-        node = make(**given)
+        node = make(**arguments)
     except ValueError as error:
         raise UserError(f"swap: place '{name}': {error}") from error
     carried, note = _carried(old, node, chosen)
     try:
-        node = make(**given, **carried) if carried else node
+        node = make(**arguments, **carried) if carried else node
     except (ValueError, PluginError) as error:
-        return left(f"what the old node fires by means nothing to the new one: {error}")
+        reason = f"the new node refuses what decides when the old one fires: {error}"
+        return SwapPlace(name, was, reason=reason), None
     unknown = [name for name in seen.names if name not in inspect.signature(type(node).forward).parameters]
     if unknown:
-        return left(f"the net hands it its input by name, {unknown[0]}=, which {type(node).__name__} does not take")
-    own = next(old.parameters(), None)
-    around = own if own is not None else next((p for p in net.parameters() if p.is_floating_point()), None)
+        reason = f"the net hands it its input by name, {unknown[0]}=, which {type(node).__name__} does not take"
+        return SwapPlace(name, was, reason=reason), None
     _, dtype, device = seen.inputs[0]
-    if around is not None:
-        dtype = around.dtype
-    node = node.to(device=device, dtype=dtype)
-    node.step_mode = step_mode
+    parameters = (*old.parameters(), *(p for p in net.parameters() if p.is_floating_point()))
+    node = node.to(device=device, dtype=parameters[0].dtype if parameters else dtype)
+    _settle(node, old)
+    return SwapPlace(name, was, type(node).__name__, channels, note=note), node
+
+
+def _channel_axis(old: nn.Module) -> int:
+    return 2 if getattr(old, "step_mode", "m") == "m" else 1
+
+
+def _reason_to_leave(net: nn.Module, name: str, old: nn.Module, seen: _Seen, make: Make) -> str:
+    """Why no new node can stand in this place; "" if one can."""
+    axis = _channel_axis(old)
+    for container_name, container in _parents(net, name):
+        if isinstance(container, compat.recurrent_containers()):
+            return f"in the recurrent {type(container).__name__} '{container_name}' its output is fed back to it"
+    if seen.methods:
+        return f"the net calls its {seen.methods[0]} or forward, and not the node itself"
+    if not seen.inputs:
+        return "the example did not reach it"
+    shapes = [shape for shape, _, _ in seen.inputs]
+    flat = [shape for shape in shapes if len(shape) <= axis]
+    if flat:
+        return f"its input {list(flat[0])} has no channel axis ({'[T, B, C, ...]' if axis == 2 else '[B, C, ...]'})"
+    channels = {shape[axis] for shape in shapes}
+    if len(channels) > 1:
+        return f"it was fed {' and '.join(map(str, sorted(channels)))} channels"
+    if axis == 1 and not make.traits["steps"]:
+        return f"it runs step by step, and {make.name} has no single-step mode"
+    return ""
+
+
+def _settle(node: nn.Module, old: nn.Module) -> None:
+    """Give the new node the mode and the hooks of the old one."""
+    node.step_mode = getattr(old, "step_mode", "m")  # type: ignore[arg-type]
     node.train(old.training)
     if getattr(old, "store_v_seq", False) and hasattr(node, "store_v_seq"):
-        node.store_v_seq = True
+        node.store_v_seq = True  # type: ignore[assignment]
     for name in _HOOKS:  # the very objects, so that the handles by which hooks are removed stay good
         setattr(node, name, getattr(old, name) or getattr(node, name))
-    return Place(name, was, type(node).__name__, count, note=note), node
 
 
 def _carried(old: nn.Module, node: nn.Module, chosen: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """What of the old node's firing means the same in the new one: surrogate and threshold of a binary Heaviside."""
-    accepted = inspect.signature(type(node).__init__).parameters
+    target: Any = type(node)
+    accepted = schema.arguments("neuron", target)
     surrogate = getattr(old, "surrogate_function", None)
     threshold = getattr(old, "v_threshold", None)
     if surrogate is None or "surrogate_function" not in accepted or "surrogate_function" in chosen:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sj_lang.manifest import LOSS
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -43,6 +45,7 @@ class Objective(Protocol):
 
     #: further arguments of the model's forward pass, e.g. {"output_hidden_states": True}
     asks: Mapping[str, Any]
+    # It may have `figures`, a dict: what was measured when it was built, stored with the figures of the run.
 
     def __call__(self, outputs: Any, batch: Mapping[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
         """The loss of a micro-batch. outputs: the model's, their `loss` scaled as the model does it.
@@ -65,8 +68,8 @@ class Prepared:
 
     `metrics(split, reduced, labels)` gets the same, concatenated over the split as NumPy arrays, and returns figures
     without a prefix, e.g. `{"loss": ..., "bits_per_char": ...}`. `split` is `"train"`, `"validation"` or a key of
-    `tests`; of a few samples of the validation it is asked before the training where a recipe names the figure that
-    chooses the checkpoint, to know the names that there are.
+    `tests`. If a recipe names the figure that chooses the checkpoint, it is called once before the
+    training, on a few samples of the validation, to know the names of the figures.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -89,7 +92,7 @@ class Prepared:
     select: str = "loss"
     greater_is_better: bool = False
     #: what the figure `loss` is, and its unit if it has one, as report.html tells it
-    loss: str = "mean loss of the split, as its task defines it"
+    loss: str = LOSS
     #: sizes and SHA-256 of the sources, for manifest.json
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     #: sentences shown to the user before the training, e.g. "37 characters at the end of test are dropped"
@@ -134,5 +137,5 @@ class Task:
         return {}
 
     def sample_prompt(self, prepared: Prepared) -> str | None:
-        """Text that a trained model continues when the recipe gives none; None: this task writes no text."""
+        """The text that a model continues if the recipe has none; None: the task writes no text."""
         return None

@@ -1,4 +1,4 @@
-"""What neurons are timed against and is none of ours: `sj-lang bench dsn --against native:lif,native:psn`.
+"""Foreign neurons to time against: `sj-lang bench dsn --against native:lif,native:psn`.
 
 SpikingJelly's own functions and modules as they come, in the dtype of the input and without the guarantees of
 `sj_lang.neuron.Node` (no mask, no state handed out), and the HGRN operator of flash-linear-attention with what it
@@ -64,10 +64,10 @@ def _sliding_psn(steps: int, channels: int) -> Baseline:
 
 
 def _class(name: str) -> Any:
-    found = getattr(spikingjelly("neuron"), name, None)
-    if found is None:
+    node_class = getattr(spikingjelly("neuron"), name, None)
+    if node_class is None:
         raise UserError(f"bench: {PREFIX}{name} needs SpikingJelly 2.x")
-    return found
+    return node_class
 
 
 def _hgrn(steps: int, channels: int) -> Baseline:
@@ -101,7 +101,7 @@ MAKERS: dict[str, Callable[[int, int], Baseline]] = {
 
 
 def baseline(name: str) -> Callable[[int, int], Baseline]:
-    """The maker, `make(steps, channels)`, of a name that begins with `PREFIX`. UserError for one that is not there."""
+    """`make(steps, channels)` of a name that begins with `PREFIX`. UserError for an unknown one."""
     short = name.removeprefix(PREFIX)
     if short not in MAKERS:
         raise UserError(f"bench: no baseline {name!r}; {choices(short, list(MAKERS))}")
@@ -110,7 +110,7 @@ def baseline(name: str) -> Callable[[int, int], Baseline]:
 
 
 def here() -> list[str]:
-    """Those that can be made here."""
+    """The names of those that can be made here."""
     names = []
     for short in MAKERS:
         try:

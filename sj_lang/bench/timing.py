@@ -1,12 +1,21 @@
-"""Time on the CPU and on a GPU, and what a GPU's memory can do."""
+"""Time and memory of work on the CPU and on a GPU, and the machine that does it."""
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+Name = TypeVar("Name", bound=Hashable)
+Times = TypeVar("Times")
 
 COPY = 1 << 28  # bytes: far more than a cache holds
 
@@ -16,29 +25,36 @@ class Stopwatch:
 
     def __init__(self, device: str) -> None:
         self.cuda = device != "cpu"
-        self.marks: list[float | torch.cuda.Event] = []
+        self.times: list[float] = []
+        self.events: list[torch.cuda.Event] = []
 
     def mark(self) -> None:
-        if not self.cuda:
-            self.marks.append(time.perf_counter())
-            return
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        self.marks.append(event)
+        if self.cuda:
+            self.events.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
+            self.events[-1].record()
+        else:
+            self.times.append(time.perf_counter())
 
     def laps(self) -> list[float]:
         """Of each pair of neighbours."""
         if self.cuda:
             torch.cuda.synchronize()
-        return [_between(a, b) for a, b in zip(self.marks, self.marks[1:], strict=False)]
+            return [float(before.elapsed_time(after)) for before, after in pairwise(self.events)]
+        return [(after - before) * 1e3 for before, after in pairwise(self.times)]
 
 
-def _between(a: float | torch.cuda.Event, b: float | torch.cuda.Event) -> float:
-    if isinstance(a, torch.cuda.Event) and isinstance(b, torch.cuda.Event):
-        return float(a.elapsed_time(b))
-    assert isinstance(a, float)
-    assert isinstance(b, float)
-    return (b - a) * 1e3
+def in_turn(timed: Mapping[Name, Callable[[], Times]], rounds: int) -> dict[Name, list[Times]]:
+    """What each function returns in each round; one more round before them warms up.
+
+    The functions take turns, so that a noisy machine disturbs all of them alike.
+    """
+    times: dict[Name, list[Times]] = {name: [] for name in timed}
+    for turn in range(rounds + 1):
+        for name, once in timed.items():
+            result = once()
+            if turn:
+                times[name].append(result)
+    return times
 
 
 def copy_rate(device: str, repeat: int = 10) -> float:
@@ -80,3 +96,36 @@ def graph_us(work: Callable[[], object], repeat: int = 50) -> float:
         graph.replay()
         watch.mark()
     return statistics.median(watch.laps()) * 1e3
+
+
+def peak(work: Callable[[], object], device: str) -> float | None:
+    """Megabytes that the work needs above those resident before; None if the system cannot tell."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not (status.exists() and reset.exists()):
+        return None
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)  # memory that earlier rounds have freed and the allocator kept would hide the peak
+    reset.write_text("5", encoding="utf-8")
+    before_kb = _field(status, "VmRSS")
+    work()
+    return (_field(status, "VmHWM") - before_kb) / 2**10
+
+
+def _field(status: Path, name: str) -> int:
+    line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith(name))
+    return int(line.split()[1])
+
+
+def machine(device: str) -> str:
+    """What the figures were measured on and with."""
+    where = torch.cuda.get_device_name() if device != "cpu" else f"cpu, {torch.get_num_threads()} threads"
+    return (
+        f"{where}; Python {platform.python_version()}, torch {torch.__version__}, "
+        f"spikingjelly {version('spikingjelly')}, sj-lang {version('sj-lang')}"
+    )

@@ -1,13 +1,149 @@
-"""`sj-lang bench`: a neuron, or the training steps of a recipe's runs."""
+"""`sj-lang bench`, of a neuron or of a recipe's training steps: command lines and tables."""
 
 from __future__ import annotations
 
+import json
+import os
+import statistics
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from sj_lang.bench import baselines, neuron
+from sj_lang.bench import recipe as recipe_bench
+from sj_lang.bench.timing import copy_rate, machine
+from sj_lang.commands.arguments import Parser, positive
+from sj_lang.errors import UserError
+from sj_lang.recipe.loading import load
+from sj_lang.run.console import quiet_libraries, table
+
+SHAPES = "1024x1x768,2048x8x256,512x8x768,128x32x768,16384x1x256"
+CUDA_SHAPES = "128x32x768,128x32x3072,1024x8x768,2048x8x1024,32x64x1024,16384x1x1024,16384x16x128"
 
 
 def main(words: Sequence[str]) -> int:
     """The command line `sj-lang bench`. Returns the exit code; RunFailed if a parity check is red."""
-    from sj_lang.bench import neuron, recipe
-
     of_recipe = any("/" in word.partition("=")[0] or word.endswith((".yaml", ".yml")) for word in words[:1])
-    return recipe.main(words) if of_recipe else neuron.main(words)
+    return _bench_recipe(words) if of_recipe else _bench_neuron(words)
+
+
+def _bench_neuron(words: Sequence[str]) -> int:
+    parser = Parser(prog="sj-lang bench", description=neuron.__doc__)
+    parser.add_argument("neuron", help="registered name, with options as dsn:n=1:decay=static")
+    parser.add_argument("--against", help="comma-separated neurons (default: lif; on a GPU the baselines native:...)")
+    parser.add_argument("--shapes", help="TxBxC or TxN (B = 1), comma-separated")
+    parser.add_argument("--repeat", type=positive, default=7, help="rounds per shape, medians are printed (default: 7)")
+    parser.add_argument("--threads", type=positive, help="torch threads (default: torch's own)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args(words)
+    device, on_cpu = options.device, options.device == "cpu"
+    if not on_cpu and not torch.cuda.is_available():
+        raise UserError("bench: --device cuda, but torch sees no GPU")
+    if options.json:
+        _refuse_unless_writable(options.json)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    against = options.against
+    if against is None:
+        against = "lif" if on_cpu else ",".join(baselines.here())
+    names = [options.neuron, *(name for name in against.split(",") if name)]
+    shapes = [_shape(text) for text in (options.shapes or (SHAPES if on_cpu else CUDA_SHAPES)).split(",")]
+    makers = [(name, neuron.maker(name)) for name in names]
+    passed = neuron.check_parity(options.neuron, device)
+    print(f"parity of {options.neuron}: {passed} checks passed")
+    print(machine(device))
+    rate = None if on_cpu else copy_rate(device)
+    if rate:
+        print(f"a copy from device to device moves {rate / 1e9:.0f} GB/s")
+    results: list[neuron.Timing] = []
+    for shape in shapes:
+        timings, floor_ms = neuron.time_shape(
+            makers,
+            shape,
+            device=device,
+            dtype=getattr(torch, options.dtype),
+            rounds=options.repeat,
+            copy_rate=rate,
+        )
+        results += timings
+        print_timings(timings, floor_ms, shape)
+    if options.json:
+        record = {
+            "machine": machine(device),
+            "dtype": options.dtype,
+            "copy_bytes_per_s": rate,
+            "timings": [asdict(timing) for timing in results],
+        }
+        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _refuse_unless_writable(file: Path) -> None:
+    """Raise UserError, before anything is measured, unless the figures can be written there."""
+    folder = file.parent
+    if not folder.is_dir():
+        raise UserError(f"bench: --json {file}: there is no folder {folder}")
+    if file.is_dir():
+        raise UserError(f"bench: --json {file}: that is a folder, give a file")
+    if not os.access(file if file.exists() else folder, os.W_OK):
+        raise UserError(f"bench: --json {file}: no permission to write there")
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    numbers = text.lower().split("x")
+    if len(numbers) not in (2, 3) or not all(number.isdigit() and int(number) > 0 for number in numbers):
+        raise UserError(f"bench: a shape is TxBxC or TxN, such as 1024x8x96, got '{text}'")
+    values = [int(number) for number in numbers]
+    return (values[0], 1, values[1]) if len(values) == 2 else (values[0], values[1], values[2])
+
+
+def print_timings(timings: Sequence[neuron.Timing], floor_ms: float, shape: tuple[int, int, int]) -> None:
+    """The table of one shape. floor_ms: of one elementwise pass."""
+    steps, batch, channels = shape
+    print(f"\nT={steps} B={batch} C={channels} (N={batch * channels}); one elementwise pass: {floor_ms:.3g} ms")
+    on_gpu = timings[0].of_copy is not None
+    more = f"{'GB/s':>8}{'of copy':>9}{'host us':>9}{'graph us':>10}" if on_gpu else ""
+    titles = (
+        f"{'forward ms':>12}{'backward ms':>13}{'total ms':>11}{'+-':>10}{'peak MB':>10}{'slower by':>11}{'flips':>10}"
+    )
+    print(f"{'neuron':24}{titles}{more}")
+    first_ms = timings[0].total_ms
+    for timing in timings:
+        times = f"{timing.forward_ms:12.3f}{timing.backward_ms:13.3f}{timing.total_ms:11.3f}{timing.spread_ms:10.3f}"
+        line = f"{timing.neuron:24}{times}{_or_dash(timing.peak_mb, '.1f'):>10}{timing.total_ms / first_ms:10.2f}x"
+        line += f"{_or_dash(timing.flips, '.1e'):>10}"
+        if timing.bytes_per_s is not None and timing.of_copy is not None:
+            line += f"{timing.bytes_per_s / 1e9:8.0f}{timing.of_copy:9.0%}"
+            line += f"{_or_dash(timing.host_us, '.0f'):>9}{_or_dash(timing.graph_us, '.1f'):>10}"
+        print(line)
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _bench_recipe(words: Sequence[str]) -> int:
+    parser = Parser(prog="sj-lang bench", description=recipe_bench.__doc__)
+    parser.add_argument("recipe", help="a path, or a name from `sj-lang ls`")
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="changes, such as model.neuron=lif")
+    parser.add_argument("--repeat", type=positive, default=7, help="rounds; medians are printed (default: 7)")
+    parser.add_argument("--threads", type=positive, help="torch threads (default: torch's own)")
+    options = parser.parse_intermixed_args(words)
+    quiet_libraries()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    recipe = load(options.recipe, options.changes)
+    times, device = recipe_bench.time_steps(recipe, options.repeat)
+    print(machine("cpu" if device == "cpu" else "cuda"))
+    print(f"a training step of {recipe.name}, median of {options.repeat}:")
+    fastest = min(statistics.median(rounds) for rounds in times.values())
+    rows = [["", "ms", "least", "most", "times the fastest"]]
+    for run, rounds in times.items():
+        median = statistics.median(rounds)
+        rows.append([run, *(f"{ms:.1f}" for ms in (median, min(rounds), max(rounds))), f"{median / fastest:.2f}"])
+    print(table(rows))
+    return 0

@@ -20,7 +20,7 @@ State = Literal["ok", "none", "hidden", "BROKEN"]
 
 WIDTH = 118
 NEEDED = ("torch", "spikingjelly", "transformers", "accelerate", "datasets", "tokenizers", "matplotlib")
-#: what to import to know that a library works, where its top module imports next to nothing
+#: what to import to know that a library works, if its top module imports next to nothing
 PROBES = {
     "spikingjelly": "spikingjelly.activation_based.neuron",
     "transformers": "transformers.trainer",
@@ -48,7 +48,7 @@ def main(say: Callable[[str], None] = print) -> int:
             first = f"  {finding.about:<17} {finding.state:<7} "
             say(textwrap.fill(first + finding.text, WIDTH, subsequent_indent=" " * len(first)))
             code = code or (failure if finding.state == "BROKEN" else 0)
-    verdict = {0: "Runs work here.", 1: "Runs do not work here: see BROKEN.", 3: "Runs that need what is BROKEN fail."}
+    verdict = {0: "Runs work here.", 1: "Runs do not work here: see BROKEN.", 3: "Runs that need a BROKEN plugin fail."}
     say(f"\n{verdict[code]}")
     return code
 
@@ -71,9 +71,9 @@ def libraries() -> Iterator[Finding]:
             yield Finding(name, "hidden", f"{why}. Harmless: sj_lang hides it, and nothing here uses it")
         else:
             yield Finding(name, "ok" if _version(name) else "none", _version(name) or "not needed")
-    yield _optional("tensorboard", "torch.utils.tensorboard", "needed by train.report_to: [tensorboard] alone")
-    yield _optional("numba", "numba", "needed by backend: numba alone, the fast one on the CPU; pip install numba")
-    yield _optional("cupy", "cupy", "needed by backend: cupy alone; pip install 'sj-lang-neurons[cuda13]'")
+    yield _optional("tensorboard", "torch.utils.tensorboard", "needed only by train.report_to: [tensorboard]")
+    yield _optional("numba", "numba", "needed only by backend: numba, the fast one on the CPU; pip install numba")
+    yield _optional("cupy", "cupy", "needed only by backend: cupy; pip install 'sj-lang-neurons[cuda13]'")
     yield _compiler()
 
 
@@ -166,7 +166,7 @@ def _optional(name: str, module: str, why: str) -> Finding:
 
 
 def _compiler() -> Finding:
-    found = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if found:
-        return Finding("C++ compiler", "ok", found)
-    return Finding("C++ compiler", "none", f"needed by torch.compile on the CPU alone ({sys.platform})")
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler:
+        return Finding("C++ compiler", "ok", compiler)
+    return Finding("C++ compiler", "none", f"needed only by torch.compile on the CPU ({sys.platform})")

@@ -19,7 +19,7 @@ def recipes() -> str:
     """The installed recipes with their summaries, and what keeps others from being shown."""
     rows = [(name, _summary(path)) for name, path in plugins.recipes().items()]
     lines = _columns([("RECIPE", "SUMMARY"), *rows]) if rows else ["no recipe is installed"]
-    trouble = [f"{plugin} failed to load, see `sj-lang plugins`" for plugin in plugins.registry().broken()]
+    trouble = [f"{plugin} failed to load; see `sj-lang plugins`" for plugin in plugins.registry().broken()]
     trouble += [text for (kind, _), text in plugins.registry().clashes().items() if kind == "recipe"]
     return "\n".join(lines + ([""] if trouble else []) + trouble)
 
@@ -37,7 +37,7 @@ def plugin_table(what: str = "", *, as_json: bool = False, with_arguments: bool 
     """All components, those of one kind, or one of them ("neuron/dsn"), and the plugins that are broken."""
     kind, _, name = what.partition("/")
     if kind:
-        plugins.all(kind)  # an unknown kind is told at once
+        plugins.all(kind)  # refuses an unknown kind
     if with_arguments and not name:
         raise UserError("--arguments needs KIND/NAME, such as neuron/dsn")
     if name:
@@ -59,7 +59,7 @@ def plugin_table(what: str = "", *, as_json: bool = False, with_arguments: bool 
         *_columns([(p["name"], p["distribution"], p["version"], _state(p)) for p in table["plugins"]]),
     ]
     if table["clashes"]:
-        lines += ["", "OFFERED TWICE, so neither can be used", *(f"  {text}" for text in table["clashes"])]
+        lines += ["", "OFFERED TWICE: neither can be used", *(f"  {text}" for text in table["clashes"])]
     return "\n".join(lines[1:])
 
 
@@ -125,14 +125,14 @@ def _one(registration: Registration, as_json: bool, with_arguments: bool) -> str
 def _arguments(registration: Registration) -> list[dict[str, str]]:
     from sj_lang.component import schema, values
 
-    found = []
-    known = schema.arguments(registration.kind, registration.load())
-    for argument in (*known.values(), *schema.OURS.get(registration.kind, {}).values()):
+    rows = []
+    arguments = {**schema.arguments(registration.kind, registration.load()), **schema.OURS.get(registration.kind, {})}
+    for argument in arguments.values():
         if argument.settable:
             required = argument.default is schema.MISSING
             default = "none, must be set" if required else values.tell_plainly(values.plain(argument.default))
-            found.append({"name": argument.name, "type": argument.describe(), "default": default})
-    return found
+            rows.append({"name": argument.name, "type": argument.describe(), "default": default})
+    return rows
 
 
 def _columns(rows: Iterable[Sequence[str]], indent: str = "  ") -> list[str]:

@@ -52,7 +52,7 @@ def checked(name: str) -> str:
             owner = f"{registration.plugin} {registration.version}"
             raise UserError(f"there is a neuron '{neuron}' already, from {owner}; choose another name")
     distribution = distribution_of(neuron)
-    if any(found.name == distribution for found in distributions()):
+    if any(installed.name == distribution for installed in distributions()):
         raise UserError(f"{distribution} is installed already; choose another name")
     return neuron
 
@@ -69,7 +69,7 @@ def rename(text: str, neuron: str) -> str:
         EXAMPLE.capitalize(): "".join(part.capitalize() for part in neuron.split("_")),
         EXAMPLE: neuron,
     }
-    return re.sub("|".join(spellings), lambda found: spellings[found.group()], text)
+    return re.sub("|".join(spellings), lambda match: spellings[match.group()], text)
 
 
 def _write(neuron: str, folder: Path) -> None:

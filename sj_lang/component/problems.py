@@ -17,7 +17,7 @@ Keys = tuple[str | int, ...]
 class Place:
     """Where a value was written: file, line and column (from 1), or the text of a command line override.
 
-    inside: the section that holds it in the file, where that is not the section it acts on (`runs.<name>`).
+    inside: the section that holds it in the file, if it acts on another one (`runs.<name>`).
     """
 
     file: str
@@ -34,7 +34,7 @@ Marks = Mapping[Keys, Place]
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong. keys: path of the key; kind "plugin" is a plugin's failure, not the user's mistake."""
+    """One thing that is wrong. keys: path of the key. kind: "plugin" is not the user's mistake."""
 
     keys: Keys
     message: str
@@ -66,7 +66,7 @@ def dotted(keys: Keys) -> str:
 
 
 def unknown(keys: Keys, valid: Iterable[str], home: str = "") -> Problem:
-    """A key that is none of the valid ones. home: what to say of the valid ones where they are many."""
+    """A key that is not valid. home: where the valid keys are described, if they are many."""
     key = str(keys[-1])
     hint = choices(key, sorted(valid), limit=12) or home
     if "." in key:
@@ -80,7 +80,7 @@ def missing(keys: Keys, expected: str = "") -> Problem:
 
 
 def merge_misspelt(problems: list[Problem]) -> list[Problem]:
-    """Tell of a missing key once, where an unknown key beside it looks like its misspelling."""
+    """Make one problem of a missing key and its likely misspelling beside it."""
     kept = [problem for problem in problems if problem.kind != "missing"]
     for lost in [problem for problem in problems if problem.kind == "missing"]:
         name = str(lost.keys[-1])
@@ -97,7 +97,7 @@ def merge_misspelt(problems: list[Problem]) -> list[Problem]:
 
 
 def report(problems: Iterable[Problem], what: str) -> UserError | PluginError:
-    """One error for all problems, sorted by place, each told once."""
+    """One error that lists all problems, sorted by place, without repetitions."""
     ranked = sorted({(_rank(problem.place), str(problem)) for problem in problems})
     texts = [text for _, text in ranked]
     plugin = any(problem.kind == "plugin" for problem in problems)

@@ -1,6 +1,7 @@
-"""Annotations as checks of values that come out of YAML: strict, and told in words that a user of recipes knows.
+"""Annotations as checks of values from YAML: strict, with messages for a user of recipes.
 
-A whole number is a number; true and false are neither numbers nor text; text is never taken for a number.
+A whole number is a number; true and false are neither numbers nor text; text is never taken for a
+number.
 """
 
 from __future__ import annotations
@@ -89,14 +90,14 @@ def check(annotation: Any, value: Any) -> tuple[Any, tuple[tuple[str | int, ...]
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
     inside: tuple[str | int, ...] = ()
-    found, text = value, ""
+    culprit, text = value, ""
     for detail in details if len(details) == 1 else []:
-        inside, found = _walk(value, detail["loc"])
+        inside, culprit = _walk(value, detail["loc"])
         text = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ") if inside else ""
     names = {"string": "text", "number": "a number", "integer": "a whole number", "boolean": "true or false"}
-    wanted = names.get(text, text) if inside else describe(simple)
-    hint = choices(found, _options(simple), limit=0) if isinstance(found, str) and not inside else ""
-    return value, (inside, f"expected {wanted}, found {tell(found)}{'; ' + hint if hint else ''}")
+    expected = names.get(text, text) if inside else describe(simple)
+    hint = choices(culprit, _options(simple), limit=0) if isinstance(culprit, str) and not inside else ""
+    return value, (inside, f"expected {expected}, found {tell(culprit)}{'; ' + hint if hint else ''}")
 
 
 def plain(value: Any) -> Any:
@@ -191,7 +192,7 @@ def _walk(value: Any, location: tuple[str | int, ...]) -> tuple[tuple[str | int,
     inside: list[str | int] = []
     for key in location:
         inner = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
-        if key in inner:  # otherwise it is pydantic's name for a member of a union, or an item that is not there
+        if key in inner:  # otherwise it is pydantic's name for a member of a union, or a missing item
             value = inner[key]
             inside.append(key)
     return tuple(inside), value
@@ -244,7 +245,8 @@ def _strict(annotation: Any) -> Any:
 def hints(owner: Any, annotations: typing.Mapping[str, Any], words: typing.Iterable[str] = ()) -> dict[str, Any]:
     """Resolve annotations one by one in the module of their owner; one that cannot be resolved stays text.
 
-    words: names that stand for themselves where the module does not define them; linters take the quotes off.
+    words: names that stand for themselves if the module does not define them, for linters take the
+        quotes off.
     """
     scope = {word: word for word in words} | vars(inspect.getmodule(owner) or types)
     resolved: dict[str, Any] = {}

@@ -69,7 +69,7 @@ class Document:
         return self._plain(node, keys)
 
     def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 self.problems.append(
@@ -78,13 +78,13 @@ class Document:
                 continue
             name = str(key.value)
             here, place = (*keys, name), self._place(key)
-            if name in found:
+            if name in mapping:
                 first = self.marks[here].line
-                self.problems.append(Problem(here, f"this key stands here twice (first in line {first})", place=place))
+                self.problems.append(Problem(here, f"this key is here twice, first in line {first}", place=place))
                 continue
             self.marks[here] = place
-            found[name] = self._plain(value, here)
-        return found
+            mapping[name] = self._plain(value, here)
+        return mapping
 
 
 def parse(text: str, file: str) -> Document:
@@ -159,6 +159,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+_Dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
 _Dumper.add_implicit_resolver(_TAG + "float", re.compile(rf"^(?:{_FLOAT.pattern})$"), list("-+0123456789."))
 _Dumper.add_implicit_resolver(_TAG + "int", re.compile(rf"^(?:{_INT.pattern})$"), list("-+0123456789"))
 

@@ -18,38 +18,38 @@ BASELINE = "baseline."
 KEYS: Keys = ("averages",)
 
 
-def check(given: Any, runs: Iterable[str] | None) -> tuple[dict[str, dict[str, list[str]]] | None, list[Problem]]:
+def check(section: Any, runs: Iterable[str] | None) -> tuple[dict[str, dict[str, list[str]]] | None, list[Problem]]:
     """Check the section against the names of the runs; return it with a list of figures for every run."""
-    if given is None:
+    if section is None:
         return None, []
     if runs is None:
         return None, [Problem(KEYS, "needs 'runs': an average is one over several runs")]
-    if not isinstance(given, Mapping) or not given:
+    if not isinstance(section, Mapping) or not section:
         text = "expected names of averages, each with runs and their figures"
-        return None, [Problem(KEYS, f"{text}; found {values.tell(given)}")]
-    known = list(dict.fromkeys(name for run in runs for name in _prefixes(run)))
+        return None, [Problem(KEYS, f"{text}; found {values.tell(section)}")]
+    names = list(dict.fromkeys(name for run in runs for name in _prefixes(run)))
     problems = [
         Problem(("runs", run), f"cannot be called 'average' beside 'averages', whose figures are stored as '{run}'")
-        for run in known
+        for run in names
         if run == "average"
     ]
-    found: dict[str, dict[str, list[str]]] = {}
-    for name, members in given.items():
+    averages: dict[str, dict[str, list[str]]] = {}
+    for name, members in section.items():
         here = (*KEYS, name)
         if not isinstance(members, Mapping) or not members:
             problems.append(Problem(here, f"expected runs and their figures, found {values.tell(members)}"))
             continue
-        found[name] = {}
+        averages[name] = {}
         for run, figures in members.items():
             listed = [figures] if isinstance(figures, str) else figures
-            if run not in known:
-                problems.append(unknown((*here, run), known, "the keys are the runs"))
+            if run not in names:
+                problems.append(unknown((*here, run), names, "the keys are the runs"))
             elif not isinstance(listed, list) or not listed or not all(isinstance(one, str) for one in listed):
                 text = "expected the name of a figure, such as dev.accuracy, or a list of them"
                 problems.append(Problem((*here, run), f"{text}; found {values.tell(figures)}"))
             else:
-                found[name][run] = listed
-    return found, problems
+                averages[name][run] = listed
+    return averages, problems
 
 
 def _prefixes(run: str) -> list[str]:
@@ -60,24 +60,24 @@ def _prefixes(run: str) -> list[str]:
 def compute(averages: Averages, figures: Figures) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Column -> name -> mean, deviation and number; and sentences about what could not be computed.
 
-    A column is what the runs of one average are told apart by: "" where each is one run, or the rest of their names
-    ("spiking", "ann"), and the baselines ("baseline.majority") that all of them bring along. Of several figures of a
-    run their mean counts, of those that are there. With seeds, the average is taken for each of them; where the runs
-    differ in the number of seeds, it is one of their means, without a deviation.
+    A column is what the names of the runs end with ("spiking", "ann"), "" if each member is one
+    run, or a baseline that all of them have ("baseline.majority"). If several figures of a run are
+    named, the mean of those that exist counts. With seeds, the average is taken for each seed; if
+    the runs differ in their number of seeds, it is the average of their means, without a deviation.
     """
-    found: dict[str, dict[str, Any]] = {}
+    columns: dict[str, dict[str, Any]] = {}
     notes: list[str] = []
     for name, members in averages.items():
         for column in _columns(members, figures):
-            series = {run: _series(figures, run, column, wanted) for run, wanted in members.items()}
+            series = {run: _series(figures, run, column, names) for run, names in members.items()}
             lacking = [run for run, one in series.items() if not one]
             if lacking:
                 if not column.startswith(BASELINE):
                     notes.append(f"average '{name}'{f' of {column}' * bool(column)}: no figure of {', '.join(lacking)}")
                 continue
-            found.setdefault(column, {})[name] = _mean(list(series.values()))
+            columns.setdefault(column, {})[name] = _mean(list(series.values()))
             notes += _absent(name, column, members, figures)
-    return found, list(dict.fromkeys(notes))
+    return columns, list(dict.fromkeys(notes))
 
 
 def _mean(runs: Sequence[Sequence[float]]) -> dict[str, Any]:
@@ -105,14 +105,14 @@ def rows(
 
     show: (name, mean and deviation) -> text.
     """
-    members = {run: wanted for one in averages.values() for run, wanted in one.items()}
+    members = {run: names for one in averages.values() for run, names in one.items()}
     merged = {
         run: list(dict.fromkeys(figure for one in averages.values() for figure in one.get(run, ()))) for run in members
     }
     columns = list(dict.fromkeys(column for one in averages.values() for column in _columns(one, figures)))
     table = [["", *(column.removeprefix(BASELINE) or "value" for column in columns)]]
-    for run, wanted in merged.items():
-        for figure in wanted:
+    for run, names in merged.items():
+        for figure in names:
             cells = []
             for column in columns:
                 series = _series(figures, run, column, [figure])
@@ -131,38 +131,37 @@ def _columns(members: Mapping[str, Sequence[str]], figures: Figures) -> list[str
     """The ends of the names of the runs, then the baselines."""
     ends: dict[str, None] = {}
     baselines: dict[str, None] = {}
-    for run, wanted in members.items():
+    for run, names in members.items():
         for name, seeds in figures.items():
             if name == run or name.startswith(f"{run}/"):
                 ends[name.removeprefix(run).removeprefix("/")] = None
-                for figure in wanted:
+                for figure in names:
                     suffix = f".{figure}"
-                    found = [key for one in seeds for key in one if key.startswith(BASELINE) and key.endswith(suffix)]
-                    baselines |= dict.fromkeys(key.removesuffix(suffix) for key in found)
+                    keys = [key for one in seeds for key in one if key.startswith(BASELINE) and key.endswith(suffix)]
+                    baselines |= dict.fromkeys(key.removesuffix(suffix) for key in keys)
     return [*ends, *baselines]
 
 
-def _series(figures: Figures, run: str, column: str, wanted: Sequence[str]) -> list[float]:
-    """The mean of the wanted figures for each seed of a run; empty where the run, or every figure, is not there."""
-    prefix = f"{column}." if column.startswith(BASELINE) else ""
-    ends = [""] if prefix else [column]
-    names = [run if not end else f"{run}/{end}" for end in ends]
-    if prefix:
-        names = [name for name in figures if name == run or name.startswith(f"{run}/")][:1]
-    found = []
-    for name in names:
-        for one in figures.get(name, ()):
-            there = [float(one[prefix + figure]) for figure in wanted if prefix + figure in one]
-            if there:
-                found.append(statistics.fmean(there))
-    return found
+def _series(figures: Figures, run: str, column: str, names: Sequence[str]) -> list[float]:
+    """The mean of the named figures for each seed of a run, without seeds that have none of them."""
+    if column.startswith(BASELINE):
+        prefix = f"{column}."
+        full_name = next((name for name in figures if name == run or name.startswith(f"{run}/")), "")
+    else:
+        prefix, full_name = "", f"{run}/{column}" if column else run
+    means = []
+    for one in figures.get(full_name, ()):
+        present = [float(one[prefix + name]) for name in names if prefix + name in one]
+        if present:
+            means.append(statistics.fmean(present))
+    return means
 
 
 def _absent(name: str, column: str, members: Mapping[str, Sequence[str]], figures: Figures) -> list[str]:
     if column.startswith(BASELINE):
         return []
-    told = []
-    for run, wanted in members.items():
+    notes = []
+    for run, names in members.items():
         one = figures.get(run if not column else f"{run}/{column}", ())
-        told += [f"average '{name}': {run} has no {figure}" for figure in wanted if not all(figure in x for x in one)]
-    return told
+        notes += [f"average '{name}': {run} has no {figure}" for figure in names if not all(figure in x for x in one)]
+    return notes

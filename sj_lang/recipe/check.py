@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from sj_lang.component import schema, values
 from sj_lang.component.problems import Keys, Problem, missing, unknown
+from sj_lang.component.spec import Spec, resolve
 from sj_lang.errors import PluginError, UserError, describe
 from sj_lang.recipe.overrides import COMPONENTS
 
@@ -63,9 +64,9 @@ def _where_it_belongs(problem: Problem) -> Problem:
 
     if "did you mean" in problem.message:
         return problem
-    known = {"train": sections.train_arguments(), "generate": sections.generate_arguments()}
-    known |= {"measure": sections.measure_arguments()}
-    homes = [section for section, names in known.items() if problem.keys[0] in names]
+    schemas = {"train": sections.train_arguments(), "generate": sections.generate_arguments()}
+    schemas |= {"measure": sections.measure_arguments()}
+    homes = [section for section, schema in schemas.items() if problem.keys[0] in schema]
     return Problem(problem.keys, f"unknown key; it belongs under '{homes[0]}'", "unknown") if homes else problem
 
 
@@ -77,25 +78,25 @@ def check_body(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     problems: list[Problem] = []
     for kind in COMPONENTS:
         if kind in data:
-            body[kind], found = schema.resolve(kind, data[kind], (kind,))
-            problems += found
+            body[kind], wrong = resolve(kind, data[kind], (kind,))
+            problems += wrong
         else:
             problems.append(missing((kind,), schema.Argument(kind, None, part=kind).describe()))
-    for key, resolve in (
+    for key, resolve_section in (
         ("train", sections.resolve_train),
         ("measure", sections.resolve_measure),
         ("generate", sections.resolve_generate),
     ):
         section = {} if data.get(key) is None else data[key]
         if isinstance(section, dict):
-            body[key], found = resolve(section)
-            problems += found
+            body[key], wrong = resolve_section(section)
+            problems += wrong
         else:
             problems.append(Problem((key,), f"expected a section with keys, found {values.tell(section)}"))
     return body, problems or _check_together(body)
 
 
-def _check_together(body: Mapping[str, Any]) -> list[Problem]:
+def _check_together(body: dict[str, Any]) -> list[Problem]:
     """Let the task and the model's config check their own values, and the model its neurons. Builds no weights."""
     from sj_lang.build import Make
 
@@ -103,8 +104,8 @@ def _check_together(body: Mapping[str, Any]) -> list[Problem]:
     objects: dict[str, Any] = {}
     for kind in ("task", "model"):
         make = Make(kind, body[kind])
-        known = schema.arguments(kind, make.target).values()
-        if any(argument.given and argument.default is schema.MISSING for argument in known):
+        arguments = schema.arguments(kind, make.target).values()
+        if any(argument.given and argument.default is schema.MISSING for argument in arguments):
             continue  # cannot be built before the data are read
         try:
             objects[kind] = make()
@@ -112,10 +113,10 @@ def _check_together(body: Mapping[str, Any]) -> list[Problem]:
             problems.append(Problem((kind,), str(error), "plugin"))
         except UserError as error:
             problems.append(_placed(kind, str(error)))
-        except Exception as error:  # a plugin's own check: a ValueError or an assert as a rule, but it may be anything
+        except Exception as error:  # a plugin's own check may raise anything
             problems.append(_placed(kind, " ".join(describe(error).split()).removeprefix("ValueError: ")))
     if "model" in objects:
-        _write_out_choices(body["model"], objects["model"])
+        body["model"] = _with_choices(body["model"], objects["model"])
     if len(objects) == 2:
         problems += _check_neurons(objects["model"], objects["task"])
     return problems
@@ -127,12 +128,11 @@ def _placed(kind: str, text: str) -> Problem:
     return Problem((kind, *named[1][1:].split(".")), text[named.end() :]) if named else Problem((kind,), text)
 
 
-def _write_out_choices(section: dict[str, Any], config: Any) -> None:
-    """Where a default depends on other options (null in the signature), write what the config chose."""
-    for name, value in section.items():
-        chosen = values.plain(getattr(config, name, None)) if value is None else None
-        if chosen is not None and values.is_plain(chosen):
-            section[name] = chosen
+def _with_choices(spec: Mapping[str, Any], config: Any) -> Spec:
+    """The model's options, with what its config chose instead of null from other options."""
+    chosen = {name: getattr(config, name, None) for name, value in spec.items() if value is None}
+    plain = {name: value if isinstance(value, Spec) else values.plain(value) for name, value in chosen.items()}
+    return Spec("model", {**spec, **{name: value for name, value in plain.items() if values.is_plain(value)}})
 
 
 def _check_neurons(config: Any, task: Any) -> list[Problem]:

@@ -13,33 +13,34 @@ from sj_lang.errors import PluginError, UserError, choices, nearest
 from sj_lang.recipe.overrides import Tree, nest
 
 #: Keys that belong to one file and are not taken over from a base.
-OWN = ("recipe", "base", "name", "summary", "output")
+NOT_FROM_BASE = ("recipe", "base", "name", "summary", "output")
 
 
 def locate(recipe: str, near: Path | None = None) -> tuple[Path, str]:
     """The file of a recipe and the name it has by default. `near`: the folder that paths are relative to.
 
-    A path is taken first, then the name of an installed recipe. UserError with the nearest names if there is none.
+    A path comes before the name of an installed recipe. UserError with the nearest names if there is
+    neither.
     """
     path = (near or Path()) / Path(recipe).expanduser()
     if path.is_file():
         return path, path.stem
-    known = plugins.recipes()
-    if recipe in known:
-        return known[recipe], recipe
+    installed = plugins.recipes()
+    if recipe in installed:
+        return installed[recipe], recipe
     clash = plugins.registry().clashes().get(("recipe", recipe))
     if clash:
         raise PluginError(clash)
     if path.is_dir() or recipe.endswith((".yaml", ".yml")):
         if not path.exists():
-            hint = choices(str(Path(recipe).with_suffix("")), list(known), limit=0)
-            hint = f"; {hint}" if hint else "; `sj-lang ls` shows the recipes that are installed"
+            hint = choices(str(Path(recipe).with_suffix("")), list(installed), limit=0)
+            hint = f"; {hint}" if hint else "; list the installed recipes with `sj-lang ls`"
             raise UserError(f"no file {shown(path)}{hint}")
         return path, path.name  # reading it says what is wrong
     for plugin in plugins.registry().broken():
-        if recipe.startswith(f"{plugin.name}/") or not nearest(recipe, known):
+        if recipe.startswith(f"{plugin.name}/") or not nearest(recipe, installed):
             raise PluginError(f"no recipe '{recipe}': {plugin}, which may offer it, failed to load: {plugin.error}")
-    hint = choices(recipe, list(known)) or "see `sj-lang ls`"
+    hint = choices(recipe, list(installed)) or "list them with `sj-lang ls`"
     raise UserError(f"no recipe '{recipe}': neither a file nor the name of an installed recipe; {hint}")
 
 
@@ -66,26 +67,26 @@ def read_tree(path: Path, chain: tuple[Path, ...] = ()) -> Tree:
 
 def is_installed(path: Path) -> bool:
     """Whether this is a recipe that a plugin brings."""
-    return path.resolve() in {known.resolve() for known in plugins.recipes().values()}
+    return path.resolve() in {installed.resolve() for installed in plugins.recipes().values()}
 
 
 def _read_base(base: str, path: Path, place: Place, chain: tuple[Path, ...]) -> Tree:
     try:
-        found, _ = locate(base, path.parent)
-        if found.resolve() in chain:
-            cycle = " -> ".join(shown(step) for step in [*chain[chain.index(found.resolve()) :], found])
+        base_path, _ = locate(base, path.parent)
+        if base_path.resolve() in chain:
+            cycle = " -> ".join(shown(step) for step in [*chain[chain.index(base_path.resolve()) :], base_path])
             raise UserError(f"a recipe cannot be its own base: {cycle}")
     except (UserError, PluginError) as error:
         raise type(error)(f"{place}  base: {error}") from error
-    tree = read_tree(found, chain)
-    for key in OWN:
+    tree = read_tree(base_path, chain)
+    for key in NOT_FROM_BASE:
         tree.data.pop(key, None)
         tree.marks.pop((key,), None)
     return tree
 
 
 def _nest_runs(data: dict[str, Any], marks: dict[Keys, Place]) -> tuple[dict[Keys, Place], list[Problem]]:
-    """Bring `runs: {a: {model.twin: true}}` into the nested form, in place; return the marks that fit, and problems."""
+    """Nest keys with dots, `runs: {a: {model.twin: true}}`, in place; return new marks and problems."""
     runs, problems = data.get("runs"), []
     kept = dict(marks)
     if not isinstance(runs, dict):
@@ -97,19 +98,19 @@ def _nest_runs(data: dict[str, Any], marks: dict[Keys, Place]) -> tuple[dict[Key
         entries = []
         for key, value in run.items():
             below = (*here, key)
-            own = {keys[len(below) :]: place for keys, place in marks.items() if keys[: len(below)] == below}
-            entries.append((tuple(key.split(".")), value, own))
-        runs[name], nested, found = nest(entries)
-        problems += [problem.under(*here) for problem in found]
+            inner = {keys[len(below) :]: place for keys, place in marks.items() if keys[: len(below)] == below}
+            entries.append((tuple(key.split(".")), value, inner))
+        runs[name], nested, wrong = nest(entries)
+        problems += [problem.under(*here) for problem in wrong]
         kept = {keys: place for keys, place in kept.items() if keys[:2] != here or len(keys) == 2}
         kept |= {(*here, *keys): place for keys, place in nested.items()}
     return kept, problems
 
 
 def copy(recipe: str, dest: str) -> Path:
-    """Copy a recipe's file, as it is written, to a new file or into a folder that exists; return the copy.
+    """Copy a recipe's file as it is to a new file or into an existing folder; return the copy.
 
-    A base that is named by a path relative to the old file is named by its full path in the copy.
+    If the base is a path relative to the old file, the copy has its full path.
     """
     source, name = locate(recipe)
     document = yaml_marks.read(source)
@@ -117,9 +118,9 @@ def copy(recipe: str, dest: str) -> Path:
     if target.is_dir() or dest.endswith("/"):
         target = target / f"{Path(name).name}.yaml"
     if target.exists() or target.is_symlink():
-        raise UserError(f"{shown(target)} exists already; choose another file")
+        raise UserError(f"{shown(target)} already exists; choose another file")
     if not target.parent.is_dir():
-        raise UserError(f"no folder {shown(target.parent)}; make it first, or choose another")
+        raise UserError(f"no folder {shown(target.parent)}; make it first or choose another")
     text = source.read_text(encoding="utf-8-sig")
     base = document.data.get("base")
     if isinstance(base, str) and (source.parent / base).is_file():

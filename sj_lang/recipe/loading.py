@@ -1,7 +1,8 @@
-"""A recipe: one YAML file of names and numbers. All its keys, and the type of each value, are checked before anything
-is built; ranges that only a component knows are found when it is built, before training.
+"""A recipe: one YAML file of names and numbers.
 
-Importing this module imports no torch; checking a recipe does, because components are checked against their classes.
+All its keys, and the type of each value, are checked before anything is built. Ranges that only a
+component knows are checked when it is built, before training. Importing this module imports no
+torch; checking a recipe does, because components are checked against their classes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from sj_lang.component import values, yaml_marks
 from sj_lang.component.problems import Keys, Place, Problem, merge_misspelt, report, shown, unknown
 from sj_lang.errors import PluginError, UserError
-from sj_lang.recipe import averages, overrides
+from sj_lang.recipe import averages, checkpoint, overrides
 from sj_lang.recipe.check import FORMAT, KEYS, PARENTS, SECTIONS, check_body, check_head, check_name
 from sj_lang.recipe.files import is_installed, locate, read_tree
 from sj_lang.recipe.overrides import COMPONENTS, Tree
@@ -23,9 +24,9 @@ from sj_lang.recipe.overrides import COMPONENTS, Tree
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A checked recipe, all defaults filled in. Of a series only the head counts; its runs are `children()`.
+    """A checked recipe with all defaults. Only the head of a series counts; its runs are `children()`.
 
-    notes: what the user should hear, e.g. that a new `type` dropped the old one's arguments.
+    notes: sentences for the user, e.g. that a new `type` dropped the old one's arguments.
     """
 
     path: Path
@@ -48,10 +49,10 @@ class Recipe:
     def children(self) -> list[tuple[str, Recipe]]:
         """The runs of a series, in order, as (name, recipe); empty if this is one run.
 
-        Names are those of `runs:`, `seed-<n>` for seeds, `<run>/seed-<n>` for both; `seeds` wins over `seed`. Each has
-        its folder in this one's output.
+        Their names are those of `runs:`, `seed-<n>` for seeds, `<run>/seed-<n>` for both; `seeds`
+        wins over `seed`. Each child has its own folder in the output folder of this recipe.
         """
-        found: list[tuple[str, Recipe]] = []
+        children: list[tuple[str, Recipe]] = []
         runs = [("", self)] if self.runs is None else list(self.runs.items())
         for run, recipe in runs if self.is_series else []:
             for seed in self.seeds or [recipe.seed]:
@@ -59,8 +60,8 @@ class Recipe:
                 called, output = f"{self.name}/{name}", f"{self.output}/{name}"
                 alone: dict[str, Any] = {"runs": None, "seeds": None, "averages": None, "notes": []}
                 child = replace(recipe, name=called, output=output, seed=seed, **alone)
-                found.append((name, child))
-        return found
+                children.append((name, child))
+        return children
 
     @property
     def is_series(self) -> bool:
@@ -69,13 +70,13 @@ class Recipe:
 
     def resolved(self) -> dict[str, Any]:
         """Plain data with all defaults written out; loads as a recipe and means the same."""
-        found: dict[str, Any] = {key: getattr(self, key) for key in ("recipe", "name", "summary", "output")}
+        data: dict[str, Any] = {key: getattr(self, key) for key in ("recipe", "name", "summary", "output")}
         if self.runs is None:
-            found |= self._body()
+            data |= self._body()
         else:
-            found["runs"] = {name: {"summary": run.summary, **run._body()} for name, run in self.runs.items()}
+            data["runs"] = {name: {"summary": run.summary, **run._body()} for name, run in self.runs.items()}
         series = {"seeds": self.seeds, "averages": self.averages}
-        return found | {key: value for key, value in series.items() if value is not None}
+        return data | {key: value for key, value in series.items() if value is not None}
 
     def _body(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in ("seed", *COMPONENTS, *SECTIONS)}
@@ -88,30 +89,33 @@ class Recipe:
 def load(recipe: str, changes: Iterable[str] = ()) -> Recipe:
     """Find, read and check a recipe. recipe: a path or a name; changes: `key.path=value` texts, laid over it.
 
-    Raises UserError that tells all problems at once, each with its place; PluginError if a plugin that the recipe needs
-    failed to load.
+    Raises one UserError that lists all problems, each with its place, or a PluginError if a plugin
+    that the recipe needs failed to load.
     """
     path, name = locate(recipe)
     data, marks, problems = overrides.from_command_line(changes)
     if "base" in data:
         problems.append(Problem(("base",), "cannot be changed from the command line", place=marks["base",]))
         del data["base"]
-    loaded, found = _load(path, name, _Changes(data, marks), ())
-    if problems + found or loaded is None:
-        raise report(merge_misspelt(problems + found), shown(path))
+    loaded, wrong = _load(path, name, _Changes(data, marks), ())
+    problems += wrong
+    if problems or loaded is None:
+        raise report(merge_misspelt(problems), shown(path))
     return loaded
 
 
 def generation(changes: Iterable[str]) -> dict[str, Any]:
     """Check `key=value` texts that are laid over a stored recipe's `generate:`; `seed` is one of them. UserError."""
-    from sj_lang.component import schema
+    from sj_lang.component.schema import Argument
+    from sj_lang.component.spec import resolve_arguments
     from sj_lang.recipe import sections
 
     data, marks, problems = overrides.from_command_line(changes)
-    known = {**sections.generate_arguments(), "seed": schema.Argument("seed", int, given=True)}
-    options, found = schema.resolve_arguments(known, data, ())
-    if problems + found:
-        raise report([*problems, *(problem.at(marks) for problem in found)], "the generation options")
+    schema = {**sections.generate_arguments(), "seed": Argument("seed", int, given=True)}
+    options, wrong = resolve_arguments(schema, data, ())
+    problems += [problem.at(marks) for problem in wrong]
+    if problems:
+        raise report(problems, "the generation options")
     return {key: value for key, value in options.items() if key in data}
 
 
@@ -140,21 +144,25 @@ def _load(path: Path, name: str, changes: _Changes, chain: tuple[Path, ...]) -> 
     head, problems = check_head(tree.data)
     body: dict[str, Any] = {}
     runs: dict[str, Recipe] | None = None
-    given = tree.data.get("runs")
-    if given is None:
-        body, found = check_body(tree.data)
-    elif isinstance(given, list):
+    written = tree.data.get("runs")
+    if written is None:
+        contradictions = checkpoint.settle(tree)
+        body, wrong = check_body(tree.data)
+        wrong += contradictions
+    elif isinstance(written, list):
         inner = changes.without([*PARENTS, "summary"])
-        if "seeds" in head and not problems:  # in the place of those that the listed recipes have
+        if "seeds" in head and not problems:  # instead of the seeds of the listed recipes
             inner = _Changes({**inner.data, "seeds": head.pop("seeds")}, {**tree.marks, **changes.marks})
-        runs, found = _load_listed(tree, given, path, inner, (*chain, path.resolve()))
-    elif isinstance(given, dict):
-        runs, found = _load_named(tree, given, path, changes.without(PARENTS))
+        runs, wrong = _load_listed(tree, written, path, inner, (*chain, path.resolve()))
+    elif isinstance(written, dict):
+        runs, wrong = _load_named(tree, written, path, changes.without(PARENTS))
     else:
-        found = [Problem(("runs",), f"expected names with changes, or a list of recipes; found {values.tell(given)}")]
-    head["averages"], wrong = averages.check(tree.data.get("averages"), runs)
-    found = [*found, *(wrong if not found else [])]  # the runs may lack those that are wrong themselves
-    problems = [problem.at(tree.marks) for problem in [*tree.problems, *problems, *found]]
+        text = f"expected names with changes, or a list of recipes; found {values.tell(written)}"
+        wrong = [Problem(("runs",), text)]
+    head["averages"], wrong_averages = averages.check(tree.data.get("averages"), runs)
+    if not wrong:  # else a run that is wrong itself may be missing among them
+        wrong = wrong_averages
+    problems = [problem.at(tree.marks) for problem in [*tree.problems, *problems, *wrong]]
     if problems:
         return None, problems
     notes = list(dict.fromkeys([*tree.notes, *(note for run in (runs or {}).values() for note in run.notes)]))
@@ -166,33 +174,32 @@ def _load_named(
 ) -> tuple[dict[str, Recipe], list[Problem]]:
     """`runs: {name: changes}`: each run is the recipe with its changes, and the command line over them."""
     children: dict[str, Recipe] = {}
-    problems = [] if runs else [Problem(("runs",), "there is none; name at least one run, or leave 'runs' out")]
-    for name, own in runs.items():
+    problems = [] if runs else [Problem(("runs",), "is empty; name at least one run, or leave 'runs' out")]
+    for name, written in runs.items():
         here: Keys = ("runs", name)
         problems += check_name(name, here)
-        own = {} if own is None else own
-        if not isinstance(own, dict):
-            problems.append(Problem(here, f"expected changes to the recipe, found {values.tell(own)}"))
+        written = {} if written is None else written
+        if not isinstance(written, dict):
+            problems.append(Problem(here, f"expected changes to the recipe, found {values.tell(written)}"))
             continue
         allowed = [key for key in KEYS if key not in PARENTS]
-        for key in own:
+        for key in written:
             if key in PARENTS:
                 problems.append(Problem((*here, key), "belongs to the whole series, a run cannot set it"))
             elif key not in allowed:
                 problems.append(unknown((*here, key), allowed))
         child = tree.copy()
         marks = {k[2:]: replace(place, inside=here) for k, place in tree.marks.items() if k[:2] == here and k[2:]}
-        child.lay_over({key: value for key, value in own.items() if key in allowed}, marks)
+        child.lay_over({key: value for key, value in written.items() if key in allowed}, marks)
         if is_installed(path):
             child.notes.clear()
         changes.lay_over(child)
-        head, found = check_head(
-            {key: value for key, value in child.data.items() if key in ("name", "summary", "seed")}
-        )
-        body, more = check_body(child.data)
-        found = [problem for problem in found if problem.keys != ("recipe",)]
-        problems += [problem.at(child.marks) for problem in [*child.problems, *found, *more]]
-        head |= {"recipe": FORMAT}
+        head_keys = [key for key in child.data if key in ("name", "summary", "seed")]
+        head, wrong_head = check_head({"recipe": FORMAT} | {key: child.data[key] for key in head_keys})
+        contradictions = checkpoint.settle(child)
+        body, wrong_body = check_body(child.data)
+        wrong = [*child.problems, *wrong_head, *contradictions, *wrong_body]
+        problems += [problem.at(child.marks) for problem in wrong]
         children[name] = Recipe(path=path, notes=child.notes, **head, **body)
     return children, problems
 
@@ -200,13 +207,13 @@ def _load_named(
 def _load_listed(
     tree: Tree, runs: list[Any], path: Path, changes: _Changes, chain: tuple[Path, ...]
 ) -> tuple[dict[str, Recipe], list[Problem]]:
-    """`runs: [recipe, ...]`: recipes of their own, each with the command line over it; a series gives all its runs."""
+    """`runs: [recipe, ...]`: recipes with the command line over each; a series adds all its runs."""
     children: dict[str, Recipe] = {}
     problems = [] if runs else [Problem(("runs",), "the list is empty; name at least one recipe, or leave 'runs' out")]
     for key in tree.data:
         if key in (*COMPONENTS, *SECTIONS, "seed"):
             problems.append(Problem((key,), "has no effect beside a list of recipes; set it in those"))
-    found: list[tuple[str, Recipe]] = []
+    loaded: list[tuple[str, Recipe]] = []
     for index, entry in enumerate(runs):
         here: Keys = ("runs", index)
         if not isinstance(entry, str):
@@ -223,9 +230,9 @@ def _load_listed(
             problems.append(Problem(here, str(error), "plugin"))
         else:
             problems += wrong
-            found += [(name, recipe)] if recipe else []
-    short = Counter(Path(name).name for name, _ in found)
-    for name, recipe in found:
+            loaded += [(name, recipe)] if recipe else []
+    short = Counter(Path(name).name for name, _ in loaded)
+    for name, recipe in loaded:
         label = name if short[Path(name).name] > 1 else Path(name).name
         inner = {f"{label}/{run}": child for run, child in recipe.children()} if recipe.is_series else {label: recipe}
         for run in set(inner) & set(children):

@@ -24,12 +24,12 @@ def check_neurons(config: Any, *, pads: bool) -> None:
     if not hasattr(config, "requires"):
         return
     needs: Mapping[str, Mapping[str, str]] = config.requires(pads=pads)
-    for key, wanted in needs.items():
+    for key, reasons in needs.items():
         make = part("neuron", _at(config, key))
-        lacking = [trait for trait in wanted if not make.traits.get(trait)]
+        lacking = [trait for trait in reasons if not make.traits.get(trait)]
         if lacking:
-            faults = "; ".join(f"it {_LACKS[trait]}, and {wanted[trait]}" for trait in lacking)
-            raise UserError(f"model.{key}: {_named(make)} cannot be used here: {faults}. {_suitable(list(wanted))}")
+            faults = "; ".join(f"it {_LACKS[trait]}, and {reasons[trait]}" for trait in lacking)
+            raise UserError(f"model.{key}: {_named(make)} cannot be used here: {faults}. {_suitable(list(reasons))}")
 
 
 def _at(config: Any, key: str) -> Any:
@@ -47,16 +47,16 @@ def _named(make: Make) -> str:
     return f"{make.name} ({options})" if options else make.name
 
 
-def _suitable(wanted: list[str]) -> str:
+def _suitable(traits: list[str]) -> str:
     names = []
-    for known in plugins.all("neuron"):
-        if known.missing:
+    for neuron in plugins.all("neuron"):
+        if neuron.missing:
             continue
-        if all(known.traits.get(trait) for trait in wanted):
-            names.append(known.name)
+        if all(neuron.traits.get(trait) for trait in traits):
+            names.append(neuron.name)
             continue
-        for condition, flags in known.variants.items():
-            if all({**known.traits, **flags}.get(trait) for trait in wanted):
-                names.append(f"{known.name} with {condition}")
+        for condition, flags in neuron.variants.items():
+            if all({**neuron.traits, **flags}.get(trait) for trait in traits):
+                names.append(f"{neuron.name} with {condition}")
                 break
     return f"Neurons that can: {', '.join(names)}" if names else "No installed neuron can"

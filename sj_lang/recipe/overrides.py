@@ -1,6 +1,8 @@
 """Laying one set of values over another: a recipe over its base, a run or the command line over a recipe.
 
 Mappings are merged, everything else is replaced. A component that gets another `type` loses the old type's arguments.
+A component that wraps another of its kind, as a distillation wraps a task, wraps the one that was there unless it names
+one, and hands on the keys that only the wrapped one has.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Tree:
     def _laid(self, keys: Keys, old: Any, new: Any, marks: Marks) -> Any:
         kind = part_kind(self.data, keys)
         if kind and isinstance(new, str | dict) and isinstance(old, str | dict):
-            return self._laid_component(keys, _spec(old), _spec(new), marks)
+            return self._laid_component(kind, keys, _spec(old), _spec(new), marks)
         if isinstance(old, dict) and isinstance(new, dict):
             self._take_mark(keys, marks)
             return self._merged(keys, old, new, marks)
@@ -47,8 +49,23 @@ class Tree:
         self._replace_marks(keys, marks)
         return copy.deepcopy(new)
 
-    def _laid_component(self, keys: Keys, old: dict[str, Any], new: dict[str, Any], marks: Marks) -> dict[str, Any]:
+    def _laid_component(
+        self, kind: str, keys: Keys, old: dict[str, Any], new: dict[str, Any], marks: Marks
+    ) -> dict[str, Any]:
         before, after = old.get("type"), new.get("type", old.get("type"))
+        wrapped = _wrapped(kind, after)
+        if wrapped and before is not None and before != after and wrapped not in new:
+            self.marks = _moved(self.marks, keys, keys, (*keys, wrapped))
+            self._take_mark(keys, marks)
+            return self._merged(keys, {wrapped: old}, new, marks)
+        if wrapped and before == after:
+            inner = [key for key in new if key not in _arguments(kind, after)]
+            inner = [key for key in inner if key in _arguments(kind, _spec(old.get(wrapped, "")).get("type"))]
+            for key in inner:
+                marks = _moved(marks, keys, (*keys, key), (*keys, wrapped, key))
+            handed_on = {**_spec(new.get(wrapped, {})), **{key: new[key] for key in inner}}
+            new = {key: value for key, value in new.items() if key not in inner}
+            new |= {wrapped: handed_on} if handed_on else {}
         if before is not None and before != after:
             dropped = [name for name in old if name != "type"]
             if dropped:
@@ -90,8 +107,27 @@ def _spec(value: str | dict[str, Any]) -> dict[str, Any]:
     return {"type": value} if isinstance(value, str) else value
 
 
+def _arguments(kind: str, name: Any) -> Mapping[str, schema.Argument]:
+    """The arguments of a component; none if it is not known, which the check that follows reports."""
+    try:
+        return schema.arguments(kind, plugins.get(kind, name).load()) if isinstance(name, str) else {}
+    except (UserError, PluginError):
+        return {}
+
+
+def _wrapped(kind: str, name: Any) -> str:
+    """The argument of a component that is another of its own kind; "" if there is none."""
+    return next((key for key, argument in _arguments(kind, name).items() if argument.part == kind), "")
+
+
+def _moved(marks: Marks, holder: Keys, old: Keys, new: Keys) -> dict[Keys, Place]:
+    """Marks with those below `old` below `new`; the mark of `holder` itself stays."""
+    size = len(old)
+    return {(new + path[size:] if path[:size] == old and path != holder else path): p for path, p in marks.items()}
+
+
 def part_kind(data: Mapping[str, Any], keys: Keys) -> str:
-    """The kind of component that stands at `keys` in a recipe; "" if none does, or if that cannot be told."""
+    """The kind of component at `keys` in a recipe; "" if there is none, or it is not known."""
     if len(keys) > 2 and keys[0] == "runs":
         return part_kind(_as_in_run(data, str(keys[1])), keys[2:])
     if not keys or keys[0] not in COMPONENTS:
@@ -101,10 +137,7 @@ def part_kind(data: Mapping[str, Any], keys: Keys) -> str:
         name = spec if isinstance(spec, str) else spec.get("type") if isinstance(spec, dict) else None
         if not isinstance(name, str):
             return ""
-        try:
-            argument = schema.arguments(kind, plugins.get(kind, name).load()).get(str(key))
-        except (UserError, PluginError):
-            return ""  # told by the check that follows, with its place
+        argument = _arguments(kind, name).get(str(key))
         if argument is None or not argument.part:
             return ""
         kind = argument.part
@@ -115,28 +148,28 @@ def part_kind(data: Mapping[str, Any], keys: Keys) -> str:
 def _as_in_run(data: Mapping[str, Any], name: str) -> dict[str, Any]:
     runs = data.get("runs")
     run = runs.get(name) if isinstance(runs, dict) else None
-    found: dict[str, Any] = {}
+    components: dict[str, Any] = {}
     for kind in COMPONENTS:
         outer, inner = data.get(kind), run.get(kind) if isinstance(run, dict) else None
         both = isinstance(outer, str | dict) and isinstance(inner, str | dict)
-        found[kind] = {**_spec(outer), **_spec(inner)} if both else outer if inner is None else inner  # type: ignore[arg-type]
-    return found
+        components[kind] = {**_spec(outer), **_spec(inner)} if both else outer if inner is None else inner  # type: ignore[arg-type]
+    return components
 
 
 def nest(entries: Iterable[tuple[Keys, Any, Marks]]) -> tuple[dict[str, Any], dict[Keys, Place], list[Problem]]:
-    """Bring values with key paths into one nested mapping. The order does not matter; no value may be given twice.
+    """Merge values with key paths into one nested mapping, in any order; none may be set twice.
 
-    Each entry's marks are relative to the value; the mark of () is the place of the entry. A name beside arguments for
-    the same key is its `type`.
+    The marks of an entry are relative to its value; the mark of () is the place of the entry. A
+    name beside arguments for the same key is its `type`.
     """
     data: dict[str, Any] = {}
     marks: dict[Keys, Place] = {}
     problems: list[Problem] = []
-    for keys, value, own in entries:
+    for keys, value, inner_marks in entries:
         for end in range(1, len(keys)):
-            marks.setdefault(keys[:end], own.get((), Place("")))
-        problems += _insert(data, keys, value, (), own.get(()))
-        for inner, place in own.items():
+            marks.setdefault(keys[:end], inner_marks.get((), Place("")))
+        problems += _insert(data, keys, value, (), inner_marks.get(()))
+        for inner, place in inner_marks.items():
             marks.setdefault((*keys, *inner), place)
     return data, marks, problems
 
@@ -177,5 +210,5 @@ def from_command_line(texts: Iterable[str]) -> tuple[dict[str, Any], dict[Keys, 
             entries.append((keys, yaml_marks.value(value), {(): place}))
         except ValueError as error:
             problems.append(Problem(keys, f"not valid YAML: {error}", place=place))
-    data, marks, found = nest(entries)
-    return data, marks, problems + found
+    data, marks, wrong = nest(entries)
+    return data, marks, problems + wrong

@@ -1,4 +1,4 @@
-"""The sections of a recipe whose keys are not ours: `train` and `generate` are transformers', field for field."""
+"""The sections that are no components; `train` and `generate` are transformers', field for field."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from typing import Annotated, Any
 from sj_lang import hf
 from sj_lang.component import values
 from sj_lang.component.problems import Keys, Problem
-from sj_lang.component.schema import MISSING, Argument, field_default, resolve_arguments
+from sj_lang.component.schema import MISSING, Argument, field_default
+from sj_lang.component.spec import resolve_arguments
 from sj_lang.component.values import can_be_written, tell_plainly
 
-#: Where our defaults differ from those of TrainingArguments. Steps below 1 are fractions of the whole training.
+#: Our defaults that differ from TrainingArguments'. Steps below 1 are fractions of the whole training.
 TRAIN_DEFAULTS: Mapping[str, Any] = {
     "report_to": [],
-    "logging_nan_inf_filter": False,
     "logging_steps": 0.02,
     "save_total_limit": 2,
 }
-#: Decided by the run, from data and machine, where the recipe does not set them; so never written out as defaults.
+#: Decided by the run unless the recipe sets them, so never written out as defaults.
 TRAIN_DECIDED = frozenset(
     {"use_cpu", "disable_tqdm", "eval_strategy", "eval_steps", "save_strategy", "save_steps"}
     | {"load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
 )
-#: What a run relies on.
+#: What a run relies on: no recipe may set another value, and the run gets this one.
 TRAIN_FIXED: Mapping[str, tuple[Any, str]] = {
     "logging_nan_inf_filter": (False, "or a loss that is NaN is logged as 0"),
-    "enable_jit_checkpoint": (False, "SIGTERM saves a checkpoint in any case, and ends with exit code 143"),
+    "enable_jit_checkpoint": (False, "SIGTERM always saves a checkpoint, and the exit code is 143"),
     "prediction_loss_only": (False, "the figures of the task need the predictions"),
     "batch_eval_metrics": (False, "the figures of the task are computed over the whole split"),
     "eval_do_concat_batches": (True, "the figures of the task are computed over the whole split"),
-    "debug": ("", "a loss or a gradient that is not finite ends the run in any case, and it says where that began"),
-    "label_names": (None, "the task says which keys of a batch are the labels"),
-    "resume_from_checkpoint": (None, "`sj-lang run --resume RUN` goes on with a run"),
-    "restore_callback_states_from_checkpoint": (False, "a run that goes on restores what it needs in any case"),
-    "use_liger_kernel": (False, "Liger's kernels are for transformers' own models; leave it out"),
+    "debug": ("", "a loss or a gradient that is not finite always ends the run, which reports where it began"),
+    "label_names": (None, "the task names the keys of a batch that are the labels"),
+    "resume_from_checkpoint": (None, "`sj-lang run --resume RUN` resumes a run"),
+    "restore_callback_states_from_checkpoint": (False, "a resumed run always restores what it needs"),
+    "use_liger_kernel": (False, "Liger's kernels only fit transformers' own models"),
 }
-#: Values of these fields that no training can have, or that torch refuses once it trains: limits as of pydantic.Field.
+#: Limits, as of pydantic.Field, beyond which no training makes sense or torch refuses late.
 TRAIN_LIMITS: Mapping[str, Mapping[str, Any]] = {
     "per_device_train_batch_size": {"ge": 1},
     "per_device_eval_batch_size": {"ge": 1},
@@ -65,7 +65,7 @@ TRAIN_LIMITS: Mapping[str, Mapping[str, Any]] = {
     "adam_beta2": {"ge": 0, "lt": 1},
     "label_smoothing_factor": {"ge": 0, "le": 1},
 }
-#: The same of transformers' sampling: where do_sample is false, it does not look at them.
+#: The same for transformers' sampling, which does not read them if do_sample is false.
 SAMPLING_LIMITS: Mapping[str, Mapping[str, Any]] = {
     "temperature": {"gt": 0},
     "top_k": {"ge": 0},
@@ -89,21 +89,27 @@ ELSEWHERE = {
 }
 
 
+#: The one key of `train:` that is ours: the learning rate of the neurons' parameters; null: that of all others.
+NEURON_RATE = "neuron_learning_rate"
+
+
 @functools.cache
 def train_arguments() -> dict[str, Argument]:
-    """The fields of transformers.TrainingArguments, less seed, data_seed and output_dir."""
+    """The fields of transformers.TrainingArguments, less seed, data_seed and output_dir, and `NEURON_RATE`."""
     hf.shield()
     from transformers import TrainingArguments
 
     annotations = typing.get_type_hints(TrainingArguments)
-    found: dict[str, Argument] = {}
+    own_defaults = {**TRAIN_DEFAULTS, **{name: value for name, (value, _) in TRAIN_FIXED.items()}}
+    rate = _limited(float | None, TRAIN_LIMITS["learning_rate"])
+    schema: dict[str, Argument] = {NEURON_RATE: Argument(NEURON_RATE, rate, None)}
     for entry in dataclasses.fields(TrainingArguments):
         if entry.init and entry.name not in ELSEWHERE and can_be_written(annotations[entry.name]):
-            default = TRAIN_DEFAULTS.get(entry.name, field_default(entry))
+            default = own_defaults.get(entry.name, field_default(entry))
             decided = entry.name in TRAIN_DECIDED
             annotation = _limited(annotations[entry.name], TRAIN_LIMITS.get(entry.name))
-            found[entry.name] = Argument(entry.name, annotation, default, given=decided)
-    return found
+            schema[entry.name] = Argument(entry.name, annotation, default, given=decided)
+    return schema
 
 
 def _limited(annotation: Any, limits: Mapping[str, Any] | None) -> Any:
@@ -128,23 +134,23 @@ def generate_arguments() -> dict[str, Argument]:
 
     types = dict(re.findall(r"^ +(\w+) \(([^)]*?)(?:, \*optional|\):)", GenerationConfig.__doc__ or "", re.MULTILINE))
     names = [name for name in vars(GenerationConfig()) if not name.startswith("_") and name != "transformers_version"]
-    found = {"prompt": Argument("prompt", str | None, None)}
+    schema = {"prompt": Argument("prompt", str | None, None)}
     for name in names:  # None is transformers' "as the model has it": nothing to write out
         default = GENERATE_DEFAULTS.get(name, MISSING)
         annotation = _limited(_documented(types.get(name, "")), GENERATE_LIMITS.get(name))
-        found[name] = Argument(name, annotation, default, given=default is MISSING)
-    return found
+        schema[name] = Argument(name, annotation, default, given=default is MISSING)
+    return schema
 
 
 def _documented(text: str) -> Any:
-    known: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "dict": dict[str, Any]}
-    known |= {"list[int]": list[int], "list[str]": list[str], "list[list[int]]": list[list[int]]}
+    types: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "dict": dict[str, Any]}
+    types |= {"list[int]": list[int], "list[str]": list[str], "list[list[int]]": list[list[int]]}
     words = [word.strip().strip("`") for word in text.split(" or ")]
-    if not all(word in known for word in words):
+    if not all(word in types for word in words):
         return Any
     annotation: Any = None
     for word in words:
-        annotation = known[word] | annotation
+        annotation = types[word] | annotation
     return annotation
 
 
@@ -160,15 +166,14 @@ def resolve_measure(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Pr
 
 def resolve_train(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """Check `train:`; return it with all fields, and its problems."""
-    known = train_arguments()
-    own = {name: value for name, value in section.items() if name not in ELSEWHERE}
+    fields = {name: value for name, value in section.items() if name not in ELSEWHERE}
     options, problems = resolve_arguments(
-        known, own, ("train",), home="the keys are the fields of transformers.TrainingArguments"
+        train_arguments(), fields, ("train",), home="the keys are the fields of transformers.TrainingArguments"
     )
     problems += [Problem(("train", name), text) for name, text in ELSEWHERE.items() if name in section]
     steps = options.get("max_steps")
     if isinstance(steps, int) and steps < 1 and steps != -1:
-        text = f"expected a whole number >= 1, or -1 for as many as num_train_epochs says; found {steps}"
+        text = f"expected a whole number >= 1, or -1 to train for num_train_epochs; found {steps}"
         problems.append(Problem(("train", "max_steps"), text))
     for name in ("logging_steps", "eval_steps", "save_steps"):
         steps = options.get(name)
@@ -176,7 +181,7 @@ def resolve_train(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Prob
             text = f"expected a whole number of steps, or a share of all steps up to 1; found {steps}"
             problems.append(Problem(("train", name), text))
     for name, (value, reason) in TRAIN_FIXED.items():
-        if own.get(name, value) != value:
+        if fields.get(name, value) != value:
             problems.append(Problem(("train", name), f"must be {tell_plainly(value)} here, {reason}"))
     for name, inner in (
         ("lr_scheduler_kwargs", _scheduler_arguments(options.get("lr_scheduler_type"))),
@@ -197,8 +202,9 @@ def _scheduler_arguments(name: Any) -> dict[str, Argument] | None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return None
     annotations = typing.get_type_hints(functions[name])
-    own = set(parameters) - {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
-    return {key: Argument(key, annotations.get(key, Any), given=True) for key in parameters if key in own}
+    handed_in = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
+    names = [name for name in parameters if name not in handed_in]
+    return {name: Argument(name, annotations.get(name, Any), given=True) for name in names}
 
 
 def _accelerator_arguments() -> dict[str, Argument]:
@@ -220,17 +226,17 @@ def resolve_generate(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[P
 
 
 def check_generation(options: Mapping[str, Any]) -> list[Problem]:
-    """What is wrong with fields of GenerationConfig, each of a right type, together; `prompt` among them is left out.
+    """What is wrong with fields of GenerationConfig, each of the right type, taken together.
 
-    What transformers says itself, and what it would say only while it writes.
+    Reports what transformers refuses when the config is built, and what it would refuse later.
     """
     from transformers import GenerationConfig
 
     problems: list[Problem] = []
-    known = generate_arguments()
+    schema = generate_arguments()
     for name, limits in SAMPLING_LIMITS.items() if options.get("do_sample") else ():
         if options.get(name) is not None:
-            _, wrong = values.check(_limited(known[name].annotation, limits), options[name])
+            _, wrong = values.check(_limited(schema[name].annotation, limits), options[name])
             hint = "; to take the likeliest token at each step, set do_sample to false" if name == "temperature" else ""
             problems += [Problem(("generate", name), wrong[1] + hint)] if wrong else []
     try:

@@ -48,7 +48,7 @@ def learning_curves(history: History, path: Path, *, chosen: int | None = None) 
 
 
 def compared_curves(runs: Mapping[str, History], path: Path) -> bool:
-    """One line per run: validation loss where there is any, else training loss."""
+    """One line per run: the validation loss if there is one, else the training loss."""
     key = "validation.loss" if any(series(history, "validation.loss")[0] for history in runs.values()) else "train.loss"
     lines = {name: series(history, key) for name, history in runs.items()}
     if not any(steps for steps, _ in lines.values()):
@@ -112,8 +112,8 @@ def raster(spikes: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
         axes.imshow(part.T, aspect="auto", interpolation="nearest", cmap="Greys", norm=shade, origin="lower")
         counts = f" of {values.shape[1]}" if values.shape[1] > _MOST_NEURONS else ""
         sizes = f" (of 1 to {largest:.0f})" if largest > 1 else ""
-        told = f"{len(picked)}{counts} neurons, {_percent(part)} of steps with a spike{sizes}"
-        axes.set_title(f"{name}\n{told}", fontsize=9)
+        caption = f"{len(picked)}{counts} neurons, {_percent(part)} of steps with a spike{sizes}"
+        axes.set_title(f"{name}\n{caption}", fontsize=9)
         axes.tick_params(labelsize=8)
     figure.supxlabel("time step", fontsize=10)
     figure.supylabel("neuron", fontsize=10)

@@ -13,9 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder
-from sj_lang.manifest import read_json
+from sj_lang.manifest import LOSS, read_json
 from sj_lang.report import figures
-from sj_lang.task import Prepared
 
 #: order of the tables, by the first word of a figure's name; test splits, whatever they are called, come before these
 GROUPS = ("baseline", "validation", "train", "parameters", "firing_rate", "dead", "energy")
@@ -30,7 +29,7 @@ EXPLAINED = {
     "parameters.neurons": "of the total: parameters inside spiking neurons",
     "firing_rate.mean": "spikes over the most possible, mean over neurons and steps of the test data",
     "energy.mj": "one forward pass of a test sample at 45 nm, without memory traffic: synapses and neurons",
-    "energy.synapses_mj": "of it, or of what is known of it: matrix products, which is what papers state",
+    "energy.synapses_mj": "of it, or of its known part: matrix products, as stated in papers",
     "energy.neurons_mj": "of it: the arithmetic inside the neurons",
     "energy.macs": "multiply-accumulates of the synapses, 4.6 pJ each",
     "energy.accumulations": "accumulations of the synapses, 0.9 pJ each: one for each unit of a spike",
@@ -61,8 +60,9 @@ class Page:
 def write(run_dirs: Sequence[str | Path]) -> Path:
     """Write report.html: of one run into its folder, of several into the folder that they share; return its path.
 
-    A series' folder stands for its runs, and gets the report that compares them; where the shared folder is a series'
-    own, the page is called comparison.html. Raises UserError for what is no run.
+    The folder of a series stands for its runs, and gets the report that compares them. If the
+    shared folder is that of a series, the page is called comparison.html. Raises UserError for a
+    folder that is no run's.
     """
     roots = [Path(run) for run in run_dirs]
     if not roots:
@@ -71,7 +71,7 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
         if not (root / "manifest.json").exists():
             raise UserError(f"{root} is not a run folder (it has no manifest.json)")
     expanded = [inner for root in roots for inner in children(root) or [root]]
-    pages = _told_apart([page(root) for root in expanded], expanded)
+    pages = _distinct([page(root) for root in expanded], expanded)
     if len(roots) == 1:
         title, target = str(RunFolder(roots[0]).read_manifest().content["name"]), roots[0] / "report.html"
     else:
@@ -105,7 +105,7 @@ def page(root: Path) -> Page:
 
 
 @dataclass(kw_only=True)
-class Table:
+class FigureTable:
     """Figures of several columns; a row is (name, one text per column)."""
 
     title: str
@@ -127,15 +127,15 @@ def _render(title: str, pages: Sequence[Page], means: Mapping[str, Mapping[str, 
     averages = {run: figures for run, figures in means.items() if run.partition("/")[0] == "average"}
     if averages:
         columns = [run.partition("/")[2] or "all runs" for run in averages]
-        tables.append(Table(title="Averages", columns=columns, rows=metric_rows(list(averages.values()))))
+        tables.append(FigureTable(title="Averages", columns=columns, rows=metric_rows(list(averages.values()))))
     means = {run: figures for run, figures in means.items() if run not in averages}
     counts = {run: max(value["n"] for value in figures.values()) for run, figures in means.items()}
     if any(n > 1 for n in counts.values()):
         columns = [f"{run}, mean of {n} runs" for run, n in counts.items()]
         title_of_means = "Means, with the deviation between runs (sample standard deviation)"
-        tables.append(Table(title=title_of_means, columns=columns, rows=metric_rows(list(means.values()))))
+        tables.append(FigureTable(title=title_of_means, columns=columns, rows=metric_rows(list(means.values()))))
     columns = [page.name for page in pages] if len(pages) > 1 else ["value"]
-    tables.append(Table(title="Figures", columns=columns, rows=metric_rows([page.metrics for page in pages])))
+    tables.append(FigureTable(title="Figures", columns=columns, rows=metric_rows([page.metrics for page in pages])))
     compared = _comparison(pages) if len(pages) > 1 else None
     template = environment.get_template("report.html.j2")
     explained = EXPLAINED | _losses(pages)
@@ -143,13 +143,13 @@ def _render(title: str, pages: Sequence[Page], means: Mapping[str, Mapping[str, 
 
 
 def _losses(pages: Sequence[Page]) -> dict[str, str]:
-    """What the loss of each split is, in the words of the runs' tasks."""
-    told: dict[str, dict[str, None]] = {}
-    for one in pages:
-        for name in one.metrics:
+    """The explanation of each split's loss, by the runs' tasks."""
+    explanations: dict[str, dict[str, None]] = {}
+    for page in pages:
+        for name in page.metrics:
             if name.endswith(".loss") and name != "train.loss":
-                told.setdefault(name, {})[one.manifest.get("loss", Prepared.loss)] = None
-    return {name: "; or, of other tasks here: ".join(texts) for name, texts in told.items()}
+                explanations.setdefault(name, {})[page.manifest.get("loss", LOSS)] = None
+    return {name: "; or, of other tasks here: ".join(texts) for name, texts in explanations.items()}
 
 
 def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -188,7 +188,7 @@ def _layers(metrics: Mapping[str, Any]) -> list[tuple[str, float, float]]:
 
 def _pictures(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Picture]:
     history = folder.read_history()
-    found = []
+    pictures = []
     for stem, title, text in (
         ("learning_curves", "Learning curves", _tell_curves(history, manifest)),
         ("firing_rates", "Firing rate of each layer", _tell_rates(history)),
@@ -200,8 +200,8 @@ def _pictures(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Picture]:
     ):
         path = folder.figures / f"{stem}.png"
         if path.exists():
-            found.append(Picture(title=title, source=_inline(path.read_bytes()), text=text))
-    return found
+            pictures.append(Picture(title=title, source=_inline(path.read_bytes()), text=text))
+    return pictures
 
 
 def _tell_curves(history: figures.History, manifest: Mapping[str, Any]) -> str:
@@ -242,8 +242,8 @@ def _comparison(pages: Sequence[Page]) -> Picture | None:
         if not figures.compared_curves(histories, path):
             return None
         source = _inline(path.read_bytes())
-    told = [f"{name}: {_tell_curves(history, {})}" for name, history in histories.items()]
-    return Picture(title="Learning curves of all runs", source=source, text=" ".join(told))
+    texts = [f"{name}: {_tell_curves(history, {})}" for name, history in histories.items()]
+    return Picture(title="Learning curves of all runs", source=source, text=" ".join(texts))
 
 
 def _inline(png: bytes) -> str:
@@ -259,8 +259,8 @@ def _read_metrics(folder: RunFolder) -> dict[str, Any]:
         raise UserError(f"{folder.metrics}: cannot be read ({error})") from error
 
 
-def _told_apart(pages: list[Page], roots: list[Path]) -> list[Page]:
-    """Pages called by what tells their runs apart: the path below the folder that they share."""
+def _distinct(pages: list[Page], roots: list[Path]) -> list[Page]:
+    """Name the pages of several runs by their paths below the folder that they share."""
     if len(pages) > 1:
         depth = len(_common([root.absolute().parts for root in roots]))
         for one, root in zip(pages, roots, strict=True):

@@ -1,4 +1,4 @@
-"""A recipe is carried out: `execute(load("lm/quickstart"))`; what is stored is evaluated, and writes."""
+"""Carry out a recipe, `execute(load("lm/quickstart"))`; evaluate a stored run, or let it write."""
 
 from sj_lang.run.console import quiet_libraries
 from sj_lang.run.execute import execute

@@ -1,4 +1,4 @@
-"""What is said before a training, and of a dry run that cannot reach its data."""
+"""The lines before a training, and those of a dry run that cannot reach its data."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def start(job: Job, folder: RunFolder, console: Console, steps: int, checkpoint:
     for name, text in rows:
         console.say(f"  {name:<11} {text}")
     if checkpoint:
-        console.say(f"  goes on from {checkpoint.name}")
+        console.say(f"  continues from {checkpoint.name}")
     for note in job.notes:
         console.say(f"  note: {note}")
 
 
 def without_data(recipe: Recipe, folder: RunFolder, console: Console, error: Unreachable) -> None:
-    """The dry run of a recipe whose data cannot be reached: all else is built and checked."""
+    """A dry run without the data, which cannot be reached: everything else is built and checked."""
     model, arguments = outline(recipe, folder.root)
     assumed = getattr(model.config, "vocab_size", None)
     console.say(f"{recipe.name}: {recipe.summary}".rstrip(": "))
@@ -51,9 +51,9 @@ def without_data(recipe: Recipe, folder: RunFolder, console: Console, error: Unr
         console.say(f"  steps       {arguments.max_steps:,}")
     console.say(table(parameter_table(model)))
     console.say("dry run: nothing is trained and nothing is written")
-    console.say(f"NOT checked, because they cannot be reached: the data, the tokenizer and what they decide. {error}")
+    console.say(f"NOT checked, because they cannot be reached: the data and the tokenizer. {error}")
     if assumed is not None:
-        console.say(f"The model is built with vocab_size {assumed:,}, until the tokenizer says it")
+        console.say(f"The model is built with vocab_size {assumed:,}; the tokenizer will decide it")
 
 
 def _size(data: object) -> str:

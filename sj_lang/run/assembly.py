@@ -1,4 +1,4 @@
-"""A checked recipe becomes data, model and training arguments; whatever is wrong is found here, before training."""
+"""Data, model and training arguments of a checked recipe; finds mistakes before the training."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from sj_lang.build import part
+from sj_lang.build import Make
 from sj_lang.errors import UserError
 from sj_lang.hf import shield
 from sj_lang.monitor import neuron_parameters
 from sj_lang.recipe.neurons import check_neurons
+from sj_lang.recipe.sections import NEURON_RATE
 from sj_lang.run import init_from
 from sj_lang.task import Prepared, Task
 
@@ -42,11 +43,11 @@ class Job:
     notes: list[str] = field(default_factory=list)
 
 
-def assemble(recipe: Recipe, output: Path) -> Job:
+def assemble(recipe: Recipe, output: Path, *, with_objective: bool = True) -> Job:
     """Read the data and build the model of a recipe, with the recipe's seed. Writes nothing.
 
     The tokenizer gets the model's longest text as its `model_max_length`, and is stored with it: a pipeline can cut.
-    Raises UserError for whatever a user can put right.
+    Raises UserError for mistakes of the user.
     """
     transformers.set_seed(recipe.seed)
     task = make_task(recipe)
@@ -58,7 +59,7 @@ def assemble(recipe: Recipe, output: Path) -> Job:
     transformers.set_seed(recipe.seed)  # the model's weights depend on the seed alone, not on how the data were read
     model = build_model(recipe, task, prepared.model, notes)
     prepared.tokenizer.model_max_length = longest_text(model) or prepared.tokenizer.model_max_length
-    objective = prepared.objective(model) if prepared.objective else None
+    objective = prepared.objective(model) if prepared.objective and with_objective else None
     return Job(
         recipe=recipe,
         task=task,
@@ -71,8 +72,8 @@ def assemble(recipe: Recipe, output: Path) -> Job:
 
 
 def outline(recipe: Recipe, output: Path) -> tuple[PreTrainedModel, TrainingArguments]:
-    """What can be built and checked without the data: the model, with the config's own values where the data would
-    decide and fresh weights, and the training arguments."""
+    """The model and the training arguments without the data: weights are fresh, and the fields of
+    the config that the data would decide have their defaults."""
     recipe = replace(recipe, model={**recipe.model, "init_from": None})
     transformers.set_seed(recipe.seed)
     task = make_task(recipe)
@@ -81,13 +82,13 @@ def outline(recipe: Recipe, output: Path) -> tuple[PreTrainedModel, TrainingArgu
 
 
 def _tokenizer(recipe: Recipe) -> Any:
-    """The recipe's tokenizer, which hears from what checkpoint the model starts; None if the recipe has none."""
-    make = part("tokenizer", recipe.tokenizer) if recipe.tokenizer else None
+    """The recipe's tokenizer, with the checkpoint from which the model starts; None without one."""
+    make = Make("tokenizer", recipe.tokenizer) if recipe.tokenizer else None
     return functools.partial(make, checkpoint=recipe.model.get("init_from")) if make else None
 
 
 def make_task(recipe: Recipe) -> Task:
-    return cast(Task, part("task", recipe.task)())
+    return cast(Task, Make("task", recipe.task)())
 
 
 def prepare(task: Task, recipe: Recipe, tokenizer: Any) -> Prepared:
@@ -111,15 +112,17 @@ def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any], notes: li
 
     fields: those of the config that the data fix. notes: gets a sentence on the weights of a checkpoint.
     """
+    if place := recipe.model.get("init_from"):
+        fields = init_from.with_rows_of(place, recipe.model, fields)
     for key, value in fields.items():
         if key in recipe.model and recipe.model[key] != value:
             raise UserError(f"model.{key}: the recipe says {recipe.model[key]!r}, the data {value!r}; leave it out")
-    make = part("model", {key: value for key, value in recipe.model.items() if key not in fields})
+    make = Make("model", recipe.model)
     try:
         config = make(**fields)
         check_neurons(config, pads=task.pads)
         auto = getattr(transformers, task.auto_class)
-        if place := recipe.model.get("init_from"):
+        if place:
             return init_from.from_checkpoint(auto, config, place, notes, fixed=recipe.model)
         model = auto.from_config(config)
     except ValueError as error:
@@ -128,7 +131,7 @@ def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any], notes: li
 
 
 def longest_text(model: PreTrainedModel) -> int | None:
-    """The longest text of a model: its `text_limit` (None: any length) if it says, else the number of its positions."""
+    """The longest text of a model: its `text_limit` (None: any) or its number of positions."""
     return getattr(model, "text_limit", getattr(model.config, "max_position_embeddings", None))
 
 
@@ -137,23 +140,12 @@ def training_arguments(recipe: Recipe, prepared: Prepared | None, output: Path, 
 
     prepared: None, in an outline, stands for data with a validation part.
     """
-    train = dict(recipe.train)
+    train = {key: value for key, value in recipe.train.items() if key != NEURON_RATE}
     train.setdefault("use_cpu", not torch.accelerator.is_available())
     train.setdefault("disable_tqdm", not sys.stderr.isatty())
-    train.setdefault("report_to", [])
-    train.setdefault("logging_steps", 0.02)
-    train.setdefault("save_total_limit", 2)
     if train.get("ddp_find_unused_parameters") is None:
         train["ddp_find_unused_parameters"] = False  # a model that leaves some unused gets a clear error
-    train.update(
-        output_dir=str(output),
-        seed=recipe.seed,
-        logging_nan_inf_filter=False,  # or a loss that is NaN is shown as 0
-        enable_jit_checkpoint=False,  # SIGTERM is ours: transformers would end with exit code 0
-        prediction_loss_only=False,
-        batch_eval_metrics=False,
-        restore_callback_states_from_checkpoint=False,  # RunMark restores itself
-    )
+    train.update(output_dir=str(output), seed=recipe.seed)
     if prepared is not None and prepared.label_names is not None:
         train["label_names"] = prepared.label_names
     _plan_evaluation(train, prepared, notes)
@@ -163,7 +155,7 @@ def training_arguments(recipe: Recipe, prepared: Prepared | None, output: Path, 
         raise UserError(f"train: {error}") from error
     if arguments.n_gpu > 1:
         notes.append(
-            f"{arguments.n_gpu} GPUs are visible and one is used; all: torchrun --nproc_per_node {arguments.n_gpu} "
+            f"{arguments.n_gpu} GPUs are visible, one is used; use all: torchrun --nproc_per_node {arguments.n_gpu} "
             "-m sj_lang run ..."
         )
         arguments._n_gpu = 1  # not DataParallel: it copies modules at every step
@@ -210,7 +202,7 @@ def parameter_table(model: torch.nn.Module) -> list[list[str]]:
         key = ".".join(words)
         groups[key] = groups.get(key, 0) + parameter.numel()
     rows = [[name, f"{count:,}"] for name, count in groups.items()]
-    rows.append(["of all, in spiking neurons", f"{neuron_parameters(model):,}"])
+    rows.append(["of these, in spiking neurons", f"{neuron_parameters(model):,}"])
     rows.append(["total", f"{total_parameters(model):,}"])
     return rows
 

@@ -1,4 +1,4 @@
-"""What travels with a training: its cost, kept through checkpoints, and its lines on the screen."""
+"""The cost of a training, kept through checkpoints, and its lines on the screen."""
 
 from __future__ import annotations
 
@@ -37,13 +37,15 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
         self.loss_steps = 0
         self._since: float | None = None
         self._pause: float | None = None
+        self._reported = (0.0, 0)
         self._counted: Tensor | int = 0
         self._world_size = 1
 
     def restore(self, checkpoint: Path) -> None:
-        """Go on counting where the checkpoint stopped."""
+        """Continue the counts of a checkpoint."""
         for name, value in checkpoints.mark(checkpoint).items():
             setattr(self, name, value)
+        self._reported = (self.busy_seconds, self.tokens)
 
     def state(self) -> dict[str, Any]:
         self._settle()
@@ -60,14 +62,22 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
             self._counted = self._counted + ids.numel()
 
     def add_loss(self, loss: Tensor) -> None:
-        """Of one micro-batch, as the Trainer scales it: those of a step add up to its loss."""
+        """Add a micro-batch's loss, scaled by the Trainer: those of a step add up to its loss."""
         self.loss_sum = torch.as_tensor(self.loss_sum, dtype=loss.dtype, device=loss.device) + loss.detach()
 
     def take_loss(self) -> tuple[Tensor, int]:
-        """Sum of the losses since the last call, and how many steps it is of."""
+        """The sum of the losses since the last call, and its number of steps."""
         taken = torch.as_tensor(self.loss_sum), self.loss_steps
         self.loss_sum, self.loss_steps = 0.0, 0
         return taken
+
+    def take_speed(self) -> dict[str, float]:
+        """Tokens per second since the last call; empty if there was no training between."""
+        seconds, tokens = self._reported
+        self._reported = (self.busy_seconds, self.tokens)
+        if self.busy_seconds <= seconds:
+            return {}
+        return {"tokens_per_second": (self.tokens - tokens) / (self.busy_seconds - seconds)}
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -108,7 +118,7 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
 
 
 class Epochs(TrainerCallback):  # type: ignore[misc]
-    """Tells data with `set_epoch` which epoch begins. What transformers tells depends on the number of processes."""
+    """Numbers the epochs for data with `set_epoch`, as transformers does not in each case."""
 
     def __init__(self, data: Any) -> None:
         self.data = data

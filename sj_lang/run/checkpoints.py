@@ -1,4 +1,4 @@
-"""Which of a run's checkpoints can be loaded. Files are looked at, never unpickled."""
+"""Find the checkpoints of a run that can be loaded. Files are inspected, never unpickled."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MARK = "RunMark"
 
 def steps(root: Path) -> dict[int, Path]:
     """step -> checkpoint folder, the newest first."""
-    found = {}
+    folders = {}
     for folder in root.glob("checkpoint-*"):
         number = re.fullmatch(r"checkpoint-(\d+)", folder.name)
         if number and folder.is_dir():
-            found[int(number[1])] = folder
-    return dict(sorted(found.items(), reverse=True))
+            folders[int(number[1])] = folder
+    return dict(sorted(folders.items(), reverse=True))
 
 
 def newest(root: Path, run: str) -> tuple[Path | None, list[str]]:
@@ -109,7 +109,7 @@ def _damaged_zip(path: Path) -> str:
 
 
 def rebase(checkpoint: Path) -> None:
-    """Let the state in a checkpoint name its best checkpoint by where the run folder is now.
+    """Correct the path of the best checkpoint in a checkpoint's state if the folder has moved.
 
     transformers stores that path as it was at the time and forgets the best checkpoint when the folder has moved.
     """

@@ -33,6 +33,10 @@ class Console:
         sys.stdout.flush()
         self.record(text)
 
+    def quote(self, text: str) -> None:
+        """What a model wrote, set off from the lines of the run."""
+        self.say("".join(f"  | {line}\n" for line in text.splitlines()).rstrip("\n"))
+
     def record(self, text: str) -> None:
         """Into log.txt only; kept until there is one."""
         if self._handler is None:

@@ -1,4 +1,4 @@
-"""A recipe is carried out: a single run, or the runs of a series."""
+"""Carry out a recipe: a single run, or the runs of a series."""
 
 from __future__ import annotations
 

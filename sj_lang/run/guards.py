@@ -64,13 +64,13 @@ class FiniteGuard:
 
 
 def locate(model: nn.Module, batches: list[Mapping[str, Any]]) -> str:
-    """One sentence: where values stop being finite: in a parameter, in the forward pass, or in the gradients."""
+    """A sentence on where values stop being finite: in parameters, forward pass or gradients."""
     for name, parameter in model.named_parameters():
         if not bool(finite([parameter.detach()])):
             return f"The first parameter that is not finite: {name}."
     for batch in batches:
-        if found := _first_output(model, batch):
-            return found
+        if sentence := _first_output(model, batch):
+            return sentence
     named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
     bad = [name for name, grad in named if not bool(finite([grad]))]
     if bad:
@@ -78,18 +78,18 @@ def locate(model: nn.Module, batches: list[Mapping[str, Any]]) -> str:
             f"Parameters and the forward pass are finite; {len(bad)} of {len(named)} gradients are not, "
             f"the first parameter {bad[0]}, the last (nearest to the loss) {bad[-1]}."
         )
-    return "It did not come up again when the step was repeated."
+    return "Repeating the step did not reproduce it."
 
 
 def _first_output(model: nn.Module, batch: Mapping[str, Any]) -> str:
     """Repeat a forward pass and name the first module whose output is not finite; "" if all are."""
-    found: list[str] = []
+    first: list[str] = []
     names = {module: name for name, module in model.named_modules()}
 
     def look(module: nn.Module, inputs: Any, output: Any) -> None:
         bad = not all(bool(finite([t])) for t in _tensors(output))
-        if bad and not found:
-            found.append(f"The first output that is not finite: {names[module] or 'model'} ({type(module).__name__}).")
+        if bad and not first:
+            first.append(f"The first output that is not finite: {names[module] or 'model'} ({type(module).__name__}).")
 
     handles = [module.register_forward_hook(look) for module in names]
     try:
@@ -98,7 +98,7 @@ def _first_output(model: nn.Module, batch: Mapping[str, Any]) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else ""
+    return first[0] if first else ""
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
@@ -141,7 +141,7 @@ class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is unt
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Take SIGTERM over for the time of the context; signals reach the main thread only."""
+        """Handle SIGTERM inside the context; signals reach the main thread only."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

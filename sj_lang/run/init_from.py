@@ -10,24 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sj_lang import hf
-from sj_lang.errors import UserError
-from sj_lang.folder import model_folder
+from sj_lang import hf, pretrained
+from sj_lang.errors import Unreachable, UserError
 from sj_lang.hf import shield
+from sj_lang.recipe.checkpoint import KEY, refuse_other_kind
 
 shield()
 
 from safetensors import SafetensorError  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
-from transformers import PreTrainedConfig  # noqa: E402
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedConfig  # noqa: E402
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 #: Sizes of tables of which the data need some rows at least; the checkpoint may bring more, and they are kept.
-_AT_LEAST = ("max_position_embeddings", "type_vocab_size")
+_AT_LEAST = {"max_position_embeddings": "positions", "type_vocab_size": "segments"}
 #: What must be the same, though no tensor shows it by its shape.
 _ALIKE = ("num_hidden_layers", "num_attention_heads")
+#: What a BERT may come without: one that learned masked tokens alone has no pooler.
+_OPTIONAL = "pooler."
+#: A buffer of older BERTs that counts positions; nobody misses it.
+_COUNTED = "embeddings.position_ids"
 
 
 def from_checkpoint(
@@ -35,32 +39,36 @@ def from_checkpoint(
 ) -> PreTrainedModel:
     """A model of `config` with the weights of a checkpoint where name and shape agree, and fresh ones elsewhere.
 
-    auto: the Auto class that knows the model. place: a folder with config.json and safetensors, a run folder (its
-    `model/` is taken), or a name on the Hugging Face hub. notes: gets a sentence that names what was there, what is
-    new, what found no place, and with what other components and options it was trained. fixed: what the recipe sets, so
-    that the checkpoint cannot change it.
+    auto: the Auto class that knows the model. place: as `model.init_from` names it, see
+    `pretrained.find`. notes: gets a sentence that names what was there, what is new, what found no
+    place, and with what other components and options it was trained. fixed: what the recipe sets,
+    so that the checkpoint cannot change it.
 
     The config's class may say of which other models it takes weights, `takes_weights_of = ("bert",)` for instance, and
     which of its options change what weights mean without changing a shape, `meaning = ("hidden_act",)`.
 
-    Tensors of another shape are refused, but in a head, which is then new. UserError also for a checkpoint that cannot
-    be read, is of another kind of model or shares no tensor with the model.
+    Tensors of another shape are refused, but in a head, which is then new. UserError also for a
+    checkpoint that cannot be read, lacks tensors that its own config promises, is of another kind
+    or shares no tensor with the model.
     """
-    folder = _folder(place)
-    if folder is not None:
-        model, report, otherwise = _load(auto, config, folder, place, fixed, "")
+    source = pretrained.find(place, KEY)
+    if isinstance(source, Path):
+        pretrained.refuse_without_weights(source, place, KEY)
+        model, report, stored = _load(auto, config, source, place, fixed, "")
     else:
         with hf.reached() as online:
-            reason = "" if online else "the Hugging Face hub cannot be reached and the local cache has no copy"
-            model, report, otherwise = _load(auto, config, place, place, fixed, reason)
+            reason = "" if online else pretrained.OFFLINE
+            model, report, stored = _load(auto, config, source, place, fixed, reason)
+    otherwise = _otherwise(config, stored)
     heads = _refuse_other_shapes(model, report["mismatched_keys"], place)
     own = set(model.state_dict())
     new = {name for name in report["missing_keys"] if name in own} | heads
     if not {name for name in own - new if _inside(model, name)}:
-        raise UserError(f"model.init_from: {place} has no tensor of this model; is it a checkpoint of another kind?")
+        raise UserError(f"{KEY}: {place} has no tensor of this model; is it a checkpoint of another kind?")
+    _refuse_missing(model, new, stored, place)
     told = [f"init_from {place}: {len(own - new)} of {len(own)} tensors were there"]
     told += [f"new: {_listed(new)}"] if new else []
-    unused = set(report["unexpected_keys"])
+    unused = {name for name in report["unexpected_keys"] if not name.endswith(_COUNTED)}
     told += [f"without a place here: {_listed(unused)}"] if unused else []
     told += [f"trained with another {', '.join(otherwise)}"] if otherwise else []
     notes.append("; ".join(told))
@@ -69,8 +77,8 @@ def from_checkpoint(
 
 def check_tokens(place: str, tokenizer: Any) -> None:
     """UserError if a checkpoint in a local folder comes with a tokenizer that numbers its tokens otherwise."""
-    folder = _folder(place)
-    its = None if folder is None else _tokens(folder)
+    source = pretrained.find(place, KEY)
+    its = _tokens(source) if isinstance(source, Path) else None
     if its is None:
         return
     mine = tokenizer.get_vocab()
@@ -93,31 +101,48 @@ def _tokens(folder: Path) -> dict[str, int] | None:
     try:
         lines = (folder / "vocab.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"model.init_from: {folder / 'vocab.txt'} is not UTF-8: {error}") from error
+        raise UserError(f"{KEY}: {folder / 'vocab.txt'} is not UTF-8: {error}") from error
     return {token.rstrip("\r"): number for number, token in enumerate(lines)}
 
 
-def _folder(place: str) -> Path | None:
-    """The local folder that is meant; None: it is a name on the hub."""
-    folder = Path(place).expanduser()
-    if folder.is_dir():
-        return model_folder(place, "model.init_from")
-    if folder.exists() or place.count("/") > 1 or place.startswith((".", "/", "~")):
-        raise UserError(f"model.init_from: {place} is no folder; give one with config.json and model.safetensors")
-    return None
+def with_rows_of(place: str, recipe: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the config that the data fix, with the sizes of the checkpoint's tables, which
+    may have more rows.
+
+    recipe: the model's section, which holds the checkpoint's sizes. UserError if the data need more
+    rows than there are, or if the table of tokens is not that of the tokenizer.
+    """
+    fields = dict(data)
+    for key, what in _AT_LEAST.items():
+        rows, needed = recipe.get(key), data.get(key)
+        if not isinstance(rows, int) or not isinstance(needed, int):
+            continue
+        if rows < needed:
+            raise UserError(f"model.{key}: the checkpoint {place} has {rows} {what}, the data need {needed}")
+        fields[key] = rows
+    tokens, source = recipe.get("vocab_size"), pretrained.find(place, KEY)
+    if isinstance(tokens, int) and "vocab_size" in data and tokens != data["vocab_size"]:
+        # a table of tokens that is longer than its own tokenizer is padded, and stays so
+        padded = isinstance(source, Path) and len(_tokens(source) or {}) == data["vocab_size"] < tokens
+        if not padded:
+            raise UserError(
+                f"tokenizer: it has {data['vocab_size']} tokens, the checkpoint {place} {tokens}, so that its "
+                "embeddings would mean nothing; take the checkpoint's own tokenizer"
+            )
+        fields["vocab_size"] = tokens
+    return fields
 
 
 def _load(
     auto: Any, config: PreTrainedConfig, source: Path | str, place: str, fixed: Mapping[str, Any], reason: str
-) -> tuple[PreTrainedModel, dict[str, Any], list[str]]:
-    """The model, what transformers reports, and what the checkpoint was trained with that is not so here."""
+) -> tuple[PreTrainedModel, dict[str, Any], dict[str, Any]]:
+    """The model, what transformers reports, and the config of the checkpoint."""
     try:
         stored, _ = PreTrainedConfig.get_config_dict(source)
         # a table of tokens that is longer than its own tokenizer is padded, and stays so
         longer = stored.get("vocab_size", config.vocab_size) > config.vocab_size
         padded = longer and isinstance(source, Path) and len(_tokens(source) or {}) == config.vocab_size
         _agree(config, stored, place, fixed, (*_AT_LEAST, *(("vocab_size",) if padded else ())))
-        otherwise = _otherwise(config, stored)
         model, report = auto.from_pretrained(
             source,
             config=config,
@@ -128,8 +153,9 @@ def _load(
         )
     except (OSError, SafetensorError) as error:
         text = reason or " ".join(str(error).split())
-        raise UserError(f"model.init_from: no checkpoint with safetensors in {place}: {text}") from error
-    return model, report, otherwise
+        refusal = Unreachable if reason else UserError
+        raise refusal(f"{KEY}: no checkpoint with safetensors in {place}: {text}") from error
+    return model, report, stored
 
 
 def _agree(
@@ -139,13 +165,7 @@ def _agree(
 
     at_least: the sizes of which the checkpoint may have more.
     """
-    kind = stored.get("model_type", config.model_type)
-    taken = (config.model_type, *getattr(config, "takes_weights_of", ()))
-    if kind not in taken:
-        raise UserError(
-            f"model.init_from: {place} is a checkpoint of '{kind}', this model takes those of "
-            + " and ".join(f"'{one}'" for one in taken)
-        )
+    refuse_other_kind(config, stored.get("model_type", config.model_type), place)
     for key in at_least:
         mine, its = getattr(config, key, None), stored.get(key)
         if isinstance(mine, int) and isinstance(its, int) and its > mine and key not in fixed:
@@ -187,8 +207,24 @@ def _refuse_other_shapes(model: PreTrainedModel, mismatched: Iterable[tuple[str,
     if wrong:
         lines = [f"  {name}: {list(its)} there, {list(mine)} here" for name, (its, mine) in wrong.items()]
         shown = lines[:20] + ([f"  and {len(lines) - 20} more"] if len(lines) > 20 else [])
-        raise UserError(f"model.init_from: {place} is of another shape:\n" + "\n".join(shown))
+        raise UserError(f"{KEY}: {place} is of another shape:\n" + "\n".join(shown))
     return set(shapes)
+
+
+def _refuse_missing(model: PreTrainedModel, new: Iterable[str], stored: Mapping[str, Any], place: str) -> None:
+    """UserError if the checkpoint lacks a tensor of the model that one of its own config has; a
+    pooler may be new."""
+    kind = stored.get("model_type", model.config.model_type)
+    config = CONFIG_MAPPING[kind].from_dict(dict(stored))
+    if type(config) not in MODEL_MAPPING:
+        return  # transformers knows it with a head alone
+    with torch.device("meta"):
+        promised = set(AutoModel.from_config(config).state_dict())
+    prefix = f"{model.base_model_prefix}."
+    lost = [name for name in new if _inside(model, name) and name.removeprefix(prefix) in promised]
+    lost = [name for name in lost if not name.removeprefix(prefix).startswith(_OPTIONAL)]
+    if lost:
+        raise UserError(f"{KEY}: {place} lacks tensors that its config.json promises: {_listed(lost)}")
 
 
 def _listed(names: Iterable[str]) -> str:

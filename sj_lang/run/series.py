@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sj_lang import manifest
-from sj_lang.errors import Interrupted, RunFailed, SjLangError
+from sj_lang.errors import Interrupted, RunFailed, SjLangError, UserError, choices
 from sj_lang.folder import RunFolder
-from sj_lang.manifest import Manifest, read_json
+from sj_lang.manifest import read_json
 from sj_lang.recipe import averages
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import page
 from sj_lang.run.console import Console, is_main_process, table
+from sj_lang.run.record import begin, claim, recorded
 from sj_lang.run.single import train
 
 
@@ -25,41 +25,60 @@ def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None 
     Raises UserError before the first training if any of the runs cannot be built, RunFailed at the end if any failed.
     """
     console = Console()
-    folder = RunFolder(Path(resume if resume is not None else recipe.output))
-    resolved = recipe.resolved()
-    known = folder.refuse_unless_own(resolved) if resume is not None else None
-    if known is None and is_main_process() and not dry_run:
-        folder.refuse_unless_free(resolved)
-    runs = {name: replace(child, output=str(Path(folder.shown) / name)) for name, child in recipe.children()}
+    folder, previous = claim(recipe, resume, dry_run=dry_run)
+    runs = linked({name: replace(child, output=f"{folder.shown}/{name}") for name, child in recipe.children()})
     groups = grouped(list(runs), default=Path(recipe.name).name)
-    over = known is not None and known.status == "done"  # its data may be gone
+    over = previous is not None and previous.status == "done"  # its data may be gone
     _rehearse(runs, {} if over else groups, console, aloud=dry_run)
     if dry_run:
         return 0
-    record = _begin(recipe, folder, list(runs), known, console)
+    fields = {"notes": [], "children": list(runs)}
+    record = begin(recipe, folder, console, previous, session={}, fields=fields)
     try:
-        failed = _train_all(runs, console, debug)
-        _conclude(recipe, folder, groups, console)
-        if failed:
-            raise RunFailed(f"{len(failed)} of {len(runs)} runs failed:\n" + "\n".join(failed))
-    except KeyboardInterrupt:
-        _end(record, "interrupted", 130)
-        raise
+        with recorded(record, folder, console, debug):
+            failed = _train_all(runs, console, debug)
+            _conclude(recipe, folder, groups, console)
+            if failed:
+                raise RunFailed(f"{len(failed)} of {len(runs)} runs failed:\n" + "\n".join(failed))
+            if is_main_process():
+                record.end("done", 0)
     except Interrupted as error:
-        _end(record, "interrupted", error.exit_code)
         raise Interrupted(f"{str(error).partition(' To continue')[0]} To continue: {folder.continuing}") from error
-    except SjLangError as error:
-        _end(record, "failed", error.exit_code, str(error))
-        raise
-    else:
-        _end(record, "done", 0)
     finally:
         console.close()
     return 0
 
 
+def linked(runs: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """The runs, with the folder of another run of the same seed where a task says `run:NAME`, such as its teacher.
+
+    Runs are carried out in their order, so the other one must stand before. UserError if it does not.
+    """
+    before: dict[str, Recipe] = {}
+    for name, recipe in runs.items():
+        head, _, last = name.rpartition("/")
+        seed = f"/{last}" if last.startswith("seed-") else ""
+        folders = {other.removesuffix(seed): run.output for other, run in before.items() if other.endswith(seed)}
+        # in a list of recipes each of which is a series, a run means those of its own
+        group = (head if seed else name).rpartition("/")[0]
+        folders |= {other.removeprefix(f"{group}/"): folder for other, folder in folders.items() if group}
+        before[name] = replace(recipe, task=_with_folders(recipe.task, folders, name))
+    return before
+
+
+def _with_folders(value: Any, folders: Mapping[str, str], name: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_folders(inside, folders, name) for key, inside in value.items()}
+    if not isinstance(value, str) or not value.startswith("run:"):
+        return value
+    other = value.removeprefix("run:")
+    if other not in folders:
+        raise UserError(f"run '{name}': {value} names no run that comes before it; {choices(other, list(folders))}")
+    return folders[other]
+
+
 def grouped(names: Sequence[str], default: str) -> dict[str, list[str]]:
-    """Run -> the names of its seeds' runs. default: what the run of a series of seeds alone is called."""
+    """Run -> the names of its seeds' runs. default: the run's name in a series of seeds alone."""
     groups: dict[str, list[str]] = {}
     for name in names:
         head, _, last = name.rpartition("/")
@@ -69,47 +88,35 @@ def grouped(names: Sequence[str], default: str) -> dict[str, list[str]]:
 
 
 def summary(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | int | None]]:
-    """Mean, sample standard deviation (None for one run) and number of runs of each figure that all of them have."""
-    found: dict[str, dict[str, float | int | None]] = {}
+    """Mean, sample standard deviation (None for one run) and n of figures that all runs have."""
+    figures: dict[str, dict[str, float | int | None]] = {}
     for name in metrics[0]:
         values = [float(one[name]) for one in metrics if name in one]
         if len(values) == len(metrics):
             deviation = statistics.stdev(values) if len(values) > 1 else None
-            found[name] = {"mean": statistics.fmean(values), "deviation": deviation, "n": len(values)}
-    return found
+            figures[name] = {"mean": statistics.fmean(values), "deviation": deviation, "n": len(values)}
+    return figures
 
 
 def _rehearse(runs: Mapping[str, Recipe], groups: Mapping[str, list[str]], console: Console, *, aloud: bool) -> None:
-    """Build one run of each group, so that what is wrong with any is found before the first is trained.
+    """Build one run of each group, so that mistakes in any are found before the first is trained.
 
-    aloud: a dry run, which says what it builds and leaves data unchecked that cannot be reached.
+    What a run minimises in place of its own loss is built when it starts: it may need a run before it.
+
+    aloud: a dry run, which prints what it builds and does not check data that cannot be reached.
     """
     quiet = Console(muted=True)
     for names in groups.values():
         if aloud:
             console.say(f"== {names[0]}" + (f" and {len(names) - 1} more seeds" if len(names) > 1 else ""))
         try:
-            train(runs[names[0]], console if aloud else quiet, dry_run=True, needs_data=not aloud)
+            train(runs[names[0]], console if aloud else quiet, dry_run=True, needs_data=not aloud, in_series=True)
         except SjLangError as error:
             raise type(error)(f"run '{names[0]}': {error}") from error
 
 
-def _begin(recipe: Recipe, folder: RunFolder, names: list[str], known: Manifest | None, console: Console) -> Manifest:
-    fields: dict[str, Any] = {"name": recipe.name, "notes": [], "children": names, "recipe": recipe.resolved()}
-    if known:
-        known.resume()
-    record = known or Manifest.start(folder.manifest, **fields)
-    if is_main_process():
-        folder.create(new=not known)
-        record.write()
-        console.open(folder.log)
-        if not known:
-            folder.recipe.write_text(recipe.dump_yaml(), encoding="utf-8")
-    return record
-
-
 def _train_all(runs: Mapping[str, Recipe], console: Console, debug: bool) -> list[str]:
-    """Train those that are not finished; a text for each that failed."""
+    """Train the runs that are not finished. Returns a line for each that failed."""
     failed = []
     for index, (name, recipe) in enumerate(runs.items()):
         console.say(f"== {name} (run {index + 1} of {len(runs)})")
@@ -147,7 +154,7 @@ def _conclude(recipe: Recipe, folder: RunFolder, groups: Mapping[str, list[str]]
     console.say()
     for run, text in texts.items():
         console.say(f"{run} wrote:")
-        console.say("".join(f"  | {line}\n" for line in text.splitlines()).rstrip("\n"))
+        console.quote(text)
     if recipe.averages:
         console.say(table(averages.rows(recipe.averages, figures, computed, page.show)))
     else:
@@ -156,8 +163,3 @@ def _conclude(recipe: Recipe, folder: RunFolder, groups: Mapping[str, list[str]]
     for note in notes:
         console.say(f"note: {note}")
     console.say(f"Report: {folder.shown}/{folder.report.name}")
-
-
-def _end(record: Manifest, status: manifest.Status, code: int, error: str = "") -> None:
-    if is_main_process():
-        record.end(status, code, error)

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import os
 import tempfile
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from sj_lang import manifest
-from sj_lang.errors import Interrupted, RunFailed, SjLangError, Unreachable, UserError
+from sj_lang.errors import Interrupted, Unreachable, UserError
 from sj_lang.folder import RunFolder
-from sj_lang.manifest import Manifest
+from sj_lang.manifest import Manifest, device, plain
 from sj_lang.monitor import neuron_parameters
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import figures, page
-from sj_lang.run import announce, checkpoints
+from sj_lang.run import announce, checkpoints, checks
 from sj_lang.run.assembly import Job, assemble, parameter_table, total_parameters
-from sj_lang.run.callbacks import RunMark
 from sj_lang.run.console import Console, duration, is_main_process, table
-from sj_lang.run.guards import Termination
+from sj_lang.run.evaluation import final_figures
+from sj_lang.run.record import begin, claim, recorded
 from sj_lang.run.stored import check_prompt, unknown_in, write_text
-from sj_lang.run.trainer import RunTrainer, final_figures
+from sj_lang.run.trainer import RunTrainer
 
 
 def train(
@@ -36,56 +31,50 @@ def train(
     resume: str | Path | None = None,
     debug: bool = False,
     needs_data: bool = False,
+    in_series: bool = False,
 ) -> RunFolder:
-    """Carry out a recipe that is a single run. One that is finished already is left alone.
+    """Carry out a recipe that is a single run. A finished one is left alone.
 
-    needs_data: a dry run, too, ends with Unreachable where the data cannot be reached.
+    needs_data: Unreachable data are an error in a dry run too. in_series: a dry run builds no objective.
     """
-    folder = RunFolder(Path(resume if resume is not None else recipe.output))
-    resolved = recipe.resolved()
-    known = None
-    if resume is not None:
-        known = folder.refuse_unless_own(resolved)
-        if known.status == "done":
-            console.say(f"{recipe.name} is finished: {folder.shown}")
-            return folder
-        if known.status == "running":
-            console.say(f"note: {folder.shown} was not ended. If a process still trains there, stop this one")
-    elif is_main_process() and not dry_run:
-        folder.refuse_unless_free(resolved)
-    checkpoint, notes = checkpoints.newest(folder.root, known.id) if known else (None, [])
-    if known and not checkpoint:
+    folder, previous = claim(recipe, resume, dry_run=dry_run)
+    if previous and previous.status == "done":
+        console.say(f"{recipe.name} is finished: {folder.shown}")
+        return folder
+    if previous and previous.status == "running":
+        console.say(f"note: the run in {folder.shown} has no end. If a process still trains there, stop this one")
+    checkpoint, notes = checkpoints.newest(folder.root, previous.id) if previous else (None, [])
+    if previous and not checkpoint:
         notes.append("no checkpoint yet: it starts from the beginning")
 
     try:
-        job = assemble(recipe, folder.root)
+        job = assemble(recipe, folder.root, with_objective=not (dry_run and in_series))
     except Unreachable as error:
         if needs_data or not dry_run:
             raise
         announce.without_data(recipe, folder, console, error)
         return folder
     job.notes[:0] = notes
-    termination = Termination(folder.continuing)
-    trainer = _trainer(job, folder, console, termination)
-    trainer.check_loss()
-    trainer.check_smoothing()
-    trainer.check_choice()
+    trainer = _trainer(job, folder, console)
+    checks.check_loss(trainer)
+    checks.check_smoothing(trainer)
+    checks.check_choice(trainer)
     prompt = _prompt(job)
     check_prompt(job.model, job.prepared.tokenizer, prompt)
     job.notes += unknown_in(job.prepared.tokenizer, prompt)
-    steps = trainer.planned_steps()
+    steps = checks.planned_steps(trainer)
     announce.start(job, folder, console, steps, checkpoint)
     if dry_run:
         console.say(table(parameter_table(job.model)))
         console.say("dry run: nothing is trained and nothing is written")
         return folder
 
-    record = _begin(job, folder, console, known, checkpoint)
+    record = _begin(job, folder, console, previous, checkpoint)
     trainer.mark.run = record.id
     try:
-        with termination.watching(), _recorded(record, folder, console, debug):
+        with trainer.termination.watching(), recorded(record, folder, console, debug):
             _train(trainer, folder, checkpoint)
-            if termination.requested:
+            if trainer.termination.requested:
                 raise Interrupted(f"stopped by SIGTERM after the training. To continue: {folder.continuing}")
             _conclude(trainer, job, folder, console, record)
     finally:
@@ -93,12 +82,12 @@ def train(
     return folder
 
 
-def _trainer(job: Job, folder: RunFolder, console: Console, termination: Termination) -> RunTrainer:
-    """The Trainer makes its folder at once; nothing may exist before all is checked, so it starts in a scratch one."""
+def _trainer(job: Job, folder: RunFolder, console: Console) -> RunTrainer:
+    """The Trainer makes its folder at once, so it gets a scratch one until all is checked."""
     with tempfile.TemporaryDirectory() as scratch, _tensorboard_in(folder):
         job.arguments.output_dir = scratch
         try:
-            trainer = RunTrainer(job, console=console, folder=folder, mark=RunMark(), termination=termination)
+            trainer = RunTrainer(job, console, folder)
         except (ValueError, RuntimeError, ImportError) as error:
             raise UserError(f"train: {error}") from error
     job.arguments.output_dir = str(folder.root)
@@ -107,7 +96,7 @@ def _trainer(job: Job, folder: RunFolder, console: Console, termination: Termina
 
 @contextmanager
 def _tensorboard_in(folder: RunFolder) -> Iterator[None]:
-    """Where TensorBoard writes if the recipe asks for it; its own choice is a folder beside the run's."""
+    """Inside, TensorBoard writes into the run's folder and not beside it."""
     name = "TENSORBOARD_LOGGING_DIR"
     before = os.environ.get(name)
     os.environ[name] = str(folder.tensorboard)
@@ -120,67 +109,28 @@ def _tensorboard_in(folder: RunFolder) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _begin(job: Job, folder: RunFolder, console: Console, known: Manifest | None, checkpoint: Path | None) -> Manifest:
-    """From here on the run has a folder. Writes in the main process only."""
-    machine = manifest.device(job.arguments.world_size, str(job.arguments.device))
-    fields: dict[str, Any] = {
-        "name": job.recipe.name,
-        "seed": job.recipe.seed,
-        "machine": machine,
-        "data": manifest.plain(job.prepared.fingerprint),
-        "loss": job.prepared.loss,
-        "notes": job.notes,
-        "recipe": job.recipe.resolved(),
-    }
-    if known:
-        known.resume(machine=machine, checkpoint=checkpoint.name if checkpoint else None)
-        record = known
-    else:
-        record = Manifest.start(folder.manifest, **fields)
-    if is_main_process():
-        folder.create(new=not known)
-        record.write()
-        console.open(folder.log)
-        if known:
-            step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
-            folder.rewind(step)
-        else:
-            folder.recipe.write_text(job.recipe.dump_yaml(), encoding="utf-8")
+def _begin(
+    job: Job, folder: RunFolder, console: Console, previous: Manifest | None, checkpoint: Path | None
+) -> Manifest:
+    """A new run, or one that goes on from a checkpoint, without what it wrote after that."""
+    machine = device(job.arguments.world_size, str(job.arguments.device))
+    record = begin(
+        job.recipe,
+        folder,
+        console,
+        previous,
+        session={"machine": machine, "checkpoint": checkpoint.name if checkpoint else None},
+        fields={
+            "seed": job.recipe.seed,
+            "machine": machine,
+            "data": plain(job.prepared.fingerprint),
+            "loss": job.prepared.loss,
+            "notes": job.notes,
+        },
+    )
+    if previous and is_main_process():
+        folder.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
     return record
-
-
-@contextmanager
-def _recorded(record: Manifest, folder: RunFolder, console: Console, debug: bool) -> Iterator[None]:
-    """However the run ends, manifest.json says so, and log.txt has the traceback of what was not foreseen."""
-
-    def end(status: manifest.Status, code: int, error: str) -> None:
-        if is_main_process():
-            record.end(status, code, error)
-            console.record(f"{status}: {error}")
-
-    try:
-        yield
-    except KeyboardInterrupt:
-        end("interrupted", 130, "stopped by Ctrl-C")
-        raise
-    except Interrupted as error:
-        end("interrupted", error.exit_code, str(error))
-        raise
-    except SjLangError as error:
-        end("failed", error.exit_code, str(error))
-        raise
-    except Exception as error:
-        console.record(traceback.format_exc())
-        memory = isinstance(error, torch.OutOfMemoryError)
-        hint = "Lower train.per_device_train_batch_size and raise gradient_accumulation_steps. " if memory else ""
-        text = str(error).strip().splitlines()
-        told = f"{type(error).__name__}: {text[0] if text else 'no message'}"
-        end("failed", RunFailed.exit_code, told)
-        if debug:
-            raise
-        raise RunFailed(
-            f"the run failed: {told}. {hint}The traceback is in {folder.shown}/{folder.log.name}"
-        ) from error
 
 
 def _train(trainer: RunTrainer, folder: RunFolder, checkpoint: Path | None) -> None:
@@ -188,18 +138,17 @@ def _train(trainer: RunTrainer, folder: RunFolder, checkpoint: Path | None) -> N
         if is_main_process():
             checkpoints.rebase(checkpoint)
         trainer.accelerator.wait_for_everyone()
-        trainer.resume_counting(checkpoint)
+        trainer.mark.restore(checkpoint)
     with _tensorboard_in(folder):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console, record: Manifest) -> None:
     """Store the weights, look at the test data once, and write everything down."""
-    trainer.release_cache()
-    trainer.release_objective()
+    trainer.release_model()
     trainer.save_model(str(folder.model))
     metrics = final_figures(trainer, folder if is_main_process() else None) | _training_figures(trainer, job, folder)
-    spikes = trainer.raster()
+    spikes = trainer.measurements.raster()
     if not is_main_process():
         return
     (folder.model / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says it all
@@ -219,25 +168,30 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
         console.say(f"note: {remark}")
     if folder.sample.exists():
         console.say("It wrote:")
-        console.say("".join(f"  | {line}\n" for line in folder.sample.read_text("utf-8").splitlines()).rstrip("\n"))
+        console.quote(folder.sample.read_text("utf-8"))
     console.say(f"Report: {folder.shown}/{folder.report.name}")
 
 
 def _training_figures(trainer: RunTrainer, job: Job, folder: RunFolder) -> dict[str, float]:
     mark = trainer.mark
     losses = figures.series(folder.read_history(), "train.loss")[1]
-    found: dict[str, float] = {"train.loss": losses[-1]} if losses else {}
-    return found | {
-        "train.steps": trainer.state.global_step,
-        "train.seconds": mark.seconds,
-        "train.tokens_per_second": mark.tokens / mark.busy_seconds if mark.busy_seconds else 0.0,
-        "parameters.total": total_parameters(job.model),
-        "parameters.neurons": neuron_parameters(job.model),
-    }
+    loss: dict[str, float] = {"train.loss": losses[-1]} if losses else {}
+    prepared: dict[str, float] = getattr(job.objective, "figures", {})
+    return (
+        prepared
+        | loss
+        | {
+            "train.steps": trainer.state.global_step,
+            "train.seconds": mark.seconds,
+            "train.tokens_per_second": mark.tokens / mark.busy_seconds if mark.busy_seconds else 0.0,
+            "parameters.total": total_parameters(job.model),
+            "parameters.neurons": neuron_parameters(job.model),
+        }
+    )
 
 
 def _prompt(job: Job) -> str | None:
-    """What the model will continue at the end; None if it writes no text."""
+    """The text that the model continues at the end; None if it writes no text."""
     if not hasattr(job.model, "generate"):
         return None
     prompt: str | None = job.recipe.generate.get("prompt")
@@ -249,7 +203,7 @@ def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Consol
     if prompt is None:
         return
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        console.say(f"note: the model is spread over processes; let it write with: sj-lang generate {folder.shown}")
+        console.say(f"note: the model is spread over processes; to let it write: sj-lang generate {folder.shown}")
         return
     text, notes = write_text(job.model, job.prepared.tokenizer, prompt, job.recipe.generate, job.recipe.seed)
     for note in notes:

@@ -1,4 +1,4 @@
-"""What can be done with a finished run: evaluate its model again, and let it write."""
+"""Finished runs: evaluate their models again, and let them write."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from sj_lang.recipe.loading import Recipe, load
 from sj_lang.recipe.sections import check_generation
 from sj_lang.report.page import metric_rows
 from sj_lang.run.assembly import Job, longest_text, make_task, prepare, training_arguments
-from sj_lang.run.callbacks import RunMark
 from sj_lang.run.console import Console, is_main_process, table
-from sj_lang.run.guards import Termination
-from sj_lang.run.trainer import RunTrainer, final_figures
+from sj_lang.run.evaluation import final_figures
+from sj_lang.run.trainer import RunTrainer
 
 shield()
 
@@ -58,7 +57,8 @@ def open_run(run_dir: str | Path) -> Stored:
     """Raises UserError unless `run_dir` is the folder of a run that has a trained model."""
     folder = RunFolder(Path(run_dir))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder.trained_model())
-    return Stored(folder=folder, manifest=folder.read_manifest(), recipe=load(str(folder.recipe)), tokenizer=tokenizer)
+    recipe = load(str(folder.recipe), ["model.init_from=null"])  # where it started from may be gone
+    return Stored(folder=folder, manifest=folder.read_manifest(), recipe=recipe, tokenizer=tokenizer)
 
 
 def evaluate(run_dir: str | Path) -> int:
@@ -73,10 +73,7 @@ def evaluate(run_dir: str | Path) -> int:
         arguments = training_arguments(run.recipe, prepared, Path(scratch), [])
         model = run.model(task.auto_class)
         job = Job(recipe=run.recipe, task=task, prepared=prepared, model=model, arguments=arguments)
-        trainer = RunTrainer(
-            job, console=console, folder=None, mark=RunMark(), termination=Termination(run.folder.continuing)
-        )
-        figures = final_figures(trainer, None)
+        figures = final_figures(RunTrainer(job, console), None)
     if is_main_process():
         write_json(run.folder.root / "eval.json", figures)
     console.say(table([[name, *values] for name, values in metric_rows([figures])]))
@@ -115,8 +112,7 @@ def generate(
 def write_text(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, options: Mapping[str, Any], seed: int
 ) -> tuple[str, list[str]]:
-    """The prompt and what the model writes after it; notes on what of the prompt is lost, and on a text that had to be
-    shorter than asked for.
+    """The prompt and its continuation, and notes on what of either had to be left out.
 
     options: fields of GenerationConfig; `prompt` among them is left out.
     """
@@ -135,7 +131,7 @@ def write_text(
 
 
 def unknown_in(tokenizer: PreTrainedTokenizerBase, prompt: str | None) -> list[str]:
-    """A note that names what of the prompt the tokenizer does not know; none if it knows all."""
+    """A note on the parts of the prompt that the tokenizer does not know; none if it knows all."""
     if prompt is None or tokenizer.unk_token_id is None:
         return []
     encoded = tokenizer(prompt, return_offsets_mapping=tokenizer.is_fast)
@@ -154,7 +150,7 @@ def unknown_in(tokenizer: PreTrainedTokenizerBase, prompt: str | None) -> list[s
 
 
 def check_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str | None) -> None:
-    """Raise UserError unless the model can write at least one token after the prompt. None: it will not be asked to."""
+    """Raise UserError unless the model can write a token after the prompt, if there is one."""
     if prompt is None:
         return
     length, room = len(tokenizer(prompt)["input_ids"]), longest_text(model)
@@ -166,8 +162,8 @@ def check_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pro
 
 def _fit(model: PreTrainedModel, length: int, options: dict[str, Any]) -> list[str]:
     """Lower `max_new_tokens` to the room that the model has; returns a note if so."""
-    room, wanted = longest_text(model), options.get("max_new_tokens")
-    if not room or wanted is None or length + wanted <= room:
+    room, tokens = longest_text(model), options.get("max_new_tokens")
+    if not room or tokens is None or length + tokens <= room:
         return []
     options["max_new_tokens"] = room - length
-    return [f"the model takes {room} tokens in all, so it writes {room - length} instead of {wanted}"]
+    return [f"the model takes {room} tokens in all, so it writes {room - length} instead of {tokens}"]

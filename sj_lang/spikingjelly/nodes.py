@@ -7,11 +7,13 @@ Each is charged, fires and is reset, step after step:
     V_t = (1 - S_t) H_t + S_t v_reset          hard reset
     V_t = H_t - S_t v_threshold                soft reset, v_reset = None
 
-Sequences run through SpikingJelly's own multi-step function where the installed release has one (2.x), and
-through a loop over the same equations elsewhere. The names of the arguments and their defaults are SpikingJelly's.
+Sequences run through SpikingJelly's own multi-step function if the installed release has one (2.x),
+else through a loop over the same equations. The names of the arguments and their defaults are
+SpikingJelly's.
 
-What SpikingJelly's nodes don't have and these do: a mask removes steps (its own accept one and ignore it), states are
-float32 for half-precision input too, and NaN at a step is NaN in the spike (its own fire 0).
+Unlike SpikingJelly's nodes, these remove masked steps (its own accept a mask and ignore it), keep
+states in float32 for half-precision input, and turn NaN at a step into NaN in the spike (its own
+fire 0).
 """
 
 from __future__ import annotations
@@ -28,14 +30,16 @@ from sj_lang.neuron import Node, State
 
 
 class Serial(Node):
-    """Charge, fire, reset. A subclass says how it is charged, and which function of SpikingJelly does it all.
+    """Charge, fire, reset. A subclass defines `charge`, and names SpikingJelly's function for sequences.
 
     channels: size of axis 2 of `[T, B, C, ...]`; nothing is kept per channel.
     v_threshold: in units of the membrane potential, as everything that begins with v.
-    v_reset: where the potential goes after a spike, and starts; None: v_threshold is subtracted, and it starts at 0.
+    v_reset: the potential after a spike, and before the first step; None: a spike subtracts
+        v_threshold, and the potential starts at 0.
     surrogate_function: a surrogate of SpikingJelly, or its name.
     detach_reset: no gradient through the reset.
-    store_v_seq: keep the potentials after the reset, as SpikingJelly does, as `v_seq`.
+    step_mode, backend, store_v_seq: as of `Node`; `v_seq` holds the potentials after the reset, as
+        in SpikingJelly.
 
     State: "v" [B, C, ...], the potential after the reset, float32 (float64 for float64 input).
     """
@@ -45,16 +49,13 @@ class Serial(Node):
     def __init__(
         self,
         *,
-        channels: int,
-        v_threshold: float,
-        v_reset: float | None,
-        surrogate_function: str | nn.Module,
-        detach_reset: bool,
-        step_mode: str,
-        backend: str,
-        store_v_seq: bool,
+        v_threshold: float = 1.0,
+        v_reset: float | None = 0.0,
+        surrogate_function: str | nn.Module = "Sigmoid",
+        detach_reset: bool = False,
+        **common: Any,
     ) -> None:
-        super().__init__(channels=channels, step_mode=step_mode, backend=backend, store_v_seq=store_v_seq)
+        super().__init__(**common)
         self.v_threshold = float(v_threshold)
         self.v_reset = None if v_reset is None else float(v_reset)
         self.surrogate_function: nn.Module = surrogate(surrogate_function)
@@ -62,7 +63,7 @@ class Serial(Node):
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         """H_t, from X_t and V_{t-1}."""
-        raise TypeError(f"{self._name} does not say how it is charged")
+        raise TypeError(f"{self._name} defines no `charge`")
 
     def reset_potential(self, h: Tensor, s: Tensor) -> Tensor:
         """V_t, from H_t and S_t."""
@@ -121,29 +122,6 @@ class IF(Serial):
 
     fused = multi_step("if")
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        v_threshold: float = 1.0,
-        v_reset: float | None = 0.0,
-        surrogate_function: str | nn.Module = "Sigmoid",
-        detach_reset: bool = False,
-        step_mode: str = "m",
-        backend: str = "auto",
-        store_v_seq: bool = False,
-    ) -> None:
-        super().__init__(
-            channels=channels,
-            v_threshold=v_threshold,
-            v_reset=v_reset,
-            surrogate_function=surrogate_function,
-            detach_reset=detach_reset,
-            step_mode=step_mode,
-            backend=backend,
-            store_v_seq=store_v_seq,
-        )
-
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         return v + x
 
@@ -161,30 +139,8 @@ class LIF(Serial):
 
     fused = multi_step("lif")
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        tau: float = 2.0,
-        decay_input: bool = True,
-        v_threshold: float = 1.0,
-        v_reset: float | None = 0.0,
-        surrogate_function: str | nn.Module = "Sigmoid",
-        detach_reset: bool = False,
-        step_mode: str = "m",
-        backend: str = "auto",
-        store_v_seq: bool = False,
-    ) -> None:
-        super().__init__(
-            channels=channels,
-            v_threshold=v_threshold,
-            v_reset=v_reset,
-            surrogate_function=surrogate_function,
-            detach_reset=detach_reset,
-            step_mode=step_mode,
-            backend=backend,
-            store_v_seq=store_v_seq,
-        )
+    def __init__(self, *, tau: float = 2.0, decay_input: bool = True, **common: Any) -> None:
+        super().__init__(**common)
         self.tau, self.decay_input = time_constant("LIF", "tau", tau), decay_input
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
@@ -206,30 +162,8 @@ class PLIF(Serial):
 
     fused = multi_step("plif")
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        init_tau: float = 2.0,
-        decay_input: bool = True,
-        v_threshold: float = 1.0,
-        v_reset: float | None = 0.0,
-        surrogate_function: str | nn.Module = "Sigmoid",
-        detach_reset: bool = False,
-        step_mode: str = "m",
-        backend: str = "auto",
-        store_v_seq: bool = False,
-    ) -> None:
-        super().__init__(
-            channels=channels,
-            v_threshold=v_threshold,
-            v_reset=v_reset,
-            surrogate_function=surrogate_function,
-            detach_reset=detach_reset,
-            step_mode=step_mode,
-            backend=backend,
-            store_v_seq=store_v_seq,
-        )
+    def __init__(self, *, init_tau: float = 2.0, decay_input: bool = True, **common: Any) -> None:
+        super().__init__(**common)
         self.w = nn.Parameter(torch.tensor(-math.log(time_constant("PLIF", "init_tau", init_tau) - 1.0)))
         self.decay_input = decay_input
 
@@ -245,7 +179,7 @@ class PLIF(Serial):
 
 
 def keep_nan(spikes: Tensor, x: Tensor) -> Tensor:
-    """The spikes, NaN where x is: a Heaviside of NaN is 0, and nobody would see it."""
+    """The spikes, with NaN wherever x is NaN: a Heaviside of NaN is 0, which would hide it."""
     return spikes.masked_fill(x.isnan(), math.nan)
 
 

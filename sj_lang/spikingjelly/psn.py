@@ -3,11 +3,14 @@
 All compute H = (some weights over time) X + bias and fire a Heaviside of H; weights and bias are shared by all neurons
 of a layer. Weights, initialisation and names of the arguments are SpikingJelly's.
 
-What SpikingJelly's nodes don't have and these do: half-precision input is computed in float32; NaN at a step is NaN in
-the spike there (its own fire 0); sliding PSN carries state, takes a mask, and costs O(k T) instead of O(T^2).
+Unlike SpikingJelly's nodes, these compute half-precision input in float32 and turn NaN at a step
+into NaN in the spike (its own fire 0). Sliding PSN carries state, takes a mask, and costs O(k T)
+instead of O(T^2).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +27,10 @@ class FixedLength(Node):
     weight: nn.Parameter  # [T, T]
     bias: nn.Parameter  # [T, 1]
 
-    def __init__(self, *, channels: int, T: int, step_mode: str, backend: str, store_v_seq: bool) -> None:
+    def __init__(self, *, T: int, **common: Any) -> None:
         if T < 1:
             raise ValueError(f"{type(self).__name__}: T is {T}, it must be at least 1")
-        super().__init__(channels=channels, step_mode=step_mode, backend=backend, store_v_seq=store_v_seq)
+        super().__init__(**common)
         self.T = T
 
     def over_time(self) -> Tensor:
@@ -70,17 +73,8 @@ class PSN(FixedLength):
     surrogate_function: a surrogate of SpikingJelly, or its name.
     """
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        T: int,
-        surrogate_function: str | nn.Module = "ATan",
-        step_mode: str = "m",
-        backend: str = "auto",
-        store_v_seq: bool = False,
-    ) -> None:
-        super().__init__(channels=channels, T=T, step_mode=step_mode, backend=backend, store_v_seq=store_v_seq)
+    def __init__(self, *, T: int, surrogate_function: str | nn.Module = "ATan", **common: Any) -> None:
+        super().__init__(T=T, **common)
         node = spikingjelly("neuron").PSN(T=T, surrogate_function=surrogate(surrogate_function))
         self.surrogate_function, self.weight, self.bias = node.surrogate_function, node.weight, node.bias
 
@@ -105,18 +99,15 @@ class MaskedPSN(FixedLength):
     def __init__(
         self,
         *,
-        channels: int,
         k: int,
         T: int,
         lambda_init: float = 0.0,
         surrogate_function: str | nn.Module = "ATan",
-        step_mode: str = "m",
-        backend: str = "auto",
-        store_v_seq: bool = False,
+        **common: Any,
     ) -> None:
         if not 0 <= lambda_init <= 1:
             raise ValueError(f"MaskedPSN: lambda_init is {lambda_init}, it must lie between 0 and 1")
-        super().__init__(channels=channels, T=T, step_mode=step_mode, backend=backend, store_v_seq=store_v_seq)
+        super().__init__(T=T, **common)
         node = spikingjelly("neuron").MaskedPSN(
             k=taps("MaskedPSN", k),
             T=T,
@@ -155,20 +146,12 @@ class SlidingPSN(Node):
     """
 
     def __init__(
-        self,
-        *,
-        channels: int,
-        k: int,
-        exp_init: bool = True,
-        surrogate_function: str | nn.Module = "ATan",
-        step_mode: str = "m",
-        backend: str = "auto",
-        store_v_seq: bool = False,
+        self, *, k: int, exp_init: bool = True, surrogate_function: str | nn.Module = "ATan", **common: Any
     ) -> None:
         self.k = taps("SlidingPSN", k)
-        super().__init__(channels=channels, step_mode=step_mode, backend=backend, store_v_seq=store_v_seq)
+        super().__init__(**common)
         node = spikingjelly("neuron").SlidingPSN(
-            k=k, exp_init=exp_init, surrogate_function=surrogate(surrogate_function), step_mode=step_mode
+            k=k, exp_init=exp_init, surrogate_function=surrogate(surrogate_function), step_mode=self.step_mode
         )
         self.surrogate_function, self.weight, self.bias = node.surrogate_function, node.weight, node.bias
 

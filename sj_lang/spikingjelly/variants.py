@@ -19,31 +19,8 @@ class KLIF(Serial):
     The other arguments are those of `LIF`.
     """
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        scale_reset: bool = False,
-        tau: float = 2.0,
-        decay_input: bool = True,
-        v_threshold: float = 1.0,
-        v_reset: float | None = 0.0,
-        surrogate_function: str | nn.Module = "Sigmoid",
-        detach_reset: bool = False,
-        step_mode: str = "m",
-        backend: str = "auto",
-        store_v_seq: bool = False,
-    ) -> None:
-        super().__init__(
-            channels=channels,
-            v_threshold=v_threshold,
-            v_reset=v_reset,
-            surrogate_function=surrogate_function,
-            detach_reset=detach_reset,
-            step_mode=step_mode,
-            backend=backend,
-            store_v_seq=store_v_seq,
-        )
+    def __init__(self, *, scale_reset: bool = False, tau: float = 2.0, decay_input: bool = True, **common: Any) -> None:
+        super().__init__(**common)
         self.scale_reset, self.decay_input = scale_reset, decay_input
         self.tau = time_constant("KLIF", "tau", tau)
         self.k = nn.Parameter(torch.tensor(1.0))
@@ -73,29 +50,14 @@ class QIF(Serial):
     def __init__(
         self,
         *,
-        channels: int,
         tau: float = 2.0,
         v_c: float = 0.8,
         a0: float = 1.0,
-        v_threshold: float = 1.0,
         v_rest: float = 0.0,
         v_reset: float | None = -0.1,
-        surrogate_function: str | nn.Module = "Sigmoid",
-        detach_reset: bool = False,
-        step_mode: str = "m",
-        backend: str = "auto",
-        store_v_seq: bool = False,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            channels=channels,
-            v_threshold=v_threshold,
-            v_reset=v_reset,
-            surrogate_function=surrogate_function,
-            detach_reset=detach_reset,
-            step_mode=step_mode,
-            backend=backend,
-            store_v_seq=store_v_seq,
-        )
+        super().__init__(v_reset=v_reset, **common)
         self.tau = time_constant("QIF", "tau", tau)
         self.v_c, self.a0, self.v_rest = float(v_c), float(a0), float(v_rest)
         check_order(self, self.v_rest)
@@ -119,31 +81,16 @@ class EIF(Serial):
     def __init__(
         self,
         *,
-        channels: int,
         tau: float = 2.0,
         delta_T: float = 1.0,
         theta_rh: float = 0.8,
-        v_threshold: float = 1.0,
         v_rest: float = 0.0,
         v_reset: float | None = -0.1,
-        surrogate_function: str | nn.Module = "Sigmoid",
-        detach_reset: bool = False,
-        step_mode: str = "m",
-        backend: str = "auto",
-        store_v_seq: bool = False,
+        **common: Any,
     ) -> None:
         if not delta_T > 0:
             raise ValueError(f"EIF: delta_T is {delta_T}, it must be above 0")
-        super().__init__(
-            channels=channels,
-            v_threshold=v_threshold,
-            v_reset=v_reset,
-            surrogate_function=surrogate_function,
-            detach_reset=detach_reset,
-            step_mode=step_mode,
-            backend=backend,
-            store_v_seq=store_v_seq,
-        )
+        super().__init__(v_reset=v_reset, **common)
         self.tau = time_constant("EIF", "tau", tau)
         self.delta_T, self.theta_rh, self.v_rest = float(delta_T), float(theta_rh), float(v_rest)
         check_order(self, self.v_rest)
@@ -157,7 +104,7 @@ class EIF(Serial):
 
 
 def check_order(node: Serial, v_rest: float) -> None:
-    """v_reset lies below v_threshold and not above v_rest, where the reset is hard."""
+    """Refuse a hard reset to v_threshold or above, or above v_rest."""
     name, v_reset = type(node).__name__, node.v_reset
     if v_reset is not None and v_reset >= node.v_threshold:
         raise ValueError(f"{name}: v_reset is {v_reset}, it must be below v_threshold, {node.v_threshold}")

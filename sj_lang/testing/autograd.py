@@ -16,7 +16,7 @@ from sj_lang.testing.subject import State, Subject
 
 @check(once=True)
 def gradients_come_alone(subject: Subject) -> None:
-    """Each gradient is the same when nothing else needs one: of parameters where x needs none, of x where they do."""
+    """Each gradient is the same if nothing else needs one: of x alone, of each parameter alone."""
     node, x = subject.node(), subject.x(7, 3)
     state = subject.state(node, x)
     for form in (whole, stepwise) if subject.traits.steps else (whole,):
@@ -109,7 +109,7 @@ def incoming_gradients(subject: Subject) -> None:
 
 @check()
 def without_a_graph(subject: Subject) -> None:
-    """Under no_grad and inference_mode, and where nothing needs a gradient: spikes and final states as with one."""
+    """With no_grad, inference_mode or no leaf that needs a gradient: equal spikes and states."""
     node = subject.node()
     ways: dict[str, Callable[[], AbstractContextManager[object]]] = {
         "torch.no_grad": torch.no_grad,
@@ -120,11 +120,11 @@ def without_a_graph(subject: Subject) -> None:
         x = subject.x(9, batch)
         state = subject.state(node, x)
         mask = (torch.arange(9, device=x.device)[:, None] + torch.arange(batch, device=x.device)) % 4 != 1
-        given = mask if masked else None
+        used_mask = mask if masked else None
         for form in (whole, stepwise) if subject.traits.steps else (whole,):
-            want = outcome(node, form, x, state, given)
+            want = outcome(node, form, x, state, used_mask)
             for name, way in ways.items():
                 with way():
-                    got = outcome(node, form, x, state, given, grad=False)
+                    got = outcome(node, form, x, state, used_mask, grad=False)
                 what = f"{form.__name__}, {name}"
-                assert_same(subject, got, want, what, x=x, state=state, mask=given)
+                assert_same(subject, got, want, what, x=x, state=state, mask=used_mask)

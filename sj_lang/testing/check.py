@@ -14,7 +14,7 @@ Body: TypeAlias = Callable[[Subject], None]
 
 
 class CheckFailed(AssertionError):
-    """A node does not keep what it promises. check: which check found out. reason: what it found. where: on what."""
+    """A node breaks a promise. check: its name. reason: what it found. where: on what."""
 
     def __init__(self, check: str, reason: str, where: str) -> None:
         super().__init__(f"{check}: {reason} [{where}]")

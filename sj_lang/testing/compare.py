@@ -20,7 +20,7 @@ CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4}  # relative to the largest en
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run. gradients: of a fixed random functional of spikes and final state, by name of what it is taken for."""
+    """One run. gradients: by leaf, of a fixed random functional of spikes and final state."""
 
     spikes: Tensor
     state: State

@@ -42,22 +42,20 @@ def compiler() -> str | None:
 def emulated(order: str = "first to last") -> Iterator[None]:
     """Inside, kernels of CUDA run on CPU tensors. order: of the threads of a block between two barriers (`ORDERS`)."""
     assert "cpu" not in cuda.ENGINES, "emulated() inside emulated()"
-    _ORDER[0] = ORDERS[order]
+    _EMULATOR.order = ORDERS[order]
     cuda.ENGINES["cpu"] = _EMULATOR
     torch._dynamo.reset()  # it takes for constant what it saw of the engines
     try:
         yield
     finally:
         del cuda.ENGINES["cpu"]
-        _ORDER[0] = 0
         torch._dynamo.reset()
 
 
-_ORDER = [0]
-
-
 class Emulator:
-    """The engine of `emulated`."""
+    """The engine of `emulated`. order: one of `ORDERS`, of all kernels."""
+
+    order = 0
 
     def why_not(self, index: int | None) -> str:
         return "" if compiler() else "needs a C++ compiler to be emulated"
@@ -66,16 +64,16 @@ class Emulator:
         library = ctypes.PyDLL(str(build(path, macros)))  # PyDLL: one launch at a time
         parameters, enter = library[f"parameters_of_{name}"], library[f"run_{name}"]
         parameters.restype = ctypes.c_char_p
-        wanted = parameters().decode().replace("p", "i")  # a pointer comes as an address
+        parameter_types = parameters().decode().replace("p", "i")  # a pointer comes as an address
 
         def run(grid: Shape, block: Shape, arguments: Sequence[int | float]) -> None:
-            given = "".join("d" if isinstance(a, float) else "i" for a in arguments)
-            if given != wanted:
-                raise TypeError(f"{name}: parameters are {wanted} (i integer, d double), arguments {given}")
+            types = "".join("d" if isinstance(a, float) else "i" for a in arguments)
+            if types != parameter_types:
+                raise TypeError(f"{name}: parameters are {parameter_types} (i integer, d double), arguments {types}")
             kinds = [ctypes.c_double(a) if isinstance(a, float) else ctypes.c_longlong(a) for a in arguments]
             values = (ctypes.c_void_p * len(kinds))(*(ctypes.addressof(value) for value in kinds))
             shape = (ctypes.c_uint * 4)(*grid, *block)
-            if enter(shape, _ORDER[0], values):
+            if enter(shape, self.order, values):
                 raise RuntimeError(f"{name}: some threads of a block returned while others waited at a barrier")
 
         return run

@@ -170,7 +170,7 @@ def _fresh(value: Any, differentiable: bool) -> Any:
 
 @check(once=True)
 def compiles(subject: Subject) -> None:
-    """torch.compile(fullgraph=True) of functional, with state and mask where declared: outputs and all gradients."""
+    """torch.compile(fullgraph=True) of functional, with state and mask: outputs and gradients."""
     single = subject.at(torch.float32)
     node = single.node()
     x = single.x(3, 3)

@@ -58,26 +58,26 @@ def _assert_exact(subject: Subject, exact: Subject, form: Callable[..., tuple[Te
         gradcheck(outputs, list(leaves.values()), eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True)
     except GradcheckError as error:
         spikes, final = form(node, x, state)
-        told = {"the spikes": spikes, **{f"the final state '{name}'": value for name, value in final.items()}}
-        names = [name for name, value in told.items() if value.requires_grad]  # those that gradcheck counts
+        results = {"the spikes": spikes, **{f"the final state '{name}'": value for name, value in final.items()}}
+        names = [name for name, value in results.items() if value.requires_grad]  # those that gradcheck counts
         raise AssertionError(f"{form.__name__}: {_mismatch(str(error), names, list(leaves))}{_cut(node)}") from error
 
 
 def _mismatch(text: str, outputs: list[str], inputs: list[str]) -> str:
     """What gradcheck found, with names for its numbers."""
     number = r":(?:tensor\()?([^\s,)]+)"
-    found = re.search(
+    match = re.search(
         rf"output (\d+) with respect to input (\d+),\s*numerical{number}.*?analytical{number}", text, re.DOTALL
     )
-    if found is None:
+    if match is None:
         return text.partition("\n\n")[0]
-    of, by = outputs[int(found[1])], inputs[int(found[2])]
-    numerical, analytical = map(float, found.groups()[2:])
+    of, by = outputs[int(match[1])], inputs[int(match[2])]
+    numerical, analytical = map(float, match.groups()[2:])
     return f"along one direction, the gradient of {of} with respect to {by} is {analytical:.7g}, not {numerical:.7g}"
 
 
 def _cut(node: nn.Module) -> str:
-    """A remark where the node says that it leaves a gradient out."""
+    """A remark if the node says that it leaves a gradient out."""
     flags = [{**vars(type(part)), **vars(part)} for part in node.modules()]
     cut = sorted({name for each in flags for name, value in each.items() if "detach" in name and value is True})
     if not cut:

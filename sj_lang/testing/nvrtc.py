@@ -82,9 +82,9 @@ class Compiler:
         """Compute capabilities, 90 for 9.0."""
         count = ctypes.c_int()
         self._check(self.library.nvrtcGetNumSupportedArchs(ctypes.byref(count)))
-        found = (ctypes.c_int * count.value)()
-        self._check(self.library.nvrtcGetSupportedArchs(found))
-        return sorted(found)
+        capabilities = (ctypes.c_int * count.value)()
+        self._check(self.library.nvrtcGetSupportedArchs(capabilities))
+        return sorted(capabilities)
 
     def compile(self, path: Path, macros: Mapping[str, int], *, arch: str) -> Program:
         """Compile as `sj_lang.cuda` does. Raises CompileError."""
@@ -127,5 +127,5 @@ def compilers() -> list[Compiler]:
     """Those of NVIDIA's wheels that are installed here, by version."""
     spec = importlib.util.find_spec("nvidia")
     places = () if spec is None else spec.submodule_search_locations or ()
-    found = {lib.resolve() for place in places for lib in Path(place).glob("*/lib/libnvrtc.so.*[0-9]")}
-    return sorted((Compiler(path) for path in found), key=lambda compiler: compiler.version)
+    libraries = {lib.resolve() for place in places for lib in Path(place).glob("*/lib/libnvrtc.so.*[0-9]")}
+    return sorted((Compiler(path) for path in libraries), key=lambda compiler: compiler.version)

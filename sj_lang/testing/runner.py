@@ -92,14 +92,14 @@ def check_node(
     usage.assert_known(options)
     usage.assert_makes_nodes(make, options.get("channels", Subject.channels))
     declared = Traits.of(make if traits is None else traits)
-    wanted, skipped = usage.selection(only, skip)
+    selected, skipped = usage.selection(only, skip)
     precisions, tried = usage.precisions(dtypes), usage.backends(backends)
     report, failures = Report(skipped=skipped), []
     for backend in tried:
         for dtype in precisions:
             subject = Subject(make=make, traits=declared, backend=backend, dtype=dtype, **options)
             for name, check in CHECKS.items():
-                if name in skipped or (wanted and name not in wanted) or (check.once and dtype != precisions[0]):
+                if name in skipped or (selected and name not in selected) or (check.once and dtype != precisions[0]):
                     continue
                 if not check.applies(subject):
                     report.skipped[name] = f"{check.needs} is not declared"

@@ -27,9 +27,9 @@ from sj_lang.testing.subject import GAINS, Subject
 def steps_equal_sequence(subject: Subject) -> None:
     """The single-step form, step after step, is the multi-step form: spikes, potentials, all gradients."""
     node = subject.node()
-    for given, *shape in ((False, 9, 3), (True, 9, 40), (True, 131, 2), (True, 5, 2, 3, 2)):
+    for warm, *shape in ((False, 9, 3), (True, 9, 40), (True, 131, 2), (True, 5, 2, 3, 2)):
         x = subject.x(*shape)
-        state = subject.state(node, x) if given else None
+        state = subject.state(node, x) if warm else None
         step = outcome(node, stepwise, x, state)
         sequence = outcome(node, whole, x, state)
         start = "given" if state else "initial"
@@ -100,7 +100,7 @@ def large_batches(subject: Subject) -> None:
 
 @check(once=True)
 def channels_are_alike(subject: Subject) -> None:
-    """Each of 37 channels fires; where they do not mix and each has its own parameters, equal ones do the same."""
+    """Each of 37 channels fires; equal ones do the same, if channels do not mix."""
     wide = replace(subject, channels=37)
     try:
         node = wide.node()
@@ -177,22 +177,22 @@ def backends_agree(subject: Subject) -> None:
         x = subject.x(length, batch)
         mask = (torch.arange(length, device=x.device)[:, None] + torch.arange(batch, device=x.device)) % 4 != 1
         for state in (None, subject.state(node, x)) if subject.traits.carries_state else (None,):
-            for given in (None, mask) if subject.traits.takes_mask else (None,):
-                got, want = outcome(node, whole, x, state, given), outcome(other, whole, x, state, given)
-                what = f'{length} steps of {batch} rows against backend "torch"{"" if given is None else ", masked"}'
-                assert_same(subject, got, want, what, x=x, state=state, mask=given)
+            for valid in (None, mask) if subject.traits.takes_mask else (None,):
+                got, want = outcome(node, whole, x, state, valid), outcome(other, whole, x, state, valid)
+                what = f'{length} steps of {batch} rows against backend "torch"{"" if valid is None else ", masked"}'
+                assert_same(subject, got, want, what, x=x, state=state, mask=valid)
 
 
 @check()
 def matches_reference(subject: Subject) -> None:
-    """The node is its reference: spikes, final state, all gradients. Applies where a reference is handed in."""
+    """The node is the reference that is handed in: spikes, final state, all gradients."""
     if subject.reference is None:
         return
     reference = subject.reference
     node = subject.node()
-    for batch, given in ((3, False), (40, True)):
+    for batch, warm in ((3, False), (40, True)):
         x = subject.x(11, batch)
-        state = subject.state(node, x) if given else None
+        state = subject.state(node, x) if warm else None
         got = outcome(node, whole, x, state)
         want = outcome(node, lambda n, y, s, _: reference(n, y, s), x, state)
         assert_same(subject, got, want, "node against reference", x=x, state=state)

@@ -20,7 +20,7 @@ GAINS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 @dataclass(frozen=True)
 class Traits:
-    """What a node declares where it is registered; see `sj_lang.hookspecs.Register.neuron`."""
+    """The declaration in a node's registration; see `sj_lang.hookspecs.Register.neuron`."""
 
     causal: bool
     steps: bool
@@ -58,9 +58,9 @@ class Subject:
     dtype: of parameters, inputs and states; float64 or float32.
     channels: C of `[T, B, C, ...]`.
     length: the one T that a node without `any_length` takes; others are tried at several.
-    inputs: shape -> float64 tensor, where noise of a suitable size will not do.
+    inputs: shape -> float64 tensor, if noise of a suitable size will not do.
     reference: `reference(node, x, state) -> (spikes, state)`, an independent implementation of the equations.
-    smooth: `smooth(node)` makes the firing differentiable, where SpikingJelly's `set_spiking_mode(False)` does not.
+    smooth: `smooth(node)` makes the firing differentiable, if `set_spiking_mode(False)` does not.
     ops: backend -> names of the custom operators that it must call, such as {"torch": ["sj_lang::scan"]}.
     compilers: backends of torch.compile to try.
     jitter: standard deviation of the noise added to every parameter, so that a zero hides nothing.
@@ -87,7 +87,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         if self.traits.any_length == (self.length is not None):
-            raise TypeError("length: give the node's T where any_length is not declared, and only there")
+            raise TypeError("length: give the node's T if any_length is not declared, and only then")
         if isinstance(self.compilers, str):
             raise TypeError(f"compilers: a list is meant, compilers=[{self.compilers!r}]")
 
@@ -114,9 +114,9 @@ class Subject:
         node.step_mode = "m"  # type: ignore[assignment]
         return node
 
-    def steps(self, wanted: int = 7) -> int:
-        """A sequence length: the wanted one, or the only one that the node takes."""
-        return wanted if self.length is None else self.length
+    def steps(self, length: int = 7) -> int:
+        """A sequence length: this one, or the only one that the node takes."""
+        return length if self.length is None else self.length
 
     def x(self, length: int = 7, batch: int = 3, *trailing: int, seed: int = 0) -> Tensor:
         """Input currents [T, B, C, ...] under which the node both fires and is silent."""
@@ -132,6 +132,11 @@ class Subject:
             warm = self.x(3, *x.shape[1:2], *x.shape[3:], seed=99)
             _, state = node.functional(warm)  # type: ignore[operator]
         return {name: value.clone() for name, value in state.items()}
+
+    def gaps(self, length: int, batch: int) -> Tensor:
+        """A mask [T, B] with one masked step between valid ones in each row, in turn."""
+        hole = 1 + torch.arange(batch, device=self.device) % (length - 2)
+        return torch.arange(length, device=self.device)[:, None] != hole
 
     def smoothen(self, node: nn.Module) -> None:
         """Replace the firing by its smooth form."""

@@ -51,8 +51,8 @@ def assert_makes_nodes(make: Any, channels: int) -> None:
         )
 
 
-def _assert_complete(found: Any, name: str) -> None:
-    missing = [needed for needed in NEEDED if not hasattr(found, needed)]
+def _assert_complete(candidate: Any, name: str) -> None:
+    missing = [needed for needed in NEEDED if not hasattr(candidate, needed)]
     if missing:
         raise TypeError(
             f"{name} is no neuron of sj_lang's kind, it has no {', '.join(missing)}; "
@@ -69,12 +69,12 @@ def listed(what: str, values: Iterable[T]) -> list[T]:
 
 def precisions(dtypes: Iterable[torch.dtype]) -> list[torch.dtype]:
     """The dtypes, each one that the checks can be run in."""
-    found = listed("dtypes", dtypes)
-    for dtype in found:
+    values = listed("dtypes", dtypes)
+    for dtype in values:
         if dtype not in (torch.float64, torch.float32):
             kind = ValueError if isinstance(dtype, torch.dtype) else TypeError
             raise kind(f"dtypes: {dtype!r} is neither torch.float64 nor torch.float32")
-    return _some("dtypes", found)
+    return _some("dtypes", values)
 
 
 def backends(names: Iterable[str | None]) -> list[str | None]:
@@ -88,19 +88,19 @@ def selection(only: Iterable[str], skip: Mapping[str, str] | None) -> tuple[list
         raise TypeError(
             f"skip: a mapping of each check to the reason, such as {{'compiles': 'why'}}, got a {type(skip).__name__}"
         )
-    wanted, skipped = listed("only", only), dict(skip or {})
-    for name in [*skipped, *wanted]:
+    selected, skipped = listed("only", only), dict(skip or {})
+    for name in [*skipped, *selected]:
         if name not in CHECKS:
             raise TypeError(f"no check {name!r}; {choices(str(name), list(CHECKS), limit=99)}")
-    return wanted, skipped
+    return selected, skipped
 
 
 def assert_known(options: Iterable[str]) -> None:
     """What is handed on to `Subject` is a field of it that `check_node` does not set itself."""
-    known = [field.name for field in fields(Subject) if field.name not in ("make", "traits", "backend", "dtype")]
+    names = [field.name for field in fields(Subject) if field.name not in ("make", "traits", "backend", "dtype")]
     for name in options:
-        if name not in known:
-            every = [*known, "backends", "dtypes", "only", "skip"]
+        if name not in names:
+            every = [*names, "backends", "dtypes", "only", "skip"]
             raise TypeError(f"check_node has no argument {name!r}; {choices(name, every, limit=99)}")
 
 

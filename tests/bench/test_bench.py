@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from sj_lang.bench import baselines, neuron
+from sj_lang.bench import baselines, timing
+from sj_lang.bench.neuron import Timing
+from sj_lang.commands import bench
 from sj_lang.compat import multi_step
 from sj_lang.errors import RunFailed, UserError
 
@@ -19,7 +21,7 @@ pytest.importorskip("sj_lang_neurons")
 def test_prints_and_writes_each_node_at_each_shape(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     arguments = ["dsn", "--against", "dsn:n=1:decay=static", "--shapes", "5x2x3,7x4", "--repeat", "2"]
-    assert neuron.main([*arguments, "--json", str(file)]) == 0
+    assert bench.main([*arguments, "--json", str(file)]) == 0
     printed = capsys.readouterr().out
     assert "parity of dsn: " in printed
     assert f"torch {torch.__version__}" in printed
@@ -35,27 +37,27 @@ def test_prints_and_writes_each_node_at_each_shape(capsys: pytest.CaptureFixture
 
 def test_baselines_are_timed_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
     names = [name for name in baselines.here() if name != "native:hgrn"]
-    assert neuron.main(["dsn", "--against", ",".join(names), "--shapes", "6x2x3", "--repeat", "1"]) == 0
+    assert bench.main(["dsn", "--against", ",".join(names), "--shapes", "6x2x3", "--repeat", "1"]) == 0
     printed = capsys.readouterr().out
     assert all(f"\n{name} " in printed for name in names)
 
 
 @pytest.mark.skipif(multi_step("lif") is None, reason="SpikingJelly 2.x has it")
 def test_a_neuron_of_fixed_length_is_built_for_each_shape(capsys: pytest.CaptureFixture[str]) -> None:
-    assert neuron.main(["dsn", "--against", "psn", "--shapes", "6x2x3,9x2x3", "--repeat", "1"]) == 0
+    assert bench.main(["dsn", "--against", "psn", "--shapes", "6x2x3,9x2x3", "--repeat", "1"]) == 0
     assert capsys.readouterr().out.count("\npsn ") == 2
-    assert neuron.main(["psn:T=4", "--against", "lif", "--shapes", "6x2x3,9x2x3", "--repeat", "1"]) == 0
+    assert bench.main(["psn:T=4", "--against", "lif", "--shapes", "6x2x3,9x2x3", "--repeat", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [len(line.split()) for line in lines if line.startswith(("psn", "lif"))] == [8] * 4
 
 
-@pytest.mark.skipif(neuron.peak(list, "cpu") is None, reason="this system does not tell the peak")
+@pytest.mark.skipif(timing.peak(list, "cpu") is None, reason="this system does not tell the peak")
 def test_the_peak_is_seen_though_the_memory_was_used_before() -> None:
     def work() -> torch.Tensor:
         return torch.ones(8 << 20) + 1  # two arrays of 32 MB
 
     work()
-    assert 60 < (neuron.peak(work, "cpu") or 0) < 80
+    assert 60 < (timing.peak(work, "cpu") or 0) < 80
 
 
 @pytest.mark.skipif(multi_step("lif") is None, reason="SpikingJelly 2.x has them")
@@ -94,8 +96,8 @@ def test_hgrn_is_dsns_equations(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_gpus_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    timing = neuron.Timing("dsn", "5x2x3", 0.1, 0.2, 0.3, 0.01, 5.0, None, 2e12, 0.8, 61.0, 9.5)
-    neuron._print_shape([timing], 0.05, (5, 2, 3))
+    measured = Timing("dsn", "5x2x3", 0.1, 0.2, 0.3, 0.01, 5.0, None, 2e12, 0.8, 61.0, 9.5)
+    bench.print_timings([measured], 0.05, (5, 2, 3))
     title, line = capsys.readouterr().out.splitlines()[-2:]
     assert title.split()[-8:] == ["flips", "GB/s", "of", "copy", "host", "us", "graph", "us"]
     assert line.split()[-5:] == ["-", "2000", "80%", "61", "9.5"]
@@ -111,7 +113,7 @@ def test_no_speed_while_the_kit_is_red(capsys: pytest.CaptureFixture[str], monke
 
     monkeypatch.setattr(DSN, "functional", forgets_its_state)
     with pytest.raises(RunFailed, match="pieces_equal_whole"):
-        neuron.main(["dsn", "--against", "", "--shapes", "5x2x3", "--repeat", "1"])
+        bench.main(["dsn", "--against", "", "--shapes", "5x2x3", "--repeat", "1"])
     assert " ms" not in capsys.readouterr().out
 
 
@@ -126,7 +128,7 @@ def test_no_speed_while_the_timed_shape_is_wrong(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(DSN, "functional", wrong_when_long)
     with pytest.raises(RunFailed, match=r"differs from float64 in 100\.00% of its spikes"):
-        neuron.main(["dsn", "--against", "", "--shapes", "501x1x2", "--repeat", "1"])
+        bench.main(["dsn", "--against", "", "--shapes", "501x1x2", "--repeat", "1"])
 
 
 @pytest.mark.parametrize("wrong", [0.0, 2.0, float("nan")])
@@ -150,7 +152,7 @@ def test_no_speed_while_the_gradient_at_the_timed_shape_is_wrong(monkeypatch: py
 
     monkeypatch.setattr(DSN, "functional", wrong_when_long)
     with pytest.raises(RunFailed, match=r"\[501, 1, 2\] differs from float64 in \d\d\.\d\d% of its gradients of x"):
-        neuron.main(["dsn", "--against", "", "--shapes", "501x1x2", "--repeat", "1"])
+        bench.main(["dsn", "--against", "", "--shapes", "501x1x2", "--repeat", "1"])
 
 
 @pytest.mark.parametrize(
@@ -178,11 +180,11 @@ def test_bad_input(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
-        neuron.main(arguments)
+        bench.main(arguments)
     assert capsys.readouterr().out == "", "it was found only after something had been timed"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there() -> None:
     with pytest.raises(UserError, match="torch sees no GPU"):
-        neuron.main(["dsn", "--device", "cuda"])
+        bench.main(["dsn", "--device", "cuda"])

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sj_lang import cli
-from sj_lang.bench import neuron
-from sj_lang.bench.recipe import Step
+from sj_lang.bench.recipe import TrainingStep
+from sj_lang.bench.timing import machine
 from sj_lang.commands import bench
 from sj_lang.errors import UserError
 from sj_lang.recipe import load
@@ -20,7 +20,7 @@ SMALL = ["model.hidden_size=16", "model.num_hidden_layers=1", "task.length=16", 
 def test_runs_take_turns_and_the_fastest_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "lm/quickstart", "--repeat", "2", *SMALL]) == 0
     printed = capsys.readouterr().out
-    assert neuron.machine("cpu") in printed
+    assert machine("cpu") in printed
     rows = re.findall(r"^  (spiking|ann) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$", printed, re.MULTILINE)
     assert [row[0] for row in rows] == ["spiking", "ann"]
     ratios = [float(row[4]) for row in rows]
@@ -36,7 +36,7 @@ def test_a_recipe_without_runs_is_one_row_and_seeds_count_once(capsys: pytest.Ca
 
 def test_a_step_learns_on_the_first_training_batch() -> None:
     recipe = dict(load("lm/quickstart", SMALL).children())["spiking"]
-    step = Step(recipe)
+    step = TrainingStep(recipe)
     assert step.batch["input_ids"].shape == (2, 16)
     before = {name: value.clone() for name, value in step.model.named_parameters()}
     step()

@@ -10,7 +10,7 @@ import torch
 from sj_lang_neurons import BPSN, DSN
 from sj_lang_neurons.bpsn import cupy as bpsn
 from sj_lang_neurons.dsn import cupy as dsn
-from sj_lang_neurons.scan.layout import Tile
+from sj_lang_neurons.scan.cuda_layout import Tile
 from torch import Tensor
 
 from sj_lang import cuda

@@ -8,7 +8,7 @@ import torch
 from kernel_checks import KERNEL_CHECKS, gradients_go_through_pieces, no_state_is_zeros
 from sj_lang_neurons import BPSN
 from sj_lang_neurons.bpsn import cupy
-from sj_lang_neurons.scan.layout import Tile
+from sj_lang_neurons.scan.cuda_layout import Tile
 from torch import Tensor, nn
 
 from sj_lang import plugins

@@ -8,8 +8,8 @@ import torch
 from kernel_checks import KERNEL_CHECKS, gradients, gradients_go_through_pieces, no_state_is_zeros
 from sj_lang_neurons import DSN
 from sj_lang_neurons.dsn import cupy
-from sj_lang_neurons.scan.layout import Tile
-from sj_lang_neurons.surrogates import HEAVISIDES
+from sj_lang_neurons.firing import HEAVISIDES
+from sj_lang_neurons.scan.cuda_layout import Tile
 from torch import Tensor, nn
 
 from sj_lang import plugins

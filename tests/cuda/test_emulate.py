@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from sj_lang_neurons.scan import cupy, layout
+from sj_lang_neurons.scan import cuda_layout as layout
+from sj_lang_neurons.scan import cupy
 from torch import Tensor
 
 from sj_lang import cuda

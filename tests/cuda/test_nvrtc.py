@@ -15,7 +15,7 @@ import torch
 from sj_lang_neurons.bpsn import cupy as bpsn
 from sj_lang_neurons.dsn import cupy as dsn
 from sj_lang_neurons.scan import cupy as scan
-from sj_lang_neurons.scan.layout import Tile
+from sj_lang_neurons.scan.cuda_layout import Tile
 
 from sj_lang import cuda
 from sj_lang.testing.nvrtc import WHEELS, CompileError, Compiler, compilers

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 from sj_lang_neurons.scan import cupy, reference
+from sj_lang_neurons.scan.cuda_layout import Tile, schedule
 from sj_lang_neurons.scan.cupy import log_scan
-from sj_lang_neurons.scan.layout import Tile, schedule
 from torch import Tensor
 
 from sj_lang.neuron import state_dtype

@@ -1,4 +1,4 @@
-"""Averages over the runs of a series: what counts, and what is told when something is not there."""
+"""Averages over the runs of a series: what counts, and the notes on what is missing."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_run_that_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("section", "message"),
     [
         ({"all": {"aa": "x"}}, "did you mean 'a'"),
         ({"all": {"a": 3}}, "expected the name of a figure"),
@@ -96,8 +96,8 @@ def test_a_run_that_is_missing() -> None:
         ([], "expected names of averages"),
     ],
 )
-def test_what_is_wrong_is_told(given: Any, message: str) -> None:
-    _, problems = averages.check(given, ["a/one", "a/two", "b"])
+def test_mistakes_are_reported(section: Any, message: str) -> None:
+    _, problems = averages.check(section, ["a/one", "a/two", "b"])
     assert len(problems) == 1
     assert message in problems[0].message or message in str(problems[0])
 
@@ -105,7 +105,7 @@ def test_what_is_wrong_is_told(given: Any, message: str) -> None:
 def test_check() -> None:
     assert averages.check(None, None) == (None, [])
     assert "needs 'runs'" in averages.check({"all": {"a": "x"}}, None)[1][0].message
-    found, problems = averages.check({"all": {"a": "x", "b": ["y", "z"]}}, ["a/one", "a/two", "b"])
-    assert found == {"all": {"a": ["x"], "b": ["y", "z"]}}
+    checked, problems = averages.check({"all": {"a": "x", "b": ["y", "z"]}}, ["a/one", "a/two", "b"])
+    assert checked == {"all": {"a": ["x"], "b": ["y", "z"]}}
     assert problems == []
     assert "cannot be called 'average'" in averages.check({"all": {"average": "x"}}, ["average"])[1][0].message

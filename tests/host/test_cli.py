@@ -80,7 +80,7 @@ def test_the_module_is_the_command() -> None:
         (["run", "--dry-run"], "error: the following arguments are required: RECIPE; see `sj-lang run --help`"),
         (["run", "x", "--resum"], "error: '--resum' is not understood; see `sj-lang run --help`"),
         (["ls", "x"], "error: 'x' is not understood; see `sj-lang ls --help`"),
-        (["run", "none.yaml"], "error: no file none.yaml; `sj-lang ls` shows"),
+        (["run", "none.yaml"], "error: no file none.yaml; list the installed recipes"),
         (["plugins", "neurn"], "error: no such kind of component: 'neurn'; did you mean 'neuron'?"),
         (["plugins", "--arguments"], "error: --arguments needs KIND/NAME, such as neuron/dsn"),
         (["plugins", "neuron/toy_lfi"], "error: no neuron 'toy_lfi'; did you mean 'toy_lif'"),
@@ -185,12 +185,12 @@ def test_ls_and_cp(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert lines[0].split() == ["RECIPE", "SUMMARY"]
         assert lines[1].split()[:4] == ["lm/bad", "cannot", "be", "read:"]
         assert lines[-3].split(maxsplit=1) == ["lm/one", "A recipe of toys."]
-        assert lines[-1] == "plugin 'sick' of sj-lang-sick 0.3 failed to load, see `sj-lang plugins`"
+        assert lines[-1] == "plugin 'sick' of sj-lang-sick 0.3 failed to load; see `sj-lang plugins`"
         Path("mine").mkdir()
         assert cli.main(["cp", "lm/one", "mine/"]) == 0
         assert capsys.readouterr().out == "wrote mine/one.yaml\n"
         assert cli.main(["cp", "lm/one", "mine/one.yaml"]) == 2
-        assert capsys.readouterr().err == "error: mine/one.yaml exists already; choose another file\n"
+        assert capsys.readouterr().err == "error: mine/one.yaml already exists; choose another file\n"
         assert cli.main(["cp", "lm/on", "x"]) == 2
 
 

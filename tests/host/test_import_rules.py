@@ -1,65 +1,31 @@
-"""Who may import whom, read from the source."""
+"""Who may import whom, read from the source. Each rule is a function that lists its breaches."""
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from source_tree import ROOT, Tree, below, imports
 
-ROOT = Path(__file__).parents[2]
-HOST = ROOT / "sj_lang"
-NEURONS = ROOT / "plugins" / "neurons" / "sj_lang_neurons"
-LANGUAGE = ROOT / "plugins" / "language" / "sj_lang_language"
 HEAVY = {"torch", "transformers", "spikingjelly", "numpy", "datasets", "tokenizers", "cupy", "accelerate", "matplotlib"}
-LIGHT = ["hookspecs", "plugins", "recipe/__init__", "recipe/loading", "cli", "commands/arguments", "commands/listing"]
+LIGHT = ["hookspecs", "plugins", "recipe/__init__", "recipe/loading", "cli", "arguments", "commands/listing"]
 LIGHT += ["spikingjelly/plugin", "testing/pytest_plugin", "component/problems", "errors", "__main__", "__init__"]
-PLUGINS = [*sorted(ROOT.glob("plugins/*/*/plugin.py")), *sorted(HOST.glob("commands/template/**/plugin.py"))]
-
-
-def imports(path: Path, *, at_import_time: bool = False) -> Iterator[str]:
-    """The full names of what a file imports; relative ones and `from package import module` are resolved."""
-    yield from _imports(ast.parse(path.read_text(encoding="utf-8")), path, at_import_time)
-
-
-def _imports(node: ast.AST, path: Path, at_import_time: bool) -> Iterator[str]:
-    for child in ast.iter_child_nodes(node):
-        inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
-        if at_import_time and (inside or typing_only):
-            continue
-        if isinstance(child, ast.Import):
-            yield from (alias.name for alias in child.names)
-        elif isinstance(child, ast.ImportFrom):
-            base = _package(path, child.level) if child.level else ""
-            name = ".".join(part for part in (base, child.module or "") if part)
-            yield name
-            yield from (f"{name}.{alias.name}" for alias in child.names)
-        yield from _imports(child, path, at_import_time)
-
-
-def _package(path: Path, level: int) -> str:
-    """The package that a relative import of this level starts from."""
-    folder = path.parents[level - 1]
-    names = []
-    while (folder / "__init__.py").exists():
-        names.append(folder.name)
-        folder = folder.parent
-    return ".".join(reversed(names))
-
-
-def sources(folder: Path) -> list[Path]:
-    found = [path for path in sorted(folder.rglob("*.py")) if "template" not in path.parts]
-    assert found, folder
-    return found
-
-
-def below(name: str, *packages: str) -> bool:
-    return any(name == package or name.startswith(package + ".") for package in packages)
+OPEN = ("component", "testing")  # folders of the host from which plugins may import, beside all flat files
+#: folder of the language plugin -> those that it may not import, not through others either
+UNKNOWN = {
+    "embeddings": ["models", "attention", "tasks", "data"],
+    "attention": ["models", "embeddings", "tasks", "data"],
+    "norms": ["models", "embeddings", "attention", "tasks", "data"],
+    "tasks": ["models", "embeddings", "attention", "norms"],
+    "data": ["models", "embeddings", "attention", "norms"],
+    "tokenizers": ["models", "embeddings", "attention", "norms", "tasks"],
+    "models": ["tasks", "data", "tokenizers"],
+}
+PYTHON_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*|[a-z_]\w*(\.[a-z_]\w*)*\.[A-Z]\w*")
 
 
 def test_the_reader_of_imports_sees_them_all(tmp_path: Path) -> None:
@@ -72,107 +38,151 @@ def test_the_reader_of_imports_sees_them_all(tmp_path: Path) -> None:
         "import torch.nn as nn\nfrom ..other import x\nfrom . import b\n"
         "if TYPE_CHECKING:\n    import cupy\ndef f():\n    import numpy\nclass C:\n    import yaml\n"
     )
-    assert set(imports(path)) == {
+    assert imports(path) == {
         *("torch.nn", "pack.other", "pack.other.x", "pack.inner", "pack.inner.b", "cupy", "numpy", "yaml")
     }
-    assert not set(imports(path, at_import_time=True)) & {"cupy", "numpy"}
+    assert not imports(path, functions=False, typing=False) & {"cupy", "numpy"}
 
 
-def test_1_the_host_knows_no_plugin_and_plugins_do_not_know_each_other() -> None:
-    folders = {path.parent.name: path.parent for path in sorted(ROOT.glob("plugins/*/*/plugin.py"))}
-    assert {"sj_lang_neurons", "sj_lang_language"} <= set(folders)
-    for owner, folder in {"sj_lang": HOST, **folders}.items():
-        others = [name for name in folders if name != owner]
-        for path in sources(folder):
-            assert not [name for name in imports(path) if below(name, *others)], path
+def host_and_plugins(tree: Tree) -> Iterator[str]:
+    """1. The host knows no plugin. Plugins know the host's open modules, and not each other."""
+    plugins = [name for name in tree.packages if name != "sj_lang"]
+    open_modules = [f"sj_lang.{path.stem}" for path in tree.packages["sj_lang"].glob("*.py")]
+    open_modules += [f"sj_lang.{name}" for name in OPEN]
+    for owner in tree.packages:
+        others = [name for name in plugins if name != owner]
+        for path in tree.sources(owner):
+            yield from (f"{tree.name(path)} imports {name}" for name in imports(path) if below(name, *others))
+            names = {tree.name(module) for module in tree.modules(path)} if owner != "sj_lang" else set()
+            closed = (name for name in names if below(name, "sj_lang") and not below(name, *open_modules))
+            yield from (f"{tree.name(path)} imports {name}" for name in closed)
 
 
-def test_2_a_reference_imports_torch_only() -> None:
-    references = sorted(NEURONS.rglob("reference.py"))
-    assert references
-    for path in references:
-        found = {name.split(".")[0] for name in imports(path)} - {"__future__", "typing", "collections", "math"}
-        assert found <= {"torch"}, path
+def references(tree: Tree) -> Iterator[str]:
+    """2. A reference imports torch only, and nothing imports it or, but for packages, a node."""
+    for path in tree.sources("sj_lang_neurons"):
+        name = tree.name(path)
+        if path.name == "reference.py":
+            roots = {module.split(".")[0] for module in imports(path)}
+            foreign = roots - {"torch", "__future__", "typing", "collections", "math"}
+            yield from (f"{name} imports {module}" for module in foreign)
+            continue
+        reached = tree.reached([path])
+        yield from (f"{name} reaches {tree.name(other)}" for other in reached if other.name == "reference.py")
+        if path.name not in ("node.py", "__init__.py"):
+            yield from (f"{name} reaches {tree.name(other)}" for other in reached if other.name == "node.py")
 
 
-def test_2_kernels_import_neither_the_reference_nor_the_node() -> None:
-    kernels = [path for path in sources(NEURONS) if path.name in ("torch.py", "numba.py", "kernel.py", "cupy.py")]
-    assert kernels
-    for path in kernels:
-        assert not [name for name in imports(path) if set(name.split(".")) & {"reference", "node"}], path
+def language(tree: Tree) -> Iterator[str]:
+    """3. Tasks know no model, and parts know no whole."""
+    for folder, unknown in UNKNOWN.items():
+        packages = [f"sj_lang_language.{name}" for name in unknown]
+        for path in tree.sources("sj_lang_language", folder):
+            names = {*imports(path), *(tree.name(other) for other in tree.reached([path]))}
+            yield from (f"{tree.name(path)} reaches {name}" for name in names if below(name, *packages))
 
 
-@pytest.mark.parametrize(
-    ("folder", "forbidden"),
-    [
-        ("embeddings", ["models", "attention", "tasks", "data"]),
-        ("attention", ["models", "embeddings", "tasks", "data"]),
-        ("norms", ["models", "embeddings", "attention", "tasks", "data"]),
-        ("tasks", ["models", "embeddings", "attention", "norms"]),
-        ("data", ["models", "embeddings", "attention", "norms"]),
-        ("tokenizers", ["models", "embeddings", "attention", "norms", "tasks"]),
-        ("models", ["tasks", "data", "tokenizers"]),
-    ],
-)
-def test_3_in_language_tasks_know_no_model_and_parts_know_no_whole(folder: str, forbidden: list[str]) -> None:
-    packages = [f"sj_lang_language.{name}" for name in forbidden]
-    for path in sources(LANGUAGE / folder):
-        assert not [name for name in imports(path) if below(name, *packages)], path
+def light_modules(tree: Tree) -> Iterator[str]:
+    """4. Whatever lists and helps imports nothing heavy when it is imported."""
+    host = tree.packages["sj_lang"]
+    starts = [host / f"{name}.py" for name in LIGHT]
+    starts += [folder / "plugin.py" for name, folder in tree.packages.items() if name != "sj_lang"]
+    starts += host.glob("commands/template/**/plugin.py")
+    for start in starts:
+        seen: set[Path] = set()
+        waiting = [start]
+        while waiting:
+            path = waiting.pop()
+            seen.add(path)
+            for name in imports(path, functions=False, typing=False):
+                if name.split(".")[0] in HEAVY:
+                    yield f"{start.relative_to(tree.root)} imports {path.name}, which imports {name}"
+                waiting += [place for place in _executed(tree, name) if place not in seen]
 
 
-@pytest.mark.parametrize("start", [*(HOST / f"{name}.py" for name in LIGHT), *PLUGINS], ids=str)
-def test_4_what_lists_and_helps_imports_nothing_heavy(start: Path) -> None:
-    seen: set[Path] = set()
-    waiting = [start]
-    while waiting:
-        path = waiting.pop()
-        seen.add(path)
-        for name in imports(path, at_import_time=True):
-            assert name.split(".")[0] not in HEAVY, f"{start.name} imports {path.name}, which imports {name}"
-            for place in _files(name):
-                if place not in seen:
-                    waiting.append(place)
-
-
-def _files(name: str) -> list[Path]:
+def _executed(tree: Tree, name: str) -> list[Path]:
     """The files of ours that importing `name` runs: the packages on the way, and the module."""
-    roots = {"sj_lang": ROOT, "sj_lang_neurons": NEURONS.parent, "sj_lang_language": LANGUAGE.parent}
     parts = name.split(".")
-    if parts[0] not in roots:
-        return []
-    places = [roots[parts[0]].joinpath(*parts[:length]) for length in range(1, len(parts) + 1)]
-    files = [place / "__init__.py" for place in places] + [place.with_suffix(".py") for place in places]
-    return [file for file in files if file.exists()]
+    places = (tree.file(".".join(parts[:length])) for length in range(1, len(parts) + 1))
+    return [place for place in places if place is not None]
 
 
-def test_only_the_loader_and_the_contract_know_pluggy() -> None:
-    knowing = {path.name for path in sources(HOST) if any(below(name, "pluggy") for name in imports(path))}
-    assert knowing == {"plugins.py", "hookspecs.py"}
+def recipes(tree: Tree) -> Iterator[str]:
+    """5. Recipes hold names and numbers, never Python paths."""
+    paths = [*tree.root.glob("recipes/**/*.yaml"), *tree.root.glob("sj_lang/commands/template/**/*.yaml")]
+    assert paths
+    for path in paths:
+        texts = _texts(yaml.safe_load(path.read_text(encoding="utf-8")))
+        yield from (f"{path.relative_to(tree.root)}: {text}" for text in texts if PYTHON_PATH.fullmatch(text))
 
 
-def values(data: Any) -> Iterator[str]:
+def _texts(data: Any) -> Iterator[str]:
     if isinstance(data, dict):
         for key, value in data.items():
-            yield from values(key)
-            yield from values(value)
+            yield from _texts(key)
+            yield from _texts(value)
     elif isinstance(data, list):
         for item in data:
-            yield from values(item)
+            yield from _texts(item)
     elif isinstance(data, str):
         yield data
 
 
-PYTHON_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*|[a-z_]\w*(\.[a-z_]\w*)*\.[A-Z]\w*")
+Rule = Callable[[Tree], Iterator[str]]
+NEURONS, LANGUAGE = "plugins/neurons/sj_lang_neurons", "plugins/language/sj_lang_language"
 
 
-def test_5_recipes_hold_names_and_numbers_never_python_paths() -> None:
-    recipes = sorted(ROOT.glob("recipes/**/*.yaml")) + sorted(HOST.glob("commands/template/**/*.yaml"))
-    assert recipes
-    for path in recipes:
-        found = [value for value in values(yaml.safe_load(path.read_text())) if PYTHON_PATH.fullmatch(value)]
-        assert not found, path
-    assert PYTHON_PATH.fullmatch("package.module:Class")
-    assert PYTHON_PATH.fullmatch("torch.nn.Linear")
-    assert not any(
-        PYTHON_PATH.fullmatch(value) for value in ("hub:a/b", "spike_decoder", "ROMEO:", "data/x.txt", "model.twin")
-    )
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    return Tree(ROOT).copy(tmp_path_factory.mktemp("copy"))
+
+
+@pytest.mark.parametrize("rule", [host_and_plugins, references, language, light_modules, recipes])
+def test_nothing_breaches(rule: Rule) -> None:
+    breaches = list(rule(Tree(ROOT)))
+    assert not breaches, "\n".join(breaches)
+
+
+@pytest.mark.parametrize(
+    ("rule", "place", "line"),
+    [
+        (host_and_plugins, "sj_lang/monitor.py", "def f():\n    import sj_lang_neurons.dsn"),
+        (host_and_plugins, f"{LANGUAGE}/data/hub.py", "from sj_lang_neurons import DSN"),
+        (host_and_plugins, f"{NEURONS}/jit.py", "from sj_lang.run import console"),
+        (references, f"{NEURONS}/dsn/reference.py", "from sj_lang import cpu"),
+        (references, f"{NEURONS}/dsn/torch.py", "from sj_lang_neurons.dsn import reference"),
+        (references, f"{NEURONS}/jit.py", "from sj_lang_neurons.bpsn.reference import sequence"),
+        (references, f"{NEURONS}/scan/torch.py", "def f():\n    from . import reference"),
+        (references, f"{NEURONS}/dsn/numba.py", "from sj_lang_neurons.dsn.node import DSN"),
+        (language, f"{LANGUAGE}/tasks/causal_lm.py", "from sj_lang_language.models import spike_decoder"),
+        (language, f"{LANGUAGE}/data/hub.py", "from sj_lang_language import attention"),
+        (light_modules, "sj_lang/errors.py", "import torch"),
+        (light_modules, f"{NEURONS}/plugin.py", "from sj_lang.monitor import nodes"),
+        (recipes, "recipes/lm/quickstart.yaml", "model: {neuron: sj_lang_neurons.dsn:DSN}"),
+        (recipes, "recipes/lm/quickstart.yaml", "model: {neuron: torch.nn.Linear}"),
+    ],
+)
+def test_a_planted_breach_is_caught(rule: Rule, place: str, line: str, copy: Tree) -> None:
+    before = set(rule(copy))
+    with copy.planted(place, line):
+        assert set(rule(copy)) - before
+
+
+def test_a_breach_through_another_module_is_caught(copy: Tree) -> None:
+    top = copy.packages["sj_lang_language"]
+    reached = copy.reached(copy.sources("sj_lang_language", "attention"))
+    between = next(path for path in reached if path.parent == top and path.name != "__init__.py")
+    with copy.planted(str(between.relative_to(copy.root)), "from sj_lang_language.models import snn_bert"):
+        assert any("attention" in breach for breach in language(copy))
+
+
+def test_names_and_numbers_are_no_python_paths() -> None:
+    for text in ("hub:a/b", "spike_decoder", "ROMEO:", "data/x.txt", "model.twin"):
+        assert not PYTHON_PATH.fullmatch(text)
+
+
+def test_only_the_loader_and_the_contract_know_pluggy() -> None:
+    paths = Tree(ROOT).sources("sj_lang")
+    assert {path.name for path in paths if any(below(name, "pluggy") for name in imports(path))} == {
+        *("plugins.py", "hookspecs.py")
+    }

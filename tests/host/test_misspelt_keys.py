@@ -66,10 +66,10 @@ def assert_right_key_is_named(path: Path) -> int:
         path.write_text(wrong, encoding="utf-8")
         with pytest.raises(UserError) as caught:
             recipe.load(str(path))
-        told = [
+        lines = [
             t for t in str(caught.value).splitlines() if t.strip().startswith(f"{path}:{line}:") and "unknown key" in t
         ]
-        suggested = [re.findall(r"'([^']+)'", t.partition("did you mean")[2].partition("?")[0])[:3] for t in told]
+        suggested = [re.findall(r"'([^']+)'", t.partition("did you mean")[2].partition("?")[0])[:3] for t in lines]
         assert any(word in names for names in suggested), f"line {line}: '{word}' is not named in\n{caught.value}"
         count += 1
     return count

@@ -245,7 +245,7 @@ def test_mistakes_in_runs_are_told_where_they_stand_and_once(write: Write) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (SOUND + "runs: {}\n", "runs: there is none; name at least one run"),
+        (SOUND + "runs: {}\n", "runs: is empty; name at least one run"),
         ("recipe: 1\nruns: []\n", "runs: the list is empty"),
         ("recipe: 1\nruns: [r.yaml]\n", "runs.0: a series cannot contain itself"),
         ("recipe: 1\nruns: [3]\n", "runs.0: expected the name or path of a recipe, found 3"),
@@ -271,7 +271,7 @@ def test_copy_keeps_the_text_and_finds_the_base(write: Write) -> None:
     assert copy == Path("own/second.yaml")
     assert copy.read_text().startswith("# mine\nbase: /")
     assert recipe.load(str(copy)).model == recipe.load("parts/second.yaml").model
-    with pytest.raises(UserError, match=r"own/second\.yaml exists already"):
+    with pytest.raises(UserError, match=r"own/second\.yaml already exists"):
         files.copy("parts/second.yaml", "own")
     files.copy("parts/first.yaml", "own/name.yaml")
     assert Path("own/name.yaml").read_text(encoding="utf-8") == SOUND

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import toy as toys
+from torch import nn
 from transformers import PreTrainedConfig
 
 from sj_lang import build
 from sj_lang.component import schema
 from sj_lang.component.schema import Data, Part
+from sj_lang.component.spec import Spec, check_data, resolve, resolve_arguments
 from sj_lang.errors import PluginError, UserError
 from sj_lang.plugins import Registry
 from sj_lang.recipe import check
@@ -22,25 +26,25 @@ pytestmark = pytest.mark.usefixtures("toy")
 
 
 def problems(kind: str, spec: Any) -> list[str]:
-    return [str(problem) for problem in schema.resolve(kind, spec)[1]]
+    return [str(problem) for problem in resolve(kind, spec)[1]]
 
 
 def test_defaults_are_written_out_and_given_arguments_are_not() -> None:
-    options, found = schema.resolve("neuron", {"type": "toy_lif", "tau": 3})
-    assert not found
+    options, mistakes = resolve("neuron", {"type": "toy_lif", "tau": 3})
+    assert not mistakes
     assert options == {"type": "toy_lif", "tau": 3.0, "v_threshold": 1.0, "v_reset": 0.0, "surrogate_function": "ATan"}
 
 
 def test_a_name_alone_is_a_component() -> None:
-    assert schema.resolve("neuron", "toy_delay")[0] == {"type": "toy_delay", "delays": 2, "direction": "forward"}
+    assert resolve("neuron", "toy_delay")[0] == {"type": "toy_delay", "delays": 2, "direction": "forward"}
 
 
 def test_of_a_config_class_only_its_own_fields_count() -> None:
     names = set(schema.arguments("model", toys.ToyConfig))
     assert names == {"vocab_size", "hidden_size", "heads", "neuron", "attention", "norm", "coding", "dropout", "twin"}
-    options = schema.resolve("model", "toy_model")[0]
+    options = resolve("model", "toy_model")[0]
     assert "vocab_size" not in options  # the data fix it
-    assert schema.resolve("model", {"type": "toy_model", "vocab_size": 9})[0]["vocab_size"] == 9
+    assert resolve("model", {"type": "toy_model", "vocab_size": 9})[0]["vocab_size"] == 9
     assert options["attention"] == {"type": "mixing", "norm": {"type": "centre", "eps": 1e-5}, "dropout": 0.0}
 
 
@@ -64,9 +68,9 @@ def test_all_problems_at_once_each_at_its_own_path() -> None:
         "attention": {"type": "mixing", "norm": {"type": "center"}, "dim": 4},
         "coding": "individul",
     }
-    found = problems("model", spec)
-    assert len(found) == 6
-    text = "\n".join(found)
+    messages = problems("model", spec)
+    assert len(messages) == 6
+    text = "\n".join(messages)
     assert "hiden_size: unknown key; did you mean 'hidden_size'?" in text
     assert "dropout: expected a number, found 'much' (text)" in text
     assert "neuron.tua: unknown key; did you mean 'tau'?" in text
@@ -89,19 +93,19 @@ def test_all_problems_at_once_each_at_its_own_path() -> None:
     ],
 )
 def test_wrong_components(spec: Any, message: str) -> None:
-    (found,) = problems("neuron", spec)
-    assert found.startswith(message)
+    (text,) = problems("neuron", spec)
+    assert text.startswith(message)
 
 
 def test_a_part_may_be_none_where_its_annotation_says_so() -> None:
-    assert schema.resolve("model", {"type": "toy_model", "norm": None})[1] == []
+    assert resolve("model", {"type": "toy_model", "norm": None})[1] == []
     assert problems("model", {"type": "toy_model", "neuron": None}) == [
         "neuron: expected a neuron: a name, or a mapping with 'type'; found null"
     ]
 
 
 def test_arguments_without_a_type_change_the_default_part() -> None:
-    options = schema.resolve("model", {"type": "toy_model", "neuron": {"tau": 5}})[0]
+    options = resolve("model", {"type": "toy_model", "neuron": {"tau": 5}})[0]
     assert options["neuron"]["type"] == "toy_lif"
     assert options["neuron"]["tau"] == 5.0
 
@@ -110,8 +114,8 @@ def test_a_missing_argument_and_its_misspelling_are_one_problem() -> None:
     assert problems("task", {"type": "toy_task", "dta": "poem"}) == [
         "dta: unknown key; did you mean 'data', which is missing?"
     ]
-    (found,) = problems("task", {"type": "toy_task"})
-    assert found == "data: missing; expected a registered source, hub:owner/name[/config], a path, or a mapping of " + (
+    (text,) = problems("task", {"type": "toy_task"})
+    assert text == "data: missing; expected a registered source, hub:owner/name[/config], a path, or a mapping of " + (
         "train, validation, dev, test"
     )
 
@@ -132,6 +136,39 @@ def test_signatures_that_cannot_be_checked_are_the_plugins_fault() -> None:
         schema.arguments("norm", Open)
     with pytest.raises(PluginError, match="argument 'callback' has no default, and no recipe can hold its type"):
         schema.arguments("norm", Needy)
+
+
+def test_rest_of_the_arguments_are_those_of_the_base_class() -> None:
+    class Base:
+        def __init__(self, *, dim: int, eps: float = 1e-5, gain: float = 1.0) -> None:
+            self.dim, self.eps, self.gain = dim, eps, gain
+
+    class Middle(Base):
+        """No constructor of its own."""
+
+    class Leaf(Middle):
+        def __init__(self, *, momentum: float = 0.1, eps: float = 1e-3, **common: Any) -> None:
+            super().__init__(eps=eps, **common)
+            self.momentum = momentum
+
+    defaults = {name: argument.default for name, argument in schema.arguments("norm", Leaf).items()}
+    assert defaults == {"momentum": 0.1, "eps": 1e-3, "dim": schema.MISSING, "gain": 1.0}
+    assert not schema.arguments("norm", Leaf)["dim"].settable
+    assert schema.arguments("norm", Leaf)["gain"].annotation is float
+
+
+def test_rest_that_no_base_class_names_is_the_plugins_fault() -> None:
+    class Lost(nn.Module):
+        def __init__(self, *, dim: int, **common: Any) -> None:
+            super().__init__(**common)
+
+    class Deep(Lost):
+        def __init__(self, *, eps: float = 1e-5, **common: Any) -> None:
+            super().__init__(**common)
+
+    for target in (Lost, Deep):
+        with pytest.raises(PluginError, match=rf"{target.__qualname__}: its constructor takes \*\*common, so the keys"):
+            schema.arguments("norm", target)
 
 
 @pytest.mark.parametrize("text", ["model.neuron.tau: too slow", "model.neuron.tau too slow"])
@@ -175,13 +212,13 @@ def test_a_part_annotation_survives_a_linter_that_takes_the_quotes_off() -> None
 
 
 def test_the_class_says_what_is_given() -> None:
-    class Own:
+    class Holder:
         given = frozenset({"texts"})
 
         def __init__(self, *, texts: Any, dim: int = 3) -> None: ...
 
-    known = schema.arguments("norm", Own)
-    assert (known["texts"].settable, known["dim"].settable) == (False, True)
+    arguments = schema.arguments("norm", Holder)
+    assert (arguments["texts"].settable, arguments["dim"].settable) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -208,21 +245,21 @@ def test_data_that_can_be_meant(data: Any) -> None:
     ],
 )
 def test_data_that_cannot(data: Any, message: str) -> None:
-    (found,) = problems("task", {"type": "toy_task", "data": data})
-    assert found.startswith(message)
+    (text,) = problems("task", {"type": "toy_task", "data": data})
+    assert text.startswith(message)
 
 
 def test_data_may_be_a_path(tmp_path: Path) -> None:
-    assert schema.check_data(str(tmp_path), ("data",)) == []
+    assert check_data(str(tmp_path), ("data",)) == []
 
 
 def test_data_is_an_annotation_like_any_other() -> None:
     def task(*, data: Data | None = None, mode: Literal["a"] = "a") -> None: ...
 
-    known = schema.arguments("task", task)
-    assert schema.resolve_arguments(known, {"data": None}, ())[1] == []
-    assert len(schema.resolve_arguments(known, {"data": "none"}, ())[1]) == 1
-    assert schema.resolve_arguments(known, {}, ())[0] == {"data": None, "mode": "a"}
+    arguments = schema.arguments("task", task)
+    assert resolve_arguments(arguments, {"data": None}, ())[1] == []
+    assert len(resolve_arguments(arguments, {"data": "none"}, ())[1]) == 1
+    assert resolve_arguments(arguments, {}, ())[0] == {"data": None, "mode": "a"}
 
 
 def test_part_builds_a_fresh_instance_each_time() -> None:
@@ -234,6 +271,19 @@ def test_part_builds_a_fresh_instance_each_time() -> None:
     assert make.name == "toy_lif"
     assert make.spec["v_threshold"] == 1.0
     assert repr(make).startswith("toy_lif(tau=3.0, ")
+
+
+def test_a_checked_spec_carries_the_proof_until_it_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = resolve("attention", "mixing")[0]
+    monkeypatch.setattr(build, "resolve", lambda kind, spec: pytest.fail("resolved again"))
+    for kept in (spec, copy.deepcopy(spec), pickle.loads(pickle.dumps(spec))):
+        assert isinstance(kept, Spec)
+        assert build.part("attention", kept)(dim=8, heads=2, neuron="N").norm(dim=8).eps == 1e-5
+    spec["norm"]["eps"] = "small"
+    assert not spec.proves("attention")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"attention\.norm\.eps: expected a number, found 'small'"):
+        build.part("attention", spec)
 
 
 def test_the_declaration_follows_the_options() -> None:
@@ -263,9 +313,9 @@ def test_what_a_constructor_raises_names_the_plugin(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(toys.Centre, "__init__", fail)
     with pytest.raises(PluginError) as caught:
         build.part("norm", "centre")(dim=3)
-    told = str(caught.value)
-    assert told.startswith(f"norm 'centre' of sj-lang-toy 1.0: building it failed: {type(error).__name__}")
-    assert "\n" not in told
+    text = str(caught.value)
+    assert text.startswith(f"norm 'centre' of sj-lang-toy 1.0: building it failed: {type(error).__name__}")
+    assert "\n" not in text
     assert caught.value.__cause__ is error
 
 

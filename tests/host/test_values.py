@@ -1,4 +1,4 @@
-"""Strict checks of values, told in words."""
+"""Strict checks of values, with messages in words."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Colour(enum.Enum):
     ],
 )
 def test_what_is_taken(annotation: Any, value: Any, result: Any) -> None:
-    found, wrong = values.check(annotation, value)
+    plain, wrong = values.check(annotation, value)
     assert wrong is None
-    assert found == result
-    assert type(found) is type(result)
+    assert plain == result
+    assert type(plain) is type(result)
 
 
 @pytest.mark.parametrize(

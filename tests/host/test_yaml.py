@@ -26,9 +26,9 @@ from sj_lang.errors import UserError
     ],
 )
 def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
-    for found in (yaml_marks.scalar(text), yaml_marks.parse(f"a: {text}", "f").data["a"]):
-        assert found == value
-        assert type(found) is type(value)
+    for parsed in (yaml_marks.scalar(text), yaml_marks.parse(f"a: {text}", "f").data["a"]):
+        assert parsed == value
+        assert type(parsed) is type(value)
 
 
 def test_infinities() -> None:
@@ -55,7 +55,7 @@ def test_every_key_and_item_has_its_place() -> None:
 
 def test_a_key_that_stands_twice_is_a_problem() -> None:
     (problem,) = yaml_marks.parse("a: 1\nb: {c: 1, c: 2}\n", "f").problems
-    assert str(problem) == "f:2:11  b.c: this key stands here twice (first in line 2)"
+    assert str(problem) == "f:2:11  b.c: this key is here twice, first in line 2"
 
 
 def test_odd_keys() -> None:
@@ -127,7 +127,7 @@ def test_values_of_overrides(text: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[1", "expected"), ("{a: 1, a: 2}", "stands here twice"), ('"x', "end of stream"), ("[!!int 3]", "the tag")],
+    [("[1", "expected"), ("{a: 1, a: 2}", "is here twice"), ('"x', "end of stream"), ("[!!int 3]", "the tag")],
 )
 def test_values_that_are_not_yaml(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):

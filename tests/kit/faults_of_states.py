@@ -84,8 +84,8 @@ class HiddenState(Toy):
 
 @fault("nothing_piles_up")
 class KeepsEverySpike(Toy):
-    def __init__(self, **given):
-        super().__init__(**given)
+    def __init__(self, **options):
+        super().__init__(**options)
         self.history = []
 
     def fire(self, h, axis):
@@ -105,8 +105,8 @@ class KeepsEveryCallInItsClass(Toy):
 
 @fault("nothing_piles_up")
 class TensorGrowsInAPart(Toy):
-    def __init__(self, **given):
-        super().__init__(**given)
+    def __init__(self, **options):
+        super().__init__(**options)
         self.part = torch.nn.Identity()
         self.part.seen = torch.zeros(0)
 
@@ -117,8 +117,8 @@ class TensorGrowsInAPart(Toy):
 
 @fault("nothing_piles_up")
 class ForwardRecordsInAnObject(Toy):
-    def __init__(self, **given):
-        super().__init__(**given)
+    def __init__(self, **options):
+        super().__init__(**options)
         self.record = SimpleNamespace(inputs={})
 
     def forward(self, x, mask=None):
@@ -128,8 +128,8 @@ class ForwardRecordsInAnObject(Toy):
 
 @fault("nothing_piles_up")
 class SumsSpikesWithTheirGraph(Toy):
-    def __init__(self, **given):
-        super().__init__(**given)
+    def __init__(self, **options):
+        super().__init__(**options)
         self.total = 0.0
 
     def fire(self, h, axis):
@@ -203,21 +203,21 @@ class DeepcopySharesParameters(Toy):
 
 @fault("copies_are_independent")
 class CannotBePickled(Toy):
-    def __init__(self, **given):
-        super().__init__(**given)
+    def __init__(self, **options):
+        super().__init__(**options)
         self.gain = lambda x: x
 
 
 @fault("state_dict_is_complete")
 class ParameterLeftOutOfStateDict(Toy):
-    def state_dict(self, *args, **given):
-        return {name: value for name, value in super().state_dict(*args, **given).items() if name != "threshold"}
+    def state_dict(self, *args, **arguments):
+        return {name: value for name, value in super().state_dict(*args, **arguments).items() if name != "threshold"}
 
 
 @fault("state_dict_is_complete")
 class WeightIsNoParameter(Toy):
-    def __init__(self, **given):
-        super().__init__(**given)
+    def __init__(self, **options):
+        super().__init__(**options)
         weight = self.weight.detach()
         del self.weight
         self.weight = weight

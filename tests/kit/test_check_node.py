@@ -15,7 +15,7 @@ from toy_node import Toy
 
 from sj_lang import build
 from sj_lang.errors import UserError
-from sj_lang.testing import CHECKS, CheckFailed, NodeFailed, Subject, Traits, check_node, lifecycle, numerics, sequence
+from sj_lang.testing import CHECKS, CheckFailed, NodeFailed, Subject, Traits, check_node, numerics, sequence, states
 from sj_lang.testing.kernels import unwritten_memory_is_nan
 from sj_lang.testing.properties import influence, longest_run, potentials
 from sj_lang.testing.refuse import assert_refuses
@@ -72,8 +72,8 @@ def test_an_error_of_several_checks_is_told_once():
     assert len(caught.value.failures) == 5
     heading, group, names = str(caught.value).splitlines()
     assert heading == "5 of 5 checks failed"
-    found = "raised KeyError: 'no table for 7 steps' (in some with other numbers) [cpu, float32; cpu, float64]"
-    assert group == f"  3 checks: {found}"
+    reason = "raised KeyError: 'no table for 7 steps' (in some with other numbers) [cpu, float32; cpu, float64]"
+    assert group == f"  3 checks: {reason}"
     assert sorted(names.strip().split(", ")) == sorted(several)
     with pytest.raises(NodeFailed) as caught:
         check_node(RaisesByShape, traits=ALL, only=several[:2], inputs=torch.zeros, dtypes=[torch.float32])
@@ -211,14 +211,14 @@ def test_spikes_may_differ_within_the_margin_only():
         x[:, :, -1] += 0.5
         return x
 
-    given = {"inputs": at_the_threshold, "jitter": 0.0, "flips": 1.0}
-    single = Subject(make=Hair, traits=Traits(**ALL), **given).at(torch.float32)
+    options = {"inputs": at_the_threshold, "jitter": 0.0, "flips": 1.0}
+    single = Subject(make=Hair, traits=Traits(**ALL), **options).at(torch.float32)
     sequence.steps_equal_sequence(single)
-    strict = Subject(make=Hair, traits=Traits(**ALL), **{**given, "flips": 0.0}).at(torch.float32)
+    strict = Subject(make=Hair, traits=Traits(**ALL), **{**options, "flips": 0.0}).at(torch.float32)
     with pytest.raises(CheckFailed, match="near a threshold; 1 may"):
         sequence.steps_equal_sequence(strict)
     with pytest.raises(CheckFailed, match="away from a threshold"):
-        sequence.steps_equal_sequence(Subject(make=Wide, traits=Traits(**ALL), **given).at(torch.float32))
+        sequence.steps_equal_sequence(Subject(make=Wide, traits=Traits(**ALL), **options).at(torch.float32))
 
 
 def test_refusals_must_tell():
@@ -274,9 +274,9 @@ def test_what_grows_is_named_and_what_is_computed_once_is_no_fault():
             self.fired, after, h = super().sequence(x, state, lengths)  # with its graph, which ends at the state
             return self.fired.clone(), after, h
 
-    lifecycle.nothing_piles_up(Subject(make=Caches, traits=Traits(**ALL)))
+    states.nothing_piles_up(Subject(make=Caches, traits=Traits(**ALL)))
     with pytest.raises(CheckFailed, match=r"same input: 'part.seen' from 150 to 225 entries \[cpu"):
-        lifecycle.nothing_piles_up(Subject(make=TensorGrowsInAPart, traits=Traits(**ALL)))
+        states.nothing_piles_up(Subject(make=TensorGrowsInAPart, traits=Traits(**ALL)))
 
 
 def inexact(node):

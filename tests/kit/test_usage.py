@@ -56,9 +56,9 @@ def test_a_node_need_not_say_its_channels() -> None:
     class AnyWidth(Toy):
         def functional(self, x: Any, state: Any = None, mask: Any = None) -> Any:
             self.channels = x.shape[1 if self.step_mode == "s" else 2]
-            found = super().functional(x, state, mask)
+            result = super().functional(x, state, mask)
             self.channels = None
-            return found
+            return result
 
     def make(channels: int) -> nn.Module:
         node = AnyWidth(channels=channels)
@@ -87,9 +87,9 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_an_argument_of_the_wrong_kind_is_refused(name: str) -> None:
-    given, message = ARGUMENTS[name]
+    arguments, message = ARGUMENTS[name]
     with pytest.raises((TypeError, ValueError), match=message):
-        check_node(Toy, **{"traits": ALL, **given})
+        check_node(Toy, **{"traits": ALL, **arguments})
 
 
 def test_the_traits_of_a_registration_hold_more_than_flags() -> None:

@@ -74,7 +74,7 @@ class Toy(Node):
 
     def sequence(self, x: Tensor, state: State, lengths: Tensor | None):
         alpha = self.decay(x, torch.cat((state["last"][None], x[:-1])), axis=2)
-        h = self.kernel(x)(alpha, (1 - alpha) * x, state["h"])
+        h = self.choose(x).run(alpha, (1 - alpha) * x, state["h"])
         return self.fire(h, axis=2), {"h": final(h, lengths, state["h"]), "last": final(x, lengths, state["last"])}, h
 
 

@@ -138,7 +138,7 @@ def test_a_whole_text_has_no_state() -> None:
     attention = build.part("attention", "softmax")(dim=8, heads=2, neuron=build.part("neuron", "if"), causal=False)
     x = torch.randn(5, 1, 8)
     assert attention(x)[1] == {}
-    with pytest.raises(ValueError, match="has no state to go on from"):
+    with pytest.raises(ValueError, match="cannot continue from a state"):
         attention(x, {})
     with pytest.raises(ValueError, match="heads 3 must divide dim 8"):
         build.part("attention", "ssa")(dim=8, heads=3, neuron=build.part("neuron", "if"))

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from sj_lang_language import bag_of_words, metrics
+from sj_lang_language.tasks import bag_of_words, metrics
 
 linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
 from sklearn import metrics as oracle  # noqa: E402

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from sj_lang_language.distil.loss import DistillationLoss
 from sj_lang_language.tasks.distillation import Distillation
+from sj_lang_language.tasks.distillation.loss import DistillationLoss
 from sj_lang_language.tasks.masked_lm import MaskedLM
 from stock_bert import (
     StockConfig,
@@ -137,13 +137,11 @@ def test_a_teacher_that_is_the_student_leaves_nothing_to_match() -> None:
 
 def gradients(recipe_: Any, tmp_path: Path, parts: int, processes: int = 1) -> dict[str, Tensor]:
     """Of one step on the same 16 windows, in `parts` micro-batches."""
-    from sj_lang.run.callbacks import RunMark
     from sj_lang.run.console import Console
-    from sj_lang.run.guards import Termination
     from sj_lang.run.trainer import RunTrainer
 
     job = assemble(recipe_, tmp_path / "run")
-    trainer = RunTrainer(job, console=Console(), folder=None, mark=RunMark(), termination=Termination(""))
+    trainer = RunTrainer(job, Console())
     trainer.create_optimizer()
     data = [job.prepared.train[i] for i in range(16)]
     for position, item in enumerate(data):  # micro-batches with very different numbers of labels
@@ -244,18 +242,18 @@ def test_teachers_that_do_not_fit(
     weights = Path(cut_off, "model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-9])
     cases = {
-        teacher(name="other", own=other): r"another vocabulary than the student: 121 tokens against 120, 1 of them",
+        teacher(name="other", own=other): r"a different vocabulary from the student: 121 tokens against 120, 1 of them",
         teacher(StockForSequenceClassification, name="classes"): r"was not trained for this task: .* lacks cls",
-        teacher(name="short", max_position_embeddings=8): r"reads 8 tokens at most, the task has 16",
+        teacher(name="short", max_position_embeddings=8): r"reads 8 tokens at most, but the task has 16",
         str(bare): r"holds no model",
         cut_off: r"task\.teacher: .*cut.* cannot be loaded as .*incomplete",
-        "./nowhere": r"no folder './nowhere'",
+        "./nowhere": r"\./nowhere is no folder",
     }
     for place, message in cases.items():
         with pytest.raises(UserError, match=message):
             execute(recipe(tmp_path, book, place), dry_run=True)
-    with pytest.raises(Unreachable, match=r"task.teacher: no model 'owner/name'.*cannot be reached"):
-        execute(recipe(tmp_path, book, "owner/name", "output=out"))
+    with pytest.raises(Unreachable, match=r"task.teacher: no model in hub:owner/name.*cannot be reached"):
+        execute(recipe(tmp_path, book, "hub:owner/name", "output=out"))
     assert not (tmp_path / "out").exists()
     assert offline() < 60
 
@@ -265,7 +263,7 @@ def test_a_teacher_that_splits_words_in_another_way(tmp_path: Path, book: Path, 
 
     own = AutoTokenizer.from_pretrained(teacher())
     cased = assembled(own.get_vocab(), lowercase=False)
-    with pytest.raises(UserError, match="splits text in another way"):
+    with pytest.raises(UserError, match="splits text differently"):
         execute(recipe(tmp_path, book, teacher(name="cased", own=cased)), dry_run=True)
 
 
@@ -285,7 +283,7 @@ def test_there_is_nothing_to_smooth(tmp_path: Path, book: Path, teacher: Callabl
 
 
 def test_a_student_without_hidden_states() -> None:
-    from sj_lang_language.distil.loss import DistillationLoss
+    from sj_lang_language.tasks.distillation.loss import DistillationLoss
     from transformers import BertConfig, BertForMaskedLM
 
     class Mute(BertForMaskedLM):
@@ -294,5 +292,5 @@ def test_a_student_without_hidden_states() -> None:
 
     config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     options = {"labels": ["labels"], "temperature": 1.0, "alpha": 0.5, "hidden": True}
-    with pytest.raises(UserError, match=r"the student, Mute, gives no hidden states; set task\.hidden=false"):
+    with pytest.raises(UserError, match=r"the student, Mute, does not return hidden states; set task\.hidden=false"):
         DistillationLoss(student=Mute(config), teacher=BertForMaskedLM(config), **options)

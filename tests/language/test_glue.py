@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from sj_lang_language.data import hub
-from sj_lang_language.data.glue_files import SPECS
+from sj_lang_language.data.tables.glue_files import SPECS
 from sj_lang_language.tasks.glue import Glue
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
@@ -120,7 +120,7 @@ def test_submissions(name: str, tmp_path: Path) -> None:
     spec = SPECS[name]
     for split in ["test", "test_mm"] if name == "mnli" else ["test"]:
         assert f"{split}: no labels, so it is predicted and not scored" in ready.notes
-        assert any(f"{split}: 5 examples, where GLUE has {spec.rows[split]:,}" in note for note in ready.notes)
+        assert any(f"{split}: 5 examples, but GLUE has {spec.rows[split]:,}" in note for note in ready.notes)
         count = spec.rows[split]
         outputs = np.eye(len(spec.labels) or 1)[np.arange(count) % (len(spec.labels) or 1)]
         if name == "stsb":
@@ -196,7 +196,7 @@ def test_files_one_by_one(tmp_path: Path) -> None:
     root = layout(tmp_path, "qqp", test=False)
     (root / "QQP" / "dev.tsv").rename(root / "QQP" / "dev_from_train.tsv")
     notes = prepare("qqp", data=str(root)).notes
-    assert "dev: there is no dev.tsv, dev_from_train.tsv is taken in its place" in notes
+    assert "dev: there is no dev.tsv, dev_from_train.tsv is used instead" in notes
     other = tmp_path / "other.tsv"
     other.write_text(table("qqp", HEADERS["qqp"][0], range(200, 204)) + "broken\tline\n")
     ready = prepare("qqp", data=str(root), files={"dev": str(other)})
@@ -235,7 +235,12 @@ def test_what_is_missing(tmp_path: Path) -> None:
             for score in ("nan", "5.5", "-1", "", "five")
         ),
         ("rte", "dev", "9\ta\tb\tcontradiction", "line 14: label 'contradiction'; expected one of the 2 labels"),
-        ("cola", "dev", "b\tl", r"line 13: expected 4 fields \(source, label, mark, sentence\); 1 lines have another"),
+        (
+            "cola",
+            "dev",
+            "b\tl",
+            r"line 13: expected 4 fields \(source, label, mark, sentence\); 1 lines have a diff",
+        ),
         # left out, it would move the lines behind it in the submission
         ("qqp", "test", "b\tl", r"line 7: .*as in the header.* Quotes .* are taken as text$"),
     ],
@@ -278,21 +283,21 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
     asked = []
 
-    def load(name: str, config: str | None) -> dict[str, datasets.Dataset]:
-        asked.append((name, config))
-        if config == "ax":
+    def load(place: str) -> dict[str, datasets.Dataset]:
+        asked.append(place)
+        if place.endswith("/ax"):
             return {"test": rows(6, known=False)}
         known = {"train": rows(40), "validation_matched": rows(9), "validation_mismatched": rows(12)}
         return known | {"test_matched": rows(3, known=False), "test_mismatched": rows(4, known=False)}
 
     monkeypatch.setattr(hub, "load", load)
     ready = prepare("mnli")
-    assert asked == [("nyu-mll/glue", "mnli"), ("nyu-mll/glue", "ax")]
+    assert asked == ["hub:nyu-mll/glue/mnli", "hub:nyu-mll/glue/ax"]
     assert {name: len(part) for name, part in ready.tests.items()} == {"dev": 9, "dev_mm": 12}
     assert {name: len(part) for name, part in ready.unlabelled.items()} == {"test": 3, "test_mm": 4, "ax": 6}
     assert ready.tests["dev"][2]["labels"] == 2
     assert list(prepare("ax", data="hub:owner/copy").unlabelled) == ["ax"]
-    assert asked[2:] == [("owner/copy", "mnli"), ("owner/copy", "ax")]
+    assert asked[2:] == ["hub:owner/copy/mnli", "hub:owner/copy/ax"]
 
 
 @pytest.mark.parametrize("name", NINE)

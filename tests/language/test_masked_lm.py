@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sj_lang_language.data import corpus, stream
-from sj_lang_language.data.pairs import ELSEWHERE, NEXT, documents, pairs
+from sj_lang_language.data.text import corpus, stream
+from sj_lang_language.data.text.pairs import ELSEWHERE, NEXT, documents, pairs
 from sj_lang_language.tasks.masked_lm import MaskedLM
 from stock_bert import offered, write_recipe
 

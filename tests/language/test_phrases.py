@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sj_lang_language.data import phrases
-from sj_lang_language.data.examples import Examples
+from sj_lang_language.data.tables import phrases
+from sj_lang_language.data.tables.examples import Examples
 from sj_lang_language.tasks.glue import Glue
 
 from sj_lang import build

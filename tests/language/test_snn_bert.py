@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from sj_lang_language.firing import Firing
+from sj_lang_language.layers import SpikingLayer
 from sj_lang_language.models.snn_bert import (
     SNNBertConfig,
     SNNBertForMaskedLM,
@@ -225,7 +225,7 @@ def test_too_long_a_text_says_so() -> None:
 
 def test_firing_layers_are_one_per_linear_and_one_behind_query_key_value() -> None:
     layer = build().bert.encoder.layer[0]
-    assert [name for name, module in layer.named_modules() if isinstance(module, Firing)] == [
+    assert [name for name, module in layer.named_modules() if isinstance(module, SpikingLayer)] == [
         *("attention.neuron", "attention.self.qkv", "attention.output.neuron", "intermediate.neuron", "output.neuron")
     ]
 

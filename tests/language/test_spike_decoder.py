@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from sj_lang_language.firing import Firing
+from sj_lang_language.layers import SpikingLayer
 from sj_lang_language.models.spike_decoder import SpikeDecoderConfig, SpikeDecoderForCausalLM
 
 from sj_lang.errors import UserError
@@ -88,7 +88,7 @@ def test_padding_changes_no_logit_and_no_gradient(build: Build, kind: str, ids: 
 def spikes_of(model: SpikeDecoderForCausalLM, ids: torch.Tensor) -> list[torch.Tensor]:
     seen: list[torch.Tensor] = []
     for module in model.modules():
-        if isinstance(module, Firing):
+        if isinstance(module, SpikingLayer):
             module.register_forward_hook(lambda _module, _inputs, output: seen.append(output[0]))
     logits(model, ids)
     return seen

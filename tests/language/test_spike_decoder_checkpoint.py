@@ -11,8 +11,8 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
-from sj_lang_language.firing import Firing
-from sj_lang_language.models import auto
+from sj_lang_language.layers import SpikingLayer
+from sj_lang_language.models import common
 from sj_lang_language.models.spike_decoder import SpikeDecoderConfig, SpikeDecoderForCausalLM
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
@@ -91,7 +91,7 @@ class Counting(torch.nn.Module):
 
 def test_a_foreign_node_keeps_its_own_initial_values(build: Build) -> None:
     model = build()
-    model.output = Firing(neuron=Counting, channels=16)
+    model.output = SpikingLayer(neuron=Counting, channels=16)
     with torch.no_grad():
         for tensor in (*model.output.node.parameters(), *model.output.node.buffers()):
             tensor.fill_(torch.nan)
@@ -176,5 +176,5 @@ def test_another_models_type_is_not_taken_over() -> None:
         model_type = "sj-spike-decoder"
 
     with pytest.raises(PluginError, match=r"'sj-spike-decoder' of .*Other is already that of .*SpikeDecoderConfig"):
-        auto.register(Other)
-    auto.register(SpikeDecoderConfig, (AutoModelForCausalLM, SpikeDecoderForCausalLM))
+        common.register(Other)
+    common.register(SpikeDecoderConfig, (AutoModelForCausalLM, SpikeDecoderForCausalLM))

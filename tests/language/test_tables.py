@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from sj_lang_language.data import tables
+from sj_lang_language.data.tables import table_files
 
 from sj_lang.errors import UserError
 
@@ -22,21 +22,21 @@ def write(tmp_path: Path, name: str, content: str | bytes) -> Path:
 
 def test_in_tsv_a_quote_is_text(tmp_path: Path) -> None:
     text = 'sentence\tlabel\n"one "" two\t0\nthree" four\t1\n"five"\t0\n'
-    table = tables.read(write(tmp_path, "a.tsv", text))
+    table = table_files.read(write(tmp_path, "a.tsv", text))
     assert table.columns == {"sentence": ['"one "" two', 'three" four', '"five"'], "label": ["0", "1", "0"]}
     assert table.lines == [2, 3, 4]
     with pytest.raises(UserError, match=r"a\.tsv, line 2: "):
-        tables.read(tmp_path / "a.tsv", quotes=True)
+        table_files.read(tmp_path / "a.tsv", quotes=True)
 
 
 def test_in_csv_quotes_hold_commas_and_line_ends(tmp_path: Path) -> None:
     text = 'label,review\n1,"a, ""b""\nc"\n0,d\n'
-    table = tables.read(write(tmp_path, "a.csv", text))
+    table = table_files.read(write(tmp_path, "a.csv", text))
     assert table.columns == {"label": ["1", "0"], "review": ['a, "b"\nc', "d"]}
     assert table.lines == [2, 4]
-    assert tables.read(write(tmp_path, "b.tsv", 'a\tb\n"x\ty"\tz\n'), quotes=True).columns["a"] == ["x\ty"]
+    assert table_files.read(write(tmp_path, "b.tsv", 'a\tb\n"x\ty"\tz\n'), quotes=True).columns["a"] == ["x\ty"]
     with pytest.raises(UserError, match=r"c\.csv, line 2: "):
-        tables.read(write(tmp_path, "c.csv", 'a,b\n"x,y\n'))
+        table_files.read(write(tmp_path, "c.csv", 'a,b\n"x,y\n'))
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl"])
@@ -46,34 +46,34 @@ def test_crlf_and_a_byte_order_mark_leave_no_trace(tmp_path: Path, name: str) ->
         "a.csv": "sentence,label\r\nnaïve,0\r\nno,1\r\n",
         "a.jsonl": '{"sentence": "naïve", "label": "0"}\r\n{"sentence": "no", "label": "1"}\r\n',
     }
-    table = tables.read(write(tmp_path, name, b"\xef\xbb\xbf" + rows[name].encode()))
+    table = table_files.read(write(tmp_path, name, b"\xef\xbb\xbf" + rows[name].encode()))
     assert table.columns == {"sentence": ["naïve", "no"], "label": ["0", "1"]}
 
 
 def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
     text = "sentence\tlabel\na\u2028b\x0cc\x85d\t0\n\nlast\t1"
-    table = tables.read(write(tmp_path, "a.tsv", text))
+    table = table_files.read(write(tmp_path, "a.tsv", text))
     assert table.columns["sentence"] == ["a\u2028b\x0cc\x85d", "last"]
     assert table.lines == [2, 4]
-    assert tables.read(write(tmp_path, "one.tsv", "sentence\na\n\nb\n")).columns["sentence"] == ["a", "", "b"]
+    assert table_files.read(write(tmp_path, "one.tsv", "sentence\na\n\nb\n")).columns["sentence"] == ["a", "", "b"]
 
 
 def test_json_parquet_gzip_and_files_without_a_header(tmp_path: Path) -> None:
     rows = [{"text": "a", "label": 1}, {"text": "b"}]
     wanted = {"text": ["a", "b"], "label": [1, None]}
-    assert tables.read(write(tmp_path, "a.json", json.dumps(rows))).columns == wanted
+    assert table_files.read(write(tmp_path, "a.json", json.dumps(rows))).columns == wanted
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    assert tables.read(write(tmp_path, "a.jsonl.gz", gzip.compress(lines.encode()))).columns == wanted
+    assert table_files.read(write(tmp_path, "a.jsonl.gz", gzip.compress(lines.encode()))).columns == wanted
     pyarrow.parquet.write_table(pyarrow.table(wanted), tmp_path / "a.parquet")
-    table = tables.read(tmp_path / "a.parquet")
+    table = table_files.read(tmp_path / "a.parquet")
     assert table.columns == wanted
     assert table.where(1) == f"{tmp_path}/a.parquet, row 2"
-    assert len(tables.read_parquet([tmp_path / "a.parquet"] * 2, "both")) == 4
+    assert len(table_files.read_parquet([tmp_path / "a.parquet"] * 2, "both")) == 4
     pyarrow.parquet.write_table(pyarrow.table(wanted).slice(2), tmp_path / "none.parquet")
     with pytest.raises(UserError, match=r"none\.parquet has no rows"):
-        tables.read(tmp_path / "none.parquet")
-    assert tables.read(write(tmp_path, "c.jsonl", '{"a": "\\ud83d\\ude00"}')).columns == {"a": ["\U0001f600"]}
-    plain = tables.read(write(tmp_path, "b.tsv", "x\t0\ny\t1\n"), columns=["text", "label"])
+        table_files.read(tmp_path / "none.parquet")
+    assert table_files.read(write(tmp_path, "c.jsonl", '{"a": "\\ud83d\\ude00"}')).columns == {"a": ["\U0001f600"]}
+    plain = table_files.read(write(tmp_path, "b.tsv", "x\t0\ny\t1\n"), columns=["text", "label"])
     assert plain.columns == {"text": ["x", "y"], "label": ["0", "1"]}
 
 
@@ -81,35 +81,35 @@ def test_json_parquet_gzip_and_files_without_a_header(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.tsv", b"s\tl\na\t0\nb\xe9\t1\n", r"a\.tsv, line 3: not UTF-8 \(byte 0xe9"),
-        ("a.tsv", "s\tl\na\t0\nb\n", r"a\.tsv, line 3: expected 2 fields \(s, l\).* 1 lines have another number"),
+        ("a.tsv", "s\tl\na\t0\nb\n", r"a\.tsv, line 3: expected 2 fields \(s, l\).* 1 lines have a different number"),
         ("a.tsv", "s\ts\na\t0\n", r"two columns are called 's'"),
         ("a.tsv", b"", r"a\.tsv is empty"),
-        ("a.jsonl", '{"a": 1}\n{"a": }\n', r"a\.jsonl, line 2: no JSON"),
-        ("a.json", '[{"a": 1},\n{"a": }]', r"a\.json, line 2: no JSON"),
+        ("a.jsonl", '{"a": 1}\n{"a": }\n', r"a\.jsonl, line 2: not JSON"),
+        ("a.json", '[{"a": 1},\n{"a": }]', r"a\.json, line 2: not JSON"),
         ("a.jsonl", '{"a": 1}\n[1]\n', r"entry 2: expected an object"),
-        ("a.tsv", "s\tl\n", r"a\.tsv, line 2: expected a row behind the header"),
-        ("a.csv", "s,l", r"a\.csv, line 2: expected a row behind the header"),
+        ("a.tsv", "s\tl\n", r"a\.tsv, line 2: expected a row after the header"),
+        ("a.csv", "s,l", r"a\.csv, line 2: expected a row after the header"),
         ("a.json", "[]", r"a\.json has no rows"),
         ("a.jsonl", '{"a": "b"}\n{"a": "b \\ud800"}\n', r"a\.jsonl, line 2: \\ud800 is half of a surrogate pair"),
         ("a.json", '[{"\\udc00": 1}]', r"a\.json, entry 1: \\udc00 is half"),
         ("a.parquet", b"no parquet", r"a\.parquet cannot be read"),
-        ("a.xlsx", b"x", r"a\.xlsx is no table .*\.tsv, \.txt, \.csv"),
+        ("a.xlsx", b"x", r"a\.xlsx is not a table .*\.tsv, \.txt, \.csv"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_where(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        tables.read(write(tmp_path, name, content))
+        table_files.read(write(tmp_path, name, content))
 
 
 def test_a_missing_file_and_a_wrong_column(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no file .*missing\.tsv"):
-        tables.read(tmp_path / "missing.tsv")
-    table = tables.read(write(tmp_path, "a.tsv", "sentence\tlabel\na\t0\n"))
+        table_files.read(tmp_path / "missing.tsv")
+    table = table_files.read(write(tmp_path, "a.tsv", "sentence\tlabel\na\t0\n"))
     with pytest.raises(UserError, match=r"task.text: .*a\.tsv has no column 'sentense'; did you mean 'sentence'\?"):
         table.column("sentense", "task.text")
 
 
 def test_malformed_rows_may_be_left_out_and_are_listed(tmp_path: Path) -> None:
-    table = tables.read(write(tmp_path, "a.tsv", "s\tl\na\t0\nb\nc\t1\t2\nd\t1\n"), skip_malformed=True)
+    table = table_files.read(write(tmp_path, "a.tsv", "s\tl\na\t0\nb\nc\t1\t2\nd\t1\n"), skip_malformed=True)
     assert table.columns["s"] == ["a", "d"]
     assert table.malformed == [3, 4]

@@ -10,7 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from sj_lang_language.data import examples, hub, tables
+from sj_lang_language.data import hub
+from sj_lang_language.data.tables import examples, table_files
 from sj_lang_language.tasks.text_classification import TextClassification
 
 from sj_lang import build
@@ -123,7 +124,7 @@ def test_pairs(tmp_path: Path) -> None:
     item = ready.train[0]
     assert ready.tokenizer.convert_ids_to_tokens(item["input_ids"]).count("[SEP]") == 2
     assert sorted(set(item["token_type_ids"])) == [0, 1]
-    with pytest.raises(UserError, match=r"task\.text: .*two of a pair"):
+    with pytest.raises(UserError, match=r"task\.text: .*two for a pair"):
         TextClassification(text=["a", "b", "c"])
 
 
@@ -171,7 +172,7 @@ def test_long_and_empty_texts_are_counted(tmp_path: Path, files: dict[str, str])
     items = [ready.tests["dev"][i]["input_ids"] for i in range(4)]
     assert [len(ids) for ids in items] == [16, 2, 2, len(items[3])]
     assert ready.tokenizer.convert_ids_to_tokens(items[0])[-1] == "[SEP]"
-    with pytest.raises(UserError, match=r"odd\.tsv, line 3: an empty text, of which this tokenizer makes no token"):
+    with pytest.raises(UserError, match=r"odd\.tsv, line 3: an empty text, for which this tokenizer produces no token"):
         prepare("characters", data={**files, "dev": dev})
     with pytest.raises(UserError, match=r"task\.length is 4"):
         prepare(data=files, length=4)
@@ -206,7 +207,7 @@ def test_wrong_columns_missing_files_and_labels_that_are_none(tmp_path: Path, fi
         prepare(data=tsv(tmp_path / "a.tsv", [("a", "0"), ("b", ""), ("c", "1")]))
     with pytest.raises(UserError, match="all labels are '0'"):
         prepare(data=tsv(tmp_path / "a.tsv", [("a", "0"), ("b", "0")]))
-    with pytest.raises(UserError, match="8 different values in 8 rows, which are no classes"):
+    with pytest.raises(UserError, match="8 different values in 8 rows, which are not classes"):
         prepare(data=tsv(tmp_path / "a.tsv", [(f"a{n}", f"{n / 7}") for n in range(8)]))
     notes = prepare(
         data=tsv(tmp_path / "a.tsv", [(f"a{n}", f"{n % 15 / 7:.2f}") for n in range(60)]), dev=20, validation=0
@@ -258,7 +259,7 @@ def test_values_that_are_no_text(tmp_path: Path) -> None:
         noted('["a", "b"]')
     with pytest.raises(UserError, match=r"line 1: 'sentence' is a dict"):
         noted('{"a": 1}')
-    table = tables.of_columns({"sentence": ["häßlich".encode(), "schön"], "label": ["0", "1"]}, "memory")
+    table = table_files.of_columns({"sentence": ["häßlich".encode(), "schön"], "label": ["0", "1"]}, "memory")
     kind = examples.Classes.of("01")
     keys = ("task.text", "task.label")
     assert examples.of_table(table, ["sentence"], "label", kind, keys=keys).first == ["häßlich", "schön"]
@@ -291,7 +292,7 @@ def test_a_folder_as_the_hub_has_it_and_what_nothing_reads(tmp_path: Path) -> No
     tsv(tmp_path / "more.tsv", rows(10, 400))
     ready = prepare(data=str(tmp_path))
     assert (len(ready.train), len(ready.validation), len(ready.tests["dev"])) == (40, 10, 20)
-    assert any("also holds more.tsv, which nothing reads" in note for note in ready.notes)
+    assert any("also holds more.tsv, which is not read" in note for note in ready.notes)
     parquet("train", 500)
     with pytest.raises(UserError, match="two files for 'train'"):
         prepare(data=str(tmp_path))
@@ -300,7 +301,7 @@ def test_a_folder_as_the_hub_has_it_and_what_nothing_reads(tmp_path: Path) -> No
 def test_quotes_of_a_tsv_are_text_and_a_note_says_so(tmp_path: Path, files: dict[str, str]) -> None:
     dev = tsv(tmp_path / "quoted.tsv", [(f'"{a}"', b) for a, b in rows(6, 100)])
     notes = prepare(data={**files, "dev": dev}).notes
-    assert any("dev: 6 texts stand in double quotes, taken as text (task.quotes=true" in note for note in notes)
+    assert any("dev: 6 texts are in double quotes, which are kept as text (task.quotes=true" in note for note in notes)
     ready = prepare(data={**files, "dev": dev}, quotes=True)
     assert "double quotes" not in " ".join(ready.notes)
 
@@ -326,7 +327,7 @@ def test_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         return datasets.Dataset.from_dict(columns, features=features)
 
     found = {"train": split(20, [0, 1] * 10), "validation": split(4, [0, 1] * 2), "test": split(4, [-1] * 4)}
-    monkeypatch.setattr(hub, "load", lambda name, config: found)
+    monkeypatch.setattr(hub, "load", lambda place: found)
     ready = prepare(data="hub:owner/name", text="text", dev=4)
     assert ready.model["id2label"] == {0: "bad", 1: "good"}
     assert (list(ready.tests), list(ready.unlabelled)) == (["dev"], ["test"])

@@ -82,5 +82,5 @@ def test_without_a_name_it_is_that_of_the_checkpoint(tmp_path: Path) -> None:
 
 def test_a_tokenizer_of_the_hub_without_a_network_says_so_at_once(offline: Callable[[], float]) -> None:
     with pytest.raises(UserError, match=r"tokenizer.name: .*someone/something.*cannot be reached"):
-        make("pretrained", name="someone/something")
+        make("pretrained", name="hub:someone/something")
     assert offline() < hf.PATIENCE + 2

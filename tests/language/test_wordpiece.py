@@ -93,7 +93,7 @@ def test_a_vocab_txt_gives_the_ids_of_bert(tmp_path: Path) -> None:
         text = "the UNAFFABLE, [MASK] the!"
         assert tokenizer(text)["input_ids"] == bert(text)["input_ids"] == [3, 9, 6, 7, 8, 2, 5, 9, 11, 4]
         assert tokenizer.pad_token_id == 0
-    with pytest.raises(UserError, match=r"vocab.txt alone; write tokenizer: \{type: wordpiece, vocab: "):
+    with pytest.raises(UserError, match=r"only a vocab.txt; write tokenizer: \{type: wordpiece, vocab: "):
         build.part("tokenizer", {"type": "pretrained", "name": str(tmp_path)})(texts=[])
 
 

@@ -43,3 +43,9 @@ def texts() -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and segments, `[3, 11]` each."""
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 23, (3, 11), generator=generator), (torch.arange(11) > 5).long().expand(3, 11)
+
+
+def dirty_memory() -> None:
+    """Memory that is handed out again is not zero afterwards."""
+    waste = [torch.full((size,), float("nan")) for size in (16, 48, 384, 1000, 10_000) for _ in range(50)]
+    del waste

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 import torch
 from sj_lang_neurons import BPSN
-from sj_lang_neurons.bpsn import reference, tiles
-from sj_lang_neurons.bpsn.firing import fire
-from sj_lang_neurons.bpsn.torch import bpsn
+from sj_lang_neurons.bpsn import reference
+from sj_lang_neurons.bpsn import torch_tiles as tiles
+from sj_lang_neurons.bpsn.inputs import BPSNTerms
+from sj_lang_neurons.bpsn.torch import potential
+from sj_lang_neurons.firing import Firing
 from torch import Tensor
 
 from sj_lang import compat, plugins
@@ -184,7 +186,7 @@ def test_the_operator_is_sound_and_its_gradients_exact(sides: str) -> None:
     decays += [parameter() if future else None, parameter() if future else None]
     args = (x, parameter(), parameter(), *decays, parameter(), numerator, denominator, lengths)
     for normalised in (True, False):
-        torch.autograd.gradcheck(lambda *a, n=normalised: [y for y in bpsn(*a, n) if y.numel()], args)
+        torch.autograd.gradcheck(lambda *a, n=normalised: [y for y in potential(BPSNTerms(*a, n)) if y.numel()], args)
         torch.library.opcheck(torch.ops.sj_lang.bpsn.default, (*args, normalised))
     fixed = [None if a is None else a.detach() for a in args]
     after = torch.zeros(0) if numerator is None else torch.ones_like(fixed[8])  # type: ignore[arg-type]
@@ -196,11 +198,11 @@ def test_firing_is_that_of_spikingjelly_but_keeps_nan() -> None:
     u = torch.tensor([-float("inf"), -0.3, -0.0, 0.0, 1e-30, 0.7, float("inf")], requires_grad=True)
     upstream = torch.linspace(-1, 2, 7)
     for surrogate in (compat.surrogate("ATan"), compat.surrogate("Sigmoid"), type(compat.surrogate("ATan"))(alpha=3.7)):
-        results = [run(u) for run in (surrogate, lambda v, s=surrogate: fire(v, s))]
+        results = [run(u) for run in (surrogate, Firing(surrogate))]
         assert torch.equal(*results)
         grads = [torch.autograd.grad(s, u, upstream)[0] for s in results]
         torch.testing.assert_close(grads[1], grads[0])
-        kept = fire(torch.tensor([1.0, float("nan"), -1.0]), surrogate)
+        kept = Firing(surrogate)(torch.tensor([1.0, float("nan"), -1.0]))
         assert kept.isnan().tolist() == [False, True, False]
 
 
@@ -208,7 +210,7 @@ def test_a_smooth_surrogate_stays_smooth() -> None:
     surrogate = compat.surrogate("ATan")
     surrogate.set_spiking_mode(False)
     u = torch.tensor([-0.5, 0.2])
-    assert torch.equal(fire(u, surrogate), surrogate(u))
+    assert torch.equal(Firing(surrogate)(u), surrogate(u))
 
 
 def test_float32_stays_close_over_thousands_of_steps_and_slow_decays() -> None:

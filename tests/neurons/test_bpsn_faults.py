@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from sj_lang_neurons import BPSN
-from sj_lang_neurons.bpsn.torch import bpsn
+from sj_lang_neurons.bpsn.inputs import BPSNInputs, BPSNOutputs, BPSNTerms, outputs_of, terms_of
+from sj_lang_neurons.bpsn.torch import potential
+from sj_lang_neurons.firing import Firing
 from test_bpsn import equations, stepped
 from torch import Tensor
 
@@ -55,14 +57,15 @@ def fault(check: str, **declared: bool) -> Callable[[type[Copy]], type[Copy]]:
     return plant
 
 
-def kernel(change: Callable[..., Any]) -> dict[str, Kernel]:
-    """Kernels of a node whose arguments go through `change`, which calls the right one with others."""
-    return {"torch": Kernel(change)}
+def kernel(change: Callable[[BPSNTerms], BPSNTerms]) -> dict[str, Kernel]:
+    """Kernels of a node whose one kernel computes with other terms."""
 
+    def run(inputs: BPSNInputs, firing: Firing) -> BPSNOutputs:
+        terms = change(terms_of(inputs))
+        u, after = potential(terms)
+        return outputs_of(inputs, terms, firing(u), after)
 
-def renamed(names: dict[str, Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
-    order = ["x", "g0", "threshold", "lf", "gf", "lb", "gb", "rho", "numerator", "denominator", "lengths", "normalised"]
-    return tuple(names.get(name, value) for name, value in zip(order, args, strict=True))
+    return {"torch": Kernel(run)}
 
 
 # The equations
@@ -70,17 +73,17 @@ def renamed(names: dict[str, Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 @fault("matches_reference")
 class FutureForgetsAsThePast(Both):
-    kernels: ClassVar[dict[str, Kernel]] = kernel(lambda *args: bpsn(*renamed({"lb": args[3]}, args)))
+    kernels: ClassVar[dict[str, Kernel]] = kernel(lambda terms: terms._replace(lb=terms.lf))
 
 
 @fault("matches_reference")
 class LateralShareNotSquashed(Both):
-    kernels: ClassVar[dict[str, Kernel]] = kernel(lambda *args: bpsn(*renamed({"rho": args[7].logit()}, args)))
+    kernels: ClassVar[dict[str, Kernel]] = kernel(lambda terms: terms._replace(rho=terms.rho.logit()))
 
 
 @fault("matches_reference")
 class SumsInPlaceOfMeans(Both):
-    kernels: ClassVar[dict[str, Kernel]] = kernel(lambda *args: bpsn(*renamed({"normalised": False}, args)))
+    kernels: ClassVar[dict[str, Kernel]] = kernel(lambda terms: terms._replace(normalised=False))
 
 
 @fault("matches_reference")
@@ -91,6 +94,7 @@ class ItsOwnCurrentIsInThePast(Copy):
         return super().step(x, self._taken_in(x, state))
 
     def sequence(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
+        x, state = self.fitted(self.kernels["torch"], x, state)
         steps = []
         for x_t in x.unbind(0):
             spikes, state, h = self.step(x_t, state)
@@ -123,12 +127,12 @@ class CurrentOfKNotClipped(Counting):
 
 @fault("gradients_are_exact")
 class NoGradientThroughTheLateralShare(Copy):
-    kernels: ClassVar[dict[str, Kernel]] = kernel(lambda *args: bpsn(*renamed({"rho": args[7].detach()}, args)))
+    kernels: ClassVar[dict[str, Kernel]] = kernel(lambda terms: terms._replace(rho=terms.rho.detach()))
 
 
 @fault("gradients_are_exact")
 class NoGradientThroughTheDecayOfTheFuture(Both):
-    kernels: ClassVar[dict[str, Kernel]] = kernel(lambda *args: bpsn(*renamed({"lb": args[5].detach()}, args)))
+    kernels: ClassVar[dict[str, Kernel]] = kernel(lambda terms: terms._replace(lb=terms.lb.detach()))
 
 
 @fault("steps_equal_sequence")
@@ -157,7 +161,7 @@ class CountBeginsAnew(Counting):
 
 @fault("pieces_equal_whole")
 class GradientOfTheCarriedDenominatorDropped(Copy):
-    kernels: ClassVar[dict[str, Kernel]] = kernel(lambda *args: bpsn(*renamed({"denominator": args[9].detach()}, args)))
+    kernels: ClassVar[dict[str, Kernel]] = kernel(lambda terms: terms._replace(denominator=terms.denominator.detach()))
 
 
 @fault("state_is_plain_tensors")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from sj_lang_neurons import DSN
 from sj_lang_neurons.dsn import reference
-from sj_lang_neurons.dsn import torch as kernel
-from sj_lang_neurons.dsn.firing import Rect
-from sj_lang_neurons.dsn.gain import gain, gain_
+from sj_lang_neurons.dsn import torch as plain
+from sj_lang_neurons.dsn.decay import gain, gain_
+from sj_lang_neurons.firing import Rect
 from torch import Tensor
 
 from sj_lang import compat, plugins
@@ -60,15 +60,15 @@ def test_the_operator_runs_and_equals_the_equations_in_the_kit(options: dict[str
     assert len(report.passed) == 4
 
 
-@pytest.mark.parametrize("block", [kernel.BLOCK, 60], ids=["one block", "many blocks"])
+@pytest.mark.parametrize("block", [plain.BLOCK, 60], ids=["one block", "many blocks"])
 @pytest.mark.parametrize("shape", [(3, 5), (2, 3, 2, 2)], ids=["TBC", "TBCHW"])
 @pytest.mark.parametrize("steps", [1, 3, 41])
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_equals_the_equations_with_every_gradient(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], steps: int, shape: tuple[int, ...], block: int
 ) -> None:
-    monkeypatch.setattr(kernel, "BLOCK", block)
-    monkeypatch.setattr(kernel, "WIDTH", min(block, kernel.WIDTH) // 12)
+    monkeypatch.setattr(plain, "BLOCK", block)
+    monkeypatch.setattr(plain, "WIDTH", min(block, plain.WIDTH) // 12)
     torch.manual_seed(steps)
     node = DSN(channels=shape[1], **options).double()
     x = torch.randn(steps, *shape, dtype=torch.float64).mul(2).requires_grad_()
@@ -243,7 +243,7 @@ def test_operators_are_registered_completely(taps: int) -> None:
     lengths = torch.tensor([9, 5, 0, 9])
     leaves = [value.clone().requires_grad_() for value in (x, tail, h_0, weight, bias)]
     torch.library.opcheck(torch.ops.sj_lang.dsn.default, (*leaves, lengths, 4.0, 2, 3, 3))
-    backward = (torch.randn(9, 4), h_0, torch.randn(3, 4), x, tail, weight, bias, lengths, 4.0, 2, 3, 3)
+    backward = (torch.randn(9, 4), h_0, torch.randn(3, 4), x, tail, h_0, weight, bias, lengths, 4.0, 2, 3, 3)
     torch.library.opcheck(torch.ops.sj_lang.dsn_backward.default, backward)
 
 

@@ -325,16 +325,16 @@ def test_cupy_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match='Kernels: backend "cupy" needs a CUDA device, and torch sees none'):
         Kernels(channels=4, backend="cupy")
-    assert Kernels(channels=4).kernel(X)(X) == 7
+    assert Kernels(channels=4).choose(X).run(X) == 7
 
 
 def test_backend_is_a_contract_and_auto_may_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     auto, torch_only, cupy = (Kernels(channels=4, backend=name) for name in ("auto", "torch", "cupy"))
-    assert [node.kernel(X[:1])(X) for node in (auto, torch_only, cupy)] == [8, 7, 8]
-    assert auto.kernel(X)(X) == 7
+    assert [node.choose(X[:1]).run(X) for node in (auto, torch_only, cupy)] == [8, 7, 8]
+    assert auto.choose(X).run(X) == 7
     with pytest.raises(RuntimeError, match='Kernels: backend "cupy" needs one step'):
-        cupy.kernel(X)
+        cupy.choose(X)
     with pytest.raises(RuntimeError, match='Leaky: backend "cupy" has no kernel for this neuron, which has: torch'):
         Leaky(channels=4, backend="cupy")
 

@@ -13,8 +13,8 @@ pytest.importorskip("numba")
 
 import sj_lang_neurons
 from sj_lang_neurons import BPSN, DSN
-from sj_lang_neurons.scan.torch import linear_scan
-from sj_lang_neurons.surrogates import HEAVISIDES, POTENTIALS
+from sj_lang_neurons.firing import HEAVISIDES, POTENTIALS
+from sj_lang_neurons.scan.linear import linear_scan
 
 from sj_lang import cpu
 from sj_lang.compat import surrogates
@@ -163,9 +163,9 @@ def test_threads_do_each_column_once_and_hand_on_what_goes_wrong(monkeypatch: py
 
 def test_auto_takes_it() -> None:
     node = DSN(channels=4)
-    assert node.kernel(torch.randn(3, 1, 4)) is node.kernels["numba"].run
+    assert node.choose(torch.randn(3, 1, 4)) is node.kernels["numba"]
     node = DSN(channels=4, tau=0.3)  # no whole 1 / tau: slower there
-    assert node.kernel(torch.randn(3, 1, 4)) is node.kernels["torch"].run
+    assert node.choose(torch.randn(3, 1, 4)) is node.kernels["torch"]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_without_numba_torch_runs(monkeypatch: pytest.MonkeyPatch, error: Import
     cpu._missing.cache_clear()
     try:
         node = DSN(channels=4)
-        assert node.kernel(torch.randn(3, 1, 4)) is node.kernels["torch"].run
+        assert node.choose(torch.randn(3, 1, 4)) is node.kernels["torch"]
         with pytest.raises(RuntimeError, match=f'DSN: backend "numba" .*{says}'):
             DSN(channels=4, backend="numba")
     finally:
@@ -204,9 +204,9 @@ def test_a_tensor_elsewhere_is_refused() -> None:
 def test_the_cache_sees_a_change_of_the_shared_code() -> None:
     """numba's cache on disk is keyed by the kernels' own file: without this an upgrade would go on with old code."""
     root = Path(sj_lang_neurons.__file__).parent
-    shared = b"".join((root / name).read_bytes() for name in ("jit.py", "surrogates.py"))
-    line = f"# jit.py and surrogates.py: {hashlib.sha256(shared).hexdigest()[:16]}"
-    kernels = sorted(root.rglob("kernel.py"))
+    shared = b"".join((root / name).read_bytes() for name in ("jit.py", "firing.py"))
+    line = f"# jit.py and firing.py: {hashlib.sha256(shared).hexdigest()[:16]}"
+    kernels = sorted(root.rglob("numba_kernel.py"))
     assert len(kernels) == 3
     for kernel in kernels:
         assert kernel.read_text("utf-8").splitlines()[-1] == line, f"{kernel} must end with: {line}"

@@ -5,11 +5,12 @@ from functools import partial
 
 import pytest
 import torch
-from sj_lang_neurons.scan import reference, rows
+from sj_lang_neurons.scan import linear, reference
 from sj_lang_neurons.scan import torch as scan
+from sj_lang_neurons.scan import torch_blocks as rows
 from torch import Tensor
 
-linear_scan = partial(scan.linear_scan, backend="torch")
+linear_scan = partial(linear.linear_scan, backend="torch")
 SHAPES = [(1, 3), (7, 5), (9, 1), (63, 3), (170, 16), (33, 2500)]  # the last is wide enough for the loop
 
 
@@ -71,7 +72,7 @@ def test_both_ways_are_used_and_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("steps", [1, 31, 32, 100])
 def test_nothing_gives_nothing(steps: int, constant: bool, reverse: bool, backend: str) -> None:
     given = inputs(steps, 2, 0, constant=constant)
-    out = scan.linear_scan(*given, reverse=reverse, backend=backend)
+    out = linear.linear_scan(*given, reverse=reverse, backend=backend)
     assert out.shape == (steps, 2, 0)
     gradients = torch.autograd.grad(out.sum(), given)
     assert [g.shape for g in gradients] == [x.shape for x in given]

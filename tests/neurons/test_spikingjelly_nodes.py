@@ -7,6 +7,7 @@ import torch
 
 from sj_lang import build, plugins
 from sj_lang.compat import spikingjelly
+from sj_lang.component import schema
 from sj_lang.errors import UserError
 
 neuron = spikingjelly("neuron")
@@ -121,7 +122,7 @@ AVAILABLE = {**SERIAL, **(PARALLEL if HAS_PSN else {})}
 @pytest.mark.parametrize("name", sorted(AVAILABLE))
 def test_arguments_and_defaults_are_spikingjellys(name):
     theirs = inspect.signature(getattr(neuron, AVAILABLE[name])).parameters
-    mine = inspect.signature(plugins.get("neuron", name).load()).parameters
+    mine = schema.arguments("neuron", plugins.get("neuron", name).load())
     shared = set(mine) - {"channels", "step_mode", "backend", "surrogate_function"}
     assert set(theirs) - {"step_mode", "backend", "surrogate_function", "cupy_fp32_inference"} <= shared
     for argument in shared & set(theirs):

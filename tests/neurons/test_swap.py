@@ -13,7 +13,7 @@ from sj_lang import plugins
 from sj_lang.compat import spikingjelly
 from sj_lang.errors import UserError
 from sj_lang.hf import shield
-from sj_lang.swap import Report, swap
+from sj_lang.swap import SwapReport, swap
 
 pytest.importorskip("sj_lang_neurons")
 shield()
@@ -331,7 +331,7 @@ def test_networks_of_spikingjelly(name: str, new: str) -> None:
     old = sum(isinstance(m, neuron.BaseNode) for m in net.modules())
     report = swap(net, new, example=x)
     print(report)
-    assert isinstance(report, Report)
+    assert isinstance(report, SwapReport)
     assert len(report.swapped) == old
     assert not any(isinstance(m, neuron.BaseNode) for m in net.modules())
     train_save_load(net, x, copy.deepcopy(net))

@@ -15,8 +15,8 @@ NOT_SOURCE = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pyca
 
 def packages_here() -> list[str]:
     """The folders that hold this environment's distributions."""
-    own = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    return sorted(own | {entry for entry in sys.path if entry in site.getsitepackages()})
+    site_packages = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    return sorted(site_packages | {entry for entry in sys.path if entry in site.getsitepackages()})
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def test_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     code, text = examine()
     assert code == 0
-    assert "cupy none needed by backend: cupy alone" in text
+    assert "cupy none needed only by backend: cupy" in text
 
 
 def test_cupy_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -118,4 +118,4 @@ def test_cupy_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     code, text = examine()
     assert code == 0
-    assert "cupy hidden cannot be loaded: OSError: libcudart is missing; needed by backend: cupy alone" in text
+    assert "cupy hidden cannot be loaded: OSError: libcudart is missing; needed only by backend: cupy" in text

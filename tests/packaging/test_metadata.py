@@ -21,8 +21,8 @@ def metadata(name: str) -> dict[str, Any]:
 
 def test_host_lists_its_packages() -> None:
     """The host's list is written by hand, as setuptools cannot both search and map recipes/ to sj_lang_recipes."""
-    found = find_packages(str(ROOT), include=["sj_lang", "sj_lang.*"])
-    assert metadata("sj-lang")["tool"]["setuptools"]["packages"] == [*sorted(found), "sj_lang_recipes"]
+    packages = find_packages(str(ROOT), include=["sj_lang", "sj_lang.*"])
+    assert metadata("sj-lang")["tool"]["setuptools"]["packages"] == [*sorted(packages), "sj_lang_recipes"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,8 +64,8 @@ def test_host_depends_on_no_plugin() -> None:
 
 def test_plugins_depend_on_the_host_and_not_on_each_other() -> None:
     for name in ("sj-lang-neurons", "sj-lang-language"):
-        own = [other for other in metadata(name)["project"]["dependencies"] if other.startswith("sj-lang")]
-        assert own == ["sj-lang"]
+        of_ours = [other for other in metadata(name)["project"]["dependencies"] if other.startswith("sj-lang")]
+        assert of_ours == ["sj-lang"]
 
 
 #: imported where it is installed only, and said so by `sj-lang doctor`
@@ -75,7 +75,7 @@ DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit-learn"}  # where a module'
 
 def imported(package: Path) -> dict[str, str]:
     """Top-level modules that a package's files import -> one of those files."""
-    found: dict[str, str] = {}
+    modules: dict[str, str] = {}
     for path in sorted(package.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
@@ -84,8 +84,8 @@ def imported(package: Path) -> dict[str, str]:
                 names = [str(node.module)]
             else:
                 continue
-            found |= {name.partition(".")[0]: str(path.relative_to(package)) for name in names}
-    return found
+            modules |= {name.partition(".")[0]: str(path.relative_to(package)) for name in names}
+    return modules
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,9 +96,9 @@ def test_what_is_imported_is_a_dependency(name: str) -> None:
     package = FOLDERS[name] / name.replace("-", "_")
     missing = {}
     for module, path in imported(package).items():
-        own = module == package.name or path.startswith("commands/template/") or path == "testing/pytest_plugin.py"
+        of_ours = module == package.name or path.startswith("commands/template/") or path == "testing/pytest_plugin.py"
         distribution = DISTRIBUTIONS.get(module, module).replace("_", "-")
-        if not own and module not in OPTIONAL | sys.stdlib_module_names and distribution not in declared:
+        if not of_ours and module not in OPTIONAL | sys.stdlib_module_names and distribution not in declared:
             missing[module] = path
     assert missing == {}
 
@@ -124,7 +124,7 @@ def test_the_lowest_versions_are_those_that_the_page_names() -> None:
     declared = {}
     for name in NAMES:
         for requirement in metadata(name)["project"]["dependencies"]:
-            found = re.match(r"([\w-]+)>=([\d.]+)", requirement)
-            if found:
-                declared.setdefault(found[1], set()).add(found[2])
+            match = re.match(r"([\w-]+)>=([\d.]+)", requirement)
+            if match:
+                declared.setdefault(match[1], set()).add(match[2])
     assert {name: declared[name] for name in names} == {n: {v} for n, v in zip(names, versions, strict=True)}

@@ -11,7 +11,7 @@ import tiny
 
 from sj_lang import run
 from sj_lang.recipe import load
-from sj_lang.run import trainer
+from sj_lang.run import batches
 from sj_lang.run.lengths import OneLength
 
 LENGTHS = np.random.default_rng(0).geometric(0.15, size=5_003).clip(max=40).tolist()
@@ -58,7 +58,7 @@ def test_the_trainer_reads_the_data_in_this_order(tmp_path: Path, monkeypatch: p
             super().set_epoch(epoch)
             made[-1]["epochs"].append(epoch)
 
-    monkeypatch.setattr(trainer, "OneLength", Told)
+    monkeypatch.setattr(batches, "OneLength", Told)
     changes = ["output=r", "train.max_steps=-1", "train.num_train_epochs=2", "seed=3"]
     with tiny.offered():
         recipe = load(tiny.write_recipe(tmp_path), [*changes, "train.train_sampling_strategy=group_by_length"])

@@ -78,7 +78,7 @@ def test_model_does_not_depend_on_how_much_was_drawn_for_the_data(tmp_path: Path
     import random
 
     import torch
-    from tiny import TinyText
+    from tiny_task import TinyText
 
     from sj_lang.run.assembly import assemble
 
@@ -110,7 +110,7 @@ def test_the_figure_that_chooses_is_known_before_training(tmp_path: Path, name: 
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "note"),
     [
         (["train.metric_for_best_model=bits_per_char"], "with the highest validation bits_per_char is taken"),
         (
@@ -123,11 +123,11 @@ def test_the_figure_that_chooses_is_known_before_training(tmp_path: Path, name: 
     ],
 )
 def test_which_way_another_figure_chooses_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str], told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str], note: str
 ) -> None:
     run.execute(load(write_recipe(tmp_path), changes), dry_run=True)
     out = capsys.readouterr().out
-    assert (told in out) if told else ("is taken" not in out)
+    assert (note in out) if note else ("is taken" not in out)
 
 
 def test_looking_at_the_figures_changes_no_training(tmp_path: Path) -> None:

@@ -134,11 +134,11 @@ def test_predictions_are_in_the_order_of_the_file_however_training_goes(tmp_path
         texts = [line.split("\t") for line in (tmp_path / f"{name}.tsv").read_text().splitlines()[-count:]]
         with torch.no_grad():
             logits = [model(**tokenizer(text[0], return_tensors="pt")).logits[0] for text in texts]
-        wanted = [model.config.id2label[int(logit.argmax())] for logit in logits]
+        classes = [model.config.id2label[int(logit.argmax())] for logit in logits]
         written = (tmp_path / f"r/predictions/{name}.tsv").read_text().splitlines()[1:]
-        assert [line.split("\t")[1] for line in written] == wanted
+        assert [line.split("\t")[1] for line in written] == classes
         if name == "dev":
-            correct = [made == text[1] for made, text in zip(wanted, texts, strict=True)]
+            correct = [made == text[1] for made, text in zip(classes, texts, strict=True)]
     train = {line.split("\t")[0] for line in rows(0, 200).splitlines()}
     fresh = [
         good
@@ -153,9 +153,9 @@ def test_predictions_are_in_the_order_of_the_file_however_training_goes(tmp_path
 def test_a_remark_of_the_figures_is_shown_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = ["train.learning_rate=0", "train.max_steps=1", "train.eval_steps=1", "task.baselines=false"]
     assert run.execute(load("sentences.yaml", [*changes, "model.initializer_range=1e-9"])) == 0
-    told = "dev: all predictions are the same, so the correlation is set to 0"
-    assert f"note: {told}" in capsys.readouterr().out
-    assert told in read_json(tmp_path / "r/manifest.json")["notes"]
+    remark = "dev: all predictions are the same, so the correlation is set to 0"
+    assert f"note: {remark}" in capsys.readouterr().out
+    assert remark in read_json(tmp_path / "r/manifest.json")["notes"]
     metrics = read_json(tmp_path / "r/metrics.json")
     assert metrics["dev.matthews"] == 0
     assert not any(name.startswith("baseline") for name in metrics)

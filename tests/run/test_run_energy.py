@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import TinyConfig, TinyForCausalLM, TinyNeuron, offered, write_recipe
+from tiny import offered, write_recipe
+from tiny_model import TinyConfig, TinyForCausalLM, TinyNeuron
 from torch import Tensor, nn
 
 from sj_lang import run
@@ -28,8 +29,8 @@ class Product(nn.Module):
         self.weights = nn.ModuleList(weights)
         self.run = run
 
-    def forward(self, **given: Tensor) -> object:
-        return self.run(*self.weights, **given)  # type: ignore[operator]
+    def forward(self, **inputs: Tensor) -> object:
+        return self.run(*self.weights, **inputs)  # type: ignore[operator]
 
 
 BINARY = torch.tensor([[1.0, 0, 0, 1], [0, 0, 0, 1]])  # 3 spikes
@@ -46,17 +47,17 @@ BINARY = torch.tensor([[1.0, 0, 0, 1], [0, 0, 0, 1]])  # 3 spikes
     ],
 )
 def test_a_linear_layer_costs_what_its_input_makes_of_it(x: Tensor, macs: int, accumulations: int) -> None:
-    found = energy(Product(lambda linear, x: linear(x), nn.Linear(4, 5)), [{"x": x}])
-    assert (found["energy.macs"], found["energy.accumulations"]) == (macs, pytest.approx(accumulations))
-    assert found["energy.mj"] == pytest.approx((4.6 * macs + 0.9 * accumulations) * 1e-9)
+    figures = energy(Product(lambda linear, x: linear(x), nn.Linear(4, 5)), [{"x": x}])
+    assert (figures["energy.macs"], figures["energy.accumulations"]) == (macs, pytest.approx(accumulations))
+    assert figures["energy.mj"] == pytest.approx((4.6 * macs + 0.9 * accumulations) * 1e-9)
     assert millijoules(1e9, 0) == pytest.approx(4.6)
 
 
 def test_weights_are_never_spikes() -> None:
     linear = nn.Linear(4, 5)
     nn.init.zeros_(linear.weight)
-    found = energy(Product(lambda linear, x: linear(x), linear), [{"x": torch.randn(2, 4)}])
-    assert (found["energy.macs"], found["energy.accumulations"]) == (40, 0)
+    figures = energy(Product(lambda linear, x: linear(x), linear), [{"x": torch.randn(2, 4)}])
+    assert (figures["energy.macs"], figures["energy.accumulations"]) == (40, 0)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -64,11 +65,11 @@ def test_fused_attention_is_two_products(causal: bool) -> None:
     q, v = torch.zeros(1, 2, 6, 4), torch.randn(1, 2, 6, 4)
     q[0, 0, 0, :3] = 1
     model = Product(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=causal))
-    found = energy(model, [{"q": q, "k": torch.randn(1, 2, 6, 4), "v": v}])
-    assert found["energy.accumulations"] == pytest.approx(3 * 6)  # Q K^T: each spike of Q meets 6 keys
-    assert found["energy.macs"] == 2 * 6 * 6 * 4  # the weights of softmax, and V
-    found = energy(model, [{"q": v, "k": v, "v": q}])
-    assert (found["energy.macs"], found["energy.accumulations"]) == (2 * 6 * 6 * 4, pytest.approx(3 * 6))
+    figures = energy(model, [{"q": q, "k": torch.randn(1, 2, 6, 4), "v": v}])
+    assert figures["energy.accumulations"] == pytest.approx(3 * 6)  # Q K^T: each spike of Q meets 6 keys
+    assert figures["energy.macs"] == 2 * 6 * 6 * 4  # the weights of softmax, and V
+    figures = energy(model, [{"q": v, "k": v, "v": q}])
+    assert (figures["energy.macs"], figures["energy.accumulations"]) == (2 * 6 * 6 * 4, pytest.approx(3 * 6))
 
 
 @pytest.mark.parametrize(
@@ -97,8 +98,8 @@ def test_two_operands_of_spikes_cost_what_the_fewer_cost() -> None:
 
 def test_the_mean_over_samples_and_nothing_without() -> None:
     model = Product(lambda linear, x: linear(x), nn.Linear(4, 5))
-    found = energy(model, [{"x": BINARY}, {"x": torch.zeros(2, 4)}])
-    assert found["energy.accumulations"] == pytest.approx(7.5)
+    figures = energy(model, [{"x": BINARY}, {"x": torch.zeros(2, 4)}])
+    assert figures["energy.accumulations"] == pytest.approx(7.5)
     assert energy(model, []) == {}
 
 
@@ -129,9 +130,9 @@ def test_neurons_that_are_called_past_functional_leave_the_total_open() -> None:
 @pytest.mark.parametrize("call", [lambda node, x: node(x), lambda node, x: node.functional(x)[0]])
 def test_a_node_counts_the_same_however_it_is_called_and_is_reset(call: Any) -> None:
     node = PSN(channels=4, T=3)
-    found = energy(Product(call, node), [{"x": torch.randn(3, 1, 4)}])
-    assert found["energy.macs"] == 0
-    assert found["energy.neurons_mj"] == pytest.approx(millijoules(3 * 12, 0))
+    figures = energy(Product(call, node), [{"x": torch.randn(3, 1, 4)}])
+    assert figures["energy.macs"] == 0
+    assert figures["energy.neurons_mj"] == pytest.approx(millijoules(3 * 12, 0))
     lif = LIF(channels=4)
     counted = [energy(Product(call, lif), [{"x": torch.randn(3, batch, 4)}])["energy.neurons_mj"] for batch in (1, 2)]
     assert counted[1] == pytest.approx(2 * counted[0])
@@ -149,8 +150,8 @@ def test_spikingjellys_own_nodes_leave_the_total_open() -> None:
 def test_products_that_torch_keeps_to_itself() -> None:
     x = torch.randn(5, 2, 8)
     encoder = nn.TransformerEncoderLayer(8, 2, 16)
-    found = energy(Product(lambda layer, x: layer(x), encoder), [{"x": x}])
-    assert found["energy.macs"] == 10 * (4 * 8 * 8 + 2 * 8 * 16) + 2 * 2 * 5 * 5 * 8
+    figures = energy(Product(lambda layer, x: layer(x), encoder), [{"x": x}])
+    assert figures["energy.macs"] == 10 * (4 * 8 * 8 + 2 * 8 * 16) + 2 * 2 * 5 * 5 * 8
     assert encoder.training
     lstm = nn.LSTM(8, 8)
     assert energy(Product(lambda layer, x: layer(x)[0], lstm), [{"x": x}]) == {}
@@ -189,17 +190,17 @@ class Mixing(TinyNeuron):
 def test_neurons_cost_what_they_say(mask: Tensor | None) -> None:
     node = Mixing(channels=4)
     model = Product(lambda node, x: node.functional(x, None, mask), node)
-    found = energy(model, [{"x": torch.randn(3, 1, 4)}])
+    figures = energy(model, [{"x": torch.randn(3, 1, 4)}])
     steps = 12 if mask is None else 8
-    assert (found["energy.macs"], found["energy.accumulations"]) == (0, 0)
-    assert found["energy.neurons_mj"] == found["energy.mj"] == pytest.approx((4.6 * 7 + 0.9 * 2) * steps * 1e-9)
+    assert (figures["energy.macs"], figures["energy.accumulations"]) == (0, 0)
+    assert figures["energy.neurons_mj"] == figures["energy.mj"] == pytest.approx((4.6 * 7 + 0.9 * 2) * steps * 1e-9)
     assert "functional" not in vars(node)
 
 
 def test_a_neuron_that_does_not_say_leaves_the_total_open() -> None:
-    found = energy(TinyForCausalLM(TinyConfig()), [{"input_ids": torch.tensor([[1, 2, 3]])}])
-    assert found["energy.synapses_mj"] > 0
-    assert not {"energy.mj", "energy.neurons_mj"} & found.keys()
+    figures = energy(TinyForCausalLM(TinyConfig()), [{"input_ids": torch.tensor([[1, 2, 3]])}])
+    assert figures["energy.synapses_mj"] > 0
+    assert not {"energy.mj", "energy.neurons_mj"} & figures.keys()
 
 
 def test_of_a_run(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def has_colour(path: Path, colour: str) -> bool:
-    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    return bool((np.abs(image.imread(path)[..., :3] - wanted).max(-1) < 0.02).any())
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return bool((np.abs(image.imread(path)[..., :3] - rgb).max(-1) < 0.02).any())
 
 
 def test_learning_curves_show_both_losses(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_a_finished_run_is_neither_repeated_nor_resumed(finished: tuple[Path, st
     root = finished[0]
     before = (root / "manifest.json").read_bytes()
     recipe = load(str(root / "recipe.yaml"))
-    with pytest.raises(UserError, match="holds this run already, finished"):
+    with pytest.raises(UserError, match="already holds this run, finished"):
         run.execute(recipe)
     assert run.execute(recipe, resume=root) == 0
     assert (root / "manifest.json").read_bytes() == before

@@ -35,7 +35,7 @@ def test_a_new_or_empty_folder_is_free(tmp_path: Path) -> None:
 
 def test_files_that_are_no_run_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years")
-    with pytest.raises(UserError, match="holds files that are no run"):
+    with pytest.raises(UserError, match="holds files, but no run"):
         RunFolder(tmp_path).refuse_unless_free(RECIPE)
 
 
@@ -147,8 +147,8 @@ def test_the_newest_checkpoint_is_taken(tmp_path: Path) -> None:
 def test_a_checkpoint_cut_off_is_skipped_with_a_note(tmp_path: Path, name: str) -> None:
     older, newest = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
     cut(newest / name)
-    found, notes = checkpoints.newest(tmp_path, "me")
-    assert found == older
+    chosen, notes = checkpoints.newest(tmp_path, "me")
+    assert chosen == older
     assert notes == [f"checkpoint-10 is skipped: {name} is cut off" + notes[0].partition("is cut off")[2]]
 
 

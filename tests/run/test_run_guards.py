@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import TinyConfig, TinyForCausalLM, write_recipe
+from tiny import write_recipe
+from tiny_model import TinyConfig, TinyForCausalLM
 from torch import nn
 
 from sj_lang import run
@@ -17,27 +18,26 @@ from sj_lang.manifest import read_json
 from sj_lang.recipe import load
 from sj_lang.report import page
 from sj_lang.run import assembly
-from sj_lang.run.callbacks import RunMark
 from sj_lang.run.console import Console
-from sj_lang.run.guards import FiniteGuard, Termination, check_loss_scaling, locate
+from sj_lang.run.guards import FiniteGuard, check_loss_scaling, locate
 from sj_lang.run.trainer import RunTrainer
 
 
 def first_gradient(folder: Path, monkeypatch: pytest.MonkeyPatch, *changes: str) -> dict[str, torch.Tensor]:
     """The gradient of the first optimizer step, as the Trainer leaves it."""
-    found: dict[str, torch.Tensor] = {}
+    gradients: dict[str, torch.Tensor] = {}
 
     def keep(self: FiniteGuard, model: nn.Module, *args: Any, **kwargs: Any) -> None:
-        found.update({name: p.grad.clone() for name, p in model.named_parameters()})
+        gradients.update({name: p.grad.clone() for name, p in model.named_parameters()})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(FiniteGuard, "check", keep)
     recipe = load(write_recipe(folder), [*changes, "model.dropout=0.0", f"output={folder / 'r'}"])
     job = assembly.assemble(recipe, folder)
-    trainer = RunTrainer(job, console=Console(), folder=None, mark=RunMark(), termination=Termination("x"))
+    trainer = RunTrainer(job, Console())
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    return found
+    return gradients
 
 
 @pytest.mark.parametrize("ragged", ["true", "false"])
@@ -98,10 +98,10 @@ def spoil_gradient(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "place"),
     [(spoil_weight, "parameter that is not finite: 1.weight"), (spoil_gradient, "1 of 4 gradients are not")],
 )
-def test_locate_names_the_place(spoil: Callable[[nn.Module], None], told: str) -> None:
+def test_locate_names_the_place(spoil: Callable[[nn.Module], None], place: str) -> None:
     class Two(nn.Sequential):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x)
@@ -110,7 +110,7 @@ def test_locate_names_the_place(spoil: Callable[[nn.Module], None], told: str) -
     batch = {"x": torch.ones(2, 3)}
     model(**batch).sum().backward()
     spoil(model)
-    assert told in locate(model, [batch])
+    assert place in locate(model, [batch])
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights() -> None:

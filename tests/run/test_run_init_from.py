@@ -114,7 +114,7 @@ def test_a_name_on_the_hub_fails_at_once_without_a_network(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     with pytest.raises(UserError, match="the Hugging Face hub cannot be reached and the local cache has no copy") as e:
-        job("model.init_from=google-bert/bert-base-uncased")
+        job("model.init_from=hub:google-bert/bert-base-uncased")
     assert "\n" not in str(e.value)
 
 

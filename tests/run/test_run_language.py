@@ -16,9 +16,9 @@ from sj_lang.manifest import read_json
 from sj_lang.plugins import Registry, chosen, use
 from sj_lang.recipe import load
 from sj_lang.run import assembly
-from sj_lang.run.callbacks import RunMark
+from sj_lang.run.checks import check_loss
 from sj_lang.run.console import Console
-from sj_lang.run.guards import FiniteGuard, Termination
+from sj_lang.run.guards import FiniteGuard
 from sj_lang.run.trainer import RunTrainer
 
 RECIPE = """\
@@ -63,9 +63,9 @@ def test_trained_evaluated_and_written_with(tmp_path: Path, capsys: pytest.Captu
 
 def test_what_the_tokenizer_does_not_know_of_a_prompt_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.execute(load("real.yaml", ["generate.prompt='the €5'"])) == 0
-    told = "note: the tokenizer does not know '€', '5' of the prompt: the model reads <unk> there"
+    note = "note: the tokenizer does not know '€', '5' of the prompt: the model reads <unk> there"
     out = capsys.readouterr().out
-    assert out.index(told) < out.index("It wrote:")
+    assert out.index(note) < out.index("It wrote:")
     assert any("'€', '5'" in note for note in read_json(Path("r/manifest.json"))["notes"])
     assert run.generate("r", "☃ fox☃") == 0
     assert "does not know '☃' of the prompt" in capsys.readouterr().out
@@ -75,21 +75,21 @@ def test_what_the_tokenizer_does_not_know_of_a_prompt_is_named(capsys: pytest.Ca
 
 @pytest.mark.parametrize("twin", ["false", "true"])
 def test_accumulated_gradient_is_that_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch, twin: str) -> None:
-    found: list[dict[str, torch.Tensor]] = []
+    gradients: list[dict[str, torch.Tensor]] = []
 
     def keep(self: FiniteGuard, model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
-        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(FiniteGuard, "check", keep)
     for batch, parts in ((16, 1), (4, 4)):
         changes = [f"train.per_device_train_batch_size={batch}", f"train.gradient_accumulation_steps={parts}"]
         job = assembly.assemble(load("real.yaml", [*changes, f"model.twin={twin}"]), Path("r"))
-        trainer = RunTrainer(job, console=Console(), folder=None, mark=RunMark(), termination=Termination("x"))
-        trainer.check_loss()
+        trainer = RunTrainer(job, Console())
+        check_loss(trainer)
         with pytest.raises(KeyboardInterrupt):
             trainer.train()
-    whole, parts_ = found
+    whole, parts_ = gradients
     assert max(float(grad.abs().max()) for grad in whole.values()) > 1e-4
     for name, grad in whole.items():
         torch.testing.assert_close(parts_[name], grad, rtol=1e-3, atol=1e-6, msg=name)

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from tiny import TinyConfig, TinyForCausalLM, TinyNeuron
+from tiny_model import TinyConfig, TinyForCausalLM, TinyNeuron
 from torch import Tensor, nn
 
 from sj_lang.monitor import Monitor, neuron_parameters, nodes, seeded, undisturbed

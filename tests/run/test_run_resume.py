@@ -12,7 +12,8 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from tiny import Windows, write_recipe
+from tiny import write_recipe
+from tiny_task import Windows
 
 from sj_lang import run
 from sj_lang.errors import Interrupted, UserError
@@ -95,7 +96,7 @@ def test_a_moved_folder_with_its_newest_checkpoint_cut_off(
     assert run.execute(load("r/recipe.yaml"), resume="r") == 0
     out = capsys.readouterr().out
     assert f"note: {newest.name} is skipped: model.safetensors is cut off" in out
-    assert f"goes on from {older.name}" in out
+    assert f"continues from {older.name}" in out
     assert same_weights(tmp_path / "r", straight)
     assert lines(tmp_path / "r") == lines(straight)
 

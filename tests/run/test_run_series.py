@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import StopAt, TinyText, Windows, write_recipe
+from tiny import StopAt, write_recipe
+from tiny_task import TinyText, Windows
 
 from sj_lang import run
 from sj_lang.errors import Interrupted, RunFailed, Unreachable, UserError
@@ -33,8 +34,8 @@ def test_grouping_by_run() -> None:
 
 
 def test_summary_has_mean_deviation_and_number() -> None:
-    found = series.summary([{"loss": 1.0, "only": 3.0}, {"loss": 2.0}, {"loss": 4.0}])
-    assert found == {
+    summary = series.summary([{"loss": 1.0, "only": 3.0}, {"loss": 2.0}, {"loss": 4.0}])
+    assert summary == {
         "loss": {"mean": pytest.approx(7 / 3), "deviation": pytest.approx(statistics.stdev([1, 2, 4])), "n": 3}
     }
     assert series.summary([{"loss": 1.0}])["loss"] == {"mean": 1.0, "deviation": None, "n": 1}
@@ -175,5 +176,5 @@ def test_a_finished_series_needs_no_data(tmp_path: Path, monkeypatch: pytest.Mon
     recipe = load(write_recipe(tmp_path, TWO), SHORT)
     assert run.execute(recipe) == 0
     with monkeypatch.context() as patch:
-        patch.setattr("sj_lang.run.single.assemble", lambda *given: pytest.fail("the data are read"))
+        patch.setattr("sj_lang.run.single.assemble", lambda *arguments: pytest.fail("the data are read"))
         assert run.execute(load("s/recipe.yaml"), resume="s") == 0

@@ -104,10 +104,10 @@ def sj_lang_register(register: Register) -> None:
     register.tokenizer(
         "pretrained",
         "sj_lang_language.tokenizers.pretrained:pretrained",
-        summary="a tokenizer from a folder or from the Hugging Face hub",
+        summary="the tokenizer of a checkpoint: a folder, package:NAME or hub:OWNER/NAME",
     )
     register.source(
         "python-docs",
-        "sj_lang_language.data.python_docs:PythonDocs",
+        "sj_lang_language.data.text.python_docs:PythonDocs",
         summary="the language reference inside every Python, about 450,000 characters of English",
     )

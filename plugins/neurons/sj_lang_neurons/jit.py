@@ -2,7 +2,7 @@
 
 A kernel works on rows, the columns of one step, by passes over few arrays: with more, of which each might overlap each,
 a loop is not vectorised. numba's cache looks at the kernel's own file alone, so each file of kernels ends with a line
-that changes with this file and surrogates.py; tests/neurons/test_numba.py says what it must be.
+that changes with this file and firing.py; tests/neurons/test_numba.py says what it must be.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from sj_lang_neurons import surrogates
+from sj_lang_neurons import firing
 
 # Sums may be taken in any order and products fused; NaN and infinities count.
 FAST = {"contract", "nsz", "arcp", "reassoc", "afn"}
 Array = Any
 
-POTENTIALS, RECT = surrogates.POTENTIALS, surrogates.RECT
+POTENTIALS, RECT = firing.POTENTIALS, firing.RECT
 ATAN, SIGMOID, QUADRATIC, EXP, SOFT_SIGN, ERF, SUPER_SPIKE = (
-    surrogates.HEAVISIDES[name]
+    firing.HEAVISIDES[name]
     for name in ("ATan", "Sigmoid", "PiecewiseQuadratic", "PiecewiseExp", "SoftSign", "Erf", "SuperSpike")
 )
 
@@ -37,13 +37,13 @@ def jit(function: Callable[..., Any]) -> Any:
         return numba.njit(**options)(function)
 
 
-def exp(v):  # type: ignore[no-untyped-def]  # numba compares signatures
+def exp(v: Any) -> Any:
     """e ** v; in float32 by a polynomial for vectors, 1 ulp or 2 off, infinite above 87, at least e ** -87."""
     return np.exp(v)
 
 
 @overload(exp)
-def _exp(v):  # type: ignore[no-untyped-def]
+def _exp(v):  # type: ignore[no-untyped-def]  # numba compares its signature with that of what it returns
     if v != types.float32:
         return lambda v: np.exp(v)
     f = np.float32

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-State = dict[str, Tensor]
+from sj_lang_language.layers import State
 
 
 def causal_softmax(

@@ -54,7 +54,7 @@ def _many_chunks(q: Tensor, k: Tensor, v: Tensor, state: Tensor | None, chunk: i
     count = -(-length // chunk)
     # zeros at the end: they add nothing to S and their outputs are cut off
     padded = [torch.nn.functional.pad(x, (0, 0, 0, count * chunk - length)) for x in (q, k, v)]
-    q, k, v = (x.unflatten(-2, (count, chunk)) for x in padded)  # [..., count, chunk, K]
+    q, k, v = (torch.unflatten(x, -2, (count, chunk)) for x in padded)  # [..., count, chunk, K]
     after = (k.mT @ v).cumsum(-3)  # [..., count, K, K], S at the end of each chunk, from zero
     if state is not None:
         after = after + state.unsqueeze(-3)

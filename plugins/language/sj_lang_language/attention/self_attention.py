@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from sj_lang_language.attention.dot_product import causal_softmax, whole_softmax
-from sj_lang_language.firing import Firing, MakeNeuron, State, float_in_place_of_spikes, inner, joined
+from sj_lang_language.layers import (
+    MakeNeuron,
+    MakeNorm,
+    SpikingLayer,
+    SpikingLinear,
+    State,
+    float_in_place_of_spikes,
+    inner,
+    joined,
+)
 
 
 class SelfAttention(nn.Module):
@@ -20,11 +27,15 @@ class SelfAttention(nn.Module):
     dim: D; heads: H, each K = D / H wide; neuron: builds a node; norm: builds a normalization, None: there is none;
     branch_norm: builds the last normalization, None: `norm` does; bias: of the Linear layers; twin: the ANN twin.
     causal: each token meets itself and those before it; False: all tokens of the text.
-    core: only Q, K, V and O: x are spikes already, and the model projects O itself, as SNN-BERT's layer does.
+    core: the neurons in front, of a model that fires them and projects O itself, as SNN-BERT's layer does. Then x are
+    their spikes, and only Q, K, V and O are computed here.
     dropout: probability, on softmax's weights.
+    scaled: the spikes of Q, K and V stand for values, see `SpikingLayer`; `mix` gets the spikes and heeds their values.
     """
 
-    given = frozenset({"dim", "heads", "neuron", "norm", "branch_norm", "bias", "twin", "causal", "core", "dropout"})
+    given = frozenset(
+        {"dim", "heads", "neuron", "norm", "branch_norm", "bias", "twin", "causal", "core", "dropout", "scaled"}
+    )
 
     def __init__(
         self,
@@ -32,27 +43,29 @@ class SelfAttention(nn.Module):
         dim: int,
         heads: int,
         neuron: MakeNeuron,
-        norm: Callable[..., nn.Module] | None = None,
-        branch_norm: Callable[..., nn.Module] | None = None,
+        norm: MakeNorm | None = None,
+        branch_norm: MakeNorm | None = None,
         bias: bool = False,
         twin: bool = False,
         causal: bool = True,
-        core: bool = False,
+        core: SpikingLayer | None = None,
         dropout: float = 0.0,
+        scaled: bool = False,
     ) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"{type(self).__name__}: heads {heads} must divide dim {dim}")
-        self.heads, self.twin, self.causal, self.core, self.dropout = heads, twin, causal, core, dropout
+        self.heads, self.twin, self.causal, self.core, self.dropout = heads, twin, causal, core is not None, dropout
         neuron = float_in_place_of_spikes if twin else neuron
-        if not core:
-            self.input = Firing(neuron=neuron, channels=dim)
-        self.query, self.key, self.value = (nn.Linear(dim, dim, bias=bias) for _ in range(3))
+        if core is None:
+            self.input = SpikingLayer(neuron=neuron, channels=dim)
+        in_front = self.input if core is None else core
+        self.query, self.key, self.value = (SpikingLinear(in_front, dim, bias=bias) for _ in range(3))
         self.qkv_norms = None if norm is None else nn.ModuleList(norm(dim=dim) for _ in range(3))
-        self.qkv = Firing(neuron=neuron, channels=3 * dim)
-        if not core:
-            self.attended = Firing(neuron=neuron, channels=dim)
-            self.out_proj = nn.Linear(dim, dim, bias=bias)
+        self.qkv = SpikingLayer(neuron=neuron, channels=3 * dim, scaled=scaled)
+        if core is None:
+            self.attended = SpikingLayer(neuron=neuron, channels=dim)
+            self.out_proj = SpikingLinear(self.attended, dim, bias=bias)
             last = branch_norm or norm
             self.out_norm = None if last is None else last(dim=dim)
 
@@ -67,24 +80,24 @@ class SelfAttention(nn.Module):
         """x: `[L, B, D]` or `[T, B, L, D]`; mask: x's shape without D, True = valid. Returns y, shaped as x, and the
         state, {} if not causal."""
         if state is not None and not self.causal:
-            raise ValueError(f"{type(self).__name__}: a text that is read as a whole has no state to go on from")
-        found: dict[str, State] = {}
+            raise ValueError(f"{type(self).__name__}: a text that is read as a whole cannot continue from a state")
+        states: dict[str, State] = {}
         if not self.core:
-            x, found["input"] = self.input(x, inner(state, "input"), mask)
+            x, states["input"] = self.input(x, inner(state, "input"), mask)
         currents = [project(x) for project in (self.query, self.key, self.value)]
         if self.qkv_norms is not None:
             currents = [norm(current, mask) for norm, current in zip(self.qkv_norms, currents, strict=True)]
-        qkv, found["qkv"] = self.qkv(torch.cat(currents, dim=-1), inner(state, "qkv"), mask)
-        y, found["memory"] = self._attend(qkv, inner(state, "memory"), mask)
+        qkv, states["qkv"] = self.qkv(torch.cat(currents, dim=-1), inner(state, "qkv"), mask)
+        y, states["memory"] = self._attend(qkv, inner(state, "memory"), mask)
         if not self.core:
-            y, found["attended"] = self.attended(y, inner(state, "attended"), mask)
+            y, states["attended"] = self.attended(y, inner(state, "attended"), mask)
             y = self.out_proj(y)
             y = y if self.out_norm is None else self.out_norm(y, mask)
-        return y, joined(**found) if self.causal else {}
+        return y, joined(**states) if self.causal else {}
 
     def _attend(self, qkv: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
         """Q, K, V `[L, B, 3D]` or `[T, B, L, 3D]` to O `[L, B, D]` or `[T, B, L, D]`."""
-        parts = qkv.unflatten(-1, (3, self.heads, -1))
+        parts = torch.unflatten(qkv, -1, (3, self.heads, -1))
         if qkv.dim() == 3:
             q, k, v = parts.permute(2, 1, 3, 0, 4)  # [B, H, L, K] each
             valid = None if mask is None else mask.T  # [B, L]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from sj_lang_language.attention.dot_product import causal_softmax, whole_softmax
 from sj_lang_language.attention.self_attention import SelfAttention
-from sj_lang_language.firing import MakeNeuron, State
+from sj_lang_language.layers import State
 
 
 class SoftmaxAttention(SelfAttention):
@@ -22,39 +23,31 @@ class SoftmaxAttention(SelfAttention):
     1 / r at the rate of .15 that BPSN has on currents of unit deviation.
     """
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        heads: int,
-        neuron: MakeNeuron,
-        norm: Callable[..., nn.Module] | None = None,
-        branch_norm: Callable[..., nn.Module] | None = None,
-        bias: bool = False,
-        twin: bool = False,
-        causal: bool = True,
-        core: bool = False,
-        dropout: float = 0.0,
-        scale: float = 6.67,
-        gain: float = 6.67,
-    ) -> None:
-        super().__init__(
-            dim=dim,
-            heads=heads,
-            neuron=neuron,
-            norm=norm,
-            branch_norm=branch_norm,
-            bias=bias,
-            twin=twin,
-            causal=causal,
-            core=core,
-            dropout=dropout,
-        )
+    def __init__(self, *, scale: float = 6.67, gain: float = 6.67, **common: Any) -> None:
+        super().__init__(**common)
         self.scale, self.gain = scale, gain
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, state: State | None) -> tuple[Tensor, State]:
         dropout, scale = self.dropout if self.training else 0.0, self.scale / math.sqrt(q.shape[-1])
+        q = self._query_values(q)
         if not self.causal:
-            return whole_softmax(q, k, v, valid, scale=scale, dropout=dropout) * self.gain, {}
+            return self._attended_values(whole_softmax(q, k, v, valid, scale=scale, dropout=dropout)) * self.gain, {}
         o, memory = causal_softmax(q, k, v, valid, state, scale=scale, dropout=dropout)
-        return o * self.gain, memory
+        return self._attended_values(o) * self.gain, memory
+
+    def _query_values(self, q: Tensor) -> Tensor:
+        """What meets the spikes of K: a_k (a_q s + b_q). b_k adds the same to all scores of a query, and falls out."""
+        if self.qkv.scale is None or self.qkv.shift is None:
+            return q
+        a, b = self._per_head(self.qkv.scale), self._per_head(self.qkv.shift)
+        return torch.addcmul(b[0], q, a[0]) * a[1]
+
+    def _attended_values(self, o: Tensor) -> Tensor:
+        """softmax(...) (a_v s + b_v), where the weights of a token sum to 1."""
+        if self.qkv.scale is None or self.qkv.shift is None:
+            return o
+        return torch.addcmul(self._per_head(self.qkv.shift)[2], o, self._per_head(self.qkv.scale)[2])
+
+    def _per_head(self, parameter: Tensor) -> Tensor:
+        """`[3D]` to `[3, H, 1, K]`."""
+        return torch.unflatten(parameter, 0, (3, self.heads, 1, -1))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sj_lang_language.attention.linear import causal_linear, whole_linear
 from sj_lang_language.attention.self_attention import SelfAttention
-from sj_lang_language.firing import MakeNeuron, State
+from sj_lang_language.layers import State
 
 
 class SpikingSelfAttention(SelfAttention):
@@ -22,34 +22,10 @@ class SpikingSelfAttention(SelfAttention):
     memory and speed only.
     """
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        heads: int,
-        neuron: MakeNeuron,
-        norm: Callable[..., nn.Module] | None = None,
-        branch_norm: Callable[..., nn.Module] | None = None,
-        bias: bool = False,
-        twin: bool = False,
-        causal: bool = True,
-        core: bool = False,
-        dropout: float = 0.0,
-        scale: float = 0.125,
-        chunk: int = 64,
-    ) -> None:
-        super().__init__(
-            dim=dim,
-            heads=heads,
-            neuron=neuron,
-            norm=norm,
-            branch_norm=branch_norm,
-            bias=bias,
-            twin=twin,
-            causal=causal,
-            core=core,
-            dropout=dropout,
-        )
+    def __init__(self, *, scale: float = 0.125, chunk: int = 64, **common: Any) -> None:
+        super().__init__(**common)
+        if self.qkv.scale is not None:
+            raise ValueError("ssa multiplies spikes as they are; set model.scaled=false, or take attention softmax")
         self.scale, self.chunk = scale, chunk
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, state: State | None) -> tuple[Tensor, State]:

@@ -1,1 +1,1 @@
-"""Text: where it comes from and how it is cut."""
+"""Data: running text (`text`), tables of sentences (`tables`), and both from the Hugging Face hub (`hub`)."""

@@ -6,69 +6,66 @@ from typing import Any
 
 from sj_lang.errors import Unreachable, UserError
 from sj_lang.hf import reached
-from sj_lang_language.data import tables
-from sj_lang_language.data.text_files import PARTS
+from sj_lang_language.data.tables import table_files
+from sj_lang_language.data.text.text_files import PARTS
+
+HUB = "hub:"
 
 
-def read(name: str, config: str | None) -> dict[str, str]:
+def read(place: str) -> dict[str, str]:
     """The splits `train`, `validation` and `test` of a data set as texts, or `{"all": text}` if it has one split.
 
-    name: "owner/name". The text is the column `text`, or the only column of strings; each row ends with a line end.
-    Raises UserError with one sentence, at once, when there is no network and no copy in the local cache.
+    place: "hub:owner/name[/config]". The text is the column `text`, or the only column of strings; each row ends with a
+    line end. Raises UserError with one sentence, at once, if there is no network and no copy in the local cache.
     """
-    place, loaded = _load(f"{name}/{config}" if config else name)
-    found = {PARTS[split]: loaded[split] for split in loaded if split in PARTS}
-    if "train" not in found:
+    loaded = load(place)
+    splits = {PARTS[split]: loaded[split] for split in loaded if split in PARTS}
+    if "train" not in splits:
         if len(loaded) != 1:
             raise UserError(f"task.data: {place} has no split 'train', it has {', '.join(map(str, loaded))}")
-        found = {"all": next(iter(loaded.values()))}
-    return {part: _text(rows, place) for part, rows in found.items()}
+        splits = {"all": next(iter(loaded.values()))}
+    return {part: _text(rows, place) for part, rows in splits.items()}
 
 
-def stream(name: str) -> tuple[Any, str, int | None]:
+def stream(place: str) -> tuple[Any, str, int | None]:
     """The split `train` of a data set, read while it is used: its rows, the name of their text, and its bytes if known.
 
-    name: "owner/name[/config]". Raises as `read` does.
+    Takes and raises what `read` does.
     """
-    place, loaded = _load(name, streaming=True)
+    loaded = load(place, streaming=True)
     if "train" not in loaded:
         raise UserError(f"task.data: {place} has no split 'train', it has {', '.join(map(str, loaded))}")
     rows = loaded["train"]
-    first = next(iter(rows), {})
+    first: dict[str, Any] = next(iter(rows), {})
     column = _column([name for name, value in first.items() if isinstance(value, str)], list(first), place)
     sizes = rows.info.splits or {}
     return rows, column, sizes["train"].num_bytes if "train" in sizes else None
 
 
-def load(name: str, config: str | None) -> Any:
-    """All splits of a data set, name -> rows. name: "owner/name". Raises as `read` does."""
-    return _load(f"{name}/{config}" if config else name)[1]
-
-
-def table(rows: Any, place: str) -> tables.Table:
+def table(rows: Any, place: str) -> table_files.DataTable:
     """The rows of a split as a table; labels by their names, -1 as it is."""
     columns = rows.to_dict()
     for name, feature in rows.features.items():
         names = getattr(feature, "names", None)
         if names:
             columns[name] = [names[value] if value is not None and value >= 0 else value for value in columns[name]]
-    return tables.of_columns(columns, place)
+    return table_files.of_columns(columns, place)
 
 
-def _load(name: str, **options: Any) -> tuple[str, Any]:
-    """What to call "owner/name[/config]" in messages, and its splits."""
+def load(place: str, **options: Any) -> Any:
+    """All splits of a data set, name -> rows. options: of `load_dataset`. Takes and raises what `read` does."""
     import datasets
 
-    place = f"hub:{name}"
-    owner, called, *config = name.split("/", 2)
+    owner, _, rest = place.removeprefix(HUB).partition("/")
+    name, _, config = rest.partition("/")
     with reached() as online:
         try:
-            return place, datasets.load_dataset(f"{owner}/{called}", *config, **options)
+            return datasets.load_dataset(f"{owner}/{name}", *filter(None, [config]), **options)
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             if not online:
                 raise Unreachable(
                     f"task.data: {place} cannot be loaded: the Hugging Face hub cannot be reached and the local cache "
-                    "has no copy; with a network it is downloaded once, without one give a file (task.data=PATH)"
+                    "has no copy; with a network it is downloaded once; without one, give a file (task.data=PATH)"
                 ) from error
             cause = error.__cause__ or error
             raise UserError(f"task.data: {place} cannot be loaded: {str(cause).strip()}") from error
@@ -84,7 +81,7 @@ def _column(strings: list[str], columns: list[str], place: str) -> str:
     """`text`, or the only column of strings."""
     if "text" not in strings and len(strings) != 1:
         raise UserError(
-            f"task.data: {place} has no column 'text' and not exactly one column of strings; "
+            f"task.data: {place} has neither a column 'text' nor exactly one column of strings; "
             f"its columns: {', '.join(columns)}"
         )
     return "text" if "text" in strings else strings[0]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_lang_language.embeddings.bert_sum import BertSum
-from sj_lang_language.embeddings.learned_sum import Table
+from sj_lang_language.embeddings.learned_sum import EmbeddingTable
 
 
 class BertNgram(BertSum):
@@ -53,10 +53,10 @@ class BertNgram(BertSum):
             twin=twin,
         )
         self.word_dropout = word_dropout
-        self.word_embeddings = Table(vocab_size, dim, std)
-        self.position_embeddings = Table(max_length, dim, position_std)
-        self.token_type_embeddings = Table(type_vocab_size, dim, position_std)
-        self.match_embeddings = Table(2, dim, std) if match else None
+        self.word_embeddings = EmbeddingTable(vocab_size, dim, std)
+        self.position_embeddings = EmbeddingTable(max_length, dim, position_std)
+        self.token_type_embeddings = EmbeddingTable(type_vocab_size, dim, position_std)
+        self.match_embeddings = EmbeddingTable(2, dim, std) if match else None
         self.convolution = nn.Conv1d(dim, dim, n, padding=n // 2)
 
     def forward(
@@ -74,7 +74,8 @@ class BertNgram(BertSum):
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)
         near = self.convolution(self.dropout(x).permute(1, 2, 0)).permute(2, 0, 1)  # [L, B, D]
-        return self.dropout(self.LayerNorm(x + near))
+        currents: Tensor = self.dropout(self.LayerNorm(x + near))
+        return currents
 
 
 def _in_another(ids: Tensor, segments: Tensor, mask: Tensor | None) -> Tensor:

@@ -46,5 +46,6 @@ class BertSum(nn.Module):
     ) -> Tensor:
         """ids, positions, segments (None: all 0), mask (True = valid): `[L, B]`, to currents `[L, B, D]`."""
         segments = torch.zeros_like(ids) if segments is None else segments
-        found = self.word_embeddings(ids) + self.position_embeddings(positions) + self.token_type_embeddings(segments)
-        return self.dropout(self.LayerNorm(found))
+        x = self.word_embeddings(ids) + self.position_embeddings(positions) + self.token_type_embeddings(segments)
+        currents: Tensor = self.dropout(self.LayerNorm(x))
+        return currents

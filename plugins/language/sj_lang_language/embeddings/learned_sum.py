@@ -37,21 +37,22 @@ class LearnedSum(nn.Module):
     ) -> None:
         super().__init__()
         self.max_length = max_length if position == "learned" else None
-        self.token = Table(vocab_size, dim, std)
-        self.position = Table(max_length, dim, position_std) if position == "learned" else None
+        self.token = EmbeddingTable(vocab_size, dim, std)
+        self.position = EmbeddingTable(max_length, dim, position_std) if position == "learned" else None
         self.step = nn.Identity() if twin else compat.surrogate(surrogate_function)
 
     def forward(
         self, ids: Tensor, positions: Tensor, segments: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """ids, positions: `[L, B]`, to spikes `[L, B, D]`. segments, mask: not read; there is no table of segments."""
-        currents = self.token(ids)
+        currents: Tensor = self.token(ids)
         if self.position is not None:
             currents = currents + self.position(positions)
-        return self.step(currents)
+        spikes: Tensor = self.step(currents)
+        return spikes
 
 
-class Table(nn.Embedding):
+class EmbeddingTable(nn.Embedding):
     """An embedding table that says with which deviation it wants to be drawn, None: as the model does."""
 
     def __init__(self, rows: int, dim: int, std: float | None) -> None:

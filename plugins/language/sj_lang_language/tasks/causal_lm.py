@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from sj_lang.component.schema import Data
 from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, Prepared, Task
-from sj_lang_language.data import corpus
-from sj_lang_language.data.windows import IGNORED, HeldOutWindows, TrainingWindows, stack
+from sj_lang_language.data.text import corpus
+from sj_lang_language.data.text.windows import IGNORED, HeldOutWindows, TrainingWindows, stack
 from sj_lang_language.tasks.texts import (
     check_given,
     check_lengths,
@@ -82,7 +82,7 @@ class CausalLM(Task):
             validation=held_out.get("validation"),
             tests={"test": held_out["test"]},
             reduce=reduce,
-            metrics=Metrics({name: characters_per_token(made, parts[name], tokens[name]) for name in parts}),
+            metrics=TextMetrics({name: characters_per_token(made, parts[name], tokens[name]) for name in parts}),
             collate=stack,
             label_names=["shift_labels"],
             loss="mean negative log likelihood of a token, in nats",
@@ -110,9 +110,9 @@ class CausalLM(Task):
     ) -> list[str]:
         notes = size_notes(tokenizer, parts, tokens)
         start = parts["train"][:10_000]
-        known = not int((tokens["train"] == tokenizer.unk_token_id).sum()) if tokenizer.unk_token else True
-        if known and tokenizer.decode(encode(tokenizer, start)) != start:
-            notes.append("the tokenizer does not give its text back exactly; bits_per_char counts the characters read")
+        all_known = not int((tokens["train"] == tokenizer.unk_token_id).sum()) if tokenizer.unk_token else True
+        if all_known and tokenizer.decode(encode(tokenizer, start)) != start:
+            notes.append("the tokenizer does not reproduce its text exactly; bits_per_char counts the characters read")
         return notes
 
 
@@ -132,7 +132,7 @@ def reduce(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return loss.sum(1), (labels != IGNORED).sum(1), (logits.argmax(-1) == labels).sum(1)
 
 
-class Metrics:
+class TextMetrics:
     """Figures of a split out of what `reduce` gave. characters: split -> characters per predicted token."""
 
     def __init__(self, characters: Mapping[str, float]) -> None:

@@ -6,11 +6,11 @@ from typing import Literal
 
 from sj_lang.errors import UserError, choices
 from sj_lang.task import MakeTokenizer, Prepared
-from sj_lang_language import metrics
-from sj_lang_language.data import examples, glue_files, phrases
-from sj_lang_language.data.examples import Classes, Examples, Scores
-from sj_lang_language.data.glue_files import PARTS, SPECS, Spec
-from sj_lang_language.data.tables import Table
+from sj_lang_language.data.tables import examples, glue_files, phrases
+from sj_lang_language.data.tables.examples import Classes, Examples, Scores
+from sj_lang_language.data.tables.glue_files import PARTS, SPECS, Spec
+from sj_lang_language.data.tables.table_files import DataTable
+from sj_lang_language.tasks import metrics
 from sj_lang_language.tasks.sentences import Array, Figures, Parts, SentenceTask, default_share, head, lines
 
 Name = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax"]
@@ -19,7 +19,7 @@ Name = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wn
 class Glue(SentenceTask):
     """One task of GLUE (Wang et al. 2019, arXiv 1804.07461).
 
-    name: the task. "ax" trains on MNLI and predicts the diagnostic set, as "mnli" does too where that set is there.
+    name: the task. "ax" trains on MNLI and predicts the diagnostic set, as "mnli" does too if that set is there.
     data: "hub" (nyu-mll/glue), hub:owner/name, a folder in GLUE's TSV layout (CoLA/train.tsv ...) or of parquet files
         (cola/train-*.parquet ...), the task's own folder, or a mapping of parts to files.
     files: part (train, dev, dev_mm, test, test_mm, ax) -> file, in place of the one in data.
@@ -79,7 +79,7 @@ class Glue(SentenceTask):
         for part, rows in spec.rows.items():
             if part in parts and len(parts[part]) != rows:
                 notes.append(
-                    f"{part}: {len(parts[part]):,} examples, where GLUE has {rows:,}; {spec.submissions[part]} cannot "
+                    f"{part}: {len(parts[part]):,} examples, but GLUE has {rows:,}; {spec.submissions[part]} cannot "
                     "be submitted"
                 )
         return self.assemble(
@@ -104,39 +104,38 @@ class Glue(SentenceTask):
             return Scores(low=0, high=5)
         return Classes(names=names, aliases={str(number): number for number in range(len(names))})
 
-    def _predictions(self, part: str, made: Array) -> dict[str, str]:
+    def _predictions(self, part: str, predicted: Array) -> dict[str, str]:
         """A submission for a test set; for dev the same under its own name."""
         spec = self.spec
         if not spec.labels:
-            written = [f"{score:.3f}" for score in made]
+            written = [f"{score:.3f}" for score in predicted]
         else:
-            written = [spec.labels[one] if spec.named else str(one) for one in made]
+            written = [spec.labels[one] if spec.named else str(one) for one in predicted]
         return {spec.submissions.get(part, f"{part}.tsv"): lines(written)}
 
 
 def figures(spec: Spec) -> dict[str, Figures]:
     """Part -> its figures; those of the diagnostic set are Matthews and accuracy."""
     formulas: dict[str, Figures] = {
-        "accuracy": lambda made, wanted: {"accuracy": metrics.accuracy(made, wanted)},
-        "f1": lambda made, wanted: {"f1": metrics.f1(made, wanted)},
-        "matthews": lambda made, wanted: {"matthews": metrics.matthews(made, wanted, len(spec.labels))},
-        "pearson": lambda made, wanted: {"pearson": metrics.pearson(made, wanted)},
-        "spearman": lambda made, wanted: {"spearman": metrics.spearman(made, wanted)},
+        "accuracy": lambda predicted, labels: {"accuracy": metrics.accuracy(predicted, labels)},
+        "f1": lambda predicted, labels: {"f1": metrics.f1(predicted, labels)},
+        "matthews": lambda predicted, labels: {"matthews": metrics.matthews(predicted, labels, len(spec.labels))},
+        "pearson": lambda predicted, labels: {"pearson": metrics.pearson(predicted, labels)},
+        "spearman": lambda predicted, labels: {"spearman": metrics.spearman(predicted, labels)},
     }
 
     def all_of(names: tuple[str, ...]) -> Figures:
-        return lambda made, wanted: {key: v for name in names for key, v in formulas[name](made, wanted).items()}
+        return lambda *arrays: {name: value for figure in names for name, value in formulas[figure](*arrays).items()}
 
-    found = {part: all_of(spec.figures) for part in ("validation", *PARTS)}
-    return found | {"ax": all_of(("matthews", "accuracy"))} if spec.labels else found
+    by_part = {part: all_of(spec.figures) for part in ("validation", *PARTS)}
+    return by_part | {"ax": all_of(("matthews", "accuracy"))} if spec.labels else by_part
 
 
-def examples_of(spec: Spec, table: Table, part: str, kind: Classes | Scores) -> Examples:
+def examples_of(spec: Spec, table: DataTable, part: str, kind: Classes | Scores) -> Examples:
     """The examples of a table, by the column names of the TSV layout or of the hub."""
     text = next((names for names in (spec.text, spec.hub_text) if set(names) <= table.columns.keys()), spec.text)
     if part == "ax" and {"Premise", "Hypothesis"} <= table.columns.keys():
         text = ("Premise", "Hypothesis")
-    label: str | None = next((name for name in (spec.label, "label", "Label") if name in table.columns), spec.label)
-    if part in ("test", "test_mm", "ax") and not examples.has_labels(table, label):
-        label = None
-    return examples.of_table(table, text, label, kind, keys=("task.data", "task.data"))
+    column = next((name for name in (spec.label, "label", "Label") if name in table.columns), spec.label)
+    labelled = part not in ("test", "test_mm", "ax") or examples.has_labels(table, column)
+    return examples.of_table(table, text, column if labelled else None, kind, keys=("task.data", "task.data"))

@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerBase
 from sj_lang.component.schema import Data
 from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, Prepared, Task
-from sj_lang_language.data import corpus
-from sj_lang_language.data.masked import MASK, Frame, Item, Masked, Masking, Windows, with_mask_token
-from sj_lang_language.data.pairs import Pairs, documents, pairs
-from sj_lang_language.data.stream import MaskedStream, Reader, hold_out, open_source
-from sj_lang_language.data.windows import IGNORED, stack
+from sj_lang_language.data.text import corpus
+from sj_lang_language.data.text.masked import MASK, Frame, Item, Masked, Masking, Windows, with_mask_token
+from sj_lang_language.data.text.pairs import Pairs, documents, pairs
+from sj_lang_language.data.text.stream import MaskedStream, Reader, hold_out, open_source
+from sj_lang_language.data.text.windows import IGNORED, stack
 from sj_lang_language.tasks.texts import (
     check_given,
     check_lengths,
@@ -95,15 +95,18 @@ class MaskedLM(Task):
         notes = self._add_mask_token(made)
         frame, masking = self._frame(made), Masking(made, self.p)
         if self.nsp:
-            found = {name: self._pairs(made, name, text, seed, frame) for name, text in parts.items()}
-            notes += [f"{name}: {len(text):,} characters, {len(found[name]):,} pairs" for name, text in parts.items()]
+            windows: dict[str, Pairs | Windows] = {
+                name: self._pairs(made, name, text, seed, frame) for name, text in parts.items()
+            }
+            notes += [f"{name}: {len(text):,} characters, {len(windows[name]):,} pairs" for name, text in parts.items()]
         else:
             tokens = {name: encode(made, text) for name, text in parts.items()}
-            need = f"{frame.room} tokens, what fits into a window of task.length {self.length}"
+            need = f"{frame.room} tokens, as many as fit into a window of task.length {self.length}"
             check_lengths(self.data, parts, tokens, self.split, least=frame.room, need=need)
-            found = {name: Windows(ids, frame, held_out=name != "train") for name, ids in tokens.items()}
+            windows = {name: Windows(ids, frame, held_out=name != "train") for name, ids in tokens.items()}
             notes += size_notes(made, parts, tokens)
-        masked = {name: Masked(items, masking, seed if name == "train" else HELD_OUT) for name, items in found.items()}
+        seeds = {name: seed if name == "train" else HELD_OUT for name in windows}
+        masked = {name: Masked(items, masking, seeds[name]) for name, items in windows.items()}
         train = masked.pop("train")
         return self._prepared(made, train, masked, corpus.fingerprint(parts), notes)
 
@@ -113,7 +116,7 @@ class MaskedLM(Task):
         if len(texts) < 2:
             raise UserError(
                 f"task.nsp: {self.data} has {len(texts)} document(s) in '{name}', and pairs need two or more: blank "
-                "lines part them. Give a text with blank lines, or set task.nsp=false"
+                "lines separate them. Give a text with blank lines, or set task.nsp=false"
             )
         draw = random.Random(f"{seed if name == 'train' else HELD_OUT} {name}")
         return Pairs(list(pairs(texts, texts, frame.room, draw)), frame)
@@ -134,8 +137,10 @@ class MaskedLM(Task):
         validation = [item for items, _ in taken for item in items[:half]]
         test = [item for items, _ in taken for item in items[half:]]
         held = [rows for _, rows in taken]
-        told = zip(sources, held, strict=True)
-        notes += [f"{source.name}: a stream; {len(rows):,} of its rows are held out" for source, rows in told]
+        notes += [
+            f"{source.name}: a stream; {len(rows):,} of its rows are held out"
+            for source, rows in zip(sources, held, strict=True)
+        ]
         masked = {
             "validation": Masked(validation, masking, HELD_OUT),
             "test": Masked(test, masking, HELD_OUT),
@@ -200,14 +205,14 @@ def metrics(split: str, reduced: Any, labels: Any) -> dict[str, float]:
     """Figures of a split out of what `reduce` or `reduce_pretraining` gave."""
     loss, tokens, hits = (np.asarray(part, dtype=np.float64).sum() for part in reduced[:3])
     nats = float(loss / tokens)
-    found = {
+    figures = {
         "loss": nats,
         "perplexity": math.exp(min(nats, 700.0)),  # e^710 is no float any more
         "accuracy": float(hits / tokens),
     }
     if len(reduced) > 3:
-        found |= {"nsp_loss": float(np.mean(reduced[3])), "nsp_accuracy": float(np.mean(reduced[4]))}
-    return found
+        figures |= {"nsp_loss": float(np.mean(reduced[3])), "nsp_accuracy": float(np.mean(reduced[4]))}
+    return figures
 
 
 def _digest(items: Sequence[Item]) -> dict[str, Any]:

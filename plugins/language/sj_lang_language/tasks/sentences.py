@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, Prepared, Task
-from sj_lang_language import bag_of_words
-from sj_lang_language.data import examples
-from sj_lang_language.data.examples import Classes, Examples, Scores
+from sj_lang_language.data.tables import examples
+from sj_lang_language.data.tables.examples import Classes, Examples, Scores
+from sj_lang_language.tasks import bag_of_words
 
 Array = NDArray[Any]
 #: (predictions: class numbers or scores, labels) -> figures
@@ -56,9 +56,9 @@ class Encoded:
 class SentenceTask(Task):
     """Base: a subclass reads `Parts`, and says what the labels and the figures are."""
 
-    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
-    causal: ClassVar[bool] = False
-    pads: ClassVar[bool] = True
+    auto_class = "AutoModelForSequenceClassification"
+    causal = False
+    pads = True
 
     def assemble(
         self,
@@ -91,9 +91,9 @@ class SentenceTask(Task):
         ]
         seen = {name: self._seen(name, part, parts, notes) for name, part in tests.items()}
         remarks: list[str] = []
-        metrics = Metrics(kind=kind, figures=figures, seen=seen, remarks=remarks)
-        wanted = baselines if baselines is not None else len(parts.train) <= CHEAP
-        if baselines is None and not wanted:
+        metrics = SentenceMetrics(kind=kind, figures=figures, seen=seen, remarks=remarks)
+        with_baselines = baselines if baselines is not None else len(parts.train) <= CHEAP
+        if baselines is None and not with_baselines:
             notes.append(f"no baselines, as train has over {CHEAP:,} examples (task.baselines=true computes them)")
         return Prepared(
             tokenizer=made,
@@ -116,7 +116,7 @@ class SentenceTask(Task):
             fingerprint={"data": data, **{name: part.fingerprint() for name, part in present.items()}},
             notes=notes,
             predictions=lambda split, reduced, labels: predictions(split, decided(kind, reduced)),
-            baselines=(lambda: baseline_figures(parts, tests, kind, figures, select, seen)) if wanted else None,
+            baselines=(lambda: baseline_figures(parts, tests, kind, figures, select, seen)) if with_baselines else None,
             remarks=remarks,
         )
 
@@ -125,8 +125,8 @@ class SentenceTask(Task):
         if parts.validation is not None:
             seen |= examples.repeated(part, parts.validation)
         if seen.any():
-            told = "" if seen.all() else f"; {name}.unseen.* are the figures without them"
-            notes.append(f"{name}: {int(seen.sum()):,} of {len(part):,} examples also stand in train{told}")
+            hint = "" if seen.all() else f"; {name}.unseen.* are the figures without them"
+            notes.append(f"{name}: {int(seen.sum()):,} of {len(part):,} examples also stand in train{hint}")
         return seen
 
 
@@ -136,7 +136,7 @@ def encode(part: Examples, tokenizer: PreTrainedTokenizerBase, length: int, name
     Of a pair that is too long, tokens are taken off the end of the longer text.
     """
     if length < 8:
-        raise UserError(f"task.length is {length}; expected at least 8 tokens, the special ones among them")
+        raise UserError(f"task.length is {length}; expected at least 8 tokens, including the special ones")
     second = [part.second] if part.second is not None else []
     batch = tokenizer(part.first, *second, truncation=True, max_length=length, padding=False, verbose=False)
     cut = sum(1 for one in batch.encodings if one.overflowing)
@@ -147,7 +147,7 @@ def encode(part: Examples, tokenizer: PreTrainedTokenizerBase, length: int, name
         notes.append(f"{name}: {len(empty):,} texts are empty, the first is {part.places[empty[0]]}")
     blank = next((row for row, ids in enumerate(batch["input_ids"]) if not ids), None)
     if blank is not None:
-        raise UserError(f"task: {part.places[blank]}: an empty text, of which this tokenizer makes no token at all")
+        raise UserError(f"task: {part.places[blank]}: an empty text, for which this tokenizer produces no token")
     return Encoded(batch.data, part.labels)
 
 
@@ -158,16 +158,15 @@ def reduce(logits: Tensor, labels: Tensor | None) -> Tensor:
 
 def decided(kind: Classes | Scores, outputs: Any) -> Array:
     """Outputs `[N, classes]` to class numbers, or `[N, 1]` to scores, clipped to their limits."""
-    outputs = np.asarray(outputs)
-    if isinstance(kind, Classes):
-        return outputs.argmax(-1)
-    return outputs.reshape(-1).clip(kind.low, kind.high)
+    values: Array = np.asarray(outputs)
+    decisions: Array = values.argmax(-1) if isinstance(kind, Classes) else values.reshape(-1).clip(kind.low, kind.high)
+    return decisions
 
 
-class Metrics:
-    """Figures of a split from the outputs; `unseen.*` on the examples that are not in train, where some are.
+class SentenceMetrics:
+    """Figures of a split from the outputs; `unseen.*` on the examples that are not in train, if some are.
 
-    `loss`: mean cross entropy in nats, or mean squared error. A remark tells where a correlation is 0 because all
+    `loss`: mean cross entropy in nats, or mean squared error. A remark tells if a correlation is 0 because all
     predictions are the same.
     """
 
@@ -183,13 +182,13 @@ class Metrics:
 
     def __call__(self, split: str, reduced: Any, labels: Any) -> dict[str, float]:
         outputs, labels = np.asarray(reduced, dtype=np.float64), np.asarray(labels)
-        made = decided(self.kind, outputs)
-        found = {"loss": self._loss(outputs, labels)} | self.figures.get(split, self.figures["validation"])(
-            made, labels
+        predicted = decided(self.kind, outputs)
+        values = {"loss": self._loss(outputs, labels)} | self.figures.get(split, self.figures["validation"])(
+            predicted, labels
         )
-        if split in self.seen and self._constant(made) and {"matthews", "pearson"} & found.keys():
+        if split in self.seen and self._constant(predicted) and {"matthews", "pearson"} & values.keys():
             self.remarks.append(f"{split}: all predictions are the same, so the correlation is set to 0")
-        return found | unseen(self.figures, self.seen, split, made, labels)
+        return values | unseen(self.figures, self.seen, split, predicted, labels)
 
     def _loss(self, outputs: Array, labels: Array) -> float:
         if isinstance(self.kind, Scores):
@@ -199,18 +198,18 @@ class Metrics:
         return -float(np.mean(logs[np.arange(len(labels)), labels]))
 
     @staticmethod
-    def _constant(made: Array) -> bool:
-        return bool(np.ptp(made.astype(np.float64)) <= 1e-7)
+    def _constant(predicted: Array) -> bool:
+        return bool(np.ptp(predicted.astype(np.float64)) <= 1e-7)
 
 
 def unseen(
-    figures: Mapping[str, Figures], seen: Mapping[str, Array], split: str, made: Array, wanted: Array
+    figures: Mapping[str, Figures], seen: Mapping[str, Array], split: str, predicted: Array, labels: Array
 ) -> dict[str, float]:
     """`unseen.*`, the figures on the examples that are not in train; nothing if all of them are, or none."""
     at = seen.get(split)
     if at is None or not at.any() or at.all():
         return {}
-    return {f"unseen.{name}": value for name, value in figures[split](made[~at], wanted[~at]).items()}
+    return {f"unseen.{name}": value for name, value in figures[split](predicted[~at], labels[~at]).items()}
 
 
 def baseline_figures(
@@ -229,9 +228,9 @@ def baseline_figures(
     def texts(part: Examples) -> bag_of_words.Texts:
         return part.first, part.second
 
-    def quality(outputs: Array, wanted: Array) -> float:
-        found = figures["validation"](decided(kind, outputs), wanted)
-        return found[select] if select in found else next(iter(found.values()))
+    def quality(outputs: Array, labels: Array) -> float:
+        values = figures["validation"](decided(kind, outputs), labels)
+        return values[select] if select in values else next(iter(values.values()))
 
     held = parts.validation
     outputs = bag_of_words.fitted(
@@ -240,7 +239,7 @@ def baseline_figures(
         classes=len(kind.names) if isinstance(kind, Classes) else None,
         quality=quality,
     )
-    found: dict[str, dict[str, float]] = {"majority": {}, "bag_of_words": {}}
+    baselines: dict[str, dict[str, float]] = {"majority": {}, "bag_of_words": {}}
     for split, part in tests.items():
         for method, made in (
             ("majority", np.full(len(part), constant)),
@@ -248,8 +247,8 @@ def baseline_figures(
         ):
             assert part.labels is not None
             values = figures[split](made, part.labels) | unseen(figures, seen, split, made, part.labels)
-            found[method] |= {f"{split}.{figure}": value for figure, value in values.items()}
-    return found
+            baselines[method] |= {f"{split}.{figure}": value for figure, value in values.items()}
+    return baselines
 
 
 def default_share(train: Examples) -> float:
@@ -265,14 +264,14 @@ def lines(values: Iterator[str] | list[str]) -> str:
 
 def _model(tokenizer: PreTrainedTokenizerBase, kind: Classes | Scores, length: int) -> dict[str, Any]:
     """What the data decide in the model's config."""
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": length,
         "pad_token_id": tokenizer.pad_token_id,
     }
     if "token_type_ids" in tokenizer.model_input_names:
-        found["type_vocab_size"] = 2
-    return found | head(kind)
+        fields["type_vocab_size"] = 2
+    return fields | head(kind)
 
 
 def head(kind: Classes | Scores) -> dict[str, Any]:

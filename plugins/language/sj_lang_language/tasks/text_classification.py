@@ -10,11 +10,11 @@ from typing import Any
 from sj_lang.component.schema import Data
 from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, Prepared
-from sj_lang_language import metrics
-from sj_lang_language.data import examples, hub, tables
-from sj_lang_language.data.corpus import HUB
-from sj_lang_language.data.examples import Classes, Examples
-from sj_lang_language.data.tables import Table
+from sj_lang_language.data import hub
+from sj_lang_language.data.tables import examples, table_files
+from sj_lang_language.data.tables.examples import Classes, Examples
+from sj_lang_language.data.tables.table_files import DataTable
+from sj_lang_language.tasks import metrics
 from sj_lang_language.tasks.sentences import Array, Parts, SentenceTask, default_share, lines
 
 NAMES = ("train", "validation", "dev", "test")
@@ -29,7 +29,7 @@ class TextClassification(SentenceTask):
         files of these names; or hub:owner/name[/config]. A recipe may leave it to the command line.
     text: the column of the sentence, or a list of two columns, of a pair. label: the column of the label.
     length: tokens of a text at most, special ones included. Longer ones lose their end, and a note counts them.
-    validation, dev: what is cut from train where the data do not bring it: a share, or from 1 on a number of examples;
+    validation, dev: what is cut from train if the data do not bring it: a share, or from 1 on a number of examples;
         0 cuts none. validation None: a tenth, 2,000 at most (ours). Validation chooses the checkpoint; dev and test are
         evaluated once. dev is cut only if the data bring neither dev nor a labelled test. The cut is at random, the
         same for every seed, with the labels in proportion; equal texts never fall on both sides.
@@ -37,8 +37,8 @@ class TextClassification(SentenceTask):
     quotes: whether fields may stand in double quotes. None: in .csv they may, in .tsv a quote is text.
     baselines: compare with the majority class and with a bag of words. None: if train has at most 100,000 examples.
 
-    Figures: `loss` in nats, `accuracy`, `f1` (of the last label in order, where there are two), `f1_macro`,
-    `matthews`; `unseen.*` without the examples that also stand in train, where there are such. A test file without
+    Figures: `loss` in nats, `accuracy`, `f1` (of the last label in order, if there are two), `f1_macro`,
+    `matthews`; `unseen.*` without the examples that also stand in train, if there are any. A test file without
     labels is predicted into predictions/test.tsv and not scored.
     """
 
@@ -56,7 +56,7 @@ class TextClassification(SentenceTask):
         baselines: bool | None = None,
     ) -> None:
         if isinstance(text, list) and len(text) not in (1, 2):
-            raise UserError(f"task.text: {text}; expected one column, or two of a pair")
+            raise UserError(f"task.text: {text}; expected one column, or two for a pair")
         for name, share in (("validation", validation or 0), ("dev", dev)):
             if share < 0 or (share > 1 and share != int(share)):
                 raise UserError(f"task.{name}: {share:g}; expected a share below 1, or a whole number of examples")
@@ -73,21 +73,21 @@ class TextClassification(SentenceTask):
                 "task.text=sentence task.label=label"
             )
         notes: list[str] = []
-        found = read(self.data, notes, columns=self.columns, quotes=self.quotes)
-        kind = self._labels(found["train"])
-        parts = {name: self._examples(name, table, kind, notes) for name, table in found.items()}
+        by_part = read(self.data, notes, columns=self.columns, quotes=self.quotes)
+        kind = self._labels(by_part["train"])
+        parts = {name: self._examples(name, table, kind, notes) for name, table in by_part.items()}
         notes.insert(0, f"{len(kind.names)} labels: {_listed(kind.names)}")
-        if len(kind.names) > max(10, len(found["train"]) // 10):
+        if len(kind.names) > max(10, len(by_part["train"]) // 10):
             notes.insert(
-                1, f"that is one for every {len(found['train']) / len(kind.names):.1f} rows: are they classes?"
+                1, f"that is one for every {len(by_part['train']) / len(kind.names):.1f} rows: are they classes?"
             )
 
-        def figures(made: Array, wanted: Array) -> dict[str, float]:
-            values = {"accuracy": metrics.accuracy(made, wanted)}
+        def figures(predicted: Array, labels: Array) -> dict[str, float]:
+            values = {"accuracy": metrics.accuracy(predicted, labels)}
             if len(kind.names) == 2:
-                values["f1"] = metrics.f1(made, wanted)
-            values["f1_macro"] = metrics.f1_macro(made, wanted)
-            return values | {"matthews": metrics.matthews(made, wanted, len(kind.names))}
+                values["f1"] = metrics.f1(predicted, labels)
+            values["f1_macro"] = metrics.f1_macro(predicted, labels)
+            return values | {"matthews": metrics.matthews(predicted, labels, len(kind.names))}
 
         return self.assemble(
             self._parts(parts, notes),
@@ -98,37 +98,37 @@ class TextClassification(SentenceTask):
             select="accuracy",
             baselines=self.baselines,
             data=self.data,
-            predictions=lambda split, made: {f"{split}.tsv": lines([kind.names[one] for one in made])},
+            predictions=lambda split, predicted: {f"{split}.tsv": lines([kind.names[one] for one in predicted])},
         )
 
     def outline(self) -> dict[str, object]:
         """The length is known without the data."""
         return {"max_position_embeddings": self.length}
 
-    def _labels(self, table: Table) -> Classes:
+    def _labels(self, table: DataTable) -> Classes:
         values = [examples.written(value) for value in table.column(self.label, "task.label")]
         missing = next((row for row, value in enumerate(values) if not value), None)
         if missing is not None:
             raise UserError(f"task.label: {table.where(missing)}: no label")
         kind = Classes.of(values)
         if len(kind.names) < 2:
-            raise UserError(f"task.label: {table.place}: all labels are '{kind.names[0]}'; expected two at least")
+            raise UserError(f"task.label: {table.place}: all labels are '{kind.names[0]}'; expected at least two")
         if len(kind.names) > max(2, len(values) // 2):
             raise UserError(
                 f"task.label: {table.place}: the column '{self.label}' has {len(kind.names):,} different values in "
-                f"{len(values):,} rows, which are no classes"
+                f"{len(values):,} rows, which are not classes"
             )
         return kind
 
-    def _examples(self, name: str, table: Table, kind: Classes, notes: list[str]) -> Examples:
-        label = self.label
-        if name == "test" and not examples.has_labels(table, label):
+    def _examples(self, name: str, table: DataTable, kind: Classes, notes: list[str]) -> Examples:
+        label: str | None = self.label
+        if name == "test" and not examples.has_labels(table, self.label):
             label = None
         part = examples.of_table(table, self.text, label, kind, keys=("task.text", "task.label"))
         quoted = sum(1 for one in part.first if len(one) > 1 and one[0] == one[-1] == '"')
         if quoted * 2 > len(part) and not self.quotes:
             notes.append(
-                f"{name}: {quoted:,} texts stand in double quotes, taken as text (task.quotes=true strips them)"
+                f"{name}: {quoted:,} texts are in double quotes, which are kept as text (task.quotes=true strips them)"
             )
         return part
 
@@ -152,20 +152,20 @@ class TextClassification(SentenceTask):
 
 def read(
     data: str | Mapping[str, str], notes: list[str], *, columns: Sequence[str] | None, quotes: bool | None
-) -> dict[str, Table]:
+) -> dict[str, DataTable]:
     """The tables of `task.data` by part, `train` among them. notes: gets the tables of a folder that are no part.
 
     UserError for whatever cannot be read.
     """
 
-    def table(place: str | Path) -> Table:
-        return tables.read(place, columns=columns, quotes=quotes, option="task.quotes")
+    def table(place: str | Path) -> DataTable:
+        return table_files.read(place, columns=columns, quotes=quotes, option="task.quotes")
 
     if isinstance(data, Mapping):
         if "train" not in data:
             raise UserError(f"task.data: the mapping has no 'train', only {', '.join(data)}")
         return {name: table(data[name]) for name in NAMES if name in data}
-    if data.startswith(HUB):
+    if data.startswith(hub.HUB):
         return _of_hub(data)
     place = Path(data).expanduser()
     if not place.is_dir():
@@ -173,7 +173,7 @@ def read(
     named: dict[str, list[Path]] = {}
     left: list[str] = []
     for path in sorted(place.iterdir()):
-        if not path.name.lower().removesuffix(".gz").endswith(tables.SUFFIXES):
+        if not path.name.lower().removesuffix(".gz").endswith(table_files.SUFFIXES):
             continue
         part = _STEMS.get(_SHARD.sub("", path.name.lower()).split(".")[0])
         if part is None:
@@ -183,25 +183,23 @@ def read(
             raise UserError(f"task.data: {place} holds two files for '{part}', {named[part][0].name} and {path.name}")
         named.setdefault(part, []).append(path)
     if left and "train" in named:
-        notes.append(f"{place} also holds {_listed(left)}, which nothing reads: parts are {', '.join(_STEMS)}")
+        notes.append(f"{place} also holds {_listed(left)}, which is not read; the parts are {', '.join(_STEMS)}")
     if "train" not in named:
-        expected = ", ".join(f"train{suffix}" for suffix in tables.SUFFIXES)
+        expected = ", ".join(f"train{suffix}" for suffix in table_files.SUFFIXES)
         raise UserError(f"task.data: the folder {place} holds no training file; expected one of {expected}")
     return {
-        name: table(files[0]) if len(files) == 1 else tables.read_parquet(files, str(place / f"{name}-*.parquet"))
+        name: table(files[0]) if len(files) == 1 else table_files.read_parquet(files, str(place / f"{name}-*.parquet"))
         for name in NAMES
         if (files := named.get(name))
     }
 
 
-def _of_hub(data: str) -> dict[str, Table]:
-    owner, _, rest = data.removeprefix(HUB).partition("/")
-    name, _, config = rest.partition("/")
-    loaded = hub.load(f"{owner}/{name}", config or None)
-    found = {_STEMS[split]: hub.table(loaded[split], f"{data}, {split}") for split in loaded if split in _STEMS}
-    if "train" not in found:
+def _of_hub(data: str) -> dict[str, DataTable]:
+    loaded = hub.load(data)
+    by_part = {_STEMS[split]: hub.table(loaded[split], f"{data}, {split}") for split in loaded if split in _STEMS}
+    if "train" not in by_part:
         raise UserError(f"task.data: {data} has no split 'train', it has {', '.join(map(str, loaded))}")
-    return {name: found[name] for name in NAMES if name in found}
+    return {name: by_part[name] for name in NAMES if name in by_part}
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ def check_given(data: Any) -> None:
     """Raise UserError if a recipe leaves its data to the command line, and there they are missing."""
     if data is None:
         raise UserError(
-            "task.data is not set, and this recipe brings no text along: give one, e.g. task.data=PATH/TO/FILE.txt"
+            "task.data is not set, and this recipe has no text of its own; give one, e.g. task.data=PATH/TO/FILE.txt"
         )
 
 
@@ -66,7 +66,7 @@ def size_notes(tokenizer: PreTrainedTokenizerBase, parts: Mapping[str, str], tok
 
 
 def pieces(text: str) -> Iterator[str]:
-    """The text in pieces of about `PIECE` characters, cut after a line end where there is one."""
+    """The text in pieces of about `PIECE` characters, cut after a line end if there is one."""
     start = 0
     while start < len(text):
         end = start + PIECE
@@ -78,11 +78,11 @@ def pieces(text: str) -> Iterator[str]:
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     """Token ids of the text, without special tokens, int32 `[N]`, N = 0 of an empty text. Long texts are tokenized in
     `pieces`."""
-    found: Iterable[list[int]] = (
+    rows: Iterable[list[int]] = (
         tokenizer(piece, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
         for piece in pieces(text)
     )
-    return torch.cat([torch.empty(0, dtype=torch.int32), *(torch.tensor(ids, dtype=torch.int32) for ids in found)])
+    return torch.cat([torch.empty(0, dtype=torch.int32), *(torch.tensor(ids, dtype=torch.int32) for ids in rows)])
 
 
 def listed(sizes: Mapping[str, int]) -> str:

@@ -94,14 +94,14 @@ def read_vocab(place: Path) -> dict[str, int]:
         lines = path.read_text(encoding="utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"tokenizer.vocab: {path} is not UTF-8 (byte {error.start})") from error
-    found = {token: index for index, token in enumerate(lines)}
-    if len(found) < len(lines):
-        first = next(token for index, token in enumerate(lines) if found[token] != index)
+    ids = {token: index for index, token in enumerate(lines)}
+    if len(ids) < len(lines):
+        first = next(token for index, token in enumerate(lines) if ids[token] != index)
         raise UserError(f"tokenizer.vocab: {path} holds {first!r} twice, on lines {lines.index(first) + 1} and later")
-    lacking = [token for token in SPECIAL if token not in found]
+    lacking = [token for token in SPECIAL if token not in ids]
     if lacking:
         raise UserError(f"tokenizer.vocab: {path} lacks {', '.join(lacking)}; expected a vocabulary of BERT's form")
-    return found
+    return ids
 
 
 def _alphabet(texts: Iterable[str], min_frequency: int, lowercase: bool) -> list[str]:
@@ -139,5 +139,5 @@ def _trained(
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
-    found: dict[str, int] = core.get_vocab()
-    return sorted(found, key=found.__getitem__)
+    ids: dict[str, int] = core.get_vocab()
+    return sorted(ids, key=ids.__getitem__)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +13,12 @@ from sj_lang import cpu, cuda
 from sj_lang.compat import surrogate
 from sj_lang.errors import choices
 from sj_lang.neuron import Kernel, Node, State, state_dtype
-from sj_lang_neurons import surrogates
-from sj_lang_neurons.bpsn.cupy import bpsn as fused
-from sj_lang_neurons.bpsn.fired import bpsn
-from sj_lang_neurons.bpsn.firing import fire
-from sj_lang_neurons.bpsn.numba import bpsn as compiled
+from sj_lang_neurons.bpsn.cupy import bpsn_cupy
+from sj_lang_neurons.bpsn.inputs import BPSNInputs
+from sj_lang_neurons.bpsn.numba import bpsn_numba
 from sj_lang_neurons.bpsn.quantiser import TICKS, counted, in_ticks
+from sj_lang_neurons.bpsn.torch import bpsn_torch
+from sj_lang_neurons.firing import Firing
 
 VARIANTS = ("R", "A", "G", "K")
 DIRECTIONS = ("both", "forward", "backward")
@@ -52,9 +51,16 @@ class BPSN(Node):
     """
 
     kernels: ClassVar[dict[str, Kernel]] = {
-        "cupy": Kernel(run=fused, why_not=cuda.why_not, half=True, zeros=True),
-        "numba": Kernel(run=compiled, why_not=cpu.why_not),
-        "torch": Kernel(run=bpsn),
+        "cupy": Kernel(
+            run=bpsn_cupy,
+            why_not=cuda.why_not,
+            limits=lambda node, x: _no_places(x),
+            refuses=lambda node: "" if node.variant == "K" else node.firing.why_not_fused(),
+            half=True,
+            zeros=True,
+        ),
+        "numba": Kernel(run=bpsn_numba, why_not=cpu.why_not),
+        "torch": Kernel(run=bpsn_torch),
     }
 
     def __init__(
@@ -134,8 +140,13 @@ class BPSN(Node):
         return self._run(x, state, lengths)
 
     def extra_repr(self) -> str:
-        own = f"variant={self.variant}, direction={self.direction}"
-        return f"{super().extra_repr()}, {own}" + (f", kappa={self.kappa}" if self.variant == "K" else "")
+        kappa = f", kappa={self.kappa}" if self.variant == "K" else ""
+        return f"{super().extra_repr()}, variant={self.variant}, direction={self.direction}{kappa}"
+
+    @property
+    def firing(self) -> Firing:
+        """What becomes of H - threshold."""
+        return Firing(self.surrogate_function)
 
     @property
     def one_mode(self) -> str:
@@ -143,47 +154,37 @@ class BPSN(Node):
         needs = "needs the whole sequence, as it reads the tokens that follow"
         return f'direction="{self.direction}" {needs}; "forward" steps'
 
-    def why_not(self, backend: str, x: Tensor | None) -> str:
-        reason = super().why_not(backend, x)
-        if not reason and backend == "cupy" and x is not None and 0 in x.shape[3:]:
-            return f"needs places behind the channels, got {tuple(x.shape)}"
-        return reason
-
-    def kernel(self, x: Tensor) -> Callable[..., Any]:
-        refused = "" if self.backend != "cupy" or self.variant == "K" else surrogates.why_not(self.surrogate_function)
-        if refused:
-            raise RuntimeError(f'BPSN: backend "cupy" {refused}')
-        return super().kernel(x)
-
     def _run(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor]:
+        kernel = self.choose(x)
+        x, state = self.fitted(kernel, x, state)
         threshold = self.threshold.to(state_dtype(x))
         if self.variant != "K" and not self.store_v_seq:
-            spikes, after = self._potential(x, state, lengths, threshold, self.surrogate_function)
+            spikes, after = self._apply_kernel(kernel, x, state, lengths, threshold, self.firing)
             return spikes, after, spikes
         over = F.softplus(threshold).view(-1, *(1,) * (x.dim() - 3))
         if self.variant == "K":
-            h, after = self._potential(x, state, lengths, None, None)
+            h, after = self._apply_kernel(kernel, x, state, lengths, None, Firing(None))
             start = state["count"] if "count" in state else torch.zeros_like(h[0])
             u, count = counted(in_ticks(h, over, self.kappa), start, lengths)
             if self.direction == "forward":
                 after["count"] = count
         else:
-            u, after = self._potential(x, state, lengths, threshold, None)
+            u, after = self._apply_kernel(kernel, x, state, lengths, threshold, Firing(None))
             h = u + over
-        return fire(u, self.surrogate_function), after, h
+        return self.firing(u), after, h
 
-    def _potential(
-        self, x: Tensor, state: State, lengths: Tensor | None, threshold: Tensor | None, surrogate: nn.Module | None
+    def _apply_kernel(
+        self, kernel: Kernel, x: Tensor, state: State, lengths: Tensor | None, threshold: Tensor | None, firing: Firing
     ) -> tuple[Tensor, State]:
-        """H - threshold [T, B, C, ...], or with a surrogate its spikes, and the state but for the count."""
-        dtype, carries = state_dtype(x), self.direction == "forward"
+        """What becomes of H - threshold [T, B, C, ...], and the state but for the count."""
+        dtype = state_dtype(x)
 
         def wide(parameter: Tensor | None) -> Tensor | None:
             return None if parameter is None else parameter.to(dtype)
 
-        u, numerator, denominator = self.kernel(x)(
+        inputs = BPSNInputs(
             x,
-            wide(self.gain_0),
+            self.gain_0.to(dtype),
             threshold,
             wide(self.decay_f),
             wide(self.gain_f),
@@ -193,9 +194,14 @@ class BPSN(Node):
             state.get("numerator"),
             state.get("denominator"),
             lengths,
-            self.variant != "A",
-            carries,
-            surrogate=surrogate,
+            normalised=self.variant != "A",
+            carries=self.direction == "forward",
         )
-        found = {"numerator": numerator, "denominator": denominator}
-        return u, {name: value for name, value in found.items() if value is not None}
+        out, numerator, denominator = kernel.run(inputs, firing)
+        states = {"numerator": numerator, "denominator": denominator}
+        return out, {name: value for name, value in states.items() if value is not None}
+
+
+def _no_places(x: Tensor | None) -> str:
+    """Why the CUDA kernel cannot take such an x; "" if it can."""
+    return "" if x is None or 0 not in x.shape[3:] else f"needs places behind the channels, got {tuple(x.shape)}"

@@ -1,24 +1,29 @@
-"""The whole BPSN, but for K's quantiser, on the CPU, compiled by numba: `kernel.py` as a torch operator."""
+"""The whole BPSN, but for K's quantiser, on the CPU, compiled by numba: `numba_kernel.py` as a torch operator."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sj_lang.cpu import array, over_columns
-from sj_lang.operators import operator
-from sj_lang_neurons.bpsn.fired import firing, of_node
-from sj_lang_neurons.bpsn.torch import INPUTS
-
-FIRED = f"{INPUTS}, int kind, float level"
+from sj_lang.operators import gradients, keep, kept, operator
+from sj_lang_neurons.bpsn.inputs import BPSNInputs, BPSNOutputs, BPSNTerms, outputs_of, terms_of
+from sj_lang_neurons.firing import Firing
 
 
-def _columns(x: Tensor, given: Sequence[Any]) -> tuple[Any, ...]:
+def bpsn_numba(inputs: BPSNInputs, firing: Firing) -> BPSNOutputs:
+    """The kernel of backend "numba"."""
+    terms = terms_of(inputs)
+    kind, level = firing.fused()
+    out, after = _forward(terms, kind, level)
+    return outputs_of(inputs, terms, out if kind else firing(out), after)
+
+
+def _columns(terms: BPSNTerms) -> tuple[Any, ...]:
     """The arguments that both kernels share, N = batch, channels and places."""
-    g0, threshold, lf, gf, lb, gb, rho, numerator, denominator, lengths, normalised = given
+    x, g0, threshold, lf, gf, lb, gb, rho, numerator, denominator, lengths, normalised = terms
     steps, *step = x.shape
     parameters = x.new_zeros(7, *step)
     for row, value in zip(parameters, (g0, threshold, lf, gf, lb, gb, rho), strict=True):
@@ -32,60 +37,59 @@ def _columns(x: Tensor, given: Sequence[Any]) -> tuple[Any, ...]:
     return array(parameters.flatten(1)), *flags, *(array(t.flatten()) for t in (start, ones, valid))
 
 
-@operator("sj_lang::bpsn_numba", schema=f"({FIRED}) -> (Tensor, Tensor)")
-def _forward(x: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
+@operator("sj_lang::bpsn_numba")
+def _forward(terms: BPSNTerms, kind: int, level: float) -> tuple[Tensor, Tensor]:
     """Spikes or H - threshold [T, B, C, S], and the numerator after them."""
-    from sj_lang_neurons.bpsn import kernel
+    from sj_lang_neurons.bpsn import numba_kernel
 
-    *given, kind, level = given
-    x = x.contiguous()
+    x = terms.x.contiguous()
     out, after = torch.empty_like(x), torch.empty_like(x[0])
-    shared = _columns(x, given)
-    arguments = (array(x.flatten(1)), *shared, kind, level, array(out.flatten(1)), array(after.flatten()))
-    over_columns(kernel.forward, arguments, after.numel(), len(x))
-    return out, after if given[7] is not None else after.new_empty(0)
+    arguments = (*_columns(terms), kind, level, array(out.flatten(1)), array(after.flatten()))
+    over_columns(numba_kernel.forward, (array(x.flatten(1)), *arguments), after.numel(), len(x))
+    return out, after if terms.numerator is not None else after.new_empty(0)
 
 
-@operator(
-    "sj_lang::bpsn_numba_backward",
-    schema=f"(Tensor grad, Tensor grad_after, {FIRED}) -> (Tensor, Tensor, Tensor)",
-)
-def _backward(grad: Tensor, grad_after: Tensor, x: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+@operator("sj_lang::bpsn_numba_backward")
+def _backward(
+    grad: Tensor, grad_after: Tensor, terms: BPSNTerms, kind: int, level: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x and the numerator; of g0, ..., rho and the denominator [8, B, C, S], not yet summed."""
-    from sj_lang_neurons.bpsn import kernel
+    from sj_lang_neurons.bpsn import numba_kernel
 
-    *given, kind, level = given
-    x, grad = x.contiguous(), grad.contiguous()
-    end = x.new_zeros(x.shape[1:]) if given[7] is None else grad_after.contiguous()
+    x, grad = terms.x.contiguous(), grad.contiguous()
+    end = x.new_zeros(x.shape[1:]) if terms.numerator is None else grad_after.contiguous()
     grad_x, grad_start, sums = torch.empty_like(x), torch.empty_like(x[0]), x.new_zeros(8, *x.shape[1:])
-    read = (array(grad.flatten(1)), array(end.flatten()), array(x.flatten(1)), *_columns(x, given), kind, level)
+    read = (array(grad.flatten(1)), array(end.flatten()), array(x.flatten(1)), *_columns(terms), kind, level)
     write = (array(grad_x.flatten(1)), array(grad_start.flatten()), array(sums.flatten(1)))
-    over_columns(kernel.backward, (*read, *write), grad_start.numel(), len(x))
+    over_columns(numba_kernel.backward, (*read, *write), grad_start.numel(), len(x))
     return grad_x, grad_start, sums
 
 
 @_forward.register_fake
-def _(x: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(0 if given[7] is None else x.shape[1:])
+def _(terms: BPSNTerms, kind: int, level: float) -> tuple[Tensor, Tensor]:
+    x = terms.x
+    return x.new_empty(x.shape), x.new_empty(0 if terms.numerator is None else x.shape[1:])
 
 
 @_backward.register_fake
-def _(grad: Tensor, grad_after: Tensor, x: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _(grad: Tensor, grad_after: Tensor, terms: BPSNTerms, *_: float) -> tuple[Tensor, Tensor, Tensor]:
+    x = terms.x
     return x.new_empty(x.shape), x.new_empty(x.shape[1:]), x.new_empty(8, *x.shape[1:])
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.normalised, ctx.kind, ctx.level = inputs
-    ctx.save_for_backward(*tensors)
+def _keep(ctx: Any, inputs: tuple[BPSNTerms, int, float], output: tuple[Tensor, Tensor]) -> None:
+    terms, *ctx.firing = inputs
+    keep(ctx, terms)
 
 
 def _differentiate(ctx: Any, grad: Tensor, grad_after: Tensor) -> tuple[Tensor | None, ...]:
-    grad_x, grad_start, sums = _backward(grad, grad_after, *ctx.saved_tensors, ctx.normalised, ctx.kind, ctx.level)
-    found = (grad_x, *sums[:7].sum((1, 3)).unbind(0), grad_start, sums[7].sum(2))
-    wanted = [g if needed else None for g, needed in zip(found, ctx.needs_input_grad, strict=False)]
-    return *wanted, None, None, None, None
+    _, terms = kept(ctx, BPSNTerms)
+    grad_x, grad_start, sums = _backward(grad, grad_after, terms, *ctx.firing)
+    g0, threshold, lf, gf, lb, gb, rho = sums[:7].sum((1, 3)).unbind(0)
+    return gradients(
+        ctx, BPSNTerms, x=grad_x, g0=g0, threshold=threshold, lf=lf, gf=gf, lb=lb, gb=gb, rho=rho,
+        numerator=grad_start, denominator=sums[7].sum(2),
+    )  # fmt: skip
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
-
-bpsn = of_node(firing(_forward))

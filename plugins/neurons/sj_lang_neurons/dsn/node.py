@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sj_lang import cpu
+from sj_lang import cpu, cuda
 from sj_lang.compat import surrogate
 from sj_lang.neuron import Kernel, Node, State, state_dtype
-from sj_lang_neurons.dsn.cupy import MOST_TAPS, why_not
-from sj_lang_neurons.dsn.cupy import dsn as fused
-from sj_lang_neurons.dsn.firing import Firing, Rect
-from sj_lang_neurons.dsn.flat import dsn
-from sj_lang_neurons.dsn.gain import by_powers, gain, products
-from sj_lang_neurons.dsn.numba import dsn as compiled
+from sj_lang_neurons.dsn.cupy import dsn_cupy, too_many_taps
+from sj_lang_neurons.dsn.decay import by_powers, gain, products
+from sj_lang_neurons.dsn.inputs import DSNInputs
+from sj_lang_neurons.dsn.numba import dsn_numba
+from sj_lang_neurons.dsn.torch import dsn_torch
+from sj_lang_neurons.firing import Firing, Rect
 
 
 class DSN(Node):
@@ -47,9 +47,16 @@ class DSN(Node):
     """
 
     kernels: ClassVar[Mapping[str, Kernel]] = {
-        "cupy": Kernel(run=fused, why_not=why_not, half=True, zeros=True),
-        "numba": Kernel(run=compiled, why_not=cpu.why_not),
-        "torch": Kernel(run=dsn),
+        "cupy": Kernel(
+            run=dsn_cupy,
+            why_not=cuda.why_not,
+            limits=lambda node, x: too_many_taps(node.k),
+            refuses=lambda node: node.firing.why_not_fused(),
+            half=True,
+            zeros=True,
+        ),
+        "numba": Kernel(run=dsn_numba, why_not=cpu.why_not),
+        "torch": Kernel(run=dsn_torch),
     }
 
     def __init__(
@@ -120,9 +127,11 @@ class DSN(Node):
         elif self.decay == "linear":
             logit = logit + self._mix(x, 1)
         h = torch.lerp(state["h"], x, gain(-logit, 1 / self.tau))
-        return self._firing(h), {"h": h.clone(), "tail": window[:, 1:].clone()}, h
+        return self.firing(h), {"h": h.clone(), "tail": window[:, 1:].clone()}, h
 
     def sequence(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
+        kernel = self.choose(x)
+        x, state = self.fitted(kernel, x, state)
         dtype = state_dtype(x)
         bias = self.bias.to(dtype)
         if self.decay == "linear":
@@ -130,24 +139,13 @@ class DSN(Node):
         taps = bias.new_empty(self.channels, 0)
         if self.weight is not None and self.decay == "conv":
             taps = self.weight.to(dtype)
-        given = (x, state.get("tail"), state.get("h"), taps, bias, lengths)
-        spikes, h, tail, v = self.kernel(x)(*given, m=1 / self.tau, firing=self._firing)
+        inputs = DSNInputs(x, state.get("tail"), state.get("h"), taps, bias, lengths, 1 / self.tau)
+        spikes, h, tail, v = kernel.run(inputs, self.firing)
         return spikes, {"h": h, "tail": tail}, v
 
-    def why_not(self, backend: str, x: Tensor | None) -> str:
-        reason = super().why_not(backend, x)
-        if not reason and backend == "cupy" and self.k > MOST_TAPS:
-            return f"takes at most {MOST_TAPS} taps, k is {self.k}"
-        return reason
-
-    def kernel(self, x: Tensor) -> Callable[..., Any]:
-        reason = self._firing.why_not_fused() if self.backend == "cupy" else ""
-        if reason:
-            raise RuntimeError(f'DSN: backend "cupy" {reason}')
-        run = super().kernel(x)
-        if self.backend == "auto" and run is self.kernels["numba"].run and not by_powers(1 / self.tau):
-            return self.kernels["torch"].run  # where a logarithm and an exponential are needed torch is faster
-        return run
+    def preferred(self) -> tuple[str, ...]:
+        """Where a logarithm and an exponential are needed torch is faster than numba."""
+        return super().preferred() if by_powers(1 / self.tau) else ("cupy", "torch")
 
     def _channels(self, parameter: Tensor, x: Tensor) -> Tensor:
         """[C] to broadcast over x [B, C, ...]."""
@@ -162,9 +160,9 @@ class DSN(Node):
         return weight.to(x.dtype)
 
     @property
-    def _firing(self) -> Firing:
+    def firing(self) -> Firing:
+        """What becomes of the potentials."""
         return Firing(self.surrogate_function, float(self.v_threshold), self.store_v_seq)
 
     def extra_repr(self) -> str:
-        own = f"decay={self.decay}, k={self.k}, tau={self.tau}, n={self.levels}"
-        return f"{super().extra_repr()}, {own}"
+        return f"{super().extra_repr()}, decay={self.decay}, k={self.k}, tau={self.tau}, n={self.levels}"

@@ -1,4 +1,4 @@
-"""The whole DSN on the CPU, compiled by numba: `kernel.py` as a torch operator."""
+"""The whole DSN on the CPU, compiled by numba: `numba_kernel.py` as a torch operator."""
 
 from __future__ import annotations
 
@@ -8,104 +8,74 @@ import torch
 from torch import Tensor
 
 from sj_lang.cpu import array, over_columns
-from sj_lang.operators import operator
-from sj_lang_neurons import surrogates
-from sj_lang_neurons.dsn.firing import Firing
-from sj_lang_neurons.dsn.flat import columns, last_inputs
-
-INPUTS = (
-    "Tensor x, Tensor tail, Tensor h_0, Tensor weight, Tensor bias, Tensor? lengths, "
-    "float m, int kind, float level, float threshold"
-)
+from sj_lang.operators import gradients, keep, kept, operator
+from sj_lang_neurons.dsn.inputs import DSNColumns, DSNInputs, DSNOutputs, columns, last_inputs
+from sj_lang_neurons.firing import Firing
 
 
-def dsn(
-    x: Tensor,
-    tail: Tensor,
-    h_0: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    lengths: Tensor | None,
-    *,
-    m: float,
-    firing: Firing,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """As `flat.dsn`."""
-    fused = None if firing.potentials else firing.fused()
-    kind, level = fused or (surrogates.POTENTIALS, 0.0)
-    given = columns(x, tail, h_0, weight, bias, lengths)
-    out, h, _ = _forward(*given, m, kind, level, firing.threshold)
-    out, h, after = out.view(x.shape), h.view(h_0.shape).clone(), last_inputs(x, tail, lengths)
-    return (out, h, after, None) if fused else (firing(out), h, after, out)
+def dsn_numba(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
+    """The kernel of backend "numba"."""
+    kind, level = firing.fused()
+    out, h, _ = _forward(columns(inputs), kind, level, firing.threshold)
+    out, h = out.view(inputs.x.shape), h.view(inputs.x.shape[1:]).clone()
+    return DSNOutputs(out if kind else firing(out), h, last_inputs(inputs), None if kind else out)
 
 
-@operator("sj_lang::dsn_numba", schema=f"({INPUTS}) -> (Tensor, Tensor, Tensor)")
-def _forward(
-    x: Tensor,
-    tail: Tensor,
-    h_0: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    lengths: Tensor | None,
-    m: float,
-    *firing: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+@operator("sj_lang::dsn_numba")
+def _forward(flat: DSNColumns, kind: int, level: float, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     """Spikes or potentials [T, N], the last potential [N], and those before each block [blocks, N]."""
-    from sj_lang_neurons.dsn import kernel
+    from sj_lang_neurons.dsn import numba_kernel
 
-    steps, width = x.shape
-    out, h_last, borders = torch.empty_like(x), torch.empty_like(h_0), x.new_empty(-(-steps // kernel.ROWS), width)
-    given = (*map(array, (x, tail, h_0, weight, bias, lengths)), m, *firing)
-    over_columns(kernel.forward, (*given, *map(array, (out, h_last, borders))), width, steps)
-    return out, h_last, borders
+    *tensors, m = flat
+    results = _results(flat)
+    arguments = (*map(array, tensors), m, kind, level, threshold, *map(array, results))
+    over_columns(numba_kernel.forward, arguments, flat.x.shape[1], len(flat.x))
+    return results
 
 
-@operator(
-    "sj_lang::dsn_numba_backward",
-    schema=f"(Tensor grad, Tensor grad_last, Tensor borders, {INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
+def _results(flat: DSNColumns) -> tuple[Tensor, Tensor, Tensor]:
+    from sj_lang_neurons.dsn.numba_kernel import ROWS
+
+    steps, width = flat.x.shape
+    return torch.empty_like(flat.x), torch.empty_like(flat.h_0), flat.x.new_empty(-(-steps // ROWS), width)
+
+
+@operator("sj_lang::dsn_numba_backward")
 def _backward(
-    grad: Tensor,
-    grad_last: Tensor,
-    borders: Tensor,
-    x: Tensor,
-    tail: Tensor,
-    h_0: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    lengths: Tensor | None,
-    m: float,
-    *firing: float,
+    grad: Tensor, grad_last: Tensor, borders: Tensor, flat: DSNColumns, kind: int, level: float, threshold: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, tail, h_0, weight and bias."""
-    from sj_lang_neurons.dsn import kernel
+    from sj_lang_neurons.dsn import numba_kernel
 
-    grads = *(torch.empty_like(t) for t in (x, tail, h_0)), *(torch.zeros_like(t) for t in (weight, bias))
-    given = map(array, (grad.contiguous(), grad_last.contiguous(), borders, x, tail, weight, bias, lengths))
-    over_columns(kernel.backward, (*given, m, *firing, *map(array, grads)), x.shape[1], len(x))
+    x, tail, h_0, weight, bias, lengths, m = flat
+    of_states = torch.empty_like(x), torch.empty_like(tail), torch.empty_like(h_0)
+    grads = *of_states, torch.zeros_like(weight), torch.zeros_like(bias)
+    read = map(array, (grad.contiguous(), grad_last.contiguous(), borders, x, tail, weight, bias, lengths))
+    arguments = (*read, m, kind, level, threshold, *map(array, grads))
+    over_columns(numba_kernel.backward, arguments, x.shape[1], len(x))
     return grads
 
 
 @_forward.register_fake
-def _(x: Tensor, tail: Tensor, h_0: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from sj_lang_neurons.dsn.kernel import ROWS
-
-    return torch.empty_like(x), torch.empty_like(h_0), x.new_empty(-(-x.shape[0] // ROWS), x.shape[1])
+def _(flat: DSNColumns, kind: int, level: float, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    return _results(flat)
 
 
 @_backward.register_fake
-def _(*given: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(t) for t in given[3:8])
+def _(grad: Tensor, grad_last: Tensor, borders: Tensor, flat: DSNColumns, *numbers: float) -> tuple[Tensor, ...]:
+    return tuple(map(torch.empty_like, (flat.x, flat.tail, flat.h_0, flat.weight, flat.bias)))
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.m, ctx.kind, ctx.level, ctx.threshold = inputs
-    ctx.save_for_backward(output[2], *tensors)
+def _keep(ctx: Any, inputs: tuple[DSNColumns, int, float, float], output: tuple[Tensor, ...]) -> None:
+    flat, *ctx.firing = inputs
+    _, _, borders = output
+    keep(ctx, flat, borders)
 
 
 def _differentiate(ctx: Any, grad: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    grads = _backward(grad, grad_last, *ctx.saved_tensors, ctx.m, ctx.kind, ctx.level, ctx.threshold)
-    return *grads, None, None, None, None, None
+    (borders,), flat = kept(ctx, DSNColumns)
+    x, tail, h_0, weight, bias = _backward(grad, grad_last, borders, flat, *ctx.firing)
+    return gradients(ctx, DSNColumns, x=x, tail=tail, h_0=h_0, weight=weight, bias=bias)
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)

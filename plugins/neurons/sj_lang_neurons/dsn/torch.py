@@ -21,58 +21,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sj_lang.operators import operator
-from sj_lang_neurons.dsn.block import Part, block
-from sj_lang_neurons.scan.rows import pieces
+from sj_lang.operators import gradients, keep, kept, operator
+from sj_lang_neurons.dsn.inputs import DSNColumns, DSNInputs, DSNOutputs, columns, last_inputs
+from sj_lang_neurons.dsn.torch_block import DSNPart, block
+from sj_lang_neurons.firing import Firing
+from sj_lang_neurons.scan.torch_blocks import pieces
 
 BLOCK = 1 << 17  # elements of a block: the arrays of one fit into the second-level caches
 WIDTH = 1 << 13  # columns of a part, or more where there are few steps: enough for a row to be worth a call
 
 
-def dsn(
-    x: Tensor,
-    tail: Tensor,
-    h_0: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    lengths: Tensor | None,
-    *,
-    m: float,
-    n: int,
-) -> tuple[Tensor, Tensor]:
+def dsn_torch(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
+    """The kernel of backend "torch"."""
+    out, h = of_columns(columns(inputs), firing.levels)
+    out, h = out.view(inputs.x.shape), h.view(inputs.x.shape[1:]).clone()
+    fired = bool(firing.levels)
+    return DSNOutputs(out if fired else firing(out), h, last_inputs(inputs), None if fired else out)
+
+
+def of_columns(flat: DSNColumns, n: int) -> tuple[Tensor, Tensor]:
     """Spikes [T, N] of a whole sequence, and the potential [N] after its last valid step.
 
-    x [T, N]; tail [k-1, N], the inputs before it; h_0 [N]; weight [k, N], the taps, the oldest input first; bias
-    [1, N] or [T, N]; all of one dtype. k = 0, and no tail, for a logit that is the bias alone.
-    lengths [N] int64: the valid steps, which come first; None: all. m: 1 / tau.
     n: largest spike; 0 returns the potentials [T, N] in place of spikes.
     """
-    size, width = _cuts(x)
-    out, h_last, _ = _forward(x.contiguous(), tail, h_0, weight, bias, lengths, m, n, size, width)
+    out, h_last, _ = _forward(flat, n, *_cuts(flat.x))
     return out, h_last
 
 
 @operator("sj_lang::dsn")
-def _forward(
-    x: Tensor,
-    tail: Tensor,
-    h_0: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    lengths: Tensor | None,
-    m: float,
-    n: int,
-    size: int,
-    width: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(flat: DSNColumns, n: int, size: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Spikes or potentials [T, N], last potential [N], and the potential before each block [blocks, N]."""
-    out, h_last = torch.empty_like(x), torch.empty_like(h_0)
-    borders = x.new_empty(-(-len(x) // size), x.shape[1])
+    x = flat.x
+    out, h_last, borders = results = _results(flat, size)
     tiny = torch.finfo(x.dtype).tiny
-    for c, part in _parts(x, tail, weight, bias, lengths, m, width):
-        h = h_0[c]
+    for c, part in _parts(flat, width):
+        h = flat.h_0[c]
         for number, t in enumerate(pieces(0, len(x), size)):
-            here = block(x, t.stop - t.start, h.numel(), len(weight))
+            here = block(x, t.stop - t.start, h.numel(), len(flat.weight))
             torch.hardshrink(h, tiny, out=borders[number, c])  # arithmetic on subnormal numbers is slow
             here.run(part, t, borders[number, c])
             v = here.h.all
@@ -82,46 +67,29 @@ def _forward(
                 out[t, c] = v
             h = v[-1]
         h_last[c] = h
-    return out, h_last, borders
+    return results
+
+
+def _results(flat: DSNColumns, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    borders = flat.x.new_empty(-(-flat.x.shape[0] // size), flat.x.shape[1])
+    return torch.empty_like(flat.x), torch.empty_like(flat.h_0), borders
 
 
 @_forward.register_fake
-def _(
-    x: Tensor,
-    tail: Tensor,
-    h_0: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    lengths: Tensor | None,
-    m: float,
-    n: int,
-    size: int,
-    width: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    borders = x.new_empty(-(-x.shape[0] // size), x.shape[1])
-    return torch.empty_like(x), torch.empty_like(h_0), borders
+def _(flat: DSNColumns, n: int, size: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    return _results(flat, size)
 
 
 @operator("sj_lang::dsn_backward")
 def _backward(
-    grad: Tensor,
-    grad_last: Tensor,
-    borders: Tensor,
-    x: Tensor,
-    tail: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    lengths: Tensor | None,
-    m: float,
-    n: int,
-    size: int,
-    width: int,
+    grad: Tensor, grad_last: Tensor, borders: Tensor, flat: DSNColumns, n: int, size: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, tail, h_0, weight and bias."""
+    x, tail, weight, m = flat.x, flat.tail, flat.weight, flat.m
     grad_x, grad_tail, grad_h = torch.empty_like(x), torch.empty_like(tail), torch.empty_like(grad_last)
-    grad_weight, grad_bias = x.new_zeros(weight.shape), x.new_zeros(bias.shape)
+    grad_weight, grad_bias = x.new_zeros(weight.shape), x.new_zeros(flat.bias.shape)
     low, high = -torch.finfo(x.dtype).tiny, _above(n, x.dtype)  # hardtanh's gradient is 0 at its limits, Rect's is not
-    for c, part in _parts(x, tail, weight, bias, lengths, m, width):
+    for c, part in _parts(flat, width):
         scaled = part.weight * m
         gh, alpha, g = grad_last[c], torch.ones_like(grad_last[c]), torch.zeros_like(part.tail)  # after the last step
         for number, t in reversed(list(enumerate(pieces(0, len(x), size)))):
@@ -134,7 +102,7 @@ def _backward(
             here.back(gh, alpha, g, grad_x[t, c])
             here.add_through_taps(scaled, grad_x[t, c])
             here.add_to_weight(grad_weight[:, c])
-            if len(bias) == 1:
+            if len(flat.bias) == 1:
                 grad_bias[0, c] += here.g.sum(0)
             else:
                 grad_bias[t, c] = here.g
@@ -146,49 +114,31 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    grad: Tensor,
-    grad_last: Tensor,
-    borders: Tensor,
-    x: Tensor,
-    tail: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    lengths: Tensor | None,
-    m: float,
-    n: int,
-    size: int,
-    width: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return (
-        torch.empty_like(x),
-        torch.empty_like(tail),
-        torch.empty_like(grad_last),
-        x.new_empty(weight.shape),
-        x.new_empty(bias.shape),
-    )
+def _(grad: Tensor, grad_last: Tensor, borders: Tensor, flat: DSNColumns, *numbers: int) -> tuple[Tensor, ...]:
+    return tuple(map(torch.empty_like, (flat.x, flat.tail, flat.h_0, flat.weight, flat.bias)))
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, tail, _, weight, bias, lengths, ctx.m, ctx.n, ctx.size, ctx.width = inputs
-    ctx.save_for_backward(output[2], x, tail, weight, bias, lengths)
+def _keep(ctx: Any, inputs: tuple[DSNColumns, int, int, int], output: tuple[Tensor, ...]) -> None:
+    flat, *ctx.cuts = inputs
+    _, _, borders = output
+    keep(ctx, flat, borders)
 
 
 def _differentiate(ctx: Any, grad: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    grads = _backward(grad.contiguous(), grad_last, *ctx.saved_tensors, ctx.m, ctx.n, ctx.size, ctx.width)
-    return *grads, None, None, None, None, None
+    (borders,), flat = kept(ctx, DSNColumns)
+    x, tail, h_0, weight, bias = _backward(grad.contiguous(), grad_last, borders, flat, *ctx.cuts)
+    return gradients(ctx, DSNColumns, x=x, tail=tail, h_0=h_0, weight=weight, bias=bias)
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
-def _parts(
-    x: Tensor, tail: Tensor, weight: Tensor, bias: Tensor, lengths: Tensor | None, m: float, width: int
-) -> Iterator[tuple[slice, Part]]:
+def _parts(flat: DSNColumns, width: int) -> Iterator[tuple[slice, DSNPart]]:
+    x, tail, _, weight, bias, lengths, m = flat
     weight, bias = weight.contiguous().neg(), bias.contiguous().neg()
     for c in pieces(0, x.shape[1], width):
         of_columns = (x[:, c], tail[:, c], weight[:, c], bias[:, c], None if lengths is None else lengths[c])
-        yield c, Part(*of_columns, m)
+        yield c, DSNPart(*of_columns, m)
 
 
 def _cuts(x: Tensor) -> tuple[int, int]:

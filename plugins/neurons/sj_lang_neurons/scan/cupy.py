@@ -12,7 +12,7 @@ from torch import Tensor
 from sj_lang import cuda
 from sj_lang.neuron import state_dtype
 from sj_lang.operators import operator
-from sj_lang_neurons.scan.layout import like, memory, schedule, sizes
+from sj_lang_neurons.scan.cuda_layout import like, memory, schedule, sizes
 
 FILE = Path(__file__).with_name("kernel.cu")
 

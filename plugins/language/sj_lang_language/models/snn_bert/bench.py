@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from sj_lang.bench.neuron import in_turn, peak
+from sj_lang.bench.timing import in_turn, peak
 from sj_lang.hf import shield
 
 shield()
@@ -39,7 +39,7 @@ VOCABULARY = 8000
 _M_MMAP_THRESHOLD = -3
 
 
-class Step:
+class TrainingStep:
     """Forward and backward of one model on one batch of full texts."""
 
     def __init__(self, kind: str, options: argparse.Namespace) -> None:
@@ -97,10 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.memory_of:
         if options.device == "cpu":  # freed memory goes back at once, or the step before would hide this one's
             ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 65536)
-        print(json.dumps(Step(options.memory_of, options).megabytes()))
+        print(json.dumps(TrainingStep(options.memory_of, options).megabytes()))
         return 0
     kinds = options.kinds.split(",")
-    steps = {kind: Step(kind, options) for kind in kinds}
+    steps = {kind: TrainingStep(kind, options) for kind in kinds}
     times = in_turn({kind: step.timed for kind, step in steps.items()}, options.repeat)
     del steps
     memory = {kind: _memory(kind, sys.argv[1:] if argv is None else list(argv)) for kind in kinds}
@@ -111,17 +111,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     own_time, own_memory = statistics.median(times[kinds[0]]), memory[kinds[0]]
     for kind in kinds:
         middle, used = statistics.median(times[kind]), memory[kind]
-        told = "-" if used is None else f"{used:.0f}"
+        shown = "-" if used is None else f"{used:.0f}"
         share = "-" if used is None or own_memory is None else f"{used / own_memory:.2f}x"
         least, most = min(times[kind]), max(times[kind])
-        print(f"{kind:18}{middle:10.0f}{least:10.0f}{most:10.0f}{told:>10}{middle / own_time:7.2f}x{share:>8}")
+        print(f"{kind:18}{middle:10.0f}{least:10.0f}{most:10.0f}{shown:>10}{middle / own_time:7.2f}x{share:>8}")
     return 0
 
 
 def _memory(kind: str, arguments: list[str]) -> float | None:
     command = [sys.executable, "-m", "sj_lang_language.models.snn_bert.bench", *arguments, "--memory-of", kind]
-    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    value: float | None = json.loads(found.strip().splitlines()[-1])
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    value: float | None = json.loads(printed.strip().splitlines()[-1])
     return value
 
 

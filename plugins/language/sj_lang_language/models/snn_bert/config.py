@@ -1,15 +1,14 @@
-"""Of what an SNN-BERT is built."""
+"""The configuration of an SNN-BERT: its sizes and components."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from sj_lang import build
 from sj_lang.component import schema
-from sj_lang.component.schema import Part
 from sj_lang.errors import UserError, choices
-from sj_lang_language.models.options import REPEATED, Coding, refuse_unknown, require_heads, require_positive, write_out
+from sj_lang_language.models.common import REPEATED, Attention, Embedding, Neuron, Norm, SpikingConfig, component
 
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 # R, BPSN's own default, takes from a token what its whole neighbourhood shares, and that is what attention brings.
@@ -17,90 +16,114 @@ INDIVIDUAL = {"type": "bpsn", "variant": "G"}
 
 
 @strict
-class SNNBertConfig(Coding, PreTrainedConfig):
-    """Sizes and components of an SNN-BERT; the first group has BERT's names and meanings.
-
-    vocab_size: V. max_position_embeddings: the longest text, in tokens. type_vocab_size: segments. pad_token_id: of the
-    tokenizer. (These four are fixed by the data, as are the labels.)
-    hidden_size: D. num_hidden_layers: layers. num_attention_heads: must divide D. intermediate_size: width of the
-    feed-forward part; None: 4 D.
-    hidden_dropout_prob: on embeddings and on what each Linear adds to the stream. attention_probs_dropout_prob: on
-    softmax's weights. classifier_dropout: before the classifier; None: hidden_dropout_prob.
-    initializer_range: deviation of the normal distribution from which Linear layers and tables are drawn. None: .02 as
-    in BERT, but for the Linear layers that spikes enter (ours): 1 / sqrt(.15 n) for n inputs that fire at a rate of
-    .15, so that they give currents of unit deviation. At .02 hardly a neuron behind them ever fires.
-    layer_norm_eps: of the embedding's and the heads' LayerNorm.
-    tie_word_embeddings: the masked-LM head predicts with the table of tokens.
-    sparse_prediction: in training, where labels are given, the logits of the M scored tokens alone are computed,
-        `[M, V]`: loss and gradients are the same, at 15 % masked tokens for a seventh of the head's cost.
-
-    coding: "individual", the token axis is the time axis, each token is computed once; "repeat", each token enters
-    `timesteps` times. timesteps: T of repeat coding. neuron: None is `bpsn`, variant G (ours: R learns pairs of texts
-    worse), with repeat coding `lif` with tau 2, threshold 1, hard reset and an input that is not halved.
-    embedding, attention, norm: the other components; norm None is `layer` with layer_norm_eps.
-    residual: what a layer adds to the output of its branches: "float", the stream itself, as in BERT; "spikes", those
-    that went into the branch.
-    gelu: the feed-forward part has BERT's GELU before its inner neurons.
-    pooling: what stands for the text: "cls", its first token; "mean" or "max" over its tokens.
-    twin: the size-matched ANN, which is BERT: no neurons, softmax attention, GELU; all parameters outside the neurons
-    have the same names and shapes.
-    """
+class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
+    """Sizes and components of an SNN-BERT; the first two groups have BERT's names and meanings."""
 
     model_type = "sj-snn-bert"
     keys_to_ignore_at_inference = ["hidden_states"]  # noqa: RUF012  # transformers reads a list here
     takes_weights_of = ("bert",)
-    meaning = ("coding", "timesteps", "residual", "gelu", "hidden_act", "pooling", "twin", "layer_norm_eps")
+    meaning = ("coding", "timesteps", "residual", "scaled", "gelu", "hidden_act", "pooling", "twin", "layer_norm_eps")
 
+    # Fixed by the data, as the labels are.
+
+    #: V, tokens
     vocab_size: int = 30522
+    #: the longest text, in tokens
     max_position_embeddings: int = 512
+    #: segments
     type_vocab_size: int = 2
+    #: of the tokenizer
     pad_token_id: int | None = 0
+
+    # BERT's.
+
+    #: D, channels of the stream
     hidden_size: int = 128
     num_hidden_layers: int = 2
+    #: must divide D
     num_attention_heads: int = 2
+    #: width of the feed-forward part; None: 4 D
     intermediate_size: int | None = None
+    #: probability, on the embeddings and on what each Linear adds to the stream
     hidden_dropout_prob: float | int = 0.1
+    #: probability, on softmax's weights
     attention_probs_dropout_prob: float | int = 0.1
+    #: probability, before the classifier; None: hidden_dropout_prob
     classifier_dropout: float | int | None = None
+    #: deviation of the normal distribution from which Linear layers and tables are drawn. None: .02 as in BERT, but for
+    #: the Linear layers that spikes enter (ours): 1 / sqrt(.15 n) for n inputs that fire at a rate of .15, so that they
+    #: give currents of unit deviation. At .02 hardly a neuron behind them ever fires
     initializer_range: float | int | None = None
+    #: of the embedding's and the heads' LayerNorm
     layer_norm_eps: float | int = 1e-5
+    #: the masked-LM head predicts with the table of tokens
     tie_word_embeddings: bool = True
-    sparse_prediction: bool = False
 
+    # SNN-BERT's own.
+
+    #: in training, if labels are given, only the logits of the M scored tokens are computed, `[M, V]`: loss and
+    #: gradients are the same, at 15 % masked tokens for a seventh of the head's cost
+    sparse_prediction: bool = False
+    #: "individual": the token axis is the time axis, each token is computed once; "repeat": each token enters
+    #: `timesteps` times
     coding: Literal["individual", "repeat"] = "individual"
+    #: T of repeat coding
     timesteps: int = 4
-    neuron: Part["neuron"] | None = None
-    embedding: Part["embedding"] = "bert_sum"
-    attention: Part["attention"] = "softmax"
-    norm: Part["norm"] | None = None
+    #: None: `bpsn`, variant G (ours: R learns pairs of texts worse); with repeat coding `lif` with tau 2, threshold 1,
+    #: hard reset and an input that is not halved
+    neuron: Neuron | None = None
+    embedding: Embedding = "bert_sum"
+    attention: Attention = "softmax"
+    #: None: `layer` with layer_norm_eps
+    norm: Norm | None = None
+    #: what a layer adds to the output of its branches: "float", the stream itself, as in BERT; "spikes", those that
+    #: went into the branch
     residual: Literal["float", "spikes"] = "float"
+    #: spikes stand for values, a s + b with a scale and a shift for each channel (ours): they are learned, and in the
+    #: weights of the Linear layers behind (`fold` puts them there for good). For weights that come from an ANN
+    scaled: bool = False
+    #: the feed-forward part has BERT's GELU before its inner neurons
     gelu: bool = True
+    #: what stands for the text: "cls", its first token; "mean" or "max" over its tokens
     pooling: Literal["cls", "mean", "max"] = "cls"
+    #: the size-matched ANN, which is BERT: no neurons, softmax attention, GELU; all parameters outside the neurons have
+    #: the same names and shapes
     twin: bool = False
     bos_token_id: int | None = None
     eos_token_id: int | None = None
 
     def __post_init__(self, **others: Any) -> None:
-        refuse_unknown(self, "snn_bert", others)
         if self.neuron is None:
             self.neuron = dict(REPEATED if self.coding == "repeat" else INDIVIDUAL)
         if self.norm is None:
             self.norm = {"type": "layer", "eps": self.layer_norm_eps}
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
-        write_out(self, ("neuron", "embedding", "attention", "norm"))
-        sizes = ("vocab_size", "max_position_embeddings", "type_vocab_size", "hidden_size", "num_hidden_layers")
-        require_positive(self, "snn_bert", (*sizes, "num_attention_heads", "intermediate_size", "timesteps"))
-        require_heads(self, "snn_bert")
-        attention = build.part("attention", self.attention)
+        sizes = ("vocab_size", "max_position_embeddings", "type_vocab_size", "num_hidden_layers", "intermediate_size")
+        self.complete("snn_bert", others, sizes)
+        attention = component(self, "attention")
         if not {"causal", "core"} <= set(schema.arguments("attention", attention.target)):
             raise UserError(
-                f"snn_bert: attention '{attention.name}' takes no `causal` and `core`, so it cannot read a text as a "
-                "whole; derive it from sj_lang_language.attention.self_attention.SelfAttention"
+                f"snn_bert: attention '{attention.name}' does not take `causal` and `core`, so it cannot read a text "
+                "as a whole; derive it from sj_lang_language.attention.self_attention.SelfAttention"
             )
         if self.problem_type not in (None, *PROBLEMS):
             raise UserError(f"snn_bert: problem_type '{self.problem_type}'; {choices(self.problem_type, PROBLEMS)}")
         super().__post_init__(**others)
+
+    @classmethod
+    def fields_of(cls, bert: Mapping[str, Any]) -> dict[str, Any]:
+        """What the config of a BERT decides here beside the sizes; `pooling` if
+        sentence-transformers stored it."""
+        options = {name: bert[name] for name in ("layer_norm_eps", "pooling") if name in bert}
+        gelu = {"gelu": True} if bert["hidden_act"] == "gelu" else {}
+        return {"embedding": "bert_sum", **options, **gelu}
+
+    @property
+    def width_inside(self) -> int:
+        """`intermediate_size`, which is never None once the config is made."""
+        assert self.intermediate_size is not None
+        return self.intermediate_size
 
     @property
     def hidden_act(self) -> str:

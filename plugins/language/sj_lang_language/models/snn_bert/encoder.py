@@ -16,6 +16,7 @@ first one is that of the pooler, and what is returned stands where the tokens st
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,12 +26,18 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
-from sj_lang import build
 from sj_lang.errors import UserError
-from sj_lang_language.firing import Firing, MakeNeuron, float_in_place_of_spikes, outside
-from sj_lang_language.models import tables
-from sj_lang_language.models.fresh import FreshWeights
-from sj_lang_language.models.options import asked_if
+from sj_lang_language.layers import (
+    MakeAttention,
+    MakeNeuron,
+    MakeNorm,
+    SpikingLayer,
+    SpikingLinear,
+    float_in_place_of_spikes,
+    outside,
+)
+from sj_lang_language.models.calibration import calibrate
+from sj_lang_language.models.common import FreshWeights, asked_if, component, replace_table
 from sj_lang_language.models.snn_bert.config import SNNBertConfig
 
 #: Share of the neurons that fire at a token, by which fresh weights are drawn: BPSN's on currents of unit deviation.
@@ -40,25 +47,26 @@ RATE = 0.15
 class SNNBertOutput(nn.Module):
     """y = Norm(residual + Linear(N(x))), the end of both branches."""
 
-    def __init__(self, config: SNNBertConfig, *, width: int, neuron: MakeNeuron, norm: Any) -> None:
+    def __init__(self, config: SNNBertConfig, *, width: int, neuron: MakeNeuron, norm: MakeNorm) -> None:
         super().__init__()
-        self.neuron = Firing(neuron=neuron, channels=width)
-        self.dense = nn.Linear(width, config.hidden_size)
+        self.neuron = SpikingLayer(neuron=neuron, channels=width, scaled=config.scaled)
+        self.dense = SpikingLinear(self.neuron, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.LayerNorm = norm(dim=config.hidden_size)
 
     def forward(self, x: Tensor, residual: Tensor, mask: Tensor | None) -> Tensor:
         spikes, _ = self.neuron(x, None, mask)
-        return self.LayerNorm(residual + self.dropout(self.dense(spikes)), mask)
+        y: Tensor = self.LayerNorm(residual + self.dropout(self.dense(spikes)), mask)
+        return y
 
 
 class SNNBertAttention(nn.Module):
     """x = Norm(r + Linear(N(attention(N(x)))))."""
 
-    def __init__(self, config: SNNBertConfig, *, attention: Any, neuron: MakeNeuron, norm: Any) -> None:
+    def __init__(self, config: SNNBertConfig, *, attention: MakeAttention, neuron: MakeNeuron, norm: MakeNorm) -> None:
         super().__init__()
         self.spiking_residual = config.residual == "spikes"
-        self.neuron = Firing(neuron=neuron, channels=config.hidden_size)
+        self.neuron = SpikingLayer(neuron=neuron, channels=config.hidden_size, scaled=config.scaled)
         self.self = attention(
             dim=config.hidden_size,
             heads=config.num_attention_heads,
@@ -66,16 +74,18 @@ class SNNBertAttention(nn.Module):
             norm=None,
             bias=True,
             causal=False,
-            core=True,
+            core=self.neuron,
             dropout=config.attention_probs_dropout_prob,
             **asked_if(config.twin),
+            **({"scaled": True} if config.scaled and not config.twin else {}),
         )
         self.output = SNNBertOutput(config, width=config.hidden_size, neuron=neuron, norm=norm)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         spikes, _ = self.neuron(x, None, mask)
         o, _ = self.self(spikes, None, mask)
-        return self.output(o, spikes if self.spiking_residual else x, mask)
+        y: Tensor = self.output(o, spikes if self.spiking_residual else x, mask)
+        return y
 
 
 class SNNBertIntermediate(nn.Module):
@@ -83,8 +93,8 @@ class SNNBertIntermediate(nn.Module):
 
     def __init__(self, config: SNNBertConfig, *, neuron: MakeNeuron) -> None:
         super().__init__()
-        self.neuron = Firing(neuron=neuron, channels=config.hidden_size)
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.neuron = SpikingLayer(neuron=neuron, channels=config.hidden_size, scaled=config.scaled)
+        self.dense = SpikingLinear(self.neuron, config.width_inside)
         self.activation = nn.GELU() if config.gelu or config.twin else nn.Identity()
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -93,20 +103,21 @@ class SNNBertIntermediate(nn.Module):
         return self.activation(self.dense(spikes)), spikes
 
 
-class SNNBertLayer(GradientCheckpointingLayer):
+class SNNBertLayer(GradientCheckpointingLayer):  # type: ignore[misc]
     """Attention, then the feed-forward part, each with its residual and its normalization behind it."""
 
-    def __init__(self, config: SNNBertConfig, *, attention: Any, neuron: MakeNeuron, norm: Any) -> None:
+    def __init__(self, config: SNNBertConfig, *, attention: MakeAttention, neuron: MakeNeuron, norm: MakeNorm) -> None:
         super().__init__()
         self.spiking_residual = config.residual == "spikes"
         self.attention = SNNBertAttention(config, attention=attention, neuron=neuron, norm=norm)
         self.intermediate = SNNBertIntermediate(config, neuron=neuron)
-        self.output = SNNBertOutput(config, width=config.intermediate_size, neuron=neuron, norm=norm)
+        self.output = SNNBertOutput(config, width=config.width_inside, neuron=neuron, norm=norm)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = self.attention(x, mask)
         h, spikes = self.intermediate(x, mask)
-        return self.output(h, spikes if self.spiking_residual else x, mask)
+        y: Tensor = self.output(h, spikes if self.spiking_residual else x, mask)
+        return y
 
 
 class SNNBertEncoder(nn.Module):
@@ -114,13 +125,9 @@ class SNNBertEncoder(nn.Module):
 
     def __init__(self, config: SNNBertConfig) -> None:
         super().__init__()
-        parts: dict[str, Any] = {kind: build.part(kind, getattr(config, kind)) for kind in ("attention", "norm")}
-        parts["neuron"] = float_in_place_of_spikes if config.twin else build.part("neuron", config.neuron)
+        parts: dict[str, Any] = {kind: component(config, kind) for kind in ("attention", "norm")}
+        parts["neuron"] = float_in_place_of_spikes if config.twin else component(config, "neuron")
         self.layer = nn.ModuleList(SNNBertLayer(config, **parts) for _ in range(config.num_hidden_layers))
-        if config.initializer_range is None and not config.twin:
-            for module in self.layer.modules():
-                if isinstance(module, nn.Linear):
-                    module.std = 1 / math.sqrt(RATE * module.in_features)
 
 
 class SNNBertPooler(nn.Module):
@@ -148,7 +155,7 @@ class SNNBertPooler(nn.Module):
         return torch.tanh(self.dense(pooled))
 
 
-class SNNBertPreTrainedModel(FreshWeights, PreTrainedModel):
+class SNNBertPreTrainedModel(FreshWeights, PreTrainedModel):  # type: ignore[misc]
     """What all SNN-BERT models share."""
 
     config_class = SNNBertConfig
@@ -157,19 +164,43 @@ class SNNBertPreTrainedModel(FreshWeights, PreTrainedModel):
     _no_split_modules = ["SNNBertLayer"]  # noqa: RUF012  # transformers reads a list here
 
     def initial_std(self, module: nn.Module) -> float:
-        std = getattr(module, "std", None)
-        chosen = self.config.initializer_range if std is None else std
-        return 0.02 if chosen is None else float(chosen)
+        if self.config.initializer_range is not None or getattr(module, "std", None) is not None:
+            return super().initial_std(module)
+        if isinstance(module, SpikingLinear) and module.neurons.spiking:
+            return 1 / math.sqrt(RATE * module.in_features)
+        return 0.02
+
+    def calibrate(self, twin: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """`calibration.calibrate` of this model towards its ANN twin, on one batch."""
+        return calibrate(self, twin, batch)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Put the scales and shifts of spikes into the Linear layers behind; outputs stay as they are, up to rounding.
+
+        Those of Q, K and V stay, because spikes meet spikes there: `a_k (a_q s + b_q)` meets the spikes of K.
+        """
+        for layer in [module for module in self.modules() if isinstance(module, SpikingLayer)]:
+            behind = [one for one in self.modules() if isinstance(one, SpikingLinear) and one.neurons is layer]
+            if layer.scale is None or not behind:
+                continue
+            for linear in behind:
+                weight, bias = linear.folded()
+                linear.weight.copy_(weight)
+                if bias is not None:
+                    linear.bias.copy_(bias)
+            layer.reset_parameters()
 
     @property
     def embedding(self) -> Any:
         return self.base_model.embeddings
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.embedding.token
+        table: nn.Module = self.embedding.token
+        return table
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        tables.replace(self.embedding, value)
+        replace_table(self.embedding, value)
 
 
 class SNNBertModel(SNNBertPreTrainedModel):
@@ -177,7 +208,7 @@ class SNNBertModel(SNNBertPreTrainedModel):
 
     def __init__(self, config: SNNBertConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
-        self.embeddings = build.part("embedding", config.embedding)(
+        self.embeddings = component(config, "embedding")(
             vocab_size=config.vocab_size,
             dim=config.hidden_size,
             max_length=config.max_position_embeddings,
@@ -206,33 +237,33 @@ class SNNBertModel(SNNBertPreTrainedModel):
         means over T).
         """
         mask, order = self._order(attention_mask, input_ids)
-        ids, segments = (None if x is None else _take(x, order) for x in (input_ids, token_type_ids))
+        ids = _take(input_ids, order)
+        segments = None if token_type_ids is None else _take(token_type_ids, order).T
         positions = self._positions(ids, mask)
         valid = None if mask is None else mask.T
-        x = self.embeddings(ids.T, positions, None if segments is None else segments.T, valid)  # [L, B, D]
+        x = self.embeddings(ids.T, positions, segments, valid)  # [L, B, D]
 
         repeats, inside = self.config.repeats, valid
         if repeats:
             x = x.transpose(0, 1).expand(repeats, -1, -1, -1)  # [T, B, L, D]
             inside = None if mask is None else mask.expand(x.shape[:-1])
-        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        seen = [x] if wanted else []
+        keep_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        hidden_states = [x] if keep_hidden else []
         for layer in self.encoder.layer:
             x = layer(x, inside)
-            if wanted:
-                seen.append(x)
+            if keep_hidden:
+                hidden_states.append(x)
 
         packed = outside(x)
         back = None if order is None else order.argsort(1)
-        hidden = _put_back(packed, mask, back)
         return BaseModelOutputWithPooling(
-            last_hidden_state=hidden,
+            last_hidden_state=_put_back(packed, mask, back),
             pooler_output=None if self.pooler is None else self.pooler(packed, mask),
-            hidden_states=tuple(_put_back(outside(one), mask, back) for one in seen) if wanted else None,
+            hidden_states=tuple(_put_back(outside(x), mask, back) for x in hidden_states) if keep_hidden else None,
         )
 
     def _order(self, attention_mask: Tensor | None, ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The mask with tokens first, and the order that puts them there, both `[B, L]`; None where all are valid."""
+        """The mask with tokens first, and the order that puts them there, both `[B, L]`; None if all are valid."""
         if attention_mask is None:
             return None, None
         if attention_mask.shape != ids.shape:

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutp
 from transformers.models.bert.modeling_bert import BertForPreTrainingOutput
 from transformers.utils import can_return_tuple
 
-from sj_lang_language.models import auto
+from sj_lang_language.models.common import register
 from sj_lang_language.models.snn_bert.config import SNNBertConfig
 from sj_lang_language.models.snn_bert.encoder import SNNBertModel, SNNBertPreTrainedModel
 
@@ -32,7 +32,8 @@ class _Transform(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.LayerNorm(self.activation(self.dense(x)))
+        y: Tensor = self.LayerNorm(self.activation(self.dense(x)))
+        return y
 
 
 class _Predictions(nn.Module):
@@ -55,7 +56,8 @@ class _Predictions(nn.Module):
             self.bias = nn.Parameter(bias, requires_grad=self.bias.requires_grad)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.transform(x)) + self.bias
+        logits: Tensor = self.decoder(self.transform(x))
+        return logits + self.bias
 
 
 class _PreTrainingHeads(nn.Module):
@@ -70,6 +72,14 @@ class _PreTrainingHeads(nn.Module):
 
 class _WithTokenLogits(SNNBertPreTrainedModel):
     """A model with `cls.predictions`."""
+
+    next_sentence: bool
+
+    def __init__(self, config: SNNBertConfig) -> None:
+        super().__init__(config)
+        self.bert = SNNBertModel(config, add_pooling_layer=self.next_sentence)
+        self.cls = _PreTrainingHeads(config, next_sentence=self.next_sentence)
+        self.post_init()
 
     def post_init(self) -> None:
         table = next(name for name, module in self.named_modules() if module is self.get_input_embeddings())
@@ -86,14 +96,14 @@ class _WithTokenLogits(SNNBertPreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.cls.predictions.decoder
 
-    def set_output_embeddings(self, value: nn.Module) -> None:
+    def set_output_embeddings(self, value: nn.Linear) -> None:
         self.cls.predictions.decoder = value
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
         """As transformers does it; and the bias of the logits, which is 0 for a new token."""
-        table = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        table: nn.Embedding = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         self.cls.predictions.resize(len(table.weight))
         return table
 
@@ -102,12 +112,7 @@ class SNNBertForMaskedLM(_WithTokenLogits):
     """SNN-BERT that predicts masked tokens."""
 
     accepts_loss_kwargs = True
-
-    def __init__(self, config: SNNBertConfig) -> None:
-        super().__init__(config)
-        self.bert = SNNBertModel(config, add_pooling_layer=False)
-        self.cls = _PreTrainingHeads(config, next_sentence=False)
-        self.post_init()
+    next_sentence = False
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
@@ -124,26 +129,21 @@ class SNNBertForMaskedLM(_WithTokenLogits):
         labels: `[B, L]`, -100 is not scored. num_items_in_batch: divides the summed loss, for exact gradient
         accumulation. The loss is in nats per scored token.
         """
-        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
-        logits, labels = self._predict(found.last_hidden_state, labels)
+        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
+        logits, labels = self._predict(encoded.last_hidden_state, labels)
         loss = None
         if labels is not None:
             loss = self.loss_function(
                 logits, labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
             )
-        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=found.hidden_states)
+        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
 
 
 class SNNBertForPreTraining(_WithTokenLogits):
     """SNN-BERT with both heads of BERT's pre-training: masked tokens, and whether the second sentence follows."""
 
     accepts_loss_kwargs = True
-
-    def __init__(self, config: SNNBertConfig) -> None:
-        super().__init__(config)
-        self.bert = SNNBertModel(config)
-        self.cls = _PreTrainingHeads(config, next_sentence=True)
-        self.post_init()
+    next_sentence = True
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
@@ -165,9 +165,9 @@ class SNNBertForPreTraining(_WithTokenLogits):
         gradient accumulation exact for them. How many pairs there are it does not say: their mean counts by the
         micro-batch's share of the scored tokens, which is exact as far as micro-batches have equally many.
         """
-        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
-        logits, labels = self._predict(found.last_hidden_state, labels)
-        follows = self.cls.seq_relationship(found.pooler_output)
+        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
+        logits, labels = self._predict(encoded.last_hidden_state, labels)
+        follows = self.cls.seq_relationship(encoded.pooler_output)
         losses = []
         share: Tensor | float = 1.0
         if labels is not None:
@@ -181,27 +181,30 @@ class SNNBertForPreTraining(_WithTokenLogits):
             loss=sum(losses[1:], losses[0]) if losses else None,
             prediction_logits=logits,
             seq_relationship_logits=follows,
-            hidden_states=found.hidden_states,
+            hidden_states=encoded.hidden_states,
         )
 
 
-def _classifier_dropout(config: SNNBertConfig) -> nn.Dropout:
-    chosen = config.classifier_dropout
-    return nn.Dropout(config.hidden_dropout_prob if chosen is None else chosen)
+class _WithClassifier(SNNBertPreTrainedModel):
+    """A model with `classifier`, on the vector of the text or on those of its tokens."""
 
-
-class SNNBertForSequenceClassification(SNNBertPreTrainedModel):
-    """SNN-BERT that classifies a text, or gives it a number (`problem_type` "regression", or one label)."""
-
-    accepts_loss_kwargs = False
+    of_the_text: bool
 
     def __init__(self, config: SNNBertConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.bert = SNNBertModel(config)
-        self.dropout = _classifier_dropout(config)
+        self.bert = SNNBertModel(config, add_pooling_layer=self.of_the_text)
+        dropout = config.classifier_dropout
+        self.dropout = nn.Dropout(config.hidden_dropout_prob if dropout is None else dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
+
+
+class SNNBertForSequenceClassification(_WithClassifier):
+    """SNN-BERT that classifies a text, or gives it a number (`problem_type` "regression", or one label)."""
+
+    accepts_loss_kwargs = False
+    of_the_text = True
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
@@ -217,26 +220,19 @@ class SNNBertForSequenceClassification(SNNBertPreTrainedModel):
         labels: `[B]` classes, or `[B]` or `[B, labels]` numbers. The loss follows `config.problem_type`, as in
         transformers: cross-entropy (nats), mean squared error, or binary cross-entropy.
         """
-        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
-        logits = self.classifier(self.dropout(found.pooler_output))
+        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
+        logits = self.classifier(self.dropout(encoded.pooler_output))
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits.float(), config=self.config)
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=found.hidden_states)
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
 
 
-class SNNBertForTokenClassification(SNNBertPreTrainedModel):
+class SNNBertForTokenClassification(_WithClassifier):
     """SNN-BERT that classifies each token."""
 
     accepts_loss_kwargs = True
-
-    def __init__(self, config: SNNBertConfig) -> None:
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.bert = SNNBertModel(config, add_pooling_layer=False)
-        self.dropout = _classifier_dropout(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
+    of_the_text = False
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
@@ -249,15 +245,15 @@ class SNNBertForTokenClassification(SNNBertPreTrainedModel):
         num_items_in_batch: Tensor | int | None = None,
     ) -> TokenClassifierOutput:
         """Logits `[B, L, labels]`; inputs as for `SNNBertModel`; labels and loss as for `SNNBertForMaskedLM`."""
-        found = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
-        logits = self.classifier(self.dropout(found.last_hidden_state))
+        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
+        logits = self.classifier(self.dropout(encoded.last_hidden_state))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config, num_items_in_batch=num_items_in_batch)
-        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=found.hidden_states)
+        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
 
 
-auto.register(
+register(
     SNNBertConfig,
     (AutoModel, SNNBertModel),
     (AutoModelForMaskedLM, SNNBertForMaskedLM),

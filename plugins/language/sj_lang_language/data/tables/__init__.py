@@ -1,0 +1,1 @@
+"""Tables of sentences and pairs: files, labelled examples, GLUE."""

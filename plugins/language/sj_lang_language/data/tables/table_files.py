@@ -1,0 +1,192 @@
+"""Tables of examples: TSV, CSV, JSON lines and parquet, each value with the line where it stands."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sj_lang.errors import UserError, choices
+from sj_lang_language.data.text.text_files import read_file
+
+TAB, COMMA = (".tsv", ".txt"), (".csv",)
+JSON, PARQUET = (".jsonl", ".json"), (".parquet",)
+SUFFIXES = (*TAB, *COMMA, *JSON, *PARQUET)
+_HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which JSON can spell and UTF-8 cannot
+_LONGEST = 1 << 27  # characters of a field; Python's own limit is 131,072
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataTable:
+    """Columns of equal length. lines: the line of each row in its file, counted from 1 (`unit` "row" if a file has
+    no lines). malformed: the lines that have another number of fields than the header; their rows are left out."""
+
+    place: str
+    columns: dict[str, list[Any]]
+    lines: list[int]
+    unit: str = "line"
+    malformed: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def column(self, name: str, key: str) -> list[Any]:
+        """The values of a column. key: where a recipe names it, for the message of the UserError if there is none."""
+        if name not in self.columns:
+            hint = choices(name, list(self.columns))
+            raise UserError(
+                f"{key}: {self.place} has no column '{name}'; {hint or 'its columns: ' + ', '.join(self.columns)}"
+            )
+        return self.columns[name]
+
+    def where(self, row: int) -> str:
+        """A row, as messages call it."""
+        return f"{self.place}, {self.unit} {self.lines[row]}"
+
+
+def read(
+    place: Path | str,
+    *,
+    columns: Sequence[str] | None = None,
+    quotes: bool | None = None,
+    skip_malformed: bool = False,
+    option: str = "",
+) -> DataTable:
+    """Read a table. The suffix tells its form; .gz may follow that of a text.
+
+    columns: the names of the columns of a file without a header line.
+    quotes: whether a field may stand in double quotes, and then hold separators and line ends. None: in .csv it may,
+        in .tsv and .txt a quote is a character like others, as GLUE writes its files.
+    skip_malformed: leave out rows with another number of fields than the header, and list them, instead of refusing.
+    option: where a recipe sets quotes, for messages.
+
+    Text is UTF-8, with or without a byte order mark; lines end in LF or CRLF, and nothing else ends a line. Lines
+    without a character are not rows if there is more than one column.
+
+    Raises UserError for what is missing, has no rows, is no UTF-8 or no table, naming file and line.
+    """
+    path = Path(place).expanduser()
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    if suffix not in SUFFIXES:
+        raise UserError(f"task.data: {path} is not a table that can be read; expected one of {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise UserError(f"task.data: no file {path}")
+    if suffix in PARQUET:
+        return _parquet([path], str(path))
+    text = read_file(path)
+    if suffix in JSON:
+        return _json(text, str(path))
+    quoted = suffix in COMMA if quotes is None else quotes
+    separator = "," if suffix in COMMA else "\t"
+    rows = _quoted(text, separator, str(path)) if quoted else _plain(text, separator)
+    table = _table(rows, columns, str(path))
+    if table.malformed and not skip_malformed:
+        raise UserError(
+            f"task.data: {path}, line {table.malformed[0]}: expected {len(table.columns)} fields "
+            f"({', '.join(table.columns)}){', as in the header' if columns is None else ''}; "
+            f"{len(table.malformed):,} lines have a different number. "
+            f"Quotes around fields are {'read' if quoted else 'taken as text'}{option and f' ({option})'}"
+        )
+    if not table.lines and columns is None:
+        raise UserError(f"task.data: {path}, line 2: expected a row after the header, found none")
+    return _filled(table)
+
+
+def read_parquet(paths: Sequence[Path], place: str) -> DataTable:
+    """Several parquet files as one table."""
+    return _parquet(list(paths), place)
+
+
+def of_columns(columns: dict[str, list[Any]], place: str) -> DataTable:
+    """A table out of columns that are in memory already."""
+    count = len(next(iter(columns.values()), []))
+    return _filled(DataTable(place=place, columns=columns, lines=list(range(1, count + 1)), unit="row"))
+
+
+def _filled(table: DataTable) -> DataTable:
+    if not table.lines:
+        raise UserError(f"task.data: {table.place} has no rows")
+    return table
+
+
+def _plain(text: str, separator: str) -> Iterable[tuple[int, list[str]]]:
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
+        yield number, line.removesuffix("\r").split(separator)
+
+
+def _quoted(text: str, separator: str, place: str) -> Iterable[tuple[int, list[str]]]:
+    limit, line = csv.field_size_limit(_LONGEST), 1
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        for row in reader:
+            yield line, row or [""]
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"task.data: {place}, line {line}: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _table(rows: Iterable[tuple[int, list[str]]], columns: Sequence[str] | None, place: str) -> DataTable:
+    rows = iter(rows)
+    names = list(columns) if columns is not None else next(rows)[1]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"task.data: {place}: two columns are called '{twice[0]}'")
+    kept: list[list[str]] = []
+    lines: list[int] = []
+    malformed: list[int] = []
+    for number, row in rows:
+        if len(row) != len(names):
+            if row != [""]:
+                malformed.append(number)
+            continue
+        kept.append(row)
+        lines.append(number)
+    values = {name: [row[index] for row in kept] for index, name in enumerate(names)}
+    return DataTable(place=place, columns=values, lines=lines, malformed=malformed)
+
+
+def _json(text: str, place: str) -> DataTable:
+    rows: list[tuple[int, Any]] = []
+    try:
+        if text.lstrip().startswith("["):
+            rows = list(enumerate(json.loads(text), 1))
+        else:
+            for number, line in enumerate(text.split("\n"), 1):
+                if line.strip():
+                    rows.append((number, json.loads(line)))
+    except json.JSONDecodeError as error:
+        wrong_line = number if rows or not text.lstrip().startswith("[") else error.lineno
+        raise UserError(
+            f"task.data: {place}, line {wrong_line}: not JSON ({error.msg}, column {error.colno})"
+        ) from error
+    wrong = next((number for number, row in rows if not isinstance(row, dict)), None)
+    if wrong is not None:
+        raise UserError(f"task.data: {place}, entry {wrong}: expected an object with a value for each column")
+    names = list(dict.fromkeys(name for _, row in rows for name in row))
+    columns = {name: [row.get(name) for _, row in rows] for name in names}
+    unit = "entry" if text.lstrip().startswith("[") else "line"
+    for number, row in rows:
+        texts = (one for one in (*row, *row.values()) if isinstance(one, str))
+        if half := next(filter(None, map(_HALF.search, texts)), None):
+            problem = f"\\u{ord(half[0]):04x} is half of a surrogate pair, not a character"
+            raise UserError(f"task.data: {place}, {unit} {number}: {problem}")
+    return _filled(DataTable(place=place, columns=columns, lines=[number for number, _ in rows], unit=unit))
+
+
+def _parquet(paths: list[Path], place: str) -> DataTable:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        parts = [pyarrow.parquet.read_table(path) for path in paths]
+        whole = pyarrow.concat_tables(parts)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"task.data: {place} cannot be read: {str(error).splitlines()[0]}") from error
+    return of_columns({name: whole.column(name).to_pylist() for name in whole.column_names}, place)

@@ -1,0 +1,112 @@
+"""Local text: .txt and .txt.gz, a file or a folder of them."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sj_lang.errors import UserError
+
+SUFFIXES = (".txt", ".txt.gz")
+LONGEST = 1 << 20  # characters of a row of a stream, if no blank line ends it
+PARTS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
+
+
+def read(place: Path) -> dict[str, str]:
+    """The text of a file, `{"all": text}`, or of a folder.
+
+    A folder that holds `train.txt` is taken as cut already: `train`, `validation` (or `valid`, `dev`) and `test`,
+    each .txt or .txt.gz. Of any other folder all .txt and .txt.gz files, at any depth, are joined in the order of
+    their paths. Files are UTF-8; line ends stay as they are, a byte order mark is dropped.
+
+    Raises UserError for what is missing, empty, not UTF-8 or no text, naming file and line.
+    """
+    files = _files(place)
+    if place.is_file():
+        return {"all": read_file(place)}
+    named = {path: PARTS.get(path.name.lower().split(".")[0]) for path in files if path.parent == place}
+    if "train" in named.values():
+        parts: dict[str, str] = {}
+        for path, part in named.items():
+            if part in parts:
+                raise UserError(f"task.data: {place} holds two files for '{part}', one of them {path.name}")
+            if part is not None:
+                parts[part] = read_file(path)
+        return parts
+    return {"all": "".join(_with_line_end(read_file(path)) for path in files)}
+
+
+def stream(place: Path) -> Any:
+    """The rows of a file, or of all text files of a folder, read while they are used; a row is what stands between
+    blank lines, in the column `text`."""
+    import datasets
+
+    files = [str(path) for path in _files(place)]
+    return datasets.IterableDataset.from_generator(_paragraphs, gen_kwargs={"files": files})
+
+
+def _paragraphs(files: list[str]) -> Iterator[dict[str, str]]:
+    for path in files:
+        try:
+            yield from _paragraphs_of(path)
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            raise UserError(f"task.data: {path} cannot be read as UTF-8 text: {error}") from error
+
+
+def _paragraphs_of(path: str) -> Iterator[dict[str, str]]:
+    lines: list[str] = []
+    size = 0
+    with (gzip.open if path.lower().endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as file:
+        for line in file:
+            if line.strip():
+                lines.append(line)
+                size += len(line)
+            if lines and (size > LONGEST or not line.strip()):
+                yield {"text": "".join(lines)}
+                lines, size = [], 0
+    if lines:
+        yield {"text": "".join(lines)}
+
+
+def _files(place: Path) -> list[Path]:
+    if not place.exists():
+        raise UserError(f"task.data: no file or folder {place}")
+    if place.is_file():
+        return [place]
+    files = sorted(path for path in place.rglob("*") if path.is_file() and path.name.lower().endswith(SUFFIXES))
+    if not files:
+        raise UserError(f"task.data: the folder {place} holds no .txt or .txt.gz file")
+    return files
+
+
+def read_file(path: Path) -> str:
+    """One file as text."""
+    try:
+        data = path.read_bytes()
+        if path.name.lower().endswith(".gz"):
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"task.data: {path} cannot be read: {error}") from error
+    if not data.strip():
+        raise UserError(f"task.data: {path} is empty")
+    nul = data.find(b"\0")
+    if nul >= 0:
+        raise UserError(
+            f"task.data: {path} holds a zero byte (byte {nul}, line {data.count(10, 0, nul) + 1}): "
+            "it is not text, or it is UTF-16; expected UTF-8 text"
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"task.data: {path}, line {line}: not UTF-8 (byte {data[error.start]:#04x} at offset {error.start}); "
+            "convert it, e.g. with iconv -t UTF-8"
+        ) from error
+
+
+def _with_line_end(text: str) -> str:
+    return text if text.endswith("\n") else f"{text}\n"

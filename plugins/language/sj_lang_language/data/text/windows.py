@@ -1,0 +1,63 @@
+"""Windows of a fixed length over one sequence of tokens, as map-style data sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+
+
+class TrainingWindows:
+    """All full windows that begin at 0, stride, 2 stride ...: `length` tokens, each with the token after it."""
+
+    def __init__(self, tokens: Tensor, length: int, stride: int) -> None:
+        self.tokens, self.length, self.stride = tokens, length, stride
+
+    def __len__(self) -> int:
+        return (len(self.tokens) - 1 - self.length) // self.stride + 1
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return _item(self.tokens, _checked(index, self) * self.stride, self.length, pad=0)
+
+
+class HeldOutWindows:
+    """Windows one after another, without overlap: each token but the first is predicted exactly once.
+
+    The last window is filled up with `pad`, on the right and not scored; a causal model sees nothing of it, so no
+    attention mask is needed.
+    """
+
+    def __init__(self, tokens: Tensor, length: int, pad: int) -> None:
+        self.tokens, self.length, self.pad = tokens, length, pad
+
+    def __len__(self) -> int:
+        return -(-(len(self.tokens) - 1) // self.length)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return _item(self.tokens, _checked(index, self) * self.length, self.length, self.pad)
+
+
+def _checked(index: int, windows: TrainingWindows | HeldOutWindows) -> int:
+    if not 0 <= index < len(windows):
+        raise IndexError(f"window {index} of {len(windows)}")
+    return index
+
+
+def _item(tokens: Tensor, start: int, length: int, pad: int) -> dict[str, Tensor]:
+    """`length` inputs; "labels", which models shift themselves; "shift_labels", the token after each input.
+
+    transformers' losses score `shift_labels` if they are given, so that the last input predicts too.
+    """
+    span = tokens[start : start + length + 1].long()
+    short = length + 1 - len(span)
+    inputs = torch.nn.functional.pad(span, (0, short), value=pad)[:-1]
+    labels = torch.nn.functional.pad(span, (0, short), value=IGNORED)
+    return {"input_ids": inputs, "labels": labels[:-1], "shift_labels": labels[1:]}
+
+
+def stack(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Items of equal shapes to one batch."""
+    return {name: torch.stack([item[name] for item in items]) for name in items[0]}

@@ -1,1 +1,0 @@
-"""What distillation needs beside the task that it wraps: a teacher, and the loss."""

@@ -1,0 +1,218 @@
+"""Where a spiking network starts that has an ANN's weights: the nearest spikes, and Linear layers refitted to them.
+
+One pass, front to back, over a calibration batch. Each layer of spikes that stands in front of a Linear layer sees what
+the spiking layers before it really give, and gets the grid that is nearest to its input x, channel by channel:
+
+    S = clip(round((x - b) / a), lo, hi),   a, b = argmin mean (x - (a S + b))^2
+
+Each Linear layer behind then answers for the error that is left (ridge regression towards its own weights W):
+
+    W' = argmin_W' mean |W' s + c' - y|^2 + ridge tr(G) / n |W' - W|^2,   s = a S + b,  G = cov(s),  n inputs
+
+with y what the ANN's Linear layer of the same name gives there on its own, float input. All of it is ours: a pass of
+this kind is common in post-training quantisation, see docs/models/snn_bert.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sj_lang.errors import UserError
+from sj_lang_language.layers import SpikingLayer
+
+STARTS = (0.8, 1.3, 2.0)  # first guesses of the step, in units of deviation / (2 / levels)
+ROUNDS = 6
+MOST = 1_500  # tokens on which a grid is fitted; the regression takes all
+
+
+class GridNode(Protocol):
+    """A node that can be calibrated: its spikes are whole numbers, which stand for a grid over its input."""
+
+    #: the smallest and the largest spike
+    spike_range: tuple[int, int]
+    #: the grid may have an offset
+    offset: Tensor | None
+
+    def fit(self, step: Tensor, offset: Tensor) -> None:
+        """Give each input x the spike clip(round((x - offset) / step)), channel by channel."""
+
+
+@torch.no_grad()
+def calibrate(
+    student: PreTrainedModel, teacher: PreTrainedModel, batch: Mapping[str, Tensor], *, ridge: float = 0.1
+) -> dict[str, float]:
+    """Fit the student's spikes and the Linear layers behind them to the teacher, its ANN twin, on one batch.
+
+    student: its layers of neurons have `scaled` spikes. teacher: the same class, `twin`. batch: arguments of a forward
+    pass, labels or not. ridge: pull towards the weights that are there; 0 needs more tokens than inputs.
+
+    Returns the relative squared error of each layer's output, `{"layer.0": .04, ...}`, as measured in this pass.
+    Raises UserError if the batch is empty, or if a layer of neurons cannot be calibrated.
+    """
+    ids = batch["input_ids"]
+    if ids.numel() == 0:
+        raise UserError("calibration: the batch holds no tokens; give at least one sentence")
+    inputs = {name: value for name, value in batch.items() if "label" not in name}
+    with _evaluation(student), _evaluation(teacher):
+        with _outputs(_linears(teacher), _layers(teacher)) as targets:
+            teacher(**inputs)
+        valid = _Valid()
+        errors: dict[str, float] = {}
+        with _fitting(student, targets, valid, ridge, errors):
+            student(**inputs)
+    return errors
+
+
+def fit_grid(x: Tensor, low: int, high: int, *, centred: bool = True) -> tuple[Tensor, Tensor]:
+    """The step a > 0 and the offset b of each channel, `x [N, C]` to `[C]` each, of the grid a {low .. high} + b.
+
+    Alternates nearest levels and least squares from several starts, and keeps the best of each channel. centred: b is
+    free; False: b = 0.
+    """
+    x = x[:: max(1, len(x) // MOST)].float()
+    mean, deviation = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
+    best_error = torch.full_like(mean, torch.inf)
+    best_step, best_offset = deviation.clone(), torch.zeros_like(mean)
+    for start in STARTS:
+        step = start * deviation * 2 / (high - low)
+        offset = mean - step * (high + low) / 2 if centred else torch.zeros_like(mean)
+        for _ in range(ROUNDS):
+            levels = _nearest(x, step, offset, low, high)
+            step, offset = _least_squares(x, levels, deviation, centred=centred)
+        error = (x - offset - step * _nearest(x, step, offset, low, high)).square().mean(0)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        best_step = torch.where(better, step, best_step)
+        best_offset = torch.where(better, offset, best_offset)
+    return best_step, best_offset
+
+
+def fit_spikes(layer: SpikingLayer, x: Tensor) -> None:
+    """Give a layer of neurons the grid that is nearest to `x [N, C]`, and its spikes the values of that grid."""
+    if layer.scale is None or layer.shift is None or not hasattr(layer.node, "fit"):
+        raise UserError(
+            f"calibration: a layer of {type(layer.node).__name__} has no grid to fit; take neurons with whole-number "
+            "spikes, such as bpsn with spikes: integer, and set model.scaled=true"
+        )
+    node = cast(GridNode, layer.node)
+    low, high = node.spike_range
+    step, offset = fit_grid(x, low, high, centred=node.offset is not None)
+    node.fit(step, offset)
+    layer.scale.copy_(step)
+    layer.shift.copy_(offset)
+
+
+def refit(linear: nn.Linear, spikes: Tensor, target: Tensor, ridge: float) -> None:
+    """Ridge regression of `target [N, out]` on `spikes [N, in]`, towards the weights that are there."""
+    spikes, target = spikes.double(), target.double()
+    mean, weight = spikes.mean(0), linear.weight.double()
+    centred = spikes - mean
+    residual = target - target.mean(0) - centred @ weight.T
+    gram = centred.T @ centred / len(spikes)
+    gram.diagonal().add_(ridge * gram.diagonal().mean().clamp_min(1e-12))
+    weight = weight + torch.linalg.solve(gram, centred.T @ residual / len(spikes)).T
+    linear.weight.copy_(weight)
+    if linear.bias is not None:
+        linear.bias.copy_(target.mean(0) - weight @ mean)
+
+
+def _nearest(x: Tensor, step: Tensor, offset: Tensor, low: int, high: int) -> Tensor:
+    return ((x - offset) / step).round().clamp(low, high)
+
+
+def _least_squares(x: Tensor, levels: Tensor, deviation: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
+    """Step and offset for given levels; where the levels do not vary, the deviation is the step."""
+    if not centred:
+        step = (x * levels).sum(0) / levels.square().sum(0).clamp_min(1e-6)
+        return torch.where(step > 1e-4 * deviation, step, deviation), torch.zeros_like(step)
+    mean_level = levels.mean(0)
+    variance = (levels - mean_level).square().mean(0)
+    covariance = ((x - x.mean(0)) * (levels - mean_level)).mean(0)
+    step = covariance / variance.clamp_min(1e-8)
+    step = torch.where((variance > 1e-6) & (step > 1e-4 * deviation), step, deviation)
+    return step, x.mean(0) - step * mean_level
+
+
+class _Valid:
+    """The mask of the pass, as the layers of neurons were told it: `[L, B]`, None: all tokens are valid."""
+
+    mask: Tensor | None = None
+
+    def rows(self, x: Tensor) -> Tensor:
+        """The valid tokens of `[L, B, D]`, `[N, D]`."""
+        return x.flatten(0, 1) if self.mask is None else x[self.mask]
+
+
+def _linears(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The Linear layers behind spikes, by name."""
+    inside = model.base_model.encoder.named_modules(prefix="encoder")
+    return {name: module for name, module in inside if isinstance(module, nn.Linear)}
+
+
+def _layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    return {f"layer.{index}": layer for index, layer in enumerate(model.base_model.encoder.layer)}
+
+
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
+def _outputs(*groups: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """What each of the modules returns in the calls inside."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        return lambda module, args, output: kept.__setitem__(name, output)
+
+    modules = [pair for group in groups for pair in group.items()]
+    handles = [module.register_forward_hook(keep(name)) for name, module in modules]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _fitting(
+    student: PreTrainedModel, targets: Mapping[str, Tensor], valid: _Valid, ridge: float, errors: dict[str, float]
+) -> Iterator[None]:
+    """Inside, each layer is fitted in the moment before it runs."""
+
+    def before_spikes(module: Any, args: tuple[Any, ...]) -> None:
+        x, _, mask = args
+        valid.mask = mask
+        fit_spikes(module, valid.rows(x))
+
+    def before_linear(name: str) -> Any:
+        return lambda module, args: refit(module, valid.rows(args[0]), valid.rows(targets[name]), ridge)
+
+    def measure(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            got, wanted = valid.rows(output), valid.rows(targets[name])
+            errors[name] = float((got - wanted).square().mean() / wanted.var(0, correction=0).mean())
+
+        return hook
+
+    layers = [module for module in student.base_model.encoder.modules() if isinstance(module, SpikingLayer)]
+    handles = [module.register_forward_pre_hook(before_spikes) for module in layers]
+    handles += [module.register_forward_pre_hook(before_linear(name)) for name, module in _linears(student).items()]
+    handles += [module.register_forward_hook(measure(name)) for name, module in _layers(student).items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

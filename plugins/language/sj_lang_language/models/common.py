@@ -1,0 +1,170 @@
+"""What the spiking models share: rules of their configs, fresh weights, the table of tokens, Auto classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import initialization as init
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from sj_lang import build
+from sj_lang.component.schema import Part
+from sj_lang.errors import PluginError, UserError, choices
+from sj_lang_language.layers import SpikingLayer
+
+if TYPE_CHECKING:  # a type checker reads a name in quotes as a class
+    Neuron = str | Mapping[str, Any]
+    Embedding = str | Mapping[str, Any]
+    Attention = str | Mapping[str, Any]
+    Norm = str | Mapping[str, Any]
+else:
+    Neuron, Embedding, Attention, Norm = (Part[kind] for kind in ("neuron", "embedding", "attention", "norm"))
+
+# what transformers itself stores in, or adds to, a config
+_OF_TRANSFORMERS = frozenset(
+    {"name_or_path", "_name_or_path", "model_type", "torch_dtype", "num_labels", "use_cache", "_commit_hash"}
+    | {"output_attentions", "attn_implementation", "_attn_implementation", "experts_implementation"}
+)
+# tau 2, threshold 1, hard reset, detached are SpikeDecoder's. The input is not halved (ours): with decay_input the
+# potential of a constant input 1, which is what its embedding gives, comes near the threshold and never reaches it.
+REPEATED: Mapping[str, Any] = {
+    "type": "lif",
+    "tau": 2.0,
+    "decay_input": False,
+    "detach_reset": True,
+    "surrogate_function": "ATan",
+}
+
+
+class SpikingConfig:
+    """Mixed into a PreTrainedConfig: what `coding`, `timesteps` and `twin` mean, and what is checked."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    model_type: str
+    coding: str
+    timesteps: int
+    twin: bool
+    hidden_size: int
+    num_attention_heads: int
+
+    @property
+    def repeats(self) -> int | None:
+        """T of repeat coding; None if each token is computed once (individual coding, and every ANN twin)."""
+        return self.timesteps if self.coding == "repeat" and not self.twin else None
+
+    @property
+    def runs_along_tokens(self) -> bool:
+        """There are neurons, and they run along the tokens, not along the T steps of one, which any neuron can do."""
+        return self.coding != "repeat" and not self.twin
+
+    def complete(self, name: str, others: Mapping[str, Any], sizes: Iterable[str]) -> None:
+        """Check the config, and write its components out with all their options: so a checkpoint stays what it was if a
+        default changes.
+
+        name: of the model; others: what are not fields; sizes: the fields that must be 1 or more.
+        """
+        self._refuse_unknown(name, others)
+        for kind in ("neuron", "embedding", "attention", "norm"):
+            setattr(self, kind, component(self, kind).spec)
+        for key in (*sizes, "hidden_size", "num_attention_heads", "timesteps"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{name}: {key} is {getattr(self, key)}, expected 1 or more")
+        heads, width = self.num_attention_heads, self.hidden_size
+        if width % heads:
+            raise UserError(f"{name}: num_attention_heads {heads} must divide hidden_size {width}")
+
+    def _refuse_unknown(self, name: str, others: Mapping[str, Any]) -> None:
+        """transformers takes any key as an attribute, misspelt ones too, and those of another model's config."""
+        kind = others.get("model_type", self.model_type)
+        if kind != self.model_type:
+            raise UserError(
+                f"{name}: this is the config of a '{kind}'; to start from its weights, give from_pretrained a "
+                f"config={type(self).__name__}(...) of the same sizes"
+            )
+        valid = sorted(field for field in self.__dataclass_fields__ if not field.startswith("_"))
+        for key in sorted(set(others) - _OF_TRANSFORMERS):
+            raise UserError(f"{name} has no option '{key}'; {choices(key, valid, limit=30)}")
+
+
+def component(config: Any, kind: str) -> build.Make:
+    """The neuron, the norm ... of a config, ready to be built."""
+    return build.part(kind, getattr(config, kind))
+
+
+def asked_if(twin: bool) -> dict[str, Any]:
+    """A component is asked for its twin only if one is built, so it need not have one."""
+    return {"twin": True} if twin else {}
+
+
+class FreshWeights:
+    """Mixed into a PreTrainedModel: draws Linear and Embedding, asks nodes and other modules for their own start.
+
+    transformers calls this for each module that has tensors without a value; what is left out would hold raw memory.
+    """
+
+    config: Any
+
+    def initial_std(self, module: nn.Module) -> float:
+        """Deviation of the normal distribution from which this Linear or Embedding is drawn."""
+        std = getattr(module, "std", None)
+        return float(self.config.initializer_range if std is None else std)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw the tensors of one module, sparing what a checkpoint has filled; called for modules that have some."""
+        modules = self.modules()  # type: ignore[attr-defined]
+        layers = (layer for layer in modules if isinstance(layer, SpikingLayer))
+        layer = next((layer for layer in layers if module in layer.node.modules()), None)
+        has_tensors = bool([*module.parameters(recurse=False), *module.buffers(recurse=False)])
+        reset = getattr(module, "reset_parameters", None)
+        if layer is not None:
+            layer.initialise(module)
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            init.normal_(module.weight, std=self.initial_std(module))
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                init.zeros_(module.bias)
+        elif has_tensors and reset is not None:
+            reset()
+        elif has_tensors:
+            raise PluginError(
+                f"{type(module).__module__}.{type(module).__qualname__} has parameters or buffers of its own and no "
+                "reset_parameters(): loaded from a checkpoint without them it would hold raw memory"
+            )
+
+
+def replace_table(embedding: nn.Module, table: nn.Module) -> None:
+    """Put another table of tokens in the place of `embedding.token`, which may be a property.
+
+    `embedding.token = table` would not call its setter: torch makes every module that is assigned a submodule.
+    """
+    old = embedding.token
+    for module in embedding.modules():
+        for name, child in [*module.named_children()]:
+            if child is old:
+                setattr(module, name, table)
+
+
+def register(config_class: Any, *auto_and_model: tuple[Any, Any]) -> None:
+    """Register a config class and, per Auto class, the model it stands for: `(AutoModelForCausalLM, Model)`.
+
+    transformers replaces an earlier registration of the same `model_type` without a word, and checkpoints of the
+    other plugin would then be built as this model. Raises PluginError instead, naming both classes.
+    """
+    kind = config_class.model_type
+    # its get() does not see what was registered
+    taken = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else config_class  # noqa: SIM401
+    if (taken.__module__, taken.__qualname__) != (config_class.__module__, config_class.__qualname__):
+        raise PluginError(
+            f"model type '{kind}' of {config_class.__module__}.{config_class.__qualname__} is already that of "
+            f"{taken.__module__}.{taken.__qualname__}: one of the two must change its model_type"
+        )
+    AutoConfig.register(kind, config_class, exist_ok=True)
+    for auto, model in auto_and_model:
+        auto.register(config_class, model, exist_ok=True)
+        if auto is AutoModelForCausalLM:  # by these names the Trainer knows whose labels label smoothing must shift
+            MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind] = model.__name__

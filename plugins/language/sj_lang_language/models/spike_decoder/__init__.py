@@ -1,0 +1,6 @@
+"""SpikeDecoder: GPT with spiking neurons. `config`: its sizes and components; `model`: what it computes."""
+
+from sj_lang_language.models.spike_decoder.config import SpikeDecoderConfig
+from sj_lang_language.models.spike_decoder.model import SpikeDecoderForCausalLM
+
+__all__ = ["SpikeDecoderConfig", "SpikeDecoderForCausalLM"]

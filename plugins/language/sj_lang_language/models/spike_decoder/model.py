@@ -1,0 +1,248 @@
+"""SpikeDecoder: the GPT architecture with spiking neurons, Beger, Walter, Knoll 2026 (arXiv 2606.12287).
+
+    x = embedding(ids, positions)                                            spikes {0, 1}
+    x = x + SMHA(x);  x = x + MLP(x)        per block, on a stream of floats, neurons N inside the branches
+    SMHA(x) = Norm(Linear(N(mask0(Q K^T) V * scale))),  Q, K, V = N(Norm(Linear(N(x))))
+    MLP(x)  = Norm(Linear(N(Norm(Linear(N(x))))))
+    logits  = Linear(N(x))
+
+This is the fully spiking model (degree 4 of the paper): what enters a Linear are spikes, there is no softmax.
+Individual coding (ours) runs the neurons along the tokens, each token computed once; repeat coding (the paper's) runs
+them along T copies of each token. Shapes: tokens first inside, `[L, B, D]` or `[T, B, L, D]`; `[B, L]` outside.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+from sj_lang.errors import UserError
+from sj_lang.recipe.neurons import check_neurons
+from sj_lang.state_cache import StateCache, StatefulGeneration
+from sj_lang_language.layers import (
+    MakeAttention,
+    MakeNeuron,
+    MakeNorm,
+    SpikingLayer,
+    SpikingLinear,
+    State,
+    float_in_place_of_spikes,
+    gelu_in_place_of_spikes,
+    inner,
+    joined,
+    outside,
+)
+from sj_lang_language.models.common import FreshWeights, asked_if, component, register, replace_table
+from sj_lang_language.models.spike_decoder.config import SpikeDecoderConfig
+
+
+class SpikingMLP(nn.Module):
+    """y = Norm(Linear(N(Norm(Linear(N(x)))))), D to `mlp_ratio` D to D; the ANN twin has GELU for the inner N."""
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        hidden: int,
+        neuron: MakeNeuron,
+        norm: MakeNorm,
+        branch_norm: MakeNorm | None = None,
+        twin: bool = False,
+    ) -> None:
+        super().__init__()
+        self.input = SpikingLayer(neuron=float_in_place_of_spikes if twin else neuron, channels=dim)
+        self.up_proj = SpikingLinear(self.input, hidden, bias=False)
+        self.up_norm = norm(dim=hidden)
+        self.hidden = SpikingLayer(neuron=gelu_in_place_of_spikes if twin else neuron, channels=hidden)
+        self.down_proj = SpikingLinear(self.hidden, dim, bias=False)
+        self.down_norm = (branch_norm or norm)(dim=dim)
+
+    def forward(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        s, input_state = self.input(x, inner(state, "input"), mask)
+        h, hidden_state = self.hidden(self.up_norm(self.up_proj(s), mask), inner(state, "hidden"), mask)
+        return self.down_norm(self.down_proj(h), mask), joined(input=input_state, hidden=hidden_state)
+
+
+class SpikeDecoderBlock(GradientCheckpointingLayer):  # type: ignore[misc]
+    """x = x + SMHA(x); x = x + MLP(x)."""
+
+    def __init__(
+        self, config: SpikeDecoderConfig, *, attention: MakeAttention, neuron: MakeNeuron, norm: MakeNorm
+    ) -> None:
+        super().__init__()
+        dim, twin = config.hidden_size, config.twin
+        parts: dict[str, Any] = {"dim": dim, "neuron": neuron, "norm": norm}
+        if config.branch_gain != 1:
+            parts["branch_norm"] = partial(norm, gain=config.branch_gain)
+        self.attention = attention(heads=config.num_attention_heads, **parts, **asked_if(twin))
+        self.mlp = SpikingMLP(hidden=config.mlp_ratio * dim, **parts, **asked_if(twin))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        y, attention_state = self.attention(x, inner(state, "attention"), mask)
+        x = x + self.dropout(y)
+        y, mlp_state = self.mlp(x, inner(state, "mlp"), mask)
+        return x + self.dropout(y), joined(attention=attention_state, mlp=mlp_state)
+
+
+class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """SpikeDecoder with a head for the next token."""
+
+    config_class = SpikeDecoderConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True
+    _no_split_modules = ["SpikeDecoderBlock"]  # noqa: RUF012  # transformers reads a list here
+
+    def __init__(self, config: SpikeDecoderConfig) -> None:
+        super().__init__(config)
+        check_neurons(config, pads=False)
+        neuron, norm, attention = (component(config, kind) for kind in ("neuron", "norm", "attention"))
+        dim = config.hidden_size
+        self.embedding = component(config, "embedding")(
+            vocab_size=config.vocab_size, dim=dim, max_length=config.max_position_embeddings, **asked_if(config.twin)
+        )
+        self.layers = nn.ModuleList(
+            SpikeDecoderBlock(config, attention=attention, neuron=neuron, norm=norm)
+            for _ in range(config.num_hidden_layers)
+        )
+        self.output = SpikingLayer(neuron=float_in_place_of_spikes if config.twin else neuron, channels=dim)
+        self.lm_head = nn.Linear(dim, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: StateCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        output_hidden_states: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **more: Tensor,
+    ) -> CausalLMOutputWithPast:
+        """Logits of the token after each token.
+
+        input_ids: `[B, L]`. attention_mask: `[B, L]`, or `[B, before + L]` with the tokens of the cache; 0 is padding,
+        on any side. cache: state of the tokens before, continued in place; use_cache: begin one.
+        labels: `[B, L]`, token i is predicted at i - 1; or shift_labels: `[B, L]`, what is predicted at i itself, which
+        win. -100 is not scored, nor is what padding would predict. num_items_in_batch: divides the summed loss, for
+        exact gradient accumulation.
+        logits_to_keep: only the last so many positions, 0 for all. output_hidden_states: also the embedding's and each
+        block's output, `[B, L, D]` (of repeat coding, the means over T). Returns logits `[B, L, V]`, loss in nats per
+        token.
+        """
+        shift_labels = more.pop("shift_labels", None)  # not named above: the Trainer waits for every name with "label"
+        if more:
+            raise TypeError(f"SpikeDecoder has no {', '.join(more)}")
+        if shift_labels is None and labels is not None:
+            shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+        if shift_labels is not None and logits_to_keep:
+            raise ValueError("logits_to_keep drops logits that the labels need; give only one of the two")
+        tokens = input_ids.shape[1]
+        if cache is None and use_cache:
+            cache = self.new_cache()
+        parts = len(self.layers) + 1
+        before = [None if cache is None else cache.read(part) for part in range(parts)]
+        seen = 0 if cache is None else cache.get_seq_length()
+        mask = self._mask(attention_mask, input_ids, cache)  # [L, B]
+        positions, count = self._positions(mask, input_ids, inner(before[-1], "count"), seen)
+
+        x = self.embedding(input_ids.T, positions)  # [L, B, D]
+        repeats, inside = self.config.repeats, mask
+        if repeats:
+            x = x.transpose(0, 1).expand(repeats, -1, -1, -1)  # [T, B, L, D]
+            inside = None if mask is None else mask.T.expand(x.shape[:-1])
+        keep_hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        hidden_states = [outside(x)] if keep_hidden else []
+        after: list[State] = []
+        for layer, state in zip(self.layers, before[:-1], strict=True):
+            x, state_after = layer(x, state, inside)
+            after.append(state_after)
+            if keep_hidden:
+                hidden_states.append(outside(x))
+        x, output_state = self.output(x, inner(before[-1], "output"), inside)
+        x = outside(x)
+        after.append(joined(output=output_state, count=count))
+        if cache is not None:
+            for part, state_after in enumerate(after):
+                cache.write(part, state_after, tokens)
+
+        logits = self.lm_head(x[:, -logits_to_keep:])
+        loss = None if shift_labels is None else self._loss(logits, shift_labels, mask, num_items_in_batch)
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, cache=cache, hidden_states=tuple(hidden_states) if keep_hidden else None
+        )
+
+    def new_cache(self) -> StateCache:
+        """An empty state: one part per block, one for the head and the positions."""
+        return StateCache(len(self.layers) + 1)
+
+    @property
+    def text_limit(self) -> int | None:
+        """The longest text, in tokens; None if there is no table of positions: then any length can be read."""
+        limit: int | None = getattr(self.embedding, "max_length", None)
+        return limit
+
+    def get_input_embeddings(self) -> nn.Module:
+        table: nn.Module = self.embedding.token
+        return table
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        replace_table(self.embedding, value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        self.lm_head = value
+
+    def _mask(self, attention_mask: Tensor | None, input_ids: Tensor, cache: StateCache | None) -> Tensor | None:
+        """The mask of these tokens, `[L, B]`, None if all are valid."""
+        batch, tokens = input_ids.shape
+        before = 0 if cache is None else cache.get_seq_length()
+        if before and cache is not None and cache.batch_size != batch:
+            raise ValueError(f"the cache holds {cache.batch_size} texts, input_ids {batch}")
+        if attention_mask is None:
+            return None
+        if attention_mask.shape not in ((batch, tokens), (batch, before + tokens)):
+            raise ValueError(
+                f"attention_mask is {list(attention_mask.shape)}, expected [{batch}, {tokens}] for these tokens"
+                + (f" or [{batch}, {before + tokens}] with those of the cache" if before else "")
+            )
+        mask = attention_mask[:, -tokens:].T.bool()
+        return None if mask.all() else mask
+
+    def _positions(
+        self, mask: Tensor | None, input_ids: Tensor, before: State | None, seen: int
+    ) -> tuple[Tensor, State]:
+        """Positions `[L, B]` of the tokens, padding not counted, and how many valid tokens each text has now, `[B]`."""
+        longest = self.text_limit
+        start = input_ids.new_zeros(input_ids.shape[0]) if before is None else before["valid"]
+        steps = torch.ones_like(input_ids.T) if mask is None else mask.long()
+        count = start + steps.cumsum(0)
+        # seen counts padding too, but is known without waiting for the device
+        if longest is not None and seen + len(steps) > longest and count[-1].max() > longest:
+            raise UserError(
+                f"the text is {int(count[-1].max())} tokens long, this SpikeDecoder has positions for {longest} "
+                "(max_position_embeddings): give or generate fewer tokens"
+            )
+        return (count - 1).clamp(min=0), {"valid": count[-1]}
+
+    def _loss(self, logits: Tensor, targets: Tensor, mask: Tensor | None, items: Tensor | int | None) -> Tensor:
+        if mask is not None:
+            targets = targets.masked_fill(~mask.T, -100)
+        loss: Tensor = self.loss_function(
+            logits, None, vocab_size=self.config.vocab_size, num_items_in_batch=items, shift_labels=targets.contiguous()
+        )
+        return loss
+
+
+register(SpikeDecoderConfig, (AutoModelForCausalLM, SpikeDecoderForCausalLM))

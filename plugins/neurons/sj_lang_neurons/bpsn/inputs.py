@@ -1,0 +1,107 @@
+"""What BPSN's kernels are given and return: as the node learns it, and as the terms of its equations."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class BPSNInputs(NamedTuple):
+    """A call of any kernel: `run(inputs, firing) -> BPSNOutputs`. None: that side, term or state is not there.
+
+    x [T, B, C, ...]; the parameters [C] are those of the node, in the dtype of its states; a threshold of None is 0.
+    numerator [B, C, ...], denominator [B, C]: of the past before x. lengths [B]: the valid steps, which come first;
+    None: all are. normalised: not variant A. carries: the states after x are wanted.
+    x may be narrower if the kernel says `half`, and a state that it carries may be None for zeros if it says `zeros`.
+    """
+
+    x: Tensor
+    gain_0: Tensor
+    threshold: Tensor | None
+    decay_f: Tensor | None
+    gain_f: Tensor | None
+    decay_b: Tensor | None
+    gain_b: Tensor | None
+    lateral: Tensor | None
+    numerator: Tensor | None
+    denominator: Tensor | None
+    lengths: Tensor | None
+    normalised: bool
+    carries: bool
+
+
+class BPSNOutputs(NamedTuple):
+    """Spikes, or H - threshold without a firing; of a carried state, numerator and, normalised, denominator."""
+
+    out: Tensor
+    numerator: Tensor | None
+    denominator: Tensor | None
+
+
+class BPSNTerms(NamedTuple):
+    """The inputs as the equations have them, with one axis of places.
+
+    x [T, B, C, S], 0 after the valid steps. g0, threshold [C]. lf, gf [C]: decay and gain of the past; lb, gb: of the
+    future; None: without that side. rho [C]: the lateral share; None: no lateral term. numerator [B, C, S] and
+    denominator [B, C]: of the past before x; None: 0, and no state is carried.
+    """
+
+    x: Tensor
+    g0: Tensor
+    threshold: Tensor
+    lf: Tensor | None
+    gf: Tensor | None
+    lb: Tensor | None
+    gb: Tensor | None
+    rho: Tensor | None
+    numerator: Tensor | None
+    denominator: Tensor | None
+    lengths: Tensor | None
+    normalised: bool
+
+
+def terms_of(inputs: BPSNInputs) -> BPSNTerms:
+    """Logits become decays and shares; differentiable."""
+    x, gain_0, threshold, decay_f, gain_f, decay_b, gain_b, lateral, numerator, denominator, lengths, normalised, _ = (
+        inputs
+    )
+    flat = x.unsqueeze(3) if x.dim() == 3 else x.flatten(3)
+    return BPSNTerms(
+        flat,
+        gain_0,
+        torch.zeros_like(gain_0) if threshold is None else F.softplus(threshold),
+        _decay(decay_f),
+        gain_f,
+        _decay(decay_b),
+        gain_b,
+        None if lateral is None else lateral.sigmoid(),
+        None if numerator is None else numerator.reshape(flat.shape[1:]),
+        denominator,
+        lengths,
+        normalised,
+    )
+
+
+def outputs_of(inputs: BPSNInputs, terms: BPSNTerms, out: Tensor, after: Tensor) -> BPSNOutputs:
+    """The results of an operator on terms, in the shapes of the node; after: the numerator after x."""
+    x, lf, denominator, lengths = inputs.x, terms.lf, terms.denominator, terms.lengths
+    out = out.view(x.shape)
+    if not inputs.carries:
+        return BPSNOutputs(out, None, None)
+    ones = None
+    if lf is not None and denominator is not None:
+        n = torch.full_like(denominator[:, :1], x.shape[0]) if lengths is None else lengths[:, None]
+        log = n * lf.log()
+        ones = log.exp() * denominator - torch.expm1(log) / (1 - lf)
+    return BPSNOutputs(out, after.view(x.shape[1:]).clone(), ones)  # detach_net fails on a view
+
+
+def _decay(logit: Tensor | None) -> Tensor | None:
+    """The decay inside (0, 1), where a saturated sigmoid would leave it."""
+    if logit is None:
+        return None
+    kind = torch.finfo(logit.dtype)
+    return logit.sigmoid().clamp(kind.tiny, 1 - kind.eps / 2)

@@ -1,0 +1,63 @@
+"""The figures at the end of a run, and the predictions behind them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from sj_lang.errors import RunFailed
+from sj_lang.folder import RunFolder
+from sj_lang.run.trainer import RunTrainer, split_figures
+from sj_lang.task import Prepared
+
+
+def final_figures(trainer: RunTrainer, folder: RunFolder | None) -> dict[str, float]:
+    """Figures of the validation and test splits, firing and energy on test data, and baselines.
+
+    folder: where predictions are written; None: nowhere.
+    """
+    prepared = trainer.prepared
+    validation: dict[str, float] = {}
+    if prepared.validation is not None:
+        validation = _scored("validation", trainer.predict(prepared.validation, metric_key_prefix="validation"))
+    figures: dict[str, float] = {}
+    with trainer.measurements.firing(figures):
+        for split, data in prepared.tests.items():
+            output = trainer.predict(data, metric_key_prefix=split)
+            figures |= _scored(split, output)
+            _store(prepared, split, output, folder)
+    figures |= validation
+    if prepared.tests:
+        figures |= trainer.measurements.energy(next(iter(prepared.tests.values())))
+    for split, data in prepared.unlabelled.items():
+        _store(prepared, split, trainer.predict(data, metric_key_prefix=split), folder)
+    baselines = prepared.baselines() if prepared.baselines is not None else {}
+    for name, values in baselines.items():
+        figures |= {f"baseline.{name}.{key}": value for key, value in values.items()}
+    return figures
+
+
+def _scored(split: str, output: Any) -> dict[str, float]:
+    """The task's figures in the output of a prediction. RunFailed if none, or if not finite."""
+    figures = split_figures(split, output.metrics)
+    if not figures:
+        raise RunFailed(f"{split}: the model returned no logits, or the batches hold no labels")
+    bad = {name.removeprefix(f"{split}."): value for name, value in figures.items() if not math.isfinite(value)}
+    if bad:
+        raise RunFailed(f"{split}: " + ", ".join(f"{name} is {value}" for name, value in bad.items()))
+    return figures
+
+
+def _store(prepared: Prepared, split: str, output: Any, folder: RunFolder | None) -> None:
+    """The files that the task makes of its predictions on a split, or the arrays themselves."""
+    if folder is None:
+        return
+    folder.predictions.mkdir(exist_ok=True)
+    if prepared.predictions is not None:
+        for name, text in prepared.predictions(split, output.predictions, output.label_ids).items():
+            (folder.predictions / name).write_text(text, encoding="utf-8")
+        return
+    arrays = output.predictions if isinstance(output.predictions, tuple) else (output.predictions,)
+    np.savez_compressed(folder.predictions / f"{split}.npz", *arrays)

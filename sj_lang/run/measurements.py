@@ -1,0 +1,64 @@
+"""How a network fires and what it costs, as far as the recipe's `measure:` asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from sj_lang.energy import energy
+from sj_lang.monitor import Monitor, undisturbed
+from sj_lang.run.batches import BatchTrainer
+from sj_lang.task import MapDataset
+
+_COSTED = 32  # test samples on which energy is measured
+
+
+class Measurements:
+    """Measurements on the model of a trainer. measure: the recipe's section, of switches."""
+
+    def __init__(self, trainer: BatchTrainer, measure: Mapping[str, bool]) -> None:
+        self._trainer = trainer
+        self._monitor = Monitor(trainer.model)
+        fires = bool(self._monitor.nodes)
+        self._measures_firing = measure["firing_rate"] and fires
+        self._measures_raster = measure["raster"] and fires
+        self._measures_energy = measure["energy"]
+
+    def probe(self) -> dict[str, float]:
+        """Firing on the probe batch."""
+        if not self._measures_firing:
+            return {}
+        self._monitor.reset()
+        with undisturbed(self._trainer.model), self._monitor.recording():
+            self._trainer.model(**self._trainer.probe)
+        return self._monitor.figures()
+
+    @contextmanager
+    def firing(self, figures: dict[str, float]) -> Iterator[None]:
+        """Add the firing during the context, summed over all processes, to `figures`."""
+        if not self._measures_firing:
+            yield
+            return
+        self._monitor.reset()
+        with self._monitor.recording():
+            yield
+        self._monitor.combine(lambda tensor: self._trainer.accelerator.reduce(tensor, reduction="sum"))
+        figures |= self._monitor.figures()
+
+    def energy(self, data: MapDataset) -> dict[str, float]:
+        """The cost of the first samples of `data`, one by one and therefore without padding."""
+        if not self._measures_energy:
+            return {}
+        trainer, count = self._trainer, min(_COSTED, len(data))
+        return energy(trainer.model, (trainer.samples(data, 1, first) for first in range(count)))
+
+    def raster(self) -> dict[str, Tensor]:
+        """Layer -> spikes [steps, channels] of the first sample of the probed data."""
+        if not self._measures_raster:
+            return {}
+        self._monitor.reset()
+        with undisturbed(self._trainer.model), self._monitor.recording(keep=True):
+            self._trainer.model(**self._trainer.samples(self._trainer.probed_data, 1))
+        return self._monitor.raster()

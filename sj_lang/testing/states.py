@@ -1,0 +1,147 @@
+"""Checks: states are plain tensors, and calls leave nothing behind."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from copy import deepcopy
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sj_lang.testing.check import check
+from sj_lang.testing.compare import assert_equal, outcome, stepwise, whole
+from sj_lang.testing.subject import State, Subject
+
+
+@check()
+def state_is_plain_tensors(subject: Subject) -> None:
+    """States are tensors, no views, batch on axis 0, float32 or float64; None is init_state."""
+    node, x = subject.node(), subject.x(5, 3)
+    initial = node.init_state(x)  # type: ignore[operator]
+    spikes, final = whole(node, x)
+    _assert_plain(subject, initial, "init_state", x=x, spikes=spikes)
+    _assert_plain(subject, final, "functional", x=x, spikes=spikes)
+    for batch in (1, 3) if subject.traits.takes_mask else ():
+        some, mask = subject.x(5, batch), subject.gaps(5, batch)
+        fired, after = whole(node, some, None, mask)
+        _assert_plain(subject, after, f"functional with a mask, {batch} in the batch,", x=some, spikes=fired)
+    got, explicit = outcome(node, whole, x), outcome(node, whole, x, initial)
+    assert_equal(got.spikes, explicit.spikes, "no state against init_state")
+    for name in final:
+        assert_equal(got.state[name], explicit.state[name], f"no state against init_state: state '{name}'")
+
+
+def _assert_plain(subject: Subject, state: State, source: str, *, x: Tensor, spikes: Tensor) -> None:
+    want = torch.float64 if subject.dtype == torch.float64 else torch.float32
+    batch = x.shape[1]
+    assert isinstance(state, dict), f"{source} returns a {type(state).__name__}, not a dict"
+    for name, value in state.items():
+        what = f"state '{name}' of {source}"
+        assert isinstance(value, Tensor), f"{what} is a {type(value).__name__}, not a tensor"
+        assert value.dim() > 0, f"{what} has no batch axis"
+        assert value.shape[0] == batch, f"{what}: axis 0 has {value.shape[0]} entries, the batch {batch}"
+        assert value.dtype == want, f"{what} is {value.dtype}, it must be {want} for {subject.dtype} input"
+        assert not value._is_view(), f"{what} is a view: SpikingJelly's detach_net fails on it"
+        compact = value.untyped_storage().nbytes() <= value.numel() * value.element_size()
+        assert compact, f"{what} keeps a larger tensor alive: return a copy"
+        for other, tensor in (("the spikes", spikes), ("the input", x)):
+            assert value.data_ptr() != tensor.data_ptr() or not value.numel(), f"{what} shares memory with {other}"
+
+
+@check(once=True)
+def arguments_are_not_changed(subject: Subject) -> None:
+    """functional changes neither x nor state nor mask, and no memory of the node."""
+    node, x = subject.node(), subject.x(5, 3)
+    memories = {name: deepcopy(value) for name, value in node.named_memories()}  # type: ignore[operator]
+    arguments: dict[str, Tensor] = {"x": x, **{f"state '{name}'": v for name, v in subject.state(node, x).items()}}
+    if subject.traits.takes_mask:
+        arguments["mask"] = torch.arange(5, device=x.device)[:, None] < torch.tensor([5, 3, 0], device=x.device)
+    before = {name: (value.clone(), value._version) for name, value in arguments.items()}
+    state = {name[7:-1]: value for name, value in arguments.items() if name.startswith("state")}
+    handed = dict(state)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            first, _ = whole(node, x, state, arguments.get("mask"))
+            whole(node, subject.x(5, 3, seed=1))
+            second, _ = whole(node, x, state, arguments.get("mask"))
+        same = state.keys() == handed.keys() and all(state[name] is value for name, value in handed.items())
+        assert same, "the dict of states that was handed in has other entries after the call"
+        again = "the same call again, after another one, gives another answer (a state kept outside `state`, dropout?)"
+        assert_equal(second, first, again)
+        for name, value in arguments.items():
+            assert_equal(value, before[name][0], f"{name} after the call")
+            assert value._version == before[name][1], f"{name} was written to by the call"
+    for name, value in node.named_memories():  # type: ignore[operator]
+        assert _same(value, memories[name]), f"functional changed the memory '{name}' of the node"
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and bool(torch.equal(a, b))
+    return type(a) is type(b) and bool(a == b)
+
+
+APART = {"_parameters", "_buffers", "_modules", "_memories", "_memories_rv", "v_seq"}
+CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
+
+
+@check(once=True)
+def nothing_piles_up(subject: Subject) -> None:
+    """Repeated calls on one input leave nothing behind except memories and v_seq."""
+    node, x = subject.node(), subject.x(5, 3)
+    state = subject.state(node, x)
+
+    def calls() -> dict[str, int]:
+        whole(node, x, state)
+        if subject.traits.steps:
+            stepwise(node, x, state)
+        node(x)
+        node.detach()  # type: ignore[operator]
+        return _held(node)
+
+    calls()  # what is computed once and kept is there
+    before, after = calls(), calls()
+    grown = {name: (before.get(name, 0), count) for name, count in after.items() if count > before.get(name, 0)}
+    growth = ", ".join(f"'{name}' from {few} to {many} entries" for name, (few, many) in grown.items())
+    assert not grown, f"what the node holds grows with each call on the same input: {growth}"
+
+
+def _held(node: nn.Module) -> dict[str, int]:
+    """Attribute of the node, its class or a part -> entries of the tensors and containers in it."""
+    seen = {id(value) for value in (*node.parameters(), *node.buffers())}
+    held = {}
+    for path, part in node.named_modules():
+        attributes = {name: value for name, value in vars(part).items() if name not in APART}
+        shared = {name: value for kind in type(part).__mro__ for name, value in vars(kind).items() if name[:2] != "__"}
+        containers = {name: value for name, value in shared.items() if isinstance(value, (Tensor, *CONTAINERS))}
+        for name, value in {**containers, **attributes}.items():
+            held[f"{path}.{name}" if path else name] = _entries(value, seen)
+    return held
+
+
+def _entries(value: Any, seen: set[int]) -> int:
+    """Entries of tensors, their graphs and containers, each once; modules are counted as parts."""
+    if id(value) in seen or isinstance(value, nn.Module | type | ModuleType):
+        return 0
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        return value.numel() + _graph(value)
+    if isinstance(value, Mapping):
+        return len(value) + sum(_entries(inner, seen) for inner in value.values())
+    if isinstance(value, CONTAINERS):
+        return len(value) + sum(_entries(inner, seen) for inner in value)
+    return _entries(vars(value), seen) if hasattr(value, "__dict__") else 0
+
+
+def _graph(value: Tensor) -> int:
+    """The nodes of autograd's graph behind a tensor."""
+    nodes, ahead = set(), [value.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            ahead += [before for before, _ in node.next_functions]
+    return len(nodes)

@@ -1,0 +1,110 @@
+"""Integer spikes as what they stand for: binary spikes over sub-steps, and every product of theirs checked.
+
+A spike S in -N .. N is N spikes of -1, 0 or 1 (0 or 1 if S >= 0), one a sub-step:
+
+    S = sum_{k=1..N} S_k,   S_k = [S >= k] - [S <= -k]            S W = sum_k S_k W
+
+so a product with an integer spike of N is N products with binary spikes, accumulations alone. `unrolled` runs a model
+that way: each matrix product with an integer operand is computed in sub-steps, and compared, bit for bit, with the
+product that it replaces. For that both are taken in fixed point: the other operand is rounded to 24 bits, which is what
+float32 holds of its largest entry, and sums of such products are exact in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sj_lang.energy import LEVELS, OPERANDS
+from sj_lang.errors import RunFailed
+
+BITS = 24
+aten = torch.ops.aten
+
+
+class Unrolled(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's modes are untyped
+    """Runs products with integer operands in sub-steps; open it with `unrolled`.
+
+    products: how many were run so and compared. substeps: of all of them together. most: the largest spike.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.products = self.substeps = self.most = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        for place in OPERANDS.get(func.overloadpacket, ()) if func.overloadpacket is not aten.convolution else ():
+            integers = _integers(args[place])
+            if integers is not None:
+                return self._product(func, args, place, integers, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+    def _product(
+        self, func: Any, args: tuple[Any, ...], place: int, integers: tuple[Tensor, float], kwargs: Mapping[str, Any]
+    ) -> Tensor:
+        """The product by sub-steps, and whole to compare; the rest of the operator (a bias, factors) as it is."""
+        first, second = OPERANDS[func.overloadpacket]
+        spikes, unit = integers
+        weights, exponent = _fixed_point(args[second if place == first else first])
+
+        def times_weights(operand: Tensor) -> Tensor:
+            return operand @ weights if place == first else weights @ operand
+
+        most = int(spikes.abs().max())
+        whole = times_weights(spikes)
+        in_substeps = torch.zeros_like(whole)
+        for k in range(1, most + 1):
+            in_substeps += times_weights((spikes >= k).double() - (spikes <= -k).double())
+        if not torch.equal(whole, in_substeps):
+            raise RunFailed(f"unrolled: {func} of spikes up to {most} differs from its sub-steps")
+        self.products, self.substeps, self.most = self.products + 1, self.substeps + most, max(self.most, most)
+        product: Tensor = (in_substeps * (unit * 2.0**exponent)).to(args[place].dtype)
+        if first == 0:  # mm, bmm, mv, dot: nothing is added
+            return product
+        added: Tensor = args[0] * kwargs.get("beta", 1) + product * kwargs.get("alpha", 1)
+        return added
+
+
+@contextmanager
+def unrolled(model: nn.Module) -> Iterator[Unrolled]:
+    """Inside, every matrix product of `model` with integer spikes runs in sub-steps.
+
+    Fused attention is run as two products. Convolutions are left as they are. The scales of the spikes must be in the
+    weights already (`model.fold()`): a product of scaled and shifted spikes is one of floats, and is not touched.
+    Raises RunFailed if a product differs from its sub-steps in a bit.
+    """
+    with torch.no_grad(), ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield stack.enter_context(Unrolled())
+
+
+def _integers(x: Tensor) -> tuple[Tensor, float] | None:
+    """x as whole numbers, in float64, times a unit; None if it is something else, or holds zeros alone."""
+    if not x.is_floating_point():
+        return None
+    size = x.detach().abs()
+    fired = size[size != 0]
+    if not fired.numel():
+        return None
+    unit = float(fired.min())
+    levels = x.detach().double() / unit
+    whole = levels.round()
+    eps = torch.finfo(x.dtype).eps
+    near = (levels - whole).abs() <= (4 * eps * levels.abs()).clamp(max=0.05)
+    return (whole, unit) if bool(near.all()) and float(whole.abs().max()) <= LEVELS else None
+
+
+def _fixed_point(x: Tensor) -> tuple[Tensor, int]:
+    """x as whole numbers of at most `BITS` bits, in float64, times two to an exponent."""
+    largest = float(x.detach().abs().max()) if x.numel() else 0.0
+    exponent = (math.frexp(largest)[1] if largest else 0) - BITS
+    return (x.detach().double() * 2.0**-exponent).round(), exponent

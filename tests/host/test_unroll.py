@@ -1,0 +1,59 @@
+"""Integer spikes in sub-steps."""
+
+import pytest
+import torch
+from torch import nn
+
+from sj_lang.errors import RunFailed
+from sj_lang.unroll import unrolled
+
+
+def integer_spikes(*shape: int, most: int = 4) -> torch.Tensor:
+    return torch.randint(-most, most + 1, shape).float()
+
+
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_a_linear_layer_in_substeps_is_the_layer(most: int) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(7, 5)
+    spikes = integer_spikes(3, 11, 7, most=most)
+    with unrolled(linear) as mode:
+        in_substeps = linear(spikes)
+    assert (mode.products, mode.substeps, mode.most) == (1, most, most)
+    torch.testing.assert_close(in_substeps, linear(spikes), rtol=0, atol=1e-5)
+
+
+def test_one_scale_in_front_of_the_layer_does_not_hide_the_spikes() -> None:
+    torch.manual_seed(0)
+    linear, spikes = nn.Linear(7, 5, bias=False), integer_spikes(4, 7)
+    with unrolled(linear) as mode:
+        scaled = linear(spikes * 0.37)
+    assert mode.products == 1
+    torch.testing.assert_close(scaled, linear(spikes * 0.37), rtol=0, atol=1e-5)
+
+
+def test_attention_of_integer_spikes_is_two_products() -> None:
+    torch.manual_seed(0)
+    q, k, v = (integer_spikes(2, 3, 6, 4) for _ in range(3))
+    with unrolled(nn.Identity()) as mode:
+        out = nn.functional.scaled_dot_product_attention(q, k, v)
+    assert mode.products == 2
+    torch.testing.assert_close(out, nn.functional.scaled_dot_product_attention(q, k, v), rtol=0, atol=1e-5)
+
+
+def test_products_of_floats_are_left_alone() -> None:
+    torch.manual_seed(0)
+    linear, x = nn.Linear(7, 5), torch.randn(4, 7)
+    with unrolled(linear) as mode:
+        out = linear(x)
+    assert mode.products == 0
+    assert torch.equal(out, linear(x))
+
+
+def test_a_product_that_differs_from_its_substeps_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr("sj_lang.unroll.BITS", 60)  # sums are exact no more
+    linear = nn.Linear(512, 64).double()
+    nn.init.normal_(linear.weight)  # all 53 bits
+    with pytest.raises(RunFailed, match="differs from its sub-steps"), unrolled(linear):
+        linear(integer_spikes(64, 512).double())
