@@ -136,7 +136,7 @@ def _with_choices(spec: Mapping[str, Any], config: Any) -> Spec:
 
 
 def _check_neurons(config: Any, task: Any) -> list[Problem]:
-    from sj_lang.recipe.neurons import check_neurons
+    from sj_lang.build import check_neurons
 
     try:
         check_neurons(config, pads=task.pads)

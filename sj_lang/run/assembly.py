@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from sj_lang.build import Make
+from sj_lang.build import Make, check_neurons
 from sj_lang.errors import UserError
 from sj_lang.hf import shield
 from sj_lang.monitor import neuron_parameters
-from sj_lang.recipe.neurons import check_neurons
 from sj_lang.recipe.sections import NEURON_RATE
 from sj_lang.run import init_from
 from sj_lang.task import Prepared, Task

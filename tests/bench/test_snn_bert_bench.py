@@ -12,7 +12,7 @@ SMALL = {"hidden": 16, "layers": 1, "heads": 2, "length": 8, "batch": 2, "device
 
 @pytest.mark.parametrize("kind", sorted(bench.KINDS))
 def test_a_step_of_each_kind(kind: str) -> None:
-    step = bench.TrainingStep(kind, argparse.Namespace(**SMALL))
+    step = bench.CodingStep(kind, argparse.Namespace(**SMALL))
     assert step.timed() > 0
     assert step.model.config.repeats == (4 if "repeat" in kind else None)
     assert all(p.grad is not None for p in step.model.parameters())

@@ -132,7 +132,7 @@ def test_a_class_name_stands_once() -> None:
     ("breaches", "place", "line"),
     [
         (partial(circles, package="sj_lang"), "errors", "def f():\n    from sj_lang import folder"),
-        (imports_by_string, "energy", "importlib.import_module(f'sj_lang.{name}')"),
+        (imports_by_string, "monitor", "importlib.import_module(f'sj_lang.{name}')"),
         (out_of_order, "component/values", "from sj_lang.run import series"),
         (out_of_order, "monitor", "from sj_lang import cli"),
         (out_of_order, "report/page", "from sj_lang.monitor import nodes"),

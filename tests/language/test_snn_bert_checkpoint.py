@@ -37,8 +37,8 @@ from transformers import (
 )
 
 from sj_lang import plugins
+from sj_lang.build import check_neurons
 from sj_lang.errors import UserError
-from sj_lang.recipe.neurons import check_neurons
 
 AUTO = {
     AutoModel: SNNBertModel,

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sj_lang.errors import UserError
-from sj_lang_language.layers import SpikingLayer
+from sj_lang_language.layers import SpikingLayer, SpikingLinear
 
 STARTS = (0.8, 1.3, 2.0)  # first guesses of the step, in units of deviation / (2 / levels)
 ROUNDS = 6
@@ -108,16 +108,18 @@ def fit_spikes(layer: SpikingLayer, x: Tensor) -> None:
     layer.shift.copy_(offset)
 
 
-def refit(linear: nn.Linear, spikes: Tensor, target: Tensor, ridge: float) -> None:
-    """Ridge regression of `target [N, out]` on `spikes [N, in]`, towards the weights that are there."""
-    spikes, target = spikes.double(), target.double()
-    mean, weight = spikes.mean(0), linear.weight.double()
-    centred = spikes - mean
+def refit(linear: SpikingLinear, spikes: Tensor, target: Tensor, ridge: float) -> None:
+    """Ridge regression of `target [N, out]` on what `spikes [N, in]` stand for, towards the weights that are there."""
+    scale, shift = linear.neurons.scale, linear.neurons.shift
+    values = spikes.float() if scale is None or shift is None else torch.addcmul(shift, spikes.float(), scale)
+    target, weight = target.float(), linear.weight
+    mean = values.mean(0)
+    centred = values - mean
     residual = target - target.mean(0) - centred @ weight.T
-    gram = centred.T @ centred / len(spikes)
+    gram = (centred.T @ centred / len(values)).double()
     gram.diagonal().add_(ridge * gram.diagonal().mean().clamp_min(1e-12))
-    weight = weight + torch.linalg.solve(gram, centred.T @ residual / len(spikes)).T
-    linear.weight.copy_(weight)
+    change = torch.linalg.solve(gram, (centred.T @ residual / len(values)).double()).T
+    weight.add_(change.to(weight.dtype))
     if linear.bias is not None:
         linear.bias.copy_(target.mean(0) - weight @ mean)
 
@@ -152,7 +154,7 @@ class _Valid:
 def _linears(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The Linear layers behind spikes, by name."""
     inside = model.base_model.encoder.named_modules(prefix="encoder")
-    return {name: module for name, module in inside if isinstance(module, nn.Linear)}
+    return {name: module for name, module in inside if isinstance(module, SpikingLinear)}
 
 
 def _layers(model: PreTrainedModel) -> dict[str, nn.Module]:

@@ -8,7 +8,7 @@ from sj_lang.errors import UserError, choices
 from sj_lang.task import MakeTokenizer, Prepared
 from sj_lang_language.data.tables import examples, glue_files, phrases
 from sj_lang_language.data.tables.examples import Classes, Examples, Scores
-from sj_lang_language.data.tables.glue_files import PARTS, SPECS, Spec
+from sj_lang_language.data.tables.glue_files import PARTS, SPECS, GlueTask
 from sj_lang_language.data.tables.table_files import DataTable
 from sj_lang_language.tasks import metrics
 from sj_lang_language.tasks.sentences import Array, Figures, Parts, SentenceTask, default_share, head, lines
@@ -114,7 +114,7 @@ class Glue(SentenceTask):
         return {spec.submissions.get(part, f"{part}.tsv"): lines(written)}
 
 
-def figures(spec: Spec) -> dict[str, Figures]:
+def figures(spec: GlueTask) -> dict[str, Figures]:
     """Part -> its figures; those of the diagnostic set are Matthews and accuracy."""
     formulas: dict[str, Figures] = {
         "accuracy": lambda predicted, labels: {"accuracy": metrics.accuracy(predicted, labels)},
@@ -131,7 +131,7 @@ def figures(spec: Spec) -> dict[str, Figures]:
     return by_part | {"ax": all_of(("matthews", "accuracy"))} if spec.labels else by_part
 
 
-def examples_of(spec: Spec, table: DataTable, part: str, kind: Classes | Scores) -> Examples:
+def examples_of(spec: GlueTask, table: DataTable, part: str, kind: Classes | Scores) -> Examples:
     """The examples of a table, by the column names of the TSV layout or of the hub."""
     text = next((names for names in (spec.text, spec.hub_text) if set(names) <= table.columns.keys()), spec.text)
     if part == "ax" and {"Premise", "Hypothesis"} <= table.columns.keys():

@@ -35,7 +35,7 @@ _DIAGNOSTIC = ("AX/diagnostic.tsv", "AX/test.tsv", "diagnostic/diagnostic.tsv", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
+class GlueTask:
     """One task. folder: of the TSV layout. text, label: its columns, in TSV and (text) in the hub's parquet.
 
     labels: class names in the order of their numbers; empty for scores from 0 to 5. figures: what GLUE reports; the
@@ -56,7 +56,7 @@ class Spec:
 
 _PAIR = ("sentence1", "sentence2")
 _NLI = ("entailment", "neutral", "contradiction")
-_MNLI = Spec(
+_MNLI = GlueTask(
     folder="MNLI",
     text=_PAIR,
     hub_text=("premise", "hypothesis"),
@@ -66,8 +66,8 @@ _MNLI = Spec(
     submissions={"test": "MNLI-m.tsv", "test_mm": "MNLI-mm.tsv", "ax": "AX.tsv"},
     rows={"test": 9796, "test_mm": 9847, "ax": 1104},
 )
-SPECS: Mapping[str, Spec] = {
-    "cola": Spec(
+SPECS: Mapping[str, GlueTask] = {
+    "cola": GlueTask(
         folder="CoLA",
         text=("sentence",),
         hub_text=("sentence",),
@@ -77,7 +77,7 @@ SPECS: Mapping[str, Spec] = {
         submissions={"test": "CoLA.tsv"},
         rows={"test": 1063},
     ),
-    "sst2": Spec(
+    "sst2": GlueTask(
         folder="SST-2",
         text=("sentence",),
         hub_text=("sentence",),
@@ -85,7 +85,7 @@ SPECS: Mapping[str, Spec] = {
         submissions={"test": "SST-2.tsv"},
         rows={"test": 1821},
     ),
-    "mrpc": Spec(
+    "mrpc": GlueTask(
         folder="MRPC",
         text=("#1 String", "#2 String"),
         hub_text=_PAIR,
@@ -95,7 +95,7 @@ SPECS: Mapping[str, Spec] = {
         submissions={"test": "MRPC.tsv"},
         rows={"test": 1725},
     ),
-    "stsb": Spec(
+    "stsb": GlueTask(
         folder="STS-B",
         text=_PAIR,
         hub_text=_PAIR,
@@ -104,7 +104,7 @@ SPECS: Mapping[str, Spec] = {
         submissions={"test": "STS-B.tsv"},
         rows={"test": 1379},
     ),
-    "qqp": Spec(
+    "qqp": GlueTask(
         folder="QQP",
         text=("question1", "question2"),
         hub_text=("question1", "question2"),
@@ -116,7 +116,7 @@ SPECS: Mapping[str, Spec] = {
     ),
     "mnli": _MNLI,
     "ax": _MNLI,
-    "qnli": Spec(
+    "qnli": GlueTask(
         folder="QNLI",
         text=("question", "sentence"),
         hub_text=("question", "sentence"),
@@ -125,7 +125,7 @@ SPECS: Mapping[str, Spec] = {
         submissions={"test": "QNLI.tsv"},
         rows={"test": 5463},
     ),
-    "rte": Spec(
+    "rte": GlueTask(
         folder="RTE",
         text=_PAIR,
         hub_text=_PAIR,
@@ -134,7 +134,7 @@ SPECS: Mapping[str, Spec] = {
         submissions={"test": "RTE.tsv"},
         rows={"test": 3000},
     ),
-    "wnli": Spec(
+    "wnli": GlueTask(
         folder="WNLI",
         text=_PAIR,
         hub_text=_PAIR,

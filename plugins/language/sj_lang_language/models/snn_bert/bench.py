@@ -39,7 +39,7 @@ VOCABULARY = 8000
 _M_MMAP_THRESHOLD = -3
 
 
-class TrainingStep:
+class CodingStep:
     """Forward and backward of one model on one batch of full texts."""
 
     def __init__(self, kind: str, options: argparse.Namespace) -> None:
@@ -97,10 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.memory_of:
         if options.device == "cpu":  # freed memory goes back at once, or the step before would hide this one's
             ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 65536)
-        print(json.dumps(TrainingStep(options.memory_of, options).megabytes()))
+        print(json.dumps(CodingStep(options.memory_of, options).megabytes()))
         return 0
     kinds = options.kinds.split(",")
-    steps = {kind: TrainingStep(kind, options) for kind in kinds}
+    steps = {kind: CodingStep(kind, options) for kind in kinds}
     times = in_turn({kind: step.timed for kind, step in steps.items()}, options.repeat)
     del steps
     memory = {kind: _memory(kind, sys.argv[1:] if argv is None else list(argv)) for kind in kinds}

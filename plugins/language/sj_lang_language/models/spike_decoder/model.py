@@ -21,8 +21,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
+from sj_lang.build import check_neurons
 from sj_lang.errors import UserError
-from sj_lang.recipe.neurons import check_neurons
 from sj_lang.state_cache import StateCache, StatefulGeneration
 from sj_lang_language.layers import (
     MakeAttention,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from sj_lang.energy import unrolled
 from sj_lang.errors import RunFailed
-from sj_lang.unroll import unrolled
 
 
 def integer_spikes(*shape: int, most: int = 4) -> torch.Tensor:
@@ -52,7 +52,7 @@ def test_products_of_floats_are_left_alone() -> None:
 
 def test_a_product_that_differs_from_its_substeps_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr("sj_lang.unroll.BITS", 60)  # sums are exact no more
+    monkeypatch.setattr("sj_lang.energy.unroll.BITS", 60)  # sums are exact no more
     linear = nn.Linear(512, 64).double()
     nn.init.normal_(linear.weight)  # all 53 bits
     with pytest.raises(RunFailed, match="differs from its sub-steps"), unrolled(linear):

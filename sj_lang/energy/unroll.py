@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sj_lang.energy import LEVELS, OPERANDS
+from sj_lang.energy.products import LEVELS, OPERANDS
 from sj_lang.errors import RunFailed
 
 BITS = 24
