@@ -1,4 +1,4 @@
-"""SpikingJelly's two release lines, 0.0.0.0.14 and 2.x: what differs between them; nothing else knows."""
+"""What differs between SpikingJelly's two release lines, 0.0.0.0.14 and 2.x. No other file knows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SURROGATES = (
 
 
 def why_no_psn() -> str:
-    """Why the PSN family is not there; "" if it is. Imports nothing."""
+    """Why the PSN family is not available; "" if it is. Imports nothing."""
     try:
         installed = version("spikingjelly")
     except PackageNotFoundError:
@@ -128,12 +128,12 @@ class BothLines:
 
 
 def multi_step(neuron: str) -> Any:
-    """2.x: `functional.lif_multi_step` for "lif", and its like: pure, with kernels. None where there is none."""
+    """2.x: `functional.lif_multi_step` for "lif", and its like: pure, with kernels. None if the release has none."""
     return getattr(spikingjelly("functional"), f"{neuron}_multi_step", None)
 
 
 def node_classes() -> tuple[type[Any], ...]:
-    """SpikingJelly's spiking neurons: all integrate-and-fire nodes, and the PSN family where the release has it."""
+    """SpikingJelly's spiking neurons: all integrate-and-fire nodes, and the PSN family if the release has it."""
     neuron = spikingjelly("neuron")
     names = ("BaseNode", "PSN", "MaskedPSN", "SlidingPSN")
     return tuple(getattr(neuron, name) for name in names if hasattr(neuron, name))

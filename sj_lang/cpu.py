@@ -1,4 +1,4 @@
-"""Kernels that numba compiles for the CPU: whether they can run, and how threads share the columns of a call."""
+"""Kernels compiled by numba for the CPU: whether they can run, and how threads share their columns."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def over_columns(run: Callable[..., None], arguments: tuple[Any, ...], columns: 
 
 @cache
 def _team() -> Callable[[Callable[[int], None], int], None] | None:
-    """Torch's own OpenMP threads, where its library is GNU's; `together(work, threads)` calls work(0), work(1), ...
+    """Torch's own OpenMP threads, if its library is GNU's; `together(work, threads)` calls work(0), work(1), ...
 
-    They wait busily for torch's next operation, and threads beside them would share the cores with them.
+    They wait busily for torch's next operation: threads of our own would share the cores with them.
     """
     libraries = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     if not libraries:

@@ -71,7 +71,7 @@ def launch(
 ) -> None:
     """Run kernel `name` of a file on torch's current stream of the device. An empty grid is nothing to do.
 
-    Raises ValueError for tensors on several devices and for a grid that CUDA does not take, RuntimeError where no
+    Raises ValueError for tensors on several devices and for a grid that CUDA does not accept, RuntimeError if no
     kernel can run.
     """
     values: list[int | float] = []
@@ -90,7 +90,7 @@ def launch(
     for size, limit in zip(grid, GRID_LIMIT, strict=True):
         if size > limit:
             raise ValueError(
-                f"{name}: more elements than a grid takes, {size} blocks where {limit} are possible; "
+                f"{name}: {size} blocks are more than a grid can have, which is {limit}; "
                 "split the batch or the sequence"
             )
     engine = ENGINES.get(device.type)
@@ -166,7 +166,7 @@ class CuPy:
 
 @lru_cache(maxsize=256)
 def _stream(pointer: int, index: int) -> Any:
-    """CuPy's view of a stream of torch's, which it does not own: of another one with this pointer it is as good."""
+    """CuPy's view of a stream of torch's, which CuPy does not own; it stands for any stream with this pointer."""
     import cupy
 
     if not hasattr(cupy.cuda.Stream, "from_external"):  # before CuPy 14
@@ -181,7 +181,7 @@ def _stream(pointer: int, index: int) -> Any:
 
 @cache
 def _missing() -> str:
-    """What of CuPy, driver and toolkit is missing."""
+    """What is missing: CuPy, a driver, or a toolkit."""
     if not torch.cuda.is_available():
         built = torch.version.cuda
         return (

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sj_lang import cuda
+from sj_lang import cuda, masks
 from sj_lang.compat import BothLines, spikingjelly
 from sj_lang.errors import choices
 
@@ -44,12 +44,13 @@ class Kernel:
 class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly is untyped
     """A spiking neuron whose channels are axis 2 of `[T, B, C, ...]`, for both release lines of SpikingJelly.
 
-    A subclass gives `state_shapes` and `step`, and `sequence` where it has something better than a loop over
-    `step`. It registers no memory itself, computes in the dtype of its states (float32, or float64 for float64
-    input), and never sees a mask: masked steps are removed before and put back as zeros after it.
+    A subclass gives `state_shapes` and `step`, and `sequence` if it has something better than a loop
+    over `step`. It registers no memory itself, computes in the dtype of its states (float32, or float64
+    for float64 input), and never sees a mask: masked steps are removed before and put back as zeros
+    after it.
 
     channels: size of axis 2 (axis 1 in step_mode "s").
-    backend: "auto", "torch", "numba" (on the CPU) or "cupy" (on a GPU); an explicit one raises where it cannot run.
+    backend: "auto", "torch", "numba" (on the CPU) or "cupy" (on a GPU); an explicit one raises if it cannot run.
     store_v_seq: keep the membrane potentials of the last call as `v_seq` [T, B, C, ...]; in step_mode "s", of all
         steps since `reset`.
 
@@ -86,10 +87,10 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         return {name: x.new_zeros(size, dtype=dtype) for name, size in self.state_shapes(shape).items()}
 
     def operations(self) -> tuple[float, float] | None:
-        """Multiply-accumulates and accumulations of one neuron at one step, where steps are run one by one.
+        """Multiply-accumulates and accumulations of one neuron at one step, if steps are run one by one.
 
-        What does not depend on the input counts nothing, nor do comparisons; a look-up (sigmoid, logarithm) counts as
-        a multiply-accumulate. For `sj_lang.energy`. None: not said.
+        What does not depend on the input does not count, nor do comparisons; a look-up (sigmoid, logarithm) counts as
+        a multiply-accumulate. For `sj_lang.energy`. None: unknown.
         """
         return None
 
@@ -109,7 +110,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         spikes, potentials = [], []
         for t, x_t in enumerate(x.unbind(0)):
             s, after, v = self.step(x_t, state)
-            state = after if lengths is None else _choose(lengths > t, after, state)
+            state = after if lengths is None else masks.choose(lengths > t, after, state)
             spikes.append(s)
             potentials.append(v)
         return torch.stack(spikes), state, torch.stack(potentials)
@@ -153,15 +154,21 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         self._check(x, mask, single)
         dtype = state_dtype(x)
         shape = x.shape if single else x.shape[1:]
-        kernels = () if single else self.kernels.values()  # `sequence` fits x and state to the one that it chooses
+        half = zeros = False
+        for kernel in () if single else self.kernels.values():  # `sequence` fits both to the one that it chooses
+            half, zeros = half or kernel.half, zeros or kernel.zeros
         if state is not None:
             state = self._checked_state(state, x, shape, dtype)
         else:
-            state = {} if any(kernel.zeros for kernel in kernels) else self.fresh_state(x, shape)
+            state = {} if zeros else self.fresh_state(x, shape)
         with _no_autocast(x):
-            current = x if any(kernel.half for kernel in kernels) else x.to(dtype)
-            run = self._masked_step if single else self._masked_sequence
-            spikes, after, v = run(current, state, mask)
+            current = x if half else x.to(dtype)
+            if mask is None:
+                spikes, after, v = self.step(current, state) if single else self.sequence(current, state, None)
+            elif single:
+                spikes, after, v = masks.step(self.step, current, state, mask)
+            else:
+                spikes, after, v = masks.sequence(self.sequence, current, state, mask)
         return spikes.to(x.dtype), after, v
 
     # Backends
@@ -201,14 +208,18 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     def choose(self, x: Tensor) -> Kernel:
         """The kernel to run on x: that of an explicit backend, or the first of `preferred` that can. Once per call."""
-        asked = () if self.backend == "auto" else (self.backend,)
-        reasons = []
-        for name in asked or [name for name in self.preferred() if name in self.kernels]:
-            kernel = self.kernels[name]
-            reason = (kernel.refuses(self) if asked else "") or self.why_not(name, x)
+        kernels, name, reasons = self.kernels, self._backend, []
+        if name != "auto":
+            reason = kernels[name].refuses(self) or self.why_not(name, x)
             if not reason:
-                return kernel
-            reasons.append(f'backend "{name}" {reason}')
+                return kernels[name]
+            raise RuntimeError(f'{self._name}: backend "{name}" {reason}')
+        for name in self.preferred():
+            if name in kernels:
+                reason = self.why_not(name, x)
+                if not reason:
+                    return kernels[name]
+                reasons.append(f'backend "{name}" {reason}')
         raise RuntimeError(f"{self._name}: {'; '.join(reasons)}")
 
     def fitted(self, kernel: Kernel, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -265,25 +276,6 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             if before is not None and before.shape[1:] == v.shape[1:]:
                 v = torch.cat((before, v))
         self.v_seq = v
-
-    def _masked_step(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
-        if mask is None:
-            return self.step(x, state)
-        spikes, after, v = self.step(_zero(x, mask), state)
-        return _zero(spikes, mask), _choose(mask, after, state), _zero(v, mask)
-
-    def _masked_sequence(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
-        look = mask is not None and mask.device.type == "cpu" and not torch.compiler.is_compiling()
-        if mask is None or (look and bool(mask.all())):
-            return self.sequence(x, state, None)
-        if look and not bool((mask[1:] & ~mask[:-1]).any()):  # the valid steps come first as it is
-            spikes, after, v = self.sequence(_zero(x, mask), state, mask.sum(0))
-            return _zero(spikes, mask), after, None if v is None else _zero(v, mask)
-        valid_first, back = _orders(mask)
-        packed = _reorder(_zero(x, mask), valid_first)
-        spikes, after, v = self.sequence(packed, state, mask.sum(0))
-        potentials = None if v is None else _zero(_reorder(v, back), mask)
-        return _zero(_reorder(spikes, back), mask), after, potentials
 
     def _check(self, x: Tensor, mask: Tensor | None, single: bool) -> None:
         layout = "[B, C, ...]" if single else "[T, B, C, ...]"
@@ -369,28 +361,3 @@ def _no_autocast(x: Tensor) -> AbstractContextManager[object]:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _has_autocast(kind: str) -> bool:
     return torch.amp.is_autocast_available(kind)
-
-
-def _over(mask: Tensor, x: Tensor) -> Tensor:
-    return mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
-
-
-def _zero(x: Tensor, mask: Tensor) -> Tensor:
-    """x with 0 where masked, in the gradient too, NaN or not."""
-    return x.masked_fill(~_over(mask, x), 0)
-
-
-def _choose(mask: Tensor, after: State, before: State) -> State:
-    return {name: torch.where(_over(mask, after[name]), after[name], before[name]) for name in after}
-
-
-def _orders(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The order of time that puts the valid steps of each sequence first, and the one that undoes it, both [T, B]."""
-    valid_first = torch.argsort((~mask).to(torch.uint8), dim=0, stable=True)
-    return valid_first, torch.argsort(valid_first, dim=0)
-
-
-def _reorder(x: Tensor, order: Tensor) -> Tensor:
-    """x [T, B, ...] with the steps of each sequence in another order."""
-    rows = order * order.shape[1] + torch.arange(order.shape[1], device=order.device)
-    return x.flatten(0, 1).index_select(0, rows.flatten()).view(x.shape)

@@ -1,4 +1,4 @@
-"""Custom operators of torch, without their cost where nobody asks for it.
+"""Custom operators of torch that cost a plain eager call no more than a function.
 
 `torch.library.custom_op` runs tens of microseconds of Python in each call, for compilers, modes and transforms. An
 `Operator` is one for those; in plain eager use it runs the same body and the same gradient directly.
@@ -25,7 +25,7 @@ _KEYS = (
     "ADInplaceOrView",
     "BackendSelect",
 )
-#: Older versions of torch do not tell what is active; there the dispatcher is always asked.
+#: Older versions of torch cannot tell what is active; with them the dispatcher is always asked.
 _TOLD = hasattr(torch._C.DispatchKeySet, "raw_repr") and hasattr(torch._C, "_dispatch_tls_local_include_set")
 _PLAIN = 0  # what the dispatcher knows of a dense tensor, and of a thread in which nothing is active
 for _key in _KEYS if _TOLD else ():
@@ -38,7 +38,7 @@ G = TypeVar("G", bound=NamedTuple)
 class Operator:
     """Called as the `torch.library.custom_op` of this name and body, with all arguments by position.
 
-    body: gets tensors and numbers, returns new tensors; whole numbers must be given as float where it takes a float.
+    body: gets tensors and numbers, returns new tensors; a whole number for a float must be a float.
         One argument may be a NamedTuple of them, tensors first. Torch sees its fields one by one; the body, its fake
         and `setup_context` get it as one, and a caller hands it in as one.
     """
@@ -99,7 +99,7 @@ class Operator:
         """The arguments of the body from what torch sees."""
         if self._kind is None:
             return flat
-        return *flat[: self._at], self._kind._make(flat[self._at : self._end]), *flat[self._end :]
+        return *flat[: self._at], tuple.__new__(self._kind, flat[self._at : self._end]), *flat[self._end :]
 
     def __call__(self, *inputs: Any) -> Any:
         at = self._at
@@ -131,7 +131,7 @@ def keep(ctx: Any, inputs: tuple[Any, ...], *results: Tensor) -> None:
 def kept(ctx: Any, kind: type[G]) -> tuple[tuple[Tensor, ...], G]:
     """The results and the inputs that `keep` was given."""
     saved, tensors = ctx.saved_tensors, _tensors(kind)
-    return saved[:-tensors], kind._make((*saved[-tensors:], *ctx.numbers))
+    return saved[:-tensors], tuple.__new__(kind, (*saved[-tensors:], *ctx.numbers))
 
 
 def needed(ctx: Any, kind: type[G], name: str) -> bool:
@@ -141,9 +141,9 @@ def needed(ctx: Any, kind: type[G], name: str) -> bool:
 
 def gradients(ctx: Any, kind: type[G], **of: Tensor | None) -> tuple[Tensor | None, ...]:
     """What a backward returns, by the names of the inputs: None for all others, and for those that need none."""
-    needs = ctx.needs_input_grad
-    of_fields = [of.get(name) if need else None for name, need in zip(kind._fields, needs, strict=False)]
-    return *of_fields, *(None,) * (len(needs) - len(of_fields))
+    names, needs = kind._fields, ctx.needs_input_grad
+    of_fields = [of.get(name) if need else None for name, need in zip(names, needs, strict=False)]
+    return *of_fields, *(None,) * (len(needs) - len(names))
 
 
 @cache

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sj_lang import plugins, pretrained
+from sj_lang import plugins
 from sj_lang.component import schema, values
 from sj_lang.component.problems import Keys, Problem, dotted
 from sj_lang.errors import PluginError, Unreachable, UserError
+from sj_lang.hf import checkpoint as stored
 from sj_lang.recipe.files import is_installed
 from sj_lang.recipe.overrides import Tree
 
@@ -42,8 +43,8 @@ def settle(tree: Tree) -> list[Problem]:
     except (UserError, PluginError):
         return []  # told by the check that follows, with its place
     try:
-        decided = fields(target, pretrained.read_config(place, KEY), place)
-        brings_tokenizer = pretrained.has_tokenizer(pretrained.find(place, KEY))
+        decided = fields(target, stored.read_config(place, KEY), place)
+        brings_tokenizer = stored.has_tokenizer(stored.find(place, KEY))
     except Unreachable as error:
         tree.notes.append(f"{error}. What it decides is not checked")
         return []

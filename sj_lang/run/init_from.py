@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sj_lang import hf, pretrained
+from sj_lang import hf
 from sj_lang.errors import Unreachable, UserError
-from sj_lang.hf import shield
+from sj_lang.hf import checkpoint, shield
 from sj_lang.recipe.checkpoint import KEY, refuse_other_kind
 
 shield()
@@ -40,7 +40,7 @@ def from_checkpoint(
     """A model of `config` with the weights of a checkpoint where name and shape agree, and fresh ones elsewhere.
 
     auto: the Auto class that knows the model. place: as `model.init_from` names it, see
-    `pretrained.find`. notes: gets a sentence that names what was there, what is new, what found no
+    `checkpoint.find`. notes: gets a sentence that names what was there, what is new, what found no
     place, and with what other components and options it was trained. fixed: what the recipe sets,
     so that the checkpoint cannot change it.
 
@@ -51,13 +51,13 @@ def from_checkpoint(
     checkpoint that cannot be read, lacks tensors that its own config promises, is of another kind
     or shares no tensor with the model.
     """
-    source = pretrained.find(place, KEY)
+    source = checkpoint.find(place, KEY)
     if isinstance(source, Path):
-        pretrained.refuse_without_weights(source, place, KEY)
+        checkpoint.refuse_without_weights(source, place, KEY)
         model, report, stored = _load(auto, config, source, place, fixed, "")
     else:
         with hf.reached() as online:
-            reason = "" if online else pretrained.OFFLINE
+            reason = "" if online else checkpoint.OFFLINE
             model, report, stored = _load(auto, config, source, place, fixed, reason)
     otherwise = _otherwise(config, stored)
     heads = _refuse_other_shapes(model, report["mismatched_keys"], place)
@@ -77,7 +77,7 @@ def from_checkpoint(
 
 def check_tokens(place: str, tokenizer: Any) -> None:
     """UserError if a checkpoint in a local folder comes with a tokenizer that numbers its tokens otherwise."""
-    source = pretrained.find(place, KEY)
+    source = checkpoint.find(place, KEY)
     its = _tokens(source) if isinstance(source, Path) else None
     if its is None:
         return
@@ -120,7 +120,7 @@ def with_rows_of(place: str, recipe: Mapping[str, Any], data: Mapping[str, Any])
         if rows < needed:
             raise UserError(f"model.{key}: the checkpoint {place} has {rows} {what}, the data need {needed}")
         fields[key] = rows
-    tokens, source = recipe.get("vocab_size"), pretrained.find(place, KEY)
+    tokens, source = recipe.get("vocab_size"), checkpoint.find(place, KEY)
     if isinstance(tokens, int) and "vocab_size" in data and tokens != data["vocab_size"]:
         # a table of tokens that is longer than its own tokenizer is padded, and stays so
         padded = isinstance(source, Path) and len(_tokens(source) or {}) == data["vocab_size"] < tokens

@@ -158,10 +158,12 @@ def test_includes_are_taken_in_once(tmp_path: Path) -> None:
 
 def test_more_blocks_than_a_grid_takes(driver: Driver, tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"go: more elements than a grid takes, 2147483648 blocks where 2147483647 are"
+        ValueError, match=r"go: 2147483648 blocks are more than a grid can have, which is 2147483647; split"
     ):
         launch(tmp_path, {}, [], grid=(2**31, 1))
-    with pytest.raises(ValueError, match="65536 blocks where 65535 are possible; split the batch or the sequence"):
+    with pytest.raises(
+        ValueError, match="65536 blocks are more than a grid can have, which is 65535; split the batch or the sequence"
+    ):
         launch(tmp_path, {}, [], grid=(1, 2**16))
 
 

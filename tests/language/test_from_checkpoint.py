@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from sj_lang_language.tokenizers.wordpiece import wordpiece
 from transformers import BertConfig, BertForMaskedLM, BertModel, RobertaConfig, RobertaModel
 
-from sj_lang import pretrained, run
+from sj_lang import run
 from sj_lang.errors import UserError
+from sj_lang.hf import checkpoint
 from sj_lang.recipe import load
 from sj_lang.recipe.loading import Recipe
 from sj_lang.run import assembly
@@ -253,11 +254,11 @@ def test_weights_inside_an_installed_package(
     folder = package(listed=listed)
     store(str(folder / "model"))
     for place in ("package:two-berts", "package:Two_Berts", "package:their_berts", "package:two-berts/model"):
-        assert pretrained.find(place, "model.init_from") == folder / "model"
+        assert checkpoint.find(place, "model.init_from") == folder / "model"
     own("  init_from: package:two-berts")
     assert assemble(load("own.yaml")).model.config.hidden_size == 24
     assert "their_berts" not in sys.modules
-    assert pretrained.find("package:two-berts", "tokenizer.name") == folder / "model"
+    assert checkpoint.find("package:two-berts", "tokenizer.name") == folder / "model"
 
 
 def test_packages_that_do_not_serve(store: Callable[..., Path], package: Callable[..., Path]) -> None:
@@ -265,7 +266,7 @@ def test_packages_that_do_not_serve(store: Callable[..., Path], package: Callabl
 
     def message(place: str) -> str:
         with pytest.raises(UserError) as error:
-            pretrained.find(place, "model.init_from")
+            checkpoint.find(place, "model.init_from")
         return str(error.value)
 
     assert message("package:two-berts").endswith("in package 'two-berts': it holds no weights")

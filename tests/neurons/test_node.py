@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sj_lang import compat, neuron
+from sj_lang import compat, masks
 from sj_lang.neuron import Kernel, Node, State
 
 functional: Any = compat.spikingjelly("functional")
@@ -45,7 +45,7 @@ def test_steps_move_only_where_padding_is_not_on_the_right(monkeypatch: pytest.M
     node, x = Leaky(channels=4), random(6, 3, 4).requires_grad_()
     step, valid = torch.arange(6)[:, None], torch.tensor([6, 4, 0])
     moved: list[Tensor] = []
-    orders = neuron._orders
+    orders = masks._orders
 
     def spy(mask: Tensor) -> tuple[Tensor, Tensor]:
         moved.append(mask)
@@ -55,7 +55,7 @@ def test_steps_move_only_where_padding_is_not_on_the_right(monkeypatch: pytest.M
         spikes, state = node.functional(x, mask=mask)
         return [spikes, *state.values(), *torch.autograd.grad(state["v"].sum(), x)]
 
-    monkeypatch.setattr(neuron, "_orders", spy)
+    monkeypatch.setattr(masks, "_orders", spy)
     for mask, moves in ((step < 6 + valid, 0), (step < valid, 0), (step >= valid, 1), ((step + valid) % 3 > 0, 1)):
         quick = run(mask)
         assert len(moved) == moves

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +51,8 @@ class Rect(nn.Module):
         return f"n={self.n}, spiking={self.spiking}"
 
 
-@dataclass(frozen=True)
-class Firing:
-    """What becomes of potentials. NaN, which a Heaviside would hide, stays NaN.
+class Firing(NamedTuple):
+    """How potentials become spikes. NaN, which a Heaviside would hide, stays NaN.
 
     function: `Rect`, a surrogate of SpikingJelly's kind, or None, which leaves potentials as they are.
     threshold: subtracted before a surrogate. potentials: they are wanted beside the spikes.
@@ -130,7 +128,7 @@ class _RectFunction(torch.autograd.Function):
 
 @operator("sj_lang::fire_atan")
 def fire_atan(u: Tensor, alpha: float) -> Tensor:
-    """1 where u >= 0, else 0, NaN where NaN; gradient alpha / 2 / (1 + (pi / 2 alpha u)^2).
+    """1 if u >= 0, else 0; NaN stays NaN; gradient alpha / 2 / (1 + (pi / 2 alpha u)^2).
 
     SpikingJelly's, in fewer passes.
     """

@@ -1,6 +1,6 @@
 """What kernels compiled by numba share: how they are compiled, and arithmetic that its compiler turns into vectors.
 
-A kernel works on rows, the columns of one step, by passes over few arrays: with more, of which each might overlap each,
+A kernel works on rows, the columns of one step, by passes over few arrays: with more, any two of which might overlap,
 a loop is not vectorised. numba's cache looks at the kernel's own file alone, so each file of kernels ends with a line
 that changes with this file and firing.py; tests/neurons/test_numba.py says what it must be.
 """
@@ -29,7 +29,7 @@ ATAN, SIGMOID, QUADRATIC, EXP, SOFT_SIGN, ERF, SUPER_SPIKE = (
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """Compile on first use, and keep the code on disk where there is a place for it."""
+    """Compile on first use, and keep the code on disk if a folder for it can be written."""
     options: dict[str, Any] = {"nogil": True, "fastmath": FAST, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sj_lang import hf
 from sj_lang.errors import Unreachable, UserError
-from sj_lang.pretrained import OFFLINE, find
+from sj_lang.hf.checkpoint import OFFLINE, find
 from sj_lang_language.tokenizers.wordpiece import VOCAB
 
 

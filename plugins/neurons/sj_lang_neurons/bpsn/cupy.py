@@ -1,4 +1,4 @@
-"""The whole BPSN, but for K's quantiser, on the GPU: `kernel.cu` as a torch operator."""
+"""BPSN on the GPU, without K's quantiser: `kernel.cu` as a torch operator."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _backward(
     kind: int,
     alpha: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x and numerator (empty where there is none), and of all in `SUMS` before they are summed over
+    """Gradients of x and numerator (empty if there is none), and of all in `SUMS` before they are summed over
     chunks, batch and places."""
     x, carries = inputs.x, inputs.carries
     call = _Call(inputs, kind)

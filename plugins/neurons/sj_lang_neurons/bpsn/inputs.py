@@ -100,7 +100,7 @@ def outputs_of(inputs: BPSNInputs, terms: BPSNTerms, out: Tensor, after: Tensor)
 
 
 def _decay(logit: Tensor | None) -> Tensor | None:
-    """The decay inside (0, 1), where a saturated sigmoid would leave it."""
+    """The decay, inside (0, 1) even if the sigmoid saturates."""
     if logit is None:
         return None
     kind = torch.finfo(logit.dtype)

@@ -145,7 +145,7 @@ class BPSN(Node):
 
     @property
     def firing(self) -> Firing:
-        """What becomes of H - threshold."""
+        """How H - threshold becomes spikes."""
         return Firing(self.surrogate_function)
 
     @property
@@ -176,7 +176,7 @@ class BPSN(Node):
     def _apply_kernel(
         self, kernel: Kernel, x: Tensor, state: State, lengths: Tensor | None, threshold: Tensor | None, firing: Firing
     ) -> tuple[Tensor, State]:
-        """What becomes of H - threshold [T, B, C, ...], and the state but for the count."""
+        """The kernel's spikes, or H - threshold, [T, B, C, ...], and the state without the count."""
         dtype = state_dtype(x)
 
         def wide(parameter: Tensor | None) -> Tensor | None:

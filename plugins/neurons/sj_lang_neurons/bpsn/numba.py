@@ -1,4 +1,4 @@
-"""The whole BPSN, but for K's quantiser, on the CPU, compiled by numba: `numba_kernel.py` as a torch operator."""
+"""BPSN on the CPU, compiled by numba, without K's quantiser: `numba_kernel.py` as a torch operator."""
 
 from __future__ import annotations
 

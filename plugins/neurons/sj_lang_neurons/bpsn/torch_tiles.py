@@ -100,7 +100,7 @@ class BPSNTile:
         A[(self.lengths - t.start).clamp(0, rows), self.batch] += torch.where(ends[:, None, None], grad, 0)
 
     def spans(self, *, backwards: bool = False) -> Iterator[Span]:
-        """The steps, in or against their order; where no D changes any more a span is long, with leaks of one row."""
+        """The steps, in or against their order; once no D changes any more a span is long, with leaks of one row."""
         steps, batch, channels = self.x.shape[:3]
         late = any(side.late for side in self.sides)
         first = self.reach if any(not side.late for side in self.sides) else 0

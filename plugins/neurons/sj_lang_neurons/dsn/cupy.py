@@ -86,7 +86,7 @@ def _backward(
     alpha: float,
     threshold: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x; of tail and h_0 (empty where those are not there); of weight and bias together, before they are
+    """Gradients of x; of tail and h_0 (empty if those are absent); of weight and bias together, before they are
     summed over batch and places [k + 1, B, C, S]; and of a bias for each step (else empty)."""
     x, tail, _, weight, bias, lengths, m = inputs
     grad_x, *others = results = _gradients(inputs)

@@ -78,7 +78,9 @@ def last_inputs(inputs: DSNInputs) -> Tensor:
     steps, reach = x.shape[0], tail.shape[1]
     if lengths is None or not reach:
         recent = x[max(0, steps - reach) :].transpose(0, 1)
-        return torch.cat((tail[:, steps:], recent), 1)
+        if steps < reach:
+            return torch.cat((tail[:, steps:], recent), 1)
+        return recent.clone(memory_format=torch.contiguous_format)
     t = lengths + torch.arange(-reach, 0, device=x.device).unsqueeze(1)  # [k-1, B], negative: in the old tail
     batch = torch.arange(x.shape[1], device=x.device)
     new = x[t.clamp(min=0), batch]

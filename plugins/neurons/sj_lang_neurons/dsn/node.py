@@ -136,15 +136,13 @@ class DSN(Node):
         bias = self.bias.to(dtype)
         if self.decay == "linear":
             bias = bias.view(-1, *(1,) * (x.dim() - 3)) + self._mix(x.to(dtype), 2)  # x may be narrower
-        taps = bias.new_empty(self.channels, 0)
-        if self.weight is not None and self.decay == "conv":
-            taps = self.weight.to(dtype)
+        taps = self._weight(bias) if self.decay == "conv" else bias.new_empty(self.channels, 0)
         inputs = DSNInputs(x, state.get("tail"), state.get("h"), taps, bias, lengths, 1 / self.tau)
         spikes, h, tail, v = kernel.run(inputs, self.firing)
         return spikes, {"h": h, "tail": tail}, v
 
     def preferred(self) -> tuple[str, ...]:
-        """Where a logarithm and an exponential are needed torch is faster than numba."""
+        """Torch is faster than numba if the gain needs a logarithm and an exponential."""
         return super().preferred() if by_powers(1 / self.tau) else ("cupy", "torch")
 
     def _channels(self, parameter: Tensor, x: Tensor) -> Tensor:
@@ -156,12 +154,12 @@ class DSN(Node):
         return F.linear(x.movedim(axis, -1), self._weight(x)).movedim(-1, axis)
 
     def _weight(self, x: Tensor) -> Tensor:
-        weight = x.new_empty(self.channels, 0) if self.weight is None else self.weight
-        return weight.to(x.dtype)
+        weight = self.weight
+        return x.new_empty(self.channels, 0) if weight is None else weight.to(x.dtype)
 
     @property
     def firing(self) -> Firing:
-        """What becomes of the potentials."""
+        """How potentials become spikes."""
         return Firing(self.surrogate_function, float(self.v_threshold), self.store_v_seq)
 
     def extra_repr(self) -> str:

@@ -27,17 +27,15 @@ def _forward(flat: DSNColumns, kind: int, level: float, threshold: float) -> tup
     from sj_lang_neurons.dsn import numba_kernel
 
     *tensors, m = flat
-    results = _results(flat)
+    results = _results(flat, numba_kernel.ROWS)
     arguments = (*map(array, tensors), m, kind, level, threshold, *map(array, results))
     over_columns(numba_kernel.forward, arguments, flat.x.shape[1], len(flat.x))
     return results
 
 
-def _results(flat: DSNColumns) -> tuple[Tensor, Tensor, Tensor]:
-    from sj_lang_neurons.dsn.numba_kernel import ROWS
-
+def _results(flat: DSNColumns, rows: int) -> tuple[Tensor, Tensor, Tensor]:
     steps, width = flat.x.shape
-    return torch.empty_like(flat.x), torch.empty_like(flat.h_0), flat.x.new_empty(-(-steps // ROWS), width)
+    return torch.empty_like(flat.x), torch.empty_like(flat.h_0), flat.x.new_empty(-(-steps // rows), width)
 
 
 @operator("sj_lang::dsn_numba_backward")
@@ -58,7 +56,9 @@ def _backward(
 
 @_forward.register_fake
 def _(flat: DSNColumns, kind: int, level: float, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    return _results(flat)
+    from sj_lang_neurons.dsn.numba_kernel import ROWS
+
+    return _results(flat, ROWS)
 
 
 @_backward.register_fake

@@ -28,7 +28,7 @@ from sj_lang_neurons.firing import Firing
 from sj_lang_neurons.scan.torch_blocks import pieces
 
 BLOCK = 1 << 17  # elements of a block: the arrays of one fit into the second-level caches
-WIDTH = 1 << 13  # columns of a part, or more where there are few steps: enough for a row to be worth a call
+WIDTH = 1 << 13  # columns of a part, or more if there are few steps: enough for a row to be worth a call
 
 
 def dsn_torch(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
@@ -142,7 +142,7 @@ def _parts(flat: DSNColumns, width: int) -> Iterator[tuple[slice, DSNPart]]:
 
 
 def _cuts(x: Tensor) -> tuple[int, int]:
-    """Rows of a block and columns of a part; all where there is no cache to spare."""
+    """Rows of a block and columns of a part; all of them if not on a CPU."""
     steps, width = x.shape
     if x.device.type != "cpu":
         return steps, max(1, width)

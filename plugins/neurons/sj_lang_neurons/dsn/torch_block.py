@@ -101,7 +101,7 @@ class Block:
         leak(self.x, self.w, h, self.h)
 
     def back(self, gh_next: Tensor, alpha_next: Tensor, g_next: Tensor, out: Tensor) -> None:
-        """From gl (in `gh`) to gh and g; writes w gh, the gradient of the inputs but for the taps, to `out`.
+        """From gl (in `gh`) to gh and g; writes w gh, the gradient of the inputs without the taps, to `out`.
 
         gh_next, alpha_next [N] and g_next [k - 1, N] are those of the steps after the block.
         """

@@ -53,7 +53,7 @@ def schedule(columns: int, steps: int) -> Tile:
 
 
 def flat(x: Tensor) -> Tensor:
-    """x [T, B, C, ...] with at most one axis for its places, a view where its memory allows."""
+    """x [T, B, C, ...] with at most one axis for its places, a view if its memory allows one."""
     return x if x.dim() <= 4 else x.flatten(3)
 
 

@@ -24,7 +24,7 @@ def log_scan(g: Tensor, u: Tensor, h_0: Tensor, lengths: Tensor | None = None) -
     the last state are float32, float64 for float64: the decay exp(g) and the sum are never rounded to half precision.
     lengths [B] int64: the valid steps, which come first, and after which h is 0; None: all.
     Gradients of g, u and h_0. Raises ValueError and TypeError for shapes and dtypes that do not fit, RuntimeError
-    where no kernel can run.
+    if no kernel can run.
     """
     if u.dim() < 3 or g.shape != u.shape or h_0.shape != u.shape[1:]:
         raise ValueError(

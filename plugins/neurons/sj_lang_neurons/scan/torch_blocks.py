@@ -54,7 +54,7 @@ class Borders:
 
 
 def block_rows(x: Tensor, elements: int) -> int:
-    """Rows of a block of x [T, ...] of about so many elements, at least 1; all where there is no cache to spare."""
+    """Rows of a block of x [T, ...] of about so many elements, at least 1; all of them if not on a CPU."""
     steps, width = len(x), x.shape[1:].numel()
     return max(1, min(steps, elements // max(1, width))) if x.device.type == "cpu" else steps
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sj_lang import hf, plugins
 from sj_lang.errors import PluginError, Unreachable, UserError
-from sj_lang.pretrained import OFFLINE, find
+from sj_lang.hf.checkpoint import OFFLINE, find
 from sj_lang.task import Prepared
 
 #: a text on which tokenizers of one vocabulary differ if they fold, split or mark differently

@@ -1,0 +1,62 @@
+"""What a mask does to a node: masked steps are removed before it runs, and come back as zeros after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+
+def step(
+    run: Callable[[Tensor, State], tuple[Tensor, State, Tensor]], x: Tensor, state: State, mask: Tensor
+) -> tuple[Tensor, State, Tensor]:
+    """`run(x, state)`, where the sequences that mask [B] leaves out fire 0 and keep their state."""
+    spikes, after, v = run(_zero(x, mask), state)
+    return _zero(spikes, mask), choose(mask, after, state), _zero(v, mask)
+
+
+def sequence(
+    run: Callable[[Tensor, State, Tensor | None], tuple[Tensor, State, Tensor | None]],
+    x: Tensor,
+    state: State,
+    mask: Tensor,
+) -> tuple[Tensor, State, Tensor | None]:
+    """`run(x, state, lengths)` on the steps that mask [T, B] leaves in, moved to the front if they are not there."""
+    look = mask.device.type == "cpu" and not torch.compiler.is_compiling()
+    if look and bool(mask.all()):
+        return run(x, state, None)
+    if look and not bool((mask[1:] & ~mask[:-1]).any()):  # the valid steps come first already
+        spikes, after, v = run(_zero(x, mask), state, mask.sum(0))
+        return _zero(spikes, mask), after, None if v is None else _zero(v, mask)
+    valid_first, back = _orders(mask)
+    spikes, after, v = run(_reorder(_zero(x, mask), valid_first), state, mask.sum(0))
+    potentials = None if v is None else _zero(_reorder(v, back), mask)
+    return _zero(_reorder(spikes, back), mask), after, potentials
+
+
+def _over(mask: Tensor, x: Tensor) -> Tensor:
+    return mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
+
+
+def _zero(x: Tensor, mask: Tensor) -> Tensor:
+    """x with 0 at masked steps, in the gradient too, NaN or not."""
+    return x.masked_fill(~_over(mask, x), 0)
+
+
+def choose(mask: Tensor, after: State, before: State) -> State:
+    return {name: torch.where(_over(mask, after[name]), after[name], before[name]) for name in after}
+
+
+def _orders(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The order of time that puts the valid steps of each sequence first, and the one that undoes it, both [T, B]."""
+    valid_first = torch.argsort((~mask).to(torch.uint8), dim=0, stable=True)
+    return valid_first, torch.argsort(valid_first, dim=0)
+
+
+def _reorder(x: Tensor, order: Tensor) -> Tensor:
+    """x [T, B, ...] with the steps of each sequence in another order."""
+    rows = order * order.shape[1] + torch.arange(order.shape[1], device=order.device)
+    return x.flatten(0, 1).index_select(0, rows.flatten()).view(x.shape)
