@@ -268,7 +268,7 @@ def test_operators_are_registered_completely(steps: int, carries: bool) -> None:
         parameters[4:6] = None, None
         start = [torch.randn(2, 3, 1).requires_grad_(), torch.ones(2, 3).requires_grad_()]
         of_states = [torch.randn(2, 3, 1), torch.randn(2, 3)]
-    given = (x, *parameters, *start, torch.tensor([steps, 3]), True, carries, 2, 2.0)
+    given = (x, *parameters, *start, torch.tensor([steps, 3]), True, carries, True, 2, 2.0, 0.0, 0.0)
     torch.library.opcheck(torch.ops.sj_lang.bpsn_cuda.default, given)
     borders = torch.ops.sj_lang.bpsn_cuda(*given)[3]
     detached = [v.detach() if isinstance(v, Tensor) else v for v in given]
