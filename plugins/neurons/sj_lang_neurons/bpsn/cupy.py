@@ -75,7 +75,7 @@ class _Call:
 
 @operator("sj_lang::bpsn_cuda")
 def _forward(
-    inputs: BPSNInputs, kind: int, alpha: float, threshold: float, margin: float
+    inputs: BPSNInputs, kind: int, alpha: float, lowest: float, margin: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Spikes or H - threshold of x [T, B, C, ...]; if it carries a state, which the past alone does, numerator and
     denominator after it (else empty); numerators at the borders of chunks."""
@@ -91,7 +91,7 @@ def _forward(
         results = out, after, ones, carried
     last = (after, ones) if inputs.carries else (None, None)
     arguments = [*memory(x), *call.parameters, *call.start, lengths, carried, *memory(out), *last]
-    call.launch("bpsn", [*arguments, *call.sizes, alpha, threshold])
+    call.launch("bpsn", [*arguments, *call.sizes, alpha, lowest])
     return results
 
 
@@ -119,13 +119,13 @@ def _backward(
     inputs: BPSNInputs,
     kind: int,
     alpha: float,
-    threshold: float,
+    lowest: float,
     margin: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x and numerator (empty where there is none), and of all in `SUMS` before they are summed over
     chunks, batch and places."""
     x, carries = inputs.x, inputs.carries
-    call, firing = _Call(inputs, kind), (alpha, threshold, margin)
+    call, firing = _Call(inputs, kind), (alpha, lowest, margin)
     grad_x, grad_numerator, sums = _gradients(inputs, call)
     end, ones = (whole(g) if carries else None for g in (grad_after, grad_ones))
     read = [*memory(x), *call.parameters, *call.start, inputs.lengths, borders if call.chunks > 1 else None]

@@ -38,20 +38,20 @@ def _columns(terms: BPSNTerms) -> tuple[Any, ...]:
 
 
 @operator("sj_lang::bpsn_numba")
-def _forward(terms: BPSNTerms, kind: int, level: float, threshold: float, margin: float) -> tuple[Tensor, Tensor]:
+def _forward(terms: BPSNTerms, kind: int, level: float, lowest: float, margin: float) -> tuple[Tensor, Tensor]:
     """Spikes or H - threshold [T, B, C, S], and the numerator after them."""
     from sj_lang_neurons.bpsn import numba_kernel
 
     x = terms.x.contiguous()
     out, after = torch.empty_like(x), torch.empty_like(x[0])
-    arguments = (*_columns(terms), kind, level, threshold, array(out.flatten(1)), array(after.flatten()))
+    arguments = (*_columns(terms), kind, level, lowest, array(out.flatten(1)), array(after.flatten()))
     over_columns(numba_kernel.forward, (array(x.flatten(1)), *arguments), after.numel(), len(x))
     return out, after if terms.numerator is not None else after.new_empty(0)
 
 
 @operator("sj_lang::bpsn_numba_backward")
 def _backward(
-    grad: Tensor, grad_after: Tensor, terms: BPSNTerms, kind: int, level: float, threshold: float, margin: float
+    grad: Tensor, grad_after: Tensor, terms: BPSNTerms, kind: int, level: float, lowest: float, margin: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x and the numerator; of g0, ..., rho and the denominator [8, B, C, S], not yet summed."""
     from sj_lang_neurons.bpsn import numba_kernel
@@ -61,7 +61,7 @@ def _backward(
     grad_x, grad_start, sums = torch.empty_like(x), torch.empty_like(x[0]), x.new_zeros(8, *x.shape[1:])
     read = (array(grad.flatten(1)), array(end.flatten()), array(x.flatten(1)), *_columns(terms))
     write = (array(grad_x.flatten(1)), array(grad_start.flatten()), array(sums.flatten(1)))
-    over_columns(numba_kernel.backward, (*read, kind, level, threshold, margin, *write), grad_start.numel(), len(x))
+    over_columns(numba_kernel.backward, (*read, kind, level, lowest, margin, *write), grad_start.numel(), len(x))
     return grad_x, grad_start, sums
 
 
