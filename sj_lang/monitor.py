@@ -63,12 +63,12 @@ def neuron_steps(x: Tensor, mask: Tensor | None, lead: int) -> Tensor | int:
 class LayerFiring:
     """Counts of one layer, summed over all calls since `Monitor.reset`.
 
-    rate: spikes / levels, mean over valid steps and neurons; 1 is a neuron that fires its most at every step.
+    rate: |spikes| / levels, mean over valid steps and neurons; 1 is a neuron that fires its most at every step.
     dead: share of channels that never fired.
     """
 
     levels: float
-    spikes: Tensor  # int64 scalar: sum of the spikes, which are integers
+    spikes: Tensor  # int64 scalar: sum of the sizes of the spikes, which are integers
     steps: Tensor  # int64 scalar: valid steps x neurons
     fired: Tensor  # bool [channels]
 
@@ -114,7 +114,7 @@ class Monitor:
         lead = 1 if getattr(node, "step_mode", "m") == "s" else 2  # axes before the channels: [B] or [T, B]
         fired = (spikes != 0).transpose(0, lead).flatten(1).any(1)  # [C]
         # masked steps hold zeros: they add no spikes and are not counted as steps
-        total = spikes.sum(dtype=torch.int64)
+        total = spikes.abs().sum(dtype=torch.int64)
         steps = torch.as_tensor(neuron_steps(spikes, mask, lead), device=spikes.device, dtype=torch.int64)
         if name not in self.layers:
             levels = float(cast(Any, node.levels))

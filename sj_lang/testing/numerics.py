@@ -16,16 +16,19 @@ from sj_lang.testing.subject import State, Subject
 
 @check(once=True)
 def spikes_are_levels(subject: Subject) -> None:
-    """Spikes are exactly 0, 1, ..., levels, for small inputs and large."""
+    """Spikes are whole numbers from 0 to levels, or in the node's `spike_range`, for small inputs and large."""
     node = subject.node()
-    levels = node.levels
+    spike_range: tuple[int, int] = getattr(node, "spike_range", (0, node.levels))
+    lowest, highest = spike_range
+    largest = max(-lowest, highest)
+    assert node.levels == largest, f"levels is {node.levels}, it must be {largest} for a spike_range {spike_range}"
     for size in (0.1, 1.0, 100.0):
         with torch.no_grad():
             spikes, _ = whole(node, subject.x(9, 8) * size)
         assert bool((spikes == spikes.round()).all()), f"inputs times {size}: spikes that are no integers"
         low, high = float(spikes.min()), float(spikes.max())
-        assert low >= 0, f"inputs times {size}: a spike of {low}"
-        assert high <= levels, f"inputs times {size}: a spike of {high}, levels is {levels}"  # type: ignore[operator]
+        assert lowest <= low, f"inputs times {size}: a spike of {low}"
+        assert high <= highest, f"inputs times {size}: a spike of {high}, levels is {node.levels}"
 
 
 @check(once=True)

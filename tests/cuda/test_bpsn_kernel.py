@@ -24,6 +24,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "G backward": {"variant": "G", "direction": "backward"},
     "K": {"variant": "K"},
     "K forward": {"variant": "K", "direction": "forward"},
+    "ternary": {"spikes": "ternary"},
+    "integer forward": {"variant": "A", "direction": "forward", "spikes": "integer", "levels": 3},
+    "unsigned": {"direction": "forward", "spikes": "integer", "levels": 4, "signed": False, "offset": True},
+    "binary with offset": {"variant": "G", "direction": "backward", "offset": True},
 }
 
 
@@ -41,7 +45,7 @@ def conforms(options: dict[str, Any], **given: Any) -> None:
     assert report.passed
 
 
-@pytest.mark.parametrize("options", [{}, VARIANTS["R forward"]], ids=str)
+@pytest.mark.parametrize("options", [{}, VARIANTS["R forward"], VARIANTS["unsigned"]], ids=str)
 @pytest.mark.usefixtures("on_cpu")
 def test_the_kernels_part_of_the_kit(options: dict[str, Any]) -> None:
     conforms(options, only=KERNEL_CHECKS, dtypes=[torch.float64])
@@ -268,7 +272,7 @@ def test_operators_are_registered_completely(steps: int, carries: bool) -> None:
         parameters[4:6] = None, None
         start = [torch.randn(2, 3, 1).requires_grad_(), torch.ones(2, 3).requires_grad_()]
         of_states = [torch.randn(2, 3, 1), torch.randn(2, 3)]
-    given = (x, *parameters, *start, torch.tensor([steps, 3]), True, carries, 2, 2.0)
+    given = (x, *parameters, *start, torch.tensor([steps, 3]), True, carries, True, 2, 2.0, 0.0, 0.0)
     torch.library.opcheck(torch.ops.sj_lang.bpsn_cuda.default, given)
     borders = torch.ops.sj_lang.bpsn_cuda(*given)[3]
     detached = [v.detach() if isinstance(v, Tensor) else v for v in given]

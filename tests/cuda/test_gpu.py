@@ -28,6 +28,7 @@ NODES: dict[str, Callable[[int], Any]] = {
     "dsn": lambda channels: DSN(channels=channels, backend="cupy"),
     "dsn, ATan": lambda channels: DSN(channels=channels, n=1, surrogate_function="ATan", backend="cupy"),
     "bpsn": lambda channels: BPSN(channels=channels, backend="cupy"),
+    "bpsn, ternary": lambda channels: BPSN(channels=channels, spikes="ternary", offset=True, backend="cupy"),
 }
 SHAPES = [(128, 32, 768), (2048, 8, 1024), (4096, 1, 1000), (777, 3, 33)]
 each_node = pytest.mark.parametrize("make", NODES.values(), ids=NODES)

@@ -27,7 +27,8 @@ DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in cuda.IO}
 FOUND = {compiler.version[0]: compiler for compiler in compilers()}
 
 DSN = {"TAPS": 4, "LOGIT": 0, "POWER": 4, "FIRE": 1, "NEXT": 0}
-BPSN = {"PAST": 1, "FUTURE": 1, "LATERAL": 1, "NORMALISED": 1, "FIRE": 2}
+BPSN = {"PAST": 1, "FUTURE": 1, "LATERAL": 1, "NORMALISED": 1, "SOFTPLUS": 1, "FIRE": 2}
+GRID = {**BPSN, "LATERAL": 0, "SOFTPLUS": 0, "FIRE": 1}
 #: file -> variants, the first one as the node is built by default
 FILES: dict[Path, list[dict[str, int]]] = {
     scan.FILE: [{}],
@@ -46,6 +47,8 @@ FILES: dict[Path, list[dict[str, int]]] = {
         {**BPSN, "PAST": 0, "LATERAL": 0},
         {**BPSN, "LATERAL": 0, "NORMALISED": 0},
         {**BPSN, "LATERAL": 0, "FIRE": 0},
+        GRID,
+        {**GRID, "FUTURE": 0},
         *({**BPSN, "FIRE": kind} for kind in range(3, 10)),
     ],
 }

@@ -1,5 +1,6 @@
 """BPSN against its equations: spikes, potentials, states and every gradient, for any shape, mask and way of cutting."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -44,7 +45,16 @@ def parameters(node: BPSN, dtype: torch.dtype = torch.float64) -> reference.Para
         gb=cast(node.gain_b),
         rho=cast(node.lateral, squash=True),
         V=torch.nn.functional.softplus(node.threshold.to(dtype)),
+        o=None if not node.has_grid else torch.zeros(()) if node.offset is None else node.offset.to(dtype),
     )
+
+
+def firing(node: BPSN) -> Callable[[Tensor], Tensor]:
+    """What the reference fires with."""
+    if not node.has_grid:
+        return node.surrogate_function
+    low, high = node.spike_range
+    return lambda u: reference.rect(u, low, high, 0.0 if (low, high) == (0, 1) else 0.5)
 
 
 def equations(node: BPSN, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -52,7 +62,7 @@ def equations(node: BPSN, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor
     folded = x.flatten(3).movedim(2, 3).flatten(1, 2) if x.dim() > 3 else x
     spread = None if mask is None else mask.repeat_interleave(len(folded[0]) // x.shape[1], 1)
     out = reference.sequence(
-        folded, parameters(node, x.dtype), node.surrogate_function, variant=node.variant, kappa=node.kappa, mask=spread
+        folded, parameters(node, x.dtype), firing(node), variant=node.variant, kappa=node.kappa, mask=spread
     )
     if x.dim() == 3:
         return out
@@ -71,7 +81,7 @@ def stepped(node: BPSN, x: Tensor, state: dict[str, Tensor] | None) -> tuple[Ten
         now = reference.State(state["numerator"], denominator, v)
     spikes = []
     for x_t in x.unbind(0):
-        s, _, now = reference.step(x_t, now, p, node.surrogate_function, variant=node.variant, kappa=node.kappa)
+        s, _, now = reference.step(x_t, now, p, firing(node), variant=node.variant, kappa=node.kappa)
         spikes.append(s)
     after = {"numerator": now.P, "denominator": now.D, "count": (now.v + 0.5) % 1}
     return torch.stack(spikes), {name: after[name] for name in node.state_shapes(x.shape[1:])}

@@ -27,6 +27,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"direction": "forward"},
         {"variant": "A", "direction": "forward"},
         {"variant": "K", "direction": "forward"},
+        {"spikes": "ternary"},
+        {"variant": "A", "direction": "forward", "spikes": "integer", "levels": 3},
+        {"variant": "G", "direction": "backward", "spikes": "integer", "levels": 4, "signed": False, "offset": True},
+        {"variant": "G", "direction": "forward", "offset": True},
     ],
 }
 

@@ -110,7 +110,7 @@ def test_more_taps_than_a_block_has_steps(k: int, steps: int) -> None:
     shapes = ((steps, 2), (k - 1, 2), (2,), (k, 2), (1, 2))
     given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     scan = torch.ops.sj_lang.dsn_numba.default
-    assert torch.autograd.gradcheck(lambda *x: scan(*x, None, 4.0, POTENTIALS, 0.0, 1.0)[:2], given)
+    assert torch.autograd.gradcheck(lambda *x: scan(*x, None, 4.0, POTENTIALS, 0.0, 1.0, 0.0)[:2], given)
 
 
 @pytest.mark.parametrize("value", [1e37, 1e38, float("inf")])

@@ -51,6 +51,16 @@ def test_rates_count_valid_steps_and_levels() -> None:
     assert figures["dead.mean"] == pytest.approx(4 / 10)
 
 
+def test_spikes_count_whatever_their_sign() -> None:
+    model = nn.ModuleDict({"signed": Given(levels=2)})
+    monitor = Monitor(model)
+    with monitor.recording():
+        model["signed"].functional(torch.tensor([-2.0, 2.0, 0.0, -1.0]).view(1, 2, 2))  # [T, B, C]
+    figures = monitor.figures()
+    assert figures["firing_rate.signed"] == pytest.approx((2 + 2 + 0 + 1) / (2 * 4))
+    assert figures["dead.signed"] == 0
+
+
 def test_the_node_is_put_back_also_after_an_error() -> None:
     node = TinyNeuron(channels=2)
     with pytest.raises(IndexError), Monitor(nn.Sequential(node)).recording():

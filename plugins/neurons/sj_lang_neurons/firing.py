@@ -1,6 +1,6 @@
 """From potentials to spikes: one firing for all neurons, inside a kernel that knows it, else in torch after the kernel.
 
-The numbers are those of `surrogates.cuh` and `jit.py`: the macro FIRE, or `kind`, and its parameter alpha, or `level`.
+The numbers are those of `surrogates.cuh` and `jit.py`: the macro FIRE, or `kind`, and its parameters.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sj_lang.operators import operator
 
 POTENTIALS = 0  # no firing: the kernel returns potentials
-RECT = 1  # alpha: the largest spike
+RECT = 1
 HEAVISIDES = {
     "ATan": 2,
     "Sigmoid": 3,
@@ -29,26 +29,42 @@ HEAVISIDES = {
 BLOCK = 65_536  # elements
 
 
-class Rect(nn.Module):
-    """S = clip(round(H), 0, n), with gradient 1 where 0 <= H <= n and 0 elsewhere. Halves are rounded to even.
+class Fused(NamedTuple):
+    """What a kernel is to fire.
 
-    As with SpikingJelly's surrogates, `set_spiking_mode(False)` gives the smooth form, here clip(H, 0, n), whose
-    gradient is the same: for numerical gradient checks.
+    kind: `POTENTIALS`, `RECT` or a number of `HEAVISIDES`. alpha: of a surrogate; the highest spike of `RECT`.
+    threshold: of a surrogate; the lowest spike of `RECT`. margin: that of `Rect`.
     """
 
-    def __init__(self, n: int, spiking: bool = True) -> None:
+    kind: int = POTENTIALS
+    alpha: float = 0.0
+    threshold: float = 0.0
+    margin: float = 0.0
+
+
+class Rect(nn.Module):
+    """S = clip(round(u), low, high), with gradient 1 where low - margin <= u <= high + margin and 0 elsewhere.
+
+    Halves are rounded to even. As with SpikingJelly's surrogates, `set_spiking_mode(False)` gives the smooth form, here
+    clip(u, low - margin, high + margin), whose gradient is the same inside: for numerical gradient checks.
+    """
+
+    def __init__(self, low: int, high: int, margin: float = 0.0, spiking: bool = True) -> None:
         super().__init__()
-        self.n = n
+        self.low, self.high, self.margin = low, high, float(margin)
         self.spiking = spiking
 
     def set_spiking_mode(self, spiking: bool) -> None:
         self.spiking = spiking
 
-    def forward(self, h: Tensor) -> Tensor:
-        return _RectFunction.apply(h, self.n) if self.spiking else h.clamp(0, self.n)
+    def forward(self, u: Tensor) -> Tensor:
+        if not self.spiking:
+            return u.clamp(self.low - self.margin, self.high + self.margin)
+        spikes: Tensor = _RectFunction.apply(u, self.low, self.high, self.margin)
+        return spikes
 
     def extra_repr(self) -> str:
-        return f"n={self.n}, spiking={self.spiking}"
+        return f"low={self.low}, high={self.high}, margin={self.margin}, spiking={self.spiking}"
 
 
 class Firing(NamedTuple):
@@ -77,19 +93,15 @@ class Firing(NamedTuple):
             spikes = self.function(u).masked_fill(u.isnan(), math.nan)
         return spikes
 
-    @property
-    def levels(self) -> int:
-        """The largest spike, if `Rect` fires and potentials are not wanted; else 0."""
-        rect = isinstance(self.function, Rect) and self.function.spiking and not self.potentials
-        return self.function.n if rect else 0  # type: ignore[union-attr, return-value]
-
-    def fused(self) -> tuple[int, float]:
-        """What a kernel is to fire, and its alpha; `POTENTIALS` if they are wanted or the kernel cannot fire this."""
-        if self.function is None or self.potentials:
-            return POTENTIALS, 0.0
-        if isinstance(self.function, Rect):
-            return (RECT, float(self.levels)) if self.levels else (POTENTIALS, 0.0)
-        return _heaviside(self.function)
+    def fused(self) -> Fused:
+        """`POTENTIALS` if they are wanted or no kernel can fire this."""
+        rect = self.function
+        if rect is None or self.potentials:
+            return Fused()
+        if isinstance(rect, Rect):
+            return Fused(RECT, float(rect.high), float(rect.low), rect.margin) if rect.spiking else Fused()
+        kind, alpha = _heaviside(rect)
+        return Fused(kind, alpha, self.threshold) if kind else Fused()
 
     def why_not_fused(self) -> str:
         """Why no kernel can fire this; "" if one can. A smooth form is fired outside, as its mode says."""
@@ -111,19 +123,23 @@ def _heaviside(surrogate: nn.Module) -> tuple[int, float]:
 
 
 class _RectFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(h: Tensor, n: int) -> Tensor:
-        return h.round().clamp_(0, n)
+    generate_vmap_rule = True
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.n = inputs[1]
+    def forward(u: Tensor, low: int, high: int, margin: float) -> Tensor:
+        return u.clamp(low, high).round_()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (h,) = ctx.saved_tensors
-        return grad * ((h >= 0) & (h <= ctx.n)), None
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, int, float], output: Tensor) -> None:
+        u, low, high, margin = inputs
+        ctx.save_for_backward(u)
+        ctx.window = low - margin, high + margin
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (u,) = ctx.saved_tensors
+        first, last = ctx.window
+        return grad.masked_fill(~((u >= first) & (u <= last)), 0), None, None, None
 
 
 @operator("sj_lang::fire_atan")

@@ -66,30 +66,34 @@ def _exp(v):  # type: ignore[no-untyped-def]  # numba compares its signature wit
 
 @jit
 def fire(h: Array, kind: int, level: float, threshold: float, out: Array) -> None:
-    """Spikes of a row of potentials, as `surrogates.cuh`. level: the largest spike of RECT. NaN stays NaN."""
+    """Spikes of a row of potentials, as `surrogates.cuh`. level, threshold: as in `slope`. NaN stays NaN."""
     zero, one, most, over = h.dtype.type(0), h.dtype.type(1), h.dtype.type(level), h.dtype.type(threshold)
     if kind == POTENTIALS:
         for n in range(len(h)):
             out[n] = h[n]
     elif kind == RECT:
         for n in range(len(h)):
-            out[n] = min(max(np.rint(h[n]), zero), most) if h[n] == h[n] else h[n]
+            out[n] = min(max(np.rint(h[n]), over), most) if h[n] == h[n] else h[n]
     else:
         for n in range(len(h)):
             out[n] = (one if h[n] >= over else zero) if h[n] == h[n] else h[n]
 
 
 @jit
-def slope(grad: Array, h: Array, kind: int, level: float, threshold: float, out: Array) -> None:
-    """The gradient that comes through the firing. level: the largest spike of RECT, alpha of a surrogate."""
+def slope(grad: Array, h: Array, kind: int, level: float, threshold: float, margin: float, out: Array) -> None:
+    """The gradient that comes through the firing. level: the highest spike of RECT, alpha of a surrogate.
+
+    threshold: the lowest spike of RECT, threshold of a surrogate. margin: of RECT.
+    """
     number = h.dtype.type
     zero, half, one, a, over = number(0), number(0.5), number(1), number(level), number(threshold)
     if kind == POTENTIALS:
         for n in range(len(h)):
             out[n] = grad[n]
     elif kind == RECT:
+        first, last = number(threshold - margin), number(level + margin)
         for n in range(len(h)):
-            out[n] = grad[n] if zero <= h[n] <= a else zero
+            out[n] = grad[n] if first <= h[n] <= last else zero
     elif kind == ATAN:
         scale = number(np.pi / 2 * level)
         for n in range(len(h)):

@@ -29,11 +29,11 @@ def schedule(columns: int, steps: int) -> Tile:
 
 def bpsn_cupy(inputs: BPSNInputs, firing: Firing) -> BPSNOutputs:
     """The kernel of backend "cupy". States that it carries may be None, which is zeros."""
-    kind, alpha = firing.fused()
-    out, after, ones, _ = _forward(inputs, kind, alpha)
+    fused = firing.fused()
+    out, after, ones, _ = _forward(inputs, *fused)
     carries, normalised = inputs.carries, inputs.normalised
     return BPSNOutputs(
-        out if kind else firing(out), after if carries else None, ones if carries and normalised else None
+        out if fused.kind else firing(out), after if carries else None, ones if carries and normalised else None
     )
 
 
@@ -41,7 +41,7 @@ class _Call:
     """One call: what all its launches share."""
 
     def __init__(self, inputs: BPSNInputs, kind: int) -> None:
-        self.x, *parameters, numerator, denominator, self.lengths, normalised, _ = inputs
+        self.x, *parameters, numerator, denominator, self.lengths, normalised, _, softplus = inputs
         self.parameters, self.start = list(map(whole, parameters)), [whole(numerator), whole(denominator)]
         _, _, lf, _, lb, _, rho = self.parameters
         steps = self.x.shape[0]
@@ -51,7 +51,12 @@ class _Call:
         self.decays = lf, lb
         self.sizes = [self.chunks, *sizes(self.x)]
         sides = {"PAST": int(lf is not None), "FUTURE": int(lb is not None)}
-        variant = {"LATERAL": int(rho is not None), "NORMALISED": int(normalised), "FIRE": kind}
+        variant = {
+            "LATERAL": int(rho is not None),
+            "NORMALISED": int(normalised),
+            "SOFTPLUS": int(softplus),
+            "FIRE": kind,
+        }
         self.macros = {"IO": cuda.IO[self.x.dtype], **sides, **variant, **self.tile.macros}
 
     def launch(self, name: str, arguments: list[Any], *, chunks: bool = True) -> None:
@@ -69,7 +74,9 @@ class _Call:
 
 
 @operator("sj_lang::bpsn_cuda")
-def _forward(inputs: BPSNInputs, kind: int, alpha: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _forward(
+    inputs: BPSNInputs, kind: int, alpha: float, lowest: float, margin: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Spikes or H - threshold of x [T, B, C, ...]; if it carries a state, which the past alone does, numerator and
     denominator after it (else empty); numerators at the borders of chunks."""
     x, lengths = inputs.x, inputs.lengths
@@ -84,7 +91,7 @@ def _forward(inputs: BPSNInputs, kind: int, alpha: float) -> tuple[Tensor, Tenso
         results = out, after, ones, carried
     last = (after, ones) if inputs.carries else (None, None)
     arguments = [*memory(x), *call.parameters, *call.start, lengths, carried, *memory(out), *last]
-    call.launch("bpsn", [*arguments, *call.sizes, alpha])
+    call.launch("bpsn", [*arguments, *call.sizes, alpha, lowest])
     return results
 
 
@@ -99,7 +106,7 @@ def _results(inputs: BPSNInputs, kind: int, call: _Call) -> tuple[Tensor, Tensor
 
 
 @_forward.register_fake
-def _(inputs: BPSNInputs, kind: int, alpha: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(inputs: BPSNInputs, kind: int, *_: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _results(inputs, kind, _Call(inputs, kind))
 
 
@@ -112,23 +119,25 @@ def _backward(
     inputs: BPSNInputs,
     kind: int,
     alpha: float,
+    lowest: float,
+    margin: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x and numerator (empty if there is none), and of all in `SUMS` before they are summed over
     chunks, batch and places."""
     x, carries = inputs.x, inputs.carries
-    call = _Call(inputs, kind)
+    call, firing = _Call(inputs, kind), (alpha, lowest, margin)
     grad_x, grad_numerator, sums = _gradients(inputs, call)
     end, ones = (whole(g) if carries else None for g in (grad_after, grad_ones))
     read = [*memory(x), *call.parameters, *call.start, inputs.lengths, borders if call.chunks > 1 else None]
     adjoints = None
     if call.chunks > 1:
         added = torch.empty_like(borders)
-        call.launch("bpsn_backward_chunks", [*memory(grad), *read, added, *call.sizes, alpha])
+        call.launch("bpsn_backward_chunks", [*memory(grad), *read, added, *call.sizes, *firing])
         adjoints = call.carries(added, None, end, backwards=True)
     start = None if inputs.numerator is None else grad_numerator
     ones = ones if inputs.normalised else None
     arguments = [*memory(grad), end, ones, *read, adjoints, *memory(grad_x), start, sums]
-    call.launch("bpsn_backward", [*arguments, *call.sizes, alpha])
+    call.launch("bpsn_backward", [*arguments, *call.sizes, *firing])
     return grad_x, grad_numerator, sums
 
 
@@ -146,12 +155,12 @@ def _(
     borders: Tensor,
     inputs: BPSNInputs,
     kind: int,
-    alpha: float,
+    *_: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _gradients(inputs, _Call(inputs, kind))
 
 
-def _keep(ctx: Any, inputs: tuple[BPSNInputs, int, float], output: tuple[Tensor, ...]) -> None:
+def _keep(ctx: Any, inputs: tuple[BPSNInputs, int, float, float, float], output: tuple[Tensor, ...]) -> None:
     sequence, *ctx.firing = inputs
     *_, borders = output
     keep(ctx, sequence, borders)

@@ -14,7 +14,8 @@ class BPSNInputs(NamedTuple):
 
     x [T, B, C, ...]; the parameters [C] are those of the node, in the dtype of its states; a threshold of None is 0.
     numerator [B, C, ...], denominator [B, C]: of the past before x. lengths [B]: the valid steps, which come first;
-    None: all are. normalised: not variant A. carries: the states after x are wanted.
+    None: all are. normalised: not variant A. carries: the states after x are wanted. softplus: the threshold is that
+    before a softplus; False: it is taken as it is.
     x may be narrower if the kernel says `half`, and a state that it carries may be None for zeros if it says `zeros`.
     """
 
@@ -31,6 +32,7 @@ class BPSNInputs(NamedTuple):
     lengths: Tensor | None
     normalised: bool
     carries: bool
+    softplus: bool
 
 
 class BPSNOutputs(NamedTuple):
@@ -65,14 +67,17 @@ class BPSNTerms(NamedTuple):
 
 def terms_of(inputs: BPSNInputs) -> BPSNTerms:
     """Logits become decays and shares; differentiable."""
-    x, gain_0, threshold, decay_f, gain_f, decay_b, gain_b, lateral, numerator, denominator, lengths, normalised, _ = (
-        inputs
-    )
+    x, gain_0, threshold, decay_f, gain_f, decay_b, gain_b, lateral, *states, lengths, normalised, _, softplus = inputs
+    numerator, denominator = states
+    if threshold is None:
+        threshold = torch.zeros_like(gain_0)
+    elif softplus:
+        threshold = F.softplus(threshold)
     flat = x.unsqueeze(3) if x.dim() == 3 else x.flatten(3)
     return BPSNTerms(
         flat,
         gain_0,
-        torch.zeros_like(gain_0) if threshold is None else F.softplus(threshold),
+        threshold,
         _decay(decay_f),
         gain_f,
         _decay(decay_b),

@@ -12,7 +12,8 @@
 //
 //     gx_t = g0 g_t + A_{t+1} + E_{t-1},    d/dlf = sum A_{t+1} P_t + gDf_t dDf_t/dlf,    d/dlb = sum E_{t-1} Q_t + gDb_t dDb_t/dlb
 //
-// Macros beside those of tile.cuh and surrogates.cuh: PAST, FUTURE: the sides that are there; LATERAL: with rho; NORMALISED.
+// Macros beside those of tile.cuh and surrogates.cuh: PAST, FUTURE: the sides that are there; LATERAL: with rho; NORMALISED;
+// SOFTPLUS 0: with gains over the threshold and an offset in its place, u is that of spikes on a grid.
 #include "../scan/tile.cuh"
 #include "../scan/surrogates.cuh"
 
@@ -46,13 +47,14 @@ __device__ __forceinline__ real decay_of(real logit) {
 // Its derivative by the logit.
 __device__ __forceinline__ real decay_slope(real l) { return l > LEAST && l < MOST ? l * (1 - l) : (real)0; }
 
-// All [C], as the node learns them: threshold before its softplus (null: 0), decays as logits, rho before its sigmoid. Those of
+// All [C], as the node learns them: threshold (null: 0), with SOFTPLUS before its softplus, decays as logits, rho before its sigmoid. Those of
 // a side that is not there, and rho without LATERAL, are null.
 #define PARAMETERS                                                                                                          \
     const real *g0, const real *threshold, const real *lf, const real *gf, const real *lb, const real *gb, const real *rho
 #define READ_PARAMETERS                                                               \
     Parameters p;                                                                     \
-    p.g0 = g0[at.c], p.threshold = threshold ? softplus(threshold[at.c]) : (real)0;   \
+    p.g0 = g0[at.c];                                                                  \
+    p.threshold = !threshold ? (real)0 : SOFTPLUS ? softplus(threshold[at.c]) : threshold[at.c]; \
     p.lf = PAST ? decay_of(lf[at.c]) : (real)0, p.gf = PAST ? gf[at.c] : (real)0;     \
     p.lb = FUTURE ? decay_of(lb[at.c]) : (real)0, p.gb = FUTURE ? gb[at.c] : (real)0; \
     p.rho = LATERAL ? sigmoid(rho[at.c]) : (real)0;
@@ -247,14 +249,14 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     bpsn(const io *x, STRIDES(x), PARAMETERS, const real *numerator, const real *denominator, const index_t *lengths,
          const real *carried, spike *out, STRIDES(out), real *after, real *ones_after, index_t chunks, SIZES,
-         double alpha) {
+         double alpha, double lowest) {
     __shared__ Shared added_f, factor_f, added_b, factor_b;
     PLACE
     CARRIES
     out += OFFSET(at, out) + start * out_t;
 #pragma unroll
     for (int i = 0; i < STEPS; i++, out += out_t)
-        if (i < there) *out = narrow(i < valid ? fire(potential(p, run, i).u, (real)alpha, (real)0) : (real)0);
+        if (i < there) *out = narrow(i < valid ? fire(potential(p, run, i).u, (real)alpha, (real)lowest) : (real)0);
     if (FUTURE || !after || !at.there || threadIdx.y || chunk < chunks - 1) return;
     after[at.n] = run.past;
     if (!NORMALISED || at.s) return;
@@ -270,7 +272,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
         fetch<STEPS>(raw, grad + OFFSET(at, grad), grad_t, start, length);                \
         _Pragma("unroll") for (int i = 0; i < STEPS; i++) {                               \
             const Potential o = potential(p, run, i);                                     \
-            g[i] = i < valid ? wide(raw[i]) * slope(o.u, (real)alpha, (real)0) : (real)0; \
+            const real s = slope(o.u, (real)alpha, (real)lowest, (real)margin);           \
+            g[i] = i < valid ? wide(raw[i]) * s : (real)0;                                \
             to_P[i] = i < valid ? o.weight_f * g[i] : (real)0;                            \
             to_Q[i] = i < valid ? o.weight_b * g[i] : (real)0;                            \
         }                                                                                 \
@@ -283,7 +286,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     bpsn_backward_chunks(const spike *grad, STRIDES(grad), const io *x, STRIDES(x), PARAMETERS, const real *numerator,
                          const real *denominator, const index_t *lengths, const real *carried, real *added, index_t chunks,
-                         SIZES, double alpha) {
+                         SIZES, double alpha, double lowest, double margin) {
     __shared__ Shared added_f, factor_f, added_b, factor_b, added_A, added_E;
     PLACE
     CARRIES
@@ -303,7 +306,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     bpsn_backward(const spike *grad, STRIDES(grad), const real *grad_after, const real *grad_ones, const io *x, STRIDES(x),
                   PARAMETERS, const real *numerator, const real *denominator, const index_t *lengths, const real *carried,
                   const real *adjoints, io *grad_x, STRIDES(grad_x), real *grad_numerator, real *sums, index_t chunks, SIZES,
-                  double alpha) {
+                  double alpha, double lowest, double margin) {
     __shared__ Shared added_f, factor_f, added_b, factor_b, added_A, added_E;
     PLACE
     CARRIES
@@ -353,7 +356,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
         const real gD = grad_ones[at.b * channels + at.c];
         sum[2] += gD * fma(all.growth, d0, all.slope), sum[7] += gD * all.power;
     }
-    sum[1] *= -expm1(-p.threshold), sum[2] *= decay_slope(p.lf), sum[4] *= decay_slope(p.lb), sum[6] *= p.rho * (1 - p.rho);
+    if (SOFTPLUS) sum[1] *= -expm1(-p.threshold);
+    sum[2] *= decay_slope(p.lf), sum[4] *= decay_slope(p.lb), sum[6] *= p.rho * (1 - p.rho);
 #pragma unroll
     for (int j = 0; j < 8; j++) {
         const real total = over_runs(sum[j], added_f);

@@ -14,6 +14,7 @@ from sj_lang.compat import surrogate
 from sj_lang.errors import choices
 from sj_lang.neuron import Kernel, Node, State, state_dtype
 from sj_lang_neurons.bpsn.cupy import bpsn_cupy
+from sj_lang_neurons.bpsn.grid import firing_of, spike_range, threshold_of
 from sj_lang_neurons.bpsn.inputs import BPSNInputs
 from sj_lang_neurons.bpsn.numba import bpsn_numba
 from sj_lang_neurons.bpsn.quantiser import TICKS, counted, in_ticks
@@ -44,6 +45,11 @@ class BPSN(Node):
         with M = B. "both" and "backward" need the whole sequence in one call and carry nothing to the next.
     surrogate_function: a surrogate of SpikingJelly or its name; None: ATan.
     v_threshold: V at the start, in units of the input, > 0; learned, through a softplus.
+    spikes: "binary", as above. "ternary" -1, 0, 1 and "integer" lie on a grid, S = clip(round(H / V - o), low, high)
+        with gradient 1 over V from low - 1/2 to high + 1/2; not in K, and without a surrogate_function.
+    levels: the largest spike of "integer", which needs it. signed: with spikes below 0 too; False: 0 to `levels`.
+    offset: o is learned, per channel and dimensionless, 0 at the start; False: it is 0. Binary spikes with an offset
+        are the grid 0, 1, with gradient from 0 to 1.
     kappa: largest current of K, in thresholds, in (0, 1): at most ceil(1 / (1 - kappa)) - 1 spikes in a row.
 
     State with "forward", float32 (float64 for float64 input): "numerator" [B, C, ...] and, but in A, "denominator"
@@ -72,6 +78,10 @@ class BPSN(Node):
         surrogate_function: str | nn.Module | None = None,
         v_threshold: float = 1.0,
         kappa: float = 7 / 8,
+        spikes: Literal["binary", "ternary", "integer"] = "binary",
+        levels: int | None = None,
+        signed: bool = True,
+        offset: bool = False,
         step_mode: str = "m",
         backend: str = "auto",
         store_v_seq: bool = False,
@@ -84,9 +94,17 @@ class BPSN(Node):
             raise ValueError(f"BPSN: v_threshold is {v_threshold}, it must be above 0 and finite")
         if not 1 / TICKS <= kappa < 1:
             raise ValueError(f"BPSN: kappa is {kappa}, it must lie between 0 and 1, exclusive")
+        self.spike_range = spike_range(spikes, levels, signed)
+        self.has_grid = spikes != "binary" or offset
+        if self.has_grid and (variant == "K" or surrogate_function is not None):
+            what = 'variant "K"' if variant == "K" else "a surrogate_function"
+            raise ValueError(f"BPSN: {what} fires binary spikes without an offset, got {spikes=}, {offset=}")
         self.variant, self.direction, self.kappa = variant, direction, float(kappa)
         super().__init__(channels=channels, step_mode=step_mode, backend=backend, store_v_seq=store_v_seq)
-        self.surrogate_function: nn.Module = surrogate(surrogate_function or "ATan")
+        self.surrogate_function: nn.Module = (
+            firing_of(*self.spike_range) if self.has_grid else surrogate(surrogate_function or "ATan")
+        )
+        self.levels = self.spike_range[1]
         self.v_threshold = float(v_threshold)
 
         def parameter(present: bool) -> nn.Parameter | None:
@@ -98,10 +116,11 @@ class BPSN(Node):
         self.gain_0 = nn.Parameter(torch.empty(channels))
         self.lateral = parameter(variant == "R")
         self.threshold = nn.Parameter(torch.empty(channels))
+        self.offset = parameter(offset)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Decays evenly over .1 to .8, shuffled; g0 = 1, gf and gb ~ N(0, .5), r = 2, V = `v_threshold`."""
+        """Decays evenly over .1 to .8, shuffled; g0 = 1, gf and gb ~ N(0, .5), r = 2, V = `v_threshold`, o = 0."""
         with torch.no_grad():
             for decay, gain in ((self.decay_f, self.gain_f), (self.decay_b, self.gain_b)):
                 if decay is not None and gain is not None:
@@ -111,7 +130,39 @@ class BPSN(Node):
             self.gain_0.fill_(1)
             if self.lateral is not None:
                 self.lateral.fill_(2)
-            self.threshold.fill_(self.v_threshold + math.log(-math.expm1(-self.v_threshold)))
+            self.threshold.copy_(threshold_of(torch.full_like(self.threshold, self.v_threshold)))
+            if self.offset is not None:
+                self.offset.fill_(0)
+
+    @torch.no_grad()
+    def fit(self, step: Tensor, offset: Tensor) -> None:
+        """Make it the elementwise S = clip(round((x - offset) / step), low, high): V = step, g0 = 1, gf = gb = 0.
+
+        step > 0 and offset [C], in units of the input. Raises ValueError if the node has no grid or can't be
+        elementwise, or if there is no parameter for an offset.
+        """
+        if not self.has_grid:
+            raise ValueError('BPSN: spikes="binary" without an offset have no grid; take offset=True')
+        if self.variant == "R":
+            raise ValueError(
+                "BPSN: the lateral term of variant R is never 0, so it cannot be elementwise; take variant G"
+            )
+        for name, value in (("step", step), ("offset", offset)):
+            if value.shape != (self.channels,) or not bool(value.isfinite().all()):
+                raise ValueError(
+                    f"BPSN: {name} must be {self.channels} finite numbers, one of each channel, got {value}"
+                )
+        if not bool((step > 0).all()):
+            raise ValueError(f"BPSN: step must be above 0, the smallest is {float(step.min())}")
+        if self.offset is not None:
+            self.offset.copy_(offset / step)
+        elif bool(offset.any()):
+            raise ValueError("BPSN: the node has no offset; build it with offset=True, or give zeros")
+        self.threshold.copy_(threshold_of(step))
+        self.gain_0.fill_(1)
+        for gain in (self.gain_f, self.gain_b):
+            if gain is not None:
+                gain.fill_(0)
 
     def supported_step_mode(self) -> tuple[str, ...]:
         return ("s", "m") if self.direction == "forward" else ("m",)
@@ -141,11 +192,12 @@ class BPSN(Node):
 
     def extra_repr(self) -> str:
         kappa = f", kappa={self.kappa}" if self.variant == "K" else ""
-        return f"{super().extra_repr()}, variant={self.variant}, direction={self.direction}{kappa}"
+        spikes = f", spikes={self.spike_range}, offset={self.offset is not None}" if self.has_grid else ""
+        return f"{super().extra_repr()}, variant={self.variant}, direction={self.direction}{kappa}{spikes}"
 
     @property
     def firing(self) -> Firing:
-        """How H - threshold becomes spikes."""
+        """What becomes of H - V, or of H / V - o."""
         return Firing(self.surrogate_function)
 
     @property
@@ -157,49 +209,68 @@ class BPSN(Node):
     def _run(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor]:
         kernel = self.choose(x)
         x, state = self.fitted(kernel, x, state)
-        threshold = self.threshold.to(state_dtype(x))
         if self.variant != "K" and not self.store_v_seq:
-            spikes, after = self._apply_kernel(kernel, x, state, lengths, threshold, self.firing)
+            spikes, after = self._apply_kernel(kernel, x, state, lengths, self.firing)
             return spikes, after, spikes
-        over = F.softplus(threshold).view(-1, *(1,) * (x.dim() - 3))
+        u, after = self._apply_kernel(kernel, x, state, lengths, Firing(None))
+        over = self._over(self._v(x), x)
         if self.variant == "K":
-            h, after = self._apply_kernel(kernel, x, state, lengths, None, Firing(None))
+            h = u
             start = state["count"] if "count" in state else torch.zeros_like(h[0])
             u, count = counted(in_ticks(h, over, self.kappa), start, lengths)
             if self.direction == "forward":
                 after["count"] = count
+        elif self.has_grid:
+            h = (u if self.offset is None else u + self._over(self.offset, x)) * over
         else:
-            u, after = self._apply_kernel(kernel, x, state, lengths, threshold, Firing(None))
             h = u + over
         return self.firing(u), after, h
 
     def _apply_kernel(
-        self, kernel: Kernel, x: Tensor, state: State, lengths: Tensor | None, threshold: Tensor | None, firing: Firing
+        self, kernel: Kernel, x: Tensor, state: State, lengths: Tensor | None, firing: Firing
     ) -> tuple[Tensor, State]:
-        """The kernel's spikes, or H - threshold, [T, B, C, ...], and the state without the count."""
+        """What becomes of H - V [T, B, C, ...], of H / V - o with a grid and of H in K; the state but for the count."""
         dtype = state_dtype(x)
 
         def wide(parameter: Tensor | None) -> Tensor | None:
             return None if parameter is None else parameter.to(dtype)
 
+        gains = [wide(gain) for gain in (self.gain_0, self.gain_f, self.gain_b)]
+        threshold = None if self.variant == "K" else wide(self.threshold)
+        if self.has_grid:
+            v = self._v(x)
+            gains = [None if gain is None else gain / v for gain in gains]
+            threshold = wide(self.offset)
+        gain_0, gain_f, gain_b = gains
+        assert gain_0 is not None
         inputs = BPSNInputs(
             x,
-            self.gain_0.to(dtype),
+            gain_0,
             threshold,
             wide(self.decay_f),
-            wide(self.gain_f),
+            gain_f,
             wide(self.decay_b),
-            wide(self.gain_b),
+            gain_b,
             wide(self.lateral),
             state.get("numerator"),
             state.get("denominator"),
             lengths,
             normalised=self.variant != "A",
             carries=self.direction == "forward",
+            softplus=not self.has_grid,
         )
         out, numerator, denominator = kernel.run(inputs, firing)
         states = {"numerator": numerator, "denominator": denominator}
         return out, {name: value for name, value in states.items() if value is not None}
+
+    def _v(self, x: Tensor) -> Tensor:
+        """V, above 0, where a softplus may come to 0."""
+        dtype = state_dtype(x)
+        return F.softplus(self.threshold.to(dtype)).clamp(min=torch.finfo(dtype).tiny ** 0.5)
+
+    def _over(self, parameter: Tensor, x: Tensor) -> Tensor:
+        """[C] to broadcast over x [T, B, C, ...], in the dtype of its states."""
+        return parameter.to(state_dtype(x)).view(-1, *(1,) * (x.dim() - 3))
 
 
 def _no_places(x: Tensor | None) -> str:

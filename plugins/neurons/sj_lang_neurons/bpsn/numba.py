@@ -16,9 +16,9 @@ from sj_lang_neurons.firing import Firing
 def bpsn_numba(inputs: BPSNInputs, firing: Firing) -> BPSNOutputs:
     """The kernel of backend "numba"."""
     terms = terms_of(inputs)
-    kind, level = firing.fused()
-    out, after = _forward(terms, kind, level)
-    return outputs_of(inputs, terms, out if kind else firing(out), after)
+    fused = firing.fused()
+    out, after = _forward(terms, *fused)
+    return outputs_of(inputs, terms, out if fused.kind else firing(out), after)
 
 
 def _columns(terms: BPSNTerms) -> tuple[Any, ...]:
@@ -38,20 +38,20 @@ def _columns(terms: BPSNTerms) -> tuple[Any, ...]:
 
 
 @operator("sj_lang::bpsn_numba")
-def _forward(terms: BPSNTerms, kind: int, level: float) -> tuple[Tensor, Tensor]:
+def _forward(terms: BPSNTerms, kind: int, level: float, lowest: float, margin: float) -> tuple[Tensor, Tensor]:
     """Spikes or H - threshold [T, B, C, S], and the numerator after them."""
     from sj_lang_neurons.bpsn import numba_kernel
 
     x = terms.x.contiguous()
     out, after = torch.empty_like(x), torch.empty_like(x[0])
-    arguments = (*_columns(terms), kind, level, array(out.flatten(1)), array(after.flatten()))
+    arguments = (*_columns(terms), kind, level, lowest, array(out.flatten(1)), array(after.flatten()))
     over_columns(numba_kernel.forward, (array(x.flatten(1)), *arguments), after.numel(), len(x))
     return out, after if terms.numerator is not None else after.new_empty(0)
 
 
 @operator("sj_lang::bpsn_numba_backward")
 def _backward(
-    grad: Tensor, grad_after: Tensor, terms: BPSNTerms, kind: int, level: float
+    grad: Tensor, grad_after: Tensor, terms: BPSNTerms, kind: int, level: float, lowest: float, margin: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x and the numerator; of g0, ..., rho and the denominator [8, B, C, S], not yet summed."""
     from sj_lang_neurons.bpsn import numba_kernel
@@ -59,14 +59,14 @@ def _backward(
     x, grad = terms.x.contiguous(), grad.contiguous()
     end = x.new_zeros(x.shape[1:]) if terms.numerator is None else grad_after.contiguous()
     grad_x, grad_start, sums = torch.empty_like(x), torch.empty_like(x[0]), x.new_zeros(8, *x.shape[1:])
-    read = (array(grad.flatten(1)), array(end.flatten()), array(x.flatten(1)), *_columns(terms), kind, level)
+    read = (array(grad.flatten(1)), array(end.flatten()), array(x.flatten(1)), *_columns(terms))
     write = (array(grad_x.flatten(1)), array(grad_start.flatten()), array(sums.flatten(1)))
-    over_columns(numba_kernel.backward, (*read, *write), grad_start.numel(), len(x))
+    over_columns(numba_kernel.backward, (*read, kind, level, lowest, margin, *write), grad_start.numel(), len(x))
     return grad_x, grad_start, sums
 
 
 @_forward.register_fake
-def _(terms: BPSNTerms, kind: int, level: float) -> tuple[Tensor, Tensor]:
+def _(terms: BPSNTerms, *_: float) -> tuple[Tensor, Tensor]:
     x = terms.x
     return x.new_empty(x.shape), x.new_empty(0 if terms.numerator is None else x.shape[1:])
 
@@ -77,7 +77,7 @@ def _(grad: Tensor, grad_after: Tensor, terms: BPSNTerms, *_: float) -> tuple[Te
     return x.new_empty(x.shape), x.new_empty(x.shape[1:]), x.new_empty(8, *x.shape[1:])
 
 
-def _keep(ctx: Any, inputs: tuple[BPSNTerms, int, float], output: tuple[Tensor, Tensor]) -> None:
+def _keep(ctx: Any, inputs: tuple[BPSNTerms, int, float, float, float], output: tuple[Tensor, Tensor]) -> None:
     terms, *ctx.firing = inputs
     keep(ctx, terms)
 

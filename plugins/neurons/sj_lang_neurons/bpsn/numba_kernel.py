@@ -20,7 +20,7 @@ D0 = 7  # a row of `sums`: the denominator carried in
 def forward(
     x: Array, parameters: Array, past: bool, future: bool, lateral: bool,
     normalised: bool, numerator: Array, denominator: Array,
-    lengths: Array, kind: int, level: float, out: Array, after: Array, first: int, last: int,
+    lengths: Array, kind: int, level: float, lowest: float, out: Array, after: Array, first: int, last: int,
 ) -> None:  # fmt: skip
     """Spikes, or H - threshold, `out` [T, N]; the numerator of the past after the last valid step, `after` [N]."""
     steps = len(x)
@@ -55,7 +55,7 @@ def forward(
                 _count(E[r], p[LB], n_valid, start + r)
             for r in range(rows):
                 _potential(p, lateral, normalised, x[start + r, c], P, D, Q[r + 1], E[r + 1], u)
-                fire(u, kind, level, 0.0, out[start + r, c])
+                fire(u, kind, level, lowest, out[start + r, c])
                 if past:
                     _enter(P, p[LF], x[start + r, c], n_valid, start + r)
                     _count(D, p[LF], n_valid, start + r)
@@ -67,8 +67,8 @@ def forward(
 def backward(
     grad: Array, grad_after: Array, x: Array, parameters: Array, past: bool, future: bool, lateral: bool,
     normalised: bool,
-    numerator: Array, denominator: Array, lengths: Array, kind: int, level: float, grad_x: Array, grad_numerator: Array,
-    sums: Array, first: int, last: int,
+    numerator: Array, denominator: Array, lengths: Array, kind: int, level: float, lowest: float, margin: float,
+    grad_x: Array, grad_numerator: Array, sums: Array, first: int, last: int,
 ) -> None:  # fmt: skip
     """The gradients of x, of the numerator and, [8, N], of `parameters` and the denominator.
 
@@ -111,7 +111,7 @@ def backward(
                 t = start + r
                 P, D, Q, E = run[r, 0], run[r, 1], late[r + 1, 0], late[r + 1, 1]
                 _potential(p, lateral, normalised, x[t, c], P, D, Q, E, u)
-                slope(grad[t, c], u, kind, level, 0.0, raw)
+                slope(grad[t, c], u, kind, level, lowest, margin, raw)
                 _where(raw, n_valid, t, g)
                 _subtract(g, total[V])
                 product(p[G0], g, grad_x[t, c])
@@ -307,4 +307,4 @@ def _through_denominator(gain: Array, P: Array, D: Array, g: Array, mean: Array,
         out[n] = g[n] * (share[n] * mean[n] - gain[n] * P[n] * inverse * inverse)
 
 
-# jit.py and firing.py: 5338694a338202c6
+# jit.py and firing.py: bd605336d2e27266

@@ -10,7 +10,6 @@ TICKS = 2**24  # of a threshold; what a float32 holds exactly between 0 and 1
 
 def in_ticks(h: Tensor, threshold: Tensor, kappa: float) -> Tensor:
     """r = clip(h / threshold, 0, kappa) rounded to whole ticks, kappa down; the gradient is that of the clip."""
-    threshold = threshold.clamp(min=torch.finfo(h.dtype).tiny ** 0.5)  # a softplus may come to 0
     r = (h / threshold).clamp(0, int(kappa * TICKS) / TICKS)
     return r + ((r.detach() * TICKS).round() / TICKS - r.detach())
 

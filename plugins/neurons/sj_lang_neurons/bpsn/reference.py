@@ -21,6 +21,14 @@ stateful quantiser:
 
 which is a soft-reset integrate-and-fire neuron of threshold 1 driven by r and started at v = 1/2; `fire` gets
 v_prev + r - 1, with v_prev = frac(C_prev + 1/2) detached.
+
+Spikes on a grid, in R, A and G (`rect`), with an offset o, dimensionless:
+
+    u = H / V - o,  S = clip(round(u), lo, hi),  dS/du = 1 where lo - w <= u <= hi + w, else 0
+
+with lo, hi = 0, 1 and w = 0 (binary with an offset), -1, 1 (ternary) or -N, N or 0, N (integer) and w = 1/2. Ternary
+spikes are those of SpikeLM, arXiv 2406.03287, integer ones of I-LIF, SpikeYOLO, arXiv 2407.20708, over the threshold as
+in arXiv 2604.11321; a learned offset makes the window asymmetric as in arXiv 2604.12365. Their use with BPSN is ours.
 """
 
 from __future__ import annotations
@@ -35,9 +43,9 @@ TICKS = 2**24
 
 
 class Parameters(NamedTuple):
-    """All [C]: decays in (0, 1), gains, lateral share rho in (0, 1), threshold V > 0.
+    """All [C]: decays in (0, 1), gains, lateral share rho in (0, 1), threshold V > 0, offset o.
 
-    None where the variant or direction has none.
+    None where the variant or direction has none. o: None without a grid, 0 for a grid without an offset.
     """
 
     lf: Tensor | None
@@ -47,6 +55,7 @@ class Parameters(NamedTuple):
     gb: Tensor | None
     rho: Tensor | None
     V: Tensor
+    o: Tensor | None = None
 
 
 class State(NamedTuple):
@@ -82,7 +91,7 @@ def sequence(
     PB, DB = _leak(x, p.lb, -before - 2, past.transpose(0, 1)) if p.lb is not None else (zero, zero)
     H = _potential(x, PF, DF, PB, DB, p, variant)
     if variant != "K":
-        return torch.where(m[:, :, None], fire(H - p.V), 0), torch.where(m[:, :, None], H, 0)
+        return torch.where(m[:, :, None], fire(_over(H, p)), 0), torch.where(m[:, :, None], H, 0)
 
     r = torch.where(m[:, :, None], _ticks(H, p.V, kappa), 0)
     C = r.detach().mul(TICKS).long().cumsum(0)
@@ -110,9 +119,19 @@ def step(
     H = _potential(x, P, D, torch.zeros_like(P), torch.zeros_like(D), p, variant)
     P, D = p.lf * P + x, p.lf * D + 1
     if variant != "K":
-        return fire(H - p.V), H, State(P, D, v)
+        return fire(_over(H, p)), H, State(P, D, v)
     u = v.detach() - 1 + _ticks(H, p.V, kappa)
     return fire(u), H, State(P, D, torch.where(u >= 0, u, u + 1).detach())
+
+
+def rect(u: Tensor, lo: int, hi: int, w: float) -> Tensor:
+    """S on a grid and its gradient."""
+    inside = (u >= lo - w) & (u <= hi + w)
+    return u.round().clamp(lo, hi).detach() + torch.where(inside, u - u.detach(), 0)
+
+
+def _over(H: Tensor, p: Parameters) -> Tensor:
+    return H - p.V if p.o is None else H / p.V - p.o
 
 
 def _leak(x: Tensor, decay: Tensor, exponent: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

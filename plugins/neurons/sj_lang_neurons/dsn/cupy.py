@@ -22,9 +22,9 @@ MOST_TAPS = STEPS + 1
 
 def dsn_cupy(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
     """The kernel of backend "cupy", for at most `MOST_TAPS` taps. Tail and h_0 may be None, which is zeros."""
-    kind, alpha = firing.fused()
-    out, h, tail, _ = _forward(inputs, kind, alpha, firing.threshold)
-    return DSNOutputs(out if kind else firing(out), h, tail, None if kind else out)
+    fused = firing.fused()
+    out, h, tail, _ = _forward(inputs, *fused)
+    return DSNOutputs(out if fused.kind else firing(out), h, tail, None if fused.kind else out)
 
 
 def too_many_taps(k: int) -> str:
@@ -52,7 +52,9 @@ def _launch(name: str, inputs: DSNInputs, kind: int, following: bool, arguments:
 
 
 @operator("sj_lang::dsn_cuda")
-def _forward(inputs: DSNInputs, kind: int, alpha: float, threshold: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _forward(
+    inputs: DSNInputs, kind: int, alpha: float, threshold: float, margin: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Spikes or potentials of x [T, B, C, ...], the last potential, the last inputs [B, k-1, C, ...], and the
     potentials before each tile [tiles, B, C, ...]."""
     x, tail, h_0, weight, bias, lengths, m = inputs
@@ -71,7 +73,7 @@ def _results(inputs: DSNInputs, kind: int) -> tuple[Tensor, Tensor, Tensor, Tens
 
 
 @_forward.register_fake
-def _(inputs: DSNInputs, kind: int, alpha: float, threshold: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(inputs: DSNInputs, kind: int, *_: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _results(inputs, kind)
 
 
@@ -85,6 +87,7 @@ def _backward(
     kind: int,
     alpha: float,
     threshold: float,
+    margin: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x; of tail and h_0 (empty if those are absent); of weight and bias together, before they are
     summed over batch and places [k + 1, B, C, S]; and of a bias for each step (else empty)."""
@@ -92,7 +95,7 @@ def _backward(
     grad_x, *others = results = _gradients(inputs)
     write = [*memory(grad_x), *(None if g.numel() == 0 else g for g in others)]
     read = [*memory(grad), whole(grad_last), whole(grad_next), borders, *memory(x), *map(whole, (tail, weight, bias))]
-    arguments = [*read, lengths, *write, *sizes(x), m, alpha, threshold]
+    arguments = [*read, lengths, *write, *sizes(x), m, alpha, threshold, margin]
     _launch("dsn_backward", inputs, kind, grad_next is not None, arguments)
     return results
 
@@ -116,7 +119,7 @@ def _(
     return _gradients(inputs)
 
 
-def _keep(ctx: Any, inputs: tuple[DSNInputs, int, float, float], output: tuple[Tensor, ...]) -> None:
+def _keep(ctx: Any, inputs: tuple[DSNInputs, int, float, float, float], output: tuple[Tensor, ...]) -> None:
     sequence, *ctx.firing = inputs
     *_, borders = output
     keep(ctx, sequence, borders)

@@ -136,7 +136,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     dsn_backward(const spike *grad, STRIDES(grad), const real *grad_last, const real *grad_next, const real *borders,
                  const io *x, STRIDES(x), const real *tail, const real *weight, const real *bias, const index_t *lengths, io *grad_x, STRIDES(grad_x),
                  real *grad_tail, real *grad_0, real *sums, real *grad_logit, index_t steps, index_t batch,
-                 index_t channels, index_t places, double m, double alpha, double threshold) {
+                 index_t channels, index_t places, double m, double alpha, double threshold,
+                 double margin) {
     __shared__ Shared added, factor, passed, first[REACH + 1];
     COLUMN
     grad += OFFSET(at, grad), grad_x += OFFSET(at, grad_x);
@@ -166,7 +167,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
             h = fma(w[i], current[REACH + i] - h, h);
-            if (i < valid) g[i] *= slope(h, (real)alpha, (real)threshold);
+            if (i < valid) g[i] *= slope(h, (real)alpha, (real)threshold, (real)margin);
             q[i] *= (real)m * (h - current[REACH + i]);  // times gh: ga
         }
         real after = carry;

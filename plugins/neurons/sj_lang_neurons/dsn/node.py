@@ -90,7 +90,7 @@ class DSN(Node):
         super().__init__(channels=channels, step_mode=step_mode, backend=backend, store_v_seq=store_v_seq)
         self.decay, self.tau, self.levels = decay, float(tau), n
         self.v_threshold = float(v_threshold)
-        self.surrogate_function: nn.Module = Rect(n) if surrogate_function is None else surrogate(surrogate_function)
+        self.surrogate_function: nn.Module = Rect(0, n) if surrogate_function is None else surrogate(surrogate_function)
         width = {"conv": k, "linear": channels, "static": 0}[decay]
         self.weight = nn.Parameter(torch.empty(channels, width)) if width else None
         self.bias = nn.Parameter(torch.empty(channels))

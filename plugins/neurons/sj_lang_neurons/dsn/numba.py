@@ -15,14 +15,16 @@ from sj_lang_neurons.firing import Firing
 
 def dsn_numba(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
     """The kernel of backend "numba"."""
-    kind, level = firing.fused()
-    out, h, _ = _forward(columns(inputs), kind, level, firing.threshold)
+    fused = firing.fused()
+    out, h, _ = _forward(columns(inputs), *fused)
     out, h = out.view(inputs.x.shape), h.view(inputs.x.shape[1:]).clone()
-    return DSNOutputs(out if kind else firing(out), h, last_inputs(inputs), None if kind else out)
+    return DSNOutputs(out if fused.kind else firing(out), h, last_inputs(inputs), None if fused.kind else out)
 
 
 @operator("sj_lang::dsn_numba")
-def _forward(flat: DSNColumns, kind: int, level: float, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(
+    flat: DSNColumns, kind: int, level: float, threshold: float, margin: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Spikes or potentials [T, N], the last potential [N], and those before each block [blocks, N]."""
     from sj_lang_neurons.dsn import numba_kernel
 
@@ -40,7 +42,14 @@ def _results(flat: DSNColumns, rows: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @operator("sj_lang::dsn_numba_backward")
 def _backward(
-    grad: Tensor, grad_last: Tensor, borders: Tensor, flat: DSNColumns, kind: int, level: float, threshold: float
+    grad: Tensor,
+    grad_last: Tensor,
+    borders: Tensor,
+    flat: DSNColumns,
+    kind: int,
+    level: float,
+    threshold: float,
+    margin: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, tail, h_0, weight and bias."""
     from sj_lang_neurons.dsn import numba_kernel
@@ -49,7 +58,7 @@ def _backward(
     of_states = torch.empty_like(x), torch.empty_like(tail), torch.empty_like(h_0)
     grads = *of_states, torch.zeros_like(weight), torch.zeros_like(bias)
     read = map(array, (grad.contiguous(), grad_last.contiguous(), borders, x, tail, weight, bias, lengths))
-    arguments = (*read, m, kind, level, threshold, *map(array, grads))
+    arguments = (*read, m, kind, level, threshold, margin, *map(array, grads))
     over_columns(numba_kernel.backward, arguments, x.shape[1], len(x))
     return grads
 
@@ -66,7 +75,7 @@ def _(grad: Tensor, grad_last: Tensor, borders: Tensor, flat: DSNColumns, *numbe
     return tuple(map(torch.empty_like, (flat.x, flat.tail, flat.h_0, flat.weight, flat.bias)))
 
 
-def _keep(ctx: Any, inputs: tuple[DSNColumns, int, float, float], output: tuple[Tensor, ...]) -> None:
+def _keep(ctx: Any, inputs: tuple[DSNColumns, int, float, float, float], output: tuple[Tensor, ...]) -> None:
     flat, *ctx.firing = inputs
     _, _, borders = output
     keep(ctx, flat, borders)

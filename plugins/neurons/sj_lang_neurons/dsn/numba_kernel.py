@@ -35,8 +35,8 @@ def forward(
 @jit
 def backward(
     grad: Array, grad_last: Array, borders: Array, x: Array, tail: Array, weight: Array, bias: Array, lengths: Array,
-    m: float, kind: int, level: float, threshold: float, grad_x: Array, grad_tail: Array, grad_h: Array,
-    grad_weight: Array, grad_bias: Array, first: int, last: int,
+    m: float, kind: int, level: float, threshold: float, margin: float, grad_x: Array, grad_tail: Array,
+    grad_h: Array, grad_weight: Array, grad_bias: Array, first: int, last: int,
 ) -> None:  # fmt: skip
     """The gradients; those of weight and bias [k, N] and [1, N] begin at zero."""
     taps = len(weight)
@@ -59,7 +59,7 @@ def backward(
                 _leak(h[r + 1], x[start + r, c], w[r])
             for r in range(rows - 1, -1, -1):
                 t = start + r
-                slope(grad[t, c], h[r + 1], kind, level, threshold, one)
+                slope(grad[t, c], h[r + 1], kind, level, threshold, margin, one)
                 _decay_and_add(gh, alpha, one)
                 _rest(w[r], alpha)
                 _through_gain(q[r], h[r + 1], x[t, c], gh, m, g[r])
@@ -154,4 +154,4 @@ def _through_gain(q: Array, h: Array, x: Array, gh: Array, m: float, g: Array) -
         g[n] = power * q[n] * (h[n] - x[n]) * gh[n]
 
 
-# jit.py and firing.py: 5338694a338202c6
+# jit.py and firing.py: bd605336d2e27266

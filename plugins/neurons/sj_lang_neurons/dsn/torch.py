@@ -24,7 +24,7 @@ from torch import Tensor
 from sj_lang.operators import gradients, keep, kept, operator
 from sj_lang_neurons.dsn.inputs import DSNColumns, DSNInputs, DSNOutputs, columns, last_inputs
 from sj_lang_neurons.dsn.torch_block import DSNPart, block
-from sj_lang_neurons.firing import Firing
+from sj_lang_neurons.firing import RECT, Firing, Fused
 from sj_lang_neurons.scan.torch_blocks import pieces
 
 BLOCK = 1 << 17  # elements of a block: the arrays of one fit into the second-level caches
@@ -33,9 +33,10 @@ WIDTH = 1 << 13  # columns of a part, or more if there are few steps: enough for
 
 def dsn_torch(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
     """The kernel of backend "torch"."""
-    out, h = of_columns(columns(inputs), firing.levels)
+    fused = firing.fused()
+    fired = fused == Fused(RECT, fused.alpha)  # from 0 and without a margin; all else follows in torch
+    out, h = of_columns(columns(inputs), int(fused.alpha) if fired else 0)
     out, h = out.view(inputs.x.shape), h.view(inputs.x.shape[1:]).clone()
-    fired = bool(firing.levels)
     return DSNOutputs(out if fired else firing(out), h, last_inputs(inputs), None if fired else out)
 
 

@@ -60,4 +60,4 @@ def _step(a: Array, h: Array, u: Array, out: Array) -> None:
         out[n] = a[n] * h[n] + u[n]
 
 
-# jit.py and firing.py: 5338694a338202c6
+# jit.py and firing.py: bd605336d2e27266

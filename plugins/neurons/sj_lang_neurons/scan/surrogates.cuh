@@ -1,5 +1,5 @@
-// Firing and its gradient; the macro FIRE is that of surrogates.py. Those from 2 on are SpikingJelly's: a step at h = V, and
-// the derivative of a smooth one. NaN stays NaN.
+// Firing and its gradient; the macro FIRE is that of firing.py. Those from 2 on are SpikingJelly's: a step at h = V, and
+// the derivative of a smooth one. 1 is `Rect`: alpha is the highest spike, threshold the lowest. NaN stays NaN.
 #pragma once
 #include "tile.cuh"
 
@@ -8,19 +8,19 @@ __device__ __forceinline__ real fire(real h, real alpha, real threshold) {
     return h;
 #elif FIRE == 1
     const real s = rint(h);
-    return s <= 0 ? (real)0 : s > alpha ? alpha : s;
+    return s <= threshold ? threshold : s > alpha ? alpha : s;
 #else
     const real u = h - threshold;
     return u >= 0 ? (real)1 : u < 0 ? (real)0 : u;
 #endif
 }
 
-__device__ __forceinline__ real slope(real h, real alpha, real threshold) {
+__device__ __forceinline__ real slope(real h, real alpha, real threshold, real margin) {
     const real u = h - threshold, size = fabs(u);
 #if FIRE == 0
     return 1;
 #elif FIRE == 1
-    return h >= 0 && h <= alpha ? (real)1 : (real)0;
+    return h >= threshold - margin && h <= alpha + margin ? (real)1 : (real)0;
 #elif FIRE == 2  // ATan
     const real v = (real)1.5707963267948966 * alpha * u;
     return alpha / (2 * fma(v, v, (real)1));

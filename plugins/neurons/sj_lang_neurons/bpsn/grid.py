@@ -1,0 +1,39 @@
+"""The grids that spikes lie on: their range, and where a grid over the input puts threshold and offset."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sj_lang.errors import choices
+from sj_lang_neurons.firing import Rect
+
+SPIKES = ("binary", "ternary", "integer")
+MARGIN = 0.5  # beyond the lowest and the highest spike; with the grid 0, 1 it is 0, as gradients explode with more
+
+
+def spike_range(spikes: str, levels: int | None, signed: bool) -> tuple[int, int]:
+    """The lowest and the highest spike. Raises ValueError for options that do not go together."""
+    if spikes not in SPIKES:
+        raise ValueError(f"BPSN: no spikes {spikes!r}; {choices(str(spikes), SPIKES)}")
+    if spikes == "integer":
+        if not isinstance(levels, int) or levels < 1:
+            raise ValueError(
+                f'BPSN: levels is {levels!r}; spikes="integer" needs the largest spike, a whole number of at least 1'
+            )
+        return -levels if signed else 0, levels
+    if levels is not None:
+        raise ValueError(f'BPSN: levels is {levels!r}, which spikes="{spikes}" does not take; "integer" does')
+    if not signed:
+        raise ValueError(f'BPSN: signed=False is for spikes="integer", not for "{spikes}"')
+    return (0, 1) if spikes == "binary" else (-1, 1)
+
+
+def firing_of(low: int, high: int) -> Rect:
+    """The firing of a grid with this range of spikes."""
+    return Rect(low, high, MARGIN if (low, high) != (0, 1) else 0.0)
+
+
+def threshold_of(v: Tensor) -> Tensor:
+    """The parameter whose softplus is v > 0."""
+    return v + torch.log(-torch.expm1(-v))
