@@ -307,4 +307,4 @@ def _through_denominator(gain: Array, P: Array, D: Array, g: Array, mean: Array,
         out[n] = g[n] * (share[n] * mean[n] - gain[n] * P[n] * inverse * inverse)
 
 
-# jit.py and firing.py: 0d30b1774aee9c71
+# jit.py and firing.py: 67ffe78ca638d45e

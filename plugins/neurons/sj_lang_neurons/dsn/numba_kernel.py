@@ -154,4 +154,4 @@ def _through_gain(q: Array, h: Array, x: Array, gh: Array, m: float, g: Array) -
         g[n] = power * q[n] * (h[n] - x[n]) * gh[n]
 
 
-# jit.py and firing.py: 0d30b1774aee9c71
+# jit.py and firing.py: 67ffe78ca638d45e

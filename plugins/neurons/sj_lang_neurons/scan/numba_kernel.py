@@ -60,4 +60,4 @@ def _step(a: Array, h: Array, u: Array, out: Array) -> None:
         out[n] = a[n] * h[n] + u[n]
 
 
-# jit.py and firing.py: 0d30b1774aee9c71
+# jit.py and firing.py: 67ffe78ca638d45e
