@@ -17,7 +17,7 @@ from sj_lang.testing.subject import State, Subject
 
 @check(once=True)
 def spikes_are_levels(subject: Subject) -> None:
-    """Spikes are whole numbers from 0 to levels, or in the node's `spike_range`, for small inputs and large."""
+    """Spikes are whole numbers from 0 to levels, or in `spike_range`, for small inputs and large."""
     node = subject.node()
     spike_range: Any = getattr(node, "spike_range", (0, node.levels))
     lowest, highest = spike_range
@@ -29,7 +29,7 @@ def spikes_are_levels(subject: Subject) -> None:
         assert bool((spikes == spikes.round()).all()), f"inputs times {size}: spikes that are no integers"
         low, high = float(spikes.min()), float(spikes.max())
         assert lowest <= low, f"inputs times {size}: a spike of {low}"
-        assert high <= highest, f"inputs times {size}: a spike of {high}, levels is {node.levels}"
+        assert high <= highest, f"inputs times {size}: a spike of {high}, levels is {levels}"
 
 
 @check(once=True)

@@ -1,4 +1,4 @@
-"""The grids that spikes lie on: their range, and where a grid over the input puts threshold and offset."""
+"""The grids that spikes lie on: their range, their firing and the parameter of their threshold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sj_lang.errors import choices
 from sj_lang_neurons.firing import Rect
 
 SPIKES = ("binary", "ternary", "integer")
-MARGIN = 0.5  # beyond the lowest and the highest spike; with the grid 0, 1 it is 0, as gradients explode with more
+MARGIN = 0.5  # of `Rect`; on the grid 0, 1 it is 0, as gradients explode with more
 
 
 def spike_range(spikes: str, levels: int | None, signed: bool) -> tuple[int, int]:
@@ -17,7 +17,7 @@ def spike_range(spikes: str, levels: int | None, signed: bool) -> tuple[int, int
     if spikes not in SPIKES:
         raise ValueError(f"BPSN: no spikes {spikes!r}; {choices(str(spikes), SPIKES)}")
     if spikes == "integer":
-        if not isinstance(levels, int) or levels < 1:
+        if not isinstance(levels, int) or isinstance(levels, bool) or levels < 1:
             raise ValueError(
                 f'BPSN: levels is {levels!r}; spikes="integer" needs the largest spike, a whole number of at least 1'
             )

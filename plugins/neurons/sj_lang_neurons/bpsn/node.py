@@ -45,11 +45,12 @@ class BPSN(Node):
         with M = B. "both" and "backward" need the whole sequence in one call and carry nothing to the next.
     surrogate_function: a surrogate of SpikingJelly or its name; None: ATan.
     v_threshold: V at the start, in units of the input, > 0; learned, through a softplus.
-    spikes: "binary", as above. "ternary" -1, 0, 1 and "integer" lie on a grid, S = clip(round(H / V - o), low, high)
-        with gradient 1 over V from low - 1/2 to high + 1/2; not in K, and without a surrogate_function.
-    levels: the largest spike of "integer", which needs it. signed: with spikes below 0 too; False: 0 to `levels`.
-    offset: o is learned, per channel and dimensionless, 0 at the start; False: it is 0. Binary spikes with an offset
-        are the grid 0, 1, with gradient from 0 to 1.
+    spikes: "binary", as above. "ternary", -1 to 1, and "integer" lie on a grid, u = H / V - o and
+        S = clip(round(u), low, high), dS/du = 1 where low - 1/2 <= u <= high + 1/2, else 0. Not in
+        K, and without a surrogate_function.
+    levels: the largest spike of "integer", which needs it. signed: from -levels on; False: from 0.
+    offset: o is learned, dimensionless, 0 at the start; False: it is 0. Binary spikes with an
+        offset lie on the grid 0, 1, with dS/du = 1 where 0 <= u <= 1.
     kappa: largest current of K, in thresholds, in (0, 1): at most ceil(1 / (1 - kappa)) - 1 spikes in a row.
 
     State with "forward", float32 (float64 for float64 input): "numerator" [B, C, ...] and, but in A, "denominator"
@@ -120,7 +121,8 @@ class BPSN(Node):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Decays evenly over .1 to .8, shuffled; g0 = 1, gf and gb ~ N(0, .5), r = 2, V = `v_threshold`, o = 0."""
+        """Decays evenly over .1 to .8, shuffled; g0 = 1, gf and gb ~ N(0, .5), r = 2, o = 0, and
+        V = `v_threshold`."""
         with torch.no_grad():
             for decay, gain in ((self.decay_f, self.gain_f), (self.decay_b, self.gain_b)):
                 if decay is not None and gain is not None:
@@ -136,10 +138,11 @@ class BPSN(Node):
 
     @torch.no_grad()
     def fit(self, step: Tensor, offset: Tensor) -> None:
-        """Make it the elementwise S = clip(round((x - offset) / step), low, high): V = step, g0 = 1, gf = gb = 0.
+        """Make it the elementwise S = clip(round((x - offset) / step), low, high).
 
-        step > 0 and offset [C], in units of the input. Raises ValueError if the node has no grid or can't be
-        elementwise, or if there is no parameter for an offset.
+        V = step, o = offset / step, g0 = 1, gf = gb = 0. step > 0 and offset are [C], in units of
+        the input. Raises ValueError if they are not, if the node has no grid or cannot be
+        elementwise, or if it has no parameter for an offset.
         """
         if not self.has_grid:
             raise ValueError('BPSN: spikes="binary" without an offset have no grid; take offset=True')
@@ -229,7 +232,8 @@ class BPSN(Node):
     def _apply_kernel(
         self, kernel: Kernel, x: Tensor, state: State, lengths: Tensor | None, firing: Firing
     ) -> tuple[Tensor, State]:
-        """What becomes of H - V [T, B, C, ...], of H / V - o with a grid and of H in K; the state but for the count."""
+        """What becomes of H - V [T, B, C, ...], with a grid of H / V - o, in K of H; and the state
+        but for the count."""
         dtype = state_dtype(x)
 
         def wide(parameter: Tensor | None) -> Tensor | None:
