@@ -45,7 +45,15 @@ def test_from_scratch(name: str, data: str) -> None:
 
 @pytest.mark.parametrize("name", [f"glue/{name}" for name in NINE])
 def test_from_a_checkpoint_that_must_be_given(name: str, data: str) -> None:
-    recipe = load(name, [f"task.data={data}"])
+    children = load(name, [f"task.data={data}"]).children()
+    assert [(run, child.task["type"]) for run, child in children] == [("twin", "glue"), ("spiking", "distillation")]
+    for _, child in children:
+        with pytest.raises(UserError, match=r"model\.init_from is not set: .*model\.init_from=FOLDER"):
+            assembly.assemble(child, Path("out"))
+
+
+def test_fine_tuning_needs_a_checkpoint(data: str) -> None:
+    recipe = load("glue/finetune", [f"task.data={data}"])
     assert not recipe.is_series
     with pytest.raises(UserError, match=r"model\.init_from is not set: .*model\.init_from=FOLDER"):
         assembly.assemble(recipe, Path("out"))
@@ -92,7 +100,7 @@ def test_from_the_checkpoint_of_another_run(data: str) -> None:
     where = "model.init_from=first"
     sizes = [f"model.{key}=8" for key in ("hidden_size", "intermediate_size")]
     changes = [f"task.data={data}", where, *sizes, *SHORT[:3], "task.validation=6", "output=second"]
-    assert run.execute(load("glue/qnli", changes)) == 0
+    assert run.execute(load("glue/finetune", ["task.name=qnli", *changes])) == 0
     notes = read_json(Path("second/manifest.json"))["notes"]
     assert any(note.startswith("init_from first: ") for note in notes)
     first, second = (Path(f"{one}/model/tokenizer.json").read_text(encoding="utf-8") for one in ("first", "second"))

@@ -86,7 +86,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
 def own(model: str) -> None:
     """A recipe of one's own, `own.yaml`, that stands on an installed one for checkpoints."""
     Path("own.yaml").write_text(
-        "recipe: 1\nbase: glue/sst2\ntask:\n  type: text_classification\n  data: {train: train.tsv, dev: train.tsv}\n"
+        "recipe: 1\nbase: glue/finetune\ntask:\n  type: text_classification\n"
+        "  data: {train: train.tsv, dev: train.tsv}\n"
         f"  text: sentence\n  length: 16\nmodel:\n{model}\n"
     )
 
