@@ -134,8 +134,8 @@ def test_fit_makes_it_the_grid_over_its_input(grid: dict[str, Any], variant: str
         ({}, [1.0, 1.0], [0.0, 0.0], 'spikes="binary" without an offset have no grid'),
         ({"spikes": "ternary", "variant": "R"}, [1.0, 1.0], [0.0, 0.0], "take variant G"),
         ({"spikes": "ternary"}, [1.0, 0.0], [0.0, 0.0], "step must be above 0, the smallest is 0.0"),
-        ({"spikes": "ternary"}, [1.0], [0.0, 0.0], "step must be 2 finite numbers"),
-        ({"spikes": "ternary"}, [1.0, 1.0], [0.0, float("nan")], "offset must be 2 finite numbers"),
+        ({"spikes": "ternary"}, [1.0], [0.0, 0.0], "step must have shape (2,), got (1,)"),
+        ({"spikes": "ternary"}, [1.0, 1.0], [0.0, float("nan")], "offset must be finite, got [0.0, nan]"),
         ({"spikes": "ternary"}, [1.0, 1.0], [0.0, 0.5], "no offset; build it with offset=True, or give zeros"),
     ],
 )

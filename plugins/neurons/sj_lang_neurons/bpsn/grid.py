@@ -1,8 +1,7 @@
-"""The grids that spikes lie on: their range, their firing and the parameter of their threshold."""
+"""The grids that spikes lie on: their range, their firing, and what a fitted grid must be."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sj_lang.errors import choices
@@ -34,6 +33,12 @@ def firing_of(low: int, high: int) -> Rect:
     return Rect(low, high, MARGIN if (low, high) != (0, 1) else 0.0)
 
 
-def threshold_of(v: Tensor) -> Tensor:
-    """The parameter whose softplus is v > 0."""
-    return v + torch.log(-torch.expm1(-v))
+def check_steps(step: Tensor, offset: Tensor, channels: int) -> None:
+    """Raises ValueError unless step, above 0, and offset are finite numbers, one of each channel."""
+    for name, value in (("step", step), ("offset", offset)):
+        if value.shape != (channels,):
+            raise ValueError(f"BPSN: {name} must have shape ({channels},), got {tuple(value.shape)}")
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"BPSN: {name} must be finite, got {value.tolist()}")
+    if not bool((step > 0).all()):
+        raise ValueError(f"BPSN: step must be above 0, the smallest is {float(step.min())}")

@@ -14,7 +14,7 @@ from sj_lang.compat import surrogate
 from sj_lang.errors import choices
 from sj_lang.neuron import Kernel, Node, State, state_dtype
 from sj_lang_neurons.bpsn.cupy import bpsn_cupy
-from sj_lang_neurons.bpsn.grid import firing_of, spike_range, threshold_of
+from sj_lang_neurons.bpsn.grid import check_steps, firing_of, spike_range
 from sj_lang_neurons.bpsn.inputs import BPSNInputs
 from sj_lang_neurons.bpsn.numba import bpsn_numba
 from sj_lang_neurons.bpsn.quantiser import TICKS, counted, in_ticks
@@ -132,7 +132,7 @@ class BPSN(Node):
             self.gain_0.fill_(1)
             if self.lateral is not None:
                 self.lateral.fill_(2)
-            self.threshold.copy_(threshold_of(torch.full_like(self.threshold, self.v_threshold)))
+            self.threshold.fill_(self.v_threshold + math.log(-math.expm1(-self.v_threshold)))
             if self.offset is not None:
                 self.offset.fill_(0)
 
@@ -150,18 +150,12 @@ class BPSN(Node):
             raise ValueError(
                 "BPSN: the lateral term of variant R is never 0, so it cannot be elementwise; take variant G"
             )
-        for name, value in (("step", step), ("offset", offset)):
-            if value.shape != (self.channels,) or not bool(value.isfinite().all()):
-                raise ValueError(
-                    f"BPSN: {name} must be {self.channels} finite numbers, one of each channel, got {value}"
-                )
-        if not bool((step > 0).all()):
-            raise ValueError(f"BPSN: step must be above 0, the smallest is {float(step.min())}")
+        check_steps(step, offset, self.channels)
         if self.offset is not None:
             self.offset.copy_(offset / step)
         elif bool(offset.any()):
             raise ValueError("BPSN: the node has no offset; build it with offset=True, or give zeros")
-        self.threshold.copy_(threshold_of(step))
+        self.threshold.copy_(step + torch.log(-torch.expm1(-step)))  # its softplus is V
         self.gain_0.fill_(1)
         for gain in (self.gain_f, self.gain_b):
             if gain is not None:
