@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sj_lang.errors import RunFailed, UserError
+from sj_lang.errors import RunFailed
 from sj_lang.folder import RunFolder
 from sj_lang.hf import shield
 from sj_lang.monitor import neuron_tensors, seeded
@@ -40,6 +40,9 @@ class RunTrainer(BatchTrainer):
         self.termination = Termination(folder.continuing if folder else "")
         self.guard = FiniteGuard()
         self.neuron_rate: float | None = job.recipe.train[NEURON_RATE]
+        if self.neuron_rate is not None and not neuron_tensors(job.model):
+            self.neuron_rate = None
+            job.notes.append(f"train.{NEURON_RATE} has no effect: the model has no neurons with parameters")
         self._use_cache = vars(job.model.config).get("use_cache")
         super().__init__(
             model=job.model,
@@ -65,8 +68,6 @@ class RunTrainer(BatchTrainer):
         if self.neuron_rate is None or made:
             return optimizer
         of_neurons = {id(p): p for p in neuron_tensors(self.model) if p.requires_grad}
-        if not of_neurons:
-            raise UserError("train.neuron_learning_rate: the model has no neurons with parameters; leave it out")
         for group in optimizer.param_groups:
             group["params"] = [p for p in group["params"] if id(p) not in of_neurons]
         optimizer.add_param_group({"params": list(of_neurons.values()), "lr": self.neuron_rate, "weight_decay": 0.0})

@@ -26,8 +26,9 @@ from transformers import PreTrainedModel
 from sj_lang.errors import UserError
 from sj_lang_language.layers import SpikingLayer, SpikingLinear
 
-STARTS = (0.8, 1.3, 2.0)  # first guesses of the step, in units of deviation / (2 / levels)
-ROUNDS = 6
+STARTS = (0.6, 1.0, 1.6, 2.6)  # first guesses of the step: the grid is as wide as twice the deviation times these
+ROUNDS = 3  # from each start
+MORE_ROUNDS = 16  # from the best of them
 MOST = 1_500  # tokens on which a grid is fitted; the regression takes all
 
 
@@ -53,11 +54,11 @@ def calibrate(
     pass, labels or not. ridge: pull towards the weights that are there; 0 needs more tokens than inputs.
 
     Returns the relative squared error of each layer's output, `{"layer.0": .04, ...}`, as measured in this pass.
-    Raises UserError if the batch is empty, or if a layer of neurons cannot be calibrated.
+    Raises UserError if the batch is empty, if a layer of neurons cannot be calibrated, or if the teacher is no twin.
     """
-    ids = batch["input_ids"]
-    if ids.numel() == 0:
+    if not batch.get("attention_mask", batch["input_ids"] >= 0).sum():
         raise UserError("calibration: the batch holds no tokens; give at least one sentence")
+    _check_twin(student, teacher)
     inputs = {name: value for name, value in batch.items() if "label" not in name}
     with _evaluation(student), _evaluation(teacher):
         with _outputs(_linears(teacher), _layers(teacher)) as targets:
@@ -73,24 +74,27 @@ def fit_grid(x: Tensor, low: int, high: int, *, centred: bool = True) -> tuple[T
     """The step a > 0 and the offset b of each channel, `x [N, C]` to `[C]` each, of the grid a {low .. high} + b.
 
     Alternates nearest levels and least squares from several starts, and keeps the best of each channel. centred: b is
-    free; False: b = 0.
+    free; False: b = 0. With a free b a grid begins around the mean, at the smallest x and at the largest: GELU's
+    outputs and other skewed ones would else end in a poor one.
     """
     x = x[:: max(1, len(x) // MOST)].float()
     mean, deviation = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
-    best_error = torch.full_like(mean, torch.inf)
-    best_step, best_offset = deviation.clone(), torch.zeros_like(mean)
-    for start in STARTS:
-        step = start * deviation * 2 / (high - low)
-        offset = mean - step * (high + low) / 2 if centred else torch.zeros_like(mean)
-        for _ in range(ROUNDS):
+    best = torch.stack((torch.full_like(mean, torch.inf), deviation, torch.zeros_like(mean)))  # error, step, offset
+
+    def better_of(best: Tensor, step: Tensor, offset: Tensor, rounds: int) -> Tensor:
+        for _ in range(rounds):
             levels = _nearest(x, step, offset, low, high)
             step, offset = _least_squares(x, levels, deviation, centred=centred)
         error = (x - offset - step * _nearest(x, step, offset, low, high)).square().mean(0)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        best_step = torch.where(better, step, best_step)
-        best_offset = torch.where(better, offset, best_offset)
-    return best_step, best_offset
+        return torch.where(error < best[0], torch.stack((error, step, offset)), best)
+
+    for start in STARTS:
+        step = start * deviation * 2 / (high - low)
+        around, lowest, highest = mean - step * (high + low) / 2, x.amin(0) - step * low, x.amax(0) - step * high
+        for offset in (around, lowest, highest) if centred else (torch.zeros_like(mean),):
+            best = better_of(best, step, offset, ROUNDS)
+    _, step, offset = better_of(best, best[1], best[2], MORE_ROUNDS)
+    return step, offset
 
 
 def fit_spikes(layer: SpikingLayer, x: Tensor) -> None:
@@ -103,7 +107,10 @@ def fit_spikes(layer: SpikingLayer, x: Tensor) -> None:
     node = cast(GridNode, layer.node)
     low, high = node.spike_range
     step, offset = fit_grid(x, low, high, centred=node.offset is not None)
-    node.fit(step, offset)
+    try:
+        node.fit(step, offset)
+    except ValueError as error:
+        raise UserError(f"calibration: {error}") from error
     layer.scale.copy_(step)
     layer.shift.copy_(offset)
 
@@ -151,10 +158,25 @@ class _Valid:
         return x.flatten(0, 1) if self.mask is None else x[self.mask]
 
 
-def _linears(model: PreTrainedModel) -> dict[str, nn.Module]:
+def _linears(model: PreTrainedModel) -> dict[str, SpikingLinear]:
     """The Linear layers behind spikes, by name."""
-    inside = model.base_model.encoder.named_modules(prefix="encoder")
+    inside = model.base_model.named_modules()
     return {name: module for name, module in inside if isinstance(module, SpikingLinear)}
+
+
+def _check_twin(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """UserError unless the teacher has the student's Linear layers, and the tokens of a text where the student does."""
+    if getattr(student.config, "repeats", None):
+        raise UserError("calibration: with repeat coding a spike is no value of a token; set model.coding=individual")
+    theirs = _linears(teacher)
+    for name, linear in _linears(student).items():
+        shape = theirs[name].weight.shape if name in theirs else None
+        if shape != linear.weight.shape:
+            there = "does not have it" if shape is None else f"has it in shape {list(shape)}"
+            raise UserError(
+                f"calibration: the teacher is not the student's ANN twin: {type(teacher).__name__} {there}: {name} "
+                f"{list(linear.weight.shape)}; take a teacher with model.twin=true and the same sizes"
+            )
 
 
 def _layers(model: PreTrainedModel) -> dict[str, nn.Module]:
