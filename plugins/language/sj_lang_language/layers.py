@@ -44,6 +44,8 @@ class SpikingLayer(nn.Module):
     def __init__(self, *, neuron: MakeNeuron, channels: int, scaled: bool = False) -> None:
         super().__init__()
         self.channels = channels
+        #: what its spikes stand for is this function of its input; None: the input itself. For a calibration
+        self.replaces: Callable[[Tensor], Tensor] | None = None
         self._fresh = partial(neuron, channels=channels)
         self.node = self._fresh()
         scaled = scaled and self.spiking

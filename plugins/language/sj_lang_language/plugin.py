@@ -35,6 +35,11 @@ def sj_lang_register(register: Register) -> None:
         cite=SPIKE_DECODER,
     )
     register.attention(
+        "firing_scores",
+        "sj_lang_language.attention.firing_scores:FiringScoresAttention",
+        summary="self-attention without softmax: scores are spikes; reads a text as a whole",
+    )
+    register.attention(
         "softmax",
         "sj_lang_language.attention.softmax:SoftmaxAttention",
         summary="self-attention of spikes with softmax, causal or over the whole text",

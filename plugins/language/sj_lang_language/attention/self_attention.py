@@ -76,6 +76,14 @@ class SelfAttention(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} does not say how tokens meet")
 
+    @property
+    def values(self) -> tuple[Tensor, Tensor] | None:
+        """Scale and shift of the spikes of Q, K and V, `[3, H, 1, K]` each; None: spikes stand for themselves."""
+        scale, shift = self.qkv.scale, self.qkv.shift
+        if scale is None or shift is None:
+            return None
+        return torch.unflatten(scale, 0, (3, self.heads, 1, -1)), torch.unflatten(shift, 0, (3, self.heads, 1, -1))
+
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
         """x: `[L, B, D]` or `[T, B, L, D]`; mask: x's shape without D, True = valid. Returns y, shaped as x, and the
         state, {} if not causal."""

@@ -37,17 +37,14 @@ class SoftmaxAttention(SelfAttention):
 
     def _query_values(self, q: Tensor) -> Tensor:
         """What meets the spikes of K: a_k (a_q s + b_q). b_k adds the same to all scores of a query, and falls out."""
-        if self.qkv.scale is None or self.qkv.shift is None:
+        if self.values is None:
             return q
-        a, b = self._per_head(self.qkv.scale), self._per_head(self.qkv.shift)
+        a, b = self.values
         return torch.addcmul(b[0], q, a[0]) * a[1]
 
     def _attended_values(self, o: Tensor) -> Tensor:
         """softmax(...) (a_v s + b_v), where the weights of a token sum to 1."""
-        if self.qkv.scale is None or self.qkv.shift is None:
+        if self.values is None:
             return o
-        return torch.addcmul(self._per_head(self.qkv.shift)[2], o, self._per_head(self.qkv.scale)[2])
-
-    def _per_head(self, parameter: Tensor) -> Tensor:
-        """`[3D]` to `[3, H, 1, K]`."""
-        return torch.unflatten(parameter, 0, (3, self.heads, 1, -1))
+        a, b = self.values
+        return torch.addcmul(b[2], o, a[2])

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sj_lang.errors import UserError
+from sj_lang.monitor import intercepted
+from sj_lang_language.attention.self_attention import SelfAttention
 from sj_lang_language.layers import SpikingLayer, SpikingLinear
 
 STARTS = (0.6, 1.0, 1.6, 2.6)  # first guesses of the step: the grid is as wide as twice the deviation times these
@@ -61,7 +63,7 @@ def calibrate(
     _check_twin(student, teacher)
     inputs = {name: value for name, value in batch.items() if "label" not in name}
     with _evaluation(student), _evaluation(teacher):
-        with _outputs(_linears(teacher), _layers(teacher)) as targets:
+        with _outputs(_linears(teacher), _layers(teacher), _attentions(teacher)) as targets:
             teacher(**inputs)
         valid = _Valid()
         errors: dict[str, float] = {}
@@ -164,6 +166,10 @@ def _linears(model: PreTrainedModel) -> dict[str, SpikingLinear]:
     return {name: module for name, module in inside if isinstance(module, SpikingLinear)}
 
 
+def _attentions(model: PreTrainedModel) -> dict[str, SelfAttention]:
+    return {name: one for name, one in model.base_model.named_modules() if isinstance(one, SelfAttention)}
+
+
 def _check_twin(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """UserError unless the teacher has the student's Linear layers, and the tokens of a text where the student does."""
     if getattr(student.config, "repeats", None):
@@ -199,7 +205,7 @@ def _outputs(*groups: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     kept: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
-        return lambda module, args, output: kept.__setitem__(name, output)
+        return lambda module, args, output: kept.__setitem__(name, output[0] if isinstance(output, tuple) else output)
 
     modules = [pair for group in groups for pair in group.items()]
     handles = [module.register_forward_hook(keep(name)) for name, module in modules]
@@ -219,7 +225,8 @@ def _fitting(
     def before_spikes(module: Any, args: tuple[Any, ...]) -> None:
         x, _, mask = args
         valid.mask = mask
-        fit_spikes(module, valid.rows(x))
+        rows = valid.rows(x)
+        fit_spikes(module, rows if module.replaces is None else module.replaces(rows))
 
     def before_linear(name: str) -> Any:
         return lambda module, args: refit(module, valid.rows(args[0]), valid.rows(targets[name]), ridge)
@@ -231,12 +238,22 @@ def _fitting(
 
         return hook
 
+    def before_mix(name: str, module: Any, mix: Any) -> Any:
+        def fitted(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, state: Any) -> Any:
+            target = torch.unflatten(targets[name], -1, (module.heads, -1)).permute(1, 2, 0, 3)  # [B, H, L, K]
+            module.fit(q, k, v, mask, target)
+            return mix(q, k, v, mask, state)
+
+        return fitted
+
     layers = [module for module in student.base_model.encoder.modules() if isinstance(module, SpikingLayer)]
     handles = [module.register_forward_pre_hook(before_spikes) for module in layers]
     handles += [module.register_forward_pre_hook(before_linear(name)) for name, module in _linears(student).items()]
     handles += [module.register_forward_hook(measure(name)) for name, module in _layers(student).items()]
+    firing = {name: module for name, module in _attentions(student).items() if hasattr(module, "fit")}
     try:
-        yield
+        with intercepted(firing, before_mix, "mix"):
+            yield
     finally:
         for handle in handles:
             handle.remove()

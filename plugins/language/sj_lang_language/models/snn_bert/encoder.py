@@ -112,6 +112,8 @@ class SNNBertLayer(GradientCheckpointingLayer):  # type: ignore[misc]
         self.attention = SNNBertAttention(config, attention=attention, neuron=neuron, norm=norm)
         self.intermediate = SNNBertIntermediate(config, neuron=neuron)
         self.output = SNNBertOutput(config, width=config.width_inside, neuron=neuron, norm=norm)
+        if not config.gelu:
+            self.output.neuron.replaces = nn.functional.gelu
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = self.attention(x, mask)
