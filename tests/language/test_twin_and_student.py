@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from sj_lang import run
+from sj_lang.bench.recipe import time_steps
 from sj_lang.errors import UserError
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
@@ -152,6 +153,14 @@ def test_a_trained_student_is_an_embedding_model(place: Path) -> None:
     embedder.save("embedder")
     again = sentence_transformers.SentenceTransformer("embedder", device="cpu")
     torch.testing.assert_close(torch.as_tensor(again.encode(texts)), vectors)
+
+
+def test_steps_of_both_are_timed_once_the_twin_is_there(place: Path) -> None:
+    with pytest.raises(UserError, match=r"task\.teacher: runs/both/twin is no folder"):
+        time_steps(load("both.yaml"), 1)
+    assert run.execute(load("both.yaml", ["train.max_steps=2", "train.eval_steps=2"])) == 0
+    timed, device = time_steps(load("both.yaml"), 1)
+    assert (list(timed), device) == (["twin", "spiking"], "cpu")
 
 
 # Where a student starts

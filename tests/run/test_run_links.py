@@ -11,7 +11,7 @@ import tiny
 from tiny import write_recipe
 from tiny_task import TinyText
 
-from sj_lang import run
+from sj_lang import cli, run
 from sj_lang.errors import UserError
 from sj_lang.hookspecs import Register, hookimpl
 from sj_lang.manifest import read_json
@@ -118,6 +118,7 @@ def test_all_texts_of_a_task_are_read_lists_and_inner_ones_too(tmp_path: Path) -
 def test_names_of_no_earlier_run(tmp_path: Path, runs: str, message: str) -> None:
     with pytest.raises(UserError, match=f"^run 'second': {message}"):
         run.execute(load(write_recipe(tmp_path, runs), SHORT))
+    assert cli.main(["validate", write_recipe(tmp_path, runs)]) == 2
     assert not (tmp_path / "s").exists()
 
 
