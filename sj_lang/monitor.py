@@ -63,7 +63,8 @@ def neuron_steps(x: Tensor, mask: Tensor | None, lead: int) -> Tensor | int:
 class LayerFiring:
     """Counts of one layer, summed over all calls since `Monitor.reset`.
 
-    rate: |spikes| / levels, mean over valid steps and neurons; 1 is a neuron that fires its most at every step.
+    rate: |spikes| / levels, mean over valid steps and neurons; 1 is a neuron that fires its most at
+        every step.
     dead: share of channels that never fired.
     """
 

@@ -107,11 +107,17 @@ def raster(spikes: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
     for axes, (name, values) in zip(panels, shown, strict=True):
         picked = np.linspace(0, values.shape[1] - 1, min(values.shape[1], _MOST_NEURONS)).round().astype(int)
         part = np.asarray(values, dtype=np.float32)[:_MOST_STEPS, picked]
-        largest = max(float(part.max(initial=0)), 1.0)
+        largest = max(float(np.abs(part).max(initial=0)), 1.0)
+        signed = bool((part < 0).any())
         shade = PowerNorm(0.5, vmin=0, vmax=largest)  # a spike of 1 among 4s is seen too
-        axes.imshow(part.T, aspect="auto", interpolation="nearest", cmap="Greys", norm=shade, origin="lower")
+        colours: Any = (
+            {"cmap": "RdGy", "vmin": -largest, "vmax": largest} if signed else {"cmap": "Greys", "norm": shade}
+        )
+        axes.imshow(part.T, aspect="auto", interpolation="nearest", origin="lower", **colours)
         counts = f" of {values.shape[1]}" if values.shape[1] > _MOST_NEURONS else ""
         sizes = f" (of 1 to {largest:.0f})" if largest > 1 else ""
+        if signed:
+            sizes = f" (of -{largest:.0f} to {largest:.0f}; red: below 0)"
         caption = f"{len(picked)}{counts} neurons, {_percent(part)} of steps with a spike{sizes}"
         axes.set_title(f"{name}\n{caption}", fontsize=9)
         axes.tick_params(labelsize=8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +17,19 @@ from sj_lang.testing.subject import State, Subject
 
 @check(once=True)
 def spikes_are_levels(subject: Subject) -> None:
-    """Spikes are whole numbers from 0 to levels, or in the node's `spike_range`, for small inputs and large."""
+    """Spikes are whole numbers from 0 to levels, or in `spike_range`, for small inputs and large."""
     node = subject.node()
-    spike_range: Any = getattr(node, "spike_range", (0, node.levels))
-    lowest, highest = spike_range
+    levels = cast(int, node.levels)
+    lowest, highest = cast(tuple[int, int], getattr(node, "spike_range", (0, levels)))
     largest = max(-lowest, highest)
-    assert node.levels == largest, f"levels is {node.levels}, it must be {largest} for a spike_range {spike_range}"
+    assert levels == largest, f"levels is {levels}, it must be {largest} for spikes of {lowest} to {highest}"
     for size in (0.1, 1.0, 100.0):
         with torch.no_grad():
             spikes, _ = whole(node, subject.x(9, 8) * size)
         assert bool((spikes == spikes.round()).all()), f"inputs times {size}: spikes that are no integers"
         low, high = float(spikes.min()), float(spikes.max())
         assert lowest <= low, f"inputs times {size}: a spike of {low}"
-        assert high <= highest, f"inputs times {size}: a spike of {high}, levels is {node.levels}"
+        assert high <= highest, f"inputs times {size}: a spike of {high}, levels is {levels}"
 
 
 @check(once=True)

@@ -134,8 +134,8 @@ def test_fit_makes_it_the_grid_over_its_input(grid: dict[str, Any], variant: str
         ({}, [1.0, 1.0], [0.0, 0.0], 'spikes="binary" without an offset have no grid'),
         ({"spikes": "ternary", "variant": "R"}, [1.0, 1.0], [0.0, 0.0], "take variant G"),
         ({"spikes": "ternary"}, [1.0, 0.0], [0.0, 0.0], "step must be above 0, the smallest is 0.0"),
-        ({"spikes": "ternary"}, [1.0], [0.0, 0.0], "step must be 2 finite numbers"),
-        ({"spikes": "ternary"}, [1.0, 1.0], [0.0, float("nan")], "offset must be 2 finite numbers"),
+        ({"spikes": "ternary"}, [1.0], [0.0, 0.0], "step must have shape (2,), got (1,)"),
+        ({"spikes": "ternary"}, [1.0, 1.0], [0.0, float("nan")], "offset must be finite, got [0.0, nan]"),
         ({"spikes": "ternary"}, [1.0, 1.0], [0.0, 0.5], "no offset; build it with offset=True, or give zeros"),
     ],
 )
@@ -191,3 +191,15 @@ def test_gradients_by_torch_func(grid: dict[str, Any]) -> None:
     leaf = x.clone().requires_grad_()
     torch.testing.assert_close(torch.func.grad(loss)(x), torch.autograd.grad(loss(leaf), leaf)[0])
     torch.func.vmap(torch.func.grad(loss))(x[None])
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own doing
+def test_the_compiled_operator_is_registered_completely() -> None:
+    pytest.importorskip("numba")
+    torch.manual_seed(0)
+    x = torch.randn(5, 2, 3, 1, requires_grad=True)
+    terms = [torch.rand(3).requires_grad_() for _ in range(6)]
+    states = [torch.rand(2, 3, 1).requires_grad_(), torch.rand(2, 3).requires_grad_()]
+    g0, threshold, lf, gf, lb, gb = terms
+    arguments = (x, g0, threshold, lf, gf, lb, gb, None, *states, torch.tensor([5, 3]), True)
+    torch.library.opcheck(torch.ops.sj_lang.bpsn_numba.default, (*arguments, *Fused(1, 2.0, -2.0, 0.5)))

@@ -1,6 +1,6 @@
 """From potentials to spikes: one firing for all neurons, inside a kernel that knows it, else in torch after the kernel.
 
-The numbers are those of `surrogates.cuh` and `jit.py`: the macro FIRE, or `kind`, and its parameters.
+The numbers are those of `surrogates.cuh` and `jit.py`: the macro FIRE, or `kind`, and what it takes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ BLOCK = 65_536  # elements
 class Fused(NamedTuple):
     """What a kernel is to fire.
 
-    kind: `POTENTIALS`, `RECT` or a number of `HEAVISIDES`. alpha: of a surrogate; the highest spike of `RECT`.
-    threshold: of a surrogate; the lowest spike of `RECT`. margin: that of `Rect`.
+    kind: `POTENTIALS`, `RECT` or a number of `HEAVISIDES`. alpha: of a surrogate; `Rect.high`.
+    threshold: of a surrogate; `Rect.low`. margin: `Rect.margin`.
     """
 
     kind: int = POTENTIALS
@@ -43,10 +43,10 @@ class Fused(NamedTuple):
 
 
 class Rect(nn.Module):
-    """S = clip(round(u), low, high), with gradient 1 where low - margin <= u <= high + margin and 0 elsewhere.
+    """S = clip(round(u), low, high), dS/du = 1 where low - margin <= u <= high + margin, else 0.
 
-    Halves are rounded to even. As with SpikingJelly's surrogates, `set_spiking_mode(False)` gives the smooth form, here
-    clip(u, low - margin, high + margin), whose gradient is the same inside: for numerical gradient checks.
+    Halves are rounded to even. As with SpikingJelly's surrogates, `set_spiking_mode(False)` gives
+    the smooth form, here clip(u, low - margin, high + margin), for numerical gradient checks.
     """
 
     def __init__(self, low: int, high: int, margin: float = 0.0, spiking: bool = True) -> None:

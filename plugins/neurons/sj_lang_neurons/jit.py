@@ -66,7 +66,7 @@ def _exp(v):  # type: ignore[no-untyped-def]  # numba compares its signature wit
 
 @jit
 def fire(h: Array, kind: int, level: float, threshold: float, out: Array) -> None:
-    """Spikes of a row of potentials, as `surrogates.cuh`. level, threshold: as in `slope`. NaN stays NaN."""
+    """Spikes of a row of potentials, as `surrogates.cuh`. NaN stays NaN. Parameters as of `slope`."""
     zero, one, most, over = h.dtype.type(0), h.dtype.type(1), h.dtype.type(level), h.dtype.type(threshold)
     if kind == POTENTIALS:
         for n in range(len(h)):
@@ -81,9 +81,9 @@ def fire(h: Array, kind: int, level: float, threshold: float, out: Array) -> Non
 
 @jit
 def slope(grad: Array, h: Array, kind: int, level: float, threshold: float, margin: float, out: Array) -> None:
-    """The gradient that comes through the firing. level: the highest spike of RECT, alpha of a surrogate.
+    """The gradient that comes through the firing.
 
-    threshold: the lowest spike of RECT, threshold of a surrogate. margin: of RECT.
+    level, threshold: alpha and threshold of a surrogate; the highest and the lowest spike of RECT.
     """
     number = h.dtype.type
     zero, half, one, a, over = number(0), number(0.5), number(1), number(level), number(threshold)

@@ -27,6 +27,6 @@ def sj_lang_register(register: Register) -> None:
         carries_state=False,
         takes_mask=True,
         any_length=True,
-        parameters_per_channel="7 (R), 6 (A, G, K); 2 fewer in one direction",
+        parameters_per_channel="7 (R), 6 (A, G, K); 2 fewer in one direction; 1 more with an offset",
         variants={"direction=forward": {"causal": True, "steps": True, "carries_state": True}},
     )

@@ -14,8 +14,8 @@ class BPSNInputs(NamedTuple):
 
     x [T, B, C, ...]; the parameters [C] are those of the node, in the dtype of its states; a threshold of None is 0.
     numerator [B, C, ...], denominator [B, C]: of the past before x. lengths [B]: the valid steps, which come first;
-    None: all are. normalised: not variant A. carries: the states after x are wanted. softplus: the threshold is that
-    before a softplus; False: it is taken as it is.
+    None: all are. normalised: not variant A. carries: the states after x are wanted.
+    softplus: the threshold is given before its softplus; False: it is taken as it is.
     x may be narrower if the kernel says `half`, and a state that it carries may be None for zeros if it says `zeros`.
     """
 

@@ -14,7 +14,7 @@ from sj_lang.compat import surrogate
 from sj_lang.errors import choices
 from sj_lang.neuron import Kernel, Node, State, state_dtype
 from sj_lang_neurons.bpsn.cupy import bpsn_cupy
-from sj_lang_neurons.bpsn.grid import firing_of, spike_range, threshold_of
+from sj_lang_neurons.bpsn.grid import check_steps, firing_of, spike_range
 from sj_lang_neurons.bpsn.inputs import BPSNInputs
 from sj_lang_neurons.bpsn.numba import bpsn_numba
 from sj_lang_neurons.bpsn.quantiser import TICKS, counted, in_ticks
@@ -45,11 +45,12 @@ class BPSN(Node):
         with M = B. "both" and "backward" need the whole sequence in one call and carry nothing to the next.
     surrogate_function: a surrogate of SpikingJelly or its name; None: ATan.
     v_threshold: V at the start, in units of the input, > 0; learned, through a softplus.
-    spikes: "binary", as above. "ternary" -1, 0, 1 and "integer" lie on a grid, S = clip(round(H / V - o), low, high)
-        with gradient 1 over V from low - 1/2 to high + 1/2; not in K, and without a surrogate_function.
-    levels: the largest spike of "integer", which needs it. signed: with spikes below 0 too; False: 0 to `levels`.
-    offset: o is learned, per channel and dimensionless, 0 at the start; False: it is 0. Binary spikes with an offset
-        are the grid 0, 1, with gradient from 0 to 1.
+    spikes: "binary", as above. "ternary", -1 to 1, and "integer" lie on a grid, u = H / V - o and
+        S = clip(round(u), low, high), dS/du = 1 where low - 1/2 <= u <= high + 1/2, else 0. Not in
+        K, and without a surrogate_function.
+    levels: the largest spike of "integer", which needs it. signed: from -levels on; False: from 0.
+    offset: o is learned, dimensionless, 0 at the start; False: it is 0. Binary spikes with an
+        offset lie on the grid 0, 1, with dS/du = 1 where 0 <= u <= 1.
     kappa: largest current of K, in thresholds, in (0, 1): at most ceil(1 / (1 - kappa)) - 1 spikes in a row.
 
     State with "forward", float32 (float64 for float64 input): "numerator" [B, C, ...] and, but in A, "denominator"
@@ -120,7 +121,8 @@ class BPSN(Node):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Decays evenly over .1 to .8, shuffled; g0 = 1, gf and gb ~ N(0, .5), r = 2, V = `v_threshold`, o = 0."""
+        """Decays evenly over .1 to .8, shuffled; g0 = 1, gf and gb ~ N(0, .5), r = 2, o = 0, and
+        V = `v_threshold`."""
         with torch.no_grad():
             for decay, gain in ((self.decay_f, self.gain_f), (self.decay_b, self.gain_b)):
                 if decay is not None and gain is not None:
@@ -130,16 +132,17 @@ class BPSN(Node):
             self.gain_0.fill_(1)
             if self.lateral is not None:
                 self.lateral.fill_(2)
-            self.threshold.copy_(threshold_of(torch.full_like(self.threshold, self.v_threshold)))
+            self.threshold.fill_(self.v_threshold + math.log(-math.expm1(-self.v_threshold)))
             if self.offset is not None:
                 self.offset.fill_(0)
 
     @torch.no_grad()
     def fit(self, step: Tensor, offset: Tensor) -> None:
-        """Make it the elementwise S = clip(round((x - offset) / step), low, high): V = step, g0 = 1, gf = gb = 0.
+        """Make it the elementwise S = clip(round((x - offset) / step), low, high).
 
-        step > 0 and offset [C], in units of the input. Raises ValueError if the node has no grid or can't be
-        elementwise, or if there is no parameter for an offset.
+        V = step, o = offset / step, g0 = 1, gf = gb = 0. step > 0 and offset are [C], in units of
+        the input. Raises ValueError if they are not, if the node has no grid or cannot be
+        elementwise, or if it has no parameter for an offset.
         """
         if not self.has_grid:
             raise ValueError('BPSN: spikes="binary" without an offset have no grid; take offset=True')
@@ -147,18 +150,12 @@ class BPSN(Node):
             raise ValueError(
                 "BPSN: the lateral term of variant R is never 0, so it cannot be elementwise; take variant G"
             )
-        for name, value in (("step", step), ("offset", offset)):
-            if value.shape != (self.channels,) or not bool(value.isfinite().all()):
-                raise ValueError(
-                    f"BPSN: {name} must be {self.channels} finite numbers, one of each channel, got {value}"
-                )
-        if not bool((step > 0).all()):
-            raise ValueError(f"BPSN: step must be above 0, the smallest is {float(step.min())}")
+        check_steps(step, offset, self.channels)
         if self.offset is not None:
             self.offset.copy_(offset / step)
         elif bool(offset.any()):
             raise ValueError("BPSN: the node has no offset; build it with offset=True, or give zeros")
-        self.threshold.copy_(threshold_of(step))
+        self.threshold.copy_(step + torch.log(-torch.expm1(-step)))  # its softplus is V
         self.gain_0.fill_(1)
         for gain in (self.gain_f, self.gain_b):
             if gain is not None:
@@ -229,7 +226,8 @@ class BPSN(Node):
     def _apply_kernel(
         self, kernel: Kernel, x: Tensor, state: State, lengths: Tensor | None, firing: Firing
     ) -> tuple[Tensor, State]:
-        """What becomes of H - V [T, B, C, ...], of H / V - o with a grid and of H in K; the state but for the count."""
+        """What becomes of H - V [T, B, C, ...], with a grid of H / V - o, in K of H; and the state
+        but for the count."""
         dtype = state_dtype(x)
 
         def wide(parameter: Tensor | None) -> Tensor | None:

@@ -26,9 +26,10 @@ Spikes on a grid, in R, A and G (`rect`), with an offset o, dimensionless:
 
     u = H / V - o,  S = clip(round(u), lo, hi),  dS/du = 1 where lo - w <= u <= hi + w, else 0
 
-with lo, hi = 0, 1 and w = 0 (binary with an offset), -1, 1 (ternary) or -N, N or 0, N (integer) and w = 1/2. Ternary
-spikes are those of SpikeLM, arXiv 2406.03287, integer ones of I-LIF, SpikeYOLO, arXiv 2407.20708, over the threshold as
-in arXiv 2604.11321; a learned offset makes the window asymmetric as in arXiv 2604.12365. Their use with BPSN is ours.
+with lo, hi = 0, 1 and w = 0 (binary with an offset), -1, 1 (ternary) or -N, N or 0, N (integer)
+and w = 1/2. Ternary spikes are from SpikeLM, arXiv 2406.03287, integer ones from I-LIF, SpikeYOLO,
+arXiv 2407.20708, normalised as in arXiv 2604.11321, asymmetric windows with a learned offset from
+arXiv 2604.12365. Their use with BPSN is ours.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ TICKS = 2**24
 class Parameters(NamedTuple):
     """All [C]: decays in (0, 1), gains, lateral share rho in (0, 1), threshold V > 0, offset o.
 
-    None where the variant or direction has none. o: None without a grid, 0 for a grid without an offset.
+    None where the variant or direction has none. o: None without a grid, 0 with a grid without an
+    offset.
     """
 
     lf: Tensor | None

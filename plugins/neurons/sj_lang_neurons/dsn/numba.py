@@ -64,7 +64,7 @@ def _backward(
 
 
 @_forward.register_fake
-def _(flat: DSNColumns, kind: int, level: float, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+def _(flat: DSNColumns, *numbers: float) -> tuple[Tensor, Tensor, Tensor]:
     from sj_lang_neurons.dsn.numba_kernel import ROWS
 
     return _results(flat, ROWS)
