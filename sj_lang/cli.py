@@ -176,8 +176,10 @@ def _recipe_of(run: str | None) -> str:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    children = (recipe := _load(arguments)).children()
-    runs = f", {len(children)} runs: {', '.join(name for name, _ in children)}" if children else ""
+    from sj_lang.run.series import linked
+
+    children = linked(dict((recipe := _load(arguments)).children()))
+    runs = f", {len(children)} runs: {', '.join(children)}" if children else ""
     print(f"{recipe.name}: valid{runs}")
     return 0
 

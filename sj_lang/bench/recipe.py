@@ -16,7 +16,7 @@ from sj_lang.bench.timing import Stopwatch, in_turn
 from sj_lang.recipe.loading import Recipe
 from sj_lang.run.assembly import assemble
 from sj_lang.run.console import Console
-from sj_lang.run.series import grouped
+from sj_lang.run.series import grouped, linked
 from sj_lang.run.trainer import RunTrainer
 
 
@@ -50,7 +50,7 @@ class TrainingStep:
 
 def time_steps(recipe: Recipe, rounds: int) -> tuple[dict[str, list[float]], str]:
     """Run -> the milliseconds of its step in each round, and the device."""
-    runs = dict(recipe.children()) if recipe.is_series else {recipe.name: recipe}
+    runs = linked(dict(recipe.children())) if recipe.is_series else {recipe.name: recipe}
     groups = grouped(list(runs), default=recipe.name)
     steps = {group: TrainingStep(runs[names[0]]) for group, names in groups.items()}
     device = next(iter(steps.values())).device

@@ -54,18 +54,11 @@ class Tree:
     ) -> dict[str, Any]:
         before, after = old.get("type"), new.get("type", old.get("type"))
         wrapped = _wrapped(kind, after)
-        if wrapped and before is not None and before != after and wrapped not in new:
+        if wrapped and before is not None and before != after and not _names_a_type(new.get(wrapped, {})):
             self.marks = _moved(self.marks, keys, keys, (*keys, wrapped))
-            self._take_mark(keys, marks)
-            return self._merged(keys, {wrapped: old}, new, marks)
+            before, old = after, {"type": after, wrapped: old}
         if wrapped and before == after:
-            inner = [key for key in new if key not in _arguments(kind, after)]
-            inner = [key for key in inner if key in _arguments(kind, _spec(old.get(wrapped, "")).get("type"))]
-            for key in inner:
-                marks = _moved(marks, keys, (*keys, key), (*keys, wrapped, key))
-            handed_on = {**_spec(new.get(wrapped, {})), **{key: new[key] for key in inner}}
-            new = {key: value for key, value in new.items() if key not in inner}
-            new |= {wrapped: handed_on} if handed_on else {}
+            new, marks = _handed_on(kind, keys, wrapped, old, new, marks)
         if before is not None and before != after:
             dropped = [name for name in old if name != "type"]
             if dropped:
@@ -107,6 +100,10 @@ def _spec(value: str | dict[str, Any]) -> dict[str, Any]:
     return {"type": value} if isinstance(value, str) else value
 
 
+def _names_a_type(value: Any) -> bool:
+    return not isinstance(value, dict) or "type" in value
+
+
 def _arguments(kind: str, name: Any) -> Mapping[str, schema.Argument]:
     """The arguments of a component; none if it is not known, which the check that follows reports."""
     try:
@@ -118,6 +115,21 @@ def _arguments(kind: str, name: Any) -> Mapping[str, schema.Argument]:
 def _wrapped(kind: str, name: Any) -> str:
     """The argument of a component that is another of its own kind; "" if there is none."""
     return next((key for key, argument in _arguments(kind, name).items() if argument.part == kind), "")
+
+
+def _handed_on(
+    kind: str, keys: Keys, wrapped: str, old: dict[str, Any], new: dict[str, Any], marks: Marks
+) -> tuple[dict[str, Any], Marks]:
+    """`new` and its marks with the keys that only the component inside `old` has below `wrapped`."""
+    outside, below = _arguments(kind, old["type"]), new.get(wrapped, {})
+    inside = _arguments(kind, _spec(old.get(wrapped, "")).get("type"))
+    inner = {key: value for key, value in new.items() if key in inside and key not in outside}
+    if not inner or not isinstance(below, str | dict):
+        return new, marks
+    for key in inner:
+        marks = _moved(marks, keys, (*keys, key), (*keys, wrapped, key))
+    rest = {key: value for key, value in new.items() if key not in inner}
+    return {**rest, wrapped: _spec(below) | inner}, marks
 
 
 def _moved(marks: Marks, holder: Keys, old: Keys, new: Keys) -> dict[Keys, Place]:

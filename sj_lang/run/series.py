@@ -69,6 +69,8 @@ def linked(runs: Mapping[str, Recipe]) -> dict[str, Recipe]:
 def _with_folders(value: Any, folders: Mapping[str, str], name: str) -> Any:
     if isinstance(value, dict):
         return {key: _with_folders(inside, folders, name) for key, inside in value.items()}
+    if isinstance(value, list):
+        return [_with_folders(inside, folders, name) for inside in value]
     if not isinstance(value, str) or not value.startswith("run:"):
         return value
     other = value.removeprefix("run:")

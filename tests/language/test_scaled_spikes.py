@@ -233,6 +233,17 @@ def test_a_folded_model_is_stored_and_folding_again_changes_nothing(tmp_path: Pa
 
 
 @torch.no_grad()
+def test_a_loaded_model_folds_as_well(tmp_path: Path) -> None:
+    model = scaled()
+    model.save_pretrained(tmp_path)
+    loaded = SNNBertForSequenceClassification.from_pretrained(tmp_path).eval()
+    loaded.fold()
+    model.fold()
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+@torch.no_grad()
 def test_there_is_nothing_to_fold_in_a_twin_or_in_plain_spikes() -> None:
     for model in (build("twin"), build("bpsn")):
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
