@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from test_glue import NINE, layout
 from tiny_bert import store_bert
+from transformers import pipeline
 
 from sj_lang import plugins, run
 from sj_lang.errors import UserError
@@ -16,7 +17,7 @@ from sj_lang.recipe import load
 from sj_lang.run import assembly, series
 
 SCRATCH = [name for name in plugins.recipes() if name.startswith("glue/") and name.endswith(("-scratch", "-ablations"))]
-TEXT = [name for name in plugins.recipes() if name.startswith("text/")]
+TEXT = [name for name in plugins.recipes() if name.startswith("text/") and name != "text/from-checkpoint"]
 SMALL = ["tokenizer.vocab_size=300", "model.hidden_size=8", "model.intermediate_size=8"]
 SHORT = ["train.max_steps=2", "train.eval_steps=2", "train.per_device_train_batch_size=8", "seeds=null"]
 
@@ -33,6 +34,7 @@ def test_there_is_a_recipe_for_each_task() -> None:
     assert {f"glue/{name}-scratch" for name in NINE} <= set(plugins.recipes())
     assert {f"glue/{name}" for name in NINE} <= set(plugins.recipes())
     assert len(TEXT) >= 4
+    assert "text/from-checkpoint" in plugins.recipes()
 
 
 @pytest.mark.parametrize("name", SCRATCH)
@@ -163,3 +165,22 @@ def test_text(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for _, child in recipe.children() or [("", recipe)]:
         job = assembly.assemble(child, Path("out"))
         assert (job.model.config.num_labels, list(job.prepared.tests)) == (2, ["dev"])
+
+
+def test_a_table_of_texts_from_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store_bert("bert")
+    rows = "".join(f"{('poor', 'fair', 'great')[n % 3]},film {n} is {'words' * (n % 3)}\n" for n in range(90))
+    Path("reviews.csv").write_text(f"stars,review\n{rows}", encoding="utf-8")
+    table = ["task.data=reviews.csv", "task.text=review", "task.label=stars"]
+    with pytest.raises(UserError, match=r"model\.init_from is not set: .*model\.init_from=FOLDER"):
+        run.execute(load("text/from-checkpoint", table))
+    assert run.execute(load("text/from-checkpoint", ["model.init_from=bert", *table, *SHORT[:3], "output=out"])) == 0
+    metrics = read_json(Path("out/metrics.json"))
+    assert list(metrics) == ["twin", "spiking"]
+    assert {"dev.accuracy", "calibration.error.layer.1", "energy.mj", "firing_rate.mean"} <= metrics["spiking"].keys()
+    stored = load("out/spiking/recipe.yaml")
+    assert (stored.task["type"], stored.task["task"]["type"]) == ("distillation", "text_classification")
+    assert stored.task["teacher"] == "out/twin"
+    (answer,) = pipeline("text-classification", model="out/spiking/model")("film 7 is words")
+    assert answer["label"] in {"poor", "fair", "great"}
