@@ -64,19 +64,26 @@ def compute(averages: Averages, figures: Figures) -> tuple[dict[str, dict[str, A
     run, or a baseline that all of them have ("baseline.majority"). If several figures of a run are
     named, the mean of those that exist counts. With seeds, the average is taken for each seed; if
     the runs differ in their number of seeds, it is the average of their means, without a deviation.
+    A column in which no member has its figure is left out without a sentence if another column has
+    the average: an ANN twin has no firing rate.
     """
     columns: dict[str, dict[str, Any]] = {}
     notes: list[str] = []
     for name, members in averages.items():
+        missing: list[tuple[str, list[str]]] = []
         for column in _columns(members, figures):
             series = {run: _series(figures, run, column, names) for run, names in members.items()}
             lacking = [run for run, one in series.items() if not one]
             if lacking:
-                if not column.startswith(BASELINE):
-                    notes.append(f"average '{name}'{f' of {column}' * bool(column)}: no figure of {', '.join(lacking)}")
+                missing.append((column, lacking))
                 continue
             columns.setdefault(column, {})[name] = _mean(list(series.values()))
             notes += _absent(name, column, members, figures)
+        missing = [(column, lacking) for column, lacking in missing if not column.startswith(BASELINE)]
+        elsewhere = any(name in one for column, one in columns.items() if not column.startswith(BASELINE))
+        for column, lacking in missing:
+            if len(lacking) < len(members) or not elsewhere:
+                notes.append(f"average '{name}'{f' of {column}' * bool(column)}: no figure of {', '.join(lacking)}")
     return columns, list(dict.fromkeys(notes))
 
 

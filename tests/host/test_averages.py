@@ -79,6 +79,17 @@ def test_baselines_are_columns_too() -> None:
     ]
 
 
+def test_a_column_without_a_figure_is_no_gap_if_another_has_it() -> None:
+    rates = {"firing": {"a": ["rate"], "b": ["rate"]}}
+    twins = {"a/ann": [{"x": 1.0}], "b/ann": [{"x": 1.0, "baseline.most.rate": 0.1}]}
+    computed, notes = averages.compute(rates, {**twins, "a/snn": [{"rate": 0.2}], "b/snn": [{"rate": 0.4}]})
+    assert list(computed) == ["snn"]
+    assert mean(computed, "snn", "firing") == pytest.approx(0.3)
+    assert notes == []
+    _, notes = averages.compute(rates, {**twins, "a/snn": [{"rate": 0.2}], "b/snn": [{"x": 1.0}]})
+    assert notes == ["average 'firing' of ann: no figure of a, b", "average 'firing' of snn: no figure of b"]
+
+
 def test_a_run_that_is_missing() -> None:
     computed, notes = averages.compute(TWO, {"a": [{"dev.f1": 0.5}]})
     assert list(computed[""]) == ["one"]

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 from test_glue import NINE, layout
+from tiny_bert import store_bert
+from transformers import pipeline
 
 from sj_lang import plugins, run
 from sj_lang.errors import UserError
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
-from sj_lang.run import assembly
+from sj_lang.run import assembly, series
 
 SCRATCH = [name for name in plugins.recipes() if name.startswith("glue/") and name.endswith(("-scratch", "-ablations"))]
-TEXT = [name for name in plugins.recipes() if name.startswith("text/")]
+TEXT = [name for name in plugins.recipes() if name.startswith("text/") and name != "text/from-checkpoint"]
 SMALL = ["tokenizer.vocab_size=300", "model.hidden_size=8", "model.intermediate_size=8"]
 SHORT = ["train.max_steps=2", "train.eval_steps=2", "train.per_device_train_batch_size=8", "seeds=null"]
 
@@ -32,6 +34,7 @@ def test_there_is_a_recipe_for_each_task() -> None:
     assert {f"glue/{name}-scratch" for name in NINE} <= set(plugins.recipes())
     assert {f"glue/{name}" for name in NINE} <= set(plugins.recipes())
     assert len(TEXT) >= 4
+    assert "text/from-checkpoint" in plugins.recipes()
 
 
 @pytest.mark.parametrize("name", SCRATCH)
@@ -50,6 +53,41 @@ def test_from_a_checkpoint_that_must_be_given(name: str, data: str) -> None:
     for _, child in children:
         with pytest.raises(UserError, match=r"model\.init_from is not set: .*model\.init_from=FOLDER"):
             assembly.assemble(child, Path("out"))
+
+
+def test_all_from_one_checkpoint_with_the_twins_beside(data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    store_bert("bert")
+    recipe = load("glue/all-pretrained", ["model.init_from=bert", f"task.data={data}", "task.validation=6"])
+    assert [name for name, _ in recipe.children()] == [f"{task}/{run}" for task in NINE for run in ("twin", "spiking")]
+    assert recipe.averages is not None
+    assert {name: len(members) for name, members in recipe.averages.items()} == {
+        "eight tasks, as papers on spiking networks report them": 8, "nine tasks, as GLUE scores them": 9,
+        "energy.mj": 9, "firing_rate.mean": 9, "train.seconds": 9,
+    }  # fmt: skip
+    assert run.execute(recipe, dry_run=True) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("dry run: nothing is trained and nothing is written") == 18
+    assert not Path("runs").exists()
+    seeds = load("glue/all-pretrained", ["model.init_from=bert", f"task.data={data}", "seeds=[0, 1, 2]"]).children()
+    assert len(seeds) == 54
+    linked = series.linked(dict(seeds))
+    assert linked["rte/spiking/seed-1"].task["teacher"] == linked["rte/twin/seed-1"].output
+
+
+@pytest.mark.slow
+def test_all_from_one_checkpoint_ends_with_a_table(data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    store_bert("bert")
+    changes = ["model.init_from=bert", f"task.data={data}", "task.validation=6", "output=all", *SHORT]
+    assert run.execute(load("glue/all-pretrained", changes)) == 0
+    metrics = read_json(Path("all/metrics.json"))
+    assert metrics["average/spiking"].keys() - metrics["average/twin"].keys() == {"firing_rate.mean"}
+    last = capsys.readouterr().out.rpartition("Report: all/wnli/spiking")[2]
+    lines = {line[:66].strip(): line[66:] for line in last.splitlines() if line.startswith("  ")}
+    assert lines[""].split() == ["twin", "spiking", "majority", "bag_of_words"]
+    assert len(lines["cola  dev.matthews"].split()) == 4
+    assert lines["cola  energy.mj"].count("mJ") == lines["cola  train.seconds"].count(" s") == 2
+    assert len(lines["average  firing_rate.mean"].split()) == 1
+    assert "note" not in last
 
 
 def test_fine_tuning_needs_a_checkpoint(data: str) -> None:
@@ -127,3 +165,22 @@ def test_text(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for _, child in recipe.children() or [("", recipe)]:
         job = assembly.assemble(child, Path("out"))
         assert (job.model.config.num_labels, list(job.prepared.tests)) == (2, ["dev"])
+
+
+def test_a_table_of_texts_from_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store_bert("bert")
+    rows = "".join(f"{('poor', 'fair', 'great')[n % 3]},film {n} is {'words' * (n % 3)}\n" for n in range(90))
+    Path("reviews.csv").write_text(f"stars,review\n{rows}", encoding="utf-8")
+    table = ["task.data=reviews.csv", "task.text=review", "task.label=stars"]
+    with pytest.raises(UserError, match=r"model\.init_from is not set: .*model\.init_from=FOLDER"):
+        run.execute(load("text/from-checkpoint", table))
+    assert run.execute(load("text/from-checkpoint", ["model.init_from=bert", *table, *SHORT[:3], "output=out"])) == 0
+    metrics = read_json(Path("out/metrics.json"))
+    assert list(metrics) == ["twin", "spiking"]
+    assert {"dev.accuracy", "calibration.error.layer.1", "energy.mj", "firing_rate.mean"} <= metrics["spiking"].keys()
+    stored = load("out/spiking/recipe.yaml")
+    assert (stored.task["type"], stored.task["task"]["type"]) == ("distillation", "text_classification")
+    assert stored.task["teacher"] == "out/twin"
+    (answer,) = pipeline("text-classification", model="out/spiking/model")("film 7 is words")
+    assert answer["label"] in {"poor", "fair", "great"}

@@ -1,4 +1,4 @@
-"""Tiny SNN-BERTs of each kind, in evaluation mode."""
+"""Tiny SNN-BERTs of each kind, in evaluation mode, and a tiny BERT in a folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from sj_lang_language.models.snn_bert import SNNBertConfig, SNNBertForSequenceClassification
+from sj_lang_language.tokenizers.wordpiece import wordpiece
+from transformers import BertConfig, BertModel
 
 TINY: dict[str, Any] = {
     "vocab_size": 23,
@@ -49,3 +51,12 @@ def dirty_memory() -> None:
     """Memory that is handed out again is not zero afterwards."""
     waste = [torch.full((size,), float("nan")) for size in (16, 48, 384, 1000, 10_000) for _ in range(50)]
     del waste
+
+
+def store_bert(folder: str, **sizes: int) -> None:
+    """Store a tiny BERT of transformers with a tokenizer beside it, as a checkpoint to start from."""
+    words = wordpiece(texts=[f"some other film {n} is good or bad words" for n in range(60)], vocab_size=80)
+    torch.manual_seed(0)
+    options = {**TINY, "vocab_size": len(words), "max_position_embeddings": 150, **sizes}
+    BertModel(BertConfig(**options)).save_pretrained(folder)
+    words.save_pretrained(folder)
