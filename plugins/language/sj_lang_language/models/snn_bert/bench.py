@@ -108,13 +108,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{where}; Python {platform.python_version()}, torch {torch.__version__}")
     print(f"L={options.length} B={options.batch} D={options.hidden}, {options.layers} layers, classification head")
     print(f"{'':18}{'step ms':>10}{'least':>10}{'most':>10}{'peak MB':>10}{'time':>8}{'memory':>8}")
-    own_time, own_memory = statistics.median(times[kinds[0]]), memory[kinds[0]]
+    base_time, base_memory = statistics.median(times[kinds[0]]), memory[kinds[0]]
     for kind in kinds:
         middle, used = statistics.median(times[kind]), memory[kind]
         shown = "-" if used is None else f"{used:.0f}"
-        share = "-" if used is None or own_memory is None else f"{used / own_memory:.2f}x"
+        share = "-" if used is None or base_memory is None else f"{used / base_memory:.2f}x"
         least, most = min(times[kind]), max(times[kind])
-        print(f"{kind:18}{middle:10.0f}{least:10.0f}{most:10.0f}{shown:>10}{middle / own_time:7.2f}x{share:>8}")
+        print(f"{kind:18}{middle:10.0f}{least:10.0f}{most:10.0f}{shown:>10}{middle / base_time:7.2f}x{share:>8}")
     return 0
 
 
