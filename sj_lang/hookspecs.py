@@ -126,35 +126,35 @@ class Register:
             if not re.fullmatch(r"[A-Za-z_]\w*=.*", condition):
                 raise ValueError(f"neuron '{name}': a variant is 'option=value', got '{condition}'")
         traits["parameters_per_channel"] = str(parameters_per_channel)
-        self._add("neuron", name, target, summary, cite, missing, traits, variants)
+        self._add("neuron", name, target, summary=summary, cite=cite, missing=missing, traits=traits, variants=variants)
 
     def embedding(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
         """Offer an embedding: token ids [B, L] to currents or spikes, time first."""
-        self._add("embedding", name, target, summary, cite, missing)
+        self._add("embedding", name, target, summary=summary, cite=cite, missing=missing)
 
     def attention(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
         """Offer an attention over tokens."""
-        self._add("attention", name, target, summary, cite, missing)
+        self._add("attention", name, target, summary=summary, cite=cite, missing=missing)
 
     def norm(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
         """Offer a normalization that takes `mask`."""
-        self._add("norm", name, target, summary, cite, missing)
+        self._add("norm", name, target, summary=summary, cite=cite, missing=missing)
 
     def model(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
         """Offer a model; the target is its config class, whose fields are the schema of the recipe's `model:`."""
-        self._add("model", name, target, summary, cite, missing)
+        self._add("model", name, target, summary=summary, cite=cite, missing=missing)
 
     def task(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
         """Offer a task: data to batches to metrics."""
-        self._add("task", name, target, summary, cite, missing)
+        self._add("task", name, target, summary=summary, cite=cite, missing=missing)
 
     def tokenizer(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
         """Offer a tokenizer."""
-        self._add("tokenizer", name, target, summary, cite, missing)
+        self._add("tokenizer", name, target, summary=summary, cite=cite, missing=missing)
 
     def source(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
         """Offer a named data source for `task.data`."""
-        self._add("source", name, target, summary, cite, missing)
+        self._add("source", name, target, summary=summary, cite=cite, missing=missing)
 
     def recipes(self, folder: str) -> None:
         """Offer the recipes (*.yaml, at any depth) of "package:folder" or "package:"; a name is the path in there."""
@@ -162,17 +162,7 @@ class Register:
             raise ValueError(f"recipes are 'package:folder' or 'package:', got '{folder}'")
         self.recipe_folders.append(folder)
 
-    def _add(
-        self,
-        kind: str,
-        name: str,
-        target: str,
-        summary: str,
-        cite: str,
-        missing: str,
-        traits: Mapping[str, bool | str] | None = None,
-        variants: Mapping[str, Mapping[str, bool]] | None = None,
-    ) -> None:
+    def _add(self, kind: str, name: str, target: str, *, summary: str, **fields: Any) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
             raise ValueError(f"{kind} name '{name}': use small letters, digits, '_', '-' and '.'")
         if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", target):
@@ -181,8 +171,5 @@ class Register:
             raise ValueError(f"{kind} '{name}': the summary is empty")
         if any(r.kind == kind and r.name == name for r in self.registrations):
             raise ValueError(f"{kind} '{name}' is registered twice by the same plugin")
-        self.registrations.append(
-            Registration(
-                kind, name, target, summary, cite, self._plugin, self._version, missing, traits or {}, variants or {}
-            )
-        )
+        offer = {"summary": summary, "plugin": self._plugin, "version": self._version, **fields}
+        self.registrations.append(Registration(kind, name, target, **offer))

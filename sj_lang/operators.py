@@ -121,15 +121,26 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
     return lambda body: Operator(name, body)
 
 
-def keep(ctx: Any, inputs: tuple[Any, ...], *results: Tensor) -> None:
-    """In `setup_context`: keep a NamedTuple of inputs and some results for the backward, which gets them by `kept`."""
-    tensors = _tensors(type(inputs))
+def keep_inputs(ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:
+    """A `setup_context`: keep the first argument, a NamedTuple, for `kept`, and the numbers after it as `ctx.rest`."""
+    _keep(ctx, arguments, ())
+
+
+def keep_with_last_result(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """As `keep_inputs`, and the last result."""
+    _keep(ctx, arguments, output[-1:])
+
+
+def _keep(ctx: Any, arguments: tuple[Any, ...], results: tuple[Tensor, ...]) -> None:
+    inputs, *ctx.rest = arguments
+    kind: Any = type(inputs)
+    tensors = _tensors(kind)
     ctx.save_for_backward(*results, *inputs[:tensors])
     ctx.numbers = inputs[tensors:]
 
 
 def kept(ctx: Any, kind: type[G]) -> tuple[tuple[Tensor, ...], G]:
-    """The results and the inputs that `keep` was given."""
+    """The results and the inputs that were kept."""
     saved, tensors = ctx.saved_tensors, _tensors(kind)
     return saved[:-tensors], tuple.__new__(kind, (*saved[-tensors:], *ctx.numbers))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from sj_lang.bench.timing import Stopwatch, in_turn
+from sj_lang.bench.timing import in_turn, milliseconds
 from sj_lang.recipe.loading import Recipe
 from sj_lang.run.assembly import assemble
 from sj_lang.run.console import Console
@@ -40,12 +40,9 @@ class TrainingStep:
         self.optimizer.step()
         self.model.zero_grad(set_to_none=True)
 
-    def milliseconds(self) -> float:
-        watch = Stopwatch(self.device)
-        watch.mark()
-        self()
-        watch.mark()
-        return watch.laps()[0]
+    def timed(self) -> float:
+        """Milliseconds."""
+        return milliseconds(self, self.device)
 
 
 def time_steps(recipe: Recipe, rounds: int) -> tuple[dict[str, list[float]], str]:
@@ -54,4 +51,4 @@ def time_steps(recipe: Recipe, rounds: int) -> tuple[dict[str, list[float]], str
     groups = grouped(list(runs), default=recipe.name)
     steps = {group: TrainingStep(runs[names[0]]) for group, names in groups.items()}
     device = next(iter(steps.values())).device
-    return in_turn({group: step.milliseconds for group, step in steps.items()}, rounds), device
+    return in_turn({group: step.timed for group, step in steps.items()}, rounds), device

@@ -43,6 +43,15 @@ class Stopwatch:
         return [(after - before) * 1e3 for before, after in pairwise(self.times)]
 
 
+def milliseconds(work: Callable[[], object], device: str) -> float:
+    """Of one call."""
+    watch = Stopwatch(device)
+    watch.mark()
+    work()
+    watch.mark()
+    return watch.laps()[0]
+
+
 def in_turn(timed: Mapping[Name, Callable[[], Times]], rounds: int) -> dict[Name, list[Times]]:
     """What each function returns in each round; one more round before them warms up.
 

@@ -100,12 +100,12 @@ def train_arguments() -> dict[str, Argument]:
     from transformers import TrainingArguments
 
     annotations = typing.get_type_hints(TrainingArguments)
-    own_defaults = {**TRAIN_DEFAULTS, **{name: value for name, (value, _) in TRAIN_FIXED.items()}}
+    our_defaults = {**TRAIN_DEFAULTS, **{name: value for name, (value, _) in TRAIN_FIXED.items()}}
     rate = _limited(float | None, TRAIN_LIMITS["learning_rate"])
     schema: dict[str, Argument] = {NEURON_RATE: Argument(NEURON_RATE, rate, None)}
     for entry in dataclasses.fields(TrainingArguments):
         if entry.init and entry.name not in ELSEWHERE and can_be_written(annotations[entry.name]):
-            default = own_defaults.get(entry.name, field_default(entry))
+            default = our_defaults.get(entry.name, field_default(entry))
             decided = entry.name in TRAIN_DECIDED
             annotation = _limited(annotations[entry.name], TRAIN_LIMITS.get(entry.name))
             schema[entry.name] = Argument(entry.name, annotation, default, given=decided)

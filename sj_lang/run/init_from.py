@@ -61,17 +61,17 @@ def from_checkpoint(
             model, report, stored = _load(auto, config, source, place, fixed, reason)
     otherwise = _otherwise(config, stored)
     heads = _refuse_other_shapes(model, report["mismatched_keys"], place)
-    own = set(model.state_dict())
-    new = {name for name in report["missing_keys"] if name in own} | heads
-    if not {name for name in own - new if _inside(model, name)}:
+    names = set(model.state_dict())
+    new = {name for name in report["missing_keys"] if name in names} | heads
+    if not {name for name in names - new if _inside(model, name)}:
         raise UserError(f"{KEY}: {place} has no tensor of this model; is it a checkpoint of another kind?")
     _refuse_missing(model, new, stored, place)
-    told = [f"init_from {place}: {len(own - new)} of {len(own)} tensors were there"]
-    told += [f"new: {_listed(new)}"] if new else []
+    parts = [f"init_from {place}: {len(names - new)} of {len(names)} tensors were there"]
+    parts += [f"new: {_listed(new)}"] if new else []
     unused = {name for name in report["unexpected_keys"] if not name.endswith(_COUNTED)}
-    told += [f"without a place here: {_listed(unused)}"] if unused else []
-    told += [f"trained with another {', '.join(otherwise)}"] if otherwise else []
-    notes.append("; ".join(told))
+    parts += [f"without a place here: {_listed(unused)}"] if unused else []
+    parts += [f"trained with another {', '.join(otherwise)}"] if otherwise else []
+    notes.append("; ".join(parts))
     return model
 
 
@@ -178,20 +178,20 @@ def _agree(
 
 def _otherwise(config: PreTrainedConfig, stored: Mapping[str, Any]) -> list[str]:
     """What both have and not alike of components, their options, and `config.meaning`: "a (b there, c here)"."""
-    told = []
+    differences = []
     options = getattr(config, "meaning", ())
     for key, its in stored.items():
         mine = getattr(config, key, None)
         if isinstance(mine, Mapping) and "type" in mine:
             parts = its if isinstance(its, Mapping) else {"type": its}
             if parts.get("type") != mine["type"]:
-                told.append(f"{key} ({parts.get('type')} there, {mine['type']} here)")
+                differences.append(f"{key} ({parts.get('type')} there, {mine['type']} here)")
                 continue
             pairs = [(f"{key}.{name}", parts[name], mine[name]) for name in parts if name in mine]
         else:
             pairs = [(key, its, mine)] if key in options else []
-        told += [f"{name} ({there} there, {here} here)" for name, there, here in pairs if there != here]
-    return told
+        differences += [f"{name} ({there} there, {here} here)" for name, there, here in pairs if there != here]
+    return differences
 
 
 def _inside(model: PreTrainedModel, name: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from sj_lang import compat
 from sj_lang.hookspecs import Register, hookimpl
 
@@ -14,7 +16,8 @@ PSN = "arXiv 2304.12760"
 @hookimpl
 def sj_lang_register(register: Register) -> None:
     register.recipes("sj_lang_recipes:")
-    serial = {
+    causal = partial(register.neuron, causal=True, steps=True, carries_state=True, takes_mask=True, any_length=True)
+    nodes = {
         "if": (f"{NODES}:IF", "integrate and fire", "", "0"),
         "lif": (f"{NODES}:LIF", "leaky integrate and fire", "", "0"),
         "plif": (
@@ -32,56 +35,28 @@ def sj_lang_register(register: Register) -> None:
         "qif": (f"{VARIANTS}:QIF", "quadratic integrate and fire", "", "0"),
         "eif": (f"{VARIANTS}:EIF", "exponential integrate and fire", "", "0"),
     }
-    for name, (target, summary, cite, parameters) in serial.items():
-        register.neuron(
-            name,
-            target,
-            summary=f"{summary}; SpikingJelly's, serial in time",
-            cite=cite,
-            causal=True,
-            steps=True,
-            carries_state=True,
-            takes_mask=True,
-            any_length=True,
-            parameters_per_channel=parameters,
-        )
-    register.neuron(
-        "psn",
-        f"{PSNS}:PSN",
-        summary="parallel neuron, H = W X over a fixed number of steps T; SpikingJelly's",
-        cite=PSN,
-        causal=False,
-        steps=False,
-        carries_state=False,
-        takes_mask=False,
-        any_length=False,
-        parameters_per_channel="0 (T * T + T in all)",
-        missing=compat.why_no_psn(),
+    for name, (target, summary, cite, parameters) in nodes.items():
+        summary = f"{summary}; SpikingJelly's, serial in time"
+        causal(name, target, summary=summary, cite=cite, parameters_per_channel=parameters)
+    missing = compat.why_no_psn()
+    fixed_length = partial(
+        register.neuron, cite=PSN, missing=missing, causal=False, steps=False, carries_state=False, takes_mask=False,
+        any_length=False, parameters_per_channel="0 (T * T + T in all)",
+    )  # fmt: skip
+    fixed_length(
+        "psn", f"{PSNS}:PSN", summary="parallel neuron, H = W X over a fixed number of steps T; SpikingJelly's"
     )
-    register.neuron(
+    fixed_length(
         "masked_psn",
         f"{PSNS}:MaskedPSN",
         summary="PSN whose W is pulled to a band of k diagonals by lambda; SpikingJelly's, sequences only",
-        cite=PSN,
-        causal=False,
-        steps=False,
-        carries_state=False,
-        takes_mask=False,
-        any_length=False,
-        parameters_per_channel="0 (T * T + T in all)",
         variants={"lambda_init=1.0": {"causal": True}},
-        missing=compat.why_no_psn(),
     )
-    register.neuron(
+    causal(
         "sliding_psn",
         f"{PSNS}:SlidingPSN",
         summary="parallel neuron, a weighted sum of the last k inputs; SpikingJelly's",
         cite=PSN,
-        causal=True,
-        steps=True,
-        carries_state=True,
-        takes_mask=True,
-        any_length=True,
         parameters_per_channel="0 (k + 1 in all)",
-        missing=compat.why_no_psn(),
+        missing=missing,
     )

@@ -156,7 +156,7 @@ def test_every_task_from_parquet_is_the_same(name: str, tmp_path: Path) -> None:
         ranges |= {"test_matched": range(100, 105), "test_mismatched": range(100, 105)}
     for split, rows in ranges.items():
         columns: dict[str, list[Any]] = {"idx": list(rows)}
-        for place, column in enumerate(spec.hub_text):
+        for place, column in enumerate(spec.hub_text or spec.text):
             columns[column] = [f"other {n} words" if place else f'some "words {n}' for n in rows]
         known = not split.startswith("test")
         columns["label"] = [(n % 6 * 1.0 if name == "stsb" else n % len(spec.labels)) if known else -1 for n in rows]

@@ -176,14 +176,8 @@ def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(torch.split(t, size) for t in flat), strict=True)
 
 
-@fire_atan.register_fake
-def _(u: Tensor, alpha: float) -> Tensor:
-    return u.new_empty(u.shape)
-
-
-@fire_atan_backward.register_fake
-def _(grad: Tensor, u: Tensor, alpha: float) -> Tensor:
-    return u.new_empty(u.shape)
+fire_atan.register_fake(lambda u, alpha: u.new_empty(u.shape))
+fire_atan_backward.register_fake(lambda grad, u, alpha: u.new_empty(u.shape))
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -31,31 +33,17 @@ class BertNgram(BertSum):
         word_dropout: float = 0.0,
         std: float | None = None,
         position_std: float | None = None,
-        vocab_size: int,
-        dim: int,
-        max_length: int,
-        type_vocab_size: int = 2,
-        dropout: float = 0.0,
-        eps: float = 1e-5,
-        twin: bool = False,
+        **common: Any,
     ) -> None:
         if n < 1 or n % 2 == 0:
             raise ValueError(f"bert_ngram: n is {n}, expected an odd number of tokens: 1, 3, 5 ...")
         if not 0 <= word_dropout < 1:
             raise ValueError(f"bert_ngram: word_dropout is {word_dropout}, expected a probability below 1")
-        super().__init__(
-            vocab_size=vocab_size,
-            dim=dim,
-            max_length=max_length,
-            type_vocab_size=type_vocab_size,
-            dropout=dropout,
-            eps=eps,
-            twin=twin,
-        )
-        self.word_dropout = word_dropout
-        self.word_embeddings = EmbeddingTable(vocab_size, dim, std)
-        self.position_embeddings = EmbeddingTable(max_length, dim, position_std)
-        self.token_type_embeddings = EmbeddingTable(type_vocab_size, dim, position_std)
+        super().__init__(**common)
+        self.word_dropout, dim = word_dropout, self.token.embedding_dim
+        self.word_embeddings = EmbeddingTable(self.token.num_embeddings, dim, std)
+        self.position_embeddings = EmbeddingTable(self.max_length, dim, position_std)
+        self.token_type_embeddings = EmbeddingTable(self.token_type_embeddings.num_embeddings, dim, position_std)
         self.match_embeddings = EmbeddingTable(2, dim, std) if match else None
         self.convolution = nn.Conv1d(dim, dim, n, padding=n // 2)
 

@@ -233,8 +233,8 @@ def _fitting(
 
     def measure(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            got, wanted = valid.rows(output), valid.rows(targets[name])
-            errors[name] = float((got - wanted).square().mean() / wanted.var(0, correction=0).mean())
+            outputs, aims = valid.rows(output), valid.rows(targets[name])
+            errors[name] = float((outputs - aims).square().mean() / aims.var(0, correction=0).mean())
 
         return hook
 

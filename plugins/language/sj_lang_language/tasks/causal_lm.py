@@ -110,8 +110,8 @@ class CausalLM(Task):
     ) -> list[str]:
         notes = size_notes(tokenizer, parts, tokens)
         start = parts["train"][:10_000]
-        all_known = not int((tokens["train"] == tokenizer.unk_token_id).sum()) if tokenizer.unk_token else True
-        if all_known and tokenizer.decode(encode(tokenizer, start)) != start:
+        reads_all = not int((tokens["train"] == tokenizer.unk_token_id).sum()) if tokenizer.unk_token else True
+        if reads_all and tokenizer.decode(encode(tokenizer, start)) != start:
             notes.append("the tokenizer does not reproduce its text exactly; bits_per_char counts the characters read")
         return notes
 

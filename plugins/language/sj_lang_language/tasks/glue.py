@@ -79,7 +79,7 @@ class Glue(SentenceTask):
         for part, rows in spec.rows.items():
             if part in parts and len(parts[part]) != rows:
                 notes.append(
-                    f"{part}: {len(parts[part]):,} examples, but GLUE has {rows:,}; {spec.submissions[part]} cannot "
+                    f"{part}: {len(parts[part]):,} examples, but GLUE has {rows:,}; {spec.file_of(part)} cannot "
                     "be submitted"
                 )
         return self.assemble(
@@ -111,7 +111,7 @@ class Glue(SentenceTask):
             written = [f"{score:.3f}" for score in predicted]
         else:
             written = [spec.labels[one] if spec.named else str(one) for one in predicted]
-        return {spec.submissions.get(part, f"{part}.tsv"): lines(written)}
+        return {spec.file_of(part): lines(written)}
 
 
 def figures(spec: GlueTask) -> dict[str, Figures]:
@@ -133,7 +133,9 @@ def figures(spec: GlueTask) -> dict[str, Figures]:
 
 def examples_of(spec: GlueTask, table: DataTable, part: str, kind: Classes | Scores) -> Examples:
     """The examples of a table, by the column names of the TSV layout or of the hub."""
-    text = next((names for names in (spec.text, spec.hub_text) if set(names) <= table.columns.keys()), spec.text)
+    in_table = table.columns.keys()
+    of_hub = spec.hub_text and set(spec.hub_text) <= in_table and not set(spec.text) <= in_table
+    text = spec.hub_text if of_hub else spec.text
     if part == "ax" and {"Premise", "Hypothesis"} <= table.columns.keys():
         text = ("Premise", "Hypothesis")
     column = next((name for name in (spec.label, "label", "Label") if name in table.columns), spec.label)

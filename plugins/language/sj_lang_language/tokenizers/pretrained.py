@@ -44,13 +44,13 @@ def pretrained(
     return tokenizer
 
 
-def _load(place: Path | str, told: str, *, offline: bool = False) -> PreTrainedTokenizerBase:
+def _load(place: Path | str, problem: str, *, offline: bool = False) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(place, padding_side="left")
     except (OSError, ValueError, KeyError) as error:
         if offline:
-            raise Unreachable(f"{told}: {OFFLINE}") from error
+            raise Unreachable(f"{problem}: {OFFLINE}") from error
         reason = str(error)
         if isinstance(place, Path) and (place / VOCAB).is_file():
             reason = f"it holds only a {VOCAB}; write tokenizer: {{type: wordpiece, vocab: {place}}}"
-        raise UserError(f"{told}: {reason}") from error
+        raise UserError(f"{problem}: {reason}") from error

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sj_lang import cuda
-from sj_lang.operators import gradients, keep, kept, needed, operator
+from sj_lang.operators import gradients, keep_with_last_result, kept, needed, operator
 from sj_lang_neurons.bpsn.inputs import BPSNInputs, BPSNOutputs
 from sj_lang_neurons.firing import Firing
 from sj_lang_neurons.scan.cuda_layout import STEPS, Tile, like, memory, sizes, whole
@@ -105,9 +105,7 @@ def _results(inputs: BPSNInputs, kind: int, call: _Call) -> tuple[Tensor, Tensor
     )
 
 
-@_forward.register_fake
-def _(inputs: BPSNInputs, kind: int, *_: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _results(inputs, kind, _Call(inputs, kind))
+_forward.register_fake(lambda inputs, kind, *_: _results(inputs, kind, _Call(inputs, kind)))
 
 
 @operator("sj_lang::bpsn_cuda_backward")
@@ -148,22 +146,12 @@ def _gradients(inputs: BPSNInputs, call: _Call) -> tuple[Tensor, Tensor, Tensor]
 
 
 @_backward.register_fake
-def _(
-    grad: Tensor,
-    grad_after: Tensor | None,
-    grad_ones: Tensor | None,
-    borders: Tensor,
-    inputs: BPSNInputs,
-    kind: int,
-    *_: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(grad: Tensor, after: Any, ones: Any, borders: Tensor, inputs: BPSNInputs, kind: int, *_: float) -> Any:
     return _gradients(inputs, _Call(inputs, kind))
 
 
-def _keep(ctx: Any, inputs: tuple[BPSNInputs, int, float, float, float], output: tuple[Tensor, ...]) -> None:
-    sequence, *ctx.firing = inputs
-    *_, borders = output
-    keep(ctx, sequence, borders)
+def _keep(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    keep_with_last_result(ctx, arguments, output)
     ctx.set_materialize_grads(False)  # a zero is a launch
 
 
@@ -173,9 +161,9 @@ def _differentiate(
     (borders,), inputs = kept(ctx, BPSNInputs)
     x, g0 = inputs.x, inputs.gain_0
     if grad is None:
-        kind, *_ = ctx.firing
+        kind, *_ = ctx.rest
         grad = x.new_zeros((), dtype=x.dtype if kind else g0.dtype).expand(x.shape)
-    grad_x, grad_numerator, sums = _backward(grad, grad_after, grad_ones, borders, inputs, *ctx.firing)
+    grad_x, grad_numerator, sums = _backward(grad, grad_after, grad_ones, borders, inputs, *ctx.rest)
     denominator = sums[-1].sum((0, 3)) if needed(ctx, BPSNInputs, "denominator") else None
     of_channels = dict(zip(LEARNED, sums[:-1].sum((1, 2, 4)).unbind(0), strict=True))
     return gradients(ctx, BPSNInputs, x=grad_x, numerator=grad_numerator, denominator=denominator, **of_channels)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sj_lang.cpu import array, over_columns
-from sj_lang.operators import gradients, keep, kept, operator
+from sj_lang.operators import gradients, keep_inputs, kept, operator
 from sj_lang_neurons.bpsn.inputs import BPSNInputs, BPSNOutputs, BPSNTerms, outputs_of, terms_of
 from sj_lang_neurons.firing import Firing
 
@@ -77,14 +77,9 @@ def _(grad: Tensor, grad_after: Tensor, terms: BPSNTerms, *_: float) -> tuple[Te
     return x.new_empty(x.shape), x.new_empty(x.shape[1:]), x.new_empty(8, *x.shape[1:])
 
 
-def _keep(ctx: Any, inputs: tuple[BPSNTerms, int, float, float, float], output: tuple[Tensor, Tensor]) -> None:
-    terms, *ctx.firing = inputs
-    keep(ctx, terms)
-
-
 def _differentiate(ctx: Any, grad: Tensor, grad_after: Tensor) -> tuple[Tensor | None, ...]:
     _, terms = kept(ctx, BPSNTerms)
-    grad_x, grad_start, sums = _backward(grad, grad_after, terms, *ctx.firing)
+    grad_x, grad_start, sums = _backward(grad, grad_after, terms, *ctx.rest)
     g0, threshold, lf, gf, lb, gb, rho = sums[:7].sum((1, 3)).unbind(0)
     return gradients(
         ctx, BPSNTerms, x=grad_x, g0=g0, threshold=threshold, lf=lf, gf=gf, lb=lb, gb=gb, rho=rho,
@@ -92,4 +87,4 @@ def _differentiate(ctx: Any, grad: Tensor, grad_after: Tensor) -> tuple[Tensor |
     )  # fmt: skip
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=keep_inputs)

@@ -307,4 +307,4 @@ def _through_denominator(gain: Array, P: Array, D: Array, g: Array, mean: Array,
         out[n] = g[n] * (share[n] * mean[n] - gain[n] * P[n] * inverse * inverse)
 
 
-# jit.py and firing.py: 7fbef01ba11157d7
+# jit.py and firing.py: b3a1fefee5c07426

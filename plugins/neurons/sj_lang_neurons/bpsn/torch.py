@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sj_lang.operators import gradients, keep, kept, needed, operator
+from sj_lang.operators import gradients, keep_inputs, kept, needed, operator
 from sj_lang_neurons.bpsn import torch_passes
 from sj_lang_neurons.bpsn.inputs import BPSNInputs, BPSNOutputs, BPSNTerms, outputs_of, terms_of
 from sj_lang_neurons.bpsn.torch_tiles import tiles
@@ -43,9 +43,7 @@ def _results(terms: BPSNTerms) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(0 if numerator is None else numerator.shape)
 
 
-@potential.register_fake
-def _(terms: BPSNTerms) -> tuple[Tensor, Tensor]:
-    return _results(terms)
+potential.register_fake(_results)
 
 
 @operator("sj_lang::bpsn_backward")
@@ -77,14 +75,10 @@ def _(grad: Tensor, grad_after: Tensor, terms: BPSNTerms, exact_start: bool) -> 
     return tuple(terms.x.new_empty(0) if value is None else value.new_empty(value.shape) for value in learned)
 
 
-def _keep(ctx: Any, inputs: tuple[BPSNTerms], output: tuple[Tensor, Tensor]) -> None:
-    keep(ctx, *inputs)
-
-
 def _differentiate(ctx: Any, grad: Tensor, grad_after: Tensor) -> tuple[Tensor | None, ...]:
     _, terms = kept(ctx, BPSNTerms)
     grads = potential_backward(grad, grad_after, terms, needed(ctx, BPSNTerms, "denominator"))
     return gradients(ctx, BPSNTerms, **dict(zip(BPSNTerms._fields, grads, strict=False)))
 
 
-potential.register_autograd(_differentiate, setup_context=_keep)
+potential.register_autograd(_differentiate, setup_context=keep_inputs)

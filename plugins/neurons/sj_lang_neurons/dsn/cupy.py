@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sj_lang import cuda
-from sj_lang.operators import gradients, keep, kept, operator
+from sj_lang.operators import gradients, keep_with_last_result, kept, operator
 from sj_lang_neurons.dsn.inputs import DSNInputs, DSNOutputs
 from sj_lang_neurons.firing import Firing
 from sj_lang_neurons.scan.cuda_layout import STEPS, Tile, like, memory, schedule, sizes, whole
@@ -72,9 +72,7 @@ def _results(inputs: DSNInputs, kind: int) -> tuple[Tensor, Tensor, Tensor, Tens
     return out, weight.new_empty(step), tail, weight.new_empty(_tile(x).tiles(steps), *step)
 
 
-@_forward.register_fake
-def _(inputs: DSNInputs, kind: int, *_: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _results(inputs, kind)
+_forward.register_fake(lambda inputs, kind, *_: _results(inputs, kind))
 
 
 @operator("sj_lang::dsn_cuda_backward")
@@ -112,17 +110,11 @@ def _gradients(inputs: DSNInputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     )
 
 
-@_backward.register_fake
-def _(
-    grad: Tensor, grad_last: Tensor | None, grad_next: Tensor | None, borders: Tensor, inputs: DSNInputs, *_: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _gradients(inputs)
+_backward.register_fake(lambda grad, grad_last, grad_next, borders, inputs, *_: _gradients(inputs))
 
 
-def _keep(ctx: Any, inputs: tuple[DSNInputs, int, float, float, float], output: tuple[Tensor, ...]) -> None:
-    sequence, *ctx.firing = inputs
-    *_, borders = output
-    keep(ctx, sequence, borders)
+def _keep(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    keep_with_last_result(ctx, arguments, output)
     ctx.set_materialize_grads(False)  # a zero is a launch
 
 
@@ -132,9 +124,9 @@ def _differentiate(
     (borders,), inputs = kept(ctx, DSNInputs)
     x, weight = inputs.x, inputs.weight
     if grad is None:
-        kind, *_ = ctx.firing
+        kind, *_ = ctx.rest
         grad = x.new_zeros((), dtype=x.dtype if kind else weight.dtype).expand(x.shape)
-    grad_x, grad_tail, grad_0, sums, grad_logit = _backward(grad, grad_last, grad_next, borders, inputs, *ctx.firing)
+    grad_x, grad_tail, grad_0, sums, grad_logit = _backward(grad, grad_last, grad_next, borders, inputs, *ctx.rest)
     of_channels = sums.sum((1, 3))  # [k + 1, C]
     grad_bias = of_channels[-1] if inputs.bias.dim() == 1 else grad_logit
     return gradients(ctx, DSNInputs, x=grad_x, tail=grad_tail, h_0=grad_0, weight=of_channels[:-1].t(), bias=grad_bias)

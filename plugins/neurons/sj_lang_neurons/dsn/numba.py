@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sj_lang.cpu import array, over_columns
-from sj_lang.operators import gradients, keep, kept, operator
+from sj_lang.operators import gradients, keep_with_last_result, kept, operator
 from sj_lang_neurons.dsn.inputs import DSNColumns, DSNInputs, DSNOutputs, columns, last_inputs
 from sj_lang_neurons.firing import Firing
 
@@ -75,16 +75,10 @@ def _(grad: Tensor, grad_last: Tensor, borders: Tensor, flat: DSNColumns, *numbe
     return tuple(map(torch.empty_like, (flat.x, flat.tail, flat.h_0, flat.weight, flat.bias)))
 
 
-def _keep(ctx: Any, inputs: tuple[DSNColumns, int, float, float, float], output: tuple[Tensor, ...]) -> None:
-    flat, *ctx.firing = inputs
-    _, _, borders = output
-    keep(ctx, flat, borders)
-
-
 def _differentiate(ctx: Any, grad: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     (borders,), flat = kept(ctx, DSNColumns)
-    x, tail, h_0, weight, bias = _backward(grad, grad_last, borders, flat, *ctx.firing)
+    x, tail, h_0, weight, bias = _backward(grad, grad_last, borders, flat, *ctx.rest)
     return gradients(ctx, DSNColumns, x=x, tail=tail, h_0=h_0, weight=weight, bias=bias)
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=keep_with_last_result)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sj_lang.operators import gradients, keep, kept, operator
+from sj_lang.operators import gradients, keep_with_last_result, kept, operator
 from sj_lang_neurons.dsn.inputs import DSNColumns, DSNInputs, DSNOutputs, columns, last_inputs
 from sj_lang_neurons.dsn.torch_block import DSNPart, block
 from sj_lang_neurons.firing import RECT, Firing, Fused
@@ -76,9 +76,7 @@ def _results(flat: DSNColumns, size: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(flat.x), torch.empty_like(flat.h_0), borders
 
 
-@_forward.register_fake
-def _(flat: DSNColumns, n: int, size: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    return _results(flat, size)
+_forward.register_fake(lambda flat, n, size, width: _results(flat, size))
 
 
 @operator("sj_lang::dsn_backward")
@@ -119,19 +117,13 @@ def _(grad: Tensor, grad_last: Tensor, borders: Tensor, flat: DSNColumns, *numbe
     return tuple(map(torch.empty_like, (flat.x, flat.tail, flat.h_0, flat.weight, flat.bias)))
 
 
-def _keep(ctx: Any, inputs: tuple[DSNColumns, int, int, int], output: tuple[Tensor, ...]) -> None:
-    flat, *ctx.cuts = inputs
-    _, _, borders = output
-    keep(ctx, flat, borders)
-
-
 def _differentiate(ctx: Any, grad: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     (borders,), flat = kept(ctx, DSNColumns)
-    x, tail, h_0, weight, bias = _backward(grad.contiguous(), grad_last, borders, flat, *ctx.cuts)
+    x, tail, h_0, weight, bias = _backward(grad.contiguous(), grad_last, borders, flat, *ctx.rest)
     return gradients(ctx, DSNColumns, x=x, tail=tail, h_0=h_0, weight=weight, bias=bias)
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=keep_with_last_result)
 
 
 def _parts(flat: DSNColumns, width: int) -> Iterator[tuple[slice, DSNPart]]:

@@ -60,9 +60,7 @@ def _launch(name: str, u: Tensor, arguments: list[Any]) -> None:
     cuda.launch(FILE, name, macros, (tile.blocks(columns), 1), tile.block, arguments, u.device)
 
 
-@_forward.register_fake
-def _(g: Tensor, u: Tensor, h_0: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    return like(u), _empty(h_0)
+_forward.register_fake(lambda g, u, h_0, lengths: (like(u), _empty(h_0)))
 
 
 @operator("sj_lang::log_scan_cuda_backward")
@@ -77,11 +75,7 @@ def _backward(
     return results
 
 
-@_backward.register_fake
-def _(
-    grad: Tensor, grad_last: Tensor, g: Tensor, h: Tensor, h_0: Tensor, lengths: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    return like(g), like(h), _empty(h_0)
+_backward.register_fake(lambda grad, grad_last, g, h, h_0, lengths: (like(g), like(h), _empty(h_0)))
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None], output: tuple[Tensor, Tensor]) -> None:

@@ -36,15 +36,18 @@ _DIAGNOSTIC = ("AX/diagnostic.tsv", "AX/test.tsv", "diagnostic/diagnostic.tsv", 
 
 @dataclass(frozen=True, kw_only=True)
 class GlueTask:
-    """One task. folder: of the TSV layout. text, label: its columns, in TSV and (text) in the hub's parquet.
+    """One task. folder: of the TSV layout. text, label: its columns.
 
-    labels: class names in the order of their numbers; empty for scores from 0 to 5. figures: what GLUE reports; the
-    first one chooses the checkpoint. named: a submission holds class names, not numbers. rows: of GLUE's test sets.
+    labels: class names in the order of their numbers; empty for scores from 0 to 5. hub_text: the
+    columns in the hub's parquet; (): `text`. figures: what GLUE reports; the first one chooses the
+    checkpoint. named: a submission holds class names, not numbers. submissions: those that are not
+    called FOLDER.tsv. rows: of GLUE's test sets. tsv, splits: part -> its files in the TSV layout,
+    and its name on the hub.
     """
 
     folder: str
     text: tuple[str, ...]
-    hub_text: tuple[str, ...]
+    hub_text: tuple[str, ...] = ()
     label: str = "label"
     labels: tuple[str, ...] = ()
     figures: tuple[str, ...] = ("accuracy",)
@@ -52,6 +55,13 @@ class GlueTask:
     submissions: Mapping[str, str] = field(default_factory=dict)
     rows: Mapping[str, int] = field(default_factory=dict)
     columns: tuple[str, ...] | None = None
+    tsv: Mapping[str, list[str]] = field(default_factory=lambda: _TSV)
+    splits: Mapping[str, str] = field(default_factory=lambda: _SPLITS)
+
+    def file_of(self, part: str) -> str:
+        """What the predictions on a part are called: GLUE's name of a submission, if it is one."""
+        usual = f"{self.folder}.tsv" if part == "test" else f"{part}.tsv"
+        return self.submissions.get(part, usual)
 
 
 _PAIR = ("sentence1", "sentence2")
@@ -65,24 +75,22 @@ _MNLI = GlueTask(
     named=True,
     submissions={"test": "MNLI-m.tsv", "test_mm": "MNLI-mm.tsv", "ax": "AX.tsv"},
     rows={"test": 9796, "test_mm": 9847, "ax": 1104},
+    tsv=_TSV_OF_PAIR,
+    splits=_SPLITS_OF_PAIR,
 )
 SPECS: Mapping[str, GlueTask] = {
     "cola": GlueTask(
         folder="CoLA",
         text=("sentence",),
-        hub_text=("sentence",),
         labels=("unacceptable", "acceptable"),
         figures=("matthews", "accuracy"),
         columns=("source", "label", "mark", "sentence"),  # its train and dev have no header line
-        submissions={"test": "CoLA.tsv"},
         rows={"test": 1063},
     ),
     "sst2": GlueTask(
         folder="SST-2",
         text=("sentence",),
-        hub_text=("sentence",),
         labels=("negative", "positive"),
-        submissions={"test": "SST-2.tsv"},
         rows={"test": 1821},
     ),
     "mrpc": GlueTask(
@@ -92,26 +100,21 @@ SPECS: Mapping[str, GlueTask] = {
         label="Quality",
         labels=("not_equivalent", "equivalent"),
         figures=("f1", "accuracy"),
-        submissions={"test": "MRPC.tsv"},
         rows={"test": 1725},
     ),
     "stsb": GlueTask(
         folder="STS-B",
         text=_PAIR,
-        hub_text=_PAIR,
         label="score",
         figures=("spearman", "pearson"),
-        submissions={"test": "STS-B.tsv"},
         rows={"test": 1379},
     ),
     "qqp": GlueTask(
         folder="QQP",
         text=("question1", "question2"),
-        hub_text=("question1", "question2"),
         label="is_duplicate",
         labels=("not_duplicate", "duplicate"),
         figures=("f1", "accuracy"),
-        submissions={"test": "QQP.tsv"},
         rows={"test": 390965},
     ),
     "mnli": _MNLI,
@@ -119,27 +122,21 @@ SPECS: Mapping[str, GlueTask] = {
     "qnli": GlueTask(
         folder="QNLI",
         text=("question", "sentence"),
-        hub_text=("question", "sentence"),
         labels=("entailment", "not_entailment"),
         named=True,
-        submissions={"test": "QNLI.tsv"},
         rows={"test": 5463},
     ),
     "rte": GlueTask(
         folder="RTE",
         text=_PAIR,
-        hub_text=_PAIR,
         labels=("entailment", "not_entailment"),
         named=True,
-        submissions={"test": "RTE.tsv"},
         rows={"test": 3000},
     ),
     "wnli": GlueTask(
         folder="WNLI",
         text=_PAIR,
-        hub_text=_PAIR,
         labels=("not_entailment", "entailment"),
-        submissions={"test": "WNLI.tsv"},
         rows={"test": 146},
     ),
 }
@@ -195,19 +192,19 @@ def _folder(name: str, place: Path) -> Path:
 
 
 def _locate(name: str, folder: Path, notes: list[str]) -> dict[str, list[Path]]:
-    pair = name in ("mnli", "ax")
+    spec = SPECS[name]
     places: dict[str, list[Path]] = {}
-    for part, candidates in (_TSV_OF_PAIR if pair else _TSV).items():
+    for part, candidates in spec.tsv.items():
         there = [folder / file for file in candidates if (folder / file).is_file()]
         if there:
             places[part] = there[:1]
             if there[0].name != candidates[0]:
                 notes.append(f"{part}: there is no {candidates[0]}, {there[0].name} is used instead")
-    for part, split in (_SPLITS_OF_PAIR if pair else _SPLITS).items():
+    for part, split in spec.splits.items():
         shards = sorted([*folder.glob(f"{split}-*.parquet"), *folder.glob(f"{split}.parquet")])
         if shards and part not in places:
             places[part] = shards
-    if pair:
+    if spec is _MNLI:
         above = [folder.parent / place for place in _DIAGNOSTIC] + [folder / "diagnostic.tsv"]
         texts = [path for path in above if path.is_file()]
         shards = sorted((folder.parent / "ax").glob("test*.parquet"))
@@ -237,11 +234,11 @@ def _read(name: str, part: str, paths: list[Path], notes: list[str]) -> DataTabl
 
 def _of_hub(name: str, data: str, *, skip: set[str]) -> dict[str, DataTable]:
     repository = REPOSITORY if data == "hub" else data
-    pair = name in ("mnli", "ax")
+    spec = SPECS[name]
     loaded = hub.load(f"{repository}/{_hub_name(name)}")
-    splits = {part: split for part, split in (_SPLITS_OF_PAIR if pair else _SPLITS).items() if part not in skip}
+    splits = {part: split for part, split in spec.splits.items() if part not in skip}
     by_part = {part: hub.table(loaded[split], f"{data}, {split}") for part, split in splits.items() if split in loaded}
-    if pair and "ax" not in skip:
+    if spec is _MNLI and "ax" not in skip:
         by_part["ax"] = hub.table(hub.load(f"{repository}/ax")["test"], f"{data}, ax")
     return by_part
 
@@ -253,6 +250,5 @@ def _hub_name(name: str) -> str:
 def _expected(name: str, part: str) -> str:
     if part == "ax":
         return f"diagnostic set (looked for {', '.join(_DIAGNOSTIC)})"
-    pair = name in ("mnli", "ax")
-    names = (_TSV_OF_PAIR if pair else _TSV)[part][0], (_SPLITS_OF_PAIR if pair else _SPLITS)[part]
-    return f"{names[0]} (or {names[1]}-*.parquet)"
+    spec = SPECS[name]
+    return f"{spec.tsv[part][0]} (or {spec.splits[part]}-*.parquet)"

@@ -12,17 +12,15 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from sj_lang.bench.timing import in_turn, peak
+from sj_lang.bench.timing import in_turn, machine, milliseconds, peak
 from sj_lang.hf import shield
 
 shield()
@@ -63,20 +61,12 @@ class CodingStep:
     def timed(self) -> float:
         """Milliseconds."""
         self.model.zero_grad(set_to_none=True)
-        self._wait()
-        start = time.perf_counter()
-        self()
-        self._wait()
-        return (time.perf_counter() - start) * 1e3
+        return milliseconds(self, self.device)
 
     def megabytes(self) -> float | None:
         self()
         self.model.zero_grad(set_to_none=True)
         return peak(self, self.device)
-
-    def _wait(self) -> None:
-        if self.device != "cpu":
-            torch.cuda.synchronize()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,17 +94,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     times = in_turn({kind: step.timed for kind, step in steps.items()}, options.repeat)
     del steps
     memory = {kind: _memory(kind, sys.argv[1:] if argv is None else list(argv)) for kind in kinds}
-    where = torch.cuda.get_device_name() if options.device != "cpu" else f"cpu, {torch.get_num_threads()} threads"
-    print(f"{where}; Python {platform.python_version()}, torch {torch.__version__}")
+    print(machine(options.device))
     print(f"L={options.length} B={options.batch} D={options.hidden}, {options.layers} layers, classification head")
     print(f"{'':18}{'step ms':>10}{'least':>10}{'most':>10}{'peak MB':>10}{'time':>8}{'memory':>8}")
-    own_time, own_memory = statistics.median(times[kinds[0]]), memory[kinds[0]]
+    base_time, base_memory = statistics.median(times[kinds[0]]), memory[kinds[0]]
     for kind in kinds:
         middle, used = statistics.median(times[kind]), memory[kind]
         shown = "-" if used is None else f"{used:.0f}"
-        share = "-" if used is None or own_memory is None else f"{used / own_memory:.2f}x"
+        share = "-" if used is None or base_memory is None else f"{used / base_memory:.2f}x"
         least, most = min(times[kind]), max(times[kind])
-        print(f"{kind:18}{middle:10.0f}{least:10.0f}{most:10.0f}{shown:>10}{middle / own_time:7.2f}x{share:>8}")
+        print(f"{kind:18}{middle:10.0f}{least:10.0f}{most:10.0f}{shown:>10}{middle / base_time:7.2f}x{share:>8}")
     return 0
 
 
