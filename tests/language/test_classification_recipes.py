@@ -16,6 +16,7 @@ from sj_lang.manifest import read_json
 from sj_lang.recipe import load
 from sj_lang.run import assembly, series
 
+RUNS = ("twin", "spiking", "softmax_free")  # of each recipe glue/TASK
 SCRATCH = [name for name in plugins.recipes() if name.startswith("glue/") and name.endswith(("-scratch", "-ablations"))]
 TEXT = [name for name in plugins.recipes() if name.startswith("text/") and name != "text/from-checkpoint"]
 SMALL = ["tokenizer.vocab_size=300", "model.hidden_size=8", "model.intermediate_size=8"]
@@ -49,7 +50,8 @@ def test_from_scratch(name: str, data: str) -> None:
 @pytest.mark.parametrize("name", [f"glue/{name}" for name in NINE])
 def test_from_a_checkpoint_that_must_be_given(name: str, data: str) -> None:
     children = load(name, [f"task.data={data}"]).children()
-    assert [(run, child.task["type"]) for run, child in children] == [("twin", "glue"), ("spiking", "distillation")]
+    kinds = [("twin", "glue"), ("spiking", "distillation"), ("softmax_free", "distillation")]
+    assert [(run, child.task["type"]) for run, child in children] == kinds
     for _, child in children:
         with pytest.raises(UserError, match=r"model\.init_from is not set: .*model\.init_from=FOLDER"):
             assembly.assemble(child, Path("out"))
@@ -58,7 +60,7 @@ def test_from_a_checkpoint_that_must_be_given(name: str, data: str) -> None:
 def test_all_from_one_checkpoint_with_the_twins_beside(data: str, capsys: pytest.CaptureFixture[str]) -> None:
     store_bert("bert")
     recipe = load("glue/all-pretrained", ["model.init_from=bert", f"task.data={data}", "task.validation=6"])
-    assert [name for name, _ in recipe.children()] == [f"{task}/{run}" for task in NINE for run in ("twin", "spiking")]
+    assert [name for name, _ in recipe.children()] == [f"{task}/{run}" for task in NINE for run in RUNS]
     assert recipe.averages is not None
     assert {name: len(members) for name, members in recipe.averages.items()} == {
         "eight tasks, as papers on spiking networks report them": 8, "nine tasks, as GLUE scores them": 9,
@@ -66,10 +68,10 @@ def test_all_from_one_checkpoint_with_the_twins_beside(data: str, capsys: pytest
     }  # fmt: skip
     assert run.execute(recipe, dry_run=True) == 0
     printed = capsys.readouterr().out
-    assert printed.count("dry run: nothing is trained and nothing is written") == 18
+    assert printed.count("dry run: nothing is trained and nothing is written") == 27
     assert not Path("runs").exists()
     seeds = load("glue/all-pretrained", ["model.init_from=bert", f"task.data={data}", "seeds=[0, 1, 2]"]).children()
-    assert len(seeds) == 54
+    assert len(seeds) == 81
     linked = series.linked(dict(seeds))
     assert linked["rte/spiking/seed-1"].task["teacher"] == linked["rte/twin/seed-1"].output
 
@@ -81,12 +83,12 @@ def test_all_from_one_checkpoint_ends_with_a_table(data: str, capsys: pytest.Cap
     assert run.execute(load("glue/all-pretrained", changes)) == 0
     metrics = read_json(Path("all/metrics.json"))
     assert metrics["average/spiking"].keys() - metrics["average/twin"].keys() == {"firing_rate.mean"}
-    last = capsys.readouterr().out.rpartition("Report: all/wnli/spiking")[2]
+    last = capsys.readouterr().out.rpartition("Report: all/wnli/softmax_free")[2]
     lines = {line[:66].strip(): line[66:] for line in last.splitlines() if line.startswith("  ")}
-    assert lines[""].split() == ["twin", "spiking", "majority", "bag_of_words"]
-    assert len(lines["cola  dev.matthews"].split()) == 4
-    assert lines["cola  energy.mj"].count("mJ") == lines["cola  train.seconds"].count(" s") == 2
-    assert len(lines["average  firing_rate.mean"].split()) == 1
+    assert lines[""].split() == [*RUNS, "majority", "bag_of_words"]
+    assert len(lines["cola  dev.matthews"].split()) == 5
+    assert lines["cola  energy.mj"].count("mJ") == lines["cola  train.seconds"].count(" s") == 3
+    assert len(lines["average  firing_rate.mean"].split()) == 2
     assert "note" not in last
 
 
