@@ -154,11 +154,8 @@ class Monitor:
         With individual coding a step is a token. With repeat coding, `[T, L, C]` here, the T steps of a token stand
         side by side: step = token * T + t.
         """
-        return {name: _single(torch.cat(calls)) for name, calls in self.rasters.items()}
-
-
-def _single(spikes: Tensor) -> Tensor:
-    return spikes.flatten(2).transpose(0, 1).flatten(0, 1) if spikes.dim() > 2 else spikes
+        spikes = {name: torch.cat(calls) for name, calls in self.rasters.items()}
+        return {name: x.flatten(2).transpose(0, 1).flatten(0, 1) if x.dim() > 2 else x for name, x in spikes.items()}
 
 
 @contextmanager

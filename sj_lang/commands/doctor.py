@@ -14,7 +14,7 @@ from typing import Literal
 
 from sj_lang import __version__, plugins
 from sj_lang.errors import SjLangError, describe
-from sj_lang.hookspecs import KINDS, Registration
+from sj_lang.hookspecs import KINDS
 
 State = Literal["ok", "none", "hidden", "BROKEN"]
 
@@ -83,7 +83,7 @@ def installed_plugins() -> Iterator[Finding]:
         if plugin.error:
             yield Finding(plugin.name, "BROKEN", f"{plugin.distribution} {plugin.version}: {plugin.error}")
             continue
-        mine = [r for r in _registrations() if r.plugin == plugin.distribution]
+        mine = [r for kind in KINDS for r in plugins.all(kind) if r.plugin == plugin.distribution]
         yield Finding(plugin.name, "ok", f"{plugin.distribution} {plugin.version}, {len(mine)} components")
         for registration in mine:
             name = f"  {registration.name}"
@@ -119,10 +119,6 @@ def backends() -> Iterator[Finding]:
         others = [f'"{name}" {reason}' for name, reason in reasons.items() if reason]
         state: State = "BROKEN" if chosen == "nothing" else "ok"
         yield Finding(registration.name, state, "; ".join([chosen, *others]))
-
-
-def _registrations() -> list[Registration]:
-    return [registration for kind in KINDS for registration in plugins.all(kind)]
 
 
 def _version(distribution: str) -> str:

@@ -139,17 +139,22 @@ def spikes(x: Tensor) -> float | None:
     """
     if x.is_complex():
         return None
-    size = x.detach().abs().to(torch.promote_types(x.dtype, torch.float32))
+    numbers = whole_numbers(x, torch.promote_types(x.dtype, torch.float32))
+    return None if numbers is None else float(numbers[0].abs().sum(dtype=torch.float64)) / max(x.numel(), 1)
+
+
+def whole_numbers(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, float] | None:
+    """x as whole numbers up to `LEVELS`, of this dtype, and the unit that they count; None if it is something else."""
+    size = x.detach().to(dtype)
     fired = size[size != 0]
     if not fired.numel():
-        return 0.0
-    levels = size / fired.min()
+        return size, 1.0
+    unit = fired.abs().min()
+    levels = size / unit
     whole = levels.round()
-    eps = torch.finfo(x.dtype if x.is_floating_point() else size.dtype).eps
-    slack = (4 * eps * levels).clamp(max=0.05)
-    if not bool((levels <= LEVELS).all()) or not bool(((levels - whole).abs() <= slack).all()):
-        return None
-    return float(whole.mean(dtype=torch.float64))
+    eps = torch.finfo(x.dtype if x.is_floating_point() else dtype).eps
+    near = (levels - whole).abs() <= (4 * eps * levels.abs()).clamp(max=0.05)
+    return (whole, float(unit)) if bool(near.all()) and bool((levels.abs() <= LEVELS).all()) else None
 
 
 def millijoules(macs: float, accumulations: float) -> float:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sj_lang.energy.products import LEVELS, OPERANDS
+from sj_lang.energy.products import OPERANDS, whole_numbers
 from sj_lang.errors import RunFailed
 
 BITS = 24
@@ -88,19 +88,9 @@ def unrolled(model: nn.Module) -> Iterator[Unrolled]:
 
 
 def _integers(x: Tensor) -> tuple[Tensor, float] | None:
-    """x as whole numbers, in float64, times a unit; None if it is something else, or holds zeros alone."""
-    if not x.is_floating_point():
-        return None
-    size = x.detach().abs()
-    fired = size[size != 0]
-    if not fired.numel():
-        return None
-    unit = float(fired.min())
-    levels = x.detach().double() / unit
-    whole = levels.round()
-    eps = torch.finfo(x.dtype).eps
-    near = (levels - whole).abs() <= (4 * eps * levels.abs()).clamp(max=0.05)
-    return (whole, unit) if bool(near.all()) and float(whole.abs().max()) <= LEVELS else None
+    """x as whole numbers, in float64, times a unit; None if it is something else, or holds only zeros."""
+    numbers = whole_numbers(x, torch.float64) if x.is_floating_point() else None
+    return numbers if numbers is not None and bool(numbers[0].any()) else None
 
 
 def _fixed_point(x: Tensor) -> tuple[Tensor, int]:

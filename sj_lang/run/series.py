@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -89,13 +88,8 @@ def grouped(names: Sequence[str], default: str) -> dict[str, list[str]]:
 
 def summary(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | int | None]]:
     """Mean, sample standard deviation (None for one run) and n of figures that all runs have."""
-    figures: dict[str, dict[str, float | int | None]] = {}
-    for name in metrics[0]:
-        values = [float(one[name]) for one in metrics if name in one]
-        if len(values) == len(metrics):
-            deviation = statistics.stdev(values) if len(values) > 1 else None
-            figures[name] = {"mean": statistics.fmean(values), "deviation": deviation, "n": len(values)}
-    return figures
+    names = [name for name in metrics[0] if all(name in one for one in metrics)]
+    return {name: averages.spread([float(one[name]) for one in metrics]) for name in names}
 
 
 def _rehearse(runs: Mapping[str, Recipe], groups: Mapping[str, list[str]], console: Console, *, aloud: bool) -> None:

@@ -36,7 +36,8 @@ def read(place: Path) -> dict[str, str]:
             if part is not None:
                 parts[part] = read_file(path)
         return parts
-    return {"all": "".join(_with_line_end(read_file(path)) for path in files)}
+    texts = [read_file(path) for path in files]
+    return {"all": "".join(text if text.endswith("\n") else f"{text}\n" for text in texts)}
 
 
 def stream(place: Path) -> Any:
@@ -106,7 +107,3 @@ def read_file(path: Path) -> str:
             f"task.data: {path}, line {line}: not UTF-8 (byte {data[error.start]:#04x} at offset {error.start}); "
             "convert it, e.g. with iconv -t UTF-8"
         ) from error
-
-
-def _with_line_end(text: str) -> str:
-    return text if text.endswith("\n") else f"{text}\n"
