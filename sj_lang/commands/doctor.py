@@ -145,9 +145,7 @@ def _device() -> str:
 
     if torch.cuda.is_available():
         return f"CUDA {torch.version.cuda}: {torch.cuda.get_device_name()}"
-    built = (
-        f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for the CPU alone"
-    )
+    built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for the CPU only"
     return f"CPU, {torch.get_num_threads()} threads; no CUDA device seen ({built})"
 
 

@@ -2,10 +2,10 @@
 
     E = 4.6 pJ x multiply-accumulates + 0.9 pJ x accumulations
 
-A product with spikes costs an accumulation for each unit of each spike, so an integer spike of 3 costs three; any other
-product costs a multiply-accumulate for each term. 4.6 and 0.9 pJ are float32 at 45 nm, Horowitz, ISSCC 2014, as in most
-papers on spiking networks. Memory traffic, normalizations, softmax, activations and sums of tensors are left out, as
-there.
+A product with spikes costs an accumulation for each unit of each spike, so an integer spike of 3
+costs three; any other product costs a multiply-accumulate for each term. 4.6 and 0.9 pJ are float32
+at 45 nm, Horowitz, ISSCC 2014, as in most papers on spiking networks. Memory traffic,
+normalizations, softmax, activations and sums of tensors are left out, as there.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
     """Counts the terms of matrix products and convolutions run inside, except those in neurons.
 
     macs: terms of products of other numbers. accumulations: of products with spikes, see `spikes`.
-    Fused attention is run as two products. Padding of a convolution counts as if it held what is around it.
+    Fused attention is run as two products. Padding of a convolution counts as if it held what is
+    around it.
     """
 
     def __init__(self, model: nn.Module) -> None:

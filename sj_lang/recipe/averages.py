@@ -9,7 +9,8 @@ from typing import Any
 from sj_lang.component import values
 from sj_lang.component.problems import Keys, Problem, unknown
 
-#: name of an average -> run, or the part before "/" that several runs share -> the figures that count for it
+#: name of an average -> run, or the part before "/" that several runs share -> the figures that
+#: count for it
 Averages = Mapping[str, Mapping[str, Sequence[str]]]
 #: run -> the figures of each of its seeds
 Figures = Mapping[str, Sequence[Mapping[str, float]]]

@@ -21,7 +21,8 @@ from sj_lang.run.single import train
 def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None = None, debug: bool = False) -> int:
     """Train every run of a series that is not finished yet, then compare. One run that fails does not stop the others.
 
-    Raises UserError before the first training if any of the runs cannot be built, RunFailed at the end if any failed.
+    Raises UserError before the first training if any of the runs cannot be built, RunFailed at the
+    end if any failed.
     """
     console = Console()
     folder, previous = claim(recipe, resume, dry_run=dry_run)
@@ -51,7 +52,8 @@ def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None 
 def linked(runs: Mapping[str, Recipe]) -> dict[str, Recipe]:
     """The runs, with the folder of another run of the same seed where a task says `run:NAME`, such as its teacher.
 
-    Runs are carried out in their order, so the other one must stand before. UserError if it does not.
+    Runs are carried out in their order, so the other one must stand before. UserError if it does
+    not.
     """
     before: dict[str, Recipe] = {}
     for name, recipe in runs.items():
@@ -95,7 +97,8 @@ def summary(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float
 def _rehearse(runs: Mapping[str, Recipe], groups: Mapping[str, list[str]], console: Console, *, aloud: bool) -> None:
     """Build one run of each group, so that mistakes in any are found before the first is trained.
 
-    What a run minimises in place of its own loss is built when it starts: it may need a run before it.
+    What a run minimises in place of its own loss is built when it starts: it may need a run before
+    it.
 
     aloud: a dry run, which prints what it builds and does not check data that cannot be reached.
     """

@@ -1,16 +1,18 @@
 """Where a spiking network starts that has an ANN's weights: the nearest spikes, and Linear layers refitted to them.
 
-One pass, front to back, over a calibration batch. Each layer of spikes that stands in front of a Linear layer sees what
-the spiking layers before it really give, and gets the grid that is nearest to its input x, channel by channel:
+One pass, front to back, over a calibration batch. Each layer of spikes that stands in front of a
+Linear layer sees what the spiking layers before it really give, and gets the grid that is nearest
+to its input x, channel by channel:
 
     S = clip(round((x - b) / a), lo, hi),   a, b = argmin mean (x - (a S + b))^2
 
-Each Linear layer behind then answers for the error that is left (ridge regression towards its own weights W):
+Each Linear layer behind then answers for the error that is left (ridge regression towards its own
+weights W):
 
     W' = argmin_W' mean |W' s + c' - y|^2 + ridge tr(G) / n |W' - W|^2,   s = a S + b,  G = cov(s),  n inputs
 
-with y what the ANN's Linear layer of the same name gives there on its own, float input. All of it is ours: a pass of
-this kind is common in post-training quantisation, see docs/models/snn_bert.md.
+with y what the ANN's Linear layer of the same name gives there on its own, float input. All of it
+is ours: a pass of this kind is common in post-training quantisation, see docs/models/snn_bert.md.
 """
 
 from __future__ import annotations
@@ -50,11 +52,13 @@ def calibrate(
 ) -> dict[str, float]:
     """Fit the student's spikes and the Linear layers behind them to the teacher, its ANN twin, on one batch.
 
-    student: its layers of neurons have `scaled` spikes. teacher: the same class, `twin`. batch: arguments of a forward
-    pass, labels or not. ridge: pull towards the weights that are there; 0 needs more tokens than inputs.
+    student: its layers of neurons have `scaled` spikes. teacher: the same class, `twin`. batch:
+    arguments of a forward pass, labels or not. ridge: pull towards the weights that are there; 0
+    needs more tokens than inputs.
 
-    Returns the relative squared error of each layer's output, `{"layer.0": .04, ...}`, as measured in this pass.
-    Raises UserError if the batch is empty, if a layer of neurons cannot be calibrated, or if the teacher is no twin.
+    Returns the relative squared error of each layer's output, `{"layer.0": .04, ...}`, as measured
+    in this pass. Raises UserError if the batch is empty, if a layer of neurons cannot be
+    calibrated, or if the teacher is no twin.
     """
     if not batch.get("attention_mask", batch["input_ids"] >= 0).sum():
         raise UserError("calibration: the batch holds no tokens; give at least one sentence")
@@ -73,9 +77,10 @@ def calibrate(
 def fit_grid(x: Tensor, low: int, high: int, *, centred: bool = True) -> tuple[Tensor, Tensor]:
     """The step a > 0 and the offset b of each channel, `x [N, C]` to `[C]` each, of the grid a {low .. high} + b.
 
-    Alternates nearest levels and least squares from several starts, and keeps the best of each channel. centred: b is
-    free; False: b = 0. With a free b a grid begins around the mean, at the smallest x and at the largest: GELU's
-    outputs and other skewed ones would else end in a poor one.
+    Alternates nearest levels and least squares from several starts, and keeps the best of each
+    channel. centred: b is free; False: b = 0. With a free b a grid begins around the mean, at the
+    smallest x and at the largest: GELU's outputs and other skewed ones would else end in a poor
+    one.
     """
     x = x[:: max(1, len(x) // MOST)].float()
     mean, deviation = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)

@@ -22,8 +22,10 @@ class DistillationLoss(nn.Module):
     """`Distillation` has the equations. Holds the matrices W; the teacher is kept outside the modules, so it is neither
     trained nor stored.
 
-    student: is looked at, not kept. labels: the keys of a batch that hold them, in the order of the models' outputs.
-    variances: of the teacher's hidden states, each layer's squares are divided by its own; None: they are not.
+    student: is looked at, not kept. labels: the keys of a batch that hold them, in the order of the
+    models' outputs.
+    variances: of the teacher's hidden states, each layer's squares are divided by its own; None:
+    they are not.
     """
 
     def __init__(
