@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -93,13 +93,10 @@ def _first_output(model: nn.Module, batch: Mapping[str, Any]) -> str:
         if bad and not first:
             first.append(f"The first output that is not finite: {names[module] or 'model'} ({type(module).__name__}).")
 
-    handles = [module.register_forward_hook(look) for module in names]
-    try:
-        with torch.no_grad():
-            model(**batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for module in names:
+            hooks.enter_context(module.register_forward_hook(look))
+        model(**batch)
     return first[0] if first else ""
 
 

@@ -1,4 +1,4 @@
-"""Where a spiking network starts that has an ANN's weights: the nearest spikes, and Linear layers refitted to them.
+"""How a spiking network starts from an ANN's weights: the nearest spikes, and Linear layers refitted to them.
 
 One pass, front to back, over a calibration batch. Each layer of spikes that stands in front of a
 Linear layer sees what the spiking layers before it really give, and gets the grid that is nearest
@@ -18,7 +18,7 @@ is ours: a pass of this kind is common in post-training quantisation, see docs/m
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, cast
 
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sj_lang.errors import UserError
+from sj_lang.monitor import undisturbed
 from sj_lang_language.layers import SpikingLayer, SpikingLinear
 
 STARTS = (0.6, 1.0, 1.6, 2.6)  # first guesses of the step: the grid is as wide as twice the deviation times these
@@ -64,7 +65,7 @@ def calibrate(
         raise UserError("calibration: the batch holds no tokens; give at least one sentence")
     _check_twin(student, teacher)
     inputs = {name: value for name, value in batch.items() if "label" not in name}
-    with _evaluation(student), _evaluation(teacher):
+    with undisturbed(student), undisturbed(teacher):
         with _outputs(_linears(teacher), _layers(teacher)) as targets:
             teacher(**inputs)
         valid = _Valid()
@@ -154,7 +155,7 @@ def _least_squares(x: Tensor, levels: Tensor, deviation: Tensor, *, centred: boo
 
 
 class _Valid:
-    """The mask of the pass, as the layers of neurons were told it: `[L, B]`, None: all tokens are valid."""
+    """The mask of the pass, as the layers of neurons get it: `[L, B]`, None if all tokens are valid."""
 
     mask: Tensor | None = None
 
@@ -189,16 +190,6 @@ def _layers(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-@contextmanager
 def _outputs(*groups: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     """What each of the modules returns in the calls inside."""
     kept: dict[str, Tensor] = {}
@@ -206,13 +197,10 @@ def _outputs(*groups: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     def keep(name: str) -> Any:
         return lambda module, args, output: kept.__setitem__(name, output)
 
-    modules = [pair for group in groups for pair in group.items()]
-    handles = [module.register_forward_hook(keep(name)) for name, module in modules]
-    try:
+    with ExitStack() as hooks:
+        for name, module in [pair for group in groups for pair in group.items()]:
+            hooks.enter_context(module.register_forward_hook(keep(name)))
         yield kept
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -236,12 +224,12 @@ def _fitting(
 
         return hook
 
-    layers = [module for module in student.base_model.encoder.modules() if isinstance(module, SpikingLayer)]
-    handles = [module.register_forward_pre_hook(before_spikes) for module in layers]
-    handles += [module.register_forward_pre_hook(before_linear(name)) for name, module in _linears(student).items()]
-    handles += [module.register_forward_hook(measure(name)) for name, module in _layers(student).items()]
-    try:
+    with ExitStack() as hooks:
+        for module in student.base_model.encoder.modules():
+            if isinstance(module, SpikingLayer):
+                hooks.enter_context(module.register_forward_pre_hook(before_spikes))
+        for name, linear in _linears(student).items():
+            hooks.enter_context(linear.register_forward_pre_hook(before_linear(name)))
+        for name, layer in _layers(student).items():
+            hooks.enter_context(layer.register_forward_hook(measure(name)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
