@@ -16,7 +16,8 @@ from sj_lang.component.problems import report
 from sj_lang.component.spec import Spec, resolve
 from sj_lang.errors import PluginError, SjLangError, UserError, describe
 
-#: Kinds whose constructors get numbers and other parts only: what fails there is the plugin's fault.
+#: Kinds whose constructors get numbers and other parts only: what fails there is the plugin's
+#: fault.
 MODULES = ("neuron", "embedding", "attention", "norm")
 
 #: what a node fails at when a trait is missing
@@ -24,7 +25,7 @@ _LACKS = {
     "causal": "is not causal",
     "steps": "has no single-step mode",
     "carries_state": "cannot carry its state on",
-    "takes_mask": "takes no mask",
+    "takes_mask": "does not accept a mask",
     "any_length": "works on one fixed length",
 }
 

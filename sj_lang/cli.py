@@ -1,7 +1,8 @@
 """The command line. Parsing, and one short function per command; what a command needs is imported when it runs.
 
-Exit codes: 0 done; 1 the run failed; 2 usage or recipe, or anything found wrong before training starts; 3 a plugin that
-is needed failed to load, or to build what it offers; 130 Ctrl-C; 143 SIGTERM, with a checkpoint saved.
+Exit codes: 0 done; 1 the run failed; 2 usage or recipe, or anything found wrong before training
+starts; 3 a plugin that is needed failed to load, or to build what it offers; 130 Ctrl-C; 143
+SIGTERM, with a checkpoint saved.
 """
 
 from __future__ import annotations

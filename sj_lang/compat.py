@@ -41,7 +41,8 @@ def why_no_psn() -> str:
 def spikingjelly(module: str) -> Any:
     """A module of `spikingjelly.activation_based`, by its name there: "base", "functional", "surrogate", ..."""
     with warnings.catch_warnings():
-        # 0.0.0.0.14 compiles its surrogates with torch.jit.script, which today's torch calls deprecated.
+        # 0.0.0.0.14 compiles its surrogates with torch.jit.script, which today's torch calls
+        # deprecated.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=FutureWarning)
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
         loaded = importlib.import_module(f"spikingjelly.activation_based.{module}")
@@ -61,7 +62,8 @@ def surrogates() -> list[str]:
 def surrogate(spec: Any) -> Any:
     """The surrogate module that a name such as "ATan" stands for; a module is returned as it is.
 
-    Raises ValueError for a name that the installed SpikingJelly does not have, TypeError for what is no module.
+    Raises ValueError for a name that the installed SpikingJelly does not have, TypeError for what
+    is no module.
     """
     if not isinstance(spec, str):
         if not callable(spec):
@@ -76,8 +78,8 @@ def surrogate(spec: Any) -> Any:
 class BothLines:
     """Goes before SpikingJelly's `MemoryModule` in a class's bases, so that the class works in both lines.
 
-    The class has a method `advance(x, state, mask, *, single) -> (spikes, state, potential)`, state a dict of its
-    memories or None.
+    The class has a method `advance(x, state, mask, *, single) -> (spikes, state, potential)`, state
+    a dict of its memories or None.
     """
 
     @property
@@ -98,7 +100,8 @@ class BothLines:
         self._step_mode = value
 
     def __getattr__(self, name: str) -> Any:
-        # 0.0.0.0.14's monitors call this method itself, also for attributes that Python would find without it.
+        # 0.0.0.0.14's monitors call this method itself, also for attributes that Python would find
+        # without it.
         if name in self.__dict__:
             return self.__dict__[name]
         return super().__getattr__(name)  # type: ignore[misc]

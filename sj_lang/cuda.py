@@ -2,11 +2,11 @@
 
     cuda.launch(FILE, "forward", {"IO": 3}, grid, block, [x, out, 7], x.device)
 
-A kernel is the body of an operator (`sj_lang.operators`) that allocates with torch, launches, and does nothing else.
-A `.cu` file is plain CUDA C++: `#include "other.cuh"` takes in files beside it, macros choose the variant, and
-parameters are pointers, `long long` and `double`. Each variant of a file is compiled once per device. CuPy is imported
-with the first one. `ENGINES` says who compiles and launches on which type of device; `sj_lang.testing.emulate` adds the
-CPU to it.
+A kernel is the body of an operator (`sj_lang.operators`) that allocates with torch, launches, and
+does nothing else. A `.cu` file is plain CUDA C++: `#include "other.cuh"` takes in files beside it,
+macros choose the variant, and parameters are pointers, `long long` and `double`. Each variant of a
+file is compiled once per device. CuPy is imported with the first one. `ENGINES` says who compiles
+and launches on which type of device; `sj_lang.testing.emulate` adds the CPU to it.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def launch(
 ) -> None:
     """Run kernel `name` of a file on torch's current stream of the device. An empty grid is nothing to do.
 
-    Raises ValueError for tensors on several devices and for a grid that CUDA does not accept, RuntimeError if no
-    kernel can run.
+    Raises ValueError for tensors on several devices and for a grid that CUDA does not accept,
+    RuntimeError if no kernel can run.
     """
     values: list[int | float] = []
     for argument in arguments:
@@ -188,7 +188,7 @@ def _missing() -> str:
             f"needs a CUDA device, and torch (built for CUDA {built}) sees none: no GPU, or no driver or one older "
             "than that; compare `nvidia-smi`"
             if built
-            else "needs a CUDA device, and this torch is built for the CPU alone"
+            else "needs a CUDA device, and this torch is built for the CPU only"
         )
     major = (torch.version.cuda or "13").split(".")[0]
     cure = f"pip install 'sj-lang-neurons[cuda{major}]' (cuda12 or cuda13, as the driver's CUDA is)"

@@ -7,10 +7,11 @@ A plugin is a module named by an entry point of the group `sj_lang`:
     @hookimpl
     def sj_lang_register(register: Register) -> None:
         register.neuron("mine", "my_package.mine:Mine", summary="...", causal=True, steps=True,
-                        carries_state=True, takes_mask=True, any_length=True, parameters_per_channel="1")
+                        carries_state=True, takes_mask=True, any_length=True,
+                        parameters_per_channel="1")
 
-A registration is a declaration: text and flags. The target is imported when it is first used, so this module must
-import nothing heavy.
+A registration is a declaration: text and flags. The target is imported when it is first used, so
+this module must import nothing heavy.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Registration:
     """One component that a plugin offers.
 
     kind: one of `KINDS`. name: what recipes call it. target: "package.module:Class".
-    plugin, version: the distribution that offers it. missing: why it cannot be used here, "" if it can.
+    plugin, version: the distribution that offers it. missing: why it cannot be used here, "" if it
+    can.
     traits: for neurons, the `FLAGS` and `parameters_per_channel`.
     variants: "option=value" -> the flags that are different when the option has that value.
     """
@@ -113,7 +115,8 @@ class Register:
         takes_mask: masked steps are removed, not zeroed.
         any_length: works on lengths not known when it is built.
         parameters_per_channel: text for people, such as "1 (tau)".
-        variants: {"direction=both": {"causal": False}}: flags that change when an option has a value.
+        variants: {"direction=both": {"causal": False}}: flags that change when an option has a
+        value.
         """
         values = (causal, steps, carries_state, takes_mask, any_length)
         traits: dict[str, bool | str] = dict(zip(FLAGS, values, strict=True))

@@ -42,7 +42,8 @@ def intercepted(
 ) -> Iterator[None]:
     """Inside, `watch(name, node, method)` replaces each node's method.
 
-    Models call `node.functional`, so that is what is watched: as an attribute of the instance, removed at the end.
+    Models call `node.functional`, so that is what is watched: as an attribute of the instance,
+    removed at the end.
     """
     for name, node in watched.items():
         setattr(node, method, watch(name, node, getattr(node, method)))
@@ -151,14 +152,11 @@ class Monitor:
     def raster(self) -> dict[str, Tensor]:
         """Layer -> spikes of a single recorded sample, [steps, channels].
 
-        With individual coding a step is a token. With repeat coding, `[T, L, C]` here, the T steps of a token stand
-        side by side: step = token * T + t.
+        With individual coding a step is a token. With repeat coding, `[T, L, C]` here, the T steps
+        of a token stand side by side: step = token * T + t.
         """
-        return {name: _single(torch.cat(calls)) for name, calls in self.rasters.items()}
-
-
-def _single(spikes: Tensor) -> Tensor:
-    return spikes.flatten(2).transpose(0, 1).flatten(0, 1) if spikes.dim() > 2 else spikes
+        spikes = {name: torch.cat(calls) for name, calls in self.rasters.items()}
+        return {name: x.flatten(2).transpose(0, 1).flatten(0, 1) if x.dim() > 2 else x for name, x in spikes.items()}
 
 
 @contextmanager

@@ -28,8 +28,10 @@ class Kernel:
     run: the implementation.
     why_not: why it cannot run on this tensor (None: in this process at all); "" if it can.
     limits: why it cannot run this node on this tensor (None: on any); "" if it can.
-    refuses: why it refuses this node if its backend is asked for by name, though "auto" may take it; "" if it does not.
-    half: it takes a sequence in float16 and bfloat16 as it is, beside states and parameters in float32.
+    refuses: why it refuses this node if its backend is asked for by name, though "auto" may take
+    it; "" if it does not.
+    half: it takes a sequence in float16 and bfloat16 as it is, beside states and parameters in
+    float32.
     zeros: it takes an empty state for zeros.
     """
 
@@ -44,17 +46,19 @@ class Kernel:
 class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly is untyped
     """A spiking neuron whose channels are axis 2 of `[T, B, C, ...]`, for both release lines of SpikingJelly.
 
-    A subclass gives `state_shapes` and `step`, and `sequence` if it has something better than a loop
-    over `step`. It registers no memory itself, computes in the dtype of its states (float32, or float64
-    for float64 input), and never sees a mask: masked steps are removed before and put back as zeros
-    after it.
+    A subclass gives `state_shapes` and `step`, and `sequence` if it has something better than a
+    loop over `step`. It registers no memory itself, computes in the dtype of its states (float32,
+    or float64 for float64 input), and never sees a mask: masked steps are removed before and put
+    back as zeros after it.
 
     channels: size of axis 2 (axis 1 in step_mode "s").
-    backend: "auto", "torch", "numba" (on the CPU) or "cupy" (on a GPU); an explicit one raises if it cannot run.
-    store_v_seq: keep the membrane potentials of the last call as `v_seq` [T, B, C, ...]; in step_mode "s", of all
-        steps since `reset`.
+    backend: "auto", "torch", "numba" (on the CPU) or "cupy" (on a GPU); an explicit one raises if
+        it cannot run.
+    store_v_seq: keep the membrane potentials of the last call as `v_seq` [T, B, C, ...]; in
+        step_mode "s", of all steps since `reset`.
 
-    Class attributes of a subclass: `kernels`, backend -> `Kernel`. `levels`, the largest spike value: 1 is binary.
+    Class attributes of a subclass: `kernels`, backend -> `Kernel`. `levels`, the largest spike
+    value: 1 is binary.
     """
 
     kernels: ClassVar[Mapping[str, Kernel]] = {}
@@ -89,8 +93,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     def operations(self) -> tuple[float, float] | None:
         """Multiply-accumulates and accumulations of one neuron at one step, if steps are run one by one.
 
-        What does not depend on the input does not count, nor do comparisons; a look-up (sigmoid, logarithm) counts as
-        a multiply-accumulate. For `sj_lang.energy`. None: unknown.
+        What does not depend on the input does not count, nor do comparisons; a look-up (sigmoid,
+        logarithm) counts as a multiply-accumulate. For `sj_lang.energy`. None: unknown.
         """
         return None
 
@@ -101,11 +105,13 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     def sequence(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
         """A sequence x [T, B, C, ...] to spikes, state after the last valid step, and potentials.
 
-        lengths [B], int64: the valid steps of each sequence, which come first; None: all are valid. What is returned
-        for steps after them is ignored. Potentials may be None if not `store_v_seq`.
+        lengths [B], int64: the valid steps of each sequence, which come first; None: all are valid.
+        What is returned for steps after them is ignored. Potentials may be None if not
+        `store_v_seq`.
 
-        x is in the dtype of the states, and the state is whole, unless one of the node's kernels says `half` or
-        `zeros`: then call `kernel = self.choose(x)` and `x, state = self.fitted(kernel, x, state)` first.
+        x is in the dtype of the states, and the state is whole, unless one of the node's kernels
+        says `half` or `zeros`: then call `kernel = self.choose(x)` and
+        `x, state = self.fitted(kernel, x, state)` first.
         """
         spikes, potentials = [], []
         for t, x_t in enumerate(x.unbind(0)):
@@ -127,8 +133,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
         x: [T, B, C, ...] in step_mode "m", [B, C, ...] in "s"; T >= 1.
         state: as returned by an earlier call or by `init_state`; None: `init_state(x)`.
-        mask: [T, B] in "m", [B] in "s", bool, True where a step is valid. Masked steps are removed: spikes there are
-            0, what x holds there never matters, the state passes by them.
+        mask: [T, B] in "m", [B] in "s", bool, True where a step is valid. Masked steps are removed:
+            spikes there are 0, what x holds there never matters, the state passes by them.
 
         Raises ValueError and TypeError with what was found and what is right.
         """

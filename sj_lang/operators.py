@@ -1,7 +1,8 @@
 """Custom operators of torch that cost a plain eager call no more than a function.
 
-`torch.library.custom_op` runs tens of microseconds of Python in each call, for compilers, modes and transforms. An
-`Operator` is one for those; in plain eager use it runs the same body and the same gradient directly.
+`torch.library.custom_op` runs tens of microseconds of Python in each call, for compilers, modes and
+transforms. An `Operator` is one for those; in plain eager use it runs the same body and the same
+gradient directly.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Operator:
     """Called as the `torch.library.custom_op` of this name and body, with all arguments by position.
 
     body: gets tensors and numbers, returns new tensors; a whole number for a float must be a float.
-        One argument may be a NamedTuple of them, tensors first. Torch sees its fields one by one; the body, its fake
-        and `setup_context` get it as one, and a caller hands it in as one.
+        One argument may be a NamedTuple of them, tensors first. Torch sees its fields one by one;
+        the body, its fake and `setup_context` get it as one, and a caller hands it in as one.
     """
 
     def __init__(self, name: str, body: Callable[..., Any]) -> None:
@@ -192,7 +193,8 @@ def _has_tangent(x: Tensor) -> bool:
 
 def _plain(inputs: Sequence[Any], tensors: Sequence[Tensor]) -> bool:
     """Whether the dispatcher would do no more than differentiate and run: no mode, transform or trace is active in this
-    thread, and all tensors are dense, on a CPU or a GPU, and of no other kind (subclass, wrapper, lazy negation)."""
+    thread, and all tensors are dense, on a CPU or a GPU, and of no other kind (subclass, wrapper,
+    lazy negation)."""
     keys = torch._C._dispatch_tls_local_include_set().raw_repr()
     for x in tensors:
         keys |= torch._C._dispatch_keys(x).raw_repr()

@@ -1,8 +1,9 @@
 """The transformers cache of models whose layers carry a state: neurons, attention sums, positions.
 
-transformers' own caches hold keys and values, or the two states of a Mamba layer. This one holds, per layer, a dict of
-tensors with the batch on axis 0, which is all that beams, batches and continued generation need to move. It is the
-only file that touches hooks of transformers' generation which are not public.
+transformers' own caches hold keys and values, or the two states of a Mamba layer. This one holds,
+per layer, a dict of tensors with the batch on axis 0, which is all that beams, batches and
+continued generation need to move. It is the only file that touches hooks of transformers'
+generation which are not public.
 """
 
 from __future__ import annotations
@@ -71,8 +72,9 @@ class StateLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is unty
 class StateCache(Cache):  # type: ignore[misc]
     """One state per layer, of constant size or growing as the layer likes.
 
-    layers: how many. `read(i)` gives layer i's state, None before the first token; `write(i, state, tokens)` replaces
-    it after `tokens` further tokens. States are replaced, never changed in place, so a state that was read stays good.
+    layers: how many. `read(i)` gives layer i's state, None before the first token;
+    `write(i, state, tokens)` replaces it after `tokens` further tokens. States are replaced, never
+    changed in place, so a state that was read stays good.
     """
 
     def __init__(self, layers: int) -> None:
@@ -100,8 +102,8 @@ class StateCache(Cache):  # type: ignore[misc]
 class StatefulGeneration:
     """Mixed into a transformers model, before `GenerationMixin`: `generate()` carries a `StateCache`.
 
-    The model gives `new_cache()`, takes and returns the cache as `cache`. Assisted decoding is refused by
-    transformers, as states cannot be rolled back.
+    The model gives `new_cache()`, takes and returns the cache as `cache`. Assisted decoding is
+    refused by transformers, as states cannot be rolled back.
     """
 
     _is_stateful = True

@@ -77,7 +77,8 @@ _HOOKS = (
 class _Seen:
     """What one neuron was fed while the example ran, and how it was called.
 
-    names: the keywords by which it was handed its input. methods: those of `_METHODS` that were called past `forward`.
+    names: the keywords by which it was handed its input. methods: those of `_METHODS` that were
+    called past `forward`.
     """
 
     inputs: list[tuple[tuple[int, ...], torch.dtype, torch.device]] = field(default_factory=list)
@@ -97,11 +98,13 @@ def swap(
 ) -> SwapReport:
     """Replace neurons of `net` in place and report each of them.
 
-    neuron: registered name, with `options` as its arguments (`sj-lang plugins neuron` lists both); a surrogate may also
-        be a module.
-    example: an input of the network (a tuple: positional arguments). It runs once, without gradient and in eval mode,
-        to find the channel count of each place, which the old nodes do not know. The network is reset before and after.
-    of: classes to replace; by default every integrate-and-fire and parallel spiking node of SpikingJelly.
+    neuron: registered name, with `options` as its arguments (`sj-lang plugins neuron` lists both);
+        a surrogate may also be a module.
+    example: an input of the network (a tuple: positional arguments). It runs once, without gradient
+        and in eval mode, to find the channel count of each place, which the old nodes do not know.
+        The network is reset before and after.
+    of: classes to replace; by default every integrate-and-fire and parallel spiking node of
+        SpikingJelly.
     like: regular expression, searched in the place's name in `net.named_modules()`.
 
     Kept from the old node: step mode, train / eval, device, dtype of the parameters (its own, or

@@ -39,19 +39,22 @@ class MakeTokenizer(Protocol):
 class Objective(Protocol):
     """What is minimised in place of the model's own loss: an `nn.Module`, built for one model.
 
-    Its parameters train along and lie in the checkpoints; the stored model is without them. What shall not be trained
-    and stored (a teacher) it keeps outside its modules. In evaluation the model is alone.
+    Its parameters are trained with the model's and lie in the checkpoints, but are not stored with
+    the model. It keeps what must not be trained or stored, such as a teacher, outside its modules.
+    Evaluation uses the model without it.
     """
 
     #: further arguments of the model's forward pass, e.g. {"output_hidden_states": True}
     asks: Mapping[str, Any]
-    # It may have `figures`, a dict: what was measured when it was built, stored with the figures of the run.
+    # It may have `figures`, a dict: what was measured when it was built, stored with the figures of
+    # the run.
 
     def __call__(self, outputs: Any, batch: Mapping[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
         """The loss of a micro-batch. outputs: the model's, their `loss` scaled as the model does it.
 
-        num_items_in_batch: labels that are not -100 in all micro-batches of the step; None: the model takes no such
-        count, its loss is a mean over the micro-batch, and so must this one be.
+        num_items_in_batch: labels that are not -100 in all micro-batches of the step. None: the
+        model does not accept such a count; its loss is a mean over the micro-batch, and this one
+        must be too.
         """
         ...
 
@@ -60,22 +63,25 @@ class Objective(Protocol):
 class Prepared:
     """Data of one run, cut, tokenized and ready to be batched.
 
-    `reduce(logits, labels)` turns one batch's logits `[B, L, V]` (or `[B, classes]`) into what the metrics need, on
-    the device and before anything is gathered, so that no `[N, L, V]` is ever kept. It returns one tensor or a tuple
-    of tensors, batch on axis 0; for a language model the summed negative log likelihood `[B]` (nats) and the number of
-    scored tokens `[B]`, from which means over tokens are exact whatever the batch size. With several `label_names` both
-    are tuples: the labels in that order, and as many of the model's outputs.
+    `reduce(logits, labels)` turns one batch's logits `[B, L, V]` (or `[B, classes]`) into what the
+    metrics need, on the device and before anything is gathered, so that no `[N, L, V]` is ever
+    kept. It returns one tensor or a tuple of tensors, batch on axis 0; for a language model the
+    summed negative log likelihood `[B]` (nats) and the number of scored tokens `[B]`, from which
+    means over tokens are exact whatever the batch size. With several `label_names` both are tuples:
+    the labels in that order, and as many of the model's outputs.
 
-    `metrics(split, reduced, labels)` gets the same, concatenated over the split as NumPy arrays, and returns figures
-    without a prefix, e.g. `{"loss": ..., "bits_per_char": ...}`. `split` is `"train"`, `"validation"` or a key of
-    `tests`. If a recipe names the figure that chooses the checkpoint, it is called once before the
-    training, on a few samples of the validation, to know the names of the figures.
+    `metrics(split, reduced, labels)` gets the same, concatenated over the split as NumPy arrays,
+    and returns figures without a prefix, e.g. `{"loss": ..., "bits_per_char": ...}`. `split` is
+    `"train"`, `"validation"` or a key of `tests`. If a recipe names the figure that chooses the
+    checkpoint, it is called once before the training, on a few samples of the validation, to know
+    the names of the figures.
     """
 
     tokenizer: PreTrainedTokenizerBase
     #: a stream (without `__len__`) needs train.max_steps
     train: MapDataset | IterableDataset[dict[str, Any]]
-    #: chooses the checkpoint; None: nothing is evaluated during training and the last weights are taken
+    #: chooses the checkpoint; None: nothing is evaluated during training and the last weights are
+    #: taken
     validation: MapDataset | None
     #: name -> data set, e.g. {"test": ...}; looked at once, after the training
     tests: Mapping[str, MapDataset]
@@ -83,10 +89,11 @@ class Prepared:
     metrics: Callable[[str, ReducedArrays, NDArray[np.generic]], Mapping[str, float]]
     #: list of items -> batch; None: transformers' default (pads, if the tokenizer can)
     collate: Callable[[list[Any]], dict[str, Any]] | None = None
-    #: the keys of a batch that `reduce` and `metrics` get as labels; None: those that transformers finds by their names
+    #: the keys of a batch that `reduce` and `metrics` get as labels; None: those that transformers
+    #: finds by their names
     label_names: list[str] | None = None
-    #: config fields that the data fix (vocab_size, max_position_embeddings, pad_token_id ...); a recipe that sets one
-    #: of them to another value is refused
+    #: config fields that the data fix (vocab_size, max_position_embeddings, pad_token_id ...); a
+    #: recipe that sets one of them to another value is refused
     model: Mapping[str, Any] = field(default_factory=dict)
     #: the figure of `metrics("validation", ...)` that chooses the checkpoint
     select: str = "loss"
@@ -95,27 +102,30 @@ class Prepared:
     loss: str = LOSS
     #: sizes and SHA-256 of the sources, for manifest.json
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
-    #: sentences shown to the user before the training, e.g. "37 characters at the end of test are dropped"
+    #: sentences shown to the user before the training, e.g. "37 characters at the end of test are
+    #: dropped"
     notes: list[str] = field(default_factory=list)
     #: (split, reduced, labels) -> {file name: text} for the folder predictions/, e.g. a submission;
     #: None: the reduced arrays are stored as predictions/<split>.npz. Without labels they are None
     predictions: Callable[[str, ReducedArrays, NDArray[np.generic] | None], Mapping[str, str]] | None = None
-    #: name -> data set without labels, e.g. a test file whose labels nobody has: predicted after the tests, not scored
+    #: name -> data set without labels, e.g. a test file whose labels nobody has: predicted after
+    #: the tests, not scored
     unlabelled: Mapping[str, MapDataset] = field(default_factory=dict)
-    #: what simple methods reach on the tests: {name: {"dev.accuracy": ...}}, stored as "baseline.<name>.dev.accuracy"
+    #: what simple methods reach on the tests: {name: {"dev.accuracy": ...}}, stored as
+    #: "baseline.<name>.dev.accuracy"
     baselines: Callable[[], Mapping[str, Mapping[str, float]]] | None = None
     #: sentences that `metrics` and `predictions` leave here for the user to read after the tests
     remarks: list[str] = field(default_factory=list)
-    #: model -> what is minimised (an `nn.Module` that is an `Objective`); None: the model's own loss. Called once, when
-    #: the model is built; raises UserError
+    #: model -> what is minimised (an `nn.Module` that is an `Objective`); None: the model's own
+    #: loss. Called once, when the model is built; raises UserError
     objective: Callable[[PreTrainedModel], nn.Module] | None = None
 
 
 class Task:
     """Base of tasks: the keyword-only constructor is the recipe's `task:` section.
 
-    Subclasses set the three attributes, in the class or in the constructor, and give `prepare`. They know no model;
-    what a model must know of the data goes through `Prepared.model`.
+    Subclasses set the three attributes, in the class or in the constructor, and give `prepare`.
+    They know no model; what a model must know of the data goes through `Prepared.model`.
     """
 
     #: the transformers class that builds the model from its config, e.g. "AutoModelForCausalLM"
@@ -128,7 +138,8 @@ class Task:
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
         """Read, cut and tokenize. Raises UserError for data that cannot be used; writes nothing.
 
-        What lies on a network that does not answer is an `Unreachable`: a dry run then checks all but the data.
+        What lies on a network that does not answer is an `Unreachable`: a dry run then checks all
+        but the data.
         """
         raise TypeError(f"{type(self).__name__} has no prepare()")
 

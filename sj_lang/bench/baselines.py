@@ -1,8 +1,8 @@
 """Foreign neurons to time against: `sj-lang bench dsn --against native:lif,native:psn`.
 
-SpikingJelly's own functions and modules as they come, in the dtype of the input and without the guarantees of
-`sj_lang.neuron.Node` (no mask, no state handed out), and the HGRN operator of flash-linear-attention with what it
-takes to make a neuron of it.
+SpikingJelly's own functions and modules as they come, in the dtype of the input and without the
+guarantees of `sj_lang.neuron.Node` (no mask, no state handed out), and the HGRN operator of
+flash-linear-attention with what it takes to make a neuron of it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Time a neuron against others: `sj-lang bench dsn --against lif,psn`. No speed is printed while parity is red.
 
-For the training steps of a recipe's runs, `sj-lang bench lm/quickstart`, see `sj-lang bench lm/quickstart --help`.
-All nodes of a shape are timed in turn, round after round, in one process: compare ratios within one run, not
-milliseconds. Parity is checked twice: by the conformance kit on small shapes, and at each timed shape, spikes and
-gradients of x, against float64. `native:lif` and its like are baselines as they come (`sj_lang.bench.baselines`). On a
-GPU, times are those of its own clock. Further columns are bytes per second (of x, spikes and their gradients, once
-each), their share of what a copy moves in the same run, and the microseconds of the host and of a CUDA graph.
+For the training steps of a recipe's runs, `sj-lang bench lm/quickstart`, see
+`sj-lang bench lm/quickstart --help`. All nodes of a shape are timed in turn, round after round, in
+one process: compare ratios within one run, not milliseconds. Parity is checked twice: by the
+conformance kit on small shapes, and at each timed shape, spikes and gradients of x, against
+float64. `native:lif` and its like are baselines as they come (`sj_lang.bench.baselines`). On a GPU,
+times are those of its own clock. Further columns are bytes per second (of x, spikes and their
+gradients, once each), their share of what a copy moves in the same run, and the microseconds of the
+host and of a CUDA graph.
 """
 
 from __future__ import annotations
@@ -49,11 +51,12 @@ FAR = 1e-2  # of a gradient, or of the root mean square of all if that is larger
 class Timing:
     """Medians for one node at one shape.
 
-    Milliseconds; spread_ms is the interquartile range of the total. peak_mb: memory above what was resident before.
+    Milliseconds; spread_ms is the interquartile range of the total. peak_mb: memory above what was
+    resident before.
     flips: share of spikes that differ from the same node's in float64; None for a baseline.
 
-    On a GPU: bytes_per_s of `PASSES` over x, of_copy, their share of a copy's; host_us, until forward and backward are
-    handed over; graph_us, both as a CUDA graph.
+    On a GPU: bytes_per_s of `PASSES` over x, of_copy, their share of a copy's; host_us, until
+    forward and backward are handed over; graph_us, both as a CUDA graph.
     """
 
     neuron: str
@@ -117,7 +120,8 @@ def time_shape(
 ) -> tuple[list[Timing], float]:
     """The timing of each node at one shape, and the milliseconds of one elementwise pass.
 
-    makers: name and `make(steps, channels)` of each. copy_rate: of the GPU's memory; None on the CPU.
+    makers: name and `make(steps, channels)` of each. copy_rate: of the GPU's memory; None on the
+    CPU.
     """
     steps, batch, channels = shape
     generator = torch.Generator().manual_seed(0)

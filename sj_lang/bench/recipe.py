@@ -1,8 +1,9 @@
 """Time a training step of each run of a recipe against the others: `sj-lang bench lm/quickstart`.
 
-A step is forward, backward, clipping and AdamW on one batch, the first of the training data, with the recipe's batch
-size. The runs, one seed of each, take turns, round after round, in one process: compare ratios within one run. Nothing
-else of a training is included: no data loading, no Trainer, no guards, no evaluation.
+A step is forward, backward, clipping and AdamW on one batch, the first of the training data, with
+the recipe's batch size. The runs, one seed of each, take turns, round after round, in one process:
+compare ratios within one run. Nothing else of a training is included: no data loading, no Trainer,
+no guards, no evaluation.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Literal
 
 from sj_lang import __version__, plugins
 from sj_lang.errors import SjLangError, describe
-from sj_lang.hookspecs import KINDS, Registration
+from sj_lang.hookspecs import KINDS
 
 State = Literal["ok", "none", "hidden", "BROKEN"]
 
@@ -83,7 +83,7 @@ def installed_plugins() -> Iterator[Finding]:
         if plugin.error:
             yield Finding(plugin.name, "BROKEN", f"{plugin.distribution} {plugin.version}: {plugin.error}")
             continue
-        mine = [r for r in _registrations() if r.plugin == plugin.distribution]
+        mine = [r for kind in KINDS for r in plugins.all(kind) if r.plugin == plugin.distribution]
         yield Finding(plugin.name, "ok", f"{plugin.distribution} {plugin.version}, {len(mine)} components")
         for registration in mine:
             name = f"  {registration.name}"
@@ -121,10 +121,6 @@ def backends() -> Iterator[Finding]:
         yield Finding(registration.name, state, "; ".join([chosen, *others]))
 
 
-def _registrations() -> list[Registration]:
-    return [registration for kind in KINDS for registration in plugins.all(kind)]
-
-
 def _version(distribution: str) -> str:
     try:
         return version(distribution)
@@ -149,9 +145,7 @@ def _device() -> str:
 
     if torch.cuda.is_available():
         return f"CUDA {torch.version.cuda}: {torch.cuda.get_device_name()}"
-    built = (
-        f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for the CPU alone"
-    )
+    built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for the CPU only"
     return f"CPU, {torch.get_num_threads()} threads; no CUDA device seen ({built})"
 
 

@@ -53,18 +53,12 @@ def plugin_table(what: str = "", *, as_json: bool = False, with_arguments: bool 
             lines += ["", key.upper(), *(_neurons(rows) if key == "neuron" else _others(rows))]
         elif kind == key:
             lines += ["", f"no {kind} is installed"]
-    lines += [
-        "",
-        "PLUGINS",
-        *_columns([(p["name"], p["distribution"], p["version"], _state(p)) for p in table["plugins"]]),
-    ]
+    states = [f"BROKEN: {plugin['error']}" if plugin["error"] else "works" for plugin in table["plugins"]]
+    cells = [[p["name"], p["distribution"], p["version"], s] for p, s in zip(table["plugins"], states, strict=True)]
+    lines += ["", "PLUGINS", *_columns(cells)]
     if table["clashes"]:
         lines += ["", "OFFERED TWICE: neither can be used", *(f"  {text}" for text in table["clashes"])]
     return "\n".join(lines[1:])
-
-
-def _state(plugin: dict[str, str]) -> str:
-    return f"BROKEN: {plugin['error']}" if plugin["error"] else "works"
 
 
 def _neurons(rows: list[dict[str, Any]]) -> list[str]:

@@ -19,8 +19,8 @@ EXAMPLE = "ember"  # the template is itself a working plugin of this name, shown
 def create(name: str, dest: str | Path | None = None) -> Path:
     """Write the plugin `name` to `dest` (sj-lang-NAME in the working directory, if left out) and return that folder.
 
-    name: what recipes will call the neuron: small letters, digits, '_' and '-', with a letter first.
-    UserError if the name cannot be used or the folder exists; then nothing is written.
+    name: what recipes will call the neuron: small letters, digits, '_' and '-', with a letter
+    first. UserError if the name cannot be used or the folder exists; then nothing is written.
     """
     neuron = checked(name)
     target = Path(dest) if dest else Path(distribution_of(neuron))

@@ -1,7 +1,8 @@
 """The signature of a component is the schema of its section in a recipe.
 
-Keyword-only constructors are read as they are; a config class of transformers by the fields that it adds itself.
-An argument that is a component too is annotated `neuron: Part["neuron"]` and written `{type: dsn, n: 1}` or `dsn`.
+Keyword-only constructors are read as they are; a config class of transformers by the fields that it
+adds itself. An argument that is a component too is annotated `neuron: Part["neuron"]` and written
+`{type: dsn, n: 1}` or `dsn`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from sj_lang.hookspecs import KINDS
 
 MISSING: Any = inspect.Parameter.empty
 
-#: Arguments that the program hands in. A class says otherwise with `given: ClassVar[frozenset[str]]`.
-#: For models they may be written in a recipe as well, and must then agree with the data.
+#: Arguments that the program hands in. A class says otherwise with
+#: `given: ClassVar[frozenset[str]]`. For models they may be written in a recipe as well, and must
+#: then agree with the data.
 GIVEN: Mapping[str, frozenset[str]] = {
     "neuron": frozenset({"channels", "step_mode", "device", "dtype"}),
     "embedding": frozenset(
@@ -48,7 +50,8 @@ class _PartType(type):
 class Part:
     """`Part["neuron"]`: the annotation of an argument that is itself a component.
 
-    As a config field its value is a name or a plain dict `{"type": name, **options}`, which goes into JSON.
+    As a config field its value is a name or a plain dict `{"type": name, **options}`, which goes
+    into JSON.
     """
 
     _made: ClassVar[dict[str, _PartType]] = {}

@@ -32,8 +32,8 @@ class _NotYaml:
 def simplify(annotation: Any) -> Any:
     """Reduce an annotation to what YAML can hold; `_NotYaml` if nothing remains.
 
-    Classes and functions are dropped from unions; an enumeration becomes the choice of its values, and plain text
-    beside it is dropped; paths are text.
+    Classes and functions are dropped from unions; an enumeration becomes the choice of its values,
+    and plain text beside it is dropped; paths are text.
     """
     origin, inner = get_origin(annotation), get_args(annotation)
     if annotation is Any or annotation in _SCALARS or origin is Literal:
@@ -80,7 +80,8 @@ def can_be_written(annotation: Any) -> bool:
 def check(annotation: Any, value: Any) -> tuple[Any, tuple[tuple[str | int, ...], str] | None]:
     """Check a value against an annotation.
 
-    Returns the value as plain data (lists, dicts, numbers, text), and (place inside the value, message) if it is wrong.
+    Returns the value as plain data (lists, dicts, numbers, text), and (place inside the value,
+    message) if it is wrong.
     """
     from pydantic import ValidationError
 

@@ -1,6 +1,7 @@
 """YAML as recipes use it: numbers and booleans of YAML 1.2, no key twice, and the place of every key.
 
-`3e-4` and `1e5` are numbers; `on`, `yes` and `1:30` are words. Tags are refused, so a file holds data and nothing else.
+`3e-4` and `1e5` are numbers; `on`, `yes` and `1:30` are words. Tags are refused, so a file holds
+data and nothing else.
 """
 
 from __future__ import annotations

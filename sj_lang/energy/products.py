@@ -2,10 +2,10 @@
 
     E = 4.6 pJ x multiply-accumulates + 0.9 pJ x accumulations
 
-A product with spikes costs an accumulation for each unit of each spike, so an integer spike of 3 costs three; any other
-product costs a multiply-accumulate for each term. 4.6 and 0.9 pJ are float32 at 45 nm, Horowitz, ISSCC 2014, as in most
-papers on spiking networks. Memory traffic, normalizations, softmax, activations and sums of tensors are left out, as
-there.
+A product with spikes costs an accumulation for each unit of each spike, so an integer spike of 3
+costs three; any other product costs a multiply-accumulate for each term. 4.6 and 0.9 pJ are float32
+at 45 nm, Horowitz, ISSCC 2014, as in most papers on spiking networks. Memory traffic,
+normalizations, softmax, activations and sums of tensors are left out, as there.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
     """Counts the terms of matrix products and convolutions run inside, except those in neurons.
 
     macs: terms of products of other numbers. accumulations: of products with spikes, see `spikes`.
-    Fused attention is run as two products. Padding of a convolution counts as if it held what is around it.
+    Fused attention is run as two products. Padding of a convolution counts as if it held what is
+    around it.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -139,17 +140,22 @@ def spikes(x: Tensor) -> float | None:
     """
     if x.is_complex():
         return None
-    size = x.detach().abs().to(torch.promote_types(x.dtype, torch.float32))
+    numbers = whole_numbers(x, torch.promote_types(x.dtype, torch.float32))
+    return None if numbers is None else float(numbers[0].abs().sum(dtype=torch.float64)) / max(x.numel(), 1)
+
+
+def whole_numbers(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, float] | None:
+    """x as whole numbers up to `LEVELS`, of this dtype, and the unit that they count; None if it is something else."""
+    size = x.detach().to(dtype)
     fired = size[size != 0]
     if not fired.numel():
-        return 0.0
-    levels = size / fired.min()
+        return size, 1.0
+    unit = fired.abs().min()
+    levels = size / unit
     whole = levels.round()
-    eps = torch.finfo(x.dtype if x.is_floating_point() else size.dtype).eps
-    slack = (4 * eps * levels).clamp(max=0.05)
-    if not bool((levels <= LEVELS).all()) or not bool(((levels - whole).abs() <= slack).all()):
-        return None
-    return float(whole.mean(dtype=torch.float64))
+    eps = torch.finfo(x.dtype if x.is_floating_point() else dtype).eps
+    near = (levels - whole).abs() <= (4 * eps * levels.abs()).clamp(max=0.05)
+    return (whole, float(unit)) if bool(near.all()) and bool((levels.abs() <= LEVELS).all()) else None
 
 
 def millijoules(macs: float, accumulations: float) -> float:

@@ -4,12 +4,13 @@ A spike S in -N .. N is N spikes of -1, 0 or 1 (0 or 1 if S >= 0), one a sub-ste
 
     S = sum_{k=1..N} S_k,   S_k = [S >= k] - [S <= -k]            S W = sum_k S_k W
 
-so a product with an integer spike of N is N products with binary spikes, accumulations alone. `unrolled` runs a model
-that way: each matrix product with an integer operand is computed in sub-steps, and compared, bit for bit, with the
-product that it replaces. For that both are taken in fixed point: the other operand is rounded to as many bits of its
-largest entry as leave the sum exact in float64, 40 for 1,536 inputs with spikes up to 4. So what is left to differ from
-the model as it is are float32's own rounding errors; where one of them decides a spike, as it does between two machines
-too, what follows differs more.
+so a product with an integer spike of N is N products with binary spikes, which take only
+accumulations. `unrolled` runs a model that way: each matrix product with an integer operand is
+computed in sub-steps, and compared, bit for bit, with the product that it replaces. For that both
+are taken in fixed point: the other operand is rounded to as many bits of its largest entry as leave
+the sum exact in float64, 40 for 1,536 inputs with spikes up to 4. So what is left to differ from the
+model as it is are float32's own rounding errors; if one of them decides a spike, as it does between
+two machines too, what follows differs more.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ aten = torch.ops.aten
 class Unrolled(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's modes are untyped
     """Runs products with integer operands in sub-steps; open it with `unrolled`.
 
-    products: how many were run so and compared. substeps: of all of them together. most: the largest spike.
+    products: how many were run so and compared. substeps: of all of them together. most: the
+    largest spike.
     """
 
     def __init__(self) -> None:
@@ -81,9 +83,9 @@ class Unrolled(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
 def unrolled(model: nn.Module) -> Iterator[Unrolled]:
     """Inside, every matrix product of `model` with integer spikes runs in sub-steps.
 
-    Fused attention is run as two products. Convolutions are left as they are. The scales of the spikes must be in the
-    weights, as SNN-BERT has them: a product of scaled and shifted spikes is one of floats, and is not touched.
-    Raises RunFailed if a product differs from its sub-steps in a bit.
+    Fused attention is run as two products. Convolutions are left as they are. The scales of the
+    spikes must be in the weights, as SNN-BERT has them: a product of scaled and shifted spikes is one
+    of floats, and is not touched. Raises RunFailed if a product differs from its sub-steps in a bit.
     """
     with torch.no_grad(), ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))

@@ -1,6 +1,7 @@
 """The one door to transformers and to the Hugging Face hub.
 
-`shield` keeps broken audio and vision packages away from transformers; `reached` asks once whether the hub is there.
+`shield` keeps broken audio and vision packages away from transformers; `reached` asks once whether
+the hub is there.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ _hidden: dict[str, str] | None = None
 def shield() -> dict[str, str]:
     """Hide a torchaudio or torchvision that cannot load; call it before transformers' models or Trainer are imported.
 
-    SpikingJelly requires both packages, and a registry may offer builds that raise beside the installed torch.
-    transformers believes that what is installed can be imported, so `from transformers import Trainer` dies with a
-    message that names something else. A package that cannot be imported is hidden here from every later import and
-    from every `find_spec`, as if it were not installed. One that works is left alone; the import costs nothing
-    extra, as transformers does it itself.
+    SpikingJelly requires both packages, and a registry may offer builds that raise beside the
+    installed torch. transformers believes that what is installed can be imported, so
+    `from transformers import Trainer` dies with a message that names something else. A package that
+    cannot be imported is hidden here from every later import and from every `find_spec`, as if it
+    were not installed. One that works is left alone; the import costs nothing extra, as
+    transformers does it itself.
 
     Returns package -> why it is hidden. Later calls return the same and do nothing.
     """

@@ -9,7 +9,8 @@ from typing import Any
 from sj_lang.component import values
 from sj_lang.component.problems import Keys, Problem, unknown
 
-#: name of an average -> run, or the part before "/" that several runs share -> the figures that count for it
+#: name of an average -> run, or the part before "/" that several runs share -> the figures that
+#: count for it
 Averages = Mapping[str, Mapping[str, Sequence[str]]]
 #: run -> the figures of each of its seeds
 Figures = Mapping[str, Sequence[Mapping[str, float]]]
@@ -87,14 +88,18 @@ def compute(averages: Averages, figures: Figures) -> tuple[dict[str, dict[str, A
     return columns, list(dict.fromkeys(notes))
 
 
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, sample standard deviation (None for one value) and n."""
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "deviation": deviation, "n": len(values)}
+
+
 def _mean(runs: Sequence[Sequence[float]]) -> dict[str, Any]:
     counts = {len(one) for one in runs}
     if len(counts) > 1:
         mean = statistics.fmean(statistics.fmean(one) for one in runs)
         return {"mean": mean, "deviation": None, "n": min(counts)}
-    means = [statistics.fmean(values) for values in zip(*runs, strict=True)]
-    deviation = statistics.stdev(means) if len(means) > 1 else None
-    return {"mean": statistics.fmean(means), "deviation": deviation, "n": len(means)}
+    return spread([statistics.fmean(values) for values in zip(*runs, strict=True)])
 
 
 def stored(computed: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -123,9 +128,7 @@ def rows(
             cells = []
             for column in columns:
                 series = _series(figures, run, column, [figure])
-                deviation = statistics.stdev(series) if len(series) > 1 else None
-                mean = {"mean": statistics.fmean(series), "deviation": deviation} if series else None
-                cells.append(show(figure, mean) if mean else "")
+                cells.append(show(figure, spread(series)) if series else "")
             if any(cells):
                 table.append([f"{run}  {figure}", *cells])
     for name in averages:

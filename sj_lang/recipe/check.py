@@ -98,7 +98,7 @@ def check_body(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
 
 def _check_together(body: dict[str, Any]) -> list[Problem]:
     """Let the task and the model's config check their own values, and the model its neurons. Builds no weights."""
-    from sj_lang.build import Make
+    from sj_lang.build import Make, check_neurons
 
     problems: list[Problem] = []
     objects: dict[str, Any] = {}
@@ -118,7 +118,10 @@ def _check_together(body: dict[str, Any]) -> list[Problem]:
     if "model" in objects:
         body["model"] = _with_choices(body["model"], objects["model"])
     if len(objects) == 2:
-        problems += _check_neurons(objects["model"], objects["task"])
+        try:
+            check_neurons(objects["model"], pads=objects["task"].pads)
+        except UserError as error:
+            problems.append(_placed("model", str(error)))
     return problems
 
 
@@ -133,13 +136,3 @@ def _with_choices(spec: Mapping[str, Any], config: Any) -> Spec:
     chosen = {name: getattr(config, name, None) for name, value in spec.items() if value is None}
     plain = {name: value if isinstance(value, Spec) else values.plain(value) for name, value in chosen.items()}
     return Spec("model", {**spec, **{name: value for name, value in plain.items() if values.is_plain(value)}})
-
-
-def _check_neurons(config: Any, task: Any) -> list[Problem]:
-    from sj_lang.build import check_neurons
-
-    try:
-        check_neurons(config, pads=task.pads)
-    except UserError as error:
-        return [_placed("model", str(error))]
-    return []

@@ -32,8 +32,7 @@ HERE: Keys = ("model", "init_from")
 
 
 def settle(tree: Tree) -> list[Problem]:
-    """Lay the recipe over what its checkpoint decides; return where the two contradict each
-    other."""
+    """Lay the recipe over what its checkpoint decides; return where the two differ."""
     model = tree.data.get("model")
     place = model.get("init_from") if isinstance(model, dict) else None
     if not isinstance(model, dict) or not isinstance(place, str):
@@ -41,7 +40,7 @@ def settle(tree: Tree) -> list[Problem]:
     try:
         target = plugins.get("model", str(model.get("type"))).load()
     except (UserError, PluginError):
-        return []  # told by the check that follows, with its place
+        return []  # the check that follows reports it, with its place
     try:
         decided = fields(target, stored.read_config(place, KEY), place)
         brings_tokenizer = stored.has_tokenizer(stored.find(place, KEY))
@@ -68,9 +67,9 @@ def fields(target: Any, stored: Mapping[str, Any], place: str) -> dict[str, Any]
     """The fields of a config class that a checkpoint decides: sizes, components, options that
     weights depend on.
 
-    target: the class. Of the checkpoints of other models (`takes_weights_of`) its classmethod
-    `fields_of` says what their config means here. stored: the checkpoint's config. UserError for a
-    checkpoint of another architecture.
+    target: the class. Its classmethod `fields_of` says what the config of another model
+    (`takes_weights_of`) means here. stored: the checkpoint's config. UserError for a checkpoint of
+    another architecture.
     """
     from transformers import CONFIG_MAPPING
 
@@ -99,16 +98,14 @@ def refuse_other_kind(target: Any, kind: str, place: str) -> None:
 
 
 def _give_way(tree: Tree, decided: Mapping[str, Any], readers: Sequence[str]) -> None:
-    """Take out of the recipe what an installed one sets for training from scratch, with a note that
-    names it.
+    """Drop what an installed recipe sets for training from scratch, with a note that names it.
 
     readers: tokenizers that take the checkpoint's; another one gives way.
     """
     installed = {file for file in {place.file for place in tree.marks.values()} if is_installed(Path(file))}
 
     def gives_way(*keys: str) -> bool:
-        """Whether all that stands at these keys was written by an installed recipe, but not for one
-        of its runs."""
+        """Whether an installed recipe, and not one of its runs, wrote all that is at these keys."""
         places = [place for path, place in tree.marks.items() if path[: len(keys)] == keys]
         return bool(places) and all(place.file in installed and not place.inside for place in places)
 
@@ -135,5 +132,5 @@ def _readers() -> list[str]:
             if "checkpoint" in schema.arguments("tokenizer", registration.load()):
                 names.append(registration.name)
         except (UserError, PluginError):
-            continue  # told where a recipe names it
+            continue  # reported if a recipe names it
     return names

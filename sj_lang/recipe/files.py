@@ -19,8 +19,8 @@ NOT_FROM_BASE = ("recipe", "base", "name", "summary", "output")
 def locate(recipe: str, near: Path | None = None) -> tuple[Path, str]:
     """The file of a recipe and the name it has by default. `near`: the folder that paths are relative to.
 
-    A path comes before the name of an installed recipe. UserError with the nearest names if there is
-    neither.
+    A path comes before the name of an installed recipe. UserError with the nearest names if there
+    is neither.
     """
     path = (near or Path()) / Path(recipe).expanduser()
     if path.is_file():

@@ -18,7 +18,8 @@ from sj_lang.component.schema import MISSING, Argument, field_default
 from sj_lang.component.spec import resolve_arguments
 from sj_lang.component.values import can_be_written, tell_plainly
 
-#: Our defaults that differ from TrainingArguments'. Steps below 1 are fractions of the whole training.
+#: Our defaults that differ from TrainingArguments'. Steps below 1 are fractions of the whole
+#: training.
 TRAIN_DEFAULTS: Mapping[str, Any] = {
     "report_to": [],
     "logging_steps": 0.02,
@@ -89,7 +90,8 @@ ELSEWHERE = {
 }
 
 
-#: The one key of `train:` that is ours: the learning rate of the neurons' parameters; null: that of all others.
+#: The one key of `train:` that is ours: the learning rate of the neurons' parameters; null: that of
+#: all others.
 NEURON_RATE = "neuron_learning_rate"
 
 

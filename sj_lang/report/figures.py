@@ -67,7 +67,8 @@ def compared_curves(runs: Mapping[str, History], path: Path) -> bool:
 def firing_rates(history: History, path: Path) -> bool:
     """Firing rate of each layer over the training, a panel per block. False: nothing was measured."""
     prefix = "firing_rate."
-    names = [key.removeprefix(prefix) for key in _keys(history, prefix) if key != prefix + "mean"]
+    keys = dict.fromkeys(key for entry in history for key in entry if key.startswith(prefix))
+    names = [key.removeprefix(prefix) for key in keys if key != prefix + "mean"]
     if not names:
         return False
     blocks: dict[str, list[str]] = {}
@@ -118,7 +119,7 @@ def raster(spikes: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
         sizes = f" (of 1 to {largest:.0f})" if largest > 1 else ""
         if signed:
             sizes = f" (of -{largest:.0f} to {largest:.0f}; red: below 0)"
-        caption = f"{len(picked)}{counts} neurons, {_percent(part)} of steps with a spike{sizes}"
+        caption = f"{len(picked)}{counts} neurons, {100 * float((part != 0).mean()):.1f} % of steps with a spike{sizes}"
         axes.set_title(f"{name}\n{caption}", fontsize=9)
         axes.tick_params(labelsize=8)
     figure.supxlabel("time step", fontsize=10)
@@ -143,14 +144,6 @@ def _labels(title: str, members: Sequence[str]) -> list[str]:
     if all(len(path) > 1 for path in words) and len({path[-1] for path in words}) == 1:
         words = [path[:-1] for path in words]
     return [".".join(path) for path in words]
-
-
-def _percent(part: NDArray[np.float32]) -> str:
-    return f"{100 * float((part != 0).mean()):.1f} %"
-
-
-def _keys(history: History, prefix: str) -> list[str]:
-    return list(dict.fromkeys(key for entry in history for key in entry if key.startswith(prefix)))
 
 
 def _spread(items: list[Any], most: int) -> list[Any]:

@@ -16,7 +16,8 @@ from sj_lang.folder import RunFolder
 from sj_lang.manifest import LOSS, read_json
 from sj_lang.report import figures
 
-#: order of the tables, by the first word of a figure's name; test splits, whatever they are called, come before these
+#: order of the tables, by the first word of a figure's name; test splits, whatever they are called,
+#: come before these
 GROUPS = ("baseline", "validation", "train", "parameters", "firing_rate", "dead", "energy")
 
 UNITS = {"seconds": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}

@@ -45,8 +45,8 @@ class Job:
 def assemble(recipe: Recipe, output: Path, *, with_objective: bool = True) -> Job:
     """Read the data and build the model of a recipe, with the recipe's seed. Writes nothing.
 
-    The tokenizer gets the model's longest text as its `model_max_length`, and is stored with it: a pipeline can cut.
-    Raises UserError for mistakes of the user.
+    The tokenizer gets the model's longest text as its `model_max_length`, and is stored with it: a
+    pipeline can cut. Raises UserError for mistakes of the user.
     """
     transformers.set_seed(recipe.seed)
     task = make_task(recipe)
@@ -109,7 +109,8 @@ def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any], notes: li
     """Config from the recipe and the data, checked against what its neurons can do; then the weights, fresh or, where
     they are there, those of `model.init_from`.
 
-    fields: those of the config that the data fix. notes: gets a sentence on the weights of a checkpoint.
+    fields: those of the config that the data fix. notes: gets a sentence on the weights of a
+    checkpoint.
     """
     if place := recipe.model.get("init_from"):
         fields = init_from.with_rows_of(place, recipe.model, fields)

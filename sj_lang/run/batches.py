@@ -46,7 +46,8 @@ class BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
     def _all_in_order(self) -> Iterator[None]:
         """Evaluated data keep their order and their last batch, because predictions are numbered.
 
-        transformers applies `train_sampling_strategy` and `dataloader_drop_last` to evaluations too.
+        transformers applies `train_sampling_strategy` and `dataloader_drop_last` to evaluations
+        too.
         """
         args = self.args
         before = args.train_sampling_strategy, args.dataloader_drop_last

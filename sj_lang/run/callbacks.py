@@ -24,7 +24,8 @@ from transformers.trainer_callback import ExportableState  # noqa: E402
 class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transformers is untyped here
     """Whose checkpoint it is, what the training cost so far, and the losses since the last line of the log.
 
-    seconds: wall clock of the training loop. busy_seconds: the same without evaluations, checkpoints and measurements.
+    seconds: wall clock of the training loop. busy_seconds: the same without evaluations,
+    checkpoints and measurements.
     tokens: valid tokens trained on, all processes together (of this one, times their number).
     """
 

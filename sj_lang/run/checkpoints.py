@@ -14,8 +14,8 @@ from sj_lang.errors import UserError
 from sj_lang.manifest import read_json
 
 _STATE = "trainer_state.json"
-#: the entry of trainer_state.json that says whose checkpoint it is. transformers writes that file last, so a checkpoint
-#: that was not written to its end has none
+#: the entry of trainer_state.json that says whose checkpoint it is. transformers writes that file
+#: last, so a checkpoint that was not written to its end has none
 MARK = "RunMark"
 
 
@@ -32,7 +32,8 @@ def steps(root: Path) -> dict[int, Path]:
 def newest(root: Path, run: str) -> tuple[Path | None, list[str]]:
     """The newest checkpoint of run `run` in `root` that can be loaded, and a note on each newer one that cannot.
 
-    None: there are no checkpoints at all. Raises UserError when there are some and none can be loaded.
+    None: there are no checkpoints at all. Raises UserError when there are some and none can be
+    loaded.
     """
     notes: list[str] = []
     for folder in steps(root).values():
@@ -111,7 +112,8 @@ def _damaged_zip(path: Path) -> str:
 def rebase(checkpoint: Path) -> None:
     """Correct the path of the best checkpoint in a checkpoint's state if the folder has moved.
 
-    transformers stores that path as it was at the time and forgets the best checkpoint when the folder has moved.
+    transformers stores that path as it was at the time and forgets the best checkpoint when the
+    folder has moved.
     """
     state = read_json(checkpoint / _STATE)
     best = state.get("best_model_checkpoint")

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-#: libraries whose messages belong in the log of a run; transformers' loggers do not reach the root logger
+#: libraries whose messages belong in the log of a run; transformers' loggers do not reach the root
+#: logger
 _LOGGERS = ("sj_lang", "transformers", "accelerate", "datasets", "py.warnings")
 
 

@@ -19,8 +19,8 @@ def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None 
     resume: the run folder (of a run, or of a series) to go on with.
     debug: let unexpected exceptions through, with their traceback.
 
-    Raises UserError for what is found before training, RunFailed, Interrupted (SIGTERM; a checkpoint is saved) and
-    KeyboardInterrupt, with the manifest saying so.
+    Raises UserError for what is found before training, RunFailed, Interrupted (SIGTERM; a
+    checkpoint is saved) and KeyboardInterrupt, with the manifest saying so.
     """
     try:
         if recipe.is_series:

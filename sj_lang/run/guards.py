@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -29,7 +29,8 @@ def finite(values: list[Tensor]) -> Tensor:
 class FiniteGuard:
     """Stops a training at the first loss or gradient that is not finite, before the weights take it in.
 
-    Collects the micro-batches of one optimizer step; `check` after the last backward pass. One host sync a step.
+    Collects the micro-batches of one optimizer step; `check` after the last backward pass. One host
+    sync a step.
     """
 
     def __init__(self) -> None:
@@ -44,7 +45,8 @@ class FiniteGuard:
     def check(self, model: nn.Module, step: int, *, scaled: bool, world_size: int, hints: str = "") -> None:
         """Raise RunFailed if step number `step` (the first is 1) is not finite, and say where it begins.
 
-        scaled: gradients are multiplied by a float16 loss scale, whose overflows are handled elsewhere.
+        scaled: gradients are multiplied by a float16 loss scale, whose overflows are handled
+        elsewhere.
         """
         batches, losses = self._batches, self._losses
         self._batches, self._losses = [], []
@@ -91,13 +93,10 @@ def _first_output(model: nn.Module, batch: Mapping[str, Any]) -> str:
         if bad and not first:
             first.append(f"The first output that is not finite: {names[module] or 'model'} ({type(module).__name__}).")
 
-    handles = [module.register_forward_hook(look) for module in names]
-    try:
-        with torch.no_grad():
-            model(**batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for module in names:
+            hooks.enter_context(module.register_forward_hook(look))
+        model(**batch)
     return first[0] if first else ""
 
 
@@ -116,8 +115,8 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 def check_loss_scaling(model: nn.Module, batch: Mapping[str, Any], *, accumulation: int) -> None:
     """Raise UserError if a model takes `num_items_in_batch` and does not divide its loss by it.
 
-    The Trainer leaves that division to a model whose forward has **kwargs; one that forgets it trains, without a
-    word, with gradients that are `accumulation` times too large.
+    The Trainer leaves that division to a model whose forward has **kwargs; one that forgets it
+    trains, without a word, with gradients that are `accumulation` times too large.
     """
     items = int((batch["labels"] != -100).sum()) if "labels" in batch else 1
     with undisturbed(model):

@@ -1,4 +1,4 @@
-"""A model that starts from the weights of a checkpoint, as far as it has their places: `model.init_from`."""
+"""A model that starts from the weights of a checkpoint, wherever it has their places: `model.init_from`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedCon
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: Sizes of tables of which the data need some rows at least; the checkpoint may bring more, and they are kept.
+#: Sizes of tables: the data need that many rows at least; if the checkpoint has more, all are kept.
 _AT_LEAST = {"max_position_embeddings": "positions", "type_vocab_size": "segments"}
 #: What must be the same, though no tensor shows it by its shape.
 _ALIKE = ("num_hidden_layers", "num_attention_heads")
-#: What a BERT may come without: one that learned masked tokens alone has no pooler.
+#: What a BERT may lack: one that learned only masked tokens has no pooler.
 _OPTIONAL = "pooler."
 #: A buffer of older BERTs that counts positions; nobody misses it.
 _COUNTED = "embeddings.position_ids"
@@ -44,10 +44,11 @@ def from_checkpoint(
     place, and with what other components and options it was trained. fixed: what the recipe sets,
     so that the checkpoint cannot change it.
 
-    The config's class may say of which other models it takes weights, `takes_weights_of = ("bert",)` for instance, and
-    which of its options change what weights mean without changing a shape, `meaning = ("hidden_act",)`.
+    The config's class may say of which other models it takes weights,
+    `takes_weights_of = ("bert",)` for instance, and which of its options change what weights mean
+    without changing a shape, `meaning = ("hidden_act",)`.
 
-    Tensors of another shape are refused, but in a head, which is then new. UserError also for a
+    Tensors of another shape are refused, except in a head, which is then new. UserError also for a
     checkpoint that cannot be read, lacks tensors that its own config promises, is of another kind
     or shares no tensor with the model.
     """
@@ -163,7 +164,7 @@ def _agree(
 ) -> None:
     """Take over what the checkpoint has more of, refuse what would give its weights another meaning.
 
-    at_least: the sizes of which the checkpoint may have more.
+    at_least: the sizes that may be larger in the checkpoint.
     """
     refuse_other_kind(config, stored.get("model_type", config.model_type), place)
     for key in at_least:
@@ -177,7 +178,7 @@ def _agree(
 
 
 def _otherwise(config: PreTrainedConfig, stored: Mapping[str, Any]) -> list[str]:
-    """What both have and not alike of components, their options, and `config.meaning`: "a (b there, c here)"."""
+    """Components, options and `config.meaning` in which the two differ: "a (b there, c here)"."""
     differences = []
     options = getattr(config, "meaning", ())
     for key, its in stored.items():
@@ -217,7 +218,7 @@ def _refuse_missing(model: PreTrainedModel, new: Iterable[str], stored: Mapping[
     kind = stored.get("model_type", model.config.model_type)
     config = CONFIG_MAPPING[kind].from_dict(dict(stored))
     if type(config) not in MODEL_MAPPING:
-        return  # transformers knows it with a head alone
+        return  # transformers knows it only with a head
     with torch.device("meta"):
         promised = set(AutoModel.from_config(config).state_dict())
     prefix = f"{model.base_model_prefix}."

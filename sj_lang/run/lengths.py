@@ -11,12 +11,13 @@ from torch.utils.data import Sampler
 class OneLength(Sampler[int]):
     """An order in which each `batch` indices in a row have one length, drawn anew in each epoch.
 
-    What is left of each length goes, sorted, into batches of neighbouring lengths: fewer than one per length. The
-    batches come in any order, an incomplete one last. transformers' own sampler sorts 50 batches at a time, so most of
-    its batches hold some padding; a network that has to heed a mask pays for the whole batch.
+    What is left of each length goes, sorted, into batches of neighbouring lengths: fewer than one
+    per length. The batches come in any order, an incomplete one last. transformers' own sampler
+    sorts 50 batches at a time, so most of its batches hold some padding; a network that has to heed
+    a mask pays for the whole batch.
 
-    lengths: of each example, in tokens. batch: examples. seed and `set_epoch` decide the order, so a resumed training
-    goes on in it.
+    lengths: of each example, in tokens. batch: examples. seed and `set_epoch` decide the order, so
+    a resumed training goes on in it.
     """
 
     def __init__(self, lengths: Sequence[int], *, batch: int, seed: int) -> None:

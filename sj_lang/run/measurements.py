@@ -1,4 +1,4 @@
-"""How a network fires and what it costs, as far as the recipe's `measure:` asks for it."""
+"""How a network fires and what it costs, if the recipe's `measure:` asks for it."""
 
 from __future__ import annotations
 

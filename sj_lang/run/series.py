@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,8 @@ from sj_lang.run.single import train
 def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None = None, debug: bool = False) -> int:
     """Train every run of a series that is not finished yet, then compare. One run that fails does not stop the others.
 
-    Raises UserError before the first training if any of the runs cannot be built, RunFailed at the end if any failed.
+    Raises UserError before the first training if any of the runs cannot be built, RunFailed at the
+    end if any failed.
     """
     console = Console()
     folder, previous = claim(recipe, resume, dry_run=dry_run)
@@ -52,7 +52,8 @@ def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None 
 def linked(runs: Mapping[str, Recipe]) -> dict[str, Recipe]:
     """The runs, with the folder of another run of the same seed where a task says `run:NAME`, such as its teacher.
 
-    Runs are carried out in their order, so the other one must stand before. UserError if it does not.
+    Runs are carried out in their order, so the other one must stand before. UserError if it does
+    not.
     """
     before: dict[str, Recipe] = {}
     for name, recipe in runs.items():
@@ -91,19 +92,15 @@ def grouped(names: Sequence[str], default: str) -> dict[str, list[str]]:
 
 def summary(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | int | None]]:
     """Mean, sample standard deviation (None for one run) and n of figures that all runs have."""
-    figures: dict[str, dict[str, float | int | None]] = {}
-    for name in metrics[0]:
-        values = [float(one[name]) for one in metrics if name in one]
-        if len(values) == len(metrics):
-            deviation = statistics.stdev(values) if len(values) > 1 else None
-            figures[name] = {"mean": statistics.fmean(values), "deviation": deviation, "n": len(values)}
-    return figures
+    names = [name for name in metrics[0] if all(name in one for one in metrics)]
+    return {name: averages.spread([float(one[name]) for one in metrics]) for name in names}
 
 
 def _rehearse(runs: Mapping[str, Recipe], groups: Mapping[str, list[str]], console: Console, *, aloud: bool) -> None:
     """Build one run of each group, so that mistakes in any are found before the first is trained.
 
-    What a run minimises in place of its own loss is built when it starts: it may need a run before it.
+    What a run minimises in place of its own loss is built when it starts: it may need a run before
+    it.
 
     aloud: a dry run, which prints what it builds and does not check data that cannot be reached.
     """

@@ -35,7 +35,8 @@ def train(
 ) -> RunFolder:
     """Carry out a recipe that is a single run. A finished one is left alone.
 
-    needs_data: Unreachable data are an error in a dry run too. in_series: a dry run builds no objective.
+    needs_data: Unreachable data are an error in a dry run too. in_series: a dry run builds no
+    objective.
     """
     folder, previous = claim(recipe, resume, dry_run=dry_run)
     if previous and previous.status == "done":

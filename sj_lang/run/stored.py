@@ -85,7 +85,8 @@ def generate(
 ) -> int:
     """Print what a run's model writes after `prompt` (None: as at the end of the run).
 
-    options: fields of GenerationConfig, laid over the recipe's `generate:`. seed: None is the recipe's.
+    options: fields of GenerationConfig, laid over the recipe's `generate:`. seed: None is the
+    recipe's.
     """
     run = open_run(run_dir)
     chosen = {**run.recipe.generate, **(options or {})}

@@ -132,7 +132,8 @@ class IF(Serial):
 class LIF(Serial):
     """Leaky integrate and fire: H_t = V_{t-1} + (X_t - (V_{t-1} - v_reset)) / tau.
 
-    With decay_input False, H_t = V_{t-1} - (V_{t-1} - v_reset) / tau + X_t. v_reset None counts as 0 here.
+    With decay_input False, H_t = V_{t-1} - (V_{t-1} - v_reset) / tau + X_t. v_reset None counts as
+    0 here.
 
     tau: membrane time constant, in steps; above 1. The other arguments are those of `Serial`.
     """
@@ -157,7 +158,8 @@ class LIF(Serial):
 class PLIF(Serial):
     """LIF with 1 / tau = sigmoid(w), w learned, one for all neurons of the layer.
 
-    init_tau: the time constant at the start, in steps; above 1. The other arguments are those of `LIF`.
+    init_tau: the time constant at the start, in steps; above 1. The other arguments are those of
+    `LIF`.
     """
 
     fused = multi_step("plif")

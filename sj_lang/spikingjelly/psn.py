@@ -1,7 +1,8 @@
 """SpikingJelly's parallel neurons behind the contract of `sj_lang.neuron.Node`; arXiv 2304.12760. Needs its 2.x line.
 
-All compute H = (some weights over time) X + bias and fire a Heaviside of H; weights and bias are shared by all neurons
-of a layer. Weights, initialisation and names of the arguments are SpikingJelly's.
+All compute H = (some weights over time) X + bias and fire a Heaviside of H; weights and bias are
+shared by all neurons of a layer. Weights, initialisation and names of the arguments are
+SpikingJelly's.
 
 Unlike SpikingJelly's nodes, these compute half-precision input in float32 and turn NaN at a step
 into NaN in the spike (its own fire 0). Sliding PSN carries state, takes a mask, and costs O(k T)
@@ -53,7 +54,9 @@ class FixedLength(Node):
         if len(x) != self.T:
             raise ValueError(f"{self._name} is built for T = {self.T} steps, the input has {len(x)}")
         if mask is not None and not bool(mask.all()):
-            raise ValueError(f"{self._name} takes no mask: its {self.T} x {self.T} weights fit no shorter sequence")
+            raise ValueError(
+                f"{self._name} does not accept a mask: its {self.T} x {self.T} weights fit no shorter sequence"
+            )
         return super().advance(x, state, None, single=False)
 
     def sequence(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
@@ -82,8 +85,8 @@ class PSN(FixedLength):
 class MaskedPSN(FixedLength):
     """PSN whose W is weighed down to a band: W * (lambda M_k + (1 - lambda)), M_k[i][j] = 1 for j <= i <= j + k - 1.
 
-    Causal from lambda_ = 1 on. A training sets `lambda_` between 0 and 1 as it goes. Single steps, which SpikingJelly
-    has for lambda_ = 1 and the first T steps, are not offered.
+    Causal from lambda_ = 1 on. A training sets `lambda_` between 0 and 1 as it goes. Single steps,
+    which SpikingJelly has for lambda_ = 1 and the first T steps, are not offered.
 
     channels: size of axis 2 of `[T, B, C, ...]`; nothing is kept per channel.
     k: steps that the band looks back, this one included.
@@ -142,7 +145,8 @@ class SlidingPSN(Node):
     exp_init: W starts as (..., 1/4, 1/2, 1); False: Kaiming uniform.
     surrogate_function: a surrogate of SpikingJelly, or its name.
 
-    State: "tail" [B, k-1, C, ...], the last k - 1 valid inputs, oldest first; float32 (float64 for float64 input).
+    State: "tail" [B, k-1, C, ...], the last k - 1 valid inputs, oldest first; float32 (float64 for
+    float64 input).
     """
 
     def __init__(

@@ -14,7 +14,8 @@ from sj_lang.spikingjelly.nodes import Serial, time_constant
 class KLIF(Serial):
     """LIF that fires on F_t = relu(k H_t) instead of H_t, k learned, one for all neurons; arXiv 2302.09238.
 
-    The reset acts on F_t; with scale_reset on F_t / k, and a soft reset then subtracts v_threshold / k.
+    The reset acts on F_t; with scale_reset on F_t / k, and a soft reset then subtracts v_threshold
+    / k.
 
     The other arguments are those of `LIF`.
     """
@@ -41,8 +42,8 @@ class KLIF(Serial):
 class QIF(Serial):
     """Quadratic integrate and fire: H_t = V_{t-1} + (X_t + a0 (V_{t-1} - v_rest) (V_{t-1} - v_c)) / tau.
 
-    tau: time constant, in steps; above 1. v_rest: resting potential. v_c: critical potential, above which it fires on
-    its own. The other arguments are those of `Serial`.
+    tau: time constant, in steps; above 1. v_rest: resting potential. v_c: critical potential, above
+    which it fires on its own. The other arguments are those of `Serial`.
     """
 
     fused = multi_step("qif")
@@ -72,8 +73,8 @@ class QIF(Serial):
 class EIF(Serial):
     """Exponential integrate and fire: H = V + (X + v_rest - V + delta_T exp((V - theta_rh) / delta_T)) / tau.
 
-    tau: time constant, in steps; above 1. delta_T: sharpness, above 0. theta_rh: rheobase threshold. v_rest: resting
-    potential. The other arguments are those of `Serial`.
+    tau: time constant, in steps; above 1. delta_T: sharpness, above 0. theta_rh: rheobase
+    threshold. v_rest: resting potential. The other arguments are those of `Serial`.
     """
 
     fused = multi_step("eif")

@@ -4,10 +4,11 @@
 
     def test_my_neuron():
         check_node(lambda channels: MyNeuron(channels=channels),
-                   traits=dict(causal=True, steps=True, carries_state=True, takes_mask=True, any_length=True))
+                   traits=dict(causal=True, steps=True, carries_state=True, takes_mask=True,
+                   any_length=True))
 
-Each check is also a function of a `Subject`, found by name in `CHECKS`; what a failure says begins with that name.
-Needs torch and SpikingJelly, no test framework.
+Each check is also a function of a `Subject`, found by name in `CHECKS`; what a failure says begins
+with that name. Needs torch and SpikingJelly, no test framework.
 """
 
 from __future__ import annotations

@@ -112,7 +112,8 @@ def outcome(
 ) -> Outcome:
     """Run the node on leaves of its own and take every gradient: inputs, initial state, parameters.
 
-    grad: False for none, under the grad mode of the caller. needing: names of those to take; None: all.
+    grad: False for none, under the grad mode of the caller. needing: names of those to take; None:
+    all.
     """
     x = x.detach().clone(memory_format=torch.preserve_format)
     state = None if state is None else {name: value.detach().clone() for name, value in state.items()}

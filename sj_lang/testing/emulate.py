@@ -3,8 +3,8 @@
     with emulated():
         ...                          # backend "cupy" runs on the CPU
 
-`cuda_on_cpu.h` stands in for CUDA's names. Slow, and exact: what it tests is the text of the kernel, its indices,
-its barriers and its arithmetic. Needs a C++ compiler.
+`cuda_on_cpu.h` stands in for CUDA's names. Slow, and exact: what it tests is the text of the
+kernel, its indices, its barriers and its arithmetic. Needs a C++ compiler.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -57,14 +57,10 @@ def unwritten_memory_is_nan() -> Iterator[None]:
         return call
 
     places = [(torch, "empty"), (torch, "empty_like"), (torch, "empty_strided"), (Tensor, "new_empty")]
-    patches = [patch.object(owner, name, filled(getattr(owner, name))) for owner, name in places]
-    for one in patches:
-        one.start()
-    try:
+    with ExitStack() as patches:
+        for owner, name in places:
+            patches.enter_context(patch.object(owner, name, filled(getattr(owner, name))))
         yield
-    finally:
-        for one in patches:
-            one.stop()
 
 
 @check()

@@ -25,7 +25,8 @@ def potentials(node: Any, x: Tensor, state: State | None = None, mask: Tensor | 
 def influence(node: nn.Module, x: Tensor) -> Tensor:
     """[T, T] bool: entry [t, s] says whether the input at step s has a gradient in the output at step t.
 
-    Lower triangular for a causal node, upper triangular for one that runs backwards, a band for a window.
+    Lower triangular for a causal node, upper triangular for one that runs backwards, a band for a
+    window.
     """
     leaf = x.detach().clone().requires_grad_()
     spikes, _ = whole(node, leaf)

@@ -79,13 +79,14 @@ def check_node(
     """Run the checks of `CHECKS` on a node; raises NodeFailed, an AssertionError, naming every check that failed.
 
     make: `make(channels=C)` returns a fresh node.
-    traits: its declaration: a mapping of the five flags, a registration, or None if `make` has `traits`, as what
-        `sj_lang.build.part` returns has.
+    traits: its declaration: a mapping of the five flags, a registration, or None if `make` has
+        `traits`, as what `sj_lang.build.part` returns has.
     backends: values for the node's `backend`; None leaves it as built.
     dtypes: precisions for the checks that depend on it.
     only: names of the checks to run; none means all.
     skip: check -> the reason why it does not hold for this node.
-    options: other fields of `Subject`: device, channels, length, inputs, reference, smooth, ops, compilers, ...
+    options: other fields of `Subject`: device, channels, length, inputs, reference, smooth, ops,
+        compilers, ...
 
     What cannot be run as it is called raises TypeError or ValueError before the first check.
     """

@@ -59,13 +59,15 @@ class Subject:
     channels: C of `[T, B, C, ...]`.
     length: the one T that a node without `any_length` takes; others are tried at several.
     inputs: shape -> float64 tensor, if noise of a suitable size will not do.
-    reference: `reference(node, x, state) -> (spikes, state)`, an independent implementation of the equations.
+    reference: `reference(node, x, state) -> (spikes, state)`, an independent implementation of the
+        equations.
     smooth: `smooth(node)` makes the firing differentiable, if `set_spiking_mode(False)` does not.
-    ops: backend -> names of the custom operators that it must call, such as {"torch": ["sj_lang::scan"]}.
+    ops: backend -> names of the custom operators that it must call, such as {"torch":
+        ["sj_lang::scan"]}.
     compilers: backends of torch.compile to try.
     jitter: standard deviation of the noise added to every parameter, so that a zero hides nothing.
-    margin: two runs in float32 may differ in a spike where an input change of this relative size changes it too; in
-        float64 the margin is 1e-5 of it.
+    margin: two runs in float32 may differ in a spike where an input change of this relative size
+        changes it too; in float64 the margin is 1e-5 of it.
     flips: the largest fraction of spikes that may differ so.
     """
 

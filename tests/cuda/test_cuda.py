@@ -190,7 +190,7 @@ def test_nothing_is_missing(driver: Driver) -> None:
     ("built", "message"),
     [
         ("13.0", "torch (built for CUDA 13.0) sees none: no GPU, or no driver or"),
-        (None, "this torch is built for the CPU alone"),
+        (None, "this torch is built for the CPU only"),
     ],
 )
 def test_no_driver(monkeypatch: pytest.MonkeyPatch, built: str | None, message: str) -> None:

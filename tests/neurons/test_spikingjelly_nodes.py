@@ -174,7 +174,7 @@ def test_fixed_length_says_what_is_wrong():
     valid = torch.ones(4, 3, dtype=torch.bool)
     assert torch.equal(node(x, mask=valid), node(x))
     valid[3, 0] = False
-    with pytest.raises(ValueError, match="takes no mask"):
+    with pytest.raises(ValueError, match="does not accept a mask"):
         node(x, mask=valid)
 
 

@@ -25,7 +25,7 @@ PROBLEMS = {
     "a variant that is not causal": (["model.neuron=tiny", "model.neuron.both=true"], r"tiny \(both=True\) cannot"),
     "a node without mask where there is padding": (
         ["model.neuron=unmasked"],
-        r"it takes no mask, and the task pads its batches",
+        r"it does not accept a mask, and the task pads its batches",
     ),
     "arguments that contradict one another": (
         ["train.eval_strategy=steps", "train.save_strategy=epoch", "train.load_best_model_at_end=true"],

@@ -1,9 +1,9 @@
 """Layers of neurons, the Linear layers behind them, and what stands in a neuron's place in an ANN twin.
 
-Everything in a model that carries state has one form, `forward(x, state, mask) -> (y, state)`. `x` is `[L, B, D]`
-(individual coding: the token axis is the time axis) or `[T, B, L, D]` (repeat coding), `mask` has
-the shape of `x` without its last axis, True = valid, and a state is a dict of tensors with the
-batch on axis 0. No state is changed in place.
+Everything in a model that carries state has one form, `forward(x, state, mask) -> (y, state)`. `x`
+is `[L, B, D]` (individual coding: the token axis is the time axis) or `[T, B, L, D]` (repeat
+coding), `mask` has the shape of `x` without its last axis, True = valid, and a state is a dict of
+tensors with the batch on axis 0. No state is changed in place.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ class Stateful(Protocol):
 class SpikingLayer(nn.Module):
     """s = N(x), a layer of `channels` neurons.
 
-    Individual coding: they run along the tokens and carry state. Repeat coding: they run along the T steps of each
-    token, from rest, with the tokens folded into the batch, and there is no state to carry.
+    Individual coding: they run along the tokens and carry state. Repeat coding: they run along the
+    T steps of each token, from rest, with the tokens folded into the batch, and there is no state
+    to carry.
 
     neuron: builds a fresh node, `neuron(channels=C)`; in an ANN twin, an `Activation`.
-    scaled: a spike s of channel c stands for the value a_c s + b_c, with a_c and b_c learned. Spikes leave the layer
-        as they are, whole numbers: `SpikingLinear` has the values in its weights.
+    scaled: a spike s of channel c stands for the value a_c s + b_c, with a_c and b_c learned.
+        Spikes leave the layer as they are, whole numbers: `SpikingLinear` has the values in its
+        weights.
     """
 
     of_neurons = True  # a and b learn at the rate of the neurons
@@ -75,7 +77,8 @@ class SpikingLayer(nn.Module):
     def initialise(self, module: nn.Module) -> None:
         """Give one module of the node the tensors of a fresh node, except those that a checkpoint has filled.
 
-        A node needs to do nothing for it, and no parameter or unstored buffer is left as raw memory.
+        A node needs to do nothing for it, and no parameter or unstored buffer is left as raw
+        memory.
         """
         name = next(name for name, inside in self.node.named_modules() if inside is module)
         fresh = self._fresh().get_submodule(name)
@@ -87,8 +90,8 @@ class SpikingLayer(nn.Module):
 class SpikingLinear(nn.Linear):
     """y = W s + c, s = N(x): a Linear layer that the spikes of a `SpikingLayer` enter.
 
-    Spikes that stand for values, a s + b, are multiplied by W a; W b is added to c. So what enters a
-    product are whole numbers, in training too.
+    Spikes that stand for values, a s + b, are multiplied by W a; W b is added to c. So what enters
+    a product are whole numbers, in training too.
 
     Whoever owns both calls one after the other, because several Linear layers may read the same
     spikes (Q, K, V do) and a branch may need the spikes themselves.

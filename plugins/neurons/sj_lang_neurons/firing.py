@@ -1,6 +1,7 @@
 """From potentials to spikes: one firing for all neurons, inside a kernel that knows it, else in torch after the kernel.
 
-The numbers are those of `surrogates.cuh` and `jit.py`: the macro FIRE, or `kind`, and what it takes.
+The numbers are those of `surrogates.cuh` and `jit.py`: the macro FIRE, or `kind`, and what it
+takes.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Rect(nn.Module):
 class Firing(NamedTuple):
     """How potentials become spikes. NaN, which a Heaviside would hide, stays NaN.
 
-    function: `Rect`, a surrogate of SpikingJelly's kind, or None, which leaves potentials as they are.
+    function: `Rect`, a surrogate of SpikingJelly's kind, or None, which leaves potentials as they
+    are.
     threshold: subtracted before a surrogate. potentials: they are wanted beside the spikes.
     """
 

@@ -1,8 +1,9 @@
 """What kernels compiled by numba share: how they are compiled, and arithmetic that its compiler turns into vectors.
 
-A kernel works on rows, the columns of one step, by passes over few arrays: with more, any two of which might overlap,
-a loop is not vectorised. numba's cache looks at the kernel's own file alone, so each file of kernels ends with a line
-that changes with this file and firing.py; tests/neurons/test_numba.py says what it must be.
+A kernel works on rows, the columns of one step, by passes over few arrays: with more, any two of
+which might overlap, a loop is not vectorised. numba's cache looks at the kernel's own file alone,
+so each file of kernels ends with a line that changes with this file and firing.py;
+tests/neurons/test_numba.py says what it must be.
 """
 
 from __future__ import annotations

@@ -21,16 +21,18 @@ from sj_lang_language.layers import (
 class SelfAttention(nn.Module):
     """s = N(x);  Q, K, V = N(Norm(Linear(s)));  O = mix(Q, K, V);  y = Norm(Linear(N(O))).
 
-    N is a layer of neurons. A subclass gives `mix`; the ANN twin has softmax(Q K^T / sqrt(K)) V and no neurons.
-    All arguments are handed in by the model.
+    N is a layer of neurons. A subclass gives `mix`; the ANN twin has softmax(Q K^T / sqrt(K)) V and
+    no neurons. All arguments are handed in by the model.
 
-    dim: D; heads: H, each K = D / H wide; neuron: builds a node; norm: builds a normalization, None: there is none;
-    branch_norm: builds the last normalization, None: `norm` does; bias: of the Linear layers; twin: the ANN twin.
+    dim: D. heads: H, each K = D / H wide. neuron: builds a node. norm: builds a normalization;
+    None: without one. branch_norm: builds the last normalization; None: `norm` does. bias: of the
+    Linear layers. twin: the ANN twin.
     causal: each token meets itself and those before it; False: all tokens of the text.
-    core: the neurons in front, of a model that fires them and projects O itself, as SNN-BERT's layer does. Then x are
-    their spikes, and only Q, K, V and O are computed here.
+    core: the neurons in front, of a model that fires them and projects O itself, as SNN-BERT's
+    layer does. Then x are their spikes, and only Q, K, V and O are computed here.
     dropout: probability, on softmax's weights.
-    scaled: the spikes of Q, K and V stand for values, see `SpikingLayer`; `mix` gets the spikes and heeds their values.
+    scaled: the spikes of Q, K and V stand for values, see `SpikingLayer`; `mix` gets the spikes and
+    heeds their values.
     """
 
     given = frozenset(
@@ -72,7 +74,8 @@ class SelfAttention(nn.Module):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, state: State | None) -> tuple[Tensor, State]:
         """How tokens meet: Q, K, V `[B, H, L, K]` or `[B, T, H, L, K]`, valid `[B, L]` (None: all), to O of that shape.
 
-        A causal one also takes and gives the state of the tokens before, batch on axis 0; others give {}.
+        A causal one also takes and gives the state of the tokens before, batch on axis 0; others
+        give {}.
         """
         raise TypeError(f"{type(self).__name__} does not say how tokens meet")
 

@@ -15,8 +15,9 @@ HUB = "hub:"
 def read(place: str) -> dict[str, str]:
     """The splits `train`, `validation` and `test` of a data set as texts, or `{"all": text}` if it has one split.
 
-    place: "hub:owner/name[/config]". The text is the column `text`, or the only column of strings; each row ends with a
-    line end. Raises UserError with one sentence, at once, if there is no network and no copy in the local cache.
+    place: "hub:owner/name[/config]". The text is the column `text`, or the only column of strings;
+    each row ends with a line end. Raises UserError with one sentence, at once, if there is no
+    network and no copy in the local cache.
     """
     loaded = load(place)
     splits = {PARTS[split]: loaded[split] for split in loaded if split in PARTS}

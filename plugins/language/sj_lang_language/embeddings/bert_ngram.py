@@ -14,15 +14,17 @@ from sj_lang_language.embeddings.learned_sum import EmbeddingTable
 class BertNgram(BertSum):
     """E = LayerNorm(X + Conv_n(dropout(X))), X = E_token[id] + E_position[position] + E_segment[segment] + M (ours).
 
-    The convolution is that of Kim 2014 (arXiv 1408.5882), added to the stream; behind padding there is nothing, as
-    behind the end of the text. M is 0 without `match`, with it E_match[whether id stands in another segment too], the
-    exact match of DrQA (Chen et al. 2017, arXiv 1704.00051): few pairs do not teach which words two texts share.
+    The convolution is that of Kim 2014 (arXiv 1408.5882), added to the stream; behind padding there
+    is nothing, as behind the end of the text. M is 0 without `match`, with it E_match[whether id
+    stands in another segment too], the exact match of DrQA (Chen et al. 2017, arXiv 1704.00051):
+    few pairs do not teach which words two texts share.
 
-    n: tokens the convolution sees, odd, as many on either side. match: tell the tokens that both texts of a pair have.
-    word_dropout: probability in training that the row of a token in the table is taken for 0, for each token on its
-    own. std, position_std: deviation of the normal distributions from which the tables of tokens and matches, those of
-    positions and segments are drawn; None: the model's `initializer_range`. The others are those of `BertSum`, handed
-    in.
+    n: tokens the convolution sees, odd, as many on either side. match: tell the tokens that both
+    texts of a pair have.
+    word_dropout: probability in training that the row of a token in the table is taken for 0, for
+    each token on its own. std, position_std: deviation of the normal distributions from which the
+    tables of tokens and matches, those of positions and segments are drawn; None: the model's
+    `initializer_range`. The others are those of `BertSum`, handed in.
     """
 
     def __init__(

@@ -11,8 +11,8 @@ class BertSum(nn.Module):
 
     The names of its parts are those of BERT's checkpoints.
 
-    vocab_size: V; dim: D; max_length: positions; type_vocab_size: segments; dropout: probability, on E; eps: of the
-    LayerNorm; twin: changes nothing, there are no spikes in here (all handed in).
+    vocab_size: V; dim: D; max_length: positions; type_vocab_size: segments; dropout: probability,
+    on E; eps: of the LayerNorm; twin: changes nothing, there are no spikes in here (all handed in).
     """
 
     given = frozenset({"vocab_size", "dim", "max_length", "type_vocab_size", "dropout", "eps", "twin"})

@@ -12,13 +12,16 @@ from sj_lang import compat
 class LearnedSum(nn.Module):
     """S = step(E_token[id] + E_position[position]) in {0, 1}, Beger et al. 2026 (arXiv 2606.12287), `learned_sum`.
 
-    The gradient passes the step through a surrogate, so both tables learn. The ANN twin keeps the sum as it is.
+    The gradient passes the step through a surrogate, so both tables learn. The ANN twin keeps the
+    sum as it is.
 
-    vocab_size: V; dim: D; max_length: positions; twin: the float embedding of the ANN twin (handed in by the model).
+    vocab_size: V; dim: D; max_length: positions; twin: the float embedding of the ANN twin (handed
+        in by the model).
     surrogate_function: a SpikingJelly surrogate by name, for the step at 0.
-    position: "learned"; or "none" (ours), where neurons that run along the tokens know the order, and texts may be of
-        any length. std, position_std: deviation of the normal distributions from which the tables are drawn; None:
-        the model's `initializer_range`. A position table as wide as the token table turns over a quarter of the bits.
+    position: "learned"; or "none" (ours), where neurons that run along the tokens know the order,
+        and texts may be of any length. std, position_std: deviation of the normal distributions
+        from which the tables are drawn; None: the model's `initializer_range`. A position table as
+        wide as the token table turns over a quarter of the bits.
     """
 
     given = frozenset({"vocab_size", "dim", "max_length", "twin"})

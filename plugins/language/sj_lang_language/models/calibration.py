@@ -1,22 +1,24 @@
-"""Where a spiking network starts that has an ANN's weights: the nearest spikes, and Linear layers refitted to them.
+"""How a spiking network starts from an ANN's weights: the nearest spikes, and Linear layers refitted to them.
 
-One pass, front to back, over a calibration batch. Each layer of spikes that stands in front of a Linear layer sees what
-the spiking layers before it really give, and gets the grid that is nearest to its input x, channel by channel:
+One pass, front to back, over a calibration batch. Each layer of spikes that stands in front of a
+Linear layer sees what the spiking layers before it really give, and gets the grid that is nearest
+to its input x, channel by channel:
 
     S = clip(round((x - b) / a), lo, hi),   a, b = argmin mean (x - (a S + b))^2
 
-Each Linear layer behind then answers for the error that is left (ridge regression towards its own weights W):
+Each Linear layer behind then answers for the error that is left (ridge regression towards its own
+weights W):
 
     W' = argmin_W' mean |W' s + c' - y|^2 + ridge tr(G) / n |W' - W|^2,   s = a S + b,  G = cov(s),  n inputs
 
-with y what the ANN's Linear layer of the same name gives there on its own, float input. All of it is ours: a pass of
-this kind is common in post-training quantisation, see docs/models/snn_bert.md.
+with y what the ANN's Linear layer of the same name gives there on its own, float input. All of it
+is ours: a pass of this kind is common in post-training quantisation, see docs/models/snn_bert.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, cast
 
 import torch
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sj_lang.errors import UserError
-from sj_lang.monitor import intercepted
+from sj_lang.monitor import intercepted, undisturbed
 from sj_lang_language.attention.self_attention import SelfAttention
 from sj_lang_language.layers import SpikingLayer, SpikingLinear
 
@@ -52,17 +54,19 @@ def calibrate(
 ) -> dict[str, float]:
     """Fit the student's spikes and the Linear layers behind them to the teacher, its ANN twin, on one batch.
 
-    student: its layers of neurons have `scaled` spikes. teacher: the same class, `twin`. batch: arguments of a forward
-    pass, labels or not. ridge: pull towards the weights that are there; 0 needs more tokens than inputs.
+    student: its layers of neurons have `scaled` spikes. teacher: the same class, `twin`. batch:
+    arguments of a forward pass, labels or not. ridge: pull towards the weights that are there; 0
+    needs more tokens than inputs.
 
-    Returns the relative squared error of each layer's output, `{"layer.0": .04, ...}`, as measured in this pass.
-    Raises UserError if the batch is empty, if a layer of neurons cannot be calibrated, or if the teacher is no twin.
+    Returns the relative squared error of each layer's output, `{"layer.0": .04, ...}`, as measured
+    in this pass. Raises UserError if the batch is empty, if a layer of neurons cannot be
+    calibrated, or if the teacher is no twin.
     """
     if not batch.get("attention_mask", batch["input_ids"] >= 0).sum():
         raise UserError("calibration: the batch holds no tokens; give at least one sentence")
     _check_twin(student, teacher)
     inputs = {name: value for name, value in batch.items() if "label" not in name}
-    with _evaluation(student), _evaluation(teacher):
+    with undisturbed(student), undisturbed(teacher):
         with _outputs(_linears(teacher), _layers(teacher), _attentions(teacher)) as targets:
             teacher(**inputs)
         valid = _Valid()
@@ -75,9 +79,10 @@ def calibrate(
 def fit_grid(x: Tensor, low: int, high: int, *, centred: bool = True) -> tuple[Tensor, Tensor]:
     """The step a > 0 and the offset b of each channel, `x [N, C]` to `[C]` each, of the grid a {low .. high} + b.
 
-    Alternates nearest levels and least squares from several starts, and keeps the best of each channel. centred: b is
-    free; False: b = 0. With a free b a grid begins around the mean, at the smallest x and at the largest: GELU's
-    outputs and other skewed ones would else end in a poor one.
+    Alternates nearest levels and least squares from several starts, and keeps the best of each
+    channel. centred: b is free; False: b = 0. With a free b a grid begins around the mean, at the
+    smallest x and at the largest: GELU's outputs and other skewed ones would else end in a poor
+    one.
     """
     x = x[:: max(1, len(x) // MOST)].float()
     mean, deviation = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
@@ -151,7 +156,7 @@ def _least_squares(x: Tensor, levels: Tensor, deviation: Tensor, *, centred: boo
 
 
 class _Valid:
-    """The mask of the pass, as the layers of neurons were told it: `[L, B]`, None: all tokens are valid."""
+    """The mask of the pass, as the layers of neurons get it: `[L, B]`, None if all tokens are valid."""
 
     mask: Tensor | None = None
 
@@ -190,16 +195,6 @@ def _layers(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-@contextmanager
 def _outputs(*groups: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     """What each of the modules returns in the calls inside."""
     kept: dict[str, Tensor] = {}
@@ -207,13 +202,10 @@ def _outputs(*groups: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     def keep(name: str) -> Any:
         return lambda module, args, output: kept.__setitem__(name, output[0] if isinstance(output, tuple) else output)
 
-    modules = [pair for group in groups for pair in group.items()]
-    handles = [module.register_forward_hook(keep(name)) for name, module in modules]
-    try:
+    with ExitStack() as hooks:
+        for name, module in [pair for group in groups for pair in group.items()]:
+            hooks.enter_context(module.register_forward_hook(keep(name)))
         yield kept
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -246,14 +238,14 @@ def _fitting(
 
         return fitted
 
-    layers = [module for module in student.base_model.encoder.modules() if isinstance(module, SpikingLayer)]
-    handles = [module.register_forward_pre_hook(before_spikes) for module in layers]
-    handles += [module.register_forward_pre_hook(before_linear(name)) for name, module in _linears(student).items()]
-    handles += [module.register_forward_hook(measure(name)) for name, module in _layers(student).items()]
     firing = {name: module for name, module in _attentions(student).items() if hasattr(module, "fit")}
-    try:
-        with intercepted(firing, before_mix, "mix"):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        hooks.enter_context(intercepted(firing, before_mix, "mix"))
+        for module in student.base_model.encoder.modules():
+            if isinstance(module, SpikingLayer):
+                hooks.enter_context(module.register_forward_pre_hook(before_spikes))
+        for name, linear in _linears(student).items():
+            hooks.enter_context(linear.register_forward_pre_hook(before_linear(name)))
+        for name, layer in _layers(student).items():
+            hooks.enter_context(layer.register_forward_hook(measure(name)))
+        yield

@@ -30,8 +30,9 @@ _OF_TRANSFORMERS = frozenset(
     {"name_or_path", "_name_or_path", "model_type", "torch_dtype", "num_labels", "use_cache", "_commit_hash"}
     | {"output_attentions", "attn_implementation", "_attn_implementation", "experts_implementation"}
 )
-# tau 2, threshold 1, hard reset, detached are SpikeDecoder's. The input is not halved (ours): with decay_input the
-# potential of a constant input 1, which is what its embedding gives, comes near the threshold and never reaches it.
+# tau 2, threshold 1, hard reset, detached are SpikeDecoder's. The input is not halved (ours): with
+# decay_input the potential of a constant input 1, which is what its embedding gives, comes near the
+# threshold and never reaches it.
 REPEATED: Mapping[str, Any] = {
     "type": "lif",
     "tau": 2.0,
@@ -104,7 +105,8 @@ def asked_if(twin: bool) -> dict[str, Any]:
 class FreshWeights:
     """Mixed into a PreTrainedModel: draws Linear and Embedding, asks nodes and other modules for their own start.
 
-    transformers calls this for each module that has tensors without a value; what is left out would hold raw memory.
+    transformers calls this for each module that has tensors without a value; what is left out would
+    hold raw memory.
     """
 
     config: Any
@@ -140,7 +142,8 @@ class FreshWeights:
 def replace_table(embedding: nn.Module, table: nn.Module) -> None:
     """Put another table of tokens in the place of `embedding.token`, which may be a property.
 
-    `embedding.token = table` would not call its setter: torch makes every module that is assigned a submodule.
+    `embedding.token = table` would not call its setter: torch makes every module that is assigned a
+    submodule.
     """
     old = embedding.token
     for module in embedding.modules():
@@ -152,8 +155,9 @@ def replace_table(embedding: nn.Module, table: nn.Module) -> None:
 def register(config_class: Any, *auto_and_model: tuple[Any, Any]) -> None:
     """Register a config class and, per Auto class, the model it stands for: `(AutoModelForCausalLM, Model)`.
 
-    transformers replaces an earlier registration of the same `model_type` without a word, and checkpoints of the
-    other plugin would then be built as this model. Raises PluginError instead, naming both classes.
+    transformers replaces an earlier registration of the same `model_type` without a word, and
+    checkpoints of the other plugin would then be built as this model. Raises PluginError instead,
+    naming both classes.
     """
     kind = config_class.model_type
     # its get() does not see what was registered

@@ -10,12 +10,12 @@ from torch.nn.functional import batch_norm
 class BatchNorm(nn.Module):
     """y = w (x - mean) / sqrt(var + eps) + b, per channel, over all valid positions (arXiv 1502.03167).
 
-    In training the mean and the (biased) variance are those of the batch, and running means of both, the variance
-    unbiased, are kept for evaluation, where a Linear before it can absorb the whole. In several processes each uses its
-    own part of the batch.
+    In training the mean and the (biased) variance are those of the batch, and running means of
+    both, the variance unbiased, are kept for evaluation, where a Linear before it can absorb the
+    whole. In several processes each uses its own part of the batch.
 
-    dim: channels D; gain: what w starts with (both handed in). eps: added to the variance. momentum: weight of a new
-    batch in the running figures.
+    dim: channels D; gain: what w starts with (both handed in). eps: added to the variance.
+    momentum: weight of a new batch in the running figures.
     """
 
     given = frozenset({"dim", "gain"})

@@ -10,8 +10,9 @@ class LayerNorm(nn.LayerNorm):
 
     SpikeDecoder's best normalization, though no Linear before it can absorb it at inference.
 
-    dim: channels D; gain: what w starts with (both handed in). eps: added to the variance. A position without a spike
-    gives Linear(0) = 0, whose gradient here is 1 / sqrt(eps): a larger eps than usual keeps training calm.
+    dim: channels D; gain: what w starts with (both handed in). eps: added to the variance. A
+    position without a spike gives Linear(0) = 0, whose gradient here is 1 / sqrt(eps): a larger eps
+    than usual keeps training calm.
     """
 
     given = frozenset({"dim", "gain"})

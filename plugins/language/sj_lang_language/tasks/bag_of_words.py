@@ -19,9 +19,9 @@ PENALTIES = (1e-5, 1e-4, 1e-3)
 class Words:
     """Texts -> which known words they hold, 1 or 0, `[N, words]` and a column of ones.
 
-    Words are split as BERT splits them (lower case, accents dropped, punctuation and Chinese characters apart). Of a
-    pair there are three sets: words of the first text, of the second, and those in both. A word is known if it occurs
-    in two examples of the training texts.
+    Words are split as BERT splits them (lower case, accents dropped, punctuation and Chinese
+    characters apart). A pair has three sets: words of the first text, of the second, and
+    those in both. A word is known if it occurs in two examples of the training texts.
     """
 
     def __init__(self, texts: Texts) -> None:
@@ -98,8 +98,8 @@ def fitted(
 ) -> Callable[[Texts], Array]:
     """Train on bags of words; returns texts -> outputs `[N, classes]`, or scores `[N, 1]` if classes is None.
 
-    The penalty is the one of `PENALTIES` whose outputs on the validation data have the largest `quality(outputs,
-    labels)`; without validation data the middle one.
+    The penalty is the one of `PENALTIES` whose outputs on the validation data have the largest
+    `quality(outputs, labels)`; without validation data the middle one.
     """
     words = Words(train[0])
     features, labels = words(train[0]), train[1]

@@ -19,20 +19,27 @@ Name = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wn
 class Glue(SentenceTask):
     """One task of GLUE (Wang et al. 2019, arXiv 1804.07461).
 
-    name: the task. "ax" trains on MNLI and predicts the diagnostic set, as "mnli" does too if that set is there.
-    data: "hub" (nyu-mll/glue), hub:owner/name, a folder in GLUE's TSV layout (CoLA/train.tsv ...) or of parquet files
-        (cola/train-*.parquet ...), the task's own folder, or a mapping of parts to files.
+    name: the task. "ax" trains on MNLI and predicts the diagnostic set, as "mnli" does too if that
+        set is there.
+    data: "hub" (nyu-mll/glue), hub:owner/name, a folder in GLUE's TSV layout (CoLA/train.tsv ...)
+        or of parquet files (cola/train-*.parquet ...), the task's own folder, or a mapping of parts
+        to files.
     files: part (train, dev, dev_mm, test, test_mm, ax) -> file, in place of the one in data.
-    length: tokens of an example at most, special ones included. Longer ones lose their end, and a note counts them.
-    validation: what is cut from train to choose the checkpoint: a share, or from 1 on a number of examples. None: a
-        tenth, 2,000 at most (ours). The cut is the same for every seed. 0: none, the last weights are taken.
-    phrases: train holds phrases of its sentences beside them, so what is cut are whole sentences, and what stands in
-        no other sentence leaves train with them: a share is one of sentences, a tenth of them if None. None: for sst2.
-    baselines: compare with the majority class and with a bag of words. None: if train has at most 100,000 examples.
+    length: tokens of an example at most, special ones included. Longer ones lose their end, and a
+        note counts them.
+    validation: what is cut from train to choose the checkpoint: a share, or from 1 on a number of
+        examples. None: a tenth, 2,000 at most (ours). The cut is the same for every seed. 0: none,
+        the last weights are taken.
+    phrases: train holds phrases of its sentences beside them, so what is cut are whole sentences,
+        and what stands in no other sentence leaves train with them: a share is one of sentences, a
+        tenth of them if None. None: for sst2.
+    baselines: compare with the majority class and with a bag of words. None: if train has at most
+        100,000 examples.
 
-    dev is evaluated once. Figures, of which the first chooses the checkpoint: cola `matthews`, `accuracy`; sst2, mnli,
-    qnli, rte, wnli `accuracy`; mrpc, qqp `f1`, `accuracy`; stsb `spearman`, `pearson`. Test files become submissions
-    in predictions/, named, labelled and counted as GLUE asks; one that has labels is scored too.
+    dev is evaluated once. Figures (the first chooses the checkpoint): cola `matthews`,
+    `accuracy`; sst2, mnli, qnli, rte, wnli `accuracy`; mrpc, qqp `f1`, `accuracy`; stsb `spearman`,
+    `pearson`. Test files become submissions in predictions/, named, labelled and counted as GLUE
+    asks; one that has labels is scored too.
     """
 
     def __init__(

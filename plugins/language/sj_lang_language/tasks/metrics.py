@@ -37,8 +37,8 @@ def matthews(predicted: Array, labels: Array, classes: int) -> float:
 
     R = (c s - sum_k p_k t_k) / sqrt((s^2 - sum_k p_k^2) (s^2 - sum_k t_k^2))
 
-    with s examples, c of them right, p_k predicted and t_k true members of class k. 0 if the denominator is 0: if
-    all predictions, or all labels, are one class.
+    with s examples, c of them right, p_k predicted and t_k true members of class k. 0 if the
+    denominator is 0: if all predictions, or all labels, are one class.
     """
     table = confusion(predicted, labels, classes).astype(np.float64)
     right, count = np.trace(table), table.sum()

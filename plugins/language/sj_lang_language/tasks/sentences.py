@@ -75,7 +75,8 @@ class SentenceTask(Task):
     ) -> Prepared:
         """Tokenize, and hand everything over. figures: of each labelled part, "validation" among them.
 
-        predictions: (part, class numbers or scores) -> files. baselines: None: if train has up to `CHEAP` examples.
+        predictions: (part, class numbers or scores) -> files. baselines: None: if train has up to
+        `CHEAP` examples.
         """
         made = tokenizer(texts=parts.train.texts())
         made.padding_side = "right"
@@ -133,7 +134,7 @@ class SentenceTask(Task):
 def encode(part: Examples, tokenizer: PreTrainedTokenizerBase, length: int, name: str, notes: list[str]) -> Encoded:
     """Tokenize up to `length` tokens, special ones included; say how many were cut, and how many are empty.
 
-    Of a pair that is too long, tokens are taken off the end of the longer text.
+    If a pair is too long, tokens are removed from the end of the longer text.
     """
     if length < 8:
         raise UserError(f"task.length is {length}; expected at least 8 tokens, including the special ones")
@@ -166,8 +167,8 @@ def decided(kind: Classes | Scores, outputs: Any) -> Array:
 class SentenceMetrics:
     """Figures of a split from the outputs; `unseen.*` on the examples that are not in train, if some are.
 
-    `loss`: mean cross entropy in nats, or mean squared error. A remark tells if a correlation is 0 because all
-    predictions are the same.
+    `loss`: mean cross entropy in nats, or mean squared error. A remark tells if a correlation is 0
+    because all predictions are the same.
     """
 
     def __init__(

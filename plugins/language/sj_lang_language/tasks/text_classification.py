@@ -25,21 +25,27 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.parquet$)")  # as the hub names the fi
 class TextClassification(SentenceTask):
     """Train a classifier of sentences or pairs; the labels are those found in train.
 
-    data: a mapping of `train`, `validation`, `dev`, `test` to files; one file, which is train; a folder that holds
-        files of these names; or hub:owner/name[/config]. A recipe may leave it to the command line.
-    text: the column of the sentence, or a list of two columns, of a pair. label: the column of the label.
-    length: tokens of a text at most, special ones included. Longer ones lose their end, and a note counts them.
-    validation, dev: what is cut from train if the data do not bring it: a share, or from 1 on a number of examples;
-        0 cuts none. validation None: a tenth, 2,000 at most (ours). Validation chooses the checkpoint; dev and test are
-        evaluated once. dev is cut only if the data bring neither dev nor a labelled test. The cut is at random, the
-        same for every seed, with the labels in proportion; equal texts never fall on both sides.
+    data: a mapping of `train`, `validation`, `dev`, `test` to files; one file, which is train; a
+        folder that holds files of these names; or hub:owner/name[/config]. A recipe may leave it to
+        the command line.
+    text: the column of the sentence, or a list of two columns, of a pair. label: the column of the
+        label.
+    length: tokens of a text at most, special ones included. Longer ones lose their end, and a note
+        counts them.
+    validation, dev: what is cut from train if the data do not bring it: a share, or from 1 on a
+        number of examples; 0 cuts none. validation None: a tenth, 2,000 at most (ours). Validation
+        chooses the checkpoint; dev and test are evaluated once. dev is cut only if the data bring
+        neither dev nor a labelled test. The cut is at random, the same for every seed, with the
+        labels in proportion; equal texts never fall on both sides.
     columns: the names of the columns, for files without a header line.
-    quotes: whether fields may stand in double quotes. None: in .csv they may, in .tsv a quote is text.
-    baselines: compare with the majority class and with a bag of words. None: if train has at most 100,000 examples.
+    quotes: whether fields may stand in double quotes. None: in .csv they may, in .tsv a quote is
+        text.
+    baselines: compare with the majority class and with a bag of words. None: if train has at most
+        100,000 examples.
 
-    Figures: `loss` in nats, `accuracy`, `f1` (of the last label in order, if there are two), `f1_macro`,
-    `matthews`; `unseen.*` without the examples that also stand in train, if there are any. A test file without
-    labels is predicted into predictions/test.tsv and not scored.
+    Figures: `loss` in nats, `accuracy`, `f1` (of the last label in order, if there are two),
+    `f1_macro`, `matthews`; `unseen.*` without the examples that also stand in train, if there are
+    any. A test file without labels is predicted into predictions/test.tsv and not scored.
     """
 
     def __init__(

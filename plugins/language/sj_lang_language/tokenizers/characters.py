@@ -13,9 +13,9 @@ PAD, UNKNOWN = "<pad>", "<unk>"
 def characters(*, texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A token for each character (Unicode code point) of the training text, in the order of the code points.
 
-    Two more tokens: `<pad>`, id 0, and `<unk>`, id 1, which stands for every character that the training text does
-    not hold. No text is read as one of the two: a literal "<pad>" is five characters. Decoding gives the text back
-    exactly, but for unknown characters.
+    Two more tokens: `<pad>`, id 0, and `<unk>`, id 1, which stands for every character that the
+    training text does not hold. No text is read as one of the two: a literal "<pad>" is five
+    characters. Decoding gives the text back exactly, except for unknown characters.
     """
     seen: set[str] = set()
     for text in texts:

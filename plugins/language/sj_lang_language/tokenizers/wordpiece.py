@@ -29,18 +29,19 @@ def wordpiece(
 ) -> PreTrainedTokenizerFast:
     """WordPiece as in BERT (Devlin et al. 2019): `[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` for a pair.
 
-    vocab_size: tokens at most, the five special ones and the alphabet included; a short text ends with fewer. The
-        alphabet is cut to the most frequent characters that fill half of it (ours).
-    min_frequency: how often a character, or a pair of pieces that is to be merged, must occur in the texts. Rarer
-        characters make their word `[UNK]`.
+    vocab_size: tokens at most, the five special ones and the alphabet included; a short text ends
+        with fewer. The alphabet is cut to the most frequent characters that fill half of it (ours).
+    min_frequency: how often a character, or a pair of pieces that is to be merged, must occur in
+        the texts. Rarer characters make their word `[UNK]`.
     lowercase: fold to lower case and drop accents, as the uncased BERT models do.
-    level: "words" splits at spaces and punctuation, around each Chinese character, and learns pieces of words.
-        "characters" (ours): every character but white space is a token, which suits Chinese; nothing is merged.
-    vocab: a vocab.txt, or a folder that holds one, with one token a line and BERT's special tokens among them. Then
-        nothing is trained, and `vocab_size` and `min_frequency` have no effect.
+    level: "words" splits at spaces and punctuation, around each Chinese character, and learns
+        pieces of words. "characters" (ours): every character but white space is a token, which
+        suits Chinese; nothing is merged.
+    vocab: a vocab.txt, or a folder that holds one, with one token a line and BERT's special tokens
+        among them. Then nothing is trained, and `vocab_size` and `min_frequency` have no effect.
 
-    Ids: `[PAD]` 0, `[UNK]` 1, `[CLS]` 2, `[SEP]` 3, `[MASK]` 4 if trained, else those of the file. The same texts give
-    the same ids in every process. Padding is on the right.
+    Ids: `[PAD]` 0, `[UNK]` 1, `[CLS]` 2, `[SEP]` 3, `[MASK]` 4 if trained, else those of the file.
+    The same texts give the same ids in every process. Padding is on the right.
     """
     if vocab is not None:
         return assembled(read_vocab(Path(vocab).expanduser()), lowercase=lowercase, level=level)
@@ -121,8 +122,9 @@ def _trained(
 ) -> list[str]:
     """The tokens in the order of their ids.
 
-    The trainer of `tokenizers` numbers the continuing letters ("##a") in the order of a hash table, which differs from
-    process to process, and breaks ties by these numbers; so they are handed to it sorted, like special tokens.
+    The trainer of `tokenizers` numbers the continuing letters ("##a") in the order of a hash table,
+    which differs from process to process, and breaks ties by these numbers; so they are handed to
+    it sorted, like special tokens.
     """
     split = pre_tokenizers.BertPreTokenizer()
     alphabet = alphabet[: (vocab_size - len(SPECIAL)) // 2]

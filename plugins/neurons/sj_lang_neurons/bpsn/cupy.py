@@ -77,7 +77,7 @@ class _Call:
 def _forward(
     inputs: BPSNInputs, kind: int, alpha: float, lowest: float, margin: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Spikes or H - threshold of x [T, B, C, ...]; if it carries a state, which the past alone does, numerator and
+    """Spikes or H - threshold of x [T, B, C, ...]; if it carries a state, as only the past does, numerator and
     denominator after it (else empty); numerators at the borders of chunks."""
     x, lengths = inputs.x, inputs.lengths
     call = _Call(inputs, kind)

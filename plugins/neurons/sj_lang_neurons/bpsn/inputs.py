@@ -12,11 +12,13 @@ from torch import Tensor
 class BPSNInputs(NamedTuple):
     """A call of any kernel: `run(inputs, firing) -> BPSNOutputs`. None: that side, term or state is not there.
 
-    x [T, B, C, ...]; the parameters [C] are those of the node, in the dtype of its states; a threshold of None is 0.
-    numerator [B, C, ...], denominator [B, C]: of the past before x. lengths [B]: the valid steps, which come first;
-    None: all are. normalised: not variant A. carries: the states after x are wanted.
+    x [T, B, C, ...]; the parameters [C] are those of the node, in the dtype of its states; a
+    threshold of None is 0. numerator [B, C, ...], denominator [B, C]: of the past before x. lengths
+    [B]: the valid steps, which come first; None: all are. normalised: not variant A. carries: the
+    states after x are wanted.
     softplus: the threshold is given before its softplus; False: it is taken as it is.
-    x may be narrower if the kernel says `half`, and a state that it carries may be None for zeros if it says `zeros`.
+    x may be narrower if the kernel says `half`, and a state that it carries may be None for zeros
+    if it says `zeros`.
     """
 
     x: Tensor
@@ -46,9 +48,10 @@ class BPSNOutputs(NamedTuple):
 class BPSNTerms(NamedTuple):
     """The inputs as the equations have them, with one axis of places.
 
-    x [T, B, C, S], 0 after the valid steps. g0, threshold [C]. lf, gf [C]: decay and gain of the past; lb, gb: of the
-    future; None: without that side. rho [C]: the lateral share; None: no lateral term. numerator [B, C, S] and
-    denominator [B, C]: of the past before x; None: 0, and no state is carried.
+    x [T, B, C, S], 0 after the valid steps. g0, threshold [C]. lf, gf [C]: decay and gain of the
+    past; lb, gb: of the future; None: without that side. rho [C]: the lateral share; None: no
+    lateral term. numerator [B, C, S] and denominator [B, C]: of the past before x; None: 0, and no
+    state is carried.
     """
 
     x: Tensor

@@ -32,17 +32,19 @@ class BPSN(Node):
         M[t] = (numerators of F and B) / (denominators of F and B)
         H[t] = g0 x + gf F + gb B - rho (g0 + gf + gb) M            S[t] = step(H[t] - V)
 
-    Masked tokens are not there. At an edge the missing side is absent with its gain. A reconstruction of the neuron of
-    "SNN-BERT", Su et al., Neural Networks 180:106630 (2024), from the properties that its abstract states: the
-    equations are not public, these are ours.
+    Masked tokens are not there. At an edge the missing side is absent with its gain. A
+    reconstruction of the neuron of "SNN-BERT", Su et al., Neural Networks 180:106630 (2024), from
+    the properties that its abstract states: the equations are not public, these are ours.
 
-    channels: size of axis 2 of `[T, B, C, ...]`. Every parameter is per channel: decays lf, lb in (0, 1), at the start
-        spread over .1 to .8 and shuffled; gains g0 = 1, gf and gb ~ N(0, .5); rho = sigmoid(r), r = 2; V.
-    variant: "R", as above. "G", without the term in M. "A", without M and with the numerators in place of F and B.
-        "K", the H of G through a quantiser, which bounds every run of spikes: r = clip(H / V, 0, kappa),
-        C = cumsum(r), S = floor(C + 1/2) - floor(C_prev + 1/2).
-    direction: "forward" drops B and gb, with M = F: causal, with single steps and a state. "backward" drops F and gf,
-        with M = B. "both" and "backward" need the whole sequence in one call and carry nothing to the next.
+    channels: size of axis 2 of `[T, B, C, ...]`. Every parameter is per channel: decays lf, lb in
+        (0, 1), at the start spread over .1 to .8 and shuffled; gains g0 = 1, gf and gb ~ N(0, .5);
+        rho = sigmoid(r), r = 2; V.
+    variant: "R", as above. "G", without the term in M. "A", without M and with the numerators in
+        place of F and B. "K", the H of G through a quantiser, which bounds every run of spikes: r =
+        clip(H / V, 0, kappa), C = cumsum(r), S = floor(C + 1/2) - floor(C_prev + 1/2).
+    direction: "forward" drops B and gb, with M = F: causal, with single steps and a state.
+        "backward" drops F and gf, with M = B. "both" and "backward" need the whole sequence in one
+        call and carry nothing to the next.
     surrogate_function: a surrogate of SpikingJelly or its name; None: ATan.
     v_threshold: V at the start, in units of the input, > 0; learned, through a softplus.
     spikes: "binary", as above. "ternary", -1 to 1, and "integer" lie on a grid, u = H / V - o and
@@ -51,10 +53,11 @@ class BPSN(Node):
     levels: the largest spike of "integer", which needs it. signed: from -levels on; False: from 0.
     offset: o is learned, dimensionless, 0 at the start; False: it is 0. Binary spikes with an
         offset lie on the grid 0, 1, with dS/du = 1 where 0 <= u <= 1.
-    kappa: largest current of K, in thresholds, in (0, 1): at most ceil(1 / (1 - kappa)) - 1 spikes in a row.
+    kappa: largest current of K, in thresholds, in (0, 1): at most ceil(1 / (1 - kappa)) - 1 spikes
+        in a row.
 
-    State with "forward", float32 (float64 for float64 input): "numerator" [B, C, ...] and, but in A, "denominator"
-    [B, C] of the next F; in K also "count" [B, C, ...], C modulo 1. `v_seq` is H.
+    State with "forward", float32 (float64 for float64 input): "numerator" [B, C, ...] and, but in
+    A, "denominator" [B, C] of the next F; in K also "count" [B, C, ...], C modulo 1. `v_seq` is H.
     """
 
     kernels: ClassVar[dict[str, Kernel]] = {
@@ -226,8 +229,8 @@ class BPSN(Node):
     def _apply_kernel(
         self, kernel: Kernel, x: Tensor, state: State, lengths: Tensor | None, firing: Firing
     ) -> tuple[Tensor, State]:
-        """What becomes of H - V [T, B, C, ...], with a grid of H / V - o, in K of H; and the state
-        but for the count."""
+        """What becomes of H - V [T, B, C, ...] (of H / V - o with a grid, of H in K), and the state
+        without the count."""
         dtype = state_dtype(x)
 
         def wide(parameter: Tensor | None) -> Tensor | None:

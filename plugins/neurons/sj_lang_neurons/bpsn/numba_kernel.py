@@ -1,7 +1,8 @@
 """BPSN for numba: both directions, the lateral term and the firing, row by row, in compiled code.
 
-Flat arrays, columns first to last. P and D are numerator and denominator of the past, Q and E those of the future,
-which is scanned against time to the ends of all blocks, then in each block again. Absent parameters are 0.
+Flat arrays, columns first to last. P and D are numerator and denominator of the past, Q and E those
+of the future, which is scanned against time to the ends of all blocks, then in each block again.
+Absent parameters are 0.
 """
 
 from __future__ import annotations
@@ -72,8 +73,9 @@ def backward(
 ) -> None:  # fmt: skip
     """The gradients of x, of the numerator and, [8, N], of `parameters` and the denominator.
 
-    Blocks against time: A, the adjoint of the past. What enters that of the future is kept in `to_Q`, and scanned
-    last, with time. dQ, dD, dE are derivatives by the decay, `power` that by the denominator carried in.
+    Blocks against time: A, the adjoint of the past. What enters that of the future is kept in
+    `to_Q`, and scanned last, with time. dQ, dD, dE are derivatives by the decay, `power` that by
+    the denominator carried in.
     """
     steps = len(x)
     blocks = -(-steps // ROWS)
@@ -307,4 +309,4 @@ def _through_denominator(gain: Array, P: Array, D: Array, g: Array, mean: Array,
         out[n] = g[n] * (share[n] * mean[n] - gain[n] * P[n] * inverse * inverse)
 
 
-# jit.py and firing.py: b3a1fefee5c07426
+# jit.py and firing.py: c31190cbcfd9279b

@@ -17,7 +17,8 @@ def in_ticks(h: Tensor, threshold: Tensor, kappa: float) -> Tensor:
 def counted(r: Tensor, count: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     """The membrane less the threshold before each step fires, v_prev + r - 1, and the count after the last valid step.
 
-    r [T, B, ...] in whole ticks; count [B, ...] = C modulo 1 before it. v_prev = frac(C_prev + 1/2) has no gradient.
+    r [T, B, ...] in whole ticks; count [B, ...] = C modulo 1 before it. v_prev = frac(C_prev + 1/2)
+    has no gradient.
     """
     ticks = (r.detach() * TICKS).long()
     if lengths is not None:

@@ -1,11 +1,12 @@
 """BPSN, the bidirectional parallel spiking neuron: the equations, and nothing for speed.
 
-The neuron is from "SNN-BERT: Training-efficient Spiking Neural Networks for energy-efficient BERT", Su et al.,
-Neural Networks 180:106630 (2024). No code and no open equations exist: what stands here is a reconstruction from the
-properties that the abstract states (parallel in time, no uninterrupted firing, any length, forward and backward
-information), not the authors' text.
+The neuron is from "SNN-BERT: Training-efficient Spiking Neural Networks for energy-efficient BERT",
+Su et al., Neural Networks 180:106630 (2024). No code and no open equations exist: what stands here
+is a reconstruction from the properties that the abstract states (parallel in time, no uninterrupted
+firing, any length, forward and backward information), not the authors' text.
 
-Per channel, over the valid tokens only (a masked token is a token that is not there). With n = cumsum(m):
+Per channel, over the valid tokens only (a masked token is a token that is not there). With n =
+cumsum(m):
 
     F[t] = sum_{j<t} lf^(n_t-n_j-1) x_j / sum_{j<t} lf^(n_t-n_j-1)      strict past, leaky mean
     B[t] = sum_{j>t} lb^(n_j-n_t-1) x_j / sum_{j>t} lb^(n_j-n_t-1)      strict future, leaky mean
@@ -13,14 +14,14 @@ Per channel, over the valid tokens only (a masked token is a token that is not t
     H[t] = g0 x + gf F + gb B - rho (g0 + gf + gb) M
     S[t] = fire(H[t] - V)                                               variant R
 
-At an edge the missing side is absent: its term and its gain are 0, in the lateral sum too, and M = 0 for a token with
-no neighbour. Variant G has rho = 0; variant A is G with the numerators in place of the means; variant K is G with a
-stateful quantiser:
+At an edge the missing side is absent: its term and its gain are 0, in the lateral sum too, and M =
+0 for a token with no neighbour. Variant G has rho = 0; variant A is G with the numerators in place
+of the means; variant K is G with a stateful quantiser:
 
     r = clip(H / V, 0, kappa) in ticks of 2^-24,  C = cumsum(m r),  S = floor(C + 1/2) - floor(C_prev + 1/2)
 
-which is a soft-reset integrate-and-fire neuron of threshold 1 driven by r and started at v = 1/2; `fire` gets
-v_prev + r - 1, with v_prev = frac(C_prev + 1/2) detached.
+which is a soft-reset integrate-and-fire neuron of threshold 1 driven by r and started at v = 1/2;
+`fire` gets v_prev + r - 1, with v_prev = frac(C_prev + 1/2) detached.
 
 Spikes on a grid, in R, A and G (`rect`), with an offset o, dimensionless:
 

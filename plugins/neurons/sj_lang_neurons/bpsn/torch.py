@@ -1,7 +1,8 @@
 """BPSN's potential as one torch operator in plain torch: two linear scans and one elementwise pass, forward and back.
 
-The call is cut into tiles (`torch_tiles`), each of which is worked through in passes over its blocks (`torch_passes`).
-Only the inputs are kept for the backward, which scans again. The firing follows in torch.
+The call is cut into tiles (`torch_tiles`), each of which is worked through in passes over its
+blocks (`torch_passes`). Only the inputs are kept for the backward, which scans again. The firing
+follows in torch.
 """
 
 from __future__ import annotations

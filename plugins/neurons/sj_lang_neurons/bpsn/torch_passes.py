@@ -43,9 +43,9 @@ def backward(
 ) -> tuple[Tensor, Tensor | None]:
     """Write the gradient of x, add those of the parameters to `sums`, return those of the numerator and of d0.
 
-    grad_after: gradient of the numerator after the tile. Against time: the past from the stored numerators P, its
-    adjoint A; the future, scanned again in Q, with E its derivative by the decay. What enters the adjoint of the future
-    takes the place of P; that is scanned last, with time.
+    grad_after: gradient of the numerator after the tile. Against time: the past from the stored
+    numerators P, its adjoint A; the future, scanned again in Q, with E its derivative by the decay.
+    What enters the adjoint of the future takes the place of P; that is scanned last, with time.
     """
     whole, (Q, E, A, product), g0 = tile.whole, tile.scratch, tile.g0
     Q[0], E[0], A[0] = 0, 0, 0

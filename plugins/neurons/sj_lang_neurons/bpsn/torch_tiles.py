@@ -1,7 +1,7 @@
 """One call of the potential, cut into tiles of columns, which are independent, and each into blocks of steps.
 
-A block's arrays stay in the cache, and the next block and the next tile reuse them: traffic and fresh memory cost more
-than arithmetic.
+A block's arrays stay in the cache, and the next block and the next tile reuse them: traffic and
+fresh memory cost more than arithmetic.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ COLUMNS = 32_768
 class Side:
     """A direction of a tile. decay, gain [C, 1]; late: the future; row: the decay of each column.
 
-    tables: D, inverse, slope (None: not needed) [reach + 1, C, 1] of `weights.fill_tables`; for the future backwards.
+    tables: D, inverse, slope (None: not needed) [reach + 1, C, 1] of `weights.fill_tables`; for the
+    future backwards.
     """
 
     decay: Tensor
@@ -60,10 +61,11 @@ class BPSNTile:
     """Some sequences and channels of a call, as in `BPSNTerms`; but parameters are [C, 1] and the denominator,
     d0, [B, C, 1].
 
-    rows: the steps of a block, the same in all tiles of a call, as `memory` holds blocks of the widest.
-    reach: the n from which D(n) does not change any more, or T. Rows of numerators: of the past, row t holds that
-    before step t, and row T the last; of the future, row t + 1 holds that after step t, and row 0 the last. So step t
-    enters row t + 1, or t.
+    rows: the steps of a block, the same in all tiles of a call, as `memory` holds blocks of the
+    widest.
+    reach: the n from which D(n) does not change any more, or T. Rows of numerators: of the past,
+    row t holds that before step t, and row T the last; of the future, row t + 1 holds that after
+    step t, and row 0 the last. So step t enters row t + 1, or t.
     """
 
     def __init__(self, terms: BPSNTerms, sides: list[Side], reach: int, rows: int, memory: list[Tensor]) -> None:
@@ -166,7 +168,8 @@ def tiles(
 ) -> Iterator[tuple[BPSNTile, slice, slice]]:
     """The tiles of a call, each with its sequences and channels; what they hold is good until the next is asked for.
 
-    arrays: how many scratch arrays of a block. slopes: with dD/dlambda. exact_start: the denominator needs a gradient.
+    arrays: how many scratch arrays of a block. slopes: with dD/dlambda. exact_start: the
+    denominator needs a gradient.
     """
     x, g0, threshold, lf, gf, lb, gb, rho, numerator, denominator, lengths, normalised = terms
     on_cpu = x.device.type == "cpu"

@@ -1,12 +1,12 @@
 """The weights of the two sides in the potential, H = g0 x + af P + ab Q with P, Q the numerators of F and B.
 
-With n valid tokens on a side its denominator is D(n) = 1 + lambda + ... + lambda^(n-1), plus lambda^n d0 after a
-carried d0. With
+With n valid tokens on a side its denominator is D(n) = 1 + lambda + ... + lambda^(n-1), plus
+lambda^n d0 after a carried d0. With
 
     G = g0 + the gains of the sides that are there (n > 0),   W = Df + Db,   L = rho G / W
 
-the weight of a side is gain / D - L; without `rho` (variants G, K) gain / D. A side that is not there has weight -L,
-and numerator 0. Where neither is there, L is 0.
+the weight of a side is gain / D - L; without `rho` (variants G, K) gain / D. A side that is not
+there has weight -L, and numerator 0. Where neither is there, L is 0.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Leak:
 def fill_tables(D: Tensor, inverse: Tensor, slope: Tensor | None, decay: Tensor, *, backwards: bool) -> None:
     """Write D(n), 1 / D(n) (0 for n = 0) and dD/dlambda for n = 0 ... size to the rows, or from last to first.
 
-    D, inverse, slope [size + 1, C, 1], decay [C, 1]. By doubling, D(m + k) = D(m) + lambda^m D(k): sums of positive
-    numbers.
+    D, inverse, slope [size + 1, C, 1], decay [C, 1]. By doubling, D(m + k) = D(m) + lambda^m D(k):
+    sums of positive numbers.
     """
     size = len(D) - 1
 

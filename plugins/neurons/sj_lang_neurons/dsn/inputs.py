@@ -11,10 +11,11 @@ from torch import Tensor
 class DSNInputs(NamedTuple):
     """A call of any kernel: `run(inputs, firing) -> DSNOutputs`.
 
-    x [T, B, C, ...]; tail [B, k-1, C, ...], the inputs before it; h_0 [B, C, ...]; both may be None for zeros, if the
-    kernel says `zeros`. weight [C, k], the taps, the oldest input first; bias [C] or [T, B, C, ...]; k = 0, and no
-    tail, for a logit that is the bias. lengths [B] int64: the valid steps, which come first; None: all. m: 1 / tau.
-    All float32, or float64; x may be narrower if the kernel says `half`.
+    x [T, B, C, ...]; tail [B, k-1, C, ...], the inputs before it; h_0 [B, C, ...]; both may be None
+    for zeros, if the kernel says `zeros`. weight [C, k], the taps, the oldest input first; bias [C]
+    or [T, B, C, ...]; k = 0, and no tail, for a logit that is the bias. lengths [B] int64: the
+    valid steps, which come first; None: all. m: 1 / tau. All float32, or float64; x may be narrower
+    if the kernel says `half`.
     """
 
     x: Tensor

@@ -29,21 +29,26 @@ class DSN(Node):
         H_t     = alpha_t H_{t-1} + (1 - alpha_t) X_t
         S_t     = clip(round(H_t), 0, n)
 
-    "Parallel Training in Spiking Neural Networks", arXiv 2602.01133, equations 9 to 12. Ours: the bias b, the
-    initialisation, `alpha_init`, the gradient through alpha, and the firing with a surrogate and `v_threshold`.
+    "Parallel Training in Spiking Neural Networks", arXiv 2602.01133, equations 9 to 12. Ours: the
+    bias b, the initialisation, `alpha_init`, the gradient through alpha, and the firing with a
+    surrogate and `v_threshold`.
 
-    channels: size of axis 2 of `[T, B, C, ...]`; each channel has its own taps, which run along T only.
+    channels: size of axis 2 of `[T, B, C, ...]`; each channel has its own taps, which run along T
+        only.
     decay: "conv", as above; "linear", a_t = W X_t + b over all channels; "static", a_t = b.
     k: taps of the convolution, in steps; used by "conv" only.
-    tau: the exponent 1 / tau sharpens the leak; the paper has .25, and small values forget fast. > 0.
+    tau: the exponent 1 / tau sharpens the leak; the paper has .25, and small values forget fast.
+        Above 0.
     n: largest spike value; spikes are 0, 1, ..., n.
-    alpha_init: alpha at the start for zero input, in (0, 1): the bias is logit(alpha_init ** tau). None: as the taps.
-    surrogate_function: None, firing as above with gradient 1 where 0 <= H <= n ("Rect"); or a surrogate of SpikingJelly
-        or its name, for a Heaviside of H - v_threshold, which needs n = 1.
+    alpha_init: alpha at the start for zero input, in (0, 1): the bias is logit(alpha_init ** tau).
+        None: as the taps.
+    surrogate_function: None, firing as above with gradient 1 where 0 <= H <= n ("Rect"); or a
+        surrogate of SpikingJelly or its name, for a Heaviside of H - v_threshold, which needs
+        n = 1.
     v_threshold: threshold of the surrogate's firing, in units of the input; unused without one.
 
-    State: "h" [B, C, ...], the potential, and "tail" [B, k-1, C, ...], the last k - 1 valid inputs, both float32
-    (float64 for float64 input).
+    State: "h" [B, C, ...], the potential, and "tail" [B, k-1, C, ...], the last k - 1 valid inputs,
+    both float32 (float64 for float64 input).
     """
 
     kernels: ClassVar[Mapping[str, Kernel]] = {

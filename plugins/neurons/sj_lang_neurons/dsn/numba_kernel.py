@@ -154,4 +154,4 @@ def _through_gain(q: Array, h: Array, x: Array, gh: Array, m: float, g: Array) -
         g[n] = power * q[n] * (h[n] - x[n]) * gh[n]
 
 
-# jit.py and firing.py: b3a1fefee5c07426
+# jit.py and firing.py: c31190cbcfd9279b

@@ -1,15 +1,16 @@
 """DSN, the dynamic decay spiking neuron: the equations, and nothing for speed.
 
-"Parallel Training in Spiking Neural Networks", Huang, Yao, Pan, Lv, Xu, Zheng, Xu, Li; arXiv 2602.01133 (2026).
-Per channel, X_t the input current, H_t the membrane potential, S_t the spike; there is no reset:
+"Parallel Training in Spiking Neural Networks", Huang, Yao, Pan, Lv, Xu, Zheng, Xu, Li; arXiv
+2602.01133 (2026). Per channel, X_t the input current, H_t the membrane potential, S_t the spike;
+there is no reset:
 
     a_t     = sum_{i<k} W_i X_{t-k+1+i} + b              (11)   zeros before the first step
     alpha_t = sigmoid(a_t) ** (1 / tau)                  (12)   g_t = logsigmoid(a_t) / tau
     H_t     = alpha_t H_{t-1} + (1 - alpha_t) X_t        (9)    H_0 = 0
     S_t     = clip(round(H_t), 0, N)                     (10)   its gradient, "Rect": 1 where 0 <= H <= N, else 0
 
-The bias b is ours, and so are the other two decays in detail: "linear", a_t = W X_t + b with a matrix over the channels
-(the paper's fully connected ablation), and "static", a_t = b.
+The bias b is ours, and so are the other two decays in detail: "linear", a_t = W X_t + b with a
+matrix over the channels (the paper's fully connected ablation), and "static", a_t = b.
 """
 
 from __future__ import annotations

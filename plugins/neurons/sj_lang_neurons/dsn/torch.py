@@ -1,8 +1,8 @@
 """The whole DSN, logit, leak, recurrence and firing, as one torch operator in plain torch, for every device.
 
-It works in parts of the columns and blocks of the steps, whose arrays stay in the cache. The backward pass computes
-each block again from its input and the state at its border: nothing of the size of the input is kept but the input
-itself. With m = 1 / tau:
+It works in parts of the columns and blocks of the steps, whose arrays stay in the cache. The
+backward pass computes each block again from its input and the state at its border: nothing of the
+size of the input is kept but the input itself. With m = 1 / tau:
 
     q_t = sigmoid(-a_t),  w_t = 1 - alpha_t = 1 - (1 - q_t) ** m,  h_t = h_{t-1} + w_t (x_t - h_{t-1})
 
@@ -10,7 +10,8 @@ and backwards, with gl the gradient that comes through the firing,
 
     gh_t = gl_t + alpha_{t+1} gh_{t+1},   ga_t = m q_t (h_t - x_t) gh_t,   gx_t = w_t gh_t + sum_j w_j ga_{t+j}
 
-where alpha_t (h_{t-1} - x_t) = h_t - x_t was used. All is flat: N is batch, channels and whatever follows them.
+where alpha_t (h_{t-1} - x_t) = h_t - x_t was used. All is flat: N is batch, channels and whatever
+follows them.
 """
 
 from __future__ import annotations

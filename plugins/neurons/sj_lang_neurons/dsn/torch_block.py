@@ -27,8 +27,9 @@ _of_thread = threading.local()
 class DSNPart:
     """What belongs to some columns of a call.
 
-    x [T, N]; tail [k - 1, N], the inputs before it; weight [k, N], the taps, the oldest input first, and bias, [1, N]
-    or [T, N], both negated; with k = 0 the bias is all. lengths [N]: the valid steps, None: all.
+    x [T, N]; tail [k - 1, N], the inputs before it; weight [k, N], the taps, the oldest input
+    first, and bias, [1, N] or [T, N], both negated; with k = 0 the bias is all. lengths [N]: the
+    valid steps, None: all.
     """
 
     x: Tensor
@@ -153,8 +154,8 @@ def block(like: Tensor, rows: int, width: int, taps: int) -> Block:
 def leak(x: Rows, w: Rows, h: Tensor, out: Rows) -> Tensor:
     """Write h_t = h_{t-1} + w_t (x_t - h_{t-1}) to `out`; returns its last row, a view.
 
-    x, w, out [R, N], h [N], rows contiguous. The same as a linear recurrence of decay 1 - w, but that number is never
-    formed: for small w it keeps few of its digits.
+    x, w, out [R, N], h [N], rows contiguous. The same as a linear recurrence of decay 1 - w, but
+    that number is never formed: it keeps few of its digits if w is small.
     """
     cut = out.cut
     if cut:
@@ -169,8 +170,8 @@ def leak(x: Rows, w: Rows, h: Tensor, out: Rows) -> Tensor:
 def _chunks(x: Rows, w: Rows, h: Tensor, out: Rows) -> Tensor:
     """Chunks side by side, twice: from zero, for U and W; then from their borders.
 
-    A chunk of steps acts as one step does: its gain is W, and its input M = U / W, a mean of its inputs, where U is the
-    potential that it ends with when it begins at 0.
+    A chunk of steps acts as one step does: its gain is W, and its input M = U / W, a mean of its
+    inputs, where U is the potential that it ends with when it begins at 0.
     """
     borders, one = out.borders, h.new_ones(())
     U, W = borders.added.all, borders.factor.all

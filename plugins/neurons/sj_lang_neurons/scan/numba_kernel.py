@@ -60,4 +60,4 @@ def _step(a: Array, h: Array, u: Array, out: Array) -> None:
         out[n] = a[n] * h[n] + u[n]
 
 
-# jit.py and firing.py: b3a1fefee5c07426
+# jit.py and firing.py: c31190cbcfd9279b

@@ -1,6 +1,7 @@
 """The linear recurrence as one torch operator with a hand-written backward, in plain torch, for every device.
 
-Time and memory are O(T): forward and backward each pass once over the data, in blocks that stay in the cache.
+Time and memory are O(T): forward and backward each pass once over the data, in blocks that stay in
+the cache.
 """
 
 from __future__ import annotations

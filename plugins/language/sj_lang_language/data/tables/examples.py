@@ -86,7 +86,7 @@ class Examples:
         return len(self.first)
 
     def pairs(self) -> list[tuple[str, str]]:
-        """What makes two examples the same: their texts, but for white space at the ends."""
+        """What makes two examples the same: their texts, without white space at the ends."""
         second = self.second or [""] * len(self.first)
         return [(a.strip(), b.strip()) for a, b in zip(self.first, second, strict=True)]
 
@@ -150,8 +150,9 @@ def written(value: Any) -> str:
 def cut(examples: Examples, share: float, *, classes: bool, key: str = "task.validation") -> tuple[Examples, Examples]:
     """Cut a part off at random: (the rest, the part), each in the old order.
 
-    share: of the examples, below 1; or their number, from 1 on. The same texts never stand in both. classes: the part
-    has the labels in the proportion of the whole, up to one each. key: where a recipe sets share, for messages.
+    share: of the examples, below 1; or their number, from 1 on. The same texts never stand in both.
+    classes: the part has the labels in the proportion of the whole, up to one each. key: where a
+    recipe sets share, for messages.
     """
     count = len(examples)
     size = share if share >= 1 else share * count
@@ -176,8 +177,11 @@ def cut(examples: Examples, share: float, *, classes: bool, key: str = "task.val
 
 
 def room_for(labels: Array, size: float) -> dict[Any, int]:
-    """How many of each label a part of `size` examples has: its share, rounded. Where shares below one half would
-    leave places open, the most frequent of these labels get one each, but for labels that stand there once."""
+    """How many examples of each label a part of `size` examples has: its share, rounded.
+
+    If rounding leaves places open, the most frequent labels among those rounded down to none get
+    one each, except labels that occur only once.
+    """
     names, counts = np.unique(labels, return_counts=True)
     often = dict(zip(names.tolist(), counts.tolist(), strict=True))
     room = {name: round(size * n / len(labels)) for name, n in often.items()}

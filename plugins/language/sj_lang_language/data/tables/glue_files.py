@@ -145,7 +145,8 @@ SPECS: Mapping[str, GlueTask] = {
 def read(name: str, data: str | Mapping[str, str], files: Mapping[str, str], notes: list[str]) -> dict[str, DataTable]:
     """The tables of a task by part, `train` and `dev` among them.
 
-    data: "hub", "hub:owner/name", a folder in GLUE's TSV layout or of parquet files, or a mapping of parts to files.
+    data: "hub", "hub:owner/name", a folder in GLUE's TSV layout or of parquet files, or a mapping
+    of parts to files.
     files: part -> file, in place of what data has. UserError for what is missing or cannot be read.
     """
     places: dict[str, list[Path]] = {}

@@ -1,7 +1,8 @@
 """A validation part for a train set that holds phrases of its sentences beside them, as SST-2's does.
 
-Cut at random, nine phrases of ten would have the sentence around them, or a part of it, in train: such a validation
-part says nothing about new sentences. So whole sentences are cut, and with them what stands in no other sentence.
+Cut at random, nine phrases of ten would have the sentence around them, or a part of it, in train:
+such a validation part says nothing about new sentences. So whole sentences are cut, and with them
+what stands in no other sentence.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ Array = NDArray[Any]
 def cut(examples: Examples, share: float) -> tuple[Examples, Examples, int]:
     """(train, validation, how many examples are in neither), in the old order.
 
-    A sentence is an example whose words stand in no longer one. share: of the sentences, below 1; or their number.
-    Validation is sentences alone, drawn in the proportion of the labels; train is what stands, word by word, in one of
-    the sentences that are left. So a phrase that both have in common stays in train, as it does for a new sentence.
+    A sentence is an example whose words stand in no longer one. share: of the sentences, below 1;
+    or their number. Validation holds only sentences, drawn in the proportion of the labels; train
+    is what stands, word by word, in one of the sentences that are left. So a phrase that both have
+    in common stays in train, as it does for a new sentence.
     """
     words = [tuple(text.split()) for text in examples.first]
     sentences = _sentences(words)

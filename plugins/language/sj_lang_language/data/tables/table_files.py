@@ -24,7 +24,8 @@ _LONGEST = 1 << 27  # characters of a field; Python's own limit is 131,072
 @dataclass(frozen=True, kw_only=True)
 class DataTable:
     """Columns of equal length. lines: the line of each row in its file, counted from 1 (`unit` "row" if a file has
-    no lines). malformed: the lines that have another number of fields than the header; their rows are left out."""
+    no lines). malformed: the lines that have another number of fields than the header; their rows
+    are left out."""
 
     place: str
     columns: dict[str, list[Any]]
@@ -60,15 +61,18 @@ def read(
     """Read a table. The suffix tells its form; .gz may follow that of a text.
 
     columns: the names of the columns of a file without a header line.
-    quotes: whether a field may stand in double quotes, and then hold separators and line ends. None: in .csv it may,
-        in .tsv and .txt a quote is a character like others, as GLUE writes its files.
-    skip_malformed: leave out rows with another number of fields than the header, and list them, instead of refusing.
+    quotes: whether a field may stand in double quotes, and then hold separators and line ends.
+        None: in .csv it may, in .tsv and .txt a quote is a character like others, as GLUE writes
+        its files.
+    skip_malformed: leave out rows with another number of fields than the header, and list them,
+        instead of refusing.
     option: where a recipe sets quotes, for messages.
 
-    Text is UTF-8, with or without a byte order mark; lines end in LF or CRLF, and nothing else ends a line. Lines
-    without a character are not rows if there is more than one column.
+    Text is UTF-8, with or without a byte order mark; lines end in LF or CRLF, and nothing else ends
+    a line. Lines without a character are not rows if there is more than one column.
 
-    Raises UserError for what is missing, has no rows, is no UTF-8 or no table, naming file and line.
+    Raises UserError for what is missing, has no rows, is no UTF-8 or no table, naming file and
+    line.
     """
     path = Path(place).expanduser()
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix

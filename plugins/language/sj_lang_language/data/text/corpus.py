@@ -18,8 +18,8 @@ PARTS = ("train", "validation", "test")
 def parts(data: str | Mapping[str, str] | Sequence[str], split: Sequence[float]) -> dict[str, str]:
     """The texts of `train`, `validation` and `test`: what `read` gives, cut by `cut`.
 
-    Of a list each text is cut by itself, and equal parts are joined in the order of the list, a blank line between, so
-    that each text is in each part.
+    Each text of a list is cut by itself. Equal parts are joined in the order of the list, with a
+    blank line between them, so that each text is in each part.
     """
     if isinstance(data, str | Mapping):
         return cut(read(data), split)
@@ -31,8 +31,8 @@ def parts(data: str | Mapping[str, str] | Sequence[str], split: Sequence[float])
 def read(data: str | Mapping[str, str]) -> dict[str, str]:
     """The texts of `task.data`: `{"all": text}`, or those of `train`, `validation`, `test` that the data bring.
 
-    data: a registered source, `hub:owner/name[/config]`, a path, in this order; or a mapping from `train`,
-    `validation` (or `dev`) and `test` to these.
+    data: a registered source, `hub:owner/name[/config]`, a path, in this order; or a mapping from
+    `train`, `validation` (or `dev`) and `test` to these.
     """
     if not isinstance(data, Mapping):
         return _read_one(data)
@@ -68,9 +68,10 @@ def _read_one(place: str) -> dict[str, str]:
 def cut(texts: Mapping[str, str], split: Sequence[float]) -> dict[str, str]:
     """Cut what is not cut yet: `train`, `validation` and `test`, without parts that are empty by `split`.
 
-    A part that the data bring is used as it is. A missing one is cut from the end of the text, validation before test,
-    its share being counted in characters; a share of 0 leaves it out. So a whole text falls into three pieces in the
-    order train, validation, test, at the characters floor(n s_train) and floor(n (s_train + s_validation)).
+    A part that the data bring is used as it is. A missing one is cut from the end of the text,
+    validation before test, its share being counted in characters; a share of 0 leaves it out. So a
+    whole text falls into three pieces in the order train, validation, test, at the characters
+    floor(n s_train) and floor(n (s_train + s_validation)).
     """
     text = texts["all"] if "all" in texts else texts["train"]
     parts = {name: value for name, value in texts.items() if name in PARTS[1:]}

@@ -37,8 +37,9 @@ class Frame:
     """Puts tokens into an input of `length`: `[CLS] tokens [SEP]`, or `[CLS] a [SEP] b [SEP]`, if the tokenizer has
     these tokens. room: how many tokens of text fit.
 
-    Each item has `input_ids` and `special_tokens_mask` (True: may not be masked), `[L]`; a pair is filled up with the
-    padding token and has `attention_mask`, `token_type_ids` and `next_sentence_label` too.
+    Each item has `input_ids` and `special_tokens_mask` (True: may not be masked), `[L]`; a pair is
+    filled up with the padding token and has `attention_mask`, `token_type_ids` and
+    `next_sentence_label` too.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, length: int, *, pairs: bool = False) -> None:
@@ -76,8 +77,9 @@ class Frame:
 class Windows:
     """Windows one after another over a sequence of tokens.
 
-    In training a rest that fills no window is left out. Held out, the last window ends with the text: what it shares
-    with the window before is context, so each token can be masked in exactly one window and nothing is padded.
+    In training a rest that fills no window is left out. Held out, the last window ends with the
+    text: what it shares with the window before is context, so each token can be masked in exactly
+    one window and nothing is padded.
     """
 
     def __init__(self, tokens: Tensor, frame: Frame, *, held_out: bool) -> None:
@@ -97,9 +99,11 @@ class Windows:
 
 class Masking:
     """BERT's masking (Devlin et al. 2019), drawn by transformers' DataCollatorForLanguageModeling: each token of the
-    text is chosen with probability p; of the chosen ones .8 become the mask token, .1 a random token, .1 stay.
+    text is chosen with probability p; of the chosen ones .8 become the mask token, .1 a random
+    token, .1 stay.
 
-    An item in which none was chosen is drawn again (ours: it would have no loss), so each item has a label.
+    An item in which none was chosen is drawn again (ours: it would have no loss), so each item has
+    a label.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, p: float) -> None:

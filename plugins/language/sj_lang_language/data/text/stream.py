@@ -57,7 +57,7 @@ def open_source(place: str) -> Source:
 
 
 class Reader:
-    """From rows to unmasked items. Rows are documents; those that fill no window alone are joined with the next ones
+    """From rows to unmasked items. Rows are documents; those too short for a window are joined with the next ones
     (ours: some sets have a sentence a row)."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, frame: Frame, *, paired: bool) -> None:
@@ -100,7 +100,8 @@ def _kept(documents: Iterator[Tensor], pool: deque[Tensor]) -> Iterator[Tensor]:
 def hold_out(source: Source, reader: Reader, windows: int) -> tuple[list[Item], frozenset[bytes]]:
     """The first `windows` items of a source, and the digests of the rows that they were cut from.
 
-    Digests, and not how many rows to skip: with workers and shuffled files a source has no first rows.
+    Digests, and not how many rows to skip: with workers and shuffled files a source has no first
+    rows.
     """
     used: set[bytes] = set()
 
@@ -119,12 +120,14 @@ def hold_out(source: Source, reader: Reader, windows: int) -> tuple[list[Item], 
 
 
 class MaskedStream(IterableDataset[dict[str, Any]]):
-    """Masked windows without end. Each next window is from a source drawn by its size (by equal chances if a size is
-    not known), and of that source drawn from `SHUFFLED` ones; a source that ends begins again, its files in another
-    order.
+    """Masked windows without end.
 
-    held: for each source the digests of its rows that are held out. The order depends on the seed and the number of the
-    worker alone. With several workers `datasets` deals out a source's files.
+    The source of each window is drawn by size (with equal chances if a size is not known), and the
+    window from `SHUFFLED` ones of that source. A source that ends begins again, with its files in
+    another order.
+
+    held: for each source the digests of its rows that are held out. The order depends on the seed
+    and the number of the worker. With several workers `datasets` deals out a source's files.
     """
 
     def __init__(

@@ -18,9 +18,10 @@ PARTS = {"train": "train", "validation": "validation", "valid": "validation", "d
 def read(place: Path) -> dict[str, str]:
     """The text of a file, `{"all": text}`, or of a folder.
 
-    A folder that holds `train.txt` is taken as cut already: `train`, `validation` (or `valid`, `dev`) and `test`,
-    each .txt or .txt.gz. Of any other folder all .txt and .txt.gz files, at any depth, are joined in the order of
-    their paths. Files are UTF-8; line ends stay as they are, a byte order mark is dropped.
+    A folder that holds `train.txt` is taken as cut already: `train`, `validation` (or `valid`,
+    `dev`) and `test`, each .txt or .txt.gz. Of any other folder all .txt and .txt.gz files, at any
+    depth, are joined in the order of their paths. Files are UTF-8; line ends stay as they are, a
+    byte order mark is dropped.
 
     Raises UserError for what is missing, empty, not UTF-8 or no text, naming file and line.
     """
@@ -36,7 +37,8 @@ def read(place: Path) -> dict[str, str]:
             if part is not None:
                 parts[part] = read_file(path)
         return parts
-    return {"all": "".join(_with_line_end(read_file(path)) for path in files)}
+    texts = [read_file(path) for path in files]
+    return {"all": "".join(text if text.endswith("\n") else f"{text}\n" for text in texts)}
 
 
 def stream(place: Path) -> Any:
@@ -106,7 +108,3 @@ def read_file(path: Path) -> str:
             f"task.data: {path}, line {line}: not UTF-8 (byte {data[error.start]:#04x} at offset {error.start}); "
             "convert it, e.g. with iconv -t UTF-8"
         ) from error
-
-
-def _with_line_end(text: str) -> str:
-    return text if text.endswith("\n") else f"{text}\n"

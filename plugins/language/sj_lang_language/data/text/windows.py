@@ -26,8 +26,8 @@ class TrainingWindows:
 class HeldOutWindows:
     """Windows one after another, without overlap: each token but the first is predicted exactly once.
 
-    The last window is filled up with `pad`, on the right and not scored; a causal model sees nothing of it, so no
-    attention mask is needed.
+    The last window is filled up with `pad`, on the right and not scored; a causal model sees
+    nothing of it, so no attention mask is needed.
     """
 
     def __init__(self, tokens: Tensor, length: int, pad: int) -> None:
@@ -49,7 +49,8 @@ def _checked(index: int, windows: TrainingWindows | HeldOutWindows) -> int:
 def _item(tokens: Tensor, start: int, length: int, pad: int) -> dict[str, Tensor]:
     """`length` inputs; "labels", which models shift themselves; "shift_labels", the token after each input.
 
-    transformers' losses score `shift_labels` if they are given, so that the last input predicts too.
+    transformers' losses score `shift_labels` if they are given, so that the last input predicts
+    too.
     """
     span = tokens[start : start + length + 1].long()
     short = length + 1 - len(span)

@@ -2,9 +2,10 @@
 
     python -m sj_lang_language.models.snn_bert.bench --hidden 768 --layers 2 --length 128 --batch 8
 
-Same shape, same batch, classification head, no optimizer. Models take turns, round after round, in one process; the
-ratios of one run are what counts. Memory is the peak above what was resident before the step, in a process of its own
-for each model. The paper has 3.5 times the speed and 3.8 times less memory.
+Same shape, same batch, classification head, no optimizer. Models take turns, round after round, in
+one process; the ratios of one run are what counts. Memory is the peak above what was resident
+before the step, in a process of its own for each model. The paper has 3.5 times the speed and 3.8
+times less memory.
 """
 
 from __future__ import annotations

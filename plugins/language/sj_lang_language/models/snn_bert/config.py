@@ -11,7 +11,8 @@ from sj_lang.errors import UserError, choices
 from sj_lang_language.models.common import REPEATED, Attention, Embedding, Neuron, Norm, SpikingConfig, component
 
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
-# R, BPSN's own default, takes from a token what its whole neighbourhood shares, and that is what attention brings.
+# R, BPSN's own default, takes from a token what its whole neighbourhood shares, and that is what
+# attention brings.
 INDIVIDUAL = {"type": "bpsn", "variant": "G"}
 
 
@@ -50,9 +51,10 @@ class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     attention_probs_dropout_prob: float | int = 0.1
     #: probability, before the classifier; None: hidden_dropout_prob
     classifier_dropout: float | int | None = None
-    #: deviation of the normal distribution from which Linear layers and tables are drawn. None: .02 as in BERT, but for
-    #: the Linear layers that spikes enter (ours): 1 / sqrt(.15 n) for n inputs that fire at a rate of .15, so that they
-    #: give currents of unit deviation. At .02 hardly a neuron behind them ever fires
+    #: deviation of the normal distribution from which Linear layers and tables are drawn. None: .02
+    #: as in BERT, except for the Linear layers that spikes enter (ours): 1 / sqrt(.15 n) for n
+    #: inputs that fire at a rate of .15, so that they give currents of unit deviation. At .02
+    #: hardly any neuron behind them ever fires
     initializer_range: float | int | None = None
     #: of the embedding's and the heads' LayerNorm
     layer_norm_eps: float | int = 1e-5
@@ -61,33 +63,35 @@ class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
 
     # SNN-BERT's own.
 
-    #: in training, if labels are given, only the logits of the M scored tokens are computed, `[M, V]`: loss and
-    #: gradients are the same, at 15 % masked tokens for a seventh of the head's cost
+    #: in training, if labels are given, only the logits of the M scored tokens are computed,
+    #: `[M, V]`: loss and gradients are the same, at 15 % masked tokens for a seventh of the head's
+    #: cost
     sparse_prediction: bool = False
-    #: "individual": the token axis is the time axis, each token is computed once; "repeat": each token enters
-    #: `timesteps` times
+    #: "individual": the token axis is the time axis, each token is computed once; "repeat": each
+    #: token enters `timesteps` times
     coding: Literal["individual", "repeat"] = "individual"
     #: T of repeat coding
     timesteps: int = 4
-    #: None: `bpsn`, variant G (ours: R learns pairs of texts worse); with repeat coding `lif` with tau 2, threshold 1,
-    #: hard reset and an input that is not halved
+    #: None: `bpsn`, variant G (ours: R learns pairs of texts worse); with repeat coding `lif` with
+    #: tau 2, threshold 1, hard reset and an input that is not halved
     neuron: Neuron | None = None
     embedding: Embedding = "bert_sum"
     attention: Attention = "softmax"
     #: None: `layer` with layer_norm_eps
     norm: Norm | None = None
-    #: what a layer adds to the output of its branches: "float", the stream itself, as in BERT; "spikes", those that
-    #: went into the branch
+    #: what a layer adds to the output of its branches: "float", the stream itself, as in BERT;
+    #: "spikes", those that went into the branch
     residual: Literal["float", "spikes"] = "float"
-    #: spikes stand for values, a s + b with a scale and a shift for each channel (ours): they are learned, and in the
-    #: weights of the Linear layers behind (`fold` puts them there for good). For weights that come from an ANN
+    #: spikes stand for values, a s + b with a scale and a shift for each channel (ours): they are
+    #: learned, and in the weights of the Linear layers behind (`fold` puts them there for good).
+    #: For weights that come from an ANN
     scaled: bool = False
     #: the feed-forward part has BERT's GELU before its inner neurons
     gelu: bool = True
     #: what stands for the text: "cls", its first token; "mean" or "max" over its tokens
     pooling: Literal["cls", "mean", "max"] = "cls"
-    #: the size-matched ANN, which is BERT: no neurons, softmax attention, GELU; all parameters outside the neurons have
-    #: the same names and shapes
+    #: the size-matched ANN, which is BERT: no neurons, softmax attention, GELU; all parameters
+    #: outside the neurons have the same names and shapes
     twin: bool = False
     bos_token_id: int | None = None
     eos_token_id: int | None = None

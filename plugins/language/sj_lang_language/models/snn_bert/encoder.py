@@ -5,12 +5,14 @@
     x = Norm(r + Linear(N(O)))                                               r = x, or s with residual "spikes"
     s = N(x);  x = Norm(r + Linear(N(GELU(Linear(s)))))                      GELU may be dropped
 
-N is a layer of neurons: what enters a Linear of a layer are spikes. Shapes: time first inside, `[L, B, D]` (individual
-coding) or `[T, B, L, D]` (repeat coding); `[B, L]` outside. Modules and tensors have the names that BERT's have in
-transformers, so a checkpoint of BERT finds its places by itself.
+N is a layer of neurons: what enters a Linear of a layer are spikes. Shapes: time first inside,
+`[L, B, D]` (individual coding) or `[T, B, L, D]` (repeat coding); `[B, L]` outside. Modules and
+tensors have the names that BERT's have in transformers, so a checkpoint of BERT finds its places by
+itself.
 
-Padding is removal. Inside, the tokens of a text stand first, wherever its padding was: positions count tokens, the
-first one is that of the pooler, and what is returned stands where the tokens stood.
+Padding is removal. Inside, the tokens of a text stand first, wherever its padding was: positions
+count tokens, the first one is that of the pooler, and what is returned stands where the tokens
+stood.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ from sj_lang_language.models.calibration import calibrate
 from sj_lang_language.models.common import FreshWeights, asked_if, component, replace_table
 from sj_lang_language.models.snn_bert.config import SNNBertConfig
 
-#: Share of the neurons that fire at a token, by which fresh weights are drawn: BPSN's on currents of unit deviation.
+#: Share of the neurons that fire at a token, by which fresh weights are drawn: BPSN's on currents
+#: of unit deviation.
 RATE = 0.15
 
 
@@ -180,7 +183,8 @@ class SNNBertPreTrainedModel(FreshWeights, PreTrainedModel):  # type: ignore[mis
     def fold(self) -> None:
         """Put the scales and shifts of spikes into the Linear layers behind; outputs stay as they are, up to rounding.
 
-        Those of Q, K and V stay, because spikes meet spikes there: `a_k (a_q s + b_q)` meets the spikes of K.
+        Those of Q, K and V stay, because spikes meet spikes there: `a_k (a_q s + b_q)` meets the
+        spikes of K.
         """
         for layer in [module for module in self.modules() if isinstance(module, SpikingLayer)]:
             behind = [one for one in self.modules() if isinstance(one, SpikingLinear) and one.neurons is layer]
@@ -234,10 +238,11 @@ class SNNBertModel(SNNBertPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """One vector per token, and per text.
 
-        input_ids: `[B, L]`. attention_mask: `[B, L]`, 0 is padding, on any side. token_type_ids: `[B, L]`, None: all 0.
-        output_hidden_states: also the embedding's and each layer's output. Returns `last_hidden_state` `[B, L, D]`
-        (0 at padding), `pooler_output` `[B, D]` (None without pooling layer) and `hidden_states` (of repeat coding, the
-        means over T).
+        input_ids: `[B, L]`. attention_mask: `[B, L]`, 0 is padding, on any side. token_type_ids:
+        `[B, L]`, None: all 0.
+        output_hidden_states: also the embedding's and each layer's output. Returns
+        `last_hidden_state` `[B, L, D]` (0 at padding), `pooler_output` `[B, D]` (None without
+        pooling layer) and `hidden_states` (of repeat coding, the means over T).
         """
         mask, order = self._order(attention_mask, input_ids)
         ids = _take(input_ids, order)

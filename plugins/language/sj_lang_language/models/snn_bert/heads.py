@@ -87,7 +87,7 @@ class _WithTokenLogits(SNNBertPreTrainedModel):
         super().post_init()
 
     def _predict(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Logits `[B, L, V]` out of `[B, L, D]`, and the labels; or both of scored tokens alone, `[M, V]`, `[M]`."""
+        """Logits `[B, L, V]` out of `[B, L, D]`, and the labels; or both of scored tokens only, `[M, V]`, `[M]`."""
         if labels is None or not (self.training and self.config.sparse_prediction):
             return self.cls.predictions(x), labels
         at = labels != -100
@@ -126,8 +126,8 @@ class SNNBertForMaskedLM(_WithTokenLogits):
     ) -> MaskedLMOutput:
         """Logits `[B, L, V]` of the token at each place; inputs as for `SNNBertModel`.
 
-        labels: `[B, L]`, -100 is not scored. num_items_in_batch: divides the summed loss, for exact gradient
-        accumulation. The loss is in nats per scored token.
+        labels: `[B, L]`, -100 is not scored. num_items_in_batch: divides the summed loss, for exact
+        gradient accumulation. The loss is in nats per scored token.
         """
         encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
         logits, labels = self._predict(encoded.last_hidden_state, labels)
@@ -158,12 +158,13 @@ class SNNBertForPreTraining(_WithTokenLogits):
     ) -> BertForPreTrainingOutput:
         """Prediction logits `[B, L, V]` and next-sentence logits `[B, 2]`; inputs as for `SNNBertModel`.
 
-        labels: `[B, L]`, -100 is not scored. next_sentence_label: `[B]`, 0: the second sentence follows the first.
-        The loss is the sum of the means of what is given, in nats.
+        labels: `[B, L]`, -100 is not scored. next_sentence_label: `[B]`, 0: the second sentence
+        follows the first. The loss is the sum of the means of what is given, in nats.
 
-        num_items_in_batch: scored tokens in all micro-batches of a step. It divides their summed loss, which makes
-        gradient accumulation exact for them. How many pairs there are it does not say: their mean counts by the
-        micro-batch's share of the scored tokens, which is exact as far as micro-batches have equally many.
+        num_items_in_batch: scored tokens in all micro-batches of a step. It divides their summed
+        loss, which makes gradient accumulation exact for them. How many pairs there are it does not
+        say: their mean counts by the micro-batch's share of the scored tokens, which is exact as
+        far as micro-batches have equally many.
         """
         encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
         logits, labels = self._predict(encoded.last_hidden_state, labels)
@@ -217,8 +218,9 @@ class SNNBertForSequenceClassification(_WithClassifier):
     ) -> SequenceClassifierOutput:
         """Logits `[B, labels]`; inputs as for `SNNBertModel`.
 
-        labels: `[B]` classes, or `[B]` or `[B, labels]` numbers. The loss follows `config.problem_type`, as in
-        transformers: cross-entropy (nats), mean squared error, or binary cross-entropy.
+        labels: `[B]` classes, or `[B]` or `[B, labels]` numbers. The loss follows
+        `config.problem_type`, as in transformers: cross-entropy (nats), mean squared error, or
+        binary cross-entropy.
         """
         encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
         logits = self.classifier(self.dropout(encoded.pooler_output))

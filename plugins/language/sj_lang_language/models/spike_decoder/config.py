@@ -32,18 +32,19 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     coding: Literal["individual", "repeat"] = "individual"
     #: T of repeat coding
     timesteps: int = 4
-    #: None: `dsn`; with repeat coding `lif` with tau 2, threshold 1, hard reset and an input that is not halved
+    #: None: `dsn`; with repeat coding `lif` with tau 2, threshold 1, hard reset and an input that
+    #: is not halved
     neuron: Neuron | None = None
     embedding: Embedding = "learned_sum"
     attention: Attention = "ssa"
     norm: Norm = "layer"
-    #: the size-matched ANN, with softmax attention, GELU and a float embedding in the place of spikes; all parameters
-    #: outside the neurons have the same names and shapes
+    #: the size-matched ANN, with softmax attention, GELU and a float embedding in the place of
+    #: spikes; all parameters outside the neurons have the same names and shapes
     twin: bool = False
     #: probability, on the output of each branch
     dropout: float | int = 0.0
-    #: what the gain of the normalization at the end of each branch starts with (ours); below 1 the stream stays where
-    #: the neurons' surrogates see it
+    #: what the gain of the normalization at the end of each branch starts with (ours); below 1 the
+    #: stream stays where the neurons' surrogates see it
     branch_gain: float | int = 1.0
     #: deviation of the normal distribution from which Linear layers and embedding tables are drawn
     initializer_range: float | int = 0.05

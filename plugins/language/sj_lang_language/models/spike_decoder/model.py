@@ -6,9 +6,10 @@
     MLP(x)  = Norm(Linear(N(Norm(Linear(N(x))))))
     logits  = Linear(N(x))
 
-This is the fully spiking model (degree 4 of the paper): what enters a Linear are spikes, there is no softmax.
-Individual coding (ours) runs the neurons along the tokens, each token computed once; repeat coding (the paper's) runs
-them along T copies of each token. Shapes: tokens first inside, `[L, B, D]` or `[T, B, L, D]`; `[B, L]` outside.
+This is the fully spiking model (degree 4 of the paper): what enters a Linear are spikes, there is
+no softmax. Individual coding (ours) runs the neurons along the tokens, each token computed once;
+repeat coding (the paper's) runs them along T copies of each token. Shapes: tokens first inside,
+`[L, B, D]` or `[T, B, L, D]`; `[B, L]` outside.
 """
 
 from functools import partial
@@ -130,14 +131,15 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
     ) -> CausalLMOutputWithPast:
         """Logits of the token after each token.
 
-        input_ids: `[B, L]`. attention_mask: `[B, L]`, or `[B, before + L]` with the tokens of the cache; 0 is padding,
-        on any side. cache: state of the tokens before, continued in place; use_cache: begin one.
-        labels: `[B, L]`, token i is predicted at i - 1; or shift_labels: `[B, L]`, what is predicted at i itself, which
-        win. -100 is not scored, nor is what padding would predict. num_items_in_batch: divides the summed loss, for
-        exact gradient accumulation.
-        logits_to_keep: only the last so many positions, 0 for all. output_hidden_states: also the embedding's and each
-        block's output, `[B, L, D]` (of repeat coding, the means over T). Returns logits `[B, L, V]`, loss in nats per
-        token.
+        input_ids: `[B, L]`. attention_mask: `[B, L]`, or `[B, before + L]` with the tokens of the
+        cache; 0 is padding, on any side. cache: state of the tokens before, continued in place;
+        use_cache: begin one.
+        labels: `[B, L]`, token i is predicted at i - 1; or shift_labels: `[B, L]`, what is
+        predicted at i itself, which win. -100 is not scored, nor is what padding would predict.
+        num_items_in_batch: divides the summed loss, for exact gradient accumulation.
+        logits_to_keep: only the last so many positions, 0 for all. output_hidden_states: also the
+        embedding's and each block's output, `[B, L, D]` (of repeat coding, the means over T).
+        Returns logits `[B, L, V]`, loss in nats per token.
         """
         shift_labels = more.pop("shift_labels", None)  # not named above: the Trainer waits for every name with "label"
         if more:

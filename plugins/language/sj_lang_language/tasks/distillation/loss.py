@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from sj_lang.errors import UserError
+from sj_lang.monitor import undisturbed
 from sj_lang_language.data.text.windows import IGNORED
 
 _PROBE = 4  # tokens of the text on which the two models are compared before training
@@ -21,8 +22,10 @@ class DistillationLoss(nn.Module):
     """`Distillation` has the equations. Holds the matrices W; the teacher is kept outside the modules, so it is neither
     trained nor stored.
 
-    student: is looked at, not kept. labels: the keys of a batch that hold them, in the order of the models' outputs.
-    variances: of the teacher's hidden states, each layer's squares are divided by its own; None: they are not.
+    student: is looked at, not kept. labels: the keys of a batch that hold them, in the order of the
+    models' outputs.
+    variances: of the teacher's hidden states, each layer's squares are divided by its own; None:
+    they are not.
     """
 
     def __init__(
@@ -44,7 +47,8 @@ class DistillationLoss(nn.Module):
         self.labels, self.temperature, self.alpha = list(labels), temperature, alpha
         self.asks: Mapping[str, Any] = {"output_hidden_states": True} if hidden else {}
         for name, model in (("the student", student), ("the teacher", teacher)):
-            if hidden and not _gives_hidden_states(model):
+            takes = inspect.signature(model.forward).parameters.values()
+            if hidden and not any(p.name == "output_hidden_states" or p.kind is p.VAR_KEYWORD for p in takes):
                 raise UserError(
                     f"task.hidden: {name}, {type(model).__name__}, does not return hidden states; set task.hidden=false"
                 )
@@ -126,11 +130,6 @@ class DistillationLoss(nn.Module):
         return total / len(self.layers)
 
 
-def _gives_hidden_states(model: PreTrainedModel) -> bool:
-    parameters = inspect.signature(model.forward).parameters.values()
-    return any(p.name == "output_hidden_states" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-
-
 def _scored(label: Tensor) -> Tensor:
     """Labels of each sample, `[B]`."""
     return (label != IGNORED).reshape(len(label), -1).sum(1)
@@ -144,9 +143,5 @@ def _logits(outputs: Any, number: int) -> list[Tensor]:
 
 def _probed(model: PreTrainedModel, asks: Mapping[str, Any]) -> Any:
     ids = torch.ones(1, _PROBE, dtype=torch.long, device=model.device)
-    training = model.training
-    try:
-        with torch.no_grad():
-            return model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids), **asks)
-    finally:
-        model.train(training)
+    with undisturbed(model):
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids), **asks)

@@ -40,8 +40,9 @@ def calibrate(
 ) -> tuple[dict[str, float], list[float]]:
     """Fit the student's spikes to its teacher on some training sentences.
 
-    Returns the relative error of each layer's output, as figures of the run, and the variances of the teacher's hidden
-    states, from the embeddings on. UserError if there are no sentences, or if the student cannot be calibrated.
+    Returns the relative error of each layer's output, as figures of the run, and the variances of
+    the teacher's hidden states, from the embeddings on. UserError if there are no sentences, or if
+    the student cannot be calibrated.
     """
     if not hasattr(student, "calibrate"):
         raise UserError(f"task.calibrate: {type(student).__name__} has no `calibrate`; set task.calibrate=0")

@@ -34,19 +34,22 @@ class Distillation(Task):
     teacher: a model of transformers for the same task, with the same tokenizer: a folder, also of a
         run, package:NAME or hub:OWNER/NAME. It is frozen and in evaluation mode.
     temperature: softens both distributions. alpha: the teacher's share of the loss, 0 to 1.
-    hidden: also match hidden states. Student layer i of n meets teacher layer round(i N / n) of N, the embeddings
-        (layer 0) each other; if the widths differ, W is a learned matrix for each layer, else the identity (ours).
+    hidden: also match hidden states. Student layer i of n meets teacher layer round(i N / n) of N,
+        the embeddings (layer 0) each other; if the widths differ, W is a learned matrix for each
+        layer, else the identity (ours).
 
-    start: the student begins with the teacher's weights, wherever both have a tensor of that name; all of the teacher's
-        must be there. calibrate: sentences of the training data, drawn with the run's seed, on which the student's
-        spikes and Linear layers are then fitted to the teacher's (see `calibration`), and on which the variances of its
-        hidden states are measured: match is divided by them. 0: neither.
+    start: the student begins with the teacher's weights, wherever both have a tensor of that name;
+        all of the teacher's must be there. calibrate: sentences of the training data, drawn with
+        the run's seed, on which the student's spikes and Linear layers are then fitted to the
+        teacher's (see `calibration`), and on which the variances of its hidden states are measured:
+        match is divided by them. 0: neither.
     embeddings: they are trained; False: they stay as they are.
 
-    H is taken where the own loss is, at labels that are not -100, and is averaged over them. The squares are averaged
-    over the tokens of a sample that are no padding, and over the samples by their number of labels. So all parts are
-    exact under gradient accumulation (ours). Of a single output, a regression, soft is the squared difference.
-    The parameters of W are trained and lie in checkpoints; the stored model is the student alone.
+    H is taken where the own loss is, at labels that are not -100, and is averaged over them. The
+    squares are averaged over the tokens of a sample that are no padding, and over the samples by
+    their number of labels. So all parts are exact under gradient accumulation (ours). For a
+    regression, soft is the squared difference. The parameters of W are trained and lie in
+    checkpoints; only the student is stored.
     """
 
     def __init__(
