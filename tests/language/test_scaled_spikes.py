@@ -233,6 +233,19 @@ def test_a_folded_model_is_stored_and_folding_again_changes_nothing(tmp_path: Pa
 
 
 @torch.no_grad()
+def test_a_loaded_model_folds_like_the_one_that_was_stored(tmp_path: Path) -> None:
+    model = scaled()
+    model.save_pretrained(tmp_path)
+    loaded = SNNBertForSequenceClassification.from_pretrained(tmp_path).eval()
+    logits = loaded(**inputs()).logits
+    for one in (model, loaded):
+        one.fold()
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+    torch.testing.assert_close(loaded(**inputs()).logits, logits, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
 def test_there_is_nothing_to_fold_in_a_twin_or_in_plain_spikes() -> None:
     for model in (build("twin"), build("bpsn")):
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

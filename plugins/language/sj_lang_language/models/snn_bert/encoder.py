@@ -182,14 +182,15 @@ class SNNBertPreTrainedModel(FreshWeights, PreTrainedModel):  # type: ignore[mis
         """
         for layer in [module for module in self.modules() if isinstance(module, SpikingLayer)]:
             behind = [one for one in self.modules() if isinstance(one, SpikingLinear) and one.neurons is layer]
-            if layer.scale is None or not behind:
+            if layer.scale is None or layer.shift is None or not behind:
                 continue
             for linear in behind:
                 weight, bias = linear.folded()
                 linear.weight.copy_(weight)
                 if bias is not None:
                     linear.bias.copy_(bias)
-            layer.reset_parameters()
+            layer.scale.fill_(1)  # not reset_parameters(), which keeps what a checkpoint has filled
+            layer.shift.zero_()
 
     @property
     def embedding(self) -> Any:
