@@ -17,7 +17,7 @@ from tiny_bert import build, texts
 from torch import Tensor
 
 from sj_lang import build as parts
-from sj_lang.energy import unrolled
+from sj_lang.energy import energy, unrolled
 from sj_lang.monitor import Monitor, intercepted, nodes
 
 INTEGER: dict[str, Any] = {"type": "bpsn", "variant": "G", "spikes": "integer", "levels": 4, "offset": True}
@@ -251,6 +251,16 @@ def test_there_is_nothing_to_fold_in_a_twin_or_in_plain_spikes() -> None:
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         model.fold()
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_what_shifts_add_to_a_bias_costs_no_energy() -> None:
+    model, sample = scaled(), {"input_ids": texts()[0][:1]}
+    width = model.config.hidden_size
+    assert energy(model, [sample])["energy.macs"] == width * width + width * model.config.num_labels  # pooler, head
+    costs = energy(model, [sample])
+    model.fold()
+    assert energy(model, [sample]) == pytest.approx(costs)
 
 
 # Sub-steps
