@@ -126,6 +126,8 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
 
 def _eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
+    unrolled = "also with integer spikes as binary ones in sub-steps, every product compared with the whole one"
+    parser.add_argument("--unrolled", action="store_true", help=unrolled)
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
@@ -225,7 +227,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     from sj_lang import run
 
     run.quiet_libraries()
-    return run.evaluate(arguments.run)
+    return run.evaluate(arguments.run, unrolled=arguments.unrolled)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -101,6 +101,8 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
         else:
             terms = a.numel() * (b.shape[-1] if b.dim() > 1 else 1)
         rates = [spikes(x) for x in operands if x.untyped_storage().data_ptr() not in self._weights]
+        if not rates:  # of parameters alone: nothing of the sample is in it
+            return
         spike_rates = [rate for rate in rates if rate is not None]
         if spike_rates:
             self.accumulations += terms * min(spike_rates)

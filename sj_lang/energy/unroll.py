@@ -72,11 +72,10 @@ class Unrolled(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
         if not torch.equal(whole, in_substeps):
             raise RunFailed(f"unrolled: {func} of spikes up to {most} differs from its sub-steps")
         self.products, self.substeps, self.most = self.products + 1, self.substeps + most, max(self.most, most)
-        product: Tensor = (in_substeps * (unit * 2.0**exponent)).to(args[place].dtype)
-        if first == 0:  # mm, bmm, mv, dot: nothing is added
-            return product
-        added: Tensor = args[0] * kwargs.get("beta", 1) + product * kwargs.get("alpha", 1)
-        return added
+        product = in_substeps * (unit * 2.0**exponent)
+        if first:  # addmm and the like; rounded once, as there
+            product = args[0] * kwargs.get("beta", 1) + product * kwargs.get("alpha", 1)
+        return product.to(args[place].dtype)
 
 
 @contextmanager

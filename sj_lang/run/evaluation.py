@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from sj_lang.errors import RunFailed
+from sj_lang.energy import unroll
+from sj_lang.errors import RunFailed, UserError
 from sj_lang.folder import RunFolder
+from sj_lang.monitor import nodes, undisturbed
 from sj_lang.run.trainer import RunTrainer, split_figures
 from sj_lang.task import Prepared
 
@@ -37,6 +40,30 @@ def final_figures(trainer: RunTrainer, folder: RunFolder | None) -> dict[str, fl
     for name, values in baselines.items():
         figures |= {f"baseline.{name}.{key}": value for key, value in values.items()}
     return figures
+
+
+def unrolled_figures(trainer: RunTrainer) -> tuple[dict[str, float], unroll.Unrolled]:
+    """The figures with spikes in sub-steps, and what was compared; without baselines and test data without labels.
+
+    A model with a `fold` is folded. UserError if it has no spikes to unroll, as one sample shows.
+    """
+    model = trainer.model
+    name = type(model).__name__
+    if not nodes(model):
+        reason = "it is an ANN twin" if getattr(model.config, "twin", False) else "it has no spiking neurons"
+        raise UserError(f"eval --unrolled: {name} has no spikes to unroll: {reason}")
+    if hasattr(model, "fold"):
+        model.fold()
+    with undisturbed(model), unroll.unrolled(model) as probe:
+        model(**trainer.probe)
+    if not probe.products:
+        raise UserError(
+            f"eval --unrolled: {name} has no spikes to unroll: none of its matrix products has whole numbers in it; "
+            "either no neuron fires, or spikes are scaled before they are multiplied and the model has no `fold`"
+        )
+    trainer.prepared = replace(trainer.prepared, baselines=None, unlabelled={})
+    with unroll.unrolled(model) as compared:
+        return final_figures(trainer, None), compared
 
 
 def _scored(split: str, output: Any) -> dict[str, float]:

@@ -21,7 +21,7 @@ from sj_lang.recipe.sections import check_generation
 from sj_lang.report.page import metric_rows
 from sj_lang.run.assembly import Job, longest_text, make_task, prepare, training_arguments
 from sj_lang.run.console import Console, is_main_process, table
-from sj_lang.run.evaluation import final_figures
+from sj_lang.run.evaluation import final_figures, unrolled_figures
 from sj_lang.run.trainer import RunTrainer
 
 shield()
@@ -61,8 +61,11 @@ def open_run(run_dir: str | Path) -> Stored:
     return Stored(folder=folder, manifest=folder.read_manifest(), recipe=recipe, tokenizer=tokenizer)
 
 
-def evaluate(run_dir: str | Path) -> int:
-    """Evaluate a run's stored model as at its end; prints the figures and writes eval.json. metrics.json stays."""
+def evaluate(run_dir: str | Path, *, unrolled: bool = False) -> int:
+    """Evaluate a run's stored model as at its end; prints the figures and writes eval.json. metrics.json stays.
+
+    unrolled: also with its integer spikes in sub-steps, each product compared with the whole one (`energy.unrolled`).
+    """
     console = Console()
     run = open_run(run_dir)
     task = make_task(run.recipe)
@@ -71,12 +74,26 @@ def evaluate(run_dir: str | Path) -> int:
         console.say("note: the data are not those of the run, so the figures differ from metrics.json")
     with tempfile.TemporaryDirectory() as scratch:
         arguments = training_arguments(run.recipe, prepared, Path(scratch), [])
-        model = run.model(task.auto_class)
-        job = Job(recipe=run.recipe, task=task, prepared=prepared, model=model, arguments=arguments)
-        figures = final_figures(RunTrainer(job, console), None)
+
+        def trainer() -> RunTrainer:
+            model = run.model(task.auto_class)
+            job = Job(recipe=run.recipe, task=task, prepared=prepared, model=model, arguments=arguments)
+            return RunTrainer(job, console)
+
+        in_substeps, compared = unrolled_figures(trainer()) if unrolled else ({}, None)
+        figures = final_figures(trainer(), None)
+    stored, columns, titles = figures, [figures], []
+    if compared is not None:
+        columns, titles = [figures, in_substeps], [["", "as it is", "in sub-steps"]]
+        counts = {name: getattr(compared, name) for name in ("products", "substeps", "most")}
+        stored = figures | {f"unrolled.{name}": value for name, value in {**in_substeps, **counts}.items()}
+        console.say(
+            f"{compared.products:,} products with spikes ran in {compared.substeps:,} sub-steps, each compared bit for "
+            f"bit with the whole product: all are equal. The largest spike is {compared.most}."
+        )
     if is_main_process():
-        write_json(run.folder.root / "eval.json", figures)
-    console.say(table([[name, *values] for name, values in metric_rows([figures])]))
+        write_json(run.folder.root / "eval.json", stored)
+    console.say(table([*titles, *([name, *values] for name, values in metric_rows(columns))]))
     return 0
 
 

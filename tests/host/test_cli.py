@@ -239,7 +239,7 @@ def test_the_other_commands_hand_on(capsys: Out, stand_in: Callable[..., Any], t
     stand_in(
         "run",
         generate=lambda *args, **options: calls.append(("generate", args, options)) or 0,
-        evaluate=lambda run: calls.append(("eval", run)) or 0,
+        evaluate=lambda run, **options: calls.append(("eval", run, options)) or 0,
     )
     stand_in("report.page", write=lambda runs: calls.append(("report", runs)) or Path("report.html"))
     stand_in("commands.bench", main=lambda words: calls.append(("bench", words)) or 1)
@@ -247,13 +247,15 @@ def test_the_other_commands_hand_on(capsys: Out, stand_in: Callable[..., Any], t
     stand_in("commands.new", create=lambda name, dest: calls.append(("new", name, dest)) or Path("sj-lang-x"))
     assert cli.main(["generate", "runs/a", "--prompt", "A:", "temperature=0.7", "seed=2"]) == 0
     assert cli.main(["eval", "runs/a"]) == 0
+    assert cli.main(["eval", "runs/b", "--unrolled"]) == 0
     assert cli.main(["report", "runs/a", "runs/b"]) == 0
     assert cli.main(["bench", "dsn", "--against", "lif", "--debug"]) == 1
     assert cli.main(["doctor"]) == 3
     assert cli.main(["new", "x"]) == 0
     assert calls == [
         ("generate", ("runs/a", "A:", {"temperature": 0.7}), {"seed": 2}),
-        ("eval", "runs/a"),
+        ("eval", "runs/a", {"unrolled": False}),
+        ("eval", "runs/b", {"unrolled": True}),
         ("report", ["runs/a", "runs/b"]),
         ("bench", ["dsn", "--against", "lif"]),
         ("new", "x", None),

@@ -17,7 +17,7 @@ from tiny_bert import build, texts
 from torch import Tensor
 
 from sj_lang import build as parts
-from sj_lang.energy import unrolled
+from sj_lang.energy import energy, unrolled
 from sj_lang.monitor import Monitor, intercepted, nodes
 
 INTEGER: dict[str, Any] = {"type": "bpsn", "variant": "G", "spikes": "integer", "levels": 4, "offset": True}
@@ -233,14 +233,16 @@ def test_a_folded_model_is_stored_and_folding_again_changes_nothing(tmp_path: Pa
 
 
 @torch.no_grad()
-def test_a_loaded_model_folds_as_well(tmp_path: Path) -> None:
+def test_a_loaded_model_folds_like_the_one_that_was_stored(tmp_path: Path) -> None:
     model = scaled()
     model.save_pretrained(tmp_path)
     loaded = SNNBertForSequenceClassification.from_pretrained(tmp_path).eval()
-    loaded.fold()
-    model.fold()
+    logits = loaded(**inputs()).logits
+    for one in (model, loaded):
+        one.fold()
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
+    torch.testing.assert_close(loaded(**inputs()).logits, logits, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -249,6 +251,16 @@ def test_there_is_nothing_to_fold_in_a_twin_or_in_plain_spikes() -> None:
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         model.fold()
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_what_shifts_add_to_a_bias_costs_no_energy() -> None:
+    model, sample = scaled(), {"input_ids": texts()[0][:1]}
+    width = model.config.hidden_size
+    assert energy(model, [sample])["energy.macs"] == width * width + width * model.config.num_labels  # pooler, head
+    costs = energy(model, [sample])
+    model.fold()
+    assert energy(model, [sample]) == pytest.approx(costs)
 
 
 # Sub-steps

@@ -195,8 +195,8 @@ class SNNBertPreTrainedModel(FreshWeights, PreTrainedModel):  # type: ignore[mis
                 linear.weight.copy_(weight)
                 if bias is not None:
                     linear.bias.copy_(bias)
-            layer.scale.fill_(1)  # not reset_parameters: it spares what a checkpoint has filled
-            layer.shift.fill_(0)
+            layer.scale.fill_(1)  # not reset_parameters(), which keeps what a checkpoint has filled
+            layer.shift.zero_()
 
     @property
     def embedding(self) -> Any:
