@@ -179,7 +179,7 @@ def test_a_table_of_texts_from_a_checkpoint(tmp_path: Path, monkeypatch: pytest.
         run.execute(load("text/from-checkpoint", table))
     assert run.execute(load("text/from-checkpoint", ["model.init_from=bert", *table, *SHORT[:3], "output=out"])) == 0
     metrics = read_json(Path("out/metrics.json"))
-    assert list(metrics) == ["twin", "spiking"]
+    assert list(metrics) == list(RUNS)
     assert {"dev.accuracy", "calibration.error.layer.1", "energy.mj", "firing_rate.mean"} <= metrics["spiking"].keys()
     stored = load("out/spiking/recipe.yaml")
     assert (stored.task["type"], stored.task["task"]["type"]) == ("distillation", "text_classification")
