@@ -17,6 +17,15 @@
 #include "../scan/tile.cuh"
 #include "../scan/surrogates.cuh"
 
+// What only `Rect` reads is a constant for the others, which costs no register.
+#if FIRE == 1
+#define LOWEST (real)lowest
+#define SLOPE(u) slope(u, (real)alpha, LOWEST, (real)margin)
+#else
+#define LOWEST (real)0
+#define SLOPE(u) slope(u, (real)alpha, LOWEST, (real)0)
+#endif
+
 #if FIRE == 0
 typedef real spike;  // a potential, not rounded
 #else
@@ -256,7 +265,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     out += OFFSET(at, out) + start * out_t;
 #pragma unroll
     for (int i = 0; i < STEPS; i++, out += out_t)
-        if (i < there) *out = narrow(i < valid ? fire(potential(p, run, i).u, (real)alpha, (real)lowest) : (real)0);
+        if (i < there) *out = narrow(i < valid ? fire(potential(p, run, i).u, (real)alpha, LOWEST) : (real)0);
     if (FUTURE || !after || !at.there || threadIdx.y || chunk < chunks - 1) return;
     after[at.n] = run.past;
     if (!NORMALISED || at.s) return;
@@ -272,8 +281,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
         fetch<STEPS>(raw, grad + OFFSET(at, grad), grad_t, start, length);                \
         _Pragma("unroll") for (int i = 0; i < STEPS; i++) {                               \
             const Potential o = potential(p, run, i);                                     \
-            const real s = slope(o.u, (real)alpha, (real)lowest, (real)margin);           \
-            g[i] = i < valid ? wide(raw[i]) * s : (real)0;                                \
+            g[i] = i < valid ? wide(raw[i]) * SLOPE(o.u) : (real)0;                       \
             to_P[i] = i < valid ? o.weight_f * g[i] : (real)0;                            \
             to_Q[i] = i < valid ? o.weight_b * g[i] : (real)0;                            \
         }                                                                                 \
