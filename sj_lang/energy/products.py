@@ -146,18 +146,21 @@ def spikes(x: Tensor) -> float | None:
     return None if numbers is None else float(numbers[0].abs().sum(dtype=torch.float64)) / max(x.numel(), 1)
 
 
-def whole_numbers(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, float] | None:
-    """x as whole numbers up to `LEVELS`, of this dtype, and the unit that they count; None if it is something else."""
+def whole_numbers(x: Tensor, dtype: torch.dtype, unit: float | None = None) -> tuple[Tensor, float] | None:
+    """x as whole numbers up to `LEVELS`, of this dtype, and the unit that they count; None if it is something else.
+
+    unit: None is the smallest number that is not 0.
+    """
     size = x.detach().to(dtype)
     fired = size[size != 0]
     if not fired.numel():
         return size, 1.0
-    unit = fired.abs().min()
-    levels = size / unit
+    step = fired.abs().min() if unit is None else unit
+    levels = size / step
     whole = levels.round()
     eps = torch.finfo(x.dtype if x.is_floating_point() else dtype).eps
     near = (levels - whole).abs() <= (4 * eps * levels.abs()).clamp(max=0.05)
-    return (whole, float(unit)) if bool(near.all()) and bool((levels.abs() <= LEVELS).all()) else None
+    return (whole, float(step)) if bool(near.all()) and bool((levels.abs() <= LEVELS).all()) else None
 
 
 def millijoules(macs: float, accumulations: float) -> float:

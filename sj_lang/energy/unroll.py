@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sj_lang.energy.products import LEVELS, OPERANDS
+from sj_lang.energy.products import OPERANDS, whole_numbers
 from sj_lang.errors import RunFailed
 
 EXACT = 53  # bits of the largest whole numbers up to which float64 holds every one
@@ -95,16 +95,9 @@ def _integers(x: Tensor) -> tuple[Tensor, float] | None:
     """x as whole numbers, in float64, times a unit; None if it is something else, or holds zeros alone."""
     if not x.is_floating_point():
         return None
-    size = x.detach().abs()
-    fired = size[size != 0]
-    if not fired.numel():
-        return None
-    unit = 1.0 if torch.equal(x, x.round()) else float(fired.min())
-    levels = x.detach().double() / unit
-    whole = levels.round()
-    eps = torch.finfo(x.dtype).eps
-    near = (levels - whole).abs() <= (4 * eps * levels.abs()).clamp(max=0.05)
-    return (whole, unit) if bool(near.all()) and float(whole.abs().max()) <= LEVELS else None
+    unit = 1.0 if torch.equal(x, x.round()) else None  # spikes of 2 and 3 alone are whole as they are
+    numbers = whole_numbers(x, torch.float64, unit)
+    return numbers if numbers is not None and bool(numbers[0].any()) else None
 
 
 def _fixed_point(x: Tensor, bits: int) -> tuple[Tensor, int]:
