@@ -54,7 +54,7 @@ def settle(tree: Tree) -> list[Problem]:
     if readers and "tokenizer" not in tree.data:
         tree.data["tokenizer"] = readers[0]
     laid = Tree({"model": {"type": model["type"], **decided}})
-    laid.lay_over({"model": model}, {})
+    laid.lay_over(Tree({"model": model}))
     tree.data["model"] = laid.data["model"]
     return [
         Problem(("model", name), f"the checkpoint {place} has {size}, found {values.tell(model[name])}; leave it out")

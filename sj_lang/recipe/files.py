@@ -10,7 +10,7 @@ from sj_lang import plugins
 from sj_lang.component import yaml_marks
 from sj_lang.component.problems import Keys, Place, Problem, shown
 from sj_lang.errors import PluginError, UserError, choices, nearest
-from sj_lang.recipe.overrides import Tree, nest
+from sj_lang.recipe.overrides import Tree
 
 #: Keys that belong to one file and are not taken over from a base.
 NOT_FROM_BASE = ("recipe", "base", "name", "summary", "output")
@@ -59,7 +59,7 @@ def read_tree(path: Path, chain: tuple[Path, ...] = ()) -> Tree:
         tree = _read_base(base, path, place, (*chain, path.resolve()))
     tree.marks |= {keys: place for keys, place in marks.items() if not keys}
     tree.problems += problems
-    tree.lay_over(data, marks)
+    tree.lay_over(Tree(data, marks))
     if is_installed(path):
         tree.notes.clear()  # what it drops of its base, it drops on purpose
     return tree
@@ -95,15 +95,14 @@ def _nest_runs(data: dict[str, Any], marks: dict[Keys, Place]) -> tuple[dict[Key
         if not isinstance(run, dict):
             continue
         here: Keys = ("runs", name)
-        entries = []
+        tree = Tree()
         for key, value in run.items():
-            below = (*here, key)
-            inner = {keys[len(below) :]: place for keys, place in marks.items() if keys[: len(below)] == below}
-            entries.append((tuple(key.split(".")), value, inner))
-        runs[name], nested, wrong = nest(entries)
-        problems += [problem.under(*here) for problem in wrong]
+            inner = {keys[3:]: place for keys, place in marks.items() if keys[:3] == (*here, key)}
+            tree.nest(tuple(key.split(".")), value, inner)
+        runs[name] = tree.data
+        problems += [problem.under(*here) for problem in tree.problems]
         kept = {keys: place for keys, place in kept.items() if keys[:2] != here or len(keys) == 2}
-        kept |= {(*here, *keys): place for keys, place in nested.items()}
+        kept |= {(*here, *keys): place for keys, place in tree.marks.items()}
     return kept, problems
 
 
