@@ -17,9 +17,9 @@ NOT_FROM_BASE = ("recipe", "base", "name", "summary", "output")
 
 
 def locate(recipe: str, near: Path | None = None) -> tuple[Path, str]:
-    """The file of a recipe and the name it has by default. `near`: the folder that paths are relative to.
+    """The file of a recipe, and its name by default. near: the folder that paths are relative to.
 
-    A path comes before the name of an installed recipe. UserError with the nearest names if there
+    A path comes before the name of an installed recipe. UserError, with the nearest names, if there
     is neither.
     """
     path = (near or Path()) / Path(recipe).expanduser()
@@ -45,7 +45,7 @@ def locate(recipe: str, near: Path | None = None) -> tuple[Path, str]:
 
 
 def read_tree(path: Path, chain: tuple[Path, ...] = ()) -> Tree:
-    """Read a recipe file and lay it over its base, if it names one. Problems of form are kept in the tree."""
+    """Read a recipe file and lay it over its base, if it names one. The tree has its problems."""
     document = yaml_marks.read(path)
     data: dict[str, Any] = document.data
     marks, problems = _nest_runs(data, document.marks)
@@ -86,7 +86,7 @@ def _read_base(base: str, path: Path, place: Place, chain: tuple[Path, ...]) -> 
 
 
 def _nest_runs(data: dict[str, Any], marks: dict[Keys, Place]) -> tuple[dict[Keys, Place], list[Problem]]:
-    """Nest keys with dots, `runs: {a: {model.twin: true}}`, in place; return new marks and problems."""
+    """Nest keys with dots (`runs: {a: {model.twin: true}}`) in place; return marks and problems."""
     runs, problems = data.get("runs"), []
     kept = dict(marks)
     if not isinstance(runs, dict):

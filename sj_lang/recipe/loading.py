@@ -24,7 +24,7 @@ from sj_lang.recipe.overrides import COMPONENTS, Tree
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A checked recipe with all defaults. Only the head of a series counts; its runs are `children()`.
+    """A checked recipe with all defaults. Of a series, only the head counts; see `children`.
 
     notes: sentences for the user, e.g. that a new `type` dropped the old one's arguments.
     """
@@ -87,7 +87,7 @@ class Recipe:
 
 
 def load(recipe: str, changes: Iterable[str] = ()) -> Recipe:
-    """Find, read and check a recipe. recipe: a path or a name; changes: `key.path=value` texts, laid over it.
+    """Find, read and check a recipe: a path or a name, with `key.path=value` texts laid over it.
 
     Raises one UserError that lists all problems, each with its place, or a PluginError if a plugin
     that the recipe needs failed to load.
@@ -106,7 +106,7 @@ def load(recipe: str, changes: Iterable[str] = ()) -> Recipe:
 
 
 def generation(changes: Iterable[str]) -> dict[str, Any]:
-    """Check `key=value` texts that are laid over a stored recipe's `generate:`; `seed` is one of them. UserError."""
+    """Check `key=value` texts for a stored recipe's `generate:`, and `seed`. UserError."""
     from sj_lang.component.schema import Argument
     from sj_lang.component.spec import resolve_arguments
     from sj_lang.recipe import sections
@@ -157,7 +157,7 @@ def _load(path: Path, name: str, changes: Tree, chain: tuple[Path, ...]) -> tupl
 
 
 def _load_named(tree: Tree, runs: dict[str, Any], path: Path, changes: Tree) -> tuple[dict[str, Recipe], list[Problem]]:
-    """`runs: {name: changes}`: each run is the recipe with its changes, and the command line over them."""
+    """`runs: {name: changes}`: the recipe with the changes of each run, then the command line's."""
     children: dict[str, Recipe] = {}
     problems = [] if runs else [Problem(("runs",), "is empty; name at least one run, or leave 'runs' out")]
     for name, written in runs.items():
@@ -192,7 +192,7 @@ def _load_named(tree: Tree, runs: dict[str, Any], path: Path, changes: Tree) -> 
 def _load_listed(
     tree: Tree, runs: list[Any], path: Path, changes: Tree, chain: tuple[Path, ...]
 ) -> tuple[dict[str, Recipe], list[Problem]]:
-    """`runs: [recipe, ...]`: recipes with the command line over each; a series adds all its runs."""
+    """`runs: [recipe, ...]`: each with the command line over it; a series adds all its runs."""
     children: dict[str, Recipe] = {}
     problems = [] if runs else [Problem(("runs",), "the list is empty; name at least one recipe, or leave 'runs' out")]
     for key in tree.data:

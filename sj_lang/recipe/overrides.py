@@ -1,4 +1,4 @@
-"""Laying one set of values over another: a recipe over its base, a run or the command line over a recipe.
+"""Values laid over others: a recipe over its base, a run or the command line over a recipe.
 
 Mappings are merged, everything else is replaced. A component that gets another `type` loses the old
 type's arguments. A component that wraps another of its kind, as a distillation wraps a task, wraps
@@ -117,7 +117,7 @@ def _names_a_type(value: Any) -> bool:
 
 
 def _arguments(kind: str, name: Any) -> Mapping[str, schema.Argument]:
-    """The arguments of a component; none if it is not known, which the check that follows reports."""
+    """The arguments of a component; none if it is unknown, which the later check reports."""
     try:
         return schema.arguments(kind, plugins.get(kind, name).load()) if isinstance(name, str) else {}
     except (UserError, PluginError):
@@ -132,7 +132,7 @@ def _wrapped(kind: str, name: Any) -> str:
 def _handed_on(
     kind: str, keys: Keys, wrapped: str, old: dict[str, Any], new: dict[str, Any], marks: Marks
 ) -> tuple[dict[str, Any], Marks]:
-    """`new` and its marks with the keys that only the component inside `old` has below `wrapped`."""
+    """`new` and its marks, with keys that only the component inside `old` has below `wrapped`."""
     outside, below = _arguments(kind, old["type"]), new.get(wrapped, {})
     inside = _arguments(kind, _spec(old.get(wrapped, "")).get("type"))
     inner = {key: value for key, value in new.items() if key in inside and key not in outside}
@@ -170,13 +170,17 @@ def part_kind(data: Mapping[str, Any], keys: Keys) -> str:
 
 
 def _as_in_run(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The components of a recipe with those of one of its runs laid over them."""
     runs = data.get("runs")
     run = runs.get(name) if isinstance(runs, dict) else None
-    components: dict[str, Any] = {}
-    for kind in COMPONENTS:
-        outer, inner = data.get(kind), run.get(kind) if isinstance(run, dict) else None
-        both = isinstance(outer, str | dict) and isinstance(inner, str | dict)
-        components[kind] = {**_spec(outer), **_spec(inner)} if both else outer if inner is None else inner  # type: ignore[arg-type]
+    changes = run if isinstance(run, dict) else {}
+    components = {kind: data.get(kind) for kind in COMPONENTS}
+    for kind, outer in components.items():
+        inner = changes.get(kind)
+        if isinstance(outer, str | dict) and isinstance(inner, str | dict):
+            components[kind] = _spec(outer) | _spec(inner)
+        elif inner is not None:
+            components[kind] = inner
     return components
 
 
