@@ -75,17 +75,16 @@ def editable() -> dict[str, str]:
 
 def _git(folder: Path) -> str:
     """The commit that a folder is at; "" outside a repository or without git."""
+
+    def ask(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        commit = _ask_git(folder, "rev-parse", "HEAD")
-        changed = _ask_git(folder, "status", "--porcelain", "--untracked-files=no")
+        changed = ", changed" if ask("status", "--porcelain", "--untracked-files=no") else ""
+        return ask("rev-parse", "HEAD") + changed
     except (OSError, subprocess.SubprocessError):
         return ""
-    return commit + (", changed" if changed else "")
-
-
-def _ask_git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 
 def device(world_size: int, name: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -209,7 +209,4 @@ def table() -> dict[str, Any]:
 
 def row(registration: Registration) -> dict[str, Any]:
     """A registration as plain data."""
-    cells = {entry.name: getattr(registration, entry.name) for entry in fields(registration) if entry.name != "kind"}
-    cells["traits"] = dict(registration.traits)
-    cells["variants"] = {condition: dict(flags) for condition, flags in registration.variants.items()}
-    return cells
+    return {name: value for name, value in asdict(registration).items() if name != "kind"}

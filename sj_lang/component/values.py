@@ -84,7 +84,7 @@ def check(annotation: Any, value: Any) -> tuple[Any, tuple[tuple[str | int, ...]
 
     simple = simplify(annotation)
     try:
-        return plain(_adapter(_Hashable(simple)).validate_python(value)), None
+        return plain(_adapter(simple).validate_python(value)), None
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
     inside: tuple[str | int, ...] = ()
@@ -186,24 +186,17 @@ def _walk(value: Any, location: tuple[str | int, ...]) -> tuple[tuple[str | int,
     return tuple(inside), value
 
 
-class _Hashable:
-    """Makes any annotation a cache key, equal by its text: `Literal[1]` is not `Literal[True]`."""
-
-    def __init__(self, annotation: Any) -> None:
-        self.annotation = annotation
-
-    def __hash__(self) -> int:
-        return hash(repr(self.annotation))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashable) and repr(self.annotation) == repr(other.annotation)
+_adapters: dict[str, Any] = {}
 
 
-@functools.cache
-def _adapter(key: _Hashable) -> Any:
+def _adapter(annotation: Any) -> Any:
+    """Pydantic's check of an annotation, kept by its text, as some annotations have no hash."""
     from pydantic import ConfigDict, TypeAdapter
 
-    return TypeAdapter(_strict(key.annotation), config=ConfigDict(allow_inf_nan=True))
+    text = repr(annotation)
+    if text not in _adapters:
+        _adapters[text] = TypeAdapter(_strict(annotation), config=ConfigDict(allow_inf_nan=True))
+    return _adapters[text]
 
 
 def _strict(annotation: Any) -> Any:
