@@ -271,7 +271,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         return spikes
 
     def _keep(self, v: Tensor, single: bool) -> None:
-        """As SpikingJelly: in step_mode "s" the potentials since `reset` or a change of shape."""
+        """Like SpikingJelly, keep in step_mode "s" what came since `reset` or a change of shape."""
         before = self.v_seq
         if single:
             v = v.unsqueeze(0)
@@ -294,7 +294,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             raise ValueError(
                 f"{self._name}: built for {self.channels} channels, the input {layout} has {x.shape[axis]}: {_shape(x)}"
             )
-        parameters = [p for p in self._parameters.values() if p is not None]  # the method is slow
+        parameters = [p for p in self._parameters.values() if p is not None]  # faster: no recursion
         for parameter in parameters or self.parameters():
             if parameter.device != x.device:
                 raise ValueError(f"{self._name}: the parameters are on {parameter.device}, the input on {x.device}")

@@ -39,8 +39,7 @@ class Operator:
     """A `torch.library.custom_op` of this name and body, called with all arguments by position.
 
     body: gets tensors and numbers, returns new tensors; a whole number for a float must be a float.
-        One argument may be a NamedTuple of them, tensors first: only torch sees its fields one by
-        one.
+        One argument may be a NamedTuple of them, tensors first; only torch sees its fields apart.
     """
 
     def __init__(self, name: str, body: Callable[..., Any]) -> None:
@@ -122,7 +121,7 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
 
 
 def keep_inputs(ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:
-    """A `setup_context`: keep the first argument, a NamedTuple, for `kept`, rest in `ctx.rest`."""
+    """A `setup_context`: keep the first argument, a NamedTuple, for `kept`, and `ctx.rest`."""
     _keep(ctx, arguments, ())
 
 

@@ -103,7 +103,7 @@ class Registry:
         return [offers[0][1] for (k, _), offers in sorted(self._offers.items()) if k == kind and len(offers) == 1]
 
     def get(self, kind: str, name: str) -> Registration:
-        """The component of that name. UserError, or PluginError if a plugin's failure is why."""
+        """The component of that name. UserError without one, PluginError if a plugin failed."""
         registrations = {registration.name: registration for registration in self.all(kind)}
         if name in registrations:
             return registrations[name]
@@ -152,7 +152,7 @@ def chosen(installed: Iterable[EntryPoint], switch: str | None) -> list[EntryPoi
         return entries
     switched_on = [name.strip() for name in switch.split(",") if name.strip()]
     names = sorted({entry.name for entry in entries})
-    for name in set(switched_on) - set(names):
+    for name in (name for name in switched_on if name not in names):
         raise UserError(f"{SWITCH} names a plugin that is not installed: '{name}'; {choices(name, names, limit=99)}")
     return [entry for entry in entries if entry.name in switched_on]
 

@@ -165,7 +165,7 @@ def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[st
 
 
 def show(name: str, value: Any) -> str:
-    """A figure as people read it, with its unit, unless tasks differ in it as in that of a loss."""
+    """A figure as people read it, with its unit if all tasks agree on it: not that of a loss."""
     unit = "mJ" if name.endswith("mj") else UNITS.get(name.split(".", 1)[-1], "")
     if isinstance(value, Mapping):  # mean, deviation and number of runs
         if not value["deviation"]:  # a single run, or a figure that is the same in all

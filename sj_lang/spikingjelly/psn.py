@@ -83,7 +83,7 @@ class PSN(FixedLength):
 
 
 class MaskedPSN(FixedLength):
-    """PSN whose W nears a band: W * (lambda M_k + 1 - lambda), M_k[i][j] = 1 for 0 <= i - j < k.
+    """PSN with W pulled to a band: W * (lambda M_k + 1 - lambda), M_k[i][j] = 1 for 0 <= i - j < k.
 
     Causal from lambda_ = 1 on. A training sets `lambda_` between 0 and 1 as it goes. Single steps,
     which SpikingJelly has for lambda_ = 1 and the first T steps, are not offered.
@@ -132,7 +132,7 @@ class MaskedPSN(FixedLength):
 
 
 class SlidingPSN(Node):
-    """H_t = sum_{i<k} W_i X_{t-k+1+i} + b, S = Heaviside(H); X = 0 at first. W [k], b learned.
+    """H_t = sum_{i<k} W_i X_{t-k+1+i} + b, S = Heaviside(H); X_t = 0 for t < 1. W [k], b learned.
 
     channels: size of axis 2 of `[T, B, C, ...]`; nothing is kept per channel.
     k: steps that it looks back, this one included.
