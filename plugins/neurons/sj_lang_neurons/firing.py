@@ -4,8 +4,6 @@ The numbers are those of `surrogates.cuh` and `jit.py`: the macro FIRE, or `kind
 takes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple

@@ -6,8 +6,6 @@ so each file of kernels ends with a line that changes with this file and firing.
 tests/neurons/test_numba.py says what it must be.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

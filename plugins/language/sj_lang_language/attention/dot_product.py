@@ -1,7 +1,5 @@
 """Softmax attention by torch's fused function: causal with what it has to remember, or over the whole text."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention

@@ -1,7 +1,5 @@
 """Self-attention without softmax, whose scores are spikes."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -11,8 +11,6 @@ last bit as long as sums stay below 2^24 (length times the square of the largest
 order of summation can change it.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

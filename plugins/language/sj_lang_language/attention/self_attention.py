@@ -1,7 +1,5 @@
 """What all self-attention has in common: projections, neurons, layouts. How tokens meet is a subclass's."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

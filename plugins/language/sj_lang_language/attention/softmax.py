@@ -1,7 +1,5 @@
 """Self-attention with spikes and softmax."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

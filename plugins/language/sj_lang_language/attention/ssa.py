@@ -1,7 +1,5 @@
 """Spiking self-attention without softmax: that of SpikeDecoder, and the same over a whole text."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Text sets of the Hugging Face hub, through `datasets`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sj_lang.errors import Unreachable, UserError

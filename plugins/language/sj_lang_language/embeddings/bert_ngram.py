@@ -1,7 +1,5 @@
 """BERT's embedding, a convolution over neighbouring tokens and matches in a pair, for training without pre-training."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """BERT's embedding: token, position and segment tables, summed and normalized; floats, which a neuron then fires by."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Learned spike embedding: token and position tables, summed, then binarised."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import Tensor, nn

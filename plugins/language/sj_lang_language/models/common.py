@@ -1,7 +1,5 @@
 """What the spiking models share: rules of their configs, fresh weights, the table of tokens, Auto classes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 

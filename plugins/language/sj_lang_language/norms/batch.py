@@ -1,7 +1,5 @@
 """Batch normalization over the valid tokens of a batch."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm

@@ -1,7 +1,5 @@
 """Layer normalization over the channels of each position."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 

@@ -1,7 +1,5 @@
 """Logistic (or ridge) regression on bags of words: what a task yields without word order and without a network."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Causal language modelling: predict the next token of any text."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """GLUE: nine tasks of sentences and pairs, and the diagnostic set."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from sj_lang.errors import UserError, choices

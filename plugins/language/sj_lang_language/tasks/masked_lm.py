@@ -1,7 +1,5 @@
 """Masked language modelling, BERT's pre-training, with next-sentence prediction if wanted."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import random

@@ -1,7 +1,5 @@
 """Figures of classification and regression, as GLUE defines them. Arrays of one axis; results are Python floats."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

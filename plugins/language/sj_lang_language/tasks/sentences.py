@@ -1,7 +1,5 @@
 """What tasks on sentences and pairs share: encoding, batches, figures, baselines. text_classification, glue."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Classify sentences or pairs of any table: CSV, TSV, JSON lines, parquet, or a data set of the hub."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the tasks on running text share: tokens of long texts, and what is wrong with a text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 

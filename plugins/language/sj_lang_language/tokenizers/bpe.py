@@ -1,7 +1,5 @@
 """Byte-pair encoding, trained on the training text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

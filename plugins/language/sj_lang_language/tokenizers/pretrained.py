@@ -1,7 +1,5 @@
 """A tokenizer that exists already."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

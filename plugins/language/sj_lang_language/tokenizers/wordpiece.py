@@ -1,7 +1,5 @@
 """WordPiece with BERT's special tokens, trained on the training text or read from a vocab.txt."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path

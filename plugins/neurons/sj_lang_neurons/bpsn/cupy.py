@@ -1,7 +1,5 @@
 """BPSN on the GPU, without K's quantiser: `kernel.cu` as a torch operator."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

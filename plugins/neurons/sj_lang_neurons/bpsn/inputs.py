@@ -1,7 +1,5 @@
 """What BPSN's kernels are given and return: as the node learns it, and as the terms of its equations."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

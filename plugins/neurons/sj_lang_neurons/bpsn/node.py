@@ -1,7 +1,5 @@
 """BPSN as users build it: a SpikingJelly node."""
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar, Literal
 

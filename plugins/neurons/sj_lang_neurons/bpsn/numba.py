@@ -1,7 +1,5 @@
 """BPSN on the CPU, compiled by numba, without K's quantiser: `numba_kernel.py` as a torch operator."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,8 +5,6 @@ of the future, which is scanned against time to the ends of all blocks, then in 
 Absent parameters are 0.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from sj_lang_neurons.jit import Array, add_product, copy, fire, flush, jit, product, slope
@@ -309,4 +307,4 @@ def _through_denominator(gain: Array, P: Array, D: Array, g: Array, mean: Array,
         out[n] = g[n] * (share[n] * mean[n] - gain[n] * P[n] * inverse * inverse)
 
 
-# jit.py and firing.py: c31190cbcfd9279b
+# jit.py and firing.py: 1f116546e98651f8

@@ -1,7 +1,5 @@
 """The quantiser of variant K: an integrate-and-fire neuron with soft reset, in integers and parallel over time."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

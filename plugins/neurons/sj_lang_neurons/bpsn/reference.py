@@ -33,8 +33,6 @@ arXiv 2407.20708, normalised as in arXiv 2604.11321, asymmetric windows with a l
 arXiv 2604.12365. Their use with BPSN is ours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

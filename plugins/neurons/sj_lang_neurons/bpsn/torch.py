@@ -5,8 +5,6 @@ blocks (`torch_passes`). Only the inputs are kept for the backward, which scans 
 follows in torch.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

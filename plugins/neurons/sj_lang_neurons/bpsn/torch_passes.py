@@ -1,7 +1,5 @@
 """The potential of one tile, and its gradients."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

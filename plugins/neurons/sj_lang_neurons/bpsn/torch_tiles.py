@@ -4,8 +4,6 @@ A block's arrays stay in the cache, and the next block and the next tile reuse t
 fresh memory cost more than arithmetic.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

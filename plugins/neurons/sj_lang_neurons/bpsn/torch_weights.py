@@ -9,8 +9,6 @@ the weight of a side is gain / D - L; without `rho` (variants G, K) gain / D. A 
 there has weight -L, and numerator 0. Where neither is there, L is 0.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """The whole DSN on the GPU, in one kernel forward and one backward: `kernel.cu` as a torch operator."""
 
-from __future__ import annotations
-
 import math
 from functools import cache
 from pathlib import Path

@@ -4,8 +4,6 @@ For a whole m from w_i + (1 - w_i) w_j, the gain of i + j, which adds but positi
 no log.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

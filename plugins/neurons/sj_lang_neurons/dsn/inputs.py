@@ -1,7 +1,5 @@
 """What DSN's kernels are given and return: as the node has it, and with all columns of a step as one axis."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

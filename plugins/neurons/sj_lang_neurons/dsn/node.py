@@ -1,7 +1,5 @@
 """DSN as users build it: a SpikingJelly node."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal

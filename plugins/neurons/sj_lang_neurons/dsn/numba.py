@@ -1,7 +1,5 @@
 """The whole DSN on the CPU, compiled by numba: `numba_kernel.py` as a torch operator."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """DSN for numba: `torch_block.py`'s arithmetic, row by row, in compiled code. Flat arrays, columns first to last."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from sj_lang_neurons.jit import Array, add_product, copy, exp, fire, flush, jit, product, slope
@@ -154,4 +152,4 @@ def _through_gain(q: Array, h: Array, x: Array, gh: Array, m: float, g: Array) -
         g[n] = power * q[n] * (h[n] - x[n]) * gh[n]
 
 
-# jit.py and firing.py: c31190cbcfd9279b
+# jit.py and firing.py: 1f116546e98651f8

@@ -13,8 +13,6 @@ The bias b is ours, and so are the other two decays in detail: "linear", a_t = W
 matrix over the channels (the paper's fully connected ablation), and "static", a_t = b.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

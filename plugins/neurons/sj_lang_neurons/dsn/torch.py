@@ -14,8 +14,6 @@ where alpha_t (h_{t-1} - x_t) = h_t - x_t was used. All is flat: N is batch, cha
 follows them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -5,8 +5,6 @@ With m = 1 / tau, z = -a and q = sigmoid(z):
     z_t = -(sum_i W_i x_{t-k+1+i} + b),  w_t = 1 - alpha_t = 1 - (1 - q_t) ** m,  h_t = h_{t-1} + w_t (x_t - h_{t-1})
 """
 
-from __future__ import annotations
-
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass

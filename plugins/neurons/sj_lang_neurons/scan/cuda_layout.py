@@ -1,7 +1,5 @@
 """How the CUDA kernels see tensors and cut the work: the words of `tile.cuh` in Python."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The linear recurrence with a logarithmic decay on the GPU: `kernel.cu` as a torch operator."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The linear recurrence as users call it: inputs checked, and the backend chosen."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The linear recurrence for numba, row by row, in compiled code. Flat arrays, columns first to last."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from sj_lang_neurons.jit import Array, add_product, copy, flush, jit, product
@@ -60,4 +58,4 @@ def _step(a: Array, h: Array, u: Array, out: Array) -> None:
         out[n] = a[n] * h[n] + u[n]
 
 
-# jit.py and firing.py: c31190cbcfd9279b
+# jit.py and firing.py: 1f116546e98651f8

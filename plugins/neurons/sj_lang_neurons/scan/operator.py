@@ -1,7 +1,5 @@
 """What makes a torch operator of a linear recurrence: its fake outputs and its gradient, the same for every backend."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ Time and memory are O(T): forward and backward each pass once over the data, in 
 the cache.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """h_t = a h_{t-1} + u_t with a decay that does not change in time: the scan of a node with static leaks."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The tasks of GLUE (Wang et al. 2019, arXiv 1804.07461), and where each form of the data keeps their tables."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -5,8 +5,6 @@ such a validation part says nothing about new sentences. So whole sentences are 
 what stands in no other sentence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

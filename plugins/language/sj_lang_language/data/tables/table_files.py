@@ -1,7 +1,5 @@
 """Tables of examples: TSV, CSV, JSON lines and parquet, each value with the line where it stands."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """From `task.data` to the texts that a language model trains on and is tested on."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Windows whose tokens are masked: what a masked language model reads and what it must tell."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Protocol
 

@@ -1,7 +1,5 @@
 """Pairs of text for next-sentence prediction: a piece, and what follows it or not."""
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence

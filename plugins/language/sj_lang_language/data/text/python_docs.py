@@ -1,7 +1,5 @@
 """The text that every Python brings along."""
 
-from __future__ import annotations
-
 from pydoc_data.topics import topics
 
 

@@ -1,7 +1,5 @@
 """Text that is too large to be held: read, tokenized, cut and masked on the way."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections import deque

@@ -1,7 +1,5 @@
 """Local text: .txt and .txt.gz, a file or a folder of them."""
 
-from __future__ import annotations
-
 import gzip
 import zlib
 from collections.abc import Iterator

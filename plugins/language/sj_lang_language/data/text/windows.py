@@ -1,7 +1,5 @@
 """Windows of a fixed length over one sequence of tokens, as map-style data sets."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -8,8 +8,6 @@ before the step, in a process of its own for each model. The paper has 3.5 times
 times less memory.
 """
 
-from __future__ import annotations
-
 import argparse
 import ctypes
 import json

@@ -15,8 +15,6 @@ count tokens, the first one is that of the pooler, and what is returned stands w
 stood.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """What SNN-BERT is used for. Heads are floats, with the names and shapes of BERT's."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
