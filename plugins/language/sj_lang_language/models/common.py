@@ -1,4 +1,4 @@
-"""What the spiking models share: rules of their configs, fresh weights, the table of tokens, Auto classes."""
+"""What the spiking models share: rules of their configs, fresh weights, Auto classes."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -50,6 +50,8 @@ class SpikingConfig:
     twin: bool
     hidden_size: int
     num_attention_heads: int
+    #: what neurons that run along the tokens must be able to do, and why
+    along_tokens: ClassVar[dict[str, str]] = {"any_length": "texts have any length"}
 
     @property
     def repeats(self) -> int | None:
@@ -60,6 +62,12 @@ class SpikingConfig:
     def runs_along_tokens(self) -> bool:
         """There are neurons, and they run along the tokens, not along the T steps of one, which any neuron can do."""
         return self.coding != "repeat" and not self.twin
+
+    def requires(self, pads: bool) -> dict[str, dict[str, str]]:
+        """What the components must be able to do, and why; pads: batches of the task may hold padding."""
+        if not self.runs_along_tokens:
+            return {}
+        return {"neuron": self.along_tokens | ({"takes_mask": "batches hold padding"} if pads else {})}
 
     def complete(self, name: str, others: Mapping[str, Any], sizes: Iterable[str]) -> None:
         """Check the config, and write its components out with all their options: so a checkpoint stays what it was if a
@@ -100,14 +108,27 @@ def asked_if(twin: bool) -> dict[str, Any]:
     return {"twin": True} if twin else {}
 
 
-class FreshWeights:
-    """Mixed into a PreTrainedModel: draws Linear and Embedding, asks nodes and other modules for their own start.
+class SpikingModel:
+    """Mixed into a PreTrainedModel: its table of tokens, and fresh weights.
 
-    transformers calls this for each module that has tensors without a value; what is left out would
-    hold raw memory.
+    transformers calls `_init_weights` for each module that has tensors without a value; what is
+    left out would hold raw memory.
     """
 
     config: Any
+    #: has the table of tokens as `token`, which may be a property
+    embedding: Any
+
+    def get_input_embeddings(self) -> nn.Module:
+        table: nn.Module = self.embedding.token
+        return table
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        old = self.embedding.token
+        for module in self.embedding.modules():
+            for name, child in [*module.named_children()]:
+                if child is old:  # `embedding.token = value` would not call a property's setter, but add a submodule
+                    setattr(module, name, value)
 
     def initial_std(self, module: nn.Module) -> float:
         """Deviation of the normal distribution from which this Linear or Embedding is drawn."""
@@ -135,19 +156,6 @@ class FreshWeights:
                 f"{type(module).__module__}.{type(module).__qualname__} has parameters or buffers of its own and no "
                 "reset_parameters(): loaded from a checkpoint without them it would hold raw memory"
             )
-
-
-def replace_table(embedding: nn.Module, table: nn.Module) -> None:
-    """Put another table of tokens in the place of `embedding.token`, which may be a property.
-
-    `embedding.token = table` would not call its setter: torch makes every module that is assigned a
-    submodule.
-    """
-    old = embedding.token
-    for module in embedding.modules():
-        for name, child in [*module.named_children()]:
-            if child is old:
-                setattr(module, name, table)
 
 
 def register(config_class: Any, *auto_and_model: tuple[Any, Any]) -> None:

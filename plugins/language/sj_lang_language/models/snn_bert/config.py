@@ -133,12 +133,3 @@ class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     def hidden_act(self) -> str:
         """BERT's name for what `gelu` says, to compare with the checkpoint of one."""
         return "gelu" if self.gelu or self.twin else "none"
-
-    def requires(self, pads: bool) -> dict[str, dict[str, str]]:
-        """What the components must be able to do, and why; pads: batches of the task may hold padding."""
-        if not self.runs_along_tokens:
-            return {}
-        needed = {"any_length": "texts have any length"}
-        if pads:
-            needed["takes_mask"] = "batches hold padding"
-        return {"neuron": needed}

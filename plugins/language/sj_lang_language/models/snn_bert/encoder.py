@@ -37,7 +37,7 @@ from sj_lang_language.layers import (
     outside,
 )
 from sj_lang_language.models.calibration import calibrate
-from sj_lang_language.models.common import FreshWeights, asked_if, component, replace_table
+from sj_lang_language.models.common import SpikingModel, asked_if, component
 from sj_lang_language.models.snn_bert.config import SNNBertConfig
 
 #: Share of the neurons that fire at a token, by which fresh weights are drawn: BPSN's on currents
@@ -158,7 +158,7 @@ class SNNBertPooler(nn.Module):
         return torch.tanh(self.dense(pooled))
 
 
-class SNNBertPreTrainedModel(FreshWeights, PreTrainedModel):  # type: ignore[misc]
+class SNNBertPreTrainedModel(SpikingModel, PreTrainedModel):  # type: ignore[misc]
     """What all SNN-BERT models share."""
 
     config_class = SNNBertConfig
@@ -199,13 +199,6 @@ class SNNBertPreTrainedModel(FreshWeights, PreTrainedModel):  # type: ignore[mis
     @property
     def embedding(self) -> Any:
         return self.base_model.embeddings
-
-    def get_input_embeddings(self) -> nn.Module:
-        table: nn.Module = self.embedding.token
-        return table
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        replace_table(self.embedding, value)
 
 
 class SNNBertModel(SNNBertPreTrainedModel):

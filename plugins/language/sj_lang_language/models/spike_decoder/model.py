@@ -38,7 +38,7 @@ from sj_lang_language.layers import (
     joined,
     outside,
 )
-from sj_lang_language.models.common import FreshWeights, asked_if, component, register, replace_table
+from sj_lang_language.models.common import SpikingModel, asked_if, component, register
 from sj_lang_language.models.spike_decoder.config import SpikeDecoderConfig
 
 
@@ -91,7 +91,7 @@ class SpikeDecoderBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         return x + self.dropout(y), joined(attention=attention_state, mlp=mlp_state)
 
 
-class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class SpikeDecoderForCausalLM(SpikingModel, StatefulGeneration, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """SpikeDecoder with a head for the next token."""
 
     config_class = SpikeDecoderConfig
@@ -192,13 +192,6 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
         """The longest text, in tokens; None if there is no table of positions: then any length can be read."""
         limit: int | None = getattr(self.embedding, "max_length", None)
         return limit
-
-    def get_input_embeddings(self) -> nn.Module:
-        table: nn.Module = self.embedding.token
-        return table
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        replace_table(self.embedding, value)
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
