@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,7 @@ from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, Prepared, Task
 from sj_lang_language.data.text import corpus
 from sj_lang_language.data.text.windows import IGNORED, HeldOutWindows, TrainingWindows, stack
-from sj_lang_language.tasks.texts import (
-    check_given,
-    check_lengths,
-    check_parts,
-    check_split,
-    encode,
-    pieces,
-    size_notes,
-)
+from sj_lang_language.tasks import texts
 
 
 class CausalLM(Task):
@@ -62,19 +55,17 @@ class CausalLM(Task):
     ) -> None:
         if length < 1 or (stride is not None and stride < 1):
             raise UserError(f"task: length {length} and stride {stride} must be 1 or more")
-        check_split(split)
+        texts.check_split(split)
         self.data: Any = data
         self.length, self.stride, self.split = length, stride or length, split
 
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
         """Read, cut and tokenize. seed: not needed, as the order of the windows is the trainer's."""
-        check_given(self.data)
-        parts = corpus.parts(self.data, self.split)
-        check_parts(self.data, parts, self.split)
-        made = tokenizer(texts=pieces(parts["train"]))
-        tokens = {name: encode(made, text) for name, text in parts.items()}
+        texts.check_given(self.data)
+        parts = texts.read(self.data, self.split)
+        made = tokenizer(texts=texts.pieces(parts["train"]))
         need = f"a window of task.length {self.length} tokens and one more"
-        check_lengths(self.data, parts, tokens, self.split, least=self.length + 1, need=need)
+        tokens = texts.encode_parts(made, parts, data=self.data, split=self.split, least=self.length + 1, need=need)
         pad = made.pad_token_id or 0
         held_out = {name: HeldOutWindows(tokens[name], self.length, pad) for name in tokens if name != "train"}
         return Prepared(
@@ -83,17 +74,12 @@ class CausalLM(Task):
             validation=held_out.get("validation"),
             tests={"test": held_out["test"]},
             reduce=reduce,
-            metrics=TextMetrics({name: characters_per_token(made, parts[name], tokens[name]) for name in parts}),
+            metrics=partial(metrics, {name: characters_per_token(made, parts[name], tokens[name]) for name in parts}),
             collate=stack,
             label_names=["shift_labels"],
             loss="mean negative log likelihood of a token, in nats",
-            model={
-                "vocab_size": len(made),
-                "max_position_embeddings": self.length,
-                "pad_token_id": made.pad_token_id,
-                "bos_token_id": made.bos_token_id,
-                "eos_token_id": made.eos_token_id,
-            },
+            model=texts.model_fields(made, self.length)
+            | {"bos_token_id": made.bos_token_id, "eos_token_id": made.eos_token_id},
             fingerprint={"data": self.data, **corpus.fingerprint(parts)},
             notes=self._notes(made, parts, tokens),
         )
@@ -109,10 +95,10 @@ class CausalLM(Task):
     def _notes(
         self, tokenizer: PreTrainedTokenizerBase, parts: Mapping[str, str], tokens: Mapping[str, Tensor]
     ) -> list[str]:
-        notes = size_notes(tokenizer, parts, tokens)
+        notes = texts.size_notes(tokenizer, parts, tokens)
         start = parts["train"][:10_000]
         reads_all = not int((tokens["train"] == tokenizer.unk_token_id).sum()) if tokenizer.unk_token else True
-        if reads_all and tokenizer.decode(encode(tokenizer, start)) != start:
+        if reads_all and tokenizer.decode(texts.encode(tokenizer, start)) != start:
             notes.append("the tokenizer does not reproduce its text exactly; bits_per_char counts the characters read")
         return notes
 
@@ -133,17 +119,9 @@ def reduce(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return loss.sum(1), (labels != IGNORED).sum(1), (logits.argmax(-1) == labels).sum(1)
 
 
-class TextMetrics:
+def metrics(characters: Mapping[str, float], split: str, reduced: Any, labels: Any) -> dict[str, float]:
     """Figures of a split out of what `reduce` gave. characters: split -> characters per predicted token."""
-
-    def __init__(self, characters: Mapping[str, float]) -> None:
-        self.characters = characters
-
-    def __call__(self, split: str, reduced: Any, labels: Any) -> dict[str, float]:
-        loss, tokens, hits = (np.asarray(part, dtype=np.float64).sum() for part in reduced)
-        nats = loss / tokens
-        return {
-            "loss": float(nats),
-            "bits_per_char": float(nats / math.log(2) / self.characters[split]),
-            "accuracy": float(hits / tokens),
-        }
+    loss, tokens, hits = (np.asarray(part, dtype=np.float64).sum() for part in reduced)
+    nats = float(loss / tokens)
+    bits = float(nats / math.log(2) / characters[split])
+    return {"loss": nats, "bits_per_char": bits, "accuracy": float(hits / tokens)}

@@ -1,5 +1,7 @@
 """GLUE: nine tasks of sentences and pairs, and the diagnostic set."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from sj_lang.errors import UserError, choices
@@ -121,16 +123,16 @@ class Glue(SentenceTask):
 
 def figures(spec: GlueTask) -> dict[str, Figures]:
     """Part -> its figures; those of the diagnostic set are Matthews and accuracy."""
-    formulas: dict[str, Figures] = {
-        "accuracy": lambda predicted, labels: {"accuracy": metrics.accuracy(predicted, labels)},
-        "f1": lambda predicted, labels: {"f1": metrics.f1(predicted, labels)},
-        "matthews": lambda predicted, labels: {"matthews": metrics.matthews(predicted, labels, len(spec.labels))},
-        "pearson": lambda predicted, labels: {"pearson": metrics.pearson(predicted, labels)},
-        "spearman": lambda predicted, labels: {"spearman": metrics.spearman(predicted, labels)},
+    formulas: dict[str, Callable[[Array, Array], float]] = {
+        "accuracy": metrics.accuracy,
+        "f1": metrics.f1,
+        "matthews": partial(metrics.matthews, classes=len(spec.labels)),
+        "pearson": metrics.pearson,
+        "spearman": metrics.spearman,
     }
 
     def all_of(names: tuple[str, ...]) -> Figures:
-        return lambda *arrays: {name: value for figure in names for name, value in formulas[figure](*arrays).items()}
+        return lambda predicted, labels: {name: formulas[name](predicted, labels) for name in names}
 
     by_part = {part: all_of(spec.figures) for part in ("validation", *PARTS)}
     return by_part | {"ax": all_of(("matthews", "accuracy"))} if spec.labels else by_part

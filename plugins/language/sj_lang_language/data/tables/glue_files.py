@@ -85,12 +85,7 @@ SPECS: Mapping[str, GlueTask] = {
         columns=("source", "label", "mark", "sentence"),  # its train and dev have no header line
         rows={"test": 1063},
     ),
-    "sst2": GlueTask(
-        folder="SST-2",
-        text=("sentence",),
-        labels=("negative", "positive"),
-        rows={"test": 1821},
-    ),
+    "sst2": GlueTask(folder="SST-2", text=("sentence",), labels=("negative", "positive"), rows={"test": 1821}),
     "mrpc": GlueTask(
         folder="MRPC",
         text=("#1 String", "#2 String"),
@@ -100,13 +95,7 @@ SPECS: Mapping[str, GlueTask] = {
         figures=("f1", "accuracy"),
         rows={"test": 1725},
     ),
-    "stsb": GlueTask(
-        folder="STS-B",
-        text=_PAIR,
-        label="score",
-        figures=("spearman", "pearson"),
-        rows={"test": 1379},
-    ),
+    "stsb": GlueTask(folder="STS-B", text=_PAIR, label="score", figures=("spearman", "pearson"), rows={"test": 1379}),
     "qqp": GlueTask(
         folder="QQP",
         text=("question1", "question2"),
@@ -124,19 +113,8 @@ SPECS: Mapping[str, GlueTask] = {
         named=True,
         rows={"test": 5463},
     ),
-    "rte": GlueTask(
-        folder="RTE",
-        text=_PAIR,
-        labels=("entailment", "not_entailment"),
-        named=True,
-        rows={"test": 3000},
-    ),
-    "wnli": GlueTask(
-        folder="WNLI",
-        text=_PAIR,
-        labels=("not_entailment", "entailment"),
-        rows={"test": 146},
-    ),
+    "rte": GlueTask(folder="RTE", text=_PAIR, labels=("entailment", "not_entailment"), named=True, rows={"test": 3000}),
+    "wnli": GlueTask(folder="WNLI", text=_PAIR, labels=("not_entailment", "entailment"), rows={"test": 146}),
 }
 
 

@@ -79,7 +79,7 @@ def read(
     if not path.is_file():
         raise UserError(f"task.data: no file {path}")
     if suffix in PARQUET:
-        return _parquet([path], str(path))
+        return read_parquet([path], str(path))
     text = read_file(path)
     if suffix in JSON:
         return _json(text, str(path))
@@ -97,11 +97,6 @@ def read(
     if not table.lines and columns is None:
         raise UserError(f"task.data: {path}, line 2: expected a row after the header, found none")
     return _filled(table)
-
-
-def read_parquet(paths: Sequence[Path], place: str) -> DataTable:
-    """Several parquet files as one table."""
-    return _parquet(list(paths), place)
 
 
 def of_columns(columns: dict[str, list[Any]], place: str) -> DataTable:
@@ -155,25 +150,24 @@ def _table(rows: Iterable[tuple[int, list[str]]], columns: Sequence[str] | None,
 
 
 def _json(text: str, place: str) -> DataTable:
-    rows: list[tuple[int, Any]] = []
+    listed = text.lstrip().startswith("[")
+    unit, rows, number = "entry" if listed else "line", list[tuple[int, Any]](), 1
     try:
-        if text.lstrip().startswith("["):
+        if listed:
             rows = list(enumerate(json.loads(text), 1))
         else:
             for number, line in enumerate(text.split("\n"), 1):
                 if line.strip():
                     rows.append((number, json.loads(line)))
     except json.JSONDecodeError as error:
-        wrong_line = number if rows or not text.lstrip().startswith("[") else error.lineno
-        raise UserError(
-            f"task.data: {place}, line {wrong_line}: not JSON ({error.msg}, column {error.colno})"
-        ) from error
+        line_number = error.lineno if listed else number
+        problem = f"not JSON ({error.msg}, column {error.colno})"
+        raise UserError(f"task.data: {place}, line {line_number}: {problem}") from error
     wrong = next((number for number, row in rows if not isinstance(row, dict)), None)
     if wrong is not None:
         raise UserError(f"task.data: {place}, entry {wrong}: expected an object with a value for each column")
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     columns = {name: [row.get(name) for _, row in rows] for name in names}
-    unit = "entry" if text.lstrip().startswith("[") else "line"
     for number, row in rows:
         texts = (one for one in (*row, *row.values()) if isinstance(one, str))
         if half := next(filter(None, map(_HALF.search, texts)), None):
@@ -182,7 +176,8 @@ def _json(text: str, place: str) -> DataTable:
     return _filled(DataTable(place=place, columns=columns, lines=[number for number, _ in rows], unit=unit))
 
 
-def _parquet(paths: list[Path], place: str) -> DataTable:
+def read_parquet(paths: Sequence[Path], place: str) -> DataTable:
+    """Parquet files as one table."""
     import pyarrow
     import pyarrow.parquet
 

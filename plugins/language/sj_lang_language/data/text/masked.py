@@ -23,12 +23,12 @@ class Items(Protocol):
     def __getitem__(self, index: int) -> Item: ...
 
 
-def with_mask_token(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Give a tokenizer that has no mask token one, `[MASK]`, as its last id. Returns whether it was needed."""
+def add_mask_token(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Give a tokenizer that has no mask token one, `[MASK]`, as its last id. Returns a note if it was needed."""
     if tokenizer.mask_token is not None:
-        return False
+        return []
     tokenizer.add_special_tokens({"mask_token": MASK})
-    return True
+    return [f"the tokenizer has no mask token: {MASK} is added"]
 
 
 class Frame:
