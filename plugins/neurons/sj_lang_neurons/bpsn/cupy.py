@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from sj_lang import cuda
-from sj_lang.operators import gradients, keep_with_last_result, kept, needed, operator
+from sj_lang.operators import gradients, kept, needed, operator
 from sj_lang_neurons.bpsn.inputs import BPSNInputs, BPSNOutputs
 from sj_lang_neurons.firing import Firing
-from sj_lang_neurons.scan.cuda_layout import STEPS, Tile, like, memory, sizes, whole
+from sj_lang_neurons.scan.cuda_layout import STEPS, Tile, keep, like, memory, sizes, whole, zeros
 
 FILE = Path(__file__).with_name("kernel.cu")
 LEARNED = ("gain_0", "threshold", "decay_f", "gain_f", "decay_b", "gain_b", "lateral")
@@ -148,23 +148,15 @@ def _(grad: Tensor, after: Any, ones: Any, borders: Tensor, inputs: BPSNInputs, 
     return _gradients(inputs, _Call(inputs, kind))
 
 
-def _keep(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    keep_with_last_result(ctx, arguments, output)
-    ctx.set_materialize_grads(False)  # a zero is a launch
-
-
 def _differentiate(
     ctx: Any, grad: Tensor | None, grad_after: Tensor | None, grad_ones: Tensor | None, _: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     (borders,), inputs = kept(ctx, BPSNInputs)
-    x, g0 = inputs.x, inputs.gain_0
-    if grad is None:
-        kind, *_ = ctx.rest
-        grad = x.new_zeros((), dtype=x.dtype if kind else g0.dtype).expand(x.shape)
+    grad = zeros(inputs.x, inputs.gain_0, ctx.rest[0]) if grad is None else grad
     grad_x, grad_numerator, sums = _backward(grad, grad_after, grad_ones, borders, inputs, *ctx.rest)
     denominator = sums[-1].sum((0, 3)) if needed(ctx, BPSNInputs, "denominator") else None
     of_channels = dict(zip(LEARNED, sums[:-1].sum((1, 2, 4)).unbind(0), strict=True))
     return gradients(ctx, BPSNInputs, x=grad_x, numerator=grad_numerator, denominator=denominator, **of_channels)
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=keep)

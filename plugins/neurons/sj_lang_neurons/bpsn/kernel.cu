@@ -26,14 +26,6 @@
 #define SLOPE(u) slope(u, (real)alpha, LOWEST, (real)0)
 #endif
 
-#if FIRE == 0
-typedef real spike;  // a potential, not rounded
-#else
-typedef io spike;
-#endif
-__device__ __forceinline__ real wide(spike value) { return FIRE == 0 ? (real)value : load((io)value); }
-__device__ __forceinline__ spike narrow(real value) { return FIRE == 0 ? (spike)value : (spike)store(value); }
-
 struct Parameters {
     real g0, threshold, lf, gf, lb, gb, rho;
 };

@@ -181,7 +181,8 @@ class BPSN(Node):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         if self.direction != "forward":
-            raise TypeError(f"BPSN has no single step: {self.one_mode}")
+            needs = "needs the whole sequence, as it reads the tokens that follow"
+            raise TypeError(f'BPSN has no single step: direction="{self.direction}" {needs}; "forward" steps')
         spikes, after, h = self._run(x[None], state, None)
         return spikes[0], after, h[0]
 
@@ -197,12 +198,6 @@ class BPSN(Node):
     def firing(self) -> Firing:
         """What becomes of H - V, or of H / V - o."""
         return Firing(self.surrogate_function)
-
-    @property
-    def one_mode(self) -> str:
-        """Why there are no single steps."""
-        needs = "needs the whole sequence, as it reads the tokens that follow"
-        return f'direction="{self.direction}" {needs}; "forward" steps'
 
     def _run(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor]:
         kernel = self.choose(x)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from sj_lang import cuda
-from sj_lang.operators import gradients, keep_with_last_result, kept, operator
+from sj_lang.operators import gradients, kept, operator
 from sj_lang_neurons.dsn.inputs import DSNInputs, DSNOutputs
 from sj_lang_neurons.firing import Firing
-from sj_lang_neurons.scan.cuda_layout import STEPS, Tile, like, memory, schedule, sizes, whole
+from sj_lang_neurons.scan.cuda_layout import STEPS, Tile, keep, like, memory, schedule, sizes, whole, zeros
 
 FILE = Path(__file__).with_name("kernel.cu")
 MOST_TAPS = STEPS + 1
@@ -111,23 +111,15 @@ def _gradients(inputs: DSNInputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
 _backward.register_fake(lambda grad, grad_last, grad_next, borders, inputs, *_: _gradients(inputs))
 
 
-def _keep(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    keep_with_last_result(ctx, arguments, output)
-    ctx.set_materialize_grads(False)  # a zero is a launch
-
-
 def _differentiate(
     ctx: Any, grad: Tensor | None, grad_last: Tensor | None, grad_next: Tensor | None, _: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     (borders,), inputs = kept(ctx, DSNInputs)
-    x, weight = inputs.x, inputs.weight
-    if grad is None:
-        kind, *_ = ctx.rest
-        grad = x.new_zeros((), dtype=x.dtype if kind else weight.dtype).expand(x.shape)
+    grad = zeros(inputs.x, inputs.weight, ctx.rest[0]) if grad is None else grad
     grad_x, grad_tail, grad_0, sums, grad_logit = _backward(grad, grad_last, grad_next, borders, inputs, *ctx.rest)
     of_channels = sums.sum((1, 3))  # [k + 1, C]
     grad_bias = of_channels[-1] if inputs.bias.dim() == 1 else grad_logit
     return gradients(ctx, DSNInputs, x=grad_x, tail=grad_tail, h_0=grad_0, weight=of_channels[:-1].t(), bias=grad_bias)
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=keep)

@@ -17,13 +17,6 @@
 
 constexpr int REACH = TAPS > 1 ? TAPS - 1 : 0, WINDOW = REACH + STEPS;
 static_assert(REACH <= STEPS, "a run hands its first REACH gradients to the run before it, and no further");
-#if FIRE == 0
-typedef real spike;  // a potential, not rounded
-#else
-typedef io spike;
-#endif
-__device__ __forceinline__ real wide(spike value) { return FIRE == 0 ? (real)value : load((io)value); }
-__device__ __forceinline__ spike narrow(real value) { return FIRE == 0 ? (spike)value : (spike)store(value); }
 
 // q and w of a logit.
 __device__ __forceinline__ void gain(real a, real m, real &q, real &w) {

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sj_lang.operators import gradients, keep_with_last_result, kept, operator
 from sj_lang_neurons.dsn.inputs import DSNColumns, DSNInputs, DSNOutputs, columns, last_inputs
-from sj_lang_neurons.dsn.torch_block import DSNPart, block
+from sj_lang_neurons.dsn.torch_block import block
 from sj_lang_neurons.firing import RECT, Firing, Fused
 from sj_lang_neurons.scan.torch_blocks import pieces
 
@@ -55,7 +55,7 @@ def _forward(flat: DSNColumns, n: int, size: int, width: int) -> tuple[Tensor, T
     out, h_last, borders = results = _results(flat, size)
     tiny = torch.finfo(x.dtype).tiny
     for c, part in _parts(flat, width):
-        h = flat.h_0[c]
+        h = part.h_0
         for number, t in enumerate(pieces(0, len(x), size)):
             here = block(x, t.stop - t.start, h.numel(), len(flat.weight))
             torch.hardshrink(h, tiny, out=borders[number, c])  # arithmetic on subnormal numbers is slow
@@ -125,12 +125,13 @@ def _differentiate(ctx: Any, grad: Tensor, grad_last: Tensor, _: Tensor) -> tupl
 _forward.register_autograd(_differentiate, setup_context=keep_with_last_result)
 
 
-def _parts(flat: DSNColumns, width: int) -> Iterator[tuple[slice, DSNPart]]:
-    x, tail, _, weight, bias, lengths, m = flat
+def _parts(flat: DSNColumns, width: int) -> Iterator[tuple[slice, DSNColumns]]:
+    """Some columns after the other, with weight and bias negated."""
+    x, tail, h_0, weight, bias, lengths, m = flat
     weight, bias = weight.contiguous().neg(), bias.contiguous().neg()
     for c in pieces(0, x.shape[1], width):
-        of_columns = (x[:, c], tail[:, c], weight[:, c], bias[:, c], None if lengths is None else lengths[c])
-        yield c, DSNPart(*of_columns, m)
+        valid = None if lengths is None else lengths[c]
+        yield c, DSNColumns(x[:, c], tail[:, c], h_0[c], weight[:, c], bias[:, c], valid, m)
 
 
 def _cuts(x: Tensor) -> tuple[int, int]:

@@ -7,13 +7,13 @@ With m = 1 / tau, z = -a and q = sigmoid(z):
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from sj_lang_neurons.dsn.decay import gain_
+from sj_lang_neurons.dsn.inputs import DSNColumns
 from sj_lang_neurons.scan.torch_blocks import Rows, scan
 
 KEPT = 4  # blocks of memory that a thread keeps: fresh memory costs more than the arithmetic in it
@@ -21,25 +21,8 @@ KEPT = 4  # blocks of memory that a thread keeps: fresh memory costs more than t
 _of_thread = threading.local()
 
 
-@dataclass(frozen=True)
-class DSNPart:
-    """What belongs to some columns of a call.
-
-    x [T, N]; tail [k - 1, N], the inputs before it; weight [k, N], the taps, the oldest input
-    first, and bias, [1, N] or [T, N], both negated; with k = 0 the bias is all. lengths [N]: the
-    valid steps, None: all.
-    """
-
-    x: Tensor
-    tail: Tensor
-    weight: Tensor
-    bias: Tensor
-    lengths: Tensor | None
-    m: float
-
-
 class Block:
-    """Memory for R steps of N columns with k taps, in the order of `DSNPart`."""
+    """Memory for R steps of N columns with k taps, in the order of `DSNColumns`."""
 
     def __init__(self, like: Tensor, rows: int, width: int, taps: int) -> None:
         self._like, self._rows, self._width = like.new_empty(0), rows, width
@@ -78,8 +61,11 @@ class Block:
         """g of the steps that see an input of the block through tap 0, 1, ..."""
         return [self.g_on[self.reach - i : self.reach - i + self._rows] for i in range(self.taps)]
 
-    def run(self, part: DSNPart, t: slice, h: Tensor) -> None:
-        """Take the inputs of steps t, and compute q (in `g`), w and h. h [N]: the potential before them."""
+    def run(self, part: DSNColumns, t: slice, h: Tensor) -> None:
+        """Take the inputs of steps t, and compute q (in `g`), w and h.
+
+        part: some columns, with weight and bias negated. h [N]: the potential before the steps.
+        """
         before = t.start - self.reach
         if before >= 0:
             self._all.copy_(part.x[before : t.stop])

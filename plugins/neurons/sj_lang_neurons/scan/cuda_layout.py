@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from sj_lang.operators import keep_with_last_result
 
 PLAIN = 32_768  # columns from which one thread each keeps the memory busy
 STEPS = 8  # of a run: more take more registers than they hide latency
@@ -74,6 +77,17 @@ def like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     *outer, place = torch.empty_like(flat(x), dtype=dtype).stride()
     inner = [place * math.prod(x.shape[axis + 1 :]) for axis in range(3, x.dim())]
     return torch.empty_strided(x.shape, (*outer, *inner), dtype=dtype or x.dtype, device=x.device)
+
+
+def keep(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """`keep_with_last_result`, and a gradient that is zero stays None: a zero is a launch."""
+    keep_with_last_result(ctx, arguments, output)
+    ctx.set_materialize_grads(False)
+
+
+def zeros(x: Tensor, states: Tensor, kind: int) -> Tensor:
+    """The gradient of spikes of x, or with kind 0 of potentials in the dtype of the states, that nobody used."""
+    return x.new_zeros((), dtype=x.dtype if kind else states.dtype).expand(x.shape)
 
 
 def whole(x: Tensor | None) -> Tensor | None:

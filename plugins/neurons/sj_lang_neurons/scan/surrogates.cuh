@@ -3,6 +3,14 @@
 #pragma once
 #include "tile.cuh"
 
+#if FIRE == 0
+typedef real spike;  // a potential, not rounded
+#else
+typedef io spike;
+#endif
+__device__ __forceinline__ real wide(spike value) { return FIRE == 0 ? (real)value : load((io)value); }
+__device__ __forceinline__ spike narrow(real value) { return FIRE == 0 ? (spike)value : (spike)store(value); }
+
 __device__ __forceinline__ real fire(real h, real alpha, real threshold) {
 #if FIRE == 0
     return h;
