@@ -1,4 +1,4 @@
-"""Softmax attention by torch's fused function: causal with what it has to remember, or over the whole text."""
+"""Softmax attention by torch's fused function, causal with a state or over the whole text."""
 
 import torch
 from torch import Tensor

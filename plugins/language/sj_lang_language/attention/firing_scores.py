@@ -16,12 +16,12 @@ STEPS = (0.5, 1.0, 2.0)
 
 
 class FiringScoresAttention(SelfAttention):
-    """P = clip(round((Q K^T / sqrt(K) - t) / g), 0, levels);  O = P V / max(sum P, 1), over the whole text.
+    """P = clip(round((Q K^T / sqrt(K) - t) / g), 0, levels);  O = P V / max(sum P, 1).
 
-    Scores fire, so that P V counts spikes with spikes; the division by the number of spikes of a
-    query takes the place of softmax's. A query whose scores are silent gets 0. It is ours, for
-    weights that were trained with softmax: t and g, one of each head, learn how sharp a score must
-    be. The gradient of P is straight through where 0 <= P's argument <= levels.
+    Scores fire, so P V counts spikes with spikes; the division by the number of spikes of a query
+    takes the place of softmax's. A query whose scores are silent gets 0. Reads the whole text. It
+    is ours, for weights that were trained with softmax: t and g, one for each head, learn how high
+    a score must be. The gradient of P is straight through if its argument is within 0 and levels.
 
     levels: the largest score, 1 or more. The rest, and the arguments that are handed in, are
     `SelfAttention`'s; `dropout` has no weights to fall on and is not used.
@@ -50,7 +50,7 @@ class FiringScoresAttention(SelfAttention):
 
     @torch.no_grad()
     def fit(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, target: Tensor) -> None:
-        """Choose t and g of each head among some, so that O is nearest to `target`, which has its shape."""
+        """Choose, among a few, the t and g of each head that bring O nearest to `target`."""
         assert self.threshold is not None
         assert self.log_step is not None
         scores = self._scores(q.float(), k.float())
@@ -73,7 +73,7 @@ class FiringScoresAttention(SelfAttention):
         self.log_step.copy_(log_step)
 
     def _scores(self, q: Tensor, k: Tensor) -> Tensor:
-        """Q K^T / sqrt(K), `[B, H, L, L]`; the operand on the right are the spikes of K as they are."""
+        """Q K^T / sqrt(K), `[B, H, L, L]`. The right operand is the spikes of K, unscaled."""
         root = math.sqrt(q.shape[-1])
         if self.values is None:
             return q @ k.mT / root

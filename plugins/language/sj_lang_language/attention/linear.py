@@ -1,4 +1,4 @@
-"""Attention without softmax; the causal one in memory linear in the length and with a state of constant size.
+"""Attention without softmax; if causal, with linear memory and a state of constant size.
 
     O_t = sum_{s <= t} (Q_t . K_s) V_s = Q_t S_t,      S_t = S_{t-1} + K_t^T V_t
 
@@ -34,7 +34,7 @@ def causal_linear(
 
 
 def whole_linear(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """(Q K^T) V over all tokens, in the order of products that is cheaper; arguments as for `causal_linear`."""
+    """(Q K^T) V over all tokens, in the cheaper order; arguments as in `causal_linear`."""
     with torch.autocast(q.device.type, enabled=False):
         dtype = torch.promote_types(q.dtype, torch.float32)
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)

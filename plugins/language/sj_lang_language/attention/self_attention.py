@@ -1,4 +1,4 @@
-"""What all self-attention has in common: projections, neurons, layouts. How tokens meet is a subclass's."""
+"""What self-attention shares: projections, neurons, layouts. A subclass says how tokens meet."""
 
 import torch
 from torch import Tensor, nn
@@ -70,24 +70,23 @@ class SelfAttention(nn.Module):
             self.out_norm = None if last is None else last(dim=dim)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, state: State | None) -> tuple[Tensor, State]:
-        """How tokens meet: Q, K, V `[B, H, L, K]` or `[B, T, H, L, K]`, valid `[B, L]` (None: all), to O of that shape.
+        """How tokens meet: Q, K, V `[B, H, L, K]` or `[B, T, H, L, K]` to O of that shape.
 
-        A causal one also takes and gives the state of the tokens before, batch on axis 0; others
-        give {}.
+        valid: `[B, L]`, None for all. A causal one also takes and returns the state of the tokens
+        before, batch on axis 0; others return {}.
         """
         raise TypeError(f"{type(self).__name__} does not say how tokens meet")
 
     @property
     def values(self) -> tuple[Tensor, Tensor] | None:
-        """Scale and shift of the spikes of Q, K and V, `[3, H, 1, K]` each; None: spikes stand for themselves."""
+        """Scale and shift of the spikes of Q, K, V, `[3, H, 1, K]` each; None if not `scaled`."""
         scale, shift = self.qkv.scale, self.qkv.shift
         if scale is None or shift is None:
             return None
         return torch.unflatten(scale, 0, (3, self.heads, 1, -1)), torch.unflatten(shift, 0, (3, self.heads, 1, -1))
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
-        """x: `[L, B, D]` or `[T, B, L, D]`; mask: x's shape without D, True = valid. Returns y, shaped as x, and the
-        state, {} if not causal."""
+        """x: `[L, B, D]` or `[T, B, L, D]`, to y, shaped as x, and the state, {} if not causal."""
         if state is not None and not self.causal:
             raise ValueError(f"{type(self).__name__}: a text that is read as a whole cannot continue from a state")
         states: dict[str, State] = {}

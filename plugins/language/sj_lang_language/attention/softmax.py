@@ -12,7 +12,7 @@ from sj_lang_language.layers import State
 
 
 class SoftmaxAttention(SelfAttention):
-    """O = gain softmax(scale Q K^T / sqrt(K)) V, of spikes: Q K^T counts the channels in which both of two tokens fire.
+    """O = gain softmax(scale Q K^T / sqrt(K)) V: Q K^T counts channels in which two tokens fire.
 
     The rest, and the arguments that are handed in, are `SelfAttention`'s.
 
@@ -35,7 +35,7 @@ class SoftmaxAttention(SelfAttention):
         return self._attended_values(o) * self.gain, memory
 
     def _query_values(self, q: Tensor) -> Tensor:
-        """What meets the spikes of K: a_k (a_q s + b_q). b_k adds the same to all scores of a query, and falls out."""
+        """What meets the spikes of K: a_k (a_q s + b_q). b_k shifts all scores of a query alike."""
         if self.values is None:
             return q
         a, b = self.values

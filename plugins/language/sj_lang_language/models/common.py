@@ -41,7 +41,7 @@ REPEATED: Mapping[str, Any] = {
 
 
 class SpikingConfig:
-    """Mixed into a PreTrainedConfig: what `coding`, `timesteps` and `twin` mean, and what is checked."""
+    """Mixed into a PreTrainedConfig: the meaning of `coding`, `timesteps`, `twin`, and checks."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     model_type: str
@@ -55,23 +55,22 @@ class SpikingConfig:
 
     @property
     def repeats(self) -> int | None:
-        """T of repeat coding; None if each token is computed once (individual coding, and every ANN twin)."""
+        """T of repeat coding; None if each token is computed once: individual coding, ANN twins."""
         return self.timesteps if self.coding == "repeat" and not self.twin else None
 
     @property
     def runs_along_tokens(self) -> bool:
-        """There are neurons, and they run along the tokens, not along the T steps of one, which any neuron can do."""
+        """Whether neurons run along the tokens, and not along the T steps of one, as any can."""
         return self.coding != "repeat" and not self.twin
 
     def requires(self, pads: bool) -> dict[str, dict[str, str]]:
-        """What the components must be able to do, and why; pads: batches of the task may hold padding."""
+        """What the components must be able to do, and why. pads: batches may hold padding."""
         if not self.runs_along_tokens:
             return {}
         return {"neuron": self.along_tokens | ({"takes_mask": "batches hold padding"} if pads else {})}
 
     def complete(self, name: str, others: Mapping[str, Any], sizes: Iterable[str]) -> None:
-        """Check the config, and write its components out with all their options: so a checkpoint stays what it was if a
-        default changes.
+        """Check the config, and write out all options of its components, as defaults may change.
 
         name: of the model; others: what are not fields; sizes: the fields that must be 1 or more.
         """
@@ -86,7 +85,7 @@ class SpikingConfig:
             raise UserError(f"{name}: num_attention_heads {heads} must divide hidden_size {width}")
 
     def _refuse_unknown(self, name: str, others: Mapping[str, Any]) -> None:
-        """transformers takes any key as an attribute, misspelt ones too, and those of another model's config."""
+        """transformers takes any key as an attribute: misspelt ones, those of other models."""
         kind = others.get("model_type", self.model_type)
         if kind != self.model_type:
             raise UserError(
@@ -127,7 +126,7 @@ class SpikingModel:
         old = self.embedding.token
         for module in self.embedding.modules():
             for name, child in [*module.named_children()]:
-                if child is old:  # `embedding.token = value` would not call a property's setter, but add a submodule
+                if child is old:  # an assignment would not call a property's setter
                     setattr(module, name, value)
 
     def initial_std(self, module: nn.Module) -> float:
@@ -137,7 +136,7 @@ class SpikingModel:
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Draw the tensors of one module, sparing what a checkpoint has filled; called for modules that have some."""
+        """Draw the tensors of one module, except those that a checkpoint has filled."""
         modules = self.modules()  # type: ignore[attr-defined]
         layers = (layer for layer in modules if isinstance(layer, SpikingLayer))
         layer = next((layer for layer in layers if module in layer.node.modules()), None)
@@ -159,7 +158,7 @@ class SpikingModel:
 
 
 def register(config_class: Any, *auto_and_model: tuple[Any, Any]) -> None:
-    """Register a config class and, per Auto class, the model it stands for: `(AutoModelForCausalLM, Model)`.
+    """Register a config class and pairs of Auto class and model: `(AutoModelForCausalLM, Model)`.
 
     transformers replaces an earlier registration of the same `model_type` without a word, and
     checkpoints of the other plugin would then be built as this model. Raises PluginError instead,
@@ -176,5 +175,5 @@ def register(config_class: Any, *auto_and_model: tuple[Any, Any]) -> None:
     AutoConfig.register(kind, config_class, exist_ok=True)
     for auto, model in auto_and_model:
         auto.register(config_class, model, exist_ok=True)
-        if auto is AutoModelForCausalLM:  # by these names the Trainer knows whose labels label smoothing must shift
+        if auto is AutoModelForCausalLM:  # tells the Trainer to shift smoothed labels
             MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind] = model.__name__

@@ -6,7 +6,7 @@ from torch.nn.functional import batch_norm
 
 
 class BatchNorm(nn.Module):
-    """y = w (x - mean) / sqrt(var + eps) + b, per channel, over all valid positions (arXiv 1502.03167).
+    """y = w (x - mean) / sqrt(var + eps) + b, per channel, over valid positions (arXiv 1502.03167).
 
     In training the mean and the (biased) variance are those of the batch, and running means of
     both, the variance unbiased, are kept for evaluation, where a Linear before it can absorb the
@@ -39,7 +39,7 @@ class BatchNorm(nn.Module):
         nn.init.ones_(self.running_var)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x: `[..., D]`; mask: x's shape without D, True = valid. What masked positions hold enters no statistics."""
+        """x: `[..., D]`; mask: x's shape without D, True = valid. Others enter no statistics."""
         if not self.training:
             scale = self.weight * (self.running_var + self.eps).rsqrt()
             return x * scale.to(x.dtype) + (self.bias - self.running_mean * scale).to(x.dtype)

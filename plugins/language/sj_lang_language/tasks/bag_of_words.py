@@ -1,4 +1,4 @@
-"""Logistic (or ridge) regression on bags of words: what a task yields without word order and without a network."""
+"""Logistic (or ridge) regression on bags of words: a baseline without word order and network."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -54,7 +54,7 @@ class Words:
 
 
 def fit_classes(features: sparse.csr_matrix, labels: Array, classes: int, penalty: float) -> Array:
-    """Weights W `[words, classes]` that minimise mean cross entropy + penalty / 2 |W|^2, the column of ones free."""
+    """Weights of least mean cross entropy + penalty / 2 |W|^2, the column of ones free."""
     count = features.shape[0]
     onehot = np.eye(classes)[labels]
     shrunk = np.ones((features.shape[1], 1))
@@ -94,7 +94,7 @@ def fitted(
     classes: int | None,
     quality: Callable[[Array, Array], float],
 ) -> Callable[[Texts], Array]:
-    """Train on bags of words; returns texts -> outputs `[N, classes]`, or scores `[N, 1]` if classes is None.
+    """Train on bags of words; returns texts -> outputs `[N, classes]`, or scores `[N, 1]` if None.
 
     The penalty is the one of `PENALTIES` whose outputs on the validation data have the largest
     `quality(outputs, labels)`; without validation data the middle one.

@@ -60,7 +60,7 @@ class CausalLM(Task):
         self.length, self.stride, self.split = length, stride or length, split
 
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
-        """Read, cut and tokenize. seed: not needed, as the order of the windows is the trainer's."""
+        """Read, cut and tokenize. seed: not needed, as the trainer orders the windows."""
         texts.check_given(self.data)
         parts = texts.read(self.data, self.split)
         made = tokenizer(texts=texts.pieces(parts["train"]))
@@ -104,7 +104,7 @@ class CausalLM(Task):
 
 
 def characters_per_token(tokenizer: PreTrainedTokenizerBase, text: str, tokens: Tensor) -> float:
-    """Characters per predicted token: the first token is never predicted, so its characters do not count."""
+    """Characters per predicted token; those of the first, never predicted token do not count."""
     return (len(text) - len(tokenizer.decode(tokens[:1]))) / (len(tokens) - 1)
 
 
@@ -120,7 +120,7 @@ def reduce(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def metrics(characters: Mapping[str, float], split: str, reduced: Any, labels: Any) -> dict[str, float]:
-    """Figures of a split out of what `reduce` gave. characters: split -> characters per predicted token."""
+    """Figures of a split from what `reduce` gave. characters: per predicted token, by split."""
     loss, tokens, hits = (np.asarray(part, dtype=np.float64).sum() for part in reduced)
     nats = float(loss / tokens)
     bits = float(nats / math.log(2) / characters[split])

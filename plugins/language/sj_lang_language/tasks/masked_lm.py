@@ -22,7 +22,7 @@ from sj_lang_language.data.text.stream import MaskedStream, Reader, hold_out, op
 from sj_lang_language.data.text.windows import IGNORED, stack
 from sj_lang_language.tasks import texts
 
-HELD_OUT = 0  # the seed of the masks in validation and test, whatever the recipe's: figures of all seeds compare
+HELD_OUT = 0  # the seed of masks in validation and test, so that all seeds compare
 VOCABULARY = 100_000  # rows of each streamed source from which a tokenizer may learn
 
 
@@ -171,7 +171,7 @@ class MaskedLM(Task):
 
 
 def reduce(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed loss (nats), masked tokens and hits of each window, `[B]` each. logits `[B, L, V]`, labels `[B, L]`."""
+    """Summed loss (nats), masked tokens and hits of each window, `[B]` each, from `[B, L, V]`."""
     at = labels != IGNORED
     chosen, targets = logits[at].float(), labels[at]  # [M, V]: a seventh of the logits
     loss = torch.nn.functional.cross_entropy(chosen, targets, reduction="none")
@@ -182,7 +182,7 @@ def reduce(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def reduce_pretraining(logits: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """`reduce` of the masked tokens, then loss (nats) and hit of each pair, `[B]`; their logits are `[B, 2]`."""
+    """`reduce` of the masked tokens, then loss (nats) and hit of each pair, from `[B, 2]`."""
     loss = torch.nn.functional.cross_entropy(logits[1].float(), labels[1].view(-1), reduction="none")
     return (*reduce(logits[0], labels[0]), loss, logits[1].argmax(-1) == labels[1].view(-1))
 

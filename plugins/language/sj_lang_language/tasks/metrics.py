@@ -1,4 +1,4 @@
-"""Figures of classification and regression, as GLUE defines them. Arrays of one axis; results are Python floats."""
+"""Figures of classification and regression as GLUE defines them, on arrays of one axis."""
 
 from typing import Any
 
@@ -64,6 +64,6 @@ def spearman(predicted: Array, labels: Array) -> float:
 
 
 def _constant(values: Array) -> bool:
-    """Up to rounding: differences in the last digits have no meaning, and the formulas warn of them."""
+    """Up to rounding: the last digits have no meaning, and the formulas warn of them."""
     values = values.astype(np.float64)
     return len(values) < 2 or bool(np.ptp(values) <= 1e-7 * max(1.0, float(np.abs(values).max())))

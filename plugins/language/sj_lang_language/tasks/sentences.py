@@ -1,4 +1,4 @@
-"""What tasks on sentences and pairs share: encoding, batches, figures, baselines. text_classification, glue."""
+"""What tasks on sentences and pairs share: encoding, batches, figures, baselines."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ CHEAP = 100_000  # training examples up to which a bag of words is fitted unaske
 
 @dataclass(kw_only=True)
 class Parts:
-    """Examples by part. held_out: name -> part that is looked at once; without labels it is only predicted."""
+    """Examples by part. held_out: name -> part that is looked at once, scored if it has labels."""
 
     train: Examples
     validation: Examples | None
@@ -36,7 +36,7 @@ class Parts:
 
 
 class Encoded:
-    """Tokenized examples: dicts of lists, as long as the texts; batches are padded when they are made."""
+    """Tokenized examples: dicts of lists, as long as the texts; batches are padded later."""
 
     def __init__(self, encoding: Mapping[str, list[Any]], labels: Array | None) -> None:
         self.columns = dict(encoding)
@@ -72,7 +72,7 @@ class SentenceTask(Task):
         data: Any,
         predictions: Callable[[str, Array], Mapping[str, str]],
     ) -> Prepared:
-        """Tokenize, and hand everything over. figures: of each labelled part, "validation" among them.
+        """Tokenize, and hand everything over. figures: of each labelled part and "validation".
 
         predictions: (part, class numbers or scores) -> files. baselines: None: if train has up to
         `CHEAP` examples.
@@ -134,7 +134,7 @@ def _seen(name: str, part: Examples, parts: Parts, notes: list[str]) -> Array:
 
 
 def encode(part: Examples, tokenizer: PreTrainedTokenizerBase, length: int, name: str, notes: list[str]) -> Encoded:
-    """Tokenize up to `length` tokens, special ones included; say how many were cut, and how many are empty.
+    """Tokenize up to `length` tokens, special ones included; note how many are cut or empty.
 
     If a pair is too long, tokens are removed from the end of the longer text.
     """
@@ -160,7 +160,7 @@ def reduce(logits: Tensor, labels: Tensor | None) -> Tensor:
 
 
 class SentenceMetrics:
-    """Figures of a split from the outputs; `unseen.*` on the examples that are not in train, if some are.
+    """Figures of a split from the outputs; `unseen.*` without the examples that are in train too.
 
     `loss`: mean cross entropy in nats, or mean squared error. A remark tells if a correlation is 0
     because all predictions are the same.
@@ -180,14 +180,14 @@ class SentenceMetrics:
         return {"loss": self._loss(outputs, labels)} | values
 
     def decided(self, outputs: Any) -> Array:
-        """Outputs `[N, classes]` to class numbers, or `[N, 1]` to scores, clipped to their limits."""
+        """Outputs `[N, classes]` to class numbers, or `[N, 1]` to scores within their limits."""
         values: Array = np.asarray(outputs)
         if isinstance(self.kind, Classes):
             return values.argmax(-1)
         return values.reshape(-1).clip(self.kind.low, self.kind.high)
 
     def of(self, split: str, predicted: Array, labels: Array) -> dict[str, float]:
-        """The figures of predictions, and `unseen.*` if some of the examples are in train, but not all."""
+        """The figures of predictions, and `unseen.*` if some but not all are in train."""
         figures = self.figures.get(split, self.figures["validation"])
         values, seen = figures(predicted, labels), self.seen.get(split)
         if seen is None or not seen.any() or seen.all():
@@ -206,7 +206,7 @@ class SentenceMetrics:
 def baseline_figures(
     parts: Parts, tests: Mapping[str, Examples], metrics: SentenceMetrics, select: str
 ) -> dict[str, dict[str, float]]:
-    """What needs no network: the most frequent class (of scores the mean) of train, and a bag of words."""
+    """What needs no network: the most frequent class or mean score of train, and a bag of words."""
     labels, kind, held = parts.train.labels, metrics.kind, parts.validation
     assert labels is not None
     constant = np.bincount(labels).argmax() if isinstance(kind, Classes) else labels.mean()
@@ -232,7 +232,7 @@ def baseline_figures(
 
 
 def default_share(train: Examples) -> float:
-    """A tenth of train for validation, and no more than `MOST` examples, which is a number and not a share."""
+    """What is cut from train for validation: a tenth, or `MOST` examples if that is fewer."""
     return MOST if len(train) > 10 * MOST else 0.1
 
 

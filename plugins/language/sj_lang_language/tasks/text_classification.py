@@ -1,4 +1,4 @@
-"""Classify sentences or pairs of any table: CSV, TSV, JSON lines, parquet, or a data set of the hub."""
+"""Classify sentences or pairs of any table: CSV, TSV, JSON lines, parquet, or the hub's."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -137,7 +137,7 @@ class TextClassification(SentenceTask):
         return part
 
     def _parts(self, parts: Mapping[str, Examples], notes: list[str]) -> Parts:
-        """Cut what is missing: dev before validation, so that dev is the same whatever the share of validation."""
+        """Cut what is missing; dev first, so that it does not depend on the share of validation."""
         train, held_out = parts["train"], {name: parts[name] for name in ("dev", "test") if name in parts}
         scored = any(part.labels is not None for part in held_out.values())
         if not scored and self.dev:
@@ -157,9 +157,9 @@ class TextClassification(SentenceTask):
 def read(
     data: str | Mapping[str, str], notes: list[str], *, columns: Sequence[str] | None, quotes: bool | None
 ) -> dict[str, DataTable]:
-    """The tables of `task.data` by part, `train` among them. notes: gets the tables of a folder that are no part.
+    """The tables of `task.data` by part, `train` among them; UserError for what cannot be read.
 
-    UserError for whatever cannot be read.
+    notes: gets the tables of a folder that are no part.
     """
 
     def table(place: str | Path) -> DataTable:

@@ -23,7 +23,7 @@ def check_split(split: Sequence[float]) -> None:
 
 
 def check_given(data: Any) -> None:
-    """Raise UserError if a recipe leaves its data to the command line, and there they are missing."""
+    """Raise UserError if neither the recipe nor the command line names the data."""
     if data is None:
         raise UserError(
             "task.data is not set, and this recipe has no text of its own; give one, e.g. task.data=PATH/TO/FILE.txt"
@@ -31,7 +31,7 @@ def check_given(data: Any) -> None:
 
 
 def read(data: Any, split: Sequence[float]) -> dict[str, str]:
-    """The texts of train, validation and test. Raises UserError without text to train on or to test on."""
+    """The texts of train, validation and test. Raises UserError if train or test has none."""
     parts = corpus.parts(data, split)
     for name in ("train", "test"):
         if not parts.get(name, "").strip():
@@ -44,7 +44,7 @@ def read(data: Any, split: Sequence[float]) -> dict[str, str]:
 def encode_parts(
     tokenizer: PreTrainedTokenizerBase, parts: Mapping[str, str], *, data: Any, split: Any, least: int, need: str
 ) -> dict[str, Tensor]:
-    """Token ids of each part. Raises UserError unless each has `least` of them, which make up `need`."""
+    """Token ids of each part. Raises UserError unless each has `least` of them, for `need`."""
     tokens = {name: encode(tokenizer, text) for name, text in parts.items()}
     if any(len(part) < least for part in tokens.values()):
         raise UserError(
@@ -82,8 +82,7 @@ def pieces(text: str) -> Iterator[str]:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
-    """Token ids of the text, without special tokens, int32 `[N]`, N = 0 of an empty text. Long texts are tokenized in
-    `pieces`."""
+    """Token ids of the text, tokenized in `pieces`, without special tokens, int32 `[N]`, N >= 0."""
     rows: Iterable[list[int]] = (
         tokenizer(piece, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
         for piece in pieces(text)

@@ -25,7 +25,7 @@ def wordpiece(
     level: Level = "words",
     vocab: str | None = None,
 ) -> PreTrainedTokenizerFast:
-    """WordPiece as in BERT (Devlin et al. 2019): `[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` for a pair.
+    """WordPiece as in BERT (Devlin et al. 2019): `[CLS] a [SEP]`, a pair `[CLS] a [SEP] b [SEP]`.
 
     vocab_size: tokens at most, the five special ones and the alphabet included; a short text ends
         with fewer. The alphabet is cut to the most frequent characters that fill half of it (ours).

@@ -1,4 +1,4 @@
-"""From tables to labelled sentences and pairs: labels checked, validation cut off, repetitions found."""
+"""From tables to labelled sentences and pairs: labels checked, parts cut off, repetitions found."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Sentences (`second` None) or pairs, `[N]` each. labels: class numbers, or scores; None if there are none."""
+    """Sentences (`second` None) or pairs, `[N]` each. labels: class numbers, scores, or None."""
 
     first: list[str]
     second: list[str] | None
@@ -122,8 +122,7 @@ class Examples:
 def of_table(
     table: DataTable, text: Sequence[str], label: str | None, kind: Classes | Scores, *, keys: tuple[str, str]
 ) -> Examples:
-    """The examples of a table. label: its column; None: there are no labels. keys: where a recipe names text and label,
-    for messages."""
+    """The examples of a table. label: its column, or None. keys: of text and label in a recipe."""
     columns = [_texts(table, name, keys[0]) for name in text]
     return Examples(
         first=columns[0],
@@ -134,7 +133,7 @@ def of_table(
 
 
 def has_labels(table: DataTable, label: str) -> bool:
-    """False if there is no such column, or if each of its values says that the label is not known ("", null, -1)."""
+    """Whether there is such a column, with a value that is a label: not "", null or -1."""
     return any(written(value) not in ("", "-1") for value in table.columns.get(label, []))
 
 
@@ -198,7 +197,7 @@ def repeated(examples: Examples, train: Examples) -> Array:
 
 
 def _texts(table: DataTable, name: str, key: str) -> list[str]:
-    """A column as texts, "" if there is none. UserError for what is neither text nor number, with its line."""
+    """A column as texts, "" for a missing one. UserError for what is neither text nor number."""
     texts = []
     for row, value in enumerate(table.column(name, key)):
         if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""The tasks of GLUE (Wang et al. 2019, arXiv 1804.07461), and where each form of the data keeps their tables."""
+"""The tasks of GLUE (Wang et al. 2019, arXiv 1804.07461), and where their tables are."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

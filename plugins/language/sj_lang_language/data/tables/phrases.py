@@ -1,4 +1,4 @@
-"""A validation part for a train set that holds phrases of its sentences beside them, as SST-2's does.
+"""Validation for a train set that holds phrases of its sentences beside them, as SST-2's does.
 
 Cut at random, nine phrases of ten would have the sentence around them, or a part of it, in train:
 such a validation part says nothing about new sentences. So whole sentences are cut, and with them
@@ -59,7 +59,7 @@ def _phrases(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def _draw(sentences: list[tuple[tuple[str, ...], Any]], size: float) -> Iterator[tuple[str, ...]]:
-    """Sentences at random, the same ones for every seed, the labels in their proportion, up to one each."""
+    """Random sentences, the same for every seed, the labels in proportion, up to one each."""
     room = room_for(np.array([label for _, label in sentences]), size)
     for index in np.random.default_rng(CUT_SEED).permutation(len(sentences)):
         one, label = sentences[index]

@@ -1,4 +1,4 @@
-"""Tables of examples: TSV, CSV, JSON lines and parquet, each value with the line where it stands."""
+"""Tables of examples: TSV, CSV, JSON lines and parquet, each row with its line."""
 
 import csv
 import io
@@ -15,15 +15,17 @@ from sj_lang_language.data.text.text_files import read_file
 TAB, COMMA = (".tsv", ".txt"), (".csv",)
 JSON, PARQUET = (".jsonl", ".json"), (".parquet",)
 SUFFIXES = (*TAB, *COMMA, *JSON, *PARQUET)
-_HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which JSON can spell and UTF-8 cannot
+_HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which is in JSON but not in UTF-8
 _LONGEST = 1 << 27  # characters of a field; Python's own limit is 131,072
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataTable:
-    """Columns of equal length. lines: the line of each row in its file, counted from 1 (`unit` "row" if a file has
-    no lines). malformed: the lines that have another number of fields than the header; their rows
-    are left out."""
+    """Columns of equal length.
+
+    lines: the line of each row, counted from 1 (`unit` "row" if a file has no lines). malformed:
+    the lines whose number of fields is not the header's; their rows are left out.
+    """
 
     place: str
     columns: dict[str, list[Any]]
@@ -35,7 +37,7 @@ class DataTable:
         return len(self.lines)
 
     def column(self, name: str, key: str) -> list[Any]:
-        """The values of a column. key: where a recipe names it, for the message of the UserError if there is none."""
+        """The values of a column. UserError if there is none. key: where a recipe names it."""
         if name not in self.columns:
             hint = choices(name, list(self.columns))
             raise UserError(

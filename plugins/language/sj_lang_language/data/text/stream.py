@@ -35,7 +35,7 @@ class Source:
     weight: int | None = None
 
     def texts(self, without: frozenset[bytes] = frozenset(), seed: int | None = None) -> Iterator[str]:
-        """The rows in their order, less those whose digest is in `without`. seed: of the order of the files."""
+        """The rows whose digest is not in `without`, in order. seed: of the order of the files."""
         rows = self.rows if seed is None else self.rows.shuffle(seed=seed, buffer_size=1)
         texts = (row[self.column] for row in rows if row[self.column])
         return (text for text in texts if digest(text) not in without) if without else texts
@@ -46,8 +46,7 @@ def digest(text: str) -> bytes:
 
 
 def open_source(place: str) -> Source:
-    """place: `hub:owner/name[/config]`, whose split `train` is read, or a .txt or .txt.gz file or a folder of them,
-    whose rows are the parts between blank lines."""
+    """The split `train` of hub:owner/name[/config], or the paragraphs of a text file or folder."""
     if place.startswith(hub.HUB):
         rows, column, size = hub.stream(place)
         return Source(place, rows, column, size)
@@ -55,8 +54,7 @@ def open_source(place: str) -> Source:
 
 
 class Reader:
-    """From rows to unmasked items. Rows are documents; those too short for a window are joined with the next ones
-    (ours: some sets have a sentence a row)."""
+    """From rows to unmasked items. Rows too short for a window are joined with the next (ours)."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, frame: Frame, *, paired: bool) -> None:
         self.tokenizer, self.frame, self.paired = tokenizer, frame, paired

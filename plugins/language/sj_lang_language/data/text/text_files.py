@@ -40,8 +40,7 @@ def read(place: Path) -> dict[str, str]:
 
 
 def stream(place: Path) -> Any:
-    """The rows of a file, or of all text files of a folder, read while they are used; a row is what stands between
-    blank lines, in the column `text`."""
+    """The paragraphs of a file, or of all in a folder, as rows with a `text`, read on the way."""
     import datasets
 
     files = [str(path) for path in _files(place)]

@@ -9,7 +9,7 @@ IGNORED = -100
 
 
 class TrainingWindows:
-    """All full windows that begin at 0, stride, 2 stride ...: `length` tokens, each with the token after it."""
+    """Full windows that begin at 0, stride, 2 stride ...: `length` tokens and the next ones."""
 
     def __init__(self, tokens: Tensor, length: int, stride: int) -> None:
         self.tokens, self.length, self.stride = tokens, length, stride
@@ -22,7 +22,7 @@ class TrainingWindows:
 
 
 class HeldOutWindows:
-    """Windows one after another, without overlap: each token but the first is predicted exactly once.
+    """Windows without overlap, one after another: each token but the first is predicted once.
 
     The last window is filled up with `pad`, on the right and not scored; a causal model sees
     nothing of it, so no attention mask is needed.
@@ -45,10 +45,9 @@ def _checked(index: int, windows: TrainingWindows | HeldOutWindows) -> int:
 
 
 def _item(tokens: Tensor, start: int, length: int, pad: int) -> dict[str, Tensor]:
-    """`length` inputs; "labels", which models shift themselves; "shift_labels", the token after each input.
+    """`length` inputs; "labels", which models shift; "shift_labels", the token after each input.
 
-    transformers' losses score `shift_labels` if they are given, so that the last input predicts
-    too.
+    transformers' losses score `shift_labels` if there are any, so that the last input predicts too.
     """
     span = tokens[start : start + length + 1].long()
     short = length + 1 - len(span)

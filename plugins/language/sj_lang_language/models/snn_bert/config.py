@@ -21,7 +21,7 @@ class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     """Sizes and components of an SNN-BERT; the first two groups have BERT's names and meanings."""
 
     model_type = "sj-snn-bert"
-    keys_to_ignore_at_inference = ["hidden_states"]  # noqa: RUF012  # transformers reads a list here
+    keys_to_ignore_at_inference = ["hidden_states"]  # noqa: RUF012  # a list is read
     takes_weights_of = ("bert",)
     meaning = ("coding", "timesteps", "residual", "scaled", "gelu", "hidden_act", "pooling", "twin", "layer_norm_eps")
 

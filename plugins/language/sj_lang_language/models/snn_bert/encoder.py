@@ -1,9 +1,9 @@
 """What SNN-BERT computes: from token ids to one vector per token and one per text.
 
-    x = embedding(ids, positions, segments)                                  floats
-    s = N(x);  Q, K, V = N(Linear(s));  O = attention(Q, K, V)               per layer
-    x = Norm(r + Linear(N(O)))                                               r = x, or s with residual "spikes"
-    s = N(x);  x = Norm(r + Linear(N(GELU(Linear(s)))))                      GELU may be dropped
+    x = embedding(ids, positions, segments)                        floats
+    s = N(x);  Q, K, V = N(Linear(s));  O = attention(Q, K, V)     per layer
+    x = Norm(r + Linear(N(O)))                                     r = x; with residual "spikes", s
+    s = N(x);  x = Norm(r + Linear(N(GELU(Linear(s)))))            GELU may be dropped
 
 N is a layer of neurons: what enters a Linear of a layer are spikes. Shapes: time first inside,
 `[L, B, D]` (individual coding) or `[T, B, L, D]` (repeat coding); `[B, L]` outside. Modules and
@@ -105,7 +105,7 @@ class SNNBertIntermediate(nn.Module):
 
 
 class SNNBertLayer(GradientCheckpointingLayer):  # type: ignore[misc]
-    """Attention, then the feed-forward part, each with its residual and its normalization behind it."""
+    """Attention, then the feed-forward part, each followed by residual and normalization."""
 
     def __init__(self, config: SNNBertConfig, *, attention: MakeAttention, neuron: MakeNeuron, norm: MakeNorm) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class SNNBertPooler(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x: `[B, L, D]`, tokens first; mask: `[B, L]`; to `[B, D]`. A text without a token gives what zeros give."""
+        """x `[B, L, D]`, tokens first, mask `[B, L]`, to `[B, D]`. No token counts as 0."""
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)
         if self.pooling == "cls":
@@ -179,7 +179,7 @@ class SNNBertPreTrainedModel(SpikingModel, PreTrainedModel):  # type: ignore[mis
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Put the scales and shifts of spikes into the Linear layers behind; outputs stay as they are, up to rounding.
+        """Put the scales and shifts of spikes into the Linear layers behind, up to rounding.
 
         Those of Q, K and V stay, because spikes meet spikes there: `a_k (a_q s + b_q)` meets the
         spikes of K.
@@ -262,7 +262,7 @@ class SNNBertModel(SNNBertPreTrainedModel):
         )
 
     def _order(self, attention_mask: Tensor | None, ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The mask with tokens first, and the order that puts them there, both `[B, L]`; None if all are valid."""
+        """The mask with tokens first, and that order, `[B, L]`; None if all are valid."""
         if attention_mask is None:
             return None, None
         if attention_mask.shape != ids.shape:

@@ -25,7 +25,7 @@ from sj_lang_language.models.snn_bert.encoder import SNNBertModel, SNNBertPreTra
 
 
 class _Predictions(nn.Module):
-    """The logits of the tokens: Linear(LayerNorm(GELU(Linear(x)))), the last with the table of tokens if tied."""
+    """The logits of the tokens: Linear(LayerNorm(GELU(Linear(x)))), tied to their table or not."""
 
     def __init__(self, config: SNNBertConfig) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class SNNBertForMaskedLM(_OneHead, _WithTokenLogits):
 
 
 class SNNBertForPreTraining(_WithTokenLogits):
-    """SNN-BERT with both heads of BERT's pre-training: masked tokens, and whether the second sentence follows."""
+    """SNN-BERT with both heads of BERT's pre-training: masked tokens and next sentence."""
 
     accepts_loss_kwargs = True
     next_sentence = True
@@ -160,15 +160,14 @@ class SNNBertForPreTraining(_WithTokenLogits):
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> BertForPreTrainingOutput:
-        """Prediction logits `[B, L, V]` and next-sentence logits `[B, 2]`; inputs as for `SNNBertModel`.
+        """Logits `[B, L, V]` of tokens and `[B, 2]` of pairs; inputs as for `SNNBertModel`.
 
         labels: `[B, L]`, -100 is not scored. next_sentence_label: `[B]`, 0: the second sentence
         follows the first. The loss is the sum of the means of what is given, in nats.
 
-        num_items_in_batch: scored tokens in all micro-batches of a step. It divides their summed
-        loss, which makes gradient accumulation exact for them. How many pairs there are it does not
-        say: their mean counts by the micro-batch's share of the scored tokens, which is exact as
-        far as micro-batches have equally many.
+        num_items_in_batch: scored tokens in all micro-batches of a step; divides their summed loss,
+        for exact gradient accumulation. The mean of the pairs counts by the micro-batch's share of
+        the scored tokens, which is exact if all micro-batches have equally many.
         """
         encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
         logits, labels = self.predict(encoded, labels)
@@ -210,7 +209,7 @@ class _WithClassifier(SNNBertPreTrainedModel):
 
 
 class SNNBertForSequenceClassification(_OneHead, _WithClassifier):
-    """SNN-BERT that classifies a text, or gives it a number (`problem_type` "regression", or one label).
+    """SNN-BERT that classifies a text or scores it (`problem_type` "regression", or one label).
 
     Logits `[B, labels]`. labels: `[B]` classes, or `[B]` or `[B, labels]` numbers. The loss follows
     `config.problem_type`, as in transformers: cross-entropy (nats), mean squared error, or binary
@@ -226,7 +225,7 @@ class SNNBertForSequenceClassification(_OneHead, _WithClassifier):
 
 
 class SNNBertForTokenClassification(_OneHead, _WithClassifier):
-    """SNN-BERT that classifies each token: logits `[B, L, labels]`; labels and loss as in `SNNBertForMaskedLM`."""
+    """SNN-BERT that classifies each token, `[B, L, labels]`; labels as in `SNNBertForMaskedLM`."""
 
     output_class = TokenClassifierOutput
     of_the_text = False

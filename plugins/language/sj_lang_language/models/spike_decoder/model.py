@@ -1,7 +1,7 @@
-"""SpikeDecoder: the GPT architecture with spiking neurons, Beger, Walter, Knoll 2026 (arXiv 2606.12287).
+"""SpikeDecoder: GPT with spiking neurons, Beger, Walter, Knoll 2026 (arXiv 2606.12287).
 
-    x = embedding(ids, positions)                                            spikes {0, 1}
-    x = x + SMHA(x);  x = x + MLP(x)        per block, on a stream of floats, neurons N inside the branches
+    x = embedding(ids, positions)           spikes {0, 1}
+    x = x + SMHA(x);  x = x + MLP(x)        per block, on a stream of floats; neurons N in branches
     SMHA(x) = Norm(Linear(N(mask0(Q K^T) V * scale))),  Q, K, V = N(Norm(Linear(N(x))))
     MLP(x)  = Norm(Linear(N(Norm(Linear(N(x))))))
     logits  = Linear(N(x))
@@ -43,7 +43,7 @@ from sj_lang_language.models.spike_decoder.config import SpikeDecoderConfig
 
 
 class SpikingMLP(nn.Module):
-    """y = Norm(Linear(N(Norm(Linear(N(x)))))), D to `mlp_ratio` D to D; the ANN twin has GELU for the inner N."""
+    """y = Norm(Linear(N(Norm(Linear(N(x)))))); the ANN twin has GELU for the inner N."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class SpikeDecoderForCausalLM(SpikingModel, StatefulGeneration, PreTrainedModel,
         embedding's and each block's output, `[B, L, D]` (of repeat coding, the means over T).
         Returns logits `[B, L, V]`, loss in nats per token.
         """
-        shift_labels = more.pop("shift_labels", None)  # not named above: the Trainer waits for every name with "label"
+        shift_labels = more.pop("shift_labels", None)  # unnamed: the Trainer waits for labels
         if more:
             raise TypeError(f"SpikeDecoder has no {', '.join(more)}")
         if shift_labels is None and labels is not None:
@@ -189,7 +189,7 @@ class SpikeDecoderForCausalLM(SpikingModel, StatefulGeneration, PreTrainedModel,
 
     @property
     def text_limit(self) -> int | None:
-        """The longest text, in tokens; None if there is no table of positions: then any length can be read."""
+        """The longest text, in tokens; None without a table of positions: any length."""
         limit: int | None = getattr(self.embedding, "max_length", None)
         return limit
 
@@ -218,7 +218,7 @@ class SpikeDecoderForCausalLM(SpikingModel, StatefulGeneration, PreTrainedModel,
     def _positions(
         self, mask: Tensor | None, input_ids: Tensor, before: State | None, seen: int
     ) -> tuple[Tensor, State]:
-        """Positions `[L, B]` of the tokens, padding not counted, and how many valid tokens each text has now, `[B]`."""
+        """Positions `[L, B]`, padding not counted, and the number of valid tokens so far, `[B]`."""
         longest = self.text_limit
         start = input_ids.new_zeros(input_ids.shape[0]) if before is None else before["valid"]
         steps = torch.ones_like(input_ids.T) if mask is None else mask.long()

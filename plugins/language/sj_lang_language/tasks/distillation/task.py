@@ -24,11 +24,11 @@ else:
 
 
 class Distillation(Task):
-    """Another task, whose model is also taught by a teacher (Hinton, Vinyals, Dean 2015; Romero et al. 2015).
+    """Another task with a teacher (Hinton, Vinyals, Dean 2015; Romero et al. 2015).
 
         loss = (1 - alpha) own + alpha (soft + match)
-        soft  = temperature^2 H(softmax(teacher / temperature), softmax(student / temperature)), nats
-        match = mean over layers of |W h_student - h_teacher|^2 / width of the teacher     (hidden: true)
+        soft  = t^2 H(softmax(teacher / t), softmax(student / t)), nats, t the temperature
+        match = mean over layers of |W h_student - h_teacher|^2 / teacher's width   (hidden: true)
 
     task: the task that is learned; its figures are this one's.
     teacher: a model of transformers for the same task, with the same tokenizer: a folder, also of a

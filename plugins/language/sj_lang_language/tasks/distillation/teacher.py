@@ -65,7 +65,7 @@ def _load(
 
 
 def _register_models() -> None:
-    """A teacher may be one of the models that plugins offer; transformers knows them once they are imported."""
+    """A teacher may be a plugin's model, which transformers knows once it is imported."""
     for registration in plugins.all("model"):
         if not registration.missing:
             try:
