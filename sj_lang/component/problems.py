@@ -15,7 +15,7 @@ Keys = tuple[str | int, ...]
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where a value was written: file, line and column (from 1), or the text of a command line override.
+    """Where a value was written: file, line and column (from 1), or the words of a command line.
 
     inside: the section that holds it in the file, if it acts on another one (`runs.<name>`).
     """

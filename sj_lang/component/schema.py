@@ -1,8 +1,7 @@
 """The signature of a component is the schema of its section in a recipe.
 
-Keyword-only constructors are read as they are; a config class of transformers by the fields that it
-adds itself. An argument that is a component too is annotated `neuron: Part["neuron"]` and written
-`{type: dsn, n: 1}` or `dsn`.
+Of a config class of transformers it is the fields that the class adds itself. An argument that is
+a component too is annotated `neuron: Part["neuron"]` and written `{type: dsn, n: 1}` or `dsn`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from sj_lang.component import values
 from sj_lang.errors import PluginError, choices, describe
@@ -19,9 +18,8 @@ from sj_lang.hookspecs import KINDS
 
 MISSING: Any = inspect.Parameter.empty
 
-#: Arguments that the program hands in. A class says otherwise with
-#: `given: ClassVar[frozenset[str]]`. For models they may be written in a recipe as well, and must
-#: then agree with the data.
+#: Arguments that the program hands in, unless a class says `given: ClassVar[frozenset[str]]`. A
+#: recipe may set those of models, and must then agree with the data.
 GIVEN: Mapping[str, frozenset[str]] = {
     "neuron": frozenset({"channels", "step_mode", "device", "dtype"}),
     "embedding": frozenset(
@@ -50,22 +48,19 @@ class _PartType(type):
 class Part:
     """`Part["neuron"]`: the annotation of an argument that is itself a component.
 
-    As a config field its value is a name or a plain dict `{"type": name, **options}`, which goes
-    into JSON.
+    As a config field its value goes into JSON: a name, or `{"type": name, **options}`.
     """
 
-    _made: ClassVar[dict[str, _PartType]] = {}
-
+    @classmethod
+    @functools.cache
     def __class_getitem__(cls, kind: str) -> Any:
         if kind not in KINDS:
             raise TypeError(f'Part["{kind}"]: {choices(kind, KINDS)}')
-        if kind not in cls._made:
-            cls._made[kind] = _PartType(f'Part["{kind}"]', (), {"kind": kind})
-        return cls._made[kind]
+        return _PartType(f'Part["{kind}"]', (), {"kind": kind})
 
 
 class Data:
-    """The annotation of `task.data`: a source's name, `hub:owner/name[/config]`, a path, or a mapping of splits.
+    """What `task.data` holds: a source, `hub:owner/name[/config]`, a path, or these by split.
 
     `Data | list[Data]` takes several of the first three as well.
     """
@@ -73,7 +68,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Argument:
-    """One argument of a component. part: the kind if it is a component itself; given: handed in by the program."""
+    """An argument of a component. part: its kind if it is one itself. given: by the program."""
 
     name: str
     annotation: Any
@@ -110,7 +105,7 @@ OURS: Mapping[str, Mapping[str, Argument]] = {"model": {"init_from": Argument("i
 
 @functools.cache
 def arguments(kind: str, target: Any) -> dict[str, Argument]:
-    """The arguments of a component class, by name. PluginError if its signature cannot serve as a schema."""
+    """The arguments of a component class. PluginError if its signature cannot serve as a schema."""
     handed_in = frozenset(getattr(target, "given", GIVEN[kind]))
     schema: dict[str, Argument] = {}
     for name, (annotation, default) in _signature(kind, target).items():

@@ -42,7 +42,7 @@ class Spec(dict[str, Any]):
 
 
 def resolve(kind: str, section: Any, keys: Keys = ()) -> tuple[dict[str, Any], list[Problem]]:
-    """Check a component's section; return it as a `Spec`, {} if its class is unknown, and its problems.
+    """Check a component's section; return a `Spec`, {} if its class is unknown, and the problems.
 
     Arguments that the program hands in are not written out, unless a model's section sets them.
     """
@@ -71,13 +71,9 @@ def resolve(kind: str, section: Any, keys: Keys = ()) -> tuple[dict[str, Any], l
 
 
 def resolve_arguments(
-    schema: Mapping[str, Argument],
-    section: Mapping[str, Any],
-    keys: Keys,
-    also: Sequence[str] = (),
-    home: str = "",
+    schema: Mapping[str, Argument], section: Mapping[str, Any], keys: Keys, also: Sequence[str] = (), home: str = ""
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Check the keys and values of one section; return it with defaults, and its problems.
+    """Check the keys and values of a section; return it with defaults, and its problems.
 
     also: other valid keys. home: where the valid keys are described.
     """
@@ -131,7 +127,7 @@ def _resolve_value(argument: Argument, value: Any, keys: Keys) -> tuple[Any, lis
 
 
 def check_data(data: Any, keys: Keys) -> list[Problem]:
-    """Check `task.data`: a source, `hub:owner/name[/config]`, an existing path, or a mapping of those."""
+    """Check `task.data`: a source, `hub:owner/name[/config]`, a path, or a mapping of those."""
     if isinstance(data, Mapping):
         problems = [unknown((*keys, name), SPLITS) for name in data if name not in SPLITS]
         for name in SPLITS:

@@ -1,7 +1,6 @@
 """Annotations as checks of values from YAML: strict, with messages for a user of recipes.
 
-A whole number is a number; true and false are neither numbers nor text; text is never taken for a
-number.
+A whole number is a number; true and false are neither numbers nor text; text is never a number.
 """
 
 from __future__ import annotations
@@ -61,7 +60,9 @@ def simplify(annotation: Any) -> Any:
             return _NotYaml
         if origin is tuple:
             return tuple[tuple(inside)]  # type: ignore[misc]
-        return dict[tuple(inside)] if origin in _MAPPINGS else list[inside[0]]  # type: ignore[misc,valid-type]
+        if origin in _MAPPINGS:
+            return dict[tuple(inside)]  # type: ignore[misc]
+        return list[inside[0]]  # type: ignore[valid-type]
     return _NotYaml
 
 
@@ -78,11 +79,7 @@ def can_be_written(annotation: Any) -> bool:
 
 
 def check(annotation: Any, value: Any) -> tuple[Any, tuple[tuple[str | int, ...], str] | None]:
-    """Check a value against an annotation.
-
-    Returns the value as plain data (lists, dicts, numbers, text), and (place inside the value,
-    message) if it is wrong.
-    """
+    """Check a value: return it as plain data, and (place inside it, message) if it is wrong."""
     from pydantic import ValidationError
 
     simple = simplify(annotation)
@@ -132,9 +129,12 @@ def describe(annotation: Any) -> str:
         few = [tell_plainly(option) for option in inner[:10]]
         return f"one of {', '.join(few)}" + (" ..." if len(inner) > 10 else "") if len(inner) > 3 else " or ".join(few)
     if origin is Annotated:
-        base = describe(inner[0])
-        base = base.replace("a number", "a finite number") if _is_finite(inner[1:]) else base
-        return f"{base} {' and '.join(_limits(inner[1:]))}".rstrip()
+        # a pydantic Field holds its constraints in a list
+        parts = [part for item in inner[1:] for part in getattr(item, "metadata", [item])]
+        limits = [f"{sign} {getattr(p, name)}" for p in parts for name, sign in _LIMITS.items() if hasattr(p, name)]
+        text = f"{describe(inner[0])} {' and '.join(limits)}".rstrip()
+        finite = any(getattr(part, "allow_inf_nan", None) is False for part in parts)
+        return text.replace("a number", "a finite number") if finite else text
     if origin in (Union, types.UnionType):
         wider = [member for member in inner if member is not int or float not in inner]
         return " or ".join(dict.fromkeys(describe(member) for member in wider))
@@ -168,19 +168,6 @@ def tell(value: Any) -> str:
     return f"{tell_plainly(value)} ({noun})"
 
 
-def _limits(metadata: tuple[Any, ...]) -> list[str]:
-    parts = _constraints(metadata)
-    return [f"{sign} {getattr(part, name)}" for part in parts for name, sign in _LIMITS.items() if hasattr(part, name)]
-
-
-def _is_finite(metadata: tuple[Any, ...]) -> bool:
-    return any(getattr(part, "allow_inf_nan", None) is False for part in _constraints(metadata))
-
-
-def _constraints(metadata: tuple[Any, ...]) -> list[Any]:
-    return [part for item in metadata for part in getattr(item, "metadata", [item])]  # a pydantic Field holds a list
-
-
 def _options(annotation: Any) -> list[str]:
     if get_origin(annotation) is Literal:
         return [option for option in get_args(annotation) if isinstance(option, str)]
@@ -193,14 +180,14 @@ def _walk(value: Any, location: tuple[str | int, ...]) -> tuple[tuple[str | int,
     inside: list[str | int] = []
     for key in location:
         inner = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
-        if key in inner:  # otherwise it is pydantic's name for a member of a union, or a missing item
+        if key in inner:  # else pydantic's name for a member of a union, or a missing item
             value = inner[key]
             inside.append(key)
     return tuple(inside), value
 
 
 class _Hashable:
-    """Makes any annotation a cache key; equal by its text, as `Literal[1]` and `Literal[True]` are equal otherwise."""
+    """Makes any annotation a cache key, equal by its text: `Literal[1]` is not `Literal[True]`."""
 
     def __init__(self, annotation: Any) -> None:
         self.annotation = annotation
@@ -244,10 +231,9 @@ def _strict(annotation: Any) -> Any:
 
 
 def hints(owner: Any, annotations: typing.Mapping[str, Any], words: typing.Iterable[str] = ()) -> dict[str, Any]:
-    """Resolve annotations one by one in the module of their owner; one that cannot be resolved stays text.
+    """Resolve annotations in the module of their owner; those that cannot be resolved stay text.
 
-    words: names that stand for themselves if the module does not define them, for linters take the
-        quotes off.
+    words: names that stand for themselves if the module does not define them: linters unquote them.
     """
     scope = {word: word for word in words} | vars(inspect.getmodule(owner) or types)
     resolved: dict[str, Any] = {}

@@ -1,7 +1,6 @@
-"""YAML as recipes use it: numbers and booleans of YAML 1.2, no key twice, and the place of every key.
+"""YAML as recipes use it: numbers and booleans of YAML 1.2, no key twice, and places of all keys.
 
-`3e-4` and `1e5` are numbers; `on`, `yes` and `1:30` are words. Tags are refused, so a file holds
-data and nothing else.
+`3e-4` and `1e5` are numbers; `on`, `yes` and `1:30` are words. Tags are refused: a file holds data.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def scalar(text: str) -> Any:
 
 
 class Document:
-    """A YAML file as plain data, with the place of every key and item, and the problems of its form."""
+    """A YAML file as plain data, the place of each key and item, and the problems of its form."""
 
     def __init__(self, node: yaml.Node | None, file: str) -> None:
         self.file = file
@@ -59,15 +58,12 @@ class Document:
             if isinstance(node, yaml.MappingNode):
                 return self._mapping(node, keys)
             if isinstance(node, yaml.SequenceNode):
-                return [self._item(item, (*keys, index)) for index, item in enumerate(node.value)]
+                self.marks |= {(*keys, index): self._place(item) for index, item in enumerate(node.value)}
+                return [self._plain(item, (*keys, index)) for index, item in enumerate(node.value)]
             quoted = isinstance(node, yaml.ScalarNode) and node.style is not None
             return node.value if quoted else scalar(node.value)
         finally:
             self._open.pop()
-
-    def _item(self, node: yaml.Node, keys: Keys) -> Any:
-        self.marks[keys] = self._place(node)
-        return self._plain(node, keys)
 
     def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
@@ -92,28 +88,23 @@ def parse(text: str, file: str) -> Document:
     """Read YAML text. UserError, one message with line and column, if it is not YAML."""
     try:
         node = yaml.compose(text, Loader=yaml.BaseLoader)
-        tagged = _first_tag(text)
+        tokens = yaml.scan(text) if "!" in text else ()
+        tag = next((token for token in tokens if isinstance(token, yaml.TagToken)), None)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else file
         raise UserError(f"{where}  not valid YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{file}  not valid YAML: {' '.join(str(error).split())}") from error
-    if tagged:
-        line, column, tag = tagged
-        raise UserError(f"{file}:{line}:{column}  a recipe holds names and numbers; the tag '{tag}' is not allowed")
+    if tag is not None:
+        where = f"{file}:{tag.start_mark.line + 1}:{tag.start_mark.column + 1}"
+        name = "".join(part or "" for part in tag.value)
+        raise UserError(f"{where}  a recipe holds names and numbers; the tag '{name}' is not allowed")
     return Document(node, file)
 
 
-def _first_tag(text: str) -> tuple[int, int, str] | None:
-    for token in yaml.scan(text, Loader=yaml.BaseLoader) if "!" in text else ():
-        if isinstance(token, yaml.TagToken):
-            return token.start_mark.line + 1, token.start_mark.column + 1, "".join(part or "" for part in token.value)
-    return None
-
-
 def read(path: Path) -> Document:
-    """Read a YAML file that holds a mapping. UserError if it is missing, empty, not UTF-8, not YAML or no mapping."""
+    """Read a YAML file that holds a mapping. UserError if it cannot be read, or holds none."""
     file = shown(path)
     try:
         raw = path.read_bytes()
@@ -131,16 +122,16 @@ def read(path: Path) -> Document:
     if document.data is None:
         raise UserError(f"{file} is empty; a recipe needs at least: recipe, task, tokenizer, model")
     if not isinstance(document.data, dict):
-        raise UserError(f"{file}: expected keys with values (such as 'recipe: 1'), found {_shape(document.data)}")
+        shape = "a list" if isinstance(document.data, list) else f"only {str(document.data)[:40]!r}"
+        raise UserError(f"{file}: expected keys with values (such as 'recipe: 1'), found {shape}")
     return document
 
 
-def _shape(data: Any) -> str:
-    return "a list" if isinstance(data, list) else f"only {str(data)[:40]!r}"
-
-
 def value(text: str) -> Any:
-    """The value of an override: a list, mapping or quoted text in YAML, else a plain scalar. ValueError if not YAML."""
+    """The value of an override: YAML if it begins like a list, mapping or quotation, else a scalar.
+
+    ValueError if it is not YAML.
+    """
     stripped = text.strip()
     if not stripped.startswith(("[", "{", '"', "'")):
         return scalar(stripped)

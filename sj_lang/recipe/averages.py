@@ -1,4 +1,4 @@
-"""`averages:` of a series: one number over the figures of several runs, such as the score of a benchmark."""
+"""`averages:` of a series: one number over figures of several runs, such as a benchmark's score."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 from sj_lang.component import values
 from sj_lang.component.problems import Keys, Problem, unknown
 
-#: name of an average -> run, or the part before "/" that several runs share -> the figures that
-#: count for it
+#: name -> run, or the part before "/" that several runs share -> the figures that count for it
 Averages = Mapping[str, Mapping[str, Sequence[str]]]
 #: run -> the figures of each of its seeds
 Figures = Mapping[str, Sequence[Mapping[str, float]]]
@@ -20,7 +19,7 @@ KEYS: Keys = ("averages",)
 
 
 def check(section: Any, runs: Iterable[str] | None) -> tuple[dict[str, dict[str, list[str]]] | None, list[Problem]]:
-    """Check the section against the names of the runs; return it with a list of figures for every run."""
+    """Check the section against the names of the runs; return it with a list of figures per run."""
     if section is None:
         return None, []
     if runs is None:
@@ -62,11 +61,11 @@ def compute(averages: Averages, figures: Figures) -> tuple[dict[str, dict[str, A
     """Column -> name -> mean, deviation and number; and sentences about what could not be computed.
 
     A column is what the names of the runs end with ("spiking", "ann"), "" if each member is one
-    run, or a baseline that all of them have ("baseline.majority"). If several figures of a run are
-    named, the mean of those that exist counts. With seeds, the average is taken for each seed; if
-    the runs differ in their number of seeds, it is the average of their means, without a deviation.
-    A column in which no member has its figure is left out without a sentence if another column has
-    the average: an ANN twin has no firing rate.
+    run, or a baseline that all of them have ("baseline.majority"). Of several figures of a run, the
+    mean of those that exist counts. With seeds, there is an average for each seed; if the runs
+    differ in their number of seeds, it is that of their means, without a deviation. A column in
+    which no member has its figure is left out silently if another column has the average: an ANN
+    twin has no firing rate.
     """
     columns: dict[str, dict[str, Any]] = {}
     notes: list[str] = []
@@ -108,12 +107,9 @@ def stored(computed: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, 
 
 
 def rows(
-    averages: Averages,
-    figures: Figures,
-    computed: Mapping[str, Mapping[str, Any]],
-    show: Callable[[str, Any], str],
+    averages: Averages, figures: Figures, computed: Mapping[str, Mapping[str, Any]], show: Callable[[str, Any], str]
 ) -> list[list[str]]:
-    """The table: a line for each run and figure that counts, then the averages; a column for each of `compute`.
+    """The table: a line for each run and figure that counts, then the averages, by columns.
 
     show: (name, mean and deviation) -> text.
     """
@@ -153,7 +149,7 @@ def _columns(members: Mapping[str, Sequence[str]], figures: Figures) -> list[str
 
 
 def _series(figures: Figures, run: str, column: str, names: Sequence[str]) -> list[float]:
-    """The mean of the named figures for each seed of a run, without seeds that have none of them."""
+    """The mean of the named figures for each seed of a run that has any of them."""
     if column.startswith(BASELINE):
         prefix = f"{column}."
         full_name = next((name for name in figures if name == run or name.startswith(f"{run}/")), "")

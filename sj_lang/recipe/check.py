@@ -1,4 +1,4 @@
-"""Whether the values of a recipe are right: the head, the components, the sections, and whether they fit together."""
+"""Whether the values of a recipe are right, one by one and together."""
 
 from __future__ import annotations
 
@@ -65,9 +65,10 @@ def _where_it_belongs(problem: Problem) -> Problem:
     if "did you mean" in problem.message:
         return problem
     schemas = {"train": sections.train_arguments(), "generate": sections.generate_arguments()}
-    schemas |= {"measure": sections.measure_arguments()}
-    homes = [section for section, schema in schemas.items() if problem.keys[0] in schema]
-    return Problem(problem.keys, f"unknown key; it belongs under '{homes[0]}'", "unknown") if homes else problem
+    for section, arguments in (schemas | {"measure": sections.MEASURE}).items():
+        if problem.keys[0] in arguments:
+            return Problem(problem.keys, f"unknown key; it belongs under '{section}'", "unknown")
+    return problem
 
 
 def check_body(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
@@ -97,7 +98,7 @@ def check_body(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def _check_together(body: dict[str, Any]) -> list[Problem]:
-    """Let the task and the model's config check their own values, and the model its neurons. Builds no weights."""
+    """Let task and config check their values, and the model its neurons. Builds no weights."""
     from sj_lang.build import Make, check_neurons
 
     problems: list[Problem] = []
@@ -126,7 +127,7 @@ def _check_together(body: dict[str, Any]) -> list[Problem]:
 
 
 def _placed(kind: str, text: str) -> Problem:
-    """A component's own complaint, at the key that it begins with ("task.split ..."), or at the component."""
+    """A component's complaint, at the key that it begins with ("task.split ..."), if any."""
     named = re.match(rf"{kind}((?:\.\w+)+):? ", text)
     return Problem((kind, *named[1][1:].split(".")), text[named.end() :]) if named else Problem((kind,), text)
 

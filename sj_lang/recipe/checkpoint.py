@@ -54,7 +54,7 @@ def settle(tree: Tree) -> list[Problem]:
     if readers and "tokenizer" not in tree.data:
         tree.data["tokenizer"] = readers[0]
     laid = Tree({"model": {"type": model["type"], **decided}})
-    laid.lay_over({"model": model}, {})
+    laid.lay_over(Tree({"model": model}))
     tree.data["model"] = laid.data["model"]
     return [
         Problem(("model", name), f"the checkpoint {place} has {size}, found {values.tell(model[name])}; leave it out")
@@ -64,12 +64,11 @@ def settle(tree: Tree) -> list[Problem]:
 
 
 def fields(target: Any, stored: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """The fields of a config class that a checkpoint decides: sizes, components, options that
-    weights depend on.
+    """The config fields that a checkpoint decides: sizes, components, what weights depend on.
 
-    target: the class. Its classmethod `fields_of` says what the config of another model
-    (`takes_weights_of`) means here. stored: the checkpoint's config. UserError for a checkpoint of
-    another architecture.
+    target: the config class. Its classmethod `fields_of` says what the config of another model
+    (`takes_weights_of`) means here. stored: the checkpoint's config. UserError if it is of another
+    architecture.
     """
     from transformers import CONFIG_MAPPING
 
@@ -91,10 +90,8 @@ def refuse_other_kind(target: Any, kind: str, place: str) -> None:
     """UserError unless a config class takes weights of this kind of model."""
     taken = (target.model_type, *getattr(target, "takes_weights_of", ()))
     if kind not in taken:
-        raise UserError(
-            f"{KEY}: {place} is a checkpoint of '{kind}', this model takes those of "
-            + " and ".join(f"'{one}'" for one in taken)
-        )
+        names = " and ".join(f"'{name}'" for name in taken)
+        raise UserError(f"{KEY}: {place} is a checkpoint of '{kind}', this model takes those of {names}")
 
 
 def _give_way(tree: Tree, decided: Mapping[str, Any], readers: Sequence[str]) -> None:

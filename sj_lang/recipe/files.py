@@ -10,16 +10,16 @@ from sj_lang import plugins
 from sj_lang.component import yaml_marks
 from sj_lang.component.problems import Keys, Place, Problem, shown
 from sj_lang.errors import PluginError, UserError, choices, nearest
-from sj_lang.recipe.overrides import Tree, nest
+from sj_lang.recipe.overrides import Tree
 
 #: Keys that belong to one file and are not taken over from a base.
 NOT_FROM_BASE = ("recipe", "base", "name", "summary", "output")
 
 
 def locate(recipe: str, near: Path | None = None) -> tuple[Path, str]:
-    """The file of a recipe and the name it has by default. `near`: the folder that paths are relative to.
+    """The file of a recipe, and its name by default. near: the folder that paths are relative to.
 
-    A path comes before the name of an installed recipe. UserError with the nearest names if there
+    A path comes before the name of an installed recipe. UserError, with the nearest names, if there
     is neither.
     """
     path = (near or Path()) / Path(recipe).expanduser()
@@ -45,7 +45,7 @@ def locate(recipe: str, near: Path | None = None) -> tuple[Path, str]:
 
 
 def read_tree(path: Path, chain: tuple[Path, ...] = ()) -> Tree:
-    """Read a recipe file and lay it over its base, if it names one. Problems of form are kept in the tree."""
+    """Read a recipe file and lay it over its base, if it names one. The tree has its problems."""
     document = yaml_marks.read(path)
     data: dict[str, Any] = document.data
     marks, problems = _nest_runs(data, document.marks)
@@ -59,7 +59,7 @@ def read_tree(path: Path, chain: tuple[Path, ...] = ()) -> Tree:
         tree = _read_base(base, path, place, (*chain, path.resolve()))
     tree.marks |= {keys: place for keys, place in marks.items() if not keys}
     tree.problems += problems
-    tree.lay_over(data, marks)
+    tree.lay_over(Tree(data, marks))
     if is_installed(path):
         tree.notes.clear()  # what it drops of its base, it drops on purpose
     return tree
@@ -86,7 +86,7 @@ def _read_base(base: str, path: Path, place: Place, chain: tuple[Path, ...]) -> 
 
 
 def _nest_runs(data: dict[str, Any], marks: dict[Keys, Place]) -> tuple[dict[Keys, Place], list[Problem]]:
-    """Nest keys with dots, `runs: {a: {model.twin: true}}`, in place; return new marks and problems."""
+    """Nest keys with dots (`runs: {a: {model.twin: true}}`) in place; return marks and problems."""
     runs, problems = data.get("runs"), []
     kept = dict(marks)
     if not isinstance(runs, dict):
@@ -95,15 +95,14 @@ def _nest_runs(data: dict[str, Any], marks: dict[Keys, Place]) -> tuple[dict[Key
         if not isinstance(run, dict):
             continue
         here: Keys = ("runs", name)
-        entries = []
+        tree = Tree()
         for key, value in run.items():
-            below = (*here, key)
-            inner = {keys[len(below) :]: place for keys, place in marks.items() if keys[: len(below)] == below}
-            entries.append((tuple(key.split(".")), value, inner))
-        runs[name], nested, wrong = nest(entries)
-        problems += [problem.under(*here) for problem in wrong]
+            inner = {keys[3:]: place for keys, place in marks.items() if keys[:3] == (*here, key)}
+            tree.nest(tuple(key.split(".")), value, inner)
+        runs[name] = tree.data
+        problems += [problem.under(*here) for problem in tree.problems]
         kept = {keys: place for keys, place in kept.items() if keys[:2] != here or len(keys) == 2}
-        kept |= {(*here, *keys): place for keys, place in nested.items()}
+        kept |= {(*here, *keys): place for keys, place in tree.marks.items()}
     return kept, problems
 
 

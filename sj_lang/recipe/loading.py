@@ -8,13 +8,13 @@ torch; checking a recipe does, because components are checked against their clas
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sj_lang.component import values, yaml_marks
-from sj_lang.component.problems import Keys, Place, Problem, merge_misspelt, report, shown, unknown
+from sj_lang.component.problems import Keys, Problem, merge_misspelt, report, shown, unknown
 from sj_lang.errors import PluginError, UserError
 from sj_lang.recipe import averages, checkpoint, overrides
 from sj_lang.recipe.check import FORMAT, KEYS, PARENTS, SECTIONS, check_body, check_head, check_name
@@ -24,7 +24,7 @@ from sj_lang.recipe.overrides import COMPONENTS, Tree
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A checked recipe with all defaults. Only the head of a series counts; its runs are `children()`.
+    """A checked recipe with all defaults. Of a series, only the head counts; see `children`.
 
     notes: sentences for the user, e.g. that a new `type` dropped the old one's arguments.
     """
@@ -87,59 +87,46 @@ class Recipe:
 
 
 def load(recipe: str, changes: Iterable[str] = ()) -> Recipe:
-    """Find, read and check a recipe. recipe: a path or a name; changes: `key.path=value` texts, laid over it.
+    """Find, read and check a recipe: a path or a name, with `key.path=value` texts laid over it.
 
     Raises one UserError that lists all problems, each with its place, or a PluginError if a plugin
     that the recipe needs failed to load.
     """
     path, name = locate(recipe)
-    data, marks, problems = overrides.from_command_line(changes)
-    if "base" in data:
-        problems.append(Problem(("base",), "cannot be changed from the command line", place=marks["base",]))
-        del data["base"]
-    loaded, wrong = _load(path, name, _Changes(data, marks), ())
-    problems += wrong
+    tree = overrides.from_command_line(changes)
+    if "base" in tree.data:
+        place = tree.marks["base",]
+        tree.problems.append(Problem(("base",), "cannot be changed from the command line", place=place))
+        del tree.data["base"]
+    loaded, problems = _load(path, name, tree, ())
+    problems += tree.problems
     if problems or loaded is None:
         raise report(merge_misspelt(problems), shown(path))
     return loaded
 
 
 def generation(changes: Iterable[str]) -> dict[str, Any]:
-    """Check `key=value` texts that are laid over a stored recipe's `generate:`; `seed` is one of them. UserError."""
+    """Check `key=value` texts for a stored recipe's `generate:`, and `seed`. UserError."""
     from sj_lang.component.schema import Argument
     from sj_lang.component.spec import resolve_arguments
     from sj_lang.recipe import sections
 
-    data, marks, problems = overrides.from_command_line(changes)
+    tree = overrides.from_command_line(changes)
     schema = {**sections.generate_arguments(), "seed": Argument("seed", int, given=True)}
-    options, wrong = resolve_arguments(schema, data, ())
-    problems += [problem.at(marks) for problem in wrong]
-    if problems:
+    options, wrong = resolve_arguments(schema, tree.data, ())
+    if problems := tree.problems + [problem.at(tree.marks) for problem in wrong]:
         raise report(problems, "the generation options")
-    return {key: value for key, value in options.items() if key in data}
+    return {key: value for key, value in options.items() if key in tree.data}
 
 
-@dataclass(frozen=True)
-class _Changes:
-    """The command line, laid over every recipe that is loaded."""
-
-    data: Mapping[str, Any]
-    marks: Mapping[Keys, Place]
-
-    def only(self, keys: Iterable[str]) -> _Changes:
-        return _Changes({key: self.data[key] for key in self.data if key in keys}, self.marks)
-
-    def without(self, keys: Iterable[str]) -> _Changes:
-        return self.only([key for key in self.data if key not in keys])
-
-    def lay_over(self, tree: Tree) -> None:
-        tree.lay_over(self.data, self.marks)
+#: Keys that the command line sets for a list of recipes, not for each of them.
+_OF_LISTS = (*PARENTS, "summary")
 
 
-def _load(path: Path, name: str, changes: _Changes, chain: tuple[Path, ...]) -> tuple[Recipe | None, list[Problem]]:
+def _load(path: Path, name: str, changes: Tree, chain: tuple[Path, ...]) -> tuple[Recipe | None, list[Problem]]:
     tree = read_tree(path)
     listed = isinstance(changes.data.get("runs", tree.data.get("runs")), list)
-    (changes.only([*PARENTS, "summary"]) if listed else changes).lay_over(tree)
+    tree.lay_over(changes.only(_OF_LISTS) if listed else changes)
     tree.data.setdefault("name", name)
     head, problems = check_head(tree.data)
     body: dict[str, Any] = {}
@@ -150,12 +137,12 @@ def _load(path: Path, name: str, changes: _Changes, chain: tuple[Path, ...]) -> 
         body, wrong = check_body(tree.data)
         wrong += contradictions
     elif isinstance(written, list):
-        inner = changes.without([*PARENTS, "summary"])
+        inner = changes.only(changes.data.keys() - _OF_LISTS)
         if "seeds" in head and not problems:  # instead of the seeds of the listed recipes
-            inner = _Changes({**inner.data, "seeds": head.pop("seeds")}, {**tree.marks, **changes.marks})
+            inner = Tree({**inner.data, "seeds": head.pop("seeds")}, {**tree.marks, **changes.marks})
         runs, wrong = _load_listed(tree, written, path, inner, (*chain, path.resolve()))
     elif isinstance(written, dict):
-        runs, wrong = _load_named(tree, written, path, changes.without(PARENTS))
+        runs, wrong = _load_named(tree, written, path, changes.only(changes.data.keys() - PARENTS))
     else:
         text = f"expected names with changes, or a list of recipes; found {values.tell(written)}"
         wrong = [Problem(("runs",), text)]
@@ -169,10 +156,8 @@ def _load(path: Path, name: str, changes: _Changes, chain: tuple[Path, ...]) -> 
     return Recipe(path=path, runs=runs, notes=notes, **head, **body), []
 
 
-def _load_named(
-    tree: Tree, runs: dict[str, Any], path: Path, changes: _Changes
-) -> tuple[dict[str, Recipe], list[Problem]]:
-    """`runs: {name: changes}`: each run is the recipe with its changes, and the command line over them."""
+def _load_named(tree: Tree, runs: dict[str, Any], path: Path, changes: Tree) -> tuple[dict[str, Recipe], list[Problem]]:
+    """`runs: {name: changes}`: the recipe with the changes of each run, then the command line's."""
     children: dict[str, Recipe] = {}
     problems = [] if runs else [Problem(("runs",), "is empty; name at least one run, or leave 'runs' out")]
     for name, written in runs.items():
@@ -188,12 +173,12 @@ def _load_named(
                 problems.append(Problem((*here, key), "belongs to the whole series, a run cannot set it"))
             elif key not in allowed:
                 problems.append(unknown((*here, key), allowed))
-        child = tree.copy()
+        child = Tree(tree.data, tree.marks)
         marks = {k[2:]: replace(place, inside=here) for k, place in tree.marks.items() if k[:2] == here and k[2:]}
-        child.lay_over({key: value for key, value in written.items() if key in allowed}, marks)
+        child.lay_over(Tree(written, marks).only(allowed))
         if is_installed(path):
             child.notes.clear()
-        changes.lay_over(child)
+        child.lay_over(changes)
         head_keys = [key for key in child.data if key in ("name", "summary", "seed")]
         head, wrong_head = check_head({"recipe": FORMAT} | {key: child.data[key] for key in head_keys})
         contradictions = checkpoint.settle(child)
@@ -205,9 +190,9 @@ def _load_named(
 
 
 def _load_listed(
-    tree: Tree, runs: list[Any], path: Path, changes: _Changes, chain: tuple[Path, ...]
+    tree: Tree, runs: list[Any], path: Path, changes: Tree, chain: tuple[Path, ...]
 ) -> tuple[dict[str, Recipe], list[Problem]]:
-    """`runs: [recipe, ...]`: recipes with the command line over each; a series adds all its runs."""
+    """`runs: [recipe, ...]`: each with the command line over it; a series adds all its runs."""
     children: dict[str, Recipe] = {}
     problems = [] if runs else [Problem(("runs",), "the list is empty; name at least one recipe, or leave 'runs' out")]
     for key in tree.data:

@@ -1,4 +1,4 @@
-"""Laying one set of values over another: a recipe over its base, a run or the command line over a recipe.
+"""Values laid over others: a recipe over its base, a run or the command line over a recipe.
 
 Mappings are merged, everything else is replaced. A component that gets another `type` loses the old
 type's arguments. A component that wraps another of its kind, as a distillation wraps a task, wraps
@@ -8,7 +8,7 @@ the one that was there unless it names one, and hands on the keys that only the 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sj_lang import plugins
@@ -20,7 +20,7 @@ COMPONENTS = ("task", "tokenizer", "model")
 
 
 class Tree:
-    """Nested values of a recipe, with the place where each was written."""
+    """Nested values, the place where each was written, notes for the user, and problems of form."""
 
     def __init__(self, data: Mapping[str, Any] | None = None, marks: Marks | None = None) -> None:
         self.data: dict[str, Any] = copy.deepcopy(dict(data or {}))
@@ -28,14 +28,26 @@ class Tree:
         self.notes: list[str] = []
         self.problems: list[Problem] = []
 
-    def copy(self) -> Tree:
-        """A deep copy; notes and problems start empty."""
-        return Tree(self.data, self.marks)
+    def only(self, keys: Collection[str]) -> Tree:
+        """A copy with some of the keys at the top; notes and problems start empty."""
+        return Tree({key: value for key, value in self.data.items() if key in keys}, self.marks)
 
-    def lay_over(self, data: Mapping[str, Any], marks: Marks) -> None:
-        """Lay values over this tree."""
-        for key, value in data.items():
-            self.data[key] = self._laid((key,), self.data.get(key), value, marks)
+    def lay_over(self, changes: Tree) -> None:
+        """Lay the values of another tree over this one."""
+        for key, value in changes.data.items():
+            self.data[key] = self._laid((key,), self.data.get(key), value, changes.marks)
+
+    def nest(self, keys: Keys, value: Any, marks: Marks) -> None:
+        """Set a value at a path of keys, which may be set in any order, but none twice.
+
+        marks: relative to the value; that of () is the place of the entry. A name beside arguments
+        for the same key is its `type`.
+        """
+        for end in range(1, len(keys)):
+            self.marks.setdefault(keys[:end], marks[()])
+        self.problems += _insert(self.data, keys, value, (), marks[()])
+        for inner, place in marks.items():
+            self.marks.setdefault((*keys, *inner), place)
 
     def _laid(self, keys: Keys, old: Any, new: Any, marks: Marks) -> Any:
         kind = part_kind(self.data, keys)
@@ -105,7 +117,7 @@ def _names_a_type(value: Any) -> bool:
 
 
 def _arguments(kind: str, name: Any) -> Mapping[str, schema.Argument]:
-    """The arguments of a component; none if it is not known, which the check that follows reports."""
+    """The arguments of a component; none if it is unknown, which the later check reports."""
     try:
         return schema.arguments(kind, plugins.get(kind, name).load()) if isinstance(name, str) else {}
     except (UserError, PluginError):
@@ -120,7 +132,7 @@ def _wrapped(kind: str, name: Any) -> str:
 def _handed_on(
     kind: str, keys: Keys, wrapped: str, old: dict[str, Any], new: dict[str, Any], marks: Marks
 ) -> tuple[dict[str, Any], Marks]:
-    """`new` and its marks with the keys that only the component inside `old` has below `wrapped`."""
+    """`new` and its marks, with keys that only the component inside `old` has below `wrapped`."""
     outside, below = _arguments(kind, old["type"]), new.get(wrapped, {})
     inside = _arguments(kind, _spec(old.get(wrapped, "")).get("type"))
     inner = {key: value for key, value in new.items() if key in inside and key not in outside}
@@ -158,36 +170,22 @@ def part_kind(data: Mapping[str, Any], keys: Keys) -> str:
 
 
 def _as_in_run(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The components of a recipe with those of one of its runs laid over them."""
     runs = data.get("runs")
     run = runs.get(name) if isinstance(runs, dict) else None
-    components: dict[str, Any] = {}
-    for kind in COMPONENTS:
-        outer, inner = data.get(kind), run.get(kind) if isinstance(run, dict) else None
-        both = isinstance(outer, str | dict) and isinstance(inner, str | dict)
-        components[kind] = {**_spec(outer), **_spec(inner)} if both else outer if inner is None else inner  # type: ignore[arg-type]
+    changes = run if isinstance(run, dict) else {}
+    components = {kind: data.get(kind) for kind in COMPONENTS}
+    for kind, outer in components.items():
+        inner = changes.get(kind)
+        if isinstance(outer, str | dict) and isinstance(inner, str | dict):
+            components[kind] = _spec(outer) | _spec(inner)
+        elif inner is not None:
+            components[kind] = inner
     return components
 
 
-def nest(entries: Iterable[tuple[Keys, Any, Marks]]) -> tuple[dict[str, Any], dict[Keys, Place], list[Problem]]:
-    """Merge values with key paths into one nested mapping, in any order; none may be set twice.
-
-    The marks of an entry are relative to its value; the mark of () is the place of the entry. A
-    name beside arguments for the same key is its `type`.
-    """
-    data: dict[str, Any] = {}
-    marks: dict[Keys, Place] = {}
-    problems: list[Problem] = []
-    for keys, value, inner_marks in entries:
-        for end in range(1, len(keys)):
-            marks.setdefault(keys[:end], inner_marks.get((), Place("")))
-        problems += _insert(data, keys, value, (), inner_marks.get(()))
-        for inner, place in inner_marks.items():
-            marks.setdefault((*keys, *inner), place)
-    return data, marks, problems
-
-
-def _insert(data: dict[str, Any], keys: Keys, value: Any, under: Keys, place: Place | None) -> list[Problem]:
-    """Put a value at a key path; `under`: the path of `data` itself, for the problems that are returned."""
+def _insert(data: dict[str, Any], keys: Keys, value: Any, under: Keys, place: Place) -> list[Problem]:
+    """Set a value at a path of keys, and return the problems. under: the path of `data` itself."""
     full = (*under, *keys)
     *sections, last = (str(key) for key in keys)
     for key in sections:
@@ -207,20 +205,18 @@ def _insert(data: dict[str, Any], keys: Keys, value: Any, under: Keys, place: Pl
     return [Problem(full, "is given twice", place=place)]
 
 
-def from_command_line(texts: Iterable[str]) -> tuple[dict[str, Any], dict[Keys, Place], list[Problem]]:
-    """`key.path=value` texts as one nested mapping; values are typed as in YAML."""
-    entries: list[tuple[Keys, Any, Marks]] = []
-    problems: list[Problem] = []
+def from_command_line(texts: Iterable[str]) -> Tree:
+    """The values of `key.path=value` texts, typed as in YAML."""
+    tree = Tree()
     for text in texts:
         place = Place(f"command line '{text}'")
         path, sign, value = text.partition("=")
         keys = tuple(path.strip().split("."))
         if not sign or not all(keys):
-            problems.append(Problem((), "expected key=value, such as train.learning_rate=3e-4", place=place))
+            tree.problems.append(Problem((), "expected key=value, such as train.learning_rate=3e-4", place=place))
             continue
         try:
-            entries.append((keys, yaml_marks.value(value), {(): place}))
+            tree.nest(keys, yaml_marks.value(value), {(): place})
         except ValueError as error:
-            problems.append(Problem(keys, f"not valid YAML: {error}", place=place))
-    data, marks, wrong = nest(entries)
-    return data, marks, problems + wrong
+            tree.problems.append(Problem(keys, f"not valid YAML: {error}", place=place))
+    return tree

@@ -1,4 +1,4 @@
-"""The sections that are no components; `train` and `generate` are transformers', field for field."""
+"""Sections that are no components; `train` and `generate` are transformers', field for field."""
 
 from __future__ import annotations
 
@@ -18,13 +18,8 @@ from sj_lang.component.schema import MISSING, Argument, field_default
 from sj_lang.component.spec import resolve_arguments
 from sj_lang.component.values import can_be_written, tell_plainly
 
-#: Our defaults that differ from TrainingArguments'. Steps below 1 are fractions of the whole
-#: training.
-TRAIN_DEFAULTS: Mapping[str, Any] = {
-    "report_to": [],
-    "logging_steps": 0.02,
-    "save_total_limit": 2,
-}
+#: Defaults that differ from TrainingArguments'. Steps below 1 are shares of the whole training.
+TRAIN_DEFAULTS: dict[str, Any] = {"report_to": [], "logging_steps": 0.02, "save_total_limit": 2}
 #: Decided by the run unless the recipe sets them, so never written out as defaults.
 TRAIN_DECIDED = frozenset(
     {"use_cpu", "disable_tqdm", "eval_strategy", "eval_steps", "save_strategy", "save_steps"}
@@ -81,28 +76,26 @@ GENERATE_LIMITS: Mapping[str, Mapping[str, Any]] = {
     "repetition_penalty": {"gt": 0},
 }
 GENERATE_DEFAULTS: Mapping[str, Any] = {"prompt": None, "max_new_tokens": 200, "do_sample": True}
-MEASURE_DEFAULTS: Mapping[str, bool] = {"firing_rate": True, "raster": True, "energy": True}
+#: What is measured beside the task's figures.
+MEASURE = {name: Argument(name, bool, True) for name in ("firing_rate", "raster", "energy")}
 
 ELSEWHERE = {
     "seed": "the seed has one place: 'seed' at the top level",
     "data_seed": "the seed has one place: 'seed' at the top level",
     "output_dir": "the run folder has one place: 'output' at the top level",
 }
-
-
-#: The one key of `train:` that is ours: the learning rate of the neurons' parameters; null: that of
-#: all others.
+#: Our one key of `train:`: the learning rate of the neurons' parameters; null: that of all others.
 NEURON_RATE = "neuron_learning_rate"
 
 
 @functools.cache
 def train_arguments() -> dict[str, Argument]:
-    """The fields of transformers.TrainingArguments, less seed, data_seed and output_dir, and `NEURON_RATE`."""
+    """The fields of transformers.TrainingArguments that a recipe can set, and `NEURON_RATE`."""
     hf.shield()
     from transformers import TrainingArguments
 
     annotations = typing.get_type_hints(TrainingArguments)
-    our_defaults = {**TRAIN_DEFAULTS, **{name: value for name, (value, _) in TRAIN_FIXED.items()}}
+    our_defaults = TRAIN_DEFAULTS | {name: value for name, (value, _) in TRAIN_FIXED.items()}
     rate = _limited(float | None, TRAIN_LIMITS["learning_rate"])
     schema: dict[str, Argument] = {NEURON_RATE: Argument(NEURON_RATE, rate, None)}
     for entry in dataclasses.fields(TrainingArguments):
@@ -130,7 +123,7 @@ def _limited(annotation: Any, limits: Mapping[str, Any] | None) -> Any:
 
 @functools.cache
 def generate_arguments() -> dict[str, Argument]:
-    """The attributes of transformers.GenerationConfig, with the types its docstring gives them, and `prompt`."""
+    """The attributes of transformers.GenerationConfig, typed by its docstring, and `prompt`."""
     hf.shield()
     from transformers import GenerationConfig
 
@@ -156,14 +149,9 @@ def _documented(text: str) -> Any:
     return annotation
 
 
-def measure_arguments() -> dict[str, Argument]:
-    """What is measured beside the task's figures."""
-    return {name: Argument(name, bool, default) for name, default in MEASURE_DEFAULTS.items()}
-
-
 def resolve_measure(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """Check `measure:`; return it with its defaults, and its problems."""
-    return resolve_arguments(measure_arguments(), section, ("measure",))
+    return resolve_arguments(MEASURE, section, ("measure",))
 
 
 def resolve_train(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
@@ -198,10 +186,8 @@ def _scheduler_arguments(name: Any) -> dict[str, Argument] | None:
     from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
     functions = {kind.value: function for kind, function in TYPE_TO_SCHEDULER_FUNCTION.items()}
-    if name not in functions:
-        return None
-    parameters = inspect.signature(functions[name]).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    parameters = inspect.signature(functions[name]).parameters if name in functions else {}
+    if not parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return None
     annotations = typing.get_type_hints(functions[name])
     handed_in = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
@@ -223,7 +209,7 @@ def resolve_generate(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[P
         generate_arguments(), section, keys, home="the keys are the fields of transformers.GenerationConfig"
     )
     if "max_length" in section and "max_new_tokens" not in section:
-        options.pop("max_new_tokens", None)  # transformers would let our default win over what is written
+        options.pop("max_new_tokens", None)  # transformers would prefer our default to `max_length`
     return options, problems or check_generation(options)
 
 

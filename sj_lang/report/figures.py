@@ -33,14 +33,13 @@ def learning_curves(history: History, path: Path, *, chosen: int | None = None) 
     train, validation = series(history, "train.loss"), series(history, "validation.loss")
     if not train[0]:
         return False
-    figure, axes = _axes(7, 4)
+    figure, axes = _curves("Learning curves", "loss")
     axes.plot(*train, color=COLOURS[0], linewidth=1.2, label="training (mean since the last point)")
     if validation[0]:
         axes.plot(*validation, color=COLOURS[1], marker="o", markersize=3.5, label="validation")
         if chosen in validation[0]:
             best = validation[1][validation[0].index(chosen)]
             axes.plot([chosen], [best], "o", markersize=10, fillstyle="none", color="black", label="weights taken")
-    axes.set(xlabel="optimizer step", ylabel="loss", title="Learning curves")
     axes.set_xlim(left=0)
     axes.legend(frameon=False)
     _save(figure, path)
@@ -53,11 +52,10 @@ def compared_curves(runs: Mapping[str, History], path: Path) -> bool:
     lines = {name: series(history, key) for name, history in runs.items()}
     if not any(steps for steps, _ in lines.values()):
         return False
-    figure, axes = _axes(7, 4)
+    figure, axes = _curves("The runs compared", f"{key.split('.')[0]} loss")
     for index, (name, line) in enumerate(lines.items()):
         marker = "o" if len(line[0]) < 30 else ""
         axes.plot(*line, **_look(index), marker=marker, markersize=3.5, linewidth=1.2, label=name)
-    axes.set(xlabel="optimizer step", ylabel=f"{key.split('.')[0]} loss", title="The runs compared")
     axes.set_xlim(left=0)
     axes.legend(frameon=False)
     _save(figure, path)
@@ -161,9 +159,10 @@ def _look(index: int) -> dict[str, Any]:
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index // len(COLOURS) % len(STYLES)]}
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def _curves(title: str, ylabel: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
+    axes.set(xlabel="optimizer step", ylabel=ylabel, title=title)
     _plain(axes)
     return figure, axes
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder
@@ -38,8 +39,7 @@ EXPLAINED = {
 }
 
 
-@dataclass(kw_only=True)
-class Picture:
+class Picture(NamedTuple):
     title: str
     source: str  # data URI
     text: str  # what the figure shows, for those who cannot see it
@@ -55,7 +55,13 @@ class Page:
     metrics: Mapping[str, Any]
     recipe: str
     sample: str
-    pictures: list[Picture] = field(default_factory=list)
+    pictures: list[Picture]
+
+    @property
+    def layers(self) -> list[tuple[str, float, float]]:
+        """(name, firing rate, share of dead channels) of each layer."""
+        names = [name.removeprefix("firing_rate.") for name in self.metrics if name.startswith("firing_rate.")]
+        return [(n, self.metrics[f"firing_rate.{n}"], self.metrics[f"dead.{n}"]) for n in names if n != "mean"]
 
 
 def write(run_dirs: Sequence[str | Path]) -> Path:
@@ -72,15 +78,26 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
         if not (root / "manifest.json").exists():
             raise UserError(f"{root} is not a run folder (it has no manifest.json)")
     expanded = [inner for root in roots for inner in children(root) or [root]]
-    pages = _distinct([page(root) for root in expanded], expanded)
+    pages = [page(root) for root in expanded]
+    for one, root in zip(pages, expanded, strict=True) if len(pages) > 1 else ():
+        one.name = root.absolute().relative_to(_shared_folder(expanded)).as_posix()
     if len(roots) == 1:
         title, target = str(RunFolder(roots[0]).read_manifest().content["name"]), roots[0] / "report.html"
     else:
-        shared = Path(*_common([root.absolute().parts for root in roots]))
+        shared = _shared_folder(roots)
         name = "comparison.html" if (shared / "manifest.json").exists() else "report.html"
         title, target = "Comparison of runs", shared / name
     means = _read_metrics(RunFolder(roots[0])) if len(roots) == 1 and children(roots[0]) else {}
-    target.write_text(_render(title, pages, means), encoding="utf-8")
+    loader = PackageLoader("sj_lang.report", "")
+    jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    html = jinja.get_template("report.html.j2").render(
+        title=title,
+        pages=pages,
+        tables=_tables(pages, means),
+        explained=EXPLAINED | _losses(pages),
+        compared=_comparison(pages) if len(pages) > 1 else None,
+    )
+    target.write_text(html, encoding="utf-8")
     return target
 
 
@@ -105,42 +122,29 @@ def page(root: Path) -> Page:
     )
 
 
-@dataclass(kw_only=True)
-class FigureTable:
+class FigureTable(NamedTuple):
     """Figures of several columns; a row is (name, one text per column)."""
 
     title: str
-    columns: list[str]
+    columns: Sequence[str]
     rows: list[tuple[str, list[str]]]
 
 
-def _render(title: str, pages: Sequence[Page], means: Mapping[str, Mapping[str, Any]]) -> str:
+def _tables(pages: Sequence[Page], means: Mapping[str, Mapping[str, Any]]) -> list[FigureTable]:
     """means: run -> its figures over several seeds; empty if there are none."""
-    environment = Environment(
-        loader=PackageLoader("sj_lang.report", ""),
-        autoescape=select_autoescape(["html", "j2"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["layers"] = _layers
     tables = []
     averages = {run: figures for run, figures in means.items() if run.partition("/")[0] == "average"}
     if averages:
         columns = [run.partition("/")[2] or "all runs" for run in averages]
-        tables.append(FigureTable(title="Averages", columns=columns, rows=metric_rows(list(averages.values()))))
+        tables.append(FigureTable("Averages", columns, metric_rows(list(averages.values()))))
     means = {run: figures for run, figures in means.items() if run not in averages}
     counts = {run: max(value["n"] for value in figures.values()) for run, figures in means.items()}
     if any(n > 1 for n in counts.values()):
         columns = [f"{run}, mean of {n} runs" for run, n in counts.items()]
-        title_of_means = "Means, with the deviation between runs (sample standard deviation)"
-        tables.append(FigureTable(title=title_of_means, columns=columns, rows=metric_rows(list(means.values()))))
+        title = "Means, with the deviation between runs (sample standard deviation)"
+        tables.append(FigureTable(title, columns, metric_rows(list(means.values()))))
     columns = [page.name for page in pages] if len(pages) > 1 else ["value"]
-    tables.append(FigureTable(title="Figures", columns=columns, rows=metric_rows([page.metrics for page in pages])))
-    compared = _comparison(pages) if len(pages) > 1 else None
-    template = environment.get_template("report.html.j2")
-    explained = EXPLAINED | _losses(pages)
-    return template.render(title=title, pages=pages, tables=tables, explained=explained, compared=compared)
+    return [*tables, FigureTable("Figures", columns, metric_rows([page.metrics for page in pages]))]
 
 
 def _losses(pages: Sequence[Page]) -> dict[str, str]:
@@ -182,11 +186,6 @@ def _number(name: str, value: float) -> str:
     return f"{value:.1f}" if name.endswith("seconds") else f"{value:.4f}"
 
 
-def _layers(metrics: Mapping[str, Any]) -> list[tuple[str, float, float]]:
-    names = [name.removeprefix("firing_rate.") for name in metrics if name.startswith("firing_rate.")]
-    return [(n, metrics[f"firing_rate.{n}"], metrics[f"dead.{n}"]) for n in names if n != "mean"]
-
-
 def _pictures(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Picture]:
     history = folder.read_history()
     pictures = []
@@ -201,7 +200,7 @@ def _pictures(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Picture]:
     ):
         path = folder.figures / f"{stem}.png"
         if path.exists():
-            pictures.append(Picture(title=title, source=_inline(path.read_bytes()), text=text))
+            pictures.append(Picture(title, _inline(path.read_bytes()), text))
     return pictures
 
 
@@ -223,16 +222,13 @@ def _tell_rates(history: figures.History) -> str:
     steps, values = figures.series(history, "firing_rate.mean")
     if not steps:
         return ""
-    last: dict[str, float] = {}
-    for entry in reversed(history):
-        last = {k: v for k, v in entry.items() if k.startswith("firing_rate.") and not k.endswith(".mean")}
-        if last:
-            break
-    low, high = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
+    last = next(entry for entry in reversed(history) if entry.get("firing_rate.mean") is not None)
+    rates = {key.removeprefix("firing_rate."): rate for key, rate in last.items() if key.startswith("firing_rate.")}
+    del rates["mean"]
+    low, high = min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)
     return (
         f"Mean rate {values[0]:.3f} at step {steps[0]}, {values[-1]:.3f} at step {steps[-1]}. At the end the quietest "
-        f"layer is {low.removeprefix('firing_rate.')} ({last[low]:.3f}), the busiest "
-        f"{high.removeprefix('firing_rate.')} ({last[high]:.3f})."
+        f"layer is {low} ({rates[low]:.3f}), the busiest {high} ({rates[high]:.3f})."
     )
 
 
@@ -244,7 +240,7 @@ def _comparison(pages: Sequence[Page]) -> Picture | None:
             return None
         source = _inline(path.read_bytes())
     texts = [f"{name}: {_tell_curves(history, {})}" for name, history in histories.items()]
-    return Picture(title="Learning curves of all runs", source=source, text=" ".join(texts))
+    return Picture("Learning curves of all runs", source, " ".join(texts))
 
 
 def _inline(png: bytes) -> str:
@@ -260,20 +256,6 @@ def _read_metrics(folder: RunFolder) -> dict[str, Any]:
         raise UserError(f"{folder.metrics}: cannot be read ({error})") from error
 
 
-def _distinct(pages: list[Page], roots: list[Path]) -> list[Page]:
-    """Name the pages of several runs by their paths below the folder that they share."""
-    if len(pages) > 1:
-        depth = len(_common([root.absolute().parts for root in roots]))
-        for one, root in zip(pages, roots, strict=True):
-            one.name = "/".join(root.absolute().parts[depth:])
-    return pages
-
-
-def _common(paths: Sequence[tuple[str, ...]]) -> list[str]:
-    """The leading parts that all paths share, the last part of each excepted."""
-    shared = []
-    for parts in zip(*(path[:-1] for path in paths), strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return shared
+def _shared_folder(roots: Sequence[Path]) -> Path:
+    """The innermost folder that holds all of these."""
+    return Path(os.path.commonpath([root.absolute().parent for root in roots]))
