@@ -130,13 +130,18 @@ def check_loss_scaling(model: nn.Module, batch: Mapping[str, Any], *, accumulati
 
 
 class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """SIGTERM in training: finish the step, save a checkpoint, raise Interrupted. Elsewhere: raise it at once."""
+    """SIGTERM in training: finish the step, save a checkpoint, raise Interrupted. Later: raise it at
+    the next `check`.
+
+    The handler itself raises nothing: it may run in a place where Python drops exceptions.
+    """
 
     def __init__(self, continuing: str) -> None:
         self.continuing = continuing  # the command that goes on, for the message
         self.training = False
         self.requested = False
         self._saving = False
+        self._at_end = False
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -152,8 +157,11 @@ class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is unt
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self.requested = True
-        if not self.training:
-            raise Interrupted(f"stopped by SIGTERM. To continue: {self.continuing}")
+
+    def check(self) -> None:
+        """Raise Interrupted if SIGTERM has arrived and the training is over."""
+        if self.requested and not self.training:
+            raise Interrupted(f"stopped by SIGTERM after the training. To continue: {self.continuing}")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.training = True
@@ -161,14 +169,20 @@ class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is unt
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.training = False
 
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.check()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._agreed(args):
-            self._saving = True
-            control.should_save = True
+        """The checkpoint of an epoch's last step holds what is evaluated and logged at its end."""
+        self._saving = self._saving or self._agreed(args)
+        saves = control.should_save or self._saving
+        self._at_end = saves and (float(state.epoch).is_integer() or state.global_step >= state.max_steps)
+        control.should_save = saves and not self._at_end
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._saving:  # the evaluation of a save_strategy "best" had the last word at the end of the step
-            control.should_save = True
+        # the evaluation of a save_strategy "best" had the last word at the end of the step
+        control.should_save = control.should_save or self._at_end or self._saving
+        self._at_end = False
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._saving:

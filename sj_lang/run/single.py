@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sj_lang.errors import Interrupted, Unreachable, UserError
+from sj_lang.errors import Unreachable, UserError
 from sj_lang.folder import RunFolder
 from sj_lang.manifest import Manifest, device, plain
 from sj_lang.monitor import neuron_parameters
@@ -45,9 +45,6 @@ def train(
     if previous and previous.status == "running":
         console.say(f"note: the run in {folder.shown} has no end. If a process still trains there, stop this one")
     checkpoint, notes = checkpoints.newest(folder.root, previous.id) if previous else (None, [])
-    if previous and not checkpoint:
-        notes.append("no checkpoint yet: it starts from the beginning")
-
     try:
         job = assemble(recipe, folder.root, with_objective=not (dry_run and in_series))
     except Unreachable as error:
@@ -75,8 +72,6 @@ def train(
     try:
         with trainer.termination.watching(), recorded(record, folder, console, debug):
             _train(trainer, folder, checkpoint)
-            if trainer.termination.requested:
-                raise Interrupted(f"stopped by SIGTERM after the training. To continue: {folder.continuing}")
             _conclude(trainer, job, folder, console, record)
     finally:
         console.close()
@@ -130,29 +125,30 @@ def _begin(
         },
     )
     if previous and is_main_process():
-        folder.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+        step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+        folder.rewind(step)
+        checkpoints.clear(folder.root, step)
     return record
 
 
 def _train(trainer: RunTrainer, folder: RunFolder, checkpoint: Path | None) -> None:
     if checkpoint:
-        if is_main_process():
-            checkpoints.rebase(checkpoint)
-        trainer.accelerator.wait_for_everyone()
         trainer.mark.restore(checkpoint)
+        trainer.args.eval_on_start = False  # it was, at the start
     with _tensorboard_in(folder):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console, record: Manifest) -> None:
     """Store the weights, look at the test data once, and write everything down."""
+    trainer.termination.check()
     trainer.release_model()
     trainer.save_model(str(folder.model))
     metrics = final_figures(trainer, folder if is_main_process() else None) | _training_figures(trainer, job, folder)
     spikes = trainer.measurements.raster()
+    trainer.termination.check()
     if not is_main_process():
         return
-    (folder.model / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says it all
     folder.write_metrics(metrics)
     record.update({"chosen_step": trainer.chosen_step(), "notes": [*job.notes, *job.prepared.remarks]})
     history = folder.read_history()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from sj_lang.folder import RunFolder
 from sj_lang.hf import shield
 from sj_lang.monitor import neuron_tensors, seeded
 from sj_lang.recipe.sections import NEURON_RATE
+from sj_lang.run import checkpoints
 from sj_lang.run.assembly import Job
 from sj_lang.run.batches import BatchTrainer
 from sj_lang.run.callbacks import Epochs, Lines, RunMark
@@ -25,6 +27,7 @@ from sj_lang.task import Prepared
 shield()
 
 from transformers import PrinterCallback, ProgressCallback, default_data_collator  # noqa: E402
+from transformers.trainer_utils import rotate_checkpoints  # noqa: E402
 
 
 class RunTrainer(BatchTrainer):
@@ -159,9 +162,8 @@ class RunTrainer(BatchTrainer):
 
     def chosen_step(self) -> int:
         """The step whose weights the model has after the training."""
-        best: int | None = self.state.best_global_step
-        loaded = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
-        return best if loaded and best else int(self.state.global_step)
+        loaded = self.args.load_best_model_at_end and self.mark.best
+        return int(self.mark.best.rpartition("-")[2]) if loaded else int(self.state.global_step)
 
     # After training
 
@@ -176,9 +178,39 @@ class RunTrainer(BatchTrainer):
         else:
             vars(self.model.config).pop("use_cache", None)
 
+    # Checkpoints
+
+    def _run_epoch(self, **options: Any) -> None:
+        """Nothing after the last step: resumed there, transformers would train one more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**options)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        # a pickle, and not free of secrets; the recipe says it all
+        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Under a scratch name until it is whole, so that a checkpoint is there or is not."""
+        root, step, best = Path(self.args.output_dir), self.state.global_step, self.state.best_global_step
+        if best == step or (root / checkpoints.name(best)).is_dir():
+            self.mark.best = checkpoints.name(best)
+        pushes, self.args.push_to_hub = self.args.push_to_hub, False
+        self.args.output_dir = str(root / checkpoints.SCRATCH)
         with self.mark.paused():
             super()._save_checkpoint(*args, **kwargs)
+            self.args.output_dir, self.args.push_to_hub = str(root), pushes
+            self.accelerator.wait_for_everyone()
+            self.mark.point_to_best(self.args, self.state)
+            if self.args.should_save:
+                checkpoints.publish(root, step)
+                best_path = self.state.best_model_checkpoint
+                rotate_checkpoints(str(root), self.args.save_total_limit, best_path, use_mtime=False)
+            self.accelerator.wait_for_everyone()
+            if pushes:
+                self._push_from_checkpoint(str(root / checkpoints.name(step)))
 
 
 def split_figures(split: str, metrics: Mapping[str, float]) -> dict[str, float]:

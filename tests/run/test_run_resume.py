@@ -101,17 +101,45 @@ def test_a_moved_folder_with_its_newest_checkpoint_cut_off(
     assert lines(tmp_path / "r") == lines(straight)
 
 
-def test_no_checkpoint_that_loads_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_checkpoint_that_loads_a_run_begins_again(
+    tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with monkeypatch.context() as patch:
         stop_in(patch, 8)
         with pytest.raises(Interrupted):
             run.execute(load(write_recipe(tmp_path), ["output=r"]))
-    for optimizer in (tmp_path / "r").glob("checkpoint-*/optimizer.pt"):
-        optimizer.write_bytes(optimizer.read_bytes()[:99])
-    with pytest.raises(UserError, match=r"none of its checkpoints can be loaded(.|\n)*optimizer\.pt is cut off"):
-        run.execute(load("r/recipe.yaml"), resume="r")
+    (optimizer,) = (tmp_path / "r").glob("checkpoint-*/optimizer.pt")
+    optimizer.write_bytes(optimizer.read_bytes()[:99])
     with pytest.raises(UserError, match=r"another recipe(.|\n)*train\.max_steps: 12 there, 13 now"):
         run.execute(load("r/recipe.yaml", ["train.max_steps=13"]), resume="r")
+    assert run.execute(load("r/recipe.yaml"), resume="r") == 0
+    out = capsys.readouterr().out
+    assert "optimizer.pt is cut off or damaged. It is kept as damaged-" in out
+    assert "note: none of its checkpoints can be loaded: it starts from the beginning" in out
+    assert (tmp_path / f"r/{optimizer.parent.name.replace('checkpoint', 'damaged')}/optimizer.pt").exists()
+    assert same_weights(tmp_path / "r", straight)
+    assert lines(tmp_path / "r") == lines(straight)
+
+
+def test_a_run_that_was_stopped_after_its_last_step_trains_no_more(
+    tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 steps of 4 samples out of 40 end within an epoch."""
+    for times in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr("sj_lang.run.single.final_figures", stop)
+            with pytest.raises(KeyboardInterrupt):
+                resume = "r" if times else None
+                run.execute(load(write_recipe(tmp_path), ["output=r", "task.windows=40"]), resume=resume)
+    assert run.execute(load("r/recipe.yaml"), resume="r") == 0
+    assert figures(tmp_path / "r")["train.steps"] == 12
+    run.execute(load("r/recipe.yaml", ["output=s"]))
+    assert same_weights(tmp_path / "r", tmp_path / "s")
+    assert lines(tmp_path / "r") == lines(tmp_path / "s")
+
+
+def stop(*arguments: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_run_without_checkpoints_begins_again(
