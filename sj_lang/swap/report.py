@@ -11,7 +11,8 @@ class SwapPlace:
 
     name: as in `net.named_modules()`. was, now: class names ("" if nothing was put in). channels:
     size of axis 2 of `[T, B, C, ...]` there. reason: why it was left as it was, "" if it was
-    replaced. note: what did not carry over.
+    replaced. note: what did not carry over, or looks odd. rate_before, rate_after: share of the
+    example's neuron steps that fired, None if the place was not swapped.
     """
 
     name: str
@@ -20,6 +21,23 @@ class SwapPlace:
     channels: int = 0
     reason: str = ""
     note: str = ""
+    rate_before: float | None = None
+    rate_after: float | None = None
+
+    @property
+    def silenced(self) -> bool:
+        """Whether the old node fired while the example ran, and the new one does not."""
+        return bool(self.rate_before) and self.rate_after == 0
+
+    def __str__(self) -> str:
+        if self.reason:
+            return f"{self.name}: {self.was} left: {self.reason}"
+        notes = [self.note] if self.note else []
+        if self.rate_before is not None and self.rate_after is not None:
+            silent = ", silent" if self.silenced else ""
+            notes.insert(0, f"fires {self.rate_before:.3f} -> {self.rate_after:.3f}{silent}")
+        note = f" ({'; '.join(notes)})" if notes else ""
+        return f"{self.name}: {self.was} -> {self.now}, {self.channels} channels{note}"
 
 
 @dataclass(frozen=True)
@@ -38,12 +56,11 @@ class SwapReport:
         """The places that were left as they were, each with its reason."""
         return tuple(place for place in self.places if place.reason)
 
+    @property
+    def silenced(self) -> tuple[SwapPlace, ...]:
+        """The places that fired before the swap and do not any more."""
+        return tuple(place for place in self.places if place.silenced)
+
     def __str__(self) -> str:
         lines = [f"swapped {len(self.swapped)} of {len(self.places)} neurons"]
-        for place in self.places:
-            if place.reason:
-                lines.append(f"  {place.name}: {place.was} left: {place.reason}")
-            else:
-                note = f" ({place.note})" if place.note else ""
-                lines.append(f"  {place.name}: {place.was} -> {place.now}, {place.channels} channels{note}")
-        return "\n".join(lines)
+        return "\n".join(lines + [f"  {place}" for place in self.places])

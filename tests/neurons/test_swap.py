@@ -35,7 +35,7 @@ def csnn(step_mode: str = "m") -> nn.Sequential:
     return net
 
 
-X = torch.rand(3, 2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+X = 8 * torch.rand(3, 2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def train_save_load(net: nn.Module, x: torch.Tensor, again: nn.Module) -> None:
@@ -102,7 +102,7 @@ def test_surrogate_and_threshold_are_kept_where_they_mean_the_same() -> None:
     assert not report.places[0].note
 
     net = nn.Sequential(neuron.LIFNode(surrogate_function=surrogate.ATan(), step_mode="m"))
-    report = swap(net, "dsn", example=torch.randn(4, 2, 5))
+    report = swap(net, "dsn", example=torch.randn(4, 2, 5), n=4)
     assert net[0].levels == 4
     assert report.places[0].note == "ATan not kept: it fires integers"
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+import warnings
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from sj_lang import cpu, cuda
 from sj_lang.compat import surrogate
 from sj_lang.errors import choices
-from sj_lang.neuron import Kernel, Node, State, state_dtype
+from sj_lang.neuron import Kernel, Node, OldNode, State, state_dtype
 from sj_lang_neurons.bpsn.cupy import bpsn_cupy
 from sj_lang_neurons.bpsn.grid import check_steps, firing_of, spike_range
 from sj_lang_neurons.bpsn.inputs import BPSNInputs
@@ -163,6 +165,16 @@ class BPSN(Node):
         for gain in (self.gain_f, self.gain_b):
             if gain is not None:
                 gain.fill_(0)
+
+    @classmethod
+    def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Variant G, as R suppresses input that is the same at each step, such as a repeated image."""
+        if old.constant and chosen.get("variant") == "R":
+            warnings.warn(
+                'BPSN: variant="R" suppresses input that is the same at each step, as in this example; "G" does not',
+                stacklevel=4,
+            )
+        return {} if "variant" in chosen else {"variant": "G"}
 
     def supported_step_mode(self) -> tuple[str, ...]:
         return ("s", "m") if self.direction == "forward" else ("m",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sj_lang import cpu, cuda
 from sj_lang.compat import surrogate
-from sj_lang.neuron import Kernel, Node, State, state_dtype
+from sj_lang.neuron import Kernel, Node, OldNode, State, state_dtype
 from sj_lang_neurons.dsn.cupy import dsn_cupy, too_many_taps
 from sj_lang_neurons.dsn.decay import by_powers, gain, products
 from sj_lang_neurons.dsn.inputs import DSNInputs
@@ -113,6 +113,20 @@ class DSN(Node):
             else:
                 log_s = self.tau * math.log(self.alpha_init)
                 self.bias.fill_(log_s - math.log(-math.expm1(log_s)))
+
+    @classmethod
+    def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Binary, with alpha = the old leak at the start (.5 for IF) and the threshold in the units of H.
+
+        H = (1 - alpha) / gain times the old potential, but for the old resets.
+        """
+        arguments: dict[str, Any] = {"n": 1}
+        if old.leak is not None:
+            alpha = old.leak if old.leak < 1 else 0.5
+            arguments["alpha_init"] = alpha
+            if old.v_threshold is not None and chosen.get("n", 1) == 1:
+                arguments["v_threshold"] = old.v_threshold * (1 - alpha) / old.gain
+        return {name: value for name, value in arguments.items() if name not in chosen}
 
     def state_shapes(self, shape: torch.Size) -> dict[str, tuple[int, ...]]:
         return {"h": tuple(shape), "tail": (shape[0], self.k - 1, *shape[1:])}
