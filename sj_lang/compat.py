@@ -173,7 +173,7 @@ def leak_and_gain(node: Any) -> tuple[float | None, float]:
     if "IFNode" in names:
         return 1.0, 1.0
     if "ParametricLIFNode" in names:
-        share = float(node.w.sigmoid())
+        share = float(node.w.detach().sigmoid())
     elif "LIFNode" in names:
         share = 1 / float(node.tau)
     else:

@@ -58,6 +58,19 @@ class OldNode:
     gain: float
     constant: bool
 
+    def integrator(self, chosen: Mapping[str, Any]) -> dict[str, float]:
+        """The arguments `alpha_init` and `v_threshold` of H_t = alpha H_{t-1} + (1 - alpha) X_t in its place.
+
+        alpha is the leak, .5 for IF. The threshold is in the units of H, which is (1 - leak) / gain
+        times the potential before its first reset. Nothing, if the leak is unknown.
+        """
+        if self.leak is None:
+            return {}
+        leak = self.leak if self.leak < 1 else chosen.get("alpha_init") or 0.5
+        if self.v_threshold is None:
+            return {"alpha_init": leak}
+        return {"alpha_init": leak, "v_threshold": self.v_threshold * (1 - leak) / self.gain}
+
 
 class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly is untyped
     """A spiking neuron whose channels are axis 2 of `[T, B, C, ...]`, for both release lines of SpikingJelly.

@@ -59,14 +59,15 @@ def replacement(
     channels = seen.inputs[0].shape[AXES[mode]]
     arguments = {"channels": channels, **copy.deepcopy(modules_of(chosen))}
     facts = _facts(old, seen, mode)
-    if hasattr(make.target, "in_place_of"):
-        arguments |= make.target.in_place_of(facts, chosen)
     try:
         node = make(**arguments)
     except ValueError as error:
         raise UserError(f"swap: place '{name}': {error}") from error
-    carried, note = _carried(facts, node, {**chosen, **arguments})
     try:
+        if hasattr(make.target, "in_place_of"):
+            arguments |= make.target.in_place_of(facts, chosen)
+            node = make(**arguments)
+        carried, note = _carried(facts, node, {**chosen, **arguments})
         node = make(**arguments, **carried) if carried else node
     except (ValueError, PluginError) as error:
         return left(f"the new node refuses what decides when the old one fires: {error}")

@@ -55,6 +55,8 @@ class BPSN(Node):
     levels: the largest spike of "integer", which needs it. signed: from -levels on; False: from 0.
     offset: o is learned, dimensionless, 0 at the start; False: it is 0. Binary spikes with an
         offset lie on the grid 0, 1, with dS/du = 1 where 0 <= u <= 1.
+    alpha_init: start as a leaky integrator, in (0, 1): lf = alpha, g0 = 1 - alpha, gf = alpha, gb = 0
+        (with "backward" lb and gb). None: the start above.
     kappa: largest current of K, in thresholds, in (0, 1): at most ceil(1 / (1 - kappa)) - 1 spikes
         in a row.
 
@@ -83,6 +85,7 @@ class BPSN(Node):
         direction: Literal["both", "forward", "backward"] = "both",
         surrogate_function: str | nn.Module | None = None,
         v_threshold: float = 1.0,
+        alpha_init: float | None = None,
         kappa: float = 7 / 8,
         spikes: Literal["binary", "ternary", "integer"] = "binary",
         levels: int | None = None,
@@ -98,6 +101,8 @@ class BPSN(Node):
             raise ValueError(f"BPSN: no direction {direction!r}; {choices(str(direction), DIRECTIONS)}")
         if not (v_threshold > 0 and math.isfinite(v_threshold)):
             raise ValueError(f"BPSN: v_threshold is {v_threshold}, it must be above 0 and finite")
+        if alpha_init is not None and not 0 < alpha_init < 1:
+            raise ValueError(f"BPSN: alpha_init is {alpha_init}, it must lie between 0 and 1, exclusive")
         if not 1 / TICKS <= kappa < 1:
             raise ValueError(f"BPSN: kappa is {kappa}, it must lie between 0 and 1, exclusive")
         self.spike_range = spike_range(spikes, levels, signed)
@@ -111,7 +116,7 @@ class BPSN(Node):
             firing_of(*self.spike_range) if self.has_grid else surrogate(surrogate_function or "ATan")
         )
         self.levels = self.spike_range[1]
-        self.v_threshold = float(v_threshold)
+        self.v_threshold, self.alpha_init = float(v_threshold), alpha_init
 
         def parameter(present: bool) -> nn.Parameter | None:
             return nn.Parameter(torch.empty(channels)) if present else None
@@ -127,7 +132,7 @@ class BPSN(Node):
 
     def reset_parameters(self) -> None:
         """Decays evenly over .1 to .8, shuffled; g0 = 1, gf and gb ~ N(0, .5), r = 2, o = 0, and
-        V = `v_threshold`."""
+        V = `v_threshold`. With `alpha_init`: a leaky integrator."""
         with torch.no_grad():
             for decay, gain in ((self.decay_f, self.gain_f), (self.decay_b, self.gain_b)):
                 if decay is not None and gain is not None:
@@ -135,6 +140,16 @@ class BPSN(Node):
                     decay.copy_(spread.logit())
                     gain.normal_(0, 0.5)
             self.gain_0.fill_(1)
+            if self.alpha_init is not None:
+                backward = self.direction == "backward"
+                decay, gain = (self.decay_b, self.gain_b) if backward else (self.decay_f, self.gain_f)
+                assert decay is not None
+                assert gain is not None
+                decay.fill_(math.log(self.alpha_init / (1 - self.alpha_init)))
+                self.gain_0.fill_(1 - self.alpha_init)
+                if self.gain_b is not None:
+                    self.gain_b.fill_(0)
+                gain.fill_(self.alpha_init * (1 - self.alpha_init if self.variant == "A" else 1))
             if self.lateral is not None:
                 self.lateral.fill_(2)
             self.threshold.fill_(self.v_threshold + math.log(-math.expm1(-self.v_threshold)))
@@ -168,13 +183,14 @@ class BPSN(Node):
 
     @classmethod
     def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Variant G, as R suppresses input that is the same at each step, such as a repeated image."""
+        """Variant G, as R suppresses input that is the same at each step; a leaky integrator at the start."""
         if old.constant and chosen.get("variant") == "R":
             warnings.warn(
                 'BPSN: variant="R" suppresses input that is the same at each step, as in this example; "G" does not',
                 stacklevel=4,
             )
-        return {} if "variant" in chosen else {"variant": "G"}
+        arguments = {"variant": "G", **old.integrator(chosen)}
+        return {name: value for name, value in arguments.items() if name not in chosen}
 
     def supported_step_mode(self) -> tuple[str, ...]:
         return ("s", "m") if self.direction == "forward" else ("m",)

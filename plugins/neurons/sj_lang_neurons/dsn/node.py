@@ -116,16 +116,8 @@ class DSN(Node):
 
     @classmethod
     def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Binary, with alpha = the old leak at the start (.5 for IF) and the threshold in the units of H.
-
-        H = (1 - alpha) / gain times the old potential, but for the old resets.
-        """
-        arguments: dict[str, Any] = {"n": 1}
-        if old.leak is not None:
-            alpha = old.leak if old.leak < 1 else 0.5
-            arguments["alpha_init"] = alpha
-            if old.v_threshold is not None and chosen.get("n", 1) == 1:
-                arguments["v_threshold"] = old.v_threshold * (1 - alpha) / old.gain
+        """Binary, and the old integrator at the start."""
+        arguments = {"n": 1, **old.integrator(chosen)}
         return {name: value for name, value in arguments.items() if name not in chosen}
 
     def state_shapes(self, shape: torch.Size) -> dict[str, tuple[int, ...]]:
