@@ -1,7 +1,9 @@
 """BPSN as users build it: a SpikingJelly node."""
 
 import math
-from typing import ClassVar, Literal
+import warnings
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from sj_lang import cpu, cuda
 from sj_lang.compat import surrogate
 from sj_lang.errors import choices
-from sj_lang.neuron import Kernel, Node, State, state_dtype
+from sj_lang.neuron import Kernel, Node, OldNode, State, state_dtype
 from sj_lang_neurons.bpsn.cupy import bpsn_cupy
 from sj_lang_neurons.bpsn.grid import check_steps, firing_of, spike_range
 from sj_lang_neurons.bpsn.inputs import BPSNInputs
@@ -51,6 +53,8 @@ class BPSN(Node):
     levels: the largest spike of "integer", which needs it. signed: from -levels on; False: from 0.
     offset: o is learned, dimensionless, 0 at the start; False: it is 0. Binary spikes with an
         offset lie on the grid 0, 1, with dS/du = 1 where 0 <= u <= 1.
+    alpha_init: start as a leaky integrator, in (0, 1): lf = alpha, g0 = 1 - alpha, gf = alpha, gb = 0
+        (with "backward" lb and gb). None: the start above.
     kappa: largest current of K, in thresholds, in (0, 1): at most ceil(1 / (1 - kappa)) - 1 spikes
         in a row.
 
@@ -79,6 +83,7 @@ class BPSN(Node):
         direction: Literal["both", "forward", "backward"] = "both",
         surrogate_function: str | nn.Module | None = None,
         v_threshold: float = 1.0,
+        alpha_init: float | None = None,
         kappa: float = 7 / 8,
         spikes: Literal["binary", "ternary", "integer"] = "binary",
         levels: int | None = None,
@@ -94,6 +99,8 @@ class BPSN(Node):
             raise ValueError(f"BPSN: no direction {direction!r}; {choices(str(direction), DIRECTIONS)}")
         if not (v_threshold > 0 and math.isfinite(v_threshold)):
             raise ValueError(f"BPSN: v_threshold is {v_threshold}, it must be above 0 and finite")
+        if alpha_init is not None and not 0 < alpha_init < 1:
+            raise ValueError(f"BPSN: alpha_init is {alpha_init}, it must lie between 0 and 1, exclusive")
         if not 1 / TICKS <= kappa < 1:
             raise ValueError(f"BPSN: kappa is {kappa}, it must lie between 0 and 1, exclusive")
         self.spike_range = spike_range(spikes, levels, signed)
@@ -107,7 +114,7 @@ class BPSN(Node):
             firing_of(*self.spike_range) if self.has_grid else surrogate(surrogate_function or "ATan")
         )
         self.levels = self.spike_range[1]
-        self.v_threshold = float(v_threshold)
+        self.v_threshold, self.alpha_init = float(v_threshold), alpha_init
 
         def parameter(present: bool) -> nn.Parameter | None:
             return nn.Parameter(torch.empty(channels)) if present else None
@@ -123,7 +130,7 @@ class BPSN(Node):
 
     def reset_parameters(self) -> None:
         """Decays evenly over .1 to .8, shuffled; g0 = 1, gf and gb ~ N(0, .5), r = 2, o = 0, and
-        V = `v_threshold`."""
+        V = `v_threshold`. With `alpha_init`: a leaky integrator."""
         with torch.no_grad():
             for decay, gain in ((self.decay_f, self.gain_f), (self.decay_b, self.gain_b)):
                 if decay is not None and gain is not None:
@@ -131,6 +138,16 @@ class BPSN(Node):
                     decay.copy_(spread.logit())
                     gain.normal_(0, 0.5)
             self.gain_0.fill_(1)
+            if self.alpha_init is not None:
+                backward = self.direction == "backward"
+                decay, gain = (self.decay_b, self.gain_b) if backward else (self.decay_f, self.gain_f)
+                assert decay is not None
+                assert gain is not None
+                decay.fill_(math.log(self.alpha_init / (1 - self.alpha_init)))
+                self.gain_0.fill_(1 - self.alpha_init)
+                if self.gain_b is not None:
+                    self.gain_b.fill_(0)
+                gain.fill_(self.alpha_init * (1 - self.alpha_init if self.variant == "A" else 1))
             if self.lateral is not None:
                 self.lateral.fill_(2)
             self.threshold.fill_(self.v_threshold + math.log(-math.expm1(-self.v_threshold)))
@@ -161,6 +178,17 @@ class BPSN(Node):
         for gain in (self.gain_f, self.gain_b):
             if gain is not None:
                 gain.fill_(0)
+
+    @classmethod
+    def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Variant G, as R suppresses input that is the same at each step; a leaky integrator at the start."""
+        if old.constant and chosen.get("variant") == "R":
+            warnings.warn(
+                'BPSN: variant="R" suppresses input that is the same at each step, as in this example; "G" does not',
+                stacklevel=4,
+            )
+        arguments = {"variant": "G", **old.integrator(chosen)}
+        return {name: value for name, value in arguments.items() if name not in chosen}
 
     def supported_step_mode(self) -> tuple[str, ...]:
         return ("s", "m") if self.direction == "forward" else ("m",)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sj_lang import cpu, cuda
 from sj_lang.compat import surrogate
-from sj_lang.neuron import Kernel, Node, State, state_dtype
+from sj_lang.neuron import Kernel, Node, OldNode, State, state_dtype
 from sj_lang_neurons.dsn.cupy import dsn_cupy, too_many_taps
 from sj_lang_neurons.dsn.decay import by_powers, gain, products
 from sj_lang_neurons.dsn.inputs import DSNInputs
@@ -111,6 +111,12 @@ class DSN(Node):
             else:
                 log_s = self.tau * math.log(self.alpha_init)
                 self.bias.fill_(log_s - math.log(-math.expm1(log_s)))
+
+    @classmethod
+    def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Binary, and the old integrator at the start."""
+        arguments = {"n": 1, **old.integrator(chosen)}
+        return {name: value for name, value in arguments.items() if name not in chosen}
 
     def state_shapes(self, shape: torch.Size) -> dict[str, tuple[int, ...]]:
         return {"h": tuple(shape), "tail": (shape[0], self.k - 1, *shape[1:])}
