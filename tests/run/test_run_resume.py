@@ -128,8 +128,8 @@ def test_a_run_that_was_stopped_after_its_last_step_trains_no_more(
     for times in range(3):
         with monkeypatch.context() as patch:
             patch.setattr("sj_lang.run.single.final_figures", stop)
+            resume = "r" if times else None
             with pytest.raises(KeyboardInterrupt):
-                resume = "r" if times else None
                 run.execute(load(write_recipe(tmp_path), ["output=r", "task.windows=40"]), resume=resume)
     assert run.execute(load("r/recipe.yaml"), resume="r") == 0
     assert figures(tmp_path / "r")["train.steps"] == 12
