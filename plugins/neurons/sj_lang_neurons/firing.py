@@ -1,4 +1,4 @@
-"""From potentials to spikes: one firing for all neurons, inside a kernel that knows it, else in torch after the kernel.
+"""From potentials to spikes, for all neurons: inside a kernel that can, else in torch after it.
 
 The numbers are those of `surrogates.cuh` and `jit.py`: the macro FIRE, or `kind`, and what it
 takes.
@@ -104,7 +104,7 @@ class Firing(NamedTuple):
         return Fused(kind, alpha, self.threshold) if kind else Fused()
 
     def why_not_fused(self) -> str:
-        """Why no kernel can fire this; "" if one can. A smooth form is fired outside, as its mode says."""
+        """Why no kernel can fire this; "" if one can, or if it is a smooth form, fired outside."""
         function = self.function
         if function is None or isinstance(function, Rect) or not getattr(function, "spiking", True):
             return ""
@@ -115,7 +115,7 @@ class Firing(NamedTuple):
 
 
 def _heaviside(surrogate: nn.Module) -> tuple[int, float]:
-    """Number and alpha of a surrogate of SpikingJelly; `POTENTIALS` for another, or a smooth form."""
+    """Number and alpha of SpikingJelly's surrogate; `POTENTIALS` of another or a smooth form."""
     kind = HEAVISIDES.get(type(surrogate).__name__, POTENTIALS)
     if not (kind and type(surrogate).__module__.startswith("spikingjelly.") and surrogate.spiking):
         return POTENTIALS, 0.0

@@ -24,11 +24,11 @@ DIRECTIONS = ("both", "forward", "backward")
 
 
 class BPSN(Node):
-    """Bidirectional parallel spiking neuron: a token fires by its own current and leaky means of both sides.
+    """Bidirectional parallel spiking neuron: fires by its own current and means of both sides.
 
-        F[t] = sum_{j<t} lf^(t-j-1) x_j / sum_{j<t} lf^(t-j-1)      B[t] likewise over j > t, with lb
+        F[t] = sum_{j<t} lf^(t-j-1) x_j / sum_{j<t} lf^(t-j-1)     B[t] likewise, j > t, with lb
         M[t] = (numerators of F and B) / (denominators of F and B)
-        H[t] = g0 x + gf F + gb B - rho (g0 + gf + gb) M            S[t] = step(H[t] - V)
+        H[t] = g0 x + gf F + gb B - rho (g0 + gf + gb) M           S[t] = step(H[t] - V)
 
     Masked tokens are not there. At an edge the missing side is absent with its gain. A
     reconstruction of the neuron of "SNN-BERT", Su et al., Neural Networks 180:106630 (2024), from
@@ -176,7 +176,7 @@ class BPSN(Node):
         return shapes
 
     def operations(self) -> tuple[float, float]:
-        sides = 2 if self.direction == "both" else 1  # numerator and its weight each; the lateral term is in the weight
+        sides = 2 if self.direction == "both" else 1  # numerator and weight, lateral term included
         return 1 + 2 * sides, 1 if self.variant == "K" else 0
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:

@@ -1,4 +1,4 @@
-"""BPSN on the CPU, compiled by numba, without K's quantiser: `numba_kernel.py` as a torch operator."""
+"""BPSN on the CPU without K's quantiser: `numba_kernel.py` as a torch operator."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def _forward(terms: BPSNTerms, kind: int, level: float, lowest: float, margin: f
 def _backward(
     grad: Tensor, grad_after: Tensor, terms: BPSNTerms, kind: int, level: float, lowest: float, margin: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x and the numerator; of g0, ..., rho and the denominator [8, B, C, S], not yet summed."""
+    """Gradients of x, the numerator, and g0, ..., rho, denominator [8, B, C, S], not yet summed."""
     from sj_lang_neurons.bpsn import numba_kernel
 
     x, grad = terms.x.contiguous(), grad.contiguous()

@@ -18,7 +18,8 @@ At an edge the missing side is absent: its term and its gain are 0, in the later
 0 for a token with no neighbour. Variant G has rho = 0; variant A is G with the numerators in place
 of the means; variant K is G with a stateful quantiser:
 
-    r = clip(H / V, 0, kappa) in ticks of 2^-24,  C = cumsum(m r),  S = floor(C + 1/2) - floor(C_prev + 1/2)
+    r = clip(H / V, 0, kappa) in ticks of 2^-24
+    C = cumsum(m r),  S = floor(C + 1/2) - floor(C_prev + 1/2)
 
 which is a soft-reset integrate-and-fire neuron of threshold 1 driven by r and started at v = 1/2;
 `fire` gets v_prev + r - 1, with v_prev = frac(C_prev + 1/2) detached.
@@ -60,7 +61,7 @@ class Parameters(NamedTuple):
 
 
 class State(NamedTuple):
-    """Of `step`: numerator and denominator of the strict past [B, C], and v = frac(C + 1/2) [B, C] (variant K)."""
+    """Of `step`, [B, C] each: numerator and denominator of the strict past; v = frac(C + 1/2)."""
 
     P: Tensor
     D: Tensor

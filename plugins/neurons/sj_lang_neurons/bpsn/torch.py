@@ -1,4 +1,4 @@
-"""BPSN's potential as one torch operator in plain torch: two linear scans and one elementwise pass, forward and back.
+"""BPSN's potential as one operator in plain torch: two linear scans and an elementwise pass.
 
 The call is cut into tiles (`torch_tiles`), each of which is worked through in passes over its
 blocks (`torch_passes`). Only the inputs are kept for the backward, which scans again. The firing
@@ -16,7 +16,7 @@ from sj_lang_neurons.bpsn.inputs import BPSNInputs, BPSNOutputs, BPSNTerms, outp
 from sj_lang_neurons.bpsn.torch_tiles import tiles
 from sj_lang_neurons.firing import Firing
 
-Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # of the terms
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def bpsn_torch(inputs: BPSNInputs, firing: Firing) -> BPSNOutputs:
@@ -28,7 +28,7 @@ def bpsn_torch(inputs: BPSNInputs, firing: Firing) -> BPSNOutputs:
 
 @operator("sj_lang::bpsn")
 def potential(terms: BPSNTerms) -> tuple[Tensor, Tensor]:
-    """H - threshold [T, B, C, S], and the numerator of the past after the last valid step [B, C, S], or empty."""
+    """H - threshold [T, B, C, S], and the numerator after the valid steps [B, C, S], or empty."""
     terms = terms._replace(x=terms.x.contiguous())
     u, after = _results(terms)
     for tile, b, c in tiles(terms, arrays=torch_passes.FORWARD_ARRAYS, slopes=False):
@@ -47,7 +47,7 @@ potential.register_fake(_results)
 
 @operator("sj_lang::bpsn_backward")
 def potential_backward(grad: Tensor, grad_after: Tensor, terms: BPSNTerms, exact_start: bool) -> Gradients:
-    """Gradients of the terms; empty for what is None, and for the denominator without `exact_start`."""
+    """Gradients of the terms; empty for None, and for the denominator without `exact_start`."""
     terms, grad = terms._replace(x=terms.x.contiguous()), grad.contiguous()
     x, g0, numerator, denominator = terms.x, terms.g0, terms.numerator, terms.denominator
     g_x = x.new_empty(x.shape)

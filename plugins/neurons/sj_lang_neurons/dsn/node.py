@@ -20,7 +20,7 @@ from sj_lang_neurons.firing import Firing, Rect
 
 
 class DSN(Node):
-    """Dynamic decay spiking neuron: the input itself sets the leak; no reset, so it trains in parallel over time.
+    """Dynamic decay spiking neuron: the input sets the leak; no reset, so it trains in parallel.
 
         a_t     = sum_{i<k} W_i X_{t-k+1+i} + b
         alpha_t = sigmoid(a_t) ** (1 / tau)
@@ -101,7 +101,7 @@ class DSN(Node):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Taps and bias uniform within 1 / sqrt(width); the bias from `alpha_init` if that is set."""
+        """Taps and bias uniform within 1 / sqrt(width), or the bias by `alpha_init`."""
         width = 1 if self.weight is None else self.weight.shape[1]
         with torch.no_grad():
             if self.weight is not None:
@@ -138,7 +138,7 @@ class DSN(Node):
         dtype = state_dtype(x)
         bias = self.bias.to(dtype)
         if self.decay == "linear":
-            bias = bias.view(-1, *(1,) * (x.dim() - 3)) + self._mix(x.to(dtype), 2)  # x may be narrower
+            bias = bias.view(-1, *(1,) * (x.dim() - 3)) + self._mix(x.to(dtype), 2)
         taps = self._weight(bias) if self.decay == "conv" else bias.new_empty(self.channels, 0)
         inputs = DSNInputs(x, state.get("tail"), state.get("h"), taps, bias, lengths, 1 / self.tau)
         spikes, h, tail, v = kernel.run(inputs, self.firing)

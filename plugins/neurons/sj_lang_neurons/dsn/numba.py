@@ -23,7 +23,7 @@ def dsn_numba(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
 def _forward(
     flat: DSNColumns, kind: int, level: float, threshold: float, margin: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Spikes or potentials [T, N], the last potential [N], and those before each block [blocks, N]."""
+    """Spikes or potentials [T, N], the last potential [N], those before blocks [blocks, N]."""
     from sj_lang_neurons.dsn import numba_kernel
 
     *tensors, m = flat

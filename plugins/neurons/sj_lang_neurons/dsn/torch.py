@@ -1,14 +1,15 @@
-"""The whole DSN, logit, leak, recurrence and firing, as one torch operator in plain torch, for every device.
+"""The whole DSN, logit, leak, recurrence and firing, as one operator in plain torch.
 
 It works in parts of the columns and blocks of the steps, whose arrays stay in the cache. The
 backward pass computes each block again from its input and the state at its border: nothing of the
 size of the input is kept but the input itself. With m = 1 / tau:
 
-    q_t = sigmoid(-a_t),  w_t = 1 - alpha_t = 1 - (1 - q_t) ** m,  h_t = h_{t-1} + w_t (x_t - h_{t-1})
+    q_t = sigmoid(-a_t),  w_t = 1 - alpha_t = 1 - (1 - q_t)^m,  h_t = h_{t-1} + w_t (x_t - h_{t-1})
 
 and backwards, with gl the gradient that comes through the firing,
 
-    gh_t = gl_t + alpha_{t+1} gh_{t+1},   ga_t = m q_t (h_t - x_t) gh_t,   gx_t = w_t gh_t + sum_j w_j ga_{t+j}
+    gh_t = gl_t + alpha_{t+1} gh_{t+1}
+    ga_t = m q_t (h_t - x_t) gh_t,   gx_t = w_t gh_t + sum_j w_j ga_{t+j}
 
 where alpha_t (h_{t-1} - x_t) = h_t - x_t was used. All is flat: N is batch, channels and whatever
 follows them.
@@ -27,13 +28,13 @@ from sj_lang_neurons.firing import RECT, Firing, Fused
 from sj_lang_neurons.scan.torch_blocks import pieces
 
 BLOCK = 1 << 17  # elements of a block: the arrays of one fit into the second-level caches
-WIDTH = 1 << 13  # columns of a part, or more if there are few steps: enough for a row to be worth a call
+WIDTH = 1 << 13  # columns of a part, or more if there are few steps: a row is worth a call
 
 
 def dsn_torch(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
     """The kernel of backend "torch"."""
     fused = firing.fused()
-    fired = fused == Fused(RECT, fused.alpha)  # from 0 and without a margin; all else follows in torch
+    fired = fused == Fused(RECT, fused.alpha)  # from 0, without a margin; others follow in torch
     out, h = of_columns(columns(inputs), int(fused.alpha) if fired else 0)
     out, h = out.view(inputs.x.shape), h.view(inputs.x.shape[1:]).clone()
     return DSNOutputs(out if fired else firing(out), h, last_inputs(inputs), None if fired else out)
@@ -50,7 +51,7 @@ def of_columns(flat: DSNColumns, n: int) -> tuple[Tensor, Tensor]:
 
 @operator("sj_lang::dsn")
 def _forward(flat: DSNColumns, n: int, size: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Spikes or potentials [T, N], last potential [N], and the potential before each block [blocks, N]."""
+    """Spikes or potentials [T, N], the last potential [N], those before blocks [blocks, N]."""
     x = flat.x
     out, h_last, borders = results = _results(flat, size)
     tiny = torch.finfo(x.dtype).tiny
@@ -58,7 +59,7 @@ def _forward(flat: DSNColumns, n: int, size: int, width: int) -> tuple[Tensor, T
         h = part.h_0
         for number, t in enumerate(pieces(0, len(x), size)):
             here = block(x, t.stop - t.start, h.numel(), len(flat.weight))
-            torch.hardshrink(h, tiny, out=borders[number, c])  # arithmetic on subnormal numbers is slow
+            torch.hardshrink(h, tiny, out=borders[number, c])  # subnormal numbers are slow
             here.run(part, t, borders[number, c])
             v = here.h.all
             if n:
@@ -86,10 +87,10 @@ def _backward(
     x, tail, weight, m = flat.x, flat.tail, flat.weight, flat.m
     grad_x, grad_tail, grad_h = torch.empty_like(x), torch.empty_like(tail), torch.empty_like(grad_last)
     grad_weight, grad_bias = x.new_zeros(weight.shape), x.new_zeros(flat.bias.shape)
-    low, high = -torch.finfo(x.dtype).tiny, _above(n, x.dtype)  # hardtanh's gradient is 0 at its limits, Rect's is not
+    low, high = -torch.finfo(x.dtype).tiny, _above(n, x.dtype)  # Rect's gradient at n is 1
     for c, part in _parts(flat, width):
         scaled = part.weight * m
-        gh, alpha, g = grad_last[c], torch.ones_like(grad_last[c]), torch.zeros_like(part.tail)  # after the last step
+        gh, alpha, g = grad_last[c], torch.ones_like(grad_last[c]), torch.zeros_like(part.tail)
         for number, t in reversed(list(enumerate(pieces(0, len(x), size)))):
             here = block(x, t.stop - t.start, gh.numel(), len(weight))
             here.run(part, t, borders[number, c])

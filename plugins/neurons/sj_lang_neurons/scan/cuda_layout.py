@@ -71,7 +71,7 @@ def memory(x: Tensor) -> tuple[Tensor | int, ...]:
 
 
 def like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Memory for a result of x's shape, laid out as x is, without x's overlaps and gaps. `flat` of it is a view."""
+    """Memory for a result of x's shape and layout, without overlaps and gaps; `flat` is a view."""
     if x.dim() <= 4:
         return torch.empty_like(x, dtype=dtype)
     *outer, place = torch.empty_like(flat(x), dtype=dtype).stride()
@@ -86,7 +86,7 @@ def keep(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> No
 
 
 def zeros(x: Tensor, states: Tensor, kind: int) -> Tensor:
-    """The gradient of spikes of x, or with kind 0 of potentials in the dtype of the states, that nobody used."""
+    """The gradient of unused spikes of x, or with kind 0 of potentials, in the states' dtype."""
     return x.new_zeros((), dtype=x.dtype if kind else states.dtype).expand(x.shape)
 
 

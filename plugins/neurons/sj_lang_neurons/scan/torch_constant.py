@@ -1,4 +1,4 @@
-"""h_t = a h_{t-1} + u_t with a decay that does not change in time: the scan of a node with static leaks."""
+"""h_t = a h_{t-1} + u_t with one decay for all steps: the scan of a node with static leaks."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 FEW_STEPS = 64
-LONG_ROW = 16_384  # elements of a step from which one operation per step is as fast as any other way
+LONG_ROW = 16_384  # elements of a step from which an operation per step is as fast as any way
 
 
 def constant_scan(u: Tensor, decay: Tensor, out: Tensor, *, reverse: bool = False) -> None:
@@ -39,7 +39,7 @@ def constant_scan(u: Tensor, decay: Tensor, out: Tensor, *, reverse: bool = Fals
     carry = out.new_empty(chunks + 1, width)
     carry[chunks if reverse else 0] = out[body if reverse else 0]
     power = decay**length
-    power.masked_fill_(power < torch.finfo(power.dtype).tiny, 0)  # arithmetic with denormals is slow
+    power.masked_fill_(power < torch.finfo(power.dtype).tiny, 0)  # subnormal numbers are slow
     constant_scan(added, power, carry, reverse=reverse)
     before = carry[1:] if reverse else carry[:-1]
     for k in order:
