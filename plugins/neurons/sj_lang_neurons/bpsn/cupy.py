@@ -48,13 +48,8 @@ class _Call:
         self.chunks = self.tile.tiles(steps)
         self.decays = lf, lb
         self.sizes = [self.chunks, *sizes(self.x)]
-        sides = {"PAST": int(lf is not None), "FUTURE": int(lb is not None)}
-        variant = {
-            "LATERAL": int(rho is not None),
-            "NORMALISED": int(normalised),
-            "SOFTPLUS": int(softplus),
-            "FIRE": kind,
-        }
+        sides = {"PAST": int(lf is not None), "FUTURE": int(lb is not None), "LATERAL": int(rho is not None)}
+        variant = {"NORMALISED": int(normalised), "SOFTPLUS": int(softplus), "FIRE": kind}
         self.macros = {"IO": cuda.IO[self.x.dtype], **sides, **variant, **self.tile.macros}
 
     def launch(self, name: str, arguments: list[Any], *, chunks: bool = True) -> None:

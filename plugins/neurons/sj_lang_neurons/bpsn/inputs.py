@@ -73,20 +73,16 @@ def terms_of(inputs: BPSNInputs) -> BPSNTerms:
     elif softplus:
         threshold = F.softplus(threshold)
     flat = x.unsqueeze(3) if x.dim() == 3 else x.flatten(3)
-    return BPSNTerms(
-        flat,
-        gain_0,
-        threshold,
-        _decay(decay_f),
-        gain_f,
-        _decay(decay_b),
-        gain_b,
-        None if lateral is None else lateral.sigmoid(),
-        None if numerator is None else numerator.reshape(flat.shape[1:]),
-        denominator,
-        lengths,
-        normalised,
-    )
+    lf, lb, rho = _decay(decay_f), _decay(decay_b), None if lateral is None else lateral.sigmoid()
+    start = None if numerator is None else numerator.reshape(flat.shape[1:])
+    learned = (gain_0, threshold, lf, gain_f, lb, gain_b, rho)
+    return BPSNTerms(flat, *learned, start, denominator, lengths, normalised)
+
+
+def results_of(terms: BPSNTerms) -> tuple[Tensor, Tensor]:
+    """Memory for the results of an operator on terms: [T, B, C, S], and the numerator after them or empty."""
+    x, numerator = terms.x, terms.numerator
+    return x.new_empty(x.shape), x.new_empty(0 if numerator is None else numerator.shape)
 
 
 def outputs_of(inputs: BPSNInputs, terms: BPSNTerms, out: Tensor, after: Tensor) -> BPSNOutputs:

@@ -16,13 +16,13 @@ follows them.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sj_lang.operators import gradients, keep_with_last_result, kept, operator
+from sj_lang.operators import operator
 from sj_lang_neurons.dsn.inputs import DSNColumns, DSNInputs, DSNOutputs, columns, last_inputs
+from sj_lang_neurons.dsn.operator import complete
 from sj_lang_neurons.dsn.torch_block import block
 from sj_lang_neurons.firing import RECT, Firing, Fused
 from sj_lang_neurons.scan.torch_blocks import pieces
@@ -84,7 +84,7 @@ def _backward(
     grad: Tensor, grad_last: Tensor, borders: Tensor, flat: DSNColumns, n: int, size: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, tail, h_0, weight and bias."""
-    x, tail, weight, m = flat.x, flat.tail, flat.weight, flat.m
+    x, tail, weight, m, grad = flat.x, flat.tail, flat.weight, flat.m, grad.contiguous()
     grad_x, grad_tail, grad_h = torch.empty_like(x), torch.empty_like(tail), torch.empty_like(grad_last)
     grad_weight, grad_bias = x.new_zeros(weight.shape), x.new_zeros(flat.bias.shape)
     low, high = -torch.finfo(x.dtype).tiny, _above(n, x.dtype)  # Rect's gradient at n is 1
@@ -112,18 +112,7 @@ def _backward(
     return grad_x, grad_tail, grad_h, grad_weight.mul_(-m), grad_bias.mul_(-m)
 
 
-@_backward.register_fake
-def _(grad: Tensor, grad_last: Tensor, borders: Tensor, flat: DSNColumns, *numbers: int) -> tuple[Tensor, ...]:
-    return tuple(map(torch.empty_like, (flat.x, flat.tail, flat.h_0, flat.weight, flat.bias)))
-
-
-def _differentiate(ctx: Any, grad: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    (borders,), flat = kept(ctx, DSNColumns)
-    x, tail, h_0, weight, bias = _backward(grad.contiguous(), grad_last, borders, flat, *ctx.rest)
-    return gradients(ctx, DSNColumns, x=x, tail=tail, h_0=h_0, weight=weight, bias=bias)
-
-
-_forward.register_autograd(_differentiate, setup_context=keep_with_last_result)
+complete(_forward, _backward)
 
 
 def _parts(flat: DSNColumns, width: int) -> Iterator[tuple[slice, DSNColumns]]:
