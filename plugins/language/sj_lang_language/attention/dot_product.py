@@ -21,8 +21,7 @@ def causal_softmax(
 
     q, k, v: `[B, H, L, K]` or `[B, T, H, L, K]`. valid: `[B, L]` bool, None for all. state: {"k",
     "v": like k with the tokens before these, "valid": `[B, before]`}. scale: None is 1 / sqrt(K).
-    dropout: of the weights. Returns O, shaped as q, and the state with these tokens added; the
-    given state is left as it is. Outputs at tokens that are not valid are finite and mean nothing.
+    Returns O, shaped as q (finite if not valid), and a state with these tokens added.
     """
     plain = valid is None and state is None
     if valid is None:

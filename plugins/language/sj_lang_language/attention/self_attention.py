@@ -24,13 +24,11 @@ class SelfAttention(nn.Module):
 
     dim: D. heads: H, each K = D / H wide. neuron: builds a node. norm: builds a normalization;
     None: without one. branch_norm: builds the last normalization; None: `norm` does. bias: of the
-    Linear layers. twin: the ANN twin.
-    causal: each token meets itself and those before it; False: all tokens of the text.
-    core: the neurons in front, of a model that fires them and projects O itself, as SNN-BERT's
-    layer does. Then x are their spikes, and only Q, K, V and O are computed here.
-    dropout: probability, on softmax's weights.
-    scaled: the spikes of Q, K and V stand for values, see `SpikingLayer`; `mix` gets the spikes and
-    heeds their values.
+    Linear layers. twin: the ANN twin. causal: each token meets itself and those before it; False:
+    all tokens of the text. core: the neurons in front, if the model fires them and projects O
+    itself; then x are their spikes, and only Q, K, V and O are computed here. dropout: probability,
+    on softmax's weights. scaled: the spikes of Q, K and V stand for values, see `SpikingLayer`;
+    `mix` gets the spikes and heeds their values.
     """
 
     given = frozenset(

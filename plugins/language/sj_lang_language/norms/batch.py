@@ -8,9 +8,9 @@ from torch.nn.functional import batch_norm
 class BatchNorm(nn.Module):
     """y = w (x - mean) / sqrt(var + eps) + b, per channel, over valid positions (arXiv 1502.03167).
 
-    In training the mean and the (biased) variance are those of the batch, and running means of
-    both, the variance unbiased, are kept for evaluation, where a Linear before it can absorb the
-    whole. In several processes each uses its own part of the batch.
+    In training mean and (biased) variance are those of the batch, or of its part in this process;
+    running means of both, the variance unbiased, are kept for evaluation, where a Linear before it
+    can absorb the whole.
 
     dim: channels D; gain: what w starts with (both handed in). eps: added to the variance.
     momentum: weight of a new batch in the running figures.

@@ -1,14 +1,13 @@
 """Logistic (or ridge) regression on bags of words: a baseline without word order and network."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize, sparse
 from tokenizers import normalizers, pre_tokenizers
 
-Array = NDArray[Any]
+from sj_lang_language.tasks.metrics import Array
+
 Texts = tuple[Sequence[str], Sequence[str] | None]
 
 PENALTIES = (1e-5, 1e-4, 1e-3)

@@ -30,9 +30,8 @@ class Glue(SentenceTask):
     validation: what is cut from train to choose the checkpoint: a share, or from 1 on a number of
         examples. None: a tenth, 2,000 at most (ours). The cut is the same for every seed. 0: none,
         the last weights are taken.
-    phrases: train holds phrases of its sentences beside them, so what is cut are whole sentences,
-        and what stands in no other sentence leaves train with them: a share is one of sentences, a
-        tenth of them if None. None: for sst2.
+    phrases: train holds phrases of its sentences beside them, so whole sentences are cut, with what
+        stands in no other; a share is one of sentences. None: for sst2.
     baselines: compare with the majority class and with a bag of words. None: if train has at most
         100,000 examples.
 

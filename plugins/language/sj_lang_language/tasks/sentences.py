@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
@@ -15,9 +14,9 @@ from sj_lang.task import MakeTokenizer, Prepared, Task
 from sj_lang_language.data.tables import examples
 from sj_lang_language.data.tables.examples import Classes, Examples, Scores
 from sj_lang_language.tasks import bag_of_words
+from sj_lang_language.tasks.metrics import Array
 from sj_lang_language.tasks.texts import model_fields
 
-Array = NDArray[Any]
 #: (predictions: class numbers or scores, labels) -> figures
 Figures = Callable[[Array, Array], dict[str, float]]
 

@@ -80,7 +80,7 @@ def terms_of(inputs: BPSNInputs) -> BPSNTerms:
 
 
 def results_of(terms: BPSNTerms) -> tuple[Tensor, Tensor]:
-    """Memory for the results of an operator on terms: [T, B, C, S], and the numerator after them or empty."""
+    """Memory for results on terms: [T, B, C, S], and the numerator after them, or empty."""
     x, numerator = terms.x, terms.numerator
     return x.new_empty(x.shape), x.new_empty(0 if numerator is None else numerator.shape)
 

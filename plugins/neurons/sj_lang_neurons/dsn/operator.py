@@ -10,7 +10,7 @@ from sj_lang_neurons.dsn.inputs import DSNColumns
 
 
 def complete(forward: Any, backward: Any) -> None:
-    """Register them. `forward(flat, ...)` returns spikes, the last potential and those before blocks.
+    """Register them. `forward(flat, ...)` returns spikes, last potential, those before blocks.
 
     `backward(grad, grad_last, borders, flat, ...)` returns the gradients of x, tail, h_0, weight
     and bias.

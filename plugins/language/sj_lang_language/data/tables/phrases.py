@@ -9,12 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sj_lang.errors import UserError
 from sj_lang_language.data.tables.examples import CUT_SEED, SMALLER, Examples, room_for
-
-Array = NDArray[Any]
 
 
 def cut(examples: Examples, share: float) -> tuple[Examples, Examples, int]:

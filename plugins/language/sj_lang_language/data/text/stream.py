@@ -96,8 +96,7 @@ def _kept(documents: Iterator[Tensor], pool: deque[Tensor]) -> Iterator[Tensor]:
 def hold_out(source: Source, reader: Reader, windows: int) -> tuple[list[Item], frozenset[bytes]]:
     """The first `windows` items of a source, and the digests of the rows that they were cut from.
 
-    Digests, and not how many rows to skip: with workers and shuffled files a source has no first
-    rows.
+    Their number would not do: with workers and shuffled files a source has no first rows.
     """
     used: set[bytes] = set()
 
@@ -116,14 +115,11 @@ def hold_out(source: Source, reader: Reader, windows: int) -> tuple[list[Item], 
 
 
 class MaskedStream(IterableDataset[dict[str, Any]]):
-    """Masked windows without end.
+    """Masked windows without end, in an order that depends on the seed and the worker's number.
 
     The source of each window is drawn by size (with equal chances if a size is not known), and the
     window from `SHUFFLED` ones of that source. A source that ends begins again, with its files in
-    another order.
-
-    held: for each source the digests of its rows that are held out. The order depends on the seed
-    and the number of the worker. With several workers `datasets` deals out a source's files.
+    another order; workers share its files. held: for each source, the digests of rows held out.
     """
 
     def __init__(

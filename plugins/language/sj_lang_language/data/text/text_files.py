@@ -18,10 +18,8 @@ def read(place: Path) -> dict[str, str]:
 
     A folder that holds `train.txt` is taken as cut already: `train`, `validation` (or `valid`,
     `dev`) and `test`, each .txt or .txt.gz. Of any other folder all .txt and .txt.gz files, at any
-    depth, are joined in the order of their paths. Files are UTF-8; line ends stay as they are, a
-    byte order mark is dropped.
-
-    Raises UserError for what is missing, empty, not UTF-8 or no text, naming file and line.
+    depth, are joined in the order of their paths. A byte order mark is dropped. Raises UserError,
+    naming file and line, for what is missing, empty, not UTF-8 or no text.
     """
     files = _files(place)
     if place.is_file():

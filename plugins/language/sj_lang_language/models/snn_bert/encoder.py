@@ -124,8 +124,6 @@ class SNNBertLayer(GradientCheckpointingLayer):  # type: ignore[misc]
 
 
 class SNNBertEncoder(nn.Module):
-    """The layers."""
-
     def __init__(self, config: SNNBertConfig) -> None:
         super().__init__()
         parts: dict[str, Any] = {kind: component(config, kind) for kind in ("attention", "norm")}
@@ -227,13 +225,11 @@ class SNNBertModel(SNNBertPreTrainedModel):
         token_type_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
     ) -> BaseModelOutputWithPooling:
-        """One vector per token, and per text.
+        """A vector per token, `last_hidden_state` `[B, L, D]`, and text, `pooler_output` `[B, D]`.
 
-        input_ids: `[B, L]`. attention_mask: `[B, L]`, 0 is padding, on any side. token_type_ids:
-        `[B, L]`, None: all 0.
-        output_hidden_states: also the embedding's and each layer's output. Returns
-        `last_hidden_state` `[B, L, D]` (0 at padding), `pooler_output` `[B, D]` (None without
-        pooling layer) and `hidden_states` (of repeat coding, the means over T).
+        input_ids, attention_mask (0: padding, on any side), token_type_ids (None: 0): `[B, L]`.
+        output_hidden_states: also the embedding's and each layer's output, 0 at padding, of repeat
+        coding the means over T.
         """
         mask, order = self._order(attention_mask, input_ids)
         ids = _take(input_ids, order)
