@@ -1,7 +1,6 @@
 """From potentials to spikes, for all neurons: inside a kernel that can, else in torch after it.
 
-The numbers are those of `surrogates.cuh` and `jit.py`: the macro FIRE, or `kind`, and what it
-takes.
+The numbers are those of `surrogates.cuh` (FIRE) and `jit.py` (`kind`).
 """
 
 import math
@@ -29,10 +28,9 @@ BLOCK = 65_536  # elements
 
 
 class Fused(NamedTuple):
-    """What a kernel is to fire.
+    """What a kernel is to fire: `POTENTIALS`, `RECT` or a number of `HEAVISIDES`.
 
-    kind: `POTENTIALS`, `RECT` or a number of `HEAVISIDES`. alpha: of a surrogate; `Rect.high`.
-    threshold: of a surrogate; `Rect.low`. margin: `Rect.margin`.
+    alpha: of a surrogate; `Rect.high`. threshold: of a surrogate; `Rect.low`. margin: of `Rect`.
     """
 
     kind: int = POTENTIALS
@@ -69,9 +67,8 @@ class Rect(nn.Module):
 class Firing(NamedTuple):
     """How potentials become spikes. NaN, which a Heaviside would hide, stays NaN.
 
-    function: `Rect`, a surrogate of SpikingJelly's kind, or None, which leaves potentials as they
-    are.
-    threshold: subtracted before a surrogate. potentials: they are wanted beside the spikes.
+    function: `Rect`, a surrogate of SpikingJelly's kind, or None for the potentials. threshold:
+    subtracted before a surrogate. potentials: they are wanted beside the spikes.
     """
 
     function: nn.Module | None
@@ -144,10 +141,7 @@ class _RectFunction(torch.autograd.Function):
 
 @operator("sj_lang::fire_atan")
 def fire_atan(u: Tensor, alpha: float) -> Tensor:
-    """1 if u >= 0, else 0; NaN stays NaN; gradient alpha / 2 / (1 + (pi / 2 alpha u)^2).
-
-    SpikingJelly's, in fewer passes.
-    """
+    """SpikingJelly's ATan in fewer passes; gradient alpha / 2 / (1 + (pi / 2 alpha u)^2)."""
     u = u.contiguous()
     spikes = torch.empty_like(u)
     for v, s in _blocks(u, spikes):

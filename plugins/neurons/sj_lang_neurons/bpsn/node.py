@@ -30,9 +30,9 @@ class BPSN(Node):
         M[t] = (numerators of F and B) / (denominators of F and B)
         H[t] = g0 x + gf F + gb B - rho (g0 + gf + gb) M           S[t] = step(H[t] - V)
 
-    Masked tokens are not there. At an edge the missing side is absent with its gain. A
+    Masked tokens are not there. At an edge the missing side is absent with its gain. Our
     reconstruction of the neuron of "SNN-BERT", Su et al., Neural Networks 180:106630 (2024), from
-    the properties that its abstract states: the equations are not public, these are ours.
+    its abstract: the equations are not public.
 
     channels: size of axis 2 of `[T, B, C, ...]`. Every parameter is per channel: decays lf, lb in
         (0, 1), at the start spread over .1 to .8 and shuffled; gains g0 = 1, gf and gb ~ N(0, .5);
@@ -122,8 +122,7 @@ class BPSN(Node):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Decays evenly over .1 to .8, shuffled; g0 = 1, gf and gb ~ N(0, .5), r = 2, o = 0, and
-        V = `v_threshold`."""
+        """Decays over .1 to .8, shuffled; gf, gb ~ N(0, .5); g0 = 1, r = 2, o = 0, V = `v_threshold`."""
         with torch.no_grad():
             for decay, gain in ((self.decay_f, self.gain_f), (self.decay_b, self.gain_b)):
                 if decay is not None and gain is not None:
@@ -141,9 +140,9 @@ class BPSN(Node):
     def fit(self, step: Tensor, offset: Tensor) -> None:
         """Make it the elementwise S = clip(round((x - offset) / step), low, high).
 
-        V = step, o = offset / step, g0 = 1, gf = gb = 0. step > 0 and offset are [C], in units of
-        the input. Raises ValueError if they are not, if the node has no grid or cannot be
-        elementwise, or if it has no parameter for an offset.
+        V = step, o = offset / step, g0 = 1, gf = gb = 0. step > 0, offset: [C], in units of the
+        input. Raises ValueError for others, and for a node without a grid, a parameter for the
+        offset or a way to be elementwise.
         """
         if not self.has_grid:
             raise ValueError('BPSN: spikes="binary" without an offset have no grid; take offset=True')
@@ -222,8 +221,7 @@ class BPSN(Node):
     def _apply_kernel(
         self, kernel: Kernel, x: Tensor, state: State, lengths: Tensor | None, firing: Firing
     ) -> tuple[Tensor, State]:
-        """What becomes of H - V [T, B, C, ...] (of H / V - o with a grid, of H in K), and the state
-        without the count."""
+        """What becomes of H - V (a grid: H / V - o; K: H), and the state without the count."""
         dtype = state_dtype(x)
 
         def wide(parameter: Tensor | None) -> Tensor | None:

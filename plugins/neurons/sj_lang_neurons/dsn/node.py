@@ -31,18 +31,15 @@ class DSN(Node):
     bias b, the initialisation, `alpha_init`, the gradient through alpha, and the firing with a
     surrogate and `v_threshold`.
 
-    channels: size of axis 2 of `[T, B, C, ...]`; each channel has its own taps, which run along T
-        only.
+    channels: size of axis 2 of `[T, B, C, ...]`; each has its own taps, which run along T.
     decay: "conv", as above; "linear", a_t = W X_t + b over all channels; "static", a_t = b.
     k: taps of the convolution, in steps; used by "conv" only.
-    tau: the exponent 1 / tau sharpens the leak; the paper has .25, and small values forget fast.
-        Above 0.
+    tau: above 0; the exponent 1 / tau sharpens the leak, small tau forgets fast; paper: .25.
     n: largest spike value; spikes are 0, 1, ..., n.
     alpha_init: alpha at the start for zero input, in (0, 1): the bias is logit(alpha_init ** tau).
         None: as the taps.
     surrogate_function: None, firing as above with gradient 1 where 0 <= H <= n ("Rect"); or a
-        surrogate of SpikingJelly or its name, for a Heaviside of H - v_threshold, which needs
-        n = 1.
+        surrogate of SpikingJelly or its name, for a Heaviside of H - v_threshold, with n = 1.
     v_threshold: threshold of the surrogate's firing, in units of the input; unused without one.
 
     State: "h" [B, C, ...], the potential, and "tail" [B, k-1, C, ...], the last k - 1 valid inputs,

@@ -1,8 +1,8 @@
 """The whole DSN, logit, leak, recurrence and firing, as one operator in plain torch.
 
-It works in parts of the columns and blocks of the steps, whose arrays stay in the cache. The
-backward pass computes each block again from its input and the state at its border: nothing of the
-size of the input is kept but the input itself. With m = 1 / tau:
+It works in parts of the columns and blocks of the steps, whose arrays stay in the cache. Backwards
+each block is computed again from its input and the state at its border, which is all that is kept.
+With m = 1 / tau:
 
     q_t = sigmoid(-a_t),  w_t = 1 - alpha_t = 1 - (1 - q_t)^m,  h_t = h_{t-1} + w_t (x_t - h_{t-1})
 
@@ -11,8 +11,7 @@ and backwards, with gl the gradient that comes through the firing,
     gh_t = gl_t + alpha_{t+1} gh_{t+1}
     ga_t = m q_t (h_t - x_t) gh_t,   gx_t = w_t gh_t + sum_j w_j ga_{t+j}
 
-where alpha_t (h_{t-1} - x_t) = h_t - x_t was used. All is flat: N is batch, channels and whatever
-follows them.
+where alpha_t (h_{t-1} - x_t) = h_t - x_t was used. N is batch, channels and what follows them.
 """
 
 from collections.abc import Iterator
@@ -41,10 +40,7 @@ def dsn_torch(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
 
 
 def of_columns(flat: DSNColumns, n: int) -> tuple[Tensor, Tensor]:
-    """Spikes [T, N] of a whole sequence, and the potential [N] after its last valid step.
-
-    n: largest spike; 0 returns the potentials [T, N] in place of spikes.
-    """
+    """Spikes up to n [T, N], or potentials if n = 0; the potential after the valid steps."""
     out, h_last, _ = _forward(flat, n, *_cuts(flat.x))
     return out, h_last
 

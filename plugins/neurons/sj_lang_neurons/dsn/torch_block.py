@@ -139,8 +139,7 @@ def block(like: Tensor, rows: int, width: int, taps: int) -> Block:
 def leak(x: Rows, w: Rows, h: Tensor, out: Rows) -> Tensor:
     """Write h_t = h_{t-1} + w_t (x_t - h_{t-1}) to `out`; returns its last row, a view.
 
-    x, w, out [R, N], h [N], rows contiguous. The same as a linear recurrence of decay 1 - w, but
-    that number is never formed: it keeps few of its digits if w is small.
+    x, w, out [R, N], h [N], rows contiguous. The decay 1 - w, which loses digits, is never formed.
     """
     cut = out.cut
     if cut:

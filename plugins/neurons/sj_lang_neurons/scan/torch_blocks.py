@@ -1,9 +1,8 @@
 """The linear recurrence over the rows of one block, small enough for the cache. No autograd.
 
-Two ways, chosen by shape: with many channels a loop over the rows; with few, where a row costs less
-than the call that handles it, chunks side by side in two passes. The first begins at zero in each
-chunk and gives what the chunk adds, U, and the product of its decays, P. The states at the borders
-are the recurrence c' = P c + U, and from them the second pass begins.
+With many channels a loop over the rows; with few, where a row costs less than its call, chunks side
+by side in two passes. The first begins at zero in each chunk and gives what it adds, U, and the
+product of its decays, P. The second begins at the borders' states, the recurrence c' = P c + U.
 """
 
 from __future__ import annotations

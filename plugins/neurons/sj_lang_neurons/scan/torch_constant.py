@@ -12,11 +12,10 @@ LONG_ROW = 16_384  # elements of a step from which an operation per step is as f
 def constant_scan(u: Tensor, decay: Tensor, out: Tensor, *, reverse: bool = False) -> None:
     """Fill `out` in place; no gradient. All contiguous; u may be the part of `out` that it fills.
 
-    u [T, N], decay [N], out [T + 1, N].
-    Forward: out[0] holds the start, out[t + 1] = decay out[t] + u[t].
-    Reverse: out[T] holds the start, out[t] = decay out[t + 1] + u[t].
+    u [T, N], decay [N], out [T + 1, N] with the start in out[0]: out[t + 1] = decay out[t] + u[t].
+    Reverse: with the start in out[T], out[t] = decay out[t + 1] + u[t].
 
-    Two passes over chunks of `length` steps: what each chunk adds to its last step, then, with the
+    Two passes over chunks of `length` steps: what each adds to its last step, then, with the
     carries of a scan over the chunks, all chunks at once step by step. 2 length + T / length
     operations in place of T.
     """
