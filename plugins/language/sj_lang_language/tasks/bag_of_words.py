@@ -1,6 +1,8 @@
 """Logistic (or ridge) regression on bags of words: a baseline without word order and network."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 from scipy import optimize, sparse
@@ -24,10 +26,7 @@ class Words:
     def __init__(self, texts: Texts) -> None:
         self._normalizer = normalizers.BertNormalizer(lowercase=True)
         self._split = pre_tokenizers.BertPreTokenizer()
-        counts: dict[str, int] = {}
-        for bag in self._bags(texts):
-            for word in bag:
-                counts[word] = counts.get(word, 0) + 1
+        counts = Counter(chain.from_iterable(self._bags(texts)))
         self.index = {word: place for place, word in enumerate(sorted(w for w, n in counts.items() if n > 1))}
 
     def __call__(self, texts: Texts) -> sparse.csr_matrix:

@@ -122,7 +122,7 @@ class BPSN(Node):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Decays over .1 to .8, shuffled; gf, gb ~ N(0, .5); g0 = 1, r = 2, o = 0, V = `v_threshold`."""
+        """Decays over .1 to .8, shuffled; gf, gb ~ N(0, .5); g0 = 1, r = 2, o = 0, V as built."""
         with torch.no_grad():
             for decay, gain in ((self.decay_f, self.gain_f), (self.decay_b, self.gain_b)):
                 if decay is not None and gain is not None:
