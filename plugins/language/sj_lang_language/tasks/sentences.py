@@ -57,24 +57,25 @@ class SentenceTask(Task):
     auto_class = "AutoModelForSequenceClassification"
     causal = False
     pads = True
+    #: tokens of an example at most
+    length: int
+    #: None: if train has up to `CHEAP` examples
+    baselines: bool | None
 
     def assemble(
         self,
         parts: Parts,
         tokenizer: MakeTokenizer,
         *,
-        length: int,
         kind: Classes | Scores,
         figures: Mapping[str, Figures],
         select: str,
-        baselines: bool | None,
         data: Any,
         predictions: Callable[[str, Array], Mapping[str, str]],
     ) -> Prepared:
-        """Tokenize, and hand everything over. figures: of each labelled part and "validation".
+        """Tokenize, and hand everything over.
 
-        predictions: (part, class numbers or scores) -> files. baselines: None: if train has up to
-        `CHEAP` examples.
+        figures: of each labelled part and "validation". predictions: (part, decisions) -> files.
         """
         made = tokenizer(texts=parts.train.texts())
         made.padding_side = "right"
@@ -83,27 +84,26 @@ class SentenceTask(Task):
         whole = {"train": parts.train, "validation": parts.validation, **parts.held_out}
         present = {name: part for name, part in whole.items() if part is not None}
         notes = [*parts.notes]
-        encoded = {name: encode(part, made, length, name, notes) for name, part in present.items()}
+        encoded = {name: encode(part, made, self.length, name, notes) for name, part in present.items()}
         tests = {name: part for name, part in parts.held_out.items() if part.labels is not None}
-        notes += [
-            f"{name}: no labels, so it is predicted and not scored" for name in parts.held_out if name not in tests
-        ]
+        blind = [name for name in parts.held_out if name not in tests]
+        notes += [f"{name}: no labels, so it is predicted and not scored" for name in blind]
         seen = {name: _seen(name, part, parts, notes) for name, part in tests.items()}
         metrics = SentenceMetrics(kind, figures, seen)
-        with_baselines = baselines if baselines is not None else len(parts.train) <= CHEAP
-        if baselines is None and not with_baselines:
+        with_baselines = len(parts.train) <= CHEAP if self.baselines is None else self.baselines
+        if self.baselines is None and not with_baselines:
             notes.append(f"no baselines, as train has over {CHEAP:,} examples (task.baselines=true computes them)")
         return Prepared(
             tokenizer=made,
             train=encoded["train"],
             validation=encoded.get("validation"),
             tests={name: encoded[name] for name in tests},
-            unlabelled={name: encoded[name] for name in parts.held_out if name not in tests},
+            unlabelled={name: encoded[name] for name in blind},
             reduce=reduce,
             metrics=metrics,
             collate=DataCollatorWithPadding(made),
             label_names=["labels"],
-            model=model_fields(made, length)
+            model=model_fields(made, self.length)
             | ({"type_vocab_size": 2} if "token_type_ids" in made.model_input_names else {})
             | head(kind),
             select=select,
@@ -228,6 +228,12 @@ def baseline_figures(
             values = metrics.of(split, predicted, part.labels)
             baselines[method] |= {f"{split}.{figure}": value for figure, value in values.items()}
     return baselines
+
+
+def check_share(name: str, share: float) -> None:
+    """Raise UserError unless this is a share, or a number of examples."""
+    if share < 0 or (share > 1 and share != int(share)):
+        raise UserError(f"task.{name}: {share:g}; expected a share below 1, or a whole number of examples")
 
 
 def default_share(train: Examples) -> float:
