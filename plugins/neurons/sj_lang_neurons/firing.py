@@ -1,4 +1,4 @@
-"""From potentials to spikes, for all neurons: inside a kernel that can, else in torch after it.
+"""From potentials to spikes, for all neurons: inside a kernel if it can, else in torch after it.
 
 The numbers are those of `surrogates.cuh` (FIRE) and `jit.py` (`kind`).
 """

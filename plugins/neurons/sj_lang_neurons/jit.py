@@ -1,4 +1,4 @@
-"""What kernels compiled by numba share: their compilation, and arithmetic that it vectorises.
+"""What kernels compiled by numba share: their compilation, and arithmetic that becomes vectors.
 
 A kernel works on rows, the columns of one step, by passes over few arrays: with more, any two of
 which might overlap, a loop is not vectorised. numba's cache looks at the kernel's own file alone,

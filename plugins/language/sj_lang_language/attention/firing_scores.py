@@ -22,7 +22,7 @@ class FiringScoresAttention(SelfAttention):
     Scores fire, so P V counts spikes with spikes; the division by the number of spikes of a query
     takes the place of softmax's. A query whose scores are silent gets 0. Reads the whole text. It
     is ours, for weights that were trained with softmax: t and g, one for each head, learn how high
-    a score must be. The gradient of P is straight through if its argument is within 0 and levels.
+    a score must be. The gradient of P is straight through if its argument lies in 0 to levels.
 
     levels: the largest score, 1 or more. The rest is `SelfAttention`; `dropout` has no weights to
     fall on.

@@ -2,8 +2,8 @@
 
     O_t = sum_{s <= t} (Q_t . K_s) V_s = Q_t S_t,      S_t = S_{t-1} + K_t^T V_t
 
-Tokens go in chunks: inside a chunk the left form, `tril(Q K^T) V`; across chunks the right one, `Q
-S`. Memory is O(L (chunk + K^2 / chunk)) per head.
+Tokens are attended to in chunks: by the left form, `tril(Q K^T) V`, inside a chunk, and by the
+right one, `Q S`, across chunks. Memory is O(L (chunk + K^2 / chunk)) per head.
 
 With spikes all terms are integers, so in float32 the result equals the masked quadratic form to the
 last bit as long as sums stay below 2^24 (length times the square of the largest spike times K); no

@@ -84,7 +84,7 @@ class SelfAttention(nn.Module):
         return torch.unflatten(scale, 0, (3, self.heads, 1, -1)), torch.unflatten(shift, 0, (3, self.heads, 1, -1))
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
-        """x: `[L, B, D]` or `[T, B, L, D]`, to y, shaped as x, and the state, {} if not causal."""
+        """Returns y, shaped as x `[L, B, D]` or `[T, B, L, D]`, and the state, {} if not causal."""
         if state is not None and not self.causal:
             raise ValueError(f"{type(self).__name__}: a text that is read as a whole cannot continue from a state")
         states: dict[str, State] = {}

@@ -12,7 +12,7 @@ from sj_lang_language.layers import State
 
 
 class SoftmaxAttention(SelfAttention):
-    """O = gain softmax(scale Q K^T / sqrt(K)) V: Q K^T counts channels in which two tokens fire.
+    """O = gain softmax(scale Q K^T / sqrt(K)) V: Q K^T counts the channels where both tokens fire.
 
     The rest is `SelfAttention`. scale, gain (ours, the twin has neither): at a firing rate r the
     scores Q K^T / sqrt(K) have a deviation of about r and the averages of V a mean of r: flat

@@ -92,7 +92,7 @@ def fitted(
     classes: int | None,
     quality: Callable[[Array, Array], float],
 ) -> Callable[[Texts], Array]:
-    """Train on bags of words; returns texts -> outputs `[N, classes]`, or scores `[N, 1]` if None.
+    """Train on bags of words; returns texts -> outputs `[N, classes]` or scores `[N, 1]`.
 
     The penalty is the one of `PENALTIES` whose outputs on the validation data have the largest
     `quality(outputs, labels)`; without validation data the middle one.

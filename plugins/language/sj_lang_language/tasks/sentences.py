@@ -20,8 +20,8 @@ from sj_lang_language.tasks.texts import model_fields
 #: (predictions: class numbers or scores, labels) -> figures
 Figures = Callable[[Array, Array], dict[str, float]]
 
-MOST = 2000  # validation examples that are cut off unasked
-CHEAP = 100_000  # training examples up to which a bag of words is fitted unasked
+MOST = 2000  # most validation examples that are cut by default
+CHEAP = 100_000  # most training examples for which a bag of words is fitted by default
 
 
 @dataclass(kw_only=True)
@@ -161,7 +161,7 @@ def reduce(logits: Tensor, labels: Tensor | None) -> Tensor:
 class SentenceMetrics:
     """Figures of a split from the outputs; `unseen.*` without the examples that are in train too.
 
-    `loss`: mean cross entropy in nats, or mean squared error. A remark tells if a correlation is 0
+    `loss`: mean cross entropy in nats, or mean squared error. A remark says if a correlation is 0
     because all predictions are the same.
     """
 
@@ -242,7 +242,7 @@ def default_share(train: Examples) -> float:
 
 
 def lines(values: Iterator[str] | list[str]) -> str:
-    """index and prediction of each example, as GLUE wants them."""
+    """Index and prediction of each example, as GLUE asks."""
     rows = [f"{index}\t{value}\n" for index, value in enumerate(values)]
     return "index\tprediction\n" + "".join(rows)
 

@@ -30,9 +30,9 @@ class TextClassification(SentenceTask):
         label.
     length: tokens of a text at most, special ones included. Longer ones lose their end, and a note
         counts them.
-    validation, dev: what is cut from train if the data do not bring it: a share, or from 1 on a
+    validation, dev: what is cut from train if the data lack it: a share, or from 1 on a
         number of examples; 0 cuts none. validation None: a tenth, 2,000 at most (ours). Validation
-        chooses the checkpoint; dev and test are evaluated once. dev is cut only if the data bring
+        chooses the checkpoint; dev and test are evaluated once. dev is cut only if the data have
         neither dev nor a labelled test. The cut is at random, the same for every seed, with the
         labels in proportion; equal texts never fall on both sides.
     columns: the names of the columns, for files without a header line.
@@ -155,7 +155,7 @@ def read(
 ) -> dict[str, DataTable]:
     """The tables of `task.data` by part, `train` among them; UserError for what cannot be read.
 
-    notes: gets the tables of a folder that are no part.
+    notes: gets the tables of a folder that are not parts.
     """
 
     def table(place: str | Path) -> DataTable:

@@ -26,7 +26,7 @@ def schedule(columns: int, steps: int) -> Tile:
 
 
 def bpsn_cupy(inputs: BPSNInputs, firing: Firing) -> BPSNOutputs:
-    """The kernel of backend "cupy". States that it carries may be None, which is zeros."""
+    """The kernel of backend "cupy". Carried states may be None for zeros."""
     fused = firing.fused()
     out, after, ones, _ = _forward(inputs, *fused)
     carries, normalised = inputs.carries, inputs.normalised
@@ -58,7 +58,7 @@ class _Call:
         cuda.launch(FILE, name, self.macros, grid, block, arguments, self.x.device)
 
     def carries(self, added: Tensor, begin: Tensor | None, end: Tensor | None, *, backwards: bool) -> Tensor:
-        """Phase 2. With time goes the past, or, of the adjoints, that of the future."""
+        """Phase 2. The past goes with time; among the adjoints, the future's does."""
         ahead, back = reversed(self.decays) if backwards else self.decays
         carried = torch.zeros_like(added) if any(d is None for d in self.decays) else torch.empty_like(added)
         arguments = [added, carried, begin, end, ahead, back, int(backwards), self.lengths, *self.sizes]

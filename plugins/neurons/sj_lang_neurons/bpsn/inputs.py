@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class BPSNInputs(NamedTuple):
-    """A call of any kernel: `run(inputs, firing) -> BPSNOutputs`. None: there is no such thing.
+    """A call of any kernel: `run(inputs, firing) -> BPSNOutputs`. None: absent.
 
     x [T, B, C, ...]; the parameters [C] are those of the node, in the dtype of its states; a
     threshold of None is 0. numerator [B, C, ...], denominator [B, C]: of the past before x. lengths
@@ -34,7 +34,7 @@ class BPSNInputs(NamedTuple):
 
 
 class BPSNOutputs(NamedTuple):
-    """Spikes, or H - threshold without a firing; the numerator and denominator it carries."""
+    """Spikes, or H - threshold without a firing; numerator and denominator if it carries them."""
 
     out: Tensor
     numerator: Tensor | None

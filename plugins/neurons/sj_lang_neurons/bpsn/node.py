@@ -141,8 +141,8 @@ class BPSN(Node):
         """Make it the elementwise S = clip(round((x - offset) / step), low, high).
 
         V = step, o = offset / step, g0 = 1, gf = gb = 0. step > 0, offset: [C], in units of the
-        input. Raises ValueError for others, and for a node without a grid, a parameter for the
-        offset or a way to be elementwise.
+        input. Raises ValueError for other values, and if the node has no grid, has no parameter for
+        the offset or cannot be elementwise.
         """
         if not self.has_grid:
             raise ValueError('BPSN: spikes="binary" without an offset have no grid; take offset=True')
@@ -256,7 +256,7 @@ class BPSN(Node):
         return out, {name: value for name, value in states.items() if value is not None}
 
     def _v(self, x: Tensor) -> Tensor:
-        """V, above 0, where a softplus may come to 0."""
+        """V, above 0 even if its softplus underflows."""
         dtype = state_dtype(x)
         return F.softplus(self.threshold.to(dtype)).clamp(min=torch.finfo(dtype).tiny ** 0.5)
 

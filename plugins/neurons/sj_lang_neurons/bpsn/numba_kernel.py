@@ -28,7 +28,7 @@ def forward(
         c = slice(low, min(low + WIDTH, last))
         n_valid = lengths[c]
         width = len(n_valid)
-        p = np.empty((len(parameters), width), x.dtype)  # of a slice no row is known as contiguous
+        p = np.empty((len(parameters), width), x.dtype)  # a slice's rows may not be contiguous
         p[:] = parameters[:, c]
         P, D = numerator[c].copy(), denominator[c].copy()
         Q, E = np.zeros((ROWS + 1, width), x.dtype), np.zeros((ROWS + 1, width), x.dtype)
@@ -307,4 +307,4 @@ def _through_denominator(gain: Array, P: Array, D: Array, g: Array, mean: Array,
         out[n] = g[n] * (share[n] * mean[n] - gain[n] * P[n] * inverse * inverse)
 
 
-# jit.py and firing.py: 455d6b0d543e5cd8
+# jit.py and firing.py: e6306288a6323289

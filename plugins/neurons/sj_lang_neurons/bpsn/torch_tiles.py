@@ -98,7 +98,7 @@ class BPSNTile:
         A[(self.lengths - t.start).clamp(0, rows), self.batch] += torch.where(ends[:, None, None], grad, 0)
 
     def spans(self, *, backwards: bool = False) -> Iterator[Span]:
-        """The steps, in or against order; where no D changes, one span with leaks of a row."""
+        """Spans of steps, in or against order; a long one, with leaks of a row, if no D changes."""
         steps, batch, channels = self.x.shape[:3]
         late = any(side.late for side in self.sides)
         first = self.reach if any(not side.late for side in self.sides) else 0

@@ -19,7 +19,7 @@ MOST_TAPS = STEPS + 1
 
 
 def dsn_cupy(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
-    """The kernel of backend "cupy", for up to `MOST_TAPS` taps. Tail and h_0 None: zeros."""
+    """The kernel of backend "cupy", for up to `MOST_TAPS` taps; tail or h_0 None: zeros."""
     fused = firing.fused()
     out, h, tail, _ = _forward(inputs, *fused)
     return DSNOutputs(out if fused.kind else firing(out), h, tail, None if fused.kind else out)

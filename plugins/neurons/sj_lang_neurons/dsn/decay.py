@@ -1,6 +1,6 @@
 """DSN's w = 1 - alpha = 1 - sigmoid(a) ** m, m = 1 / tau, without cancellation for alpha near 1.
 
-For a whole m by w_i + (1 - w_i) w_j, the gain of i + j: sums of positive numbers, no exp, no log.
+A whole m takes sums of positive numbers only: w_i + (1 - w_i) w_j is the gain of i + j.
 """
 
 import torch

@@ -34,7 +34,7 @@ class DSN(Node):
     channels: size of axis 2 of `[T, B, C, ...]`; each has its own taps, which run along T.
     decay: "conv", as above; "linear", a_t = W X_t + b over all channels; "static", a_t = b.
     k: taps of the convolution, in steps; used by "conv" only.
-    tau: above 0; the exponent 1 / tau sharpens the leak, small tau forgets fast; paper: .25.
+    tau: above 0; the exponent 1 / tau sharpens the leak, so a small tau forgets fast.
     n: largest spike value; spikes are 0, 1, ..., n.
     alpha_init: alpha at the start for zero input, in (0, 1): the bias is logit(alpha_init ** tau).
         None: as the taps.

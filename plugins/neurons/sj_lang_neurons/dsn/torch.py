@@ -27,7 +27,7 @@ from sj_lang_neurons.firing import RECT, Firing, Fused
 from sj_lang_neurons.scan.torch_blocks import pieces
 
 BLOCK = 1 << 17  # elements of a block: the arrays of one fit into the second-level caches
-WIDTH = 1 << 13  # columns of a part, or more if there are few steps: a row is worth a call
+WIDTH = 1 << 13  # columns of a part, or more if there are few steps: rows must be worth a call
 
 
 def dsn_torch(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
@@ -112,7 +112,7 @@ complete(_forward, _backward)
 
 
 def _parts(flat: DSNColumns, width: int) -> Iterator[tuple[slice, DSNColumns]]:
-    """Some columns after the other, with weight and bias negated."""
+    """The columns part by part, with weight and bias negated."""
     x, tail, h_0, weight, bias, lengths, m = flat
     weight, bias = weight.contiguous().neg(), bias.contiguous().neg()
     for c in pieces(0, x.shape[1], width):

@@ -43,7 +43,7 @@ class Tile:
 
 
 def schedule(columns: int, steps: int) -> Tile:
-    """Enough threads to keep the memory busy, in as few shapes as do, as each is compiled."""
+    """Enough threads to keep the memory busy, in few shapes, as each is compiled."""
     if columns >= PLAIN or steps <= STEPS:
         return Tile(32, 1, STEPS)
     if columns * 4 >= THREADS or steps <= 4 * STEPS:
@@ -86,7 +86,7 @@ def keep(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> No
 
 
 def zeros(x: Tensor, states: Tensor, kind: int) -> Tensor:
-    """The gradient of unused spikes of x, or with kind 0 of potentials, in the states' dtype."""
+    """A zero gradient of the spikes of x, or with kind 0 of potentials in the states' dtype."""
     return x.new_zeros((), dtype=x.dtype if kind else states.dtype).expand(x.shape)
 
 

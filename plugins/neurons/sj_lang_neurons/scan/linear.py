@@ -14,7 +14,7 @@ BACKENDS = ("auto", "torch", "numba")
 def linear_scan(
     decay: Tensor, drive: Tensor, h_0: Tensor | None = None, *, reverse: bool = False, backend: str = "auto"
 ) -> Tensor:
-    """h_t = decay_t h_{t-1} + drive_t from h_{-1} = h_0; in reverse with h_{t+1} from h_T = h_0.
+    """h_t = decay_t h_{t-1} + drive_t with h_{-1} = h_0; in reverse from h_{t+1}, with h_T = h_0.
 
     decay: [T, ...], or [1, ...] for one decay at all steps; its other axes may be 1 even if the
     drive's are not. drive: [T, ...], T >= 1. h_0: [...], None for zeros. backend: "torch", "numba"

@@ -58,4 +58,4 @@ def _step(a: Array, h: Array, u: Array, out: Array) -> None:
         out[n] = a[n] * h[n] + u[n]
 
 
-# jit.py and firing.py: 455d6b0d543e5cd8
+# jit.py and firing.py: e6306288a6323289

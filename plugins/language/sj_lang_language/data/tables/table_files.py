@@ -46,7 +46,7 @@ class DataTable:
         return self.columns[name]
 
     def where(self, row: int) -> str:
-        """A row, as messages call it."""
+        """How messages refer to a row."""
         return f"{self.place}, {self.unit} {self.lines[row]}"
 
 
@@ -67,7 +67,7 @@ def read(
 
     Text is UTF-8, with or without a byte order mark; only LF or CRLF ends a line. Empty lines are
     not rows if there is more than one column. Raises UserError, naming file and line, for what is
-    missing, has no rows, is no UTF-8 or no table.
+    missing, has no rows, is not UTF-8 or not a table.
     """
     path = Path(place).expanduser()
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
@@ -97,7 +97,7 @@ def read(
 
 
 def of_columns(columns: dict[str, list[Any]], place: str) -> DataTable:
-    """A table out of columns that are in memory already."""
+    """A table from columns in memory."""
     count = len(next(iter(columns.values()), []))
     return _filled(DataTable(place=place, columns=columns, lines=list(range(1, count + 1)), unit="row"))
 

@@ -27,7 +27,7 @@ def parts(data: str | Mapping[str, str] | Sequence[str], split: Sequence[float])
 
 
 def read(data: str | Mapping[str, str]) -> dict[str, str]:
-    """The texts of `task.data`: `{"all": text}`, or those of the parts that the data bring.
+    """The texts of `task.data`: `{"all": text}`, or those of the parts that the data have.
 
     data: a registered source, `hub:owner/name[/config]`, a path, in this order; or a mapping from
     `train`, `validation` (or `dev`) and `test` to these.
@@ -64,9 +64,9 @@ def _read_one(place: str) -> dict[str, str]:
 
 
 def cut(texts: Mapping[str, str], split: Sequence[float]) -> dict[str, str]:
-    """Cut what is not cut yet into `train`, `validation` and `test`, those with a share in `split`.
+    """Cut what is not cut yet into `train`, `validation` and `test`; a share of 0 leaves one out.
 
-    A part that the data bring is used as it is. A missing one is cut from the end of the text,
+    A part that the data have is used as it is. A missing one is cut from the end of the text,
     validation before test. So a whole text falls into train, validation and test at the characters
     floor(n s_train) and floor(n (s_train + s_validation)).
     """

@@ -1,4 +1,4 @@
-"""Pairs of text for next-sentence prediction: a piece, and what follows it or not."""
+"""Pairs of texts for next-sentence prediction: the second follows the first, or does not."""
 
 import random
 import re
@@ -43,7 +43,7 @@ def pairs(texts: Iterable[Tensor], others: Sequence[Tensor], room: int, draw: ra
 
 
 def _another(text: Tensor, others: Sequence[Tensor], draw: random.Random) -> Tensor | None:
-    for _ in range(8):  # few documents may be the same one again and again
+    for _ in range(8):  # with few documents, the same one may be drawn repeatedly
         if others and (other := others[draw.randrange(len(others))]) is not text and len(other):
             return other
     return None

@@ -1,4 +1,4 @@
-"""Text that is too large to be held: read, tokenized, cut and masked on the way."""
+"""Text too large for memory: read, tokenized, cut and masked on the fly."""
 
 import hashlib
 import random
@@ -21,7 +21,7 @@ from sj_lang_language.data.text.masked import Frame, Item, Masking
 from sj_lang_language.data.text.pairs import pairs
 
 BATCH = 64  # rows that are tokenized at a time
-SHUFFLED = 10_000  # windows of a source among which each next one is drawn
+SHUFFLED = 10_000  # windows of a source from which the next one is drawn
 POOL = 256  # documents from which the other half of a pair may come
 
 
@@ -141,7 +141,7 @@ class MaskedStream(IterableDataset[dict[str, Any]]):
                 (chosen,) = draw.choices(range(len(streams)), weights)
                 item = next(streams[chosen], None)
                 if item is None:
-                    del streams[chosen], weights[chosen]  # this worker has no file of it
+                    del streams[chosen], weights[chosen]  # this worker has none of its files
             if item is None:
                 return
             yield self.masking(item, self.seed, number, index)

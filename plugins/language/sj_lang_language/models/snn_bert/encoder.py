@@ -140,7 +140,7 @@ class SNNBertPooler(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x `[B, L, D]`, tokens first, mask `[B, L]`, to `[B, D]`. No token counts as 0."""
+        """x `[B, L, D]`, tokens first, to `[B, D]`; an empty text gives what zeros give."""
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)
         if self.pooling == "cls":
@@ -177,7 +177,7 @@ class SNNBertPreTrainedModel(SpikingModel, PreTrainedModel):  # type: ignore[mis
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Put the scales and shifts of spikes into the Linear layers behind, up to rounding.
+        """Fold the scales and shifts of spikes into the Linear layers that follow, up to rounding.
 
         Those of Q, K and V stay, because spikes meet spikes there: `a_k (a_q s + b_q)` meets the
         spikes of K.
@@ -225,7 +225,7 @@ class SNNBertModel(SNNBertPreTrainedModel):
         token_type_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
     ) -> BaseModelOutputWithPooling:
-        """A vector per token, `last_hidden_state` `[B, L, D]`, and text, `pooler_output` `[B, D]`.
+        """Vectors of tokens, `last_hidden_state` `[B, L, D]`, and texts, `pooler_output` `[B, D]`.
 
         input_ids, attention_mask (0: padding, on any side), token_type_ids (None: 0): `[B, L]`.
         output_hidden_states: also the embedding's and each layer's output, 0 at padding, of repeat
@@ -258,7 +258,7 @@ class SNNBertModel(SNNBertPreTrainedModel):
         )
 
     def _order(self, attention_mask: Tensor | None, ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The mask with tokens first, and that order, `[B, L]`; None if all are valid."""
+        """The mask, tokens first, and the order that puts them there, `[B, L]`; None if all are."""
         if attention_mask is None:
             return None, None
         if attention_mask.shape != ids.shape:
@@ -270,7 +270,7 @@ class SNNBertModel(SNNBertPreTrainedModel):
         return mask.gather(1, order), order
 
     def _positions(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """`[L, B]`. Padding counts no position; it gets the last one, and is not read."""
+        """`[L, B]`. Padding has no position of its own; it gets the last one, and is not read."""
         longest, length = getattr(self.embeddings, "max_length", None), ids.shape[1]
         positions = torch.arange(length, device=ids.device)[:, None].expand(-1, len(ids))
         if longest is None or length <= longest:
