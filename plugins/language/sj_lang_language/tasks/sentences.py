@@ -181,9 +181,10 @@ class SentenceMetrics:
     def decided(self, outputs: Any) -> Array:
         """Outputs `[N, classes]` to class numbers, or `[N, 1]` to scores within their limits."""
         values: Array = np.asarray(outputs)
-        if isinstance(self.kind, Classes):
-            return values.argmax(-1)
-        return values.reshape(-1).clip(self.kind.low, self.kind.high)
+        if isinstance(self.kind, Scores):
+            return values.reshape(-1).clip(self.kind.low, self.kind.high)
+        classes: Array = values.argmax(-1)
+        return classes
 
     def of(self, split: str, predicted: Array, labels: Array) -> dict[str, float]:
         """The figures of predictions, and `unseen.*` if some but not all are in train."""

@@ -58,7 +58,8 @@ def potential_backward(grad: Tensor, grad_after: Tensor, terms: BPSNTerms, exact
         if exact_start and g_d0 is not None:
             g_denominator[b, c] = g_d0[..., 0]
     of = {name: x.new_empty(0) if getattr(terms, name) is None else total[:, 0] for name, total in sums.items()}
-    return g_x, *of.values(), g_numerator, g_denominator
+    learned = of["g0"], of["threshold"], of["lf"], of["gf"], of["lb"], of["gb"], of["rho"]
+    return g_x, *learned, g_numerator, g_denominator
 
 
 @potential_backward.register_fake

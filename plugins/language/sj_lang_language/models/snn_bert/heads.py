@@ -65,6 +65,7 @@ class _OneHead:
     accepts_loss_kwargs = True
     output_class: type[ModelOutput]
     bert: SNNBertModel
+    loss_function: Callable[..., Tensor]
     #: (what `bert` returns, labels) -> logits, and the labels that they answer to
     predict: Callable[[Any, Tensor | None], tuple[Tensor, Tensor | None]]
     #: (logits, labels, what divides the summed loss or None for the mean)
