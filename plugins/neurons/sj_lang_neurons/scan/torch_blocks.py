@@ -5,8 +5,6 @@ by side in two passes. The first begins at zero in each chunk and gives what it 
 product of its decays, P. The second begins at the borders' states, the recurrence c' = P c + U.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 
 import torch
@@ -39,7 +37,7 @@ class Rows:
         return self.all[: self.cut].view(self.cut // CHUNK, CHUNK, self.all.shape[1]).unbind(1)
 
     @cached_property
-    def borders(self) -> Borders:
+    def borders(self) -> "Borders":
         return Borders(self.all.new_empty(3, self.cut // CHUNK + 1, self.all.shape[1]))
 
 

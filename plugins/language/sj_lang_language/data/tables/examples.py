@@ -1,13 +1,11 @@
 """From tables to labelled sentences and pairs: labels checked, parts cut off, repetitions found."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +27,7 @@ class Classes:
     aliases: dict[str, int]
 
     @classmethod
-    def of(cls, names: Iterable[str]) -> Classes:
+    def of(cls, names: Iterable[str]) -> Self:
         """Names in their order: by number if all are whole numbers, else by letters."""
         distinct = set(names)
         numbers = all(re.fullmatch(r"-?\d{1,18}", name) for name in distinct)
@@ -90,7 +88,7 @@ class Examples:
         second = self.second or [""] * len(self.first)
         return [(a.strip(), b.strip()) for a, b in zip(self.first, second, strict=True)]
 
-    def take(self, rows: Iterable[int]) -> Examples:
+    def take(self, rows: Iterable[int]) -> Self:
         rows = list(rows)
         return replace(
             self,
