@@ -1,6 +1,7 @@
 """Self-attention without softmax, whose scores are spikes."""
 
 import math
+from itertools import product
 from typing import Any
 
 import torch
@@ -21,10 +22,10 @@ class FiringScoresAttention(SelfAttention):
     Scores fire, so P V counts spikes with spikes; the division by the number of spikes of a query
     takes the place of softmax's. A query whose scores are silent gets 0. Reads the whole text. It
     is ours, for weights that were trained with softmax: t and g, one for each head, learn how high
-    a score must be. The gradient of P is straight through if its argument is within 0 and levels.
+    a score must be. The gradient of P is straight through if its argument lies in 0 to levels.
 
-    levels: the largest score, 1 or more. The rest, and the arguments that are handed in, are
-    `SelfAttention`'s; `dropout` has no weights to fall on and is not used.
+    levels: the largest score, 1 or more. The rest is `SelfAttention`; `dropout` has no weights to
+    fall on.
     """
 
     def __init__(self, *, levels: int = 4, **common: Any) -> None:
@@ -60,15 +61,14 @@ class FiringScoresAttention(SelfAttention):
         tokens = torch.ones_like(target[:, :1, :, :1], dtype=torch.bool) if valid is None else valid[:, None, :, None]
         best = torch.full_like(deviation, torch.inf)
         threshold, log_step = self.threshold.clone(), self.log_step.clone()
-        for at in THRESHOLDS:
-            for size in STEPS:
-                self.threshold.copy_(at * deviation)
-                self.log_step.copy_((size * deviation * 2 / self.levels).log())
-                wrong = (self._attended(scores, v.float(), valid) - target).square()
-                error = (wrong * tokens).mean(dim=(0, 2, 3))
-                threshold = torch.where(error < best, self.threshold, threshold)
-                log_step = torch.where(error < best, self.log_step, log_step)
-                best = torch.minimum(error, best)
+        for at, size in product(THRESHOLDS, STEPS):
+            self.threshold.copy_(at * deviation)
+            self.log_step.copy_((size * deviation * 2 / self.levels).log())
+            wrong = (self._attended(scores, v.float(), valid) - target).square()
+            error = (wrong * tokens).mean(dim=(0, 2, 3))
+            threshold = torch.where(error < best, self.threshold, threshold)
+            log_step = torch.where(error < best, self.log_step, log_step)
+            best = torch.minimum(error, best)
         self.threshold.copy_(threshold)
         self.log_step.copy_(log_step)
 

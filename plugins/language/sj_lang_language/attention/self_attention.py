@@ -24,13 +24,11 @@ class SelfAttention(nn.Module):
 
     dim: D. heads: H, each K = D / H wide. neuron: builds a node. norm: builds a normalization;
     None: without one. branch_norm: builds the last normalization; None: `norm` does. bias: of the
-    Linear layers. twin: the ANN twin.
-    causal: each token meets itself and those before it; False: all tokens of the text.
-    core: the neurons in front, of a model that fires them and projects O itself, as SNN-BERT's
-    layer does. Then x are their spikes, and only Q, K, V and O are computed here.
-    dropout: probability, on softmax's weights.
-    scaled: the spikes of Q, K and V stand for values, see `SpikingLayer`; `mix` gets the spikes and
-    heeds their values.
+    Linear layers. twin: the ANN twin. causal: each token meets itself and those before it; False:
+    all tokens of the text. core: the neurons in front, if the model fires them and projects O
+    itself; then x are their spikes, and only Q, K, V and O are computed here. dropout: probability,
+    on softmax's weights. scaled: the spikes of Q, K and V stand for values, see `SpikingLayer`;
+    `mix` gets the spikes and heeds their values.
     """
 
     given = frozenset(
@@ -86,7 +84,7 @@ class SelfAttention(nn.Module):
         return torch.unflatten(scale, 0, (3, self.heads, 1, -1)), torch.unflatten(shift, 0, (3, self.heads, 1, -1))
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
-        """x: `[L, B, D]` or `[T, B, L, D]`, to y, shaped as x, and the state, {} if not causal."""
+        """Returns y, shaped as x `[L, B, D]` or `[T, B, L, D]`, and the state, {} if not causal."""
         if state is not None and not self.causal:
             raise ValueError(f"{type(self).__name__}: a text that is read as a whole cannot continue from a state")
         states: dict[str, State] = {}

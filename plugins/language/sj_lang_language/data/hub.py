@@ -11,7 +11,7 @@ HUB = "hub:"
 
 
 def read(place: str) -> dict[str, str]:
-    """The splits `train`, `validation`, `test` of a data set as texts, or `{"all": text}` of one.
+    """The texts of the splits `train`, `validation`, `test`, or `{"all": text}` of a single split.
 
     place: "hub:owner/name[/config]". The text is the column `text`, or the only column of strings;
     each row ends with a line end. Raises UserError at once if there is neither a network nor a copy
@@ -27,7 +27,7 @@ def read(place: str) -> dict[str, str]:
 
 
 def stream(place: str) -> tuple[Any, str, int | None]:
-    """The rows of `train`, read while they are used, their column of text, their bytes if known."""
+    """The streamed rows of `train`, the name of their text column, and their bytes if known."""
     loaded = load(place, streaming=True)
     if "train" not in loaded:
         raise UserError(f"task.data: {place} has no split 'train', it has {', '.join(map(str, loaded))}")

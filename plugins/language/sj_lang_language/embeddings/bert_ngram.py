@@ -13,16 +13,15 @@ class BertNgram(BertSum):
     """E = LayerNorm(X + Conv_n(dropout(X))), X = the sum of `BertSum` + M (ours).
 
     For training without pre-training. The convolution is that of Kim 2014 (arXiv 1408.5882), added
-    to the stream; padding is nothing to it, as what follows the text. M is 0 without `match`; with
-    it E_match[whether id stands in another segment too], the exact match of DrQA (Chen et al. 2017,
+    to the stream; it sees nothing at padding, as beyond the end of a text. M is 0 without `match`;
+    with it E_match[whether id stands in another segment too], DrQA's exact match (Chen et al. 2017,
     arXiv 1704.00051): few pairs do not teach which words two texts share.
 
-    n: tokens the convolution sees, odd, as many on either side. match: tell the tokens that both
-    texts of a pair have.
-    word_dropout: probability in training that the row of a token in the table is taken for 0, for
-    each token on its own. std, position_std: deviation of the normal distributions from which the
-    tables of tokens and matches, those of positions and segments are drawn; None: the model's
-    `initializer_range`. The others are those of `BertSum`, handed in.
+    n: tokens that the convolution sees, an odd number. match: mark the tokens that both texts of a
+    pair have. word_dropout: probability, in training, that a token's row of the table is 0. std,
+    position_std: deviation of the normal distributions from which the tables of tokens and matches,
+    and those of positions and segments, are drawn; None: the model's `initializer_range`. The
+    others are those of `BertSum`, handed in.
     """
 
     def __init__(

@@ -10,16 +10,16 @@ from sj_lang import compat
 class LearnedSum(nn.Module):
     """S = step(E_token[id] + E_position[position]) in {0, 1}.
 
-    Of Beger et al. 2026 (arXiv 2606.12287). The gradient passes the step through a surrogate, so
+    From Beger et al. 2026 (arXiv 2606.12287). The gradient passes the step through a surrogate, so
     both tables learn. The ANN twin keeps the sum as it is.
 
     vocab_size: V; dim: D; max_length: positions; twin: the float embedding of the ANN twin (handed
         in by the model).
     surrogate_function: a SpikingJelly surrogate by name, for the step at 0.
-    position: "learned"; or "none" (ours), where neurons that run along the tokens know the order,
-        and texts may be of any length. std, position_std: deviation of the normal distributions
+    position: "learned"; or "none" (ours), if neurons that run along the tokens know the order;
+        then texts may have any length. std, position_std: deviation of the normal distributions
         from which the tables are drawn; None: the model's `initializer_range`. A position table as
-        wide as the token table turns over a quarter of the bits.
+        wide as the token table flips a quarter of the bits.
     """
 
     given = frozenset({"vocab_size", "dim", "max_length", "twin"})

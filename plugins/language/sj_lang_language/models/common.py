@@ -60,7 +60,7 @@ class SpikingConfig:
 
     @property
     def runs_along_tokens(self) -> bool:
-        """Whether neurons run along the tokens, and not along the T steps of one, as any can."""
+        """Whether neurons run along the tokens; any neuron can run along the T steps of one."""
         return self.coding != "repeat" and not self.twin
 
     def requires(self, pads: bool) -> dict[str, dict[str, str]]:

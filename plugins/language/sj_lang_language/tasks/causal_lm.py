@@ -26,19 +26,17 @@ class CausalLM(Task):
         line (task.data=PATH).
     length: L, tokens of a window, and the longest text the model can read.
     stride: tokens between the beginnings of two training windows. None: `length`, so that an epoch
-        reads each token once. 1: every beginning there is, drawn without replacement, as nanoGPT
-        nearly does; an epoch then has as many windows as the text has tokens, so set
-        train.max_steps.
+        reads each token once. 1: every beginning there is, drawn without replacement; an epoch then
+        has as many windows as the text has tokens, so set train.max_steps.
     split: shares of train, validation and test, in characters; they must add up to 1. The text is
-        cut once, in this order, before anything is tokenized; no window reaches across a cut. Parts
-        that the data bring are used as they are, and only missing ones are cut from the end of the
-        training text. Without validation (share 0) nothing is evaluated during training.
+        cut in this order before anything is tokenized; no window reaches across a cut. Parts that
+        the data bring are used as they are; missing ones are cut from the end of the training text.
+        Without validation (share 0) nothing is evaluated during training.
 
     Validation and test are read in windows of `length` without overlap, the state reset in each;
-    every token but the very first of a part is predicted once. The figures are exact means over
-    these tokens: `loss`, nats per token; `bits_per_char` = (sum of the loss / ln 2) / characters of
-    the tokens predicted, whatever the tokenizer; `accuracy`, the share of tokens that got the
-    largest logit.
+    every token but the first of a part is predicted once. The figures are exact means over these
+    tokens: `loss`, nats per token; `bits_per_char`, over the characters of the predicted tokens;
+    `accuracy`, the share of tokens that got the largest logit.
     """
 
     auto_class: str = "AutoModelForCausalLM"

@@ -27,21 +27,17 @@ VOCABULARY = 100_000  # rows of each streamed source from which a tokenizer may 
 
 
 class MaskedLM(Task):
-    """Train on windows of a text some of whose tokens are masked, to tell what they were.
+    """Train on windows of a text to predict the tokens that are masked.
 
-    data: a registered source, hub:owner/name[/config], a .txt or .txt.gz file, a folder of them, a
-        list of these (each is cut by itself), or a mapping; a recipe may leave it to the command
-        line (task.data=PATH).
+    data, split: as for `causal_lm`.
     length: L, tokens of a window, `[CLS]` and `[SEP]` included, and the longest text the model can
         read.
     mlm_probability: p, the share of tokens that are chosen; of these .8 become `[MASK]`, .1 a
         random token and .1 stay. Masks are drawn anew in each epoch; those of validation and test
         are always the same.
-    nsp: also tell whether the second of two pieces of text follows the first. Documents are what
-        stands between blank lines (of a stream: rows). The model is built as
-        AutoModelForPreTraining.
-    split: shares of train, validation and test, in characters, as for `causal_lm`.
-    streaming: read the text while training, for text that is too large to be held: hub data or text
+    nsp: also tell whether the second of two pieces of text follows the first, with the model of
+        AutoModelForPreTraining. Blank lines separate documents; in a stream, rows are documents.
+    streaming: read the text while training, for text too large for memory: data of the hub or text
         files, one or a list. Then `split` has no meaning: validation and test are the first
         windows. Needs train.max_steps.
     held_out: windows of validation, and as many of test, in a stream; of a list in equal parts.
@@ -193,7 +189,7 @@ def metrics(split: str, reduced: Any, labels: Any) -> dict[str, float]:
     nats = float(loss / tokens)
     figures = {
         "loss": nats,
-        "perplexity": math.exp(min(nats, 700.0)),  # e^710 is no float any more
+        "perplexity": math.exp(min(nats, 700.0)),  # e^710 overflows
         "accuracy": float(hits / tokens),
     }
     if len(reduced) > 3:

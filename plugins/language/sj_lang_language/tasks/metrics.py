@@ -47,20 +47,20 @@ def matthews(predicted: Array, labels: Array, classes: int) -> float:
 
 def pearson(predicted: Array, labels: Array) -> float:
     """Pearson correlation; 0 if one side is constant, because it is not defined then."""
-    from scipy import stats
-
-    if _constant(predicted) or _constant(labels):
-        return 0.0
-    return float(stats.pearsonr(predicted.astype(np.float64), labels.astype(np.float64)).statistic)
+    return _correlation("pearsonr", predicted, labels)
 
 
 def spearman(predicted: Array, labels: Array) -> float:
     """Spearman rank correlation; 0 if one side is constant, because it is not defined then."""
+    return _correlation("spearmanr", predicted, labels)
+
+
+def _correlation(name: str, predicted: Array, labels: Array) -> float:
     from scipy import stats
 
     if _constant(predicted) or _constant(labels):
         return 0.0
-    return float(stats.spearmanr(predicted, labels).statistic)
+    return float(getattr(stats, name)(predicted.astype(np.float64), labels.astype(np.float64)).statistic)
 
 
 def _constant(values: Array) -> bool:

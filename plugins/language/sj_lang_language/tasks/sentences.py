@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
@@ -15,14 +14,14 @@ from sj_lang.task import MakeTokenizer, Prepared, Task
 from sj_lang_language.data.tables import examples
 from sj_lang_language.data.tables.examples import Classes, Examples, Scores
 from sj_lang_language.tasks import bag_of_words
+from sj_lang_language.tasks.metrics import Array
 from sj_lang_language.tasks.texts import model_fields
 
-Array = NDArray[Any]
 #: (predictions: class numbers or scores, labels) -> figures
 Figures = Callable[[Array, Array], dict[str, float]]
 
-MOST = 2000  # validation examples that are cut off unasked
-CHEAP = 100_000  # training examples up to which a bag of words is fitted unasked
+MOST = 2000  # most validation examples that are cut by default
+CHEAP = 100_000  # most training examples for which a bag of words is fitted by default
 
 
 @dataclass(kw_only=True)
@@ -58,24 +57,25 @@ class SentenceTask(Task):
     auto_class = "AutoModelForSequenceClassification"
     causal = False
     pads = True
+    #: tokens of an example at most
+    length: int
+    #: None: if train has up to `CHEAP` examples
+    baselines: bool | None
 
     def assemble(
         self,
         parts: Parts,
         tokenizer: MakeTokenizer,
         *,
-        length: int,
         kind: Classes | Scores,
         figures: Mapping[str, Figures],
         select: str,
-        baselines: bool | None,
         data: Any,
         predictions: Callable[[str, Array], Mapping[str, str]],
     ) -> Prepared:
-        """Tokenize, and hand everything over. figures: of each labelled part and "validation".
+        """Tokenize, and hand everything over.
 
-        predictions: (part, class numbers or scores) -> files. baselines: None: if train has up to
-        `CHEAP` examples.
+        figures: of each labelled part and "validation". predictions: (part, decisions) -> files.
         """
         made = tokenizer(texts=parts.train.texts())
         made.padding_side = "right"
@@ -84,27 +84,26 @@ class SentenceTask(Task):
         whole = {"train": parts.train, "validation": parts.validation, **parts.held_out}
         present = {name: part for name, part in whole.items() if part is not None}
         notes = [*parts.notes]
-        encoded = {name: encode(part, made, length, name, notes) for name, part in present.items()}
+        encoded = {name: encode(part, made, self.length, name, notes) for name, part in present.items()}
         tests = {name: part for name, part in parts.held_out.items() if part.labels is not None}
-        notes += [
-            f"{name}: no labels, so it is predicted and not scored" for name in parts.held_out if name not in tests
-        ]
+        blind = [name for name in parts.held_out if name not in tests]
+        notes += [f"{name}: no labels, so it is predicted and not scored" for name in blind]
         seen = {name: _seen(name, part, parts, notes) for name, part in tests.items()}
         metrics = SentenceMetrics(kind, figures, seen)
-        with_baselines = baselines if baselines is not None else len(parts.train) <= CHEAP
-        if baselines is None and not with_baselines:
+        with_baselines = len(parts.train) <= CHEAP if self.baselines is None else self.baselines
+        if self.baselines is None and not with_baselines:
             notes.append(f"no baselines, as train has over {CHEAP:,} examples (task.baselines=true computes them)")
         return Prepared(
             tokenizer=made,
             train=encoded["train"],
             validation=encoded.get("validation"),
             tests={name: encoded[name] for name in tests},
-            unlabelled={name: encoded[name] for name in parts.held_out if name not in tests},
+            unlabelled={name: encoded[name] for name in blind},
             reduce=reduce,
             metrics=metrics,
             collate=DataCollatorWithPadding(made),
             label_names=["labels"],
-            model=model_fields(made, length)
+            model=model_fields(made, self.length)
             | ({"type_vocab_size": 2} if "token_type_ids" in made.model_input_names else {})
             | head(kind),
             select=select,
@@ -162,7 +161,7 @@ def reduce(logits: Tensor, labels: Tensor | None) -> Tensor:
 class SentenceMetrics:
     """Figures of a split from the outputs; `unseen.*` without the examples that are in train too.
 
-    `loss`: mean cross entropy in nats, or mean squared error. A remark tells if a correlation is 0
+    `loss`: mean cross entropy in nats, or mean squared error. A remark says if a correlation is 0
     because all predictions are the same.
     """
 
@@ -182,9 +181,10 @@ class SentenceMetrics:
     def decided(self, outputs: Any) -> Array:
         """Outputs `[N, classes]` to class numbers, or `[N, 1]` to scores within their limits."""
         values: Array = np.asarray(outputs)
-        if isinstance(self.kind, Classes):
-            return values.argmax(-1)
-        return values.reshape(-1).clip(self.kind.low, self.kind.high)
+        if isinstance(self.kind, Scores):
+            return values.reshape(-1).clip(self.kind.low, self.kind.high)
+        classes: Array = values.argmax(-1)
+        return classes
 
     def of(self, split: str, predicted: Array, labels: Array) -> dict[str, float]:
         """The figures of predictions, and `unseen.*` if some but not all are in train."""
@@ -231,13 +231,19 @@ def baseline_figures(
     return baselines
 
 
+def check_share(name: str, share: float) -> None:
+    """Raise UserError unless this is a share, or a number of examples."""
+    if share < 0 or (share > 1 and share != int(share)):
+        raise UserError(f"task.{name}: {share:g}; expected a share below 1, or a whole number of examples")
+
+
 def default_share(train: Examples) -> float:
     """What is cut from train for validation: a tenth, or `MOST` examples if that is fewer."""
     return MOST if len(train) > 10 * MOST else 0.1
 
 
 def lines(values: Iterator[str] | list[str]) -> str:
-    """index and prediction of each example, as GLUE wants them."""
+    """Index and prediction of each example, as GLUE asks."""
     rows = [f"{index}\t{value}\n" for index, value in enumerate(values)]
     return "index\tprediction\n" + "".join(rows)
 

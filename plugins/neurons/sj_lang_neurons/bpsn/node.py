@@ -26,15 +26,15 @@ DIRECTIONS = ("both", "forward", "backward")
 
 
 class BPSN(Node):
-    """Bidirectional parallel spiking neuron: a token fires by its own current and leaky means of both sides.
+    """Bidirectional parallel spiking neuron: fires by its own current and means of both sides.
 
-        F[t] = sum_{j<t} lf^(t-j-1) x_j / sum_{j<t} lf^(t-j-1)      B[t] likewise over j > t, with lb
+        F[t] = sum_{j<t} lf^(t-j-1) x_j / sum_{j<t} lf^(t-j-1)     B[t] likewise, j > t, with lb
         M[t] = (numerators of F and B) / (denominators of F and B)
-        H[t] = g0 x + gf F + gb B - rho (g0 + gf + gb) M            S[t] = step(H[t] - V)
+        H[t] = g0 x + gf F + gb B - rho (g0 + gf + gb) M           S[t] = step(H[t] - V)
 
-    Masked tokens are not there. At an edge the missing side is absent with its gain. A
+    Masked tokens are not there. At an edge the missing side is absent with its gain. Our
     reconstruction of the neuron of "SNN-BERT", Su et al., Neural Networks 180:106630 (2024), from
-    the properties that its abstract states: the equations are not public, these are ours.
+    its abstract: the equations are not public.
 
     channels: size of axis 2 of `[T, B, C, ...]`. Every parameter is per channel: decays lf, lb in
         (0, 1), at the start spread over .1 to .8 and shuffled; gains g0 = 1, gf and gb ~ N(0, .5);
@@ -158,9 +158,9 @@ class BPSN(Node):
     def fit(self, step: Tensor, offset: Tensor) -> None:
         """Make it the elementwise S = clip(round((x - offset) / step), low, high).
 
-        V = step, o = offset / step, g0 = 1, gf = gb = 0. step > 0 and offset are [C], in units of
-        the input. Raises ValueError if they are not, if the node has no grid or cannot be
-        elementwise, or if it has no parameter for an offset.
+        V = step, o = offset / step, g0 = 1, gf = gb = 0. step > 0, offset: [C], in units of the
+        input. Raises ValueError for other values, and if the node has no grid, has no parameter for
+        the offset or cannot be elementwise.
         """
         if not self.has_grid:
             raise ValueError('BPSN: spikes="binary" without an offset have no grid; take offset=True')
@@ -204,7 +204,7 @@ class BPSN(Node):
         return shapes
 
     def operations(self) -> tuple[float, float]:
-        sides = 2 if self.direction == "both" else 1  # numerator and its weight each; the lateral term is in the weight
+        sides = 2 if self.direction == "both" else 1  # numerator and weight, lateral term included
         return 1 + 2 * sides, 1 if self.variant == "K" else 0
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
@@ -250,8 +250,7 @@ class BPSN(Node):
     def _apply_kernel(
         self, kernel: Kernel, x: Tensor, state: State, lengths: Tensor | None, firing: Firing
     ) -> tuple[Tensor, State]:
-        """What becomes of H - V [T, B, C, ...] (of H / V - o with a grid, of H in K), and the state
-        without the count."""
+        """What becomes of H - V (a grid: H / V - o; K: H), and the state without the count."""
         dtype = state_dtype(x)
 
         def wide(parameter: Tensor | None) -> Tensor | None:
@@ -286,7 +285,7 @@ class BPSN(Node):
         return out, {name: value for name, value in states.items() if value is not None}
 
     def _v(self, x: Tensor) -> Tensor:
-        """V, above 0, where a softplus may come to 0."""
+        """V, above 0 even if its softplus underflows."""
         dtype = state_dtype(x)
         return F.softplus(self.threshold.to(dtype)).clamp(min=torch.finfo(dtype).tiny ** 0.5)
 

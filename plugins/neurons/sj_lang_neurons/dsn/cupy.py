@@ -1,4 +1,4 @@
-"""The whole DSN on the GPU, in one kernel forward and one backward: `kernel.cu` as a torch operator."""
+"""The whole DSN on the GPU, one kernel each way: `kernel.cu` as a torch operator."""
 
 import math
 from functools import cache
@@ -19,7 +19,7 @@ MOST_TAPS = STEPS + 1
 
 
 def dsn_cupy(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
-    """The kernel of backend "cupy", for at most `MOST_TAPS` taps. Tail and h_0 may be None, which is zeros."""
+    """The kernel of backend "cupy", for up to `MOST_TAPS` taps; tail or h_0 None: zeros."""
     fused = firing.fused()
     out, h, tail, _ = _forward(inputs, *fused)
     return DSNOutputs(out if fused.kind else firing(out), h, tail, None if fused.kind else out)
@@ -53,8 +53,7 @@ def _launch(name: str, inputs: DSNInputs, kind: int, following: bool, arguments:
 def _forward(
     inputs: DSNInputs, kind: int, alpha: float, threshold: float, margin: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Spikes or potentials of x [T, B, C, ...], the last potential, the last inputs [B, k-1, C, ...], and the
-    potentials before each tile [tiles, B, C, ...]."""
+    """Spikes or potentials, last potential, last inputs, potentials before each tile."""
     x, tail, h_0, weight, bias, lengths, m = inputs
     out, *states = results = _results(inputs, kind)
     read = [*memory(x), *map(whole, (tail, h_0, weight, bias)), lengths]
@@ -85,8 +84,7 @@ def _backward(
     threshold: float,
     margin: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x; of tail and h_0 (empty if those are absent); of weight and bias together, before they are
-    summed over batch and places [k + 1, B, C, S]; and of a bias for each step (else empty)."""
+    """Gradients of x; tail, h_0 or empty; weight and bias by column; stepwise bias or empty."""
     x, tail, _, weight, bias, lengths, m = inputs
     grad_x, *others = results = _gradients(inputs)
     write = [*memory(grad_x), *(None if g.numel() == 0 else g for g in others)]

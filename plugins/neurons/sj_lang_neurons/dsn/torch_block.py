@@ -2,7 +2,8 @@
 
 With m = 1 / tau, z = -a and q = sigmoid(z):
 
-    z_t = -(sum_i W_i x_{t-k+1+i} + b),  w_t = 1 - alpha_t = 1 - (1 - q_t) ** m,  h_t = h_{t-1} + w_t (x_t - h_{t-1})
+    z_t = -(sum_i W_i x_{t-k+1+i} + b)
+    w_t = 1 - alpha_t = 1 - (1 - q_t) ** m,  h_t = h_{t-1} + w_t (x_t - h_{t-1})
 """
 
 import threading
@@ -86,7 +87,7 @@ class Block:
         leak(self.x, self.w, h, self.h)
 
     def back(self, gh_next: Tensor, alpha_next: Tensor, g_next: Tensor, out: Tensor) -> None:
-        """From gl (in `gh`) to gh and g; writes w gh, the gradient of the inputs without the taps, to `out`.
+        """From gl (in `gh`) to gh and g; writes w gh, the inputs' gradient without taps, to `out`.
 
         gh_next, alpha_next [N] and g_next [k - 1, N] are those of the steps after the block.
         """
@@ -120,7 +121,7 @@ class Block:
 
 
 def block(like: Tensor, rows: int, width: int, taps: int) -> Block:
-    """A block of memory, whose contents are what was left there; good until this thread asks for the next ones."""
+    """A block of memory with what was left there; good until this thread asks for the next."""
     if like.device.type != "cpu":
         return Block(like, rows, width, taps)
     kept: OrderedDict[tuple[object, ...], Block] = _of_thread.__dict__.setdefault("kept", OrderedDict())
@@ -138,8 +139,7 @@ def block(like: Tensor, rows: int, width: int, taps: int) -> Block:
 def leak(x: Rows, w: Rows, h: Tensor, out: Rows) -> Tensor:
     """Write h_t = h_{t-1} + w_t (x_t - h_{t-1}) to `out`; returns its last row, a view.
 
-    x, w, out [R, N], h [N], rows contiguous. The same as a linear recurrence of decay 1 - w, but
-    that number is never formed: it keeps few of its digits if w is small.
+    x, w, out [R, N], h [N], rows contiguous. The decay 1 - w, which loses digits, is never formed.
     """
     cut = out.cut
     if cut:

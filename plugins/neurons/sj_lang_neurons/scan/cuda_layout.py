@@ -43,7 +43,7 @@ class Tile:
 
 
 def schedule(columns: int, steps: int) -> Tile:
-    """Enough threads to keep the memory busy, in as few shapes as do, as each is compiled."""
+    """Enough threads to keep the memory busy, in few shapes, as each is compiled."""
     if columns >= PLAIN or steps <= STEPS:
         return Tile(32, 1, STEPS)
     if columns * 4 >= THREADS or steps <= 4 * STEPS:
@@ -71,7 +71,7 @@ def memory(x: Tensor) -> tuple[Tensor | int, ...]:
 
 
 def like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Memory for a result of x's shape, laid out as x is, without x's overlaps and gaps. `flat` of it is a view."""
+    """Memory for a result of x's shape and layout, without overlaps and gaps; `flat` is a view."""
     if x.dim() <= 4:
         return torch.empty_like(x, dtype=dtype)
     *outer, place = torch.empty_like(flat(x), dtype=dtype).stride()
@@ -86,7 +86,7 @@ def keep(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> No
 
 
 def zeros(x: Tensor, states: Tensor, kind: int) -> Tensor:
-    """The gradient of spikes of x, or with kind 0 of potentials in the dtype of the states, that nobody used."""
+    """A zero gradient of the spikes of x, or with kind 0 of potentials in the states' dtype."""
     return x.new_zeros((), dtype=x.dtype if kind else states.dtype).expand(x.shape)
 
 

@@ -1,4 +1,4 @@
-"""The linear recurrence for numba, row by row, in compiled code. Flat arrays, columns first to last."""
+"""The linear recurrence for numba, row by row. Flat arrays, columns first to last."""
 
 import numpy as np
 
@@ -58,4 +58,4 @@ def _step(a: Array, h: Array, u: Array, out: Array) -> None:
         out[n] = a[n] * h[n] + u[n]
 
 
-# jit.py and firing.py: 1f116546e98651f8
+# jit.py and firing.py: e6306288a6323289

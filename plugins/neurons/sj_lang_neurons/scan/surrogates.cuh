@@ -1,5 +1,5 @@
-// Firing and its gradient; the macro FIRE is that of firing.py. Those from 2 on are SpikingJelly's: a step at h = V, and
-// the derivative of a smooth one. 1 is `Rect`: alpha is the highest spike, threshold the lowest. NaN stays NaN.
+// Firing and its gradient; FIRE as in firing.py. From 2 on, SpikingJelly's: a step at h = V,
+// and the derivative of a smooth one. 1 is `Rect` from threshold to alpha. NaN stays NaN.
 #pragma once
 #include "tile.cuh"
 

@@ -57,7 +57,7 @@ class GlueTask:
     splits: Mapping[str, str] = field(default_factory=lambda: _SPLITS)
 
     def file_of(self, part: str) -> str:
-        """What the predictions on a part are called: GLUE's name of a submission, if it is one."""
+        """The file of the predictions on a part, named as GLUE asks if it is a submission."""
         usual = f"{self.folder}.tsv" if part == "test" else f"{part}.tsv"
         return self.submissions.get(part, usual)
 
@@ -153,7 +153,7 @@ def read(name: str, data: str | Mapping[str, str], files: Mapping[str, str], not
 
 
 def _folder(name: str, place: Path) -> Path:
-    """The task's folder below a folder of GLUE, or that one if it is the task's own."""
+    """The task's folder inside a folder of GLUE, or this folder if it is the task's own."""
     if not place.is_dir():
         raise UserError(f"task.data: no folder {place}; expected 'hub', or a folder with GLUE's TSV or parquet files")
     for inner in (SPECS[name].folder, _hub_name(name)):
@@ -202,7 +202,7 @@ def _read(name: str, part: str, paths: list[Path], notes: list[str]) -> DataTabl
         columns = None if "sentence" in header else columns
     else:
         columns = None
-    # a line that a test part loses would move those behind it in the submission
+    # a line that is missing from a test part would shift the later ones in the submission
     table = table_files.read(path, columns=columns, skip_malformed=name == "qqp" and part in ("train", "dev"))
     if table.malformed:
         notes.append(f"{part}: {len(table.malformed):,} lines with a wrong number of fields are left out")

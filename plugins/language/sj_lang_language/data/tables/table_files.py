@@ -46,7 +46,7 @@ class DataTable:
         return self.columns[name]
 
     def where(self, row: int) -> str:
-        """A row, as messages call it."""
+        """How messages refer to a row."""
         return f"{self.place}, {self.unit} {self.lines[row]}"
 
 
@@ -60,19 +60,14 @@ def read(
 ) -> DataTable:
     """Read a table. The suffix tells its form; .gz may follow that of a text.
 
-    columns: the names of the columns of a file without a header line.
-    quotes: whether a field may stand in double quotes, and then hold separators and line ends.
-        None: in .csv it may, in .tsv and .txt a quote is a character like others, as GLUE writes
-        its files.
-    skip_malformed: leave out rows with another number of fields than the header, and list them,
-        instead of refusing.
-    option: where a recipe sets quotes, for messages.
+    columns: the names of the columns of a file without a header line. quotes: whether a field may
+    stand in double quotes, and then hold separators and line ends; None: in .csv only, as GLUE
+    writes its files. skip_malformed: list rows with another number of fields than the header
+    instead of refusing them. option: where a recipe sets quotes, for messages.
 
-    Text is UTF-8, with or without a byte order mark; lines end in LF or CRLF, and nothing else ends
-    a line. Lines without a character are not rows if there is more than one column.
-
-    Raises UserError for what is missing, has no rows, is no UTF-8 or no table, naming file and
-    line.
+    Text is UTF-8, with or without a byte order mark; only LF or CRLF ends a line. Empty lines are
+    not rows if there is more than one column. Raises UserError, naming file and line, for what is
+    missing, has no rows, is not UTF-8 or not a table.
     """
     path = Path(place).expanduser()
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
@@ -102,7 +97,7 @@ def read(
 
 
 def of_columns(columns: dict[str, list[Any]], place: str) -> DataTable:
-    """A table out of columns that are in memory already."""
+    """A table from columns in memory."""
     count = len(next(iter(columns.values()), []))
     return _filled(DataTable(place=place, columns=columns, lines=list(range(1, count + 1)), unit="row"))
 

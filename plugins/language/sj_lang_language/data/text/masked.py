@@ -1,4 +1,4 @@
-"""Windows whose tokens are masked: what a masked language model reads and what it must tell."""
+"""Windows whose tokens are masked: what a masked language model reads and predicts."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol

@@ -1,4 +1,4 @@
-"""The text that every Python brings along."""
+"""The text that comes with every Python."""
 
 from pydoc_data.topics import topics
 

@@ -1,4 +1,4 @@
-"""Text that is too large to be held: read, tokenized, cut and masked on the way."""
+"""Text too large for memory: read, tokenized, cut and masked on the fly."""
 
 import hashlib
 import random
@@ -21,7 +21,7 @@ from sj_lang_language.data.text.masked import Frame, Item, Masking
 from sj_lang_language.data.text.pairs import pairs
 
 BATCH = 64  # rows that are tokenized at a time
-SHUFFLED = 10_000  # windows of a source among which each next one is drawn
+SHUFFLED = 10_000  # windows of a source from which the next one is drawn
 POOL = 256  # documents from which the other half of a pair may come
 
 
@@ -96,8 +96,7 @@ def _kept(documents: Iterator[Tensor], pool: deque[Tensor]) -> Iterator[Tensor]:
 def hold_out(source: Source, reader: Reader, windows: int) -> tuple[list[Item], frozenset[bytes]]:
     """The first `windows` items of a source, and the digests of the rows that they were cut from.
 
-    Digests, and not how many rows to skip: with workers and shuffled files a source has no first
-    rows.
+    Their number would not do: with workers and shuffled files a source has no first rows.
     """
     used: set[bytes] = set()
 
@@ -116,14 +115,11 @@ def hold_out(source: Source, reader: Reader, windows: int) -> tuple[list[Item], 
 
 
 class MaskedStream(IterableDataset[dict[str, Any]]):
-    """Masked windows without end.
+    """Masked windows without end, in an order that depends on the seed and the worker's number.
 
     The source of each window is drawn by size (with equal chances if a size is not known), and the
     window from `SHUFFLED` ones of that source. A source that ends begins again, with its files in
-    another order.
-
-    held: for each source the digests of its rows that are held out. The order depends on the seed
-    and the number of the worker. With several workers `datasets` deals out a source's files.
+    another order; workers share its files. held: for each source, the digests of rows held out.
     """
 
     def __init__(
@@ -145,7 +141,7 @@ class MaskedStream(IterableDataset[dict[str, Any]]):
                 (chosen,) = draw.choices(range(len(streams)), weights)
                 item = next(streams[chosen], None)
                 if item is None:
-                    del streams[chosen], weights[chosen]  # this worker has no file of it
+                    del streams[chosen], weights[chosen]  # this worker has none of its files
             if item is None:
                 return
             yield self.masking(item, self.seed, number, index)

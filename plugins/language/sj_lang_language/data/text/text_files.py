@@ -16,12 +16,10 @@ PARTS = {"train": "train", "validation": "validation", "valid": "validation", "d
 def read(place: Path) -> dict[str, str]:
     """The text of a file, `{"all": text}`, or of a folder.
 
-    A folder that holds `train.txt` is taken as cut already: `train`, `validation` (or `valid`,
+    A folder that holds `train.txt` counts as cut already: `train`, `validation` (or `valid`,
     `dev`) and `test`, each .txt or .txt.gz. Of any other folder all .txt and .txt.gz files, at any
-    depth, are joined in the order of their paths. Files are UTF-8; line ends stay as they are, a
-    byte order mark is dropped.
-
-    Raises UserError for what is missing, empty, not UTF-8 or no text, naming file and line.
+    depth, are joined in the order of their paths. A byte order mark is dropped. Raises UserError,
+    naming file and line, for what is missing, empty, not UTF-8 or no text.
     """
     files = _files(place)
     if place.is_file():
@@ -40,7 +38,7 @@ def read(place: Path) -> dict[str, str]:
 
 
 def stream(place: Path) -> Any:
-    """The paragraphs of a file, or of all in a folder, as rows with a `text`, read on the way."""
+    """The paragraphs of a file, or of all files of a folder, as streamed rows with a `text`."""
     import datasets
 
     files = [str(path) for path in _files(place)]

@@ -57,5 +57,5 @@ def _item(tokens: Tensor, start: int, length: int, pad: int) -> dict[str, Tensor
 
 
 def stack(items: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Items of equal shapes to one batch."""
+    """Stack items of equal shapes to one batch."""
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}

@@ -124,8 +124,6 @@ class SNNBertLayer(GradientCheckpointingLayer):  # type: ignore[misc]
 
 
 class SNNBertEncoder(nn.Module):
-    """The layers."""
-
     def __init__(self, config: SNNBertConfig) -> None:
         super().__init__()
         parts: dict[str, Any] = {kind: component(config, kind) for kind in ("attention", "norm")}
@@ -142,7 +140,7 @@ class SNNBertPooler(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x `[B, L, D]`, tokens first, mask `[B, L]`, to `[B, D]`. No token counts as 0."""
+        """x `[B, L, D]`, tokens first, to `[B, D]`; an empty text gives what zeros give."""
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)
         if self.pooling == "cls":
@@ -179,7 +177,7 @@ class SNNBertPreTrainedModel(SpikingModel, PreTrainedModel):  # type: ignore[mis
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Put the scales and shifts of spikes into the Linear layers behind, up to rounding.
+        """Fold the scales and shifts of spikes into the Linear layers that follow, up to rounding.
 
         Those of Q, K and V stay, because spikes meet spikes there: `a_k (a_q s + b_q)` meets the
         spikes of K.
@@ -227,13 +225,11 @@ class SNNBertModel(SNNBertPreTrainedModel):
         token_type_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
     ) -> BaseModelOutputWithPooling:
-        """One vector per token, and per text.
+        """Vectors of tokens, `last_hidden_state` `[B, L, D]`, and texts, `pooler_output` `[B, D]`.
 
-        input_ids: `[B, L]`. attention_mask: `[B, L]`, 0 is padding, on any side. token_type_ids:
-        `[B, L]`, None: all 0.
-        output_hidden_states: also the embedding's and each layer's output. Returns
-        `last_hidden_state` `[B, L, D]` (0 at padding), `pooler_output` `[B, D]` (None without
-        pooling layer) and `hidden_states` (of repeat coding, the means over T).
+        input_ids, attention_mask (0: padding, on any side), token_type_ids (None: 0): `[B, L]`.
+        output_hidden_states: also the embedding's and each layer's output, 0 at padding, of repeat
+        coding the means over T.
         """
         mask, order = self._order(attention_mask, input_ids)
         ids = _take(input_ids, order)
@@ -262,7 +258,7 @@ class SNNBertModel(SNNBertPreTrainedModel):
         )
 
     def _order(self, attention_mask: Tensor | None, ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The mask with tokens first, and that order, `[B, L]`; None if all are valid."""
+        """The mask, tokens first, and the order that puts them there, `[B, L]`; None if all are."""
         if attention_mask is None:
             return None, None
         if attention_mask.shape != ids.shape:
@@ -274,7 +270,7 @@ class SNNBertModel(SNNBertPreTrainedModel):
         return mask.gather(1, order), order
 
     def _positions(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """`[L, B]`. Padding counts no position; it gets the last one, and is not read."""
+        """`[L, B]`. Padding has no position of its own; it gets the last one, and is not read."""
         longest, length = getattr(self.embeddings, "max_length", None), ids.shape[1]
         positions = torch.arange(length, device=ids.device)[:, None].expand(-1, len(ids))
         if longest is None or length <= longest:

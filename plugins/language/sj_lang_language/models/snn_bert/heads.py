@@ -25,7 +25,7 @@ from sj_lang_language.models.snn_bert.encoder import SNNBertModel, SNNBertPreTra
 
 
 class _Predictions(nn.Module):
-    """The logits of the tokens: Linear(LayerNorm(GELU(Linear(x)))), tied to their table or not."""
+    """The logits of the tokens: Linear(LayerNorm(GELU(Linear(x))))."""
 
     def __init__(self, config: SNNBertConfig) -> None:
         super().__init__()
@@ -65,6 +65,7 @@ class _OneHead:
     accepts_loss_kwargs = True
     output_class: type[ModelOutput]
     bert: SNNBertModel
+    loss_function: Callable[..., Tensor]
     #: (what `bert` returns, labels) -> logits, and the labels that they answer to
     predict: Callable[[Any, Tensor | None], tuple[Tensor, Tensor | None]]
     #: (logits, labels, what divides the summed loss or None for the mean)
@@ -123,7 +124,7 @@ class _WithTokenLogits(SNNBertPreTrainedModel):
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
-        """As transformers does it; and the bias of the logits, which is 0 for a new token."""
+        """As in transformers, together with the bias of the logits, 0 for a new token."""
         table: nn.Embedding = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         self.cls.predictions.resize(len(table.weight))
         return table

@@ -1,7 +1,7 @@
 """SpikeDecoder: GPT with spiking neurons, Beger, Walter, Knoll 2026 (arXiv 2606.12287).
 
     x = embedding(ids, positions)           spikes {0, 1}
-    x = x + SMHA(x);  x = x + MLP(x)        per block, on a stream of floats; neurons N in branches
+    x = x + SMHA(x);  x = x + MLP(x)        per block, on a stream of floats; N in branches: neurons
     SMHA(x) = Norm(Linear(N(mask0(Q K^T) V * scale))),  Q, K, V = N(Norm(Linear(N(x))))
     MLP(x)  = Norm(Linear(N(Norm(Linear(N(x))))))
     logits  = Linear(N(x))
@@ -133,15 +133,13 @@ class SpikeDecoderForCausalLM(SpikingModel, StatefulGeneration, PreTrainedModel,
 
         input_ids: `[B, L]`. attention_mask: `[B, L]`, or `[B, before + L]` with the tokens of the
         cache; 0 is padding, on any side. cache: state of the tokens before, continued in place;
-        use_cache: begin one.
-        labels: `[B, L]`, token i is predicted at i - 1; or shift_labels: `[B, L]`, what is
-        predicted at i itself, which win. -100 is not scored, nor is what padding would predict.
+        use_cache: begin one. labels: `[B, L]`, token i is predicted at i - 1; or shift_labels:
+        `[B, L]`, what is predicted at i itself, which prevails. -100 is not scored, nor is padding.
         num_items_in_batch: divides the summed loss, for exact gradient accumulation.
         logits_to_keep: only the last so many positions, 0 for all. output_hidden_states: also the
         embedding's and each block's output, `[B, L, D]` (of repeat coding, the means over T).
-        Returns logits `[B, L, V]`, loss in nats per token.
         """
-        shift_labels = more.pop("shift_labels", None)  # unnamed: the Trainer waits for labels
+        shift_labels = more.pop("shift_labels", None)  # the Trainer would require a named one
         if more:
             raise TypeError(f"SpikeDecoder has no {', '.join(more)}")
         if shift_labels is None and labels is not None:
