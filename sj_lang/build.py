@@ -16,8 +16,7 @@ from sj_lang.component.problems import report
 from sj_lang.component.spec import Spec, resolve
 from sj_lang.errors import PluginError, SjLangError, UserError, describe
 
-#: Kinds whose constructors get numbers and other parts only: what fails there is the plugin's
-#: fault.
+#: Kinds whose constructors get numbers and parts only: what fails there is the plugin's fault.
 MODULES = ("neuron", "embedding", "attention", "norm")
 
 #: what a node fails at when a trait is missing
@@ -61,7 +60,7 @@ class Make:
 
         Arguments of `schema.GIVEN` that the class does not have are left out; any other is a
         TypeError. A ValueError, by which a class refuses a value, passes. Anything else that a
-        module's constructor raises is a PluginError that names the plugin.
+        module's constructor raises becomes a PluginError.
         """
         if self.kind != "model":  # a config takes whatever the data say
             strange = [name for name in handed_in if name not in self._arguments]
@@ -84,7 +83,7 @@ class Make:
 
 
 def part(kind: str, spec: str | Mapping[str, Any]) -> Make:
-    """Check a component, a name or `{"type": name, **options}`. One UserError lists all mistakes."""
+    """Check a component: a name, or `{"type": name, **options}`. A UserError lists all mistakes."""
     if isinstance(spec, Spec) and spec.proves(kind):
         return Make(kind, spec)
     resolved, problems = resolve(kind, spec)
@@ -94,7 +93,7 @@ def part(kind: str, spec: str | Mapping[str, Any]) -> Make:
 
 
 def check_neurons(config: Any, *, pads: bool) -> None:
-    """Refuse neurons that cannot do what the model (and padding) ask of them, by their declared traits."""
+    """Refuse neurons whose declared traits are not what the model, or padding, asks of them."""
     if not hasattr(config, "requires"):
         return
     needs: Mapping[str, Mapping[str, str]] = config.requires(pads=pads)

@@ -1,4 +1,4 @@
-"""The command line. Parsing, and one short function per command; what a command needs is imported when it runs.
+"""The command line: parsing, and a short function per command, which imports what it needs.
 
 Exit codes: 0 done; 1 the run failed; 2 usage or recipe, or anything found wrong before training
 starts; 3 a plugin that is needed failed to load, or to build what it offers; 130 Ctrl-C; 143
@@ -22,7 +22,7 @@ from sj_lang.errors import SjLangError, UserError, choices
 if TYPE_CHECKING:
     from sj_lang.recipe.loading import Recipe
 
-Command = Callable[[argparse.Namespace], int]
+Command = Callable[[argparse.Namespace], int | None]  # None: exit code 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,13 +68,12 @@ def _dispatch(words: list[str]) -> int:
         return 0
     for word in rest:
         if not word.startswith("-") and "=" not in word and getattr(arguments, "recipe", "") is None:
-            arguments.recipe = word  # if an option comes first, argparse takes an optional argument as missing
+            arguments.recipe = word  # after an option, argparse thinks an optional argument missing
             continue
         if word.startswith("-") or "=" not in word or "changes" not in arguments:
             raise UserError(f"'{word}' is not understood; see `sj-lang {first} --help`")
         arguments.changes.append(word)
-    code: int = arguments.command(arguments)
-    return code
+    return arguments.command(arguments) or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        build(command)
+        if build:
+            build(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(command=function)
     return parser
@@ -152,10 +152,6 @@ def _new_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dest", nargs="?", metavar="DEST", help="the folder to write (default: sj-lang-NAME)")
 
 
-def _no_options(parser: argparse.ArgumentParser) -> None:
-    """For commands without arguments."""
-
-
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.recipe is None:
         arguments.recipe = _recipe_of(arguments.resume)
@@ -178,39 +174,34 @@ def _recipe_of(run: str | None) -> str:
     return str(path)
 
 
-def _validate(arguments: argparse.Namespace) -> int:
+def _validate(arguments: argparse.Namespace) -> None:
     from sj_lang.run.series import linked
 
     children = linked(dict((recipe := _load(arguments)).children()))
     runs = f", {len(children)} runs: {', '.join(children)}" if children else ""
     print(f"{recipe.name}: valid{runs}")
-    return 0
 
 
-def _show(arguments: argparse.Namespace) -> int:
+def _show(arguments: argparse.Namespace) -> None:
     print(_load(arguments).dump_yaml(), end="")
-    return 0
 
 
-def _ls(arguments: argparse.Namespace) -> int:
+def _ls(arguments: argparse.Namespace) -> None:
     from sj_lang.commands import listing
 
     print(listing.recipes())
-    return 0
 
 
-def _cp(arguments: argparse.Namespace) -> int:
+def _cp(arguments: argparse.Namespace) -> None:
     from sj_lang.recipe import files
 
     print(f"wrote {files.copy(arguments.recipe, arguments.dest)}")
-    return 0
 
 
-def _plugins(arguments: argparse.Namespace) -> int:
+def _plugins(arguments: argparse.Namespace) -> None:
     from sj_lang.commands import listing
 
     print(listing.plugin_table(arguments.what, as_json=arguments.json, with_arguments=arguments.arguments))
-    return 0
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -230,17 +221,14 @@ def _eval(arguments: argparse.Namespace) -> int:
     return run.evaluate(arguments.run, unrolled=arguments.unrolled)
 
 
-def _report(arguments: argparse.Namespace) -> int:
+def _report(arguments: argparse.Namespace) -> None:
     from sj_lang.report import page
 
     print(f"wrote {page.write(arguments.runs)}")
-    return 0
 
 
-def _bench(arguments: argparse.Namespace) -> int:
-    raise UserError(
-        "bench: name a neuron or a recipe, as in `sj-lang bench dsn`"
-    )  # reached by options before the command only
+def _bench(arguments: argparse.Namespace) -> None:
+    raise UserError("bench: name a neuron or a recipe, as in `sj-lang bench dsn`")  # `-- bench`
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -249,29 +237,28 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return doctor.main()
 
 
-def _new(arguments: argparse.Namespace) -> int:
+def _new(arguments: argparse.Namespace) -> None:
     from sj_lang.commands import new
 
     folder = new.create(arguments.name, arguments.dest)
     print(f"wrote {folder}\nnext: pip install -e {folder} && pytest {folder}")
-    return 0
 
 
 def _load(arguments: argparse.Namespace) -> Recipe:
     from sj_lang.recipe import loading
 
     loaded = loading.load(arguments.recipe, arguments.changes)
-    for note in loaded.notes if os.environ.get("RANK", "0") == "0" else []:  # torchrun starts one process per rank
+    for note in loaded.notes if os.environ.get("RANK", "0") == "0" else []:  # torchrun numbers them
         print(f"note: {note}", file=sys.stderr)
     return loaded
 
 
 #: name -> (function, what it does, a real example, its options)
-COMMANDS: dict[str, tuple[Command, str, str, Callable[[argparse.ArgumentParser], None]]] = {
+COMMANDS: dict[str, tuple[Command, str, str, Callable[[argparse.ArgumentParser], None] | None]] = {
     "run": (_run, "train and evaluate a recipe", "run lm/quickstart train.max_steps=100", _run_options),
     "validate": (_validate, "check a recipe without running it", "validate my.yaml model.neuron=lif", _recipe),
     "show": (_show, "print a recipe with all defaults written out", "show lm/quickstart", _recipe),
-    "ls": (_ls, "list the recipes that are installed", "ls", _no_options),
+    "ls": (_ls, "list the recipes that are installed", "ls", None),
     "cp": (_cp, "copy a recipe, to make it your own", "cp lm/quickstart my.yaml", _cp_options),
     "plugins": (_plugins, "list what recipes can name, and broken plugins", "plugins neuron/dsn", _plugin_options),
     "generate": (
@@ -286,8 +273,8 @@ COMMANDS: dict[str, tuple[Command, str, str, Callable[[argparse.ArgumentParser],
         _bench,
         "time a neuron, once its parity check is green, or the training steps of a recipe's runs",
         "bench dsn --against lif",
-        _no_options,
+        None,
     ),
-    "doctor": (_doctor, "say what works with what is installed here", "doctor", _no_options),
+    "doctor": (_doctor, "say what works with what is installed here", "doctor", None),
     "new": (_new, "write the folder of a new plugin", "new ember", _new_options),
 }

@@ -1,4 +1,4 @@
-"""Kernels compiled by numba for the CPU: whether they can run, and how threads share their columns."""
+"""Kernels compiled by numba for the CPU: whether they can run, and columns shared by threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHARE = 1 << 14  # elements that are worth another thread
 
 
 def why_not(x: Tensor | None) -> str:
-    """Why a kernel cannot run on this tensor (None: in this process at all); "" if it can. As `Kernel.why_not`."""
+    """`Kernel.why_not` of all numba kernels."""
     if x is not None and x.device.type != "cpu":
         return f"runs on the CPU, got a tensor on {x.device.type}"
     return str(missing())
@@ -38,12 +38,12 @@ def _missing() -> str:
 
 
 def array(x: Tensor | None) -> Any:
-    """The memory of a contiguous tensor, for numba; of None, as for no lengths, an empty array of int64."""
+    """The memory of a contiguous tensor, for numba; for None (no lengths) an empty array."""
     return (torch.empty(0, dtype=torch.int64) if x is None else x.detach()).numpy()
 
 
 def over_columns(run: Callable[..., None], arguments: tuple[Any, ...], columns: int, steps: int) -> None:
-    """`run(*arguments, first, last)` for all columns, in as many threads as torch has and the work is worth.
+    """`run(*arguments, first, last)` for all columns, in as many of torch's threads as it is worth.
 
     run: compiled with nogil; what it writes for a column must not depend on how columns are cut.
     """
@@ -62,9 +62,10 @@ def over_columns(run: Callable[..., None], arguments: tuple[Any, ...], columns: 
 
 @cache
 def _team() -> Callable[[Callable[[int], None], int], None] | None:
-    """Torch's own OpenMP threads, if its library is GNU's; `together(work, threads)` calls work(0), work(1), ...
+    """`together(work, threads)`, which calls work(0), work(1), ... in torch's own OpenMP threads.
 
-    They wait busily for torch's next operation: threads of our own would share the cores with them.
+    They wait busily for torch's next operation: other threads would share the cores with them. None
+    if torch's library is not GNU's.
     """
     libraries = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     if not libraries:

@@ -1,12 +1,12 @@
-"""CUDA kernels from `.cu` files: text -> NVRTC through CuPy -> function, launched on torch's current stream.
+"""CUDA kernels from `.cu` files, compiled by NVRTC through CuPy, launched on torch's stream.
 
     cuda.launch(FILE, "forward", {"IO": 3}, grid, block, [x, out, 7], x.device)
 
 A kernel is the body of an operator (`sj_lang.operators`) that allocates with torch, launches, and
 does nothing else. A `.cu` file is plain CUDA C++: `#include "other.cuh"` takes in files beside it,
 macros choose the variant, and parameters are pointers, `long long` and `double`. Each variant of a
-file is compiled once per device. CuPy is imported with the first one. `ENGINES` says who compiles
-and launches on which type of device; `sj_lang.testing.emulate` adds the CPU to it.
+file is compiled once per device. `ENGINES` says who compiles and launches on which type of device;
+`sj_lang.testing.emulate` adds the CPU to it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ Argument = Tensor | int | float | None
 Shape = tuple[int, int]
 Launch = Callable[[Shape, Shape, Sequence[int | float]], None]
 
-IO = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # the macro IO of a kernel
+#: the macro IO of a kernel
+IO = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 GRID_LIMIT = (2**31 - 1, 65_535)
 OPTIONS = ("-std=c++17", "--restrict")
 INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
@@ -69,7 +70,7 @@ def launch(
     arguments: Sequence[Argument],
     device: torch.device,
 ) -> None:
-    """Run kernel `name` of a file on torch's current stream of the device. An empty grid is nothing to do.
+    """Run kernel `name` of a file on the device's current stream, unless the grid is empty.
 
     Raises ValueError for tensors on several devices and for a grid that CUDA does not accept,
     RuntimeError if no kernel can run.
@@ -113,7 +114,7 @@ def _index(device: torch.device) -> int:
 
 
 def why_not(x: Tensor | None) -> str:
-    """Why a kernel cannot run on this tensor (None: in this process at all); "" if it can. As `Kernel.why_not`."""
+    """`Kernel.why_not` of all CUDA kernels."""
     if x is None:
         return str(unavailable("cpu" if "cpu" in ENGINES else "cuda", None))
     if x.dtype not in IO:
@@ -159,14 +160,14 @@ class CuPy:
                     kernel(grid, block, tuple(arguments))
                 return
             with torch.cuda.device(index), cupy.cuda.Device(index), _stream(pointer, index):
-                kernel(grid, block, tuple(arguments))  # torch restores the device of the thread, which CuPy changes
+                kernel(grid, block, tuple(arguments))  # torch restores the device that CuPy changes
 
         return run
 
 
 @lru_cache(maxsize=256)
 def _stream(pointer: int, index: int) -> Any:
-    """CuPy's view of a stream of torch's, which CuPy does not own; it stands for any stream with this pointer."""
+    """CuPy's view of a stream of torch's, which CuPy does not own: any stream with this pointer."""
     import cupy
 
     if not hasattr(cupy.cuda.Stream, "from_external"):  # before CuPy 14

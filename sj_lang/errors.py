@@ -1,4 +1,4 @@
-"""The errors that end a command. Each carries its exit code; its text is complete and ready to print."""
+"""The errors that end a command: each with its exit code, and a text that is ready to print."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class UserError(SjLangError):
 
 
 class Unreachable(UserError):
-    """What a run needs lies on a network that cannot be reached. A dry run checks everything else."""
+    """A network that a run needs cannot be reached. A dry run checks everything else."""
 
 
 class PluginError(SjLangError):
@@ -81,6 +81,6 @@ def not_imported(module: str, name: str, cure: str) -> str:
         if error.name == module:
             return f"needs {name}: {cure}"
         return f"needs {name}, which is installed and cannot be imported: {error}"
-    except Exception as error:  # a binary that is broken, or does not take another's version, may raise anything
+    except Exception as error:  # a broken binary, or one for another version, may raise anything
         return f"needs {name}, which is installed and cannot be imported: {type(error).__name__}: {error}"
     return ""

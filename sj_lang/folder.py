@@ -1,4 +1,4 @@
-"""The folder of one run: claimed once, never taken over by another recipe, resumed only by its own."""
+"""The folder of one run: claimed once, never taken by another recipe, resumed only by its own."""
 
 from __future__ import annotations
 
@@ -39,6 +39,12 @@ class RunFolder:
         """The command that continues the run in this folder."""
         return f"sj-lang run {self.shown}/{self.recipe.name} --resume {self.shown}"
 
+    def _refuse_another(self, manifest: Manifest, resolved: Mapping[str, Any], what: str, cure: str) -> None:
+        """Raise UserError if the run here is of another recipe."""
+        if differing := differences(manifest.content.get("recipe", {}), resolved):
+            listed = _listed(differing)
+            raise UserError(f"{what} another recipe. Stored there, and asked for now:\n{listed}\n{cure}")
+
     def refuse_unless_free(self, resolved: Mapping[str, Any]) -> None:
         """Raise UserError, with what to do, unless a new run may be written here."""
         if not os.path.lexists(self.root):
@@ -52,13 +58,7 @@ class RunFolder:
             self._refuse_unless_writable()
             return
         manifest = self.read_manifest()
-        differing = differences(manifest.content.get("recipe", {}), resolved)
-        if differing:
-            raise UserError(
-                f"output: {self.shown} belongs to another recipe. Stored there, and asked for now:\n"
-                + _listed(differing)
-                + f"\n{_ANOTHER}"
-            )
+        self._refuse_another(manifest, resolved, f"output: {self.shown} belongs to", _ANOTHER)
         if manifest.status == "done":
             raise UserError(
                 f"output: {self.shown} already holds this run, finished {manifest.content.get('ended')}. "
@@ -76,13 +76,8 @@ class RunFolder:
         if not self.manifest.exists():
             raise UserError(f"--resume: {self.shown} is not a run folder (it has no manifest.json)")
         manifest = self.read_manifest()
-        differing = differences(manifest.content.get("recipe", {}), resolved)
-        if differing:
-            raise UserError(
-                f"--resume: {self.shown} was started with another recipe. Stored there, and asked for now:\n"
-                + _listed(differing)
-                + f"\nContinue it as it is ({self.continuing}), or start a new run: output=..."
-            )
+        cure = f"Continue it as it is ({self.continuing}), or start a new run: output=..."
+        self._refuse_another(manifest, resolved, f"--resume: {self.shown} was started with", cure)
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise UserError(f"--resume: {self.shown} is not writable")
         return manifest

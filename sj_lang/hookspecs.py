@@ -1,4 +1,4 @@
-"""The contract between sj_lang and its plugins: one hook, and what a plugin may register through it.
+"""The contract between sj_lang and its plugins: one hook, and what a plugin may register in it.
 
 A plugin is a module named by an entry point of the group `sj_lang`:
 
@@ -10,8 +10,8 @@ A plugin is a module named by an entry point of the group `sj_lang`:
                         carries_state=True, takes_mask=True, any_length=True,
                         parameters_per_channel="1")
 
-A registration is a declaration: text and flags. The target is imported when it is first used, so
-this module must import nothing heavy.
+A registration is a declaration: text and flags. The target is imported on first use, so this module
+must import nothing heavy.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ class Registration:
     """One component that a plugin offers.
 
     kind: one of `KINDS`. name: what recipes call it. target: "package.module:Class".
-    plugin, version: the distribution that offers it. missing: why it cannot be used here, "" if it
-    can.
+    plugin, version: of the distribution. missing: why it cannot be used here, "" if it can.
     traits: for neurons, the `FLAGS` and `parameters_per_channel`.
     variants: "option=value" -> the flags that are different when the option has that value.
     """
@@ -65,7 +64,7 @@ class Registration:
     variants: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
 
     def load(self) -> Any:
-        """Import the target and return it. UserError if it is not available here, PluginError if its import fails."""
+        """Import the target. UserError if it is not available here, PluginError if that fails."""
         where = f"{self.kind} '{self.name}' of {self.plugin} {self.version}"
         if self.missing:
             raise UserError(f"{where} is not available here: {self.missing}")
@@ -84,7 +83,7 @@ class Registration:
 
 
 class Register:
-    """What a plugin is handed in `sj_lang_register`. A mistake in a declaration raises, and the plugin is refused."""
+    """What `sj_lang_register` gets. A wrong declaration raises, and the plugin is refused."""
 
     def __init__(self, plugin: str, version: str) -> None:
         self._plugin, self._version = plugin, version
@@ -115,8 +114,7 @@ class Register:
         takes_mask: masked steps are removed, not zeroed.
         any_length: works on lengths not known when it is built.
         parameters_per_channel: text for people, such as "1 (tau)".
-        variants: {"direction=both": {"causal": False}}: flags that change when an option has a
-        value.
+        variants: flags that an option changes, such as {"direction=both": {"causal": False}}.
         """
         values = (causal, steps, carries_state, takes_mask, any_length)
         traits: dict[str, bool | str] = dict(zip(FLAGS, values, strict=True))
@@ -144,7 +142,7 @@ class Register:
         self._add("norm", name, target, summary=summary, cite=cite, missing=missing)
 
     def model(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
-        """Offer a model; the target is its config class, whose fields are the schema of the recipe's `model:`."""
+        """Offer a model: its config class, whose fields are the schema of the recipe's `model:`."""
         self._add("model", name, target, summary=summary, cite=cite, missing=missing)
 
     def task(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
@@ -160,7 +158,7 @@ class Register:
         self._add("source", name, target, summary=summary, cite=cite, missing=missing)
 
     def recipes(self, folder: str) -> None:
-        """Offer the recipes (*.yaml, at any depth) of "package:folder" or "package:"; a name is the path in there."""
+        """Offer the recipes (*.yaml, at any depth) of "package:folder", named by paths in it."""
         if not re.fullmatch(r"[A-Za-z_][\w.]*:[^:]*", folder):
             raise ValueError(f"recipes are 'package:folder' or 'package:', got '{folder}'")
         self.recipe_folders.append(folder)

@@ -30,7 +30,7 @@ def now() -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of one; NaN is refused."""
+    """Write JSON so that a reader sees the old file or the new one, never half. NaN is refused."""
     scratch = path.with_name(path.name + ".part")
     scratch.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(scratch, path)
@@ -62,11 +62,11 @@ def versions() -> dict[str, str]:
 
 
 def editable() -> dict[str, str]:
-    """The commit of each plugin's distribution that is installed from a folder: "commit" or "commit, changed"."""
+    """The commits of plugins installed from a folder: distribution -> "commit[, changed]"."""
     states = {}
     for name in sorted({entry.dist.name for entry in entry_points(group="sj_lang") if entry.dist}):
         direct = (one.read_text("direct_url.json") for one in distributions(name=name))
-        installed = next(filter(None, direct), "{}")  # an *.egg-info in the working directory comes first and has none
+        installed = next(filter(None, direct), "{}")  # an *.egg-info that comes first has none
         url = json.loads(installed).get("url", "")
         if url.startswith("file://") and (state := _git(Path(url.removeprefix("file://")))):
             states[name] = state
@@ -105,7 +105,7 @@ def device(world_size: int, name: str) -> dict[str, Any]:
 
 
 class Manifest:
-    """The content of one manifest.json, written at each change. `id` names the run; its checkpoints carry it."""
+    """The content of a manifest.json, written at each change. Checkpoints carry its `id`."""
 
     def __init__(self, path: Path, content: dict[str, Any]) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""What a mask does to a node: masked steps are removed before it runs, and come back as zeros after it."""
+"""What a mask does to a node: masked steps are removed before it runs, and are zeros after it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def sequence(
     state: State,
     mask: Tensor,
 ) -> tuple[Tensor, State, Tensor | None]:
-    """`run(x, state, lengths)` on the steps that mask [T, B] leaves in, moved to the front if they are not there."""
+    """`run(x, state, lengths)` on the steps that mask [T, B] leaves in, moved to the front."""
     look = mask.device.type == "cpu" and not torch.compiler.is_compiling()
     if look and bool(mask.all()):
         return run(x, state, None)
-    if look and not bool((mask[1:] & ~mask[:-1]).any()):  # the valid steps come first already
+    if look and not bool((mask[1:] & ~mask[:-1]).any()):  # they are there already
         spikes, after, v = run(_zero(x, mask), state, mask.sum(0))
         return _zero(spikes, mask), after, None if v is None else _zero(v, mask)
     valid_first, back = _orders(mask)
@@ -51,7 +51,7 @@ def choose(mask: Tensor, after: State, before: State) -> State:
 
 
 def _orders(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The order of time that puts the valid steps of each sequence first, and the one that undoes it, both [T, B]."""
+    """The order of time with each sequence's valid steps first, and its inverse, both [T, B]."""
     valid_first = torch.argsort((~mask).to(torch.uint8), dim=0, stable=True)
     return valid_first, torch.argsort(valid_first, dim=0)
 

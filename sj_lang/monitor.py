@@ -1,4 +1,4 @@
-"""How a network fires: spikes counted where they leave the neurons, without a change to the model."""
+"""How a network fires: spikes counted where they leave the neurons; the model is not changed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Functional = Callable[..., tuple[Tensor, Any]]
 
 
 def nodes(model: nn.Module) -> dict[str, nn.Module]:
-    """The spiking neurons of a model by their path: modules with `functional`, `init_state` and `levels`."""
+    """The spiking neurons of a model: modules with `functional`, `init_state` and `levels`."""
     marks = ("functional", "init_state", "levels")
     return {name: module for name, module in model.named_modules() if all(hasattr(module, one) for one in marks)}
 
 
 def neuron_tensors(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters of spiking neurons, and of modules that say `of_neurons = True`: the scales of their spikes."""
+    """Parameters of spiking neurons and of modules with `of_neurons = True`, the spikes' scales."""
     inside = [p for node in nodes(model).values() for p in node.parameters()]
     beside = [p for one in model.modules() if getattr(one, "of_neurons", False) for p in one.parameters(recurse=False)]
     return list({id(parameter): parameter for parameter in inside + beside}.values())
@@ -40,11 +40,7 @@ def intercepted(
     watch: Callable[[str, nn.Module, Functional], Functional],
     method: str = "functional",
 ) -> Iterator[None]:
-    """Inside, `watch(name, node, method)` replaces each node's method.
-
-    Models call `node.functional`, so that is what is watched: as an attribute of the instance,
-    removed at the end.
-    """
+    """Inside, `watch(name, node, method)` replaces each node's method, which models call."""
     for name, node in watched.items():
         setattr(node, method, watch(name, node, getattr(node, method)))
     try:
@@ -55,7 +51,7 @@ def intercepted(
 
 
 def neuron_steps(x: Tensor, mask: Tensor | None, lead: int) -> Tensor | int:
-    """Valid steps times neurons of a call. lead: the axes before the channels, [B] or [T, B], which the mask has."""
+    """Valid steps times neurons of a call. lead: how many axes stand before the channels."""
     valid = x.shape[:lead].numel() if mask is None else mask.sum()
     return valid * x.shape[lead:].numel()
 
@@ -64,8 +60,7 @@ def neuron_steps(x: Tensor, mask: Tensor | None, lead: int) -> Tensor | int:
 class LayerFiring:
     """Counts of one layer, summed over all calls since `Monitor.reset`.
 
-    rate: |spikes| / levels, mean over valid steps and neurons; 1 is a neuron that fires its most at
-        every step.
+    rate: |spikes| / levels, mean over valid steps and neurons; 1 is the most at every step.
     dead: share of channels that never fired.
     """
 
@@ -84,7 +79,7 @@ class LayerFiring:
 
 
 class Monitor:
-    """Counts, and on demand keeps, the spikes of every neuron of `model` while `recording()` is open."""
+    """Counts, and on demand keeps, the spikes of a model's neurons while `recording()` is open."""
 
     def __init__(self, model: nn.Module) -> None:
         self.nodes = nodes(model)
@@ -97,7 +92,7 @@ class Monitor:
 
     @contextmanager
     def recording(self, *, keep: bool = False) -> Iterator[Monitor]:
-        """Watch all calls made inside. keep: also keep the spikes themselves in `rasters`, [T, B, C, ...] a call."""
+        """Watch all calls made inside. keep: add their spikes, [T, B, C, ...], to `rasters`."""
         with intercepted(self.nodes, lambda name, node, original: self._watch(name, node, original, keep)):
             yield self
 
@@ -113,7 +108,7 @@ class Monitor:
         return functional
 
     def _count(self, name: str, node: nn.Module, spikes: Tensor, mask: Tensor | None) -> None:
-        lead = 1 if getattr(node, "step_mode", "m") == "s" else 2  # axes before the channels: [B] or [T, B]
+        lead = 1 if getattr(node, "step_mode", "m") == "s" else 2
         fired = (spikes != 0).transpose(0, lead).flatten(1).any(1)  # [C]
         # masked steps hold zeros: they add no spikes and are not counted as steps
         total = spikes.abs().sum(dtype=torch.int64)
@@ -126,7 +121,7 @@ class Monitor:
         layer.spikes, layer.steps, layer.fired = layer.spikes + total, layer.steps + steps, layer.fired | fired
 
     def figures(self) -> dict[str, float]:
-        """`firing_rate.mean` and `.<layer>`, `dead.mean` and `.<layer>`; empty without spiking neurons.
+        """`firing_rate.` and `dead.`, with `mean` and `<layer>`; empty without spiking neurons.
 
         The mean rate weighs each neuron step alike; the mean dead share weighs each channel alike.
         """
@@ -152,8 +147,7 @@ class Monitor:
     def raster(self) -> dict[str, Tensor]:
         """Layer -> spikes of a single recorded sample, [steps, channels].
 
-        With individual coding a step is a token. With repeat coding, `[T, L, C]` here, the T steps
-        of a token stand side by side: step = token * T + t.
+        With individual coding a step is a token; with repeat coding, step = token * T + t.
         """
         spikes = {name: torch.cat(calls) for name, calls in self.rasters.items()}
         return {name: x.flatten(2).transpose(0, 1).flatten(0, 1) if x.dim() > 2 else x for name, x in spikes.items()}
@@ -161,7 +155,7 @@ class Monitor:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside: the random numbers of `seed` (Python, NumPy, torch). Afterwards they go on as if none had been drawn."""
+    """Inside: the random numbers of `seed`. Afterwards they go on as if none had been drawn."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     kind = device.type if device is not None else "cuda"
     python, array = random.getstate(), np.random.get_state()
@@ -179,7 +173,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Inside: evaluation mode, no gradient, fixed random numbers. Afterwards the model and they are as before."""
+    """Inside: evaluation mode, no gradient, fixed random numbers. Afterwards all is as before."""
     modes = {module: module.training for module in model.modules()}
     with seeded(0), torch.no_grad():
         model.eval()

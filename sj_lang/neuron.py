@@ -28,10 +28,8 @@ class Kernel:
     run: the implementation.
     why_not: why it cannot run on this tensor (None: in this process at all); "" if it can.
     limits: why it cannot run this node on this tensor (None: on any); "" if it can.
-    refuses: why it refuses this node if its backend is asked for by name, though "auto" may take
-    it; "" if it does not.
-    half: it takes a sequence in float16 and bfloat16 as it is, beside states and parameters in
-    float32.
+    refuses: why it refuses this node if asked for by name, though "auto" may take it; "" if not.
+    half: it takes a sequence in float16 and bfloat16, beside states and parameters in float32.
     zeros: it takes an empty state for zeros.
     """
 
@@ -73,21 +71,19 @@ class OldNode:
 
 
 class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly is untyped
-    """A spiking neuron whose channels are axis 2 of `[T, B, C, ...]`, for both release lines of SpikingJelly.
+    """A spiking neuron with channels in axis 2 of `[T, B, C, ...]`, for both lines of SpikingJelly.
 
     A subclass gives `state_shapes` and `step`, and `sequence` if it has something better than a
-    loop over `step`. It registers no memory itself, computes in the dtype of its states (float32,
-    or float64 for float64 input), and never sees a mask: masked steps are removed before and put
-    back as zeros after it.
+    loop over `step`. It registers no memory, computes in the dtype of its states (float32, or
+    float64 for float64 input), and never sees a mask: masked steps are removed before it and are
+    zeros after it.
 
     channels: size of axis 2 (axis 1 in step_mode "s").
-    backend: "auto", "torch", "numba" (on the CPU) or "cupy" (on a GPU); an explicit one raises if
-        it cannot run.
+    backend: "auto", "torch", "numba" (CPU) or "cupy" (GPU); unless "auto", raises if it cannot run.
     store_v_seq: keep the membrane potentials of the last call as `v_seq` [T, B, C, ...]; in
         step_mode "s", of all steps since `reset`.
 
-    Class attributes of a subclass: `kernels`, backend -> `Kernel`. `levels`, the largest spike
-    value: 1 is binary.
+    A subclass may set `kernels`, backend -> `Kernel`, and `levels`, the largest spike: 1 is binary.
     """
 
     kernels: ClassVar[Mapping[str, Kernel]] = {}
@@ -110,37 +106,37 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     # What a subclass gives
 
     def state_shapes(self, shape: torch.Size) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of each state, batch on axis 0, for an input whose single step has this shape [B, C, ...]."""
+        """Name -> shape of each state, batch on axis 0. shape: of a single step [B, C, ...]."""
         return {}
 
     def fresh_state(self, x: Tensor, shape: torch.Size) -> State:
-        """The states before the first step of x, whose single step has this shape [B, C, ...]: zeros on its device,
-        float32, float64 for float64. A node with a resting potential overrides it."""
+        """The states before the first step of x: zeros, unless a subclass has a resting potential.
+
+        shape: of a single step [B, C, ...].
+        """
         dtype = state_dtype(x)
         return {name: x.new_zeros(size, dtype=dtype) for name, size in self.state_shapes(shape).items()}
 
     def operations(self) -> tuple[float, float] | None:
-        """Multiply-accumulates and accumulations of one neuron at one step, if steps are run one by one.
+        """Multiply-accumulates and accumulations of a neuron in a single step; None: unknown.
 
         What does not depend on the input does not count, nor do comparisons; a look-up (sigmoid,
-        logarithm) counts as a multiply-accumulate. For `sj_lang.energy`. None: unknown.
+        logarithm) counts as a multiply-accumulate. For `sj_lang.energy`.
         """
         return None
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
-        """One step: x [B, C, ...] and state to spikes, new state and potential. Pure; the new state is no view."""
+        """x [B, C, ...] and state to spikes, new state (no view) and potential. Pure."""
         raise TypeError(f"{self._name} has no single step")
 
     def sequence(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
         """A sequence x [T, B, C, ...] to spikes, state after the last valid step, and potentials.
 
         lengths [B], int64: the valid steps of each sequence, which come first; None: all are valid.
-        What is returned for steps after them is ignored. Potentials may be None if not
-        `store_v_seq`.
+        What is returned for later steps is ignored. Potentials may be None if not `store_v_seq`.
 
         x is in the dtype of the states, and the state is whole, unless one of the node's kernels
-        says `half` or `zeros`: then call `kernel = self.choose(x)` and
-        `x, state = self.fitted(kernel, x, state)` first.
+        says `half` or `zeros`: then `self.fitted(self.choose(x), x, state)` makes them so.
         """
         spikes, potentials = [], []
         for t, x_t in enumerate(x.unbind(0)):
@@ -166,7 +162,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         return self.fresh_state(x, shape)
 
     def functional(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
-        """Spikes of x in its dtype, and the state after it. Pure: no memory of the node is read or written.
+        """Spikes of x in its dtype, and the state after it. Pure: the node's memory is not touched.
 
         x: [T, B, C, ...] in step_mode "m", [B, C, ...] in "s"; T >= 1.
         state: as returned by an earlier call or by `init_state`; None: `init_state(x)`.
@@ -193,12 +189,12 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     def advance(
         self, x: Tensor, state: State | None, mask: Tensor | None, *, single: bool
     ) -> tuple[Tensor, State, Tensor | None]:
-        """`functional` for a given step mode, which also returns the potentials if `store_v_seq`."""
+        """`functional` for a given step mode, with the potentials if `store_v_seq`."""
         self._check(x, mask, single)
         dtype = state_dtype(x)
         shape = x.shape if single else x.shape[1:]
         half = zeros = False
-        for kernel in () if single else self.kernels.values():  # `sequence` fits both to the one that it chooses
+        for kernel in () if single else self.kernels.values():  # `sequence` fits both to its choice
             half, zeros = half or kernel.half, zeros or kernel.zeros
         if state is not None:
             state = self._checked_state(state, x, shape, dtype)
@@ -235,7 +231,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         self._backend = value
 
     def why_not(self, backend: str, x: Tensor | None) -> str:
-        """Why this backend cannot run this node on x (None: in this process at all); "" if it can."""
+        """Why this backend cannot run this node on x (None: in this process); "" if it can."""
         if backend == "cupy" and not (x is not None and x.is_cuda) and (nothing := cuda.no_device()):
             return str(nothing)
         if backend in self.kernels:
@@ -250,7 +246,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         return PREFERRED
 
     def choose(self, x: Tensor) -> Kernel:
-        """The kernel to run on x: that of an explicit backend, or the first of `preferred` that can. Once per call."""
+        """The kernel for x: the explicit backend's, or the first of `preferred` that can run."""
         kernels, name, reasons = self.kernels, self._backend, []
         if name != "auto":
             reason = kernels[name].refuses(self) or self.why_not(name, x)
@@ -266,7 +262,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         raise RuntimeError(f"{self._name}: {'; '.join(reasons)}")
 
     def fitted(self, kernel: Kernel, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """A sequence and the state before it as this kernel takes them: see `Kernel.half` and `Kernel.zeros`."""
+        """A sequence and the state before it as this kernel takes them."""
         if not (state or kernel.zeros):
             state = self.fresh_state(x, x.shape[1:])
         return x if kernel.half else x.to(state_dtype(x)), state
@@ -286,7 +282,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         return f"channels={self.channels}, step_mode={self.step_mode}, backend={self.backend}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Node:
-        """Move parameters and states; states stay float32 when the parameters become half precision."""
+        """Move parameters and states; states stay float32 beside half-precision parameters."""
         nn.Module._apply(self, fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in self.named_memories():
             if value is not None:
@@ -312,7 +308,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         return spikes
 
     def _keep(self, v: Tensor, single: bool) -> None:
-        """As in SpikingJelly: in step_mode "s" the potentials since `reset`, begun anew when the shape changes."""
+        """As SpikingJelly: in step_mode "s" the potentials since `reset` or a change of shape."""
         before = self.v_seq
         if single:
             v = v.unsqueeze(0)
@@ -335,7 +331,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             raise ValueError(
                 f"{self._name}: built for {self.channels} channels, the input {layout} has {x.shape[axis]}: {_shape(x)}"
             )
-        parameters = [value for value in self._parameters.values() if value is not None]  # faster than `parameters()`
+        parameters = [p for p in self._parameters.values() if p is not None]  # the method is slow
         for parameter in parameters or self.parameters():
             if parameter.device != x.device:
                 raise ValueError(f"{self._name}: the parameters are on {parameter.device}, the input on {x.device}")

@@ -1,8 +1,7 @@
 """Custom operators of torch that cost a plain eager call no more than a function.
 
 `torch.library.custom_op` runs tens of microseconds of Python in each call, for compilers, modes and
-transforms. An `Operator` is one for those; in plain eager use it runs the same body and the same
-gradient directly.
+transforms. An `Operator` is one for those; in plain eager use it runs body and gradient directly.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-_TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", int: "int", float: "float", bool: "bool"}  # of a schema
+_TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", int: "int", float: "float", bool: "bool"}
 _KEYS = (
     "CPU",
     "CUDA",
@@ -26,9 +25,9 @@ _KEYS = (
     "ADInplaceOrView",
     "BackendSelect",
 )
-#: Older versions of torch cannot tell what is active; with them the dispatcher is always asked.
+#: Older versions of torch cannot tell what is active: then the dispatcher is always asked.
 _TOLD = hasattr(torch._C.DispatchKeySet, "raw_repr") and hasattr(torch._C, "_dispatch_tls_local_include_set")
-_PLAIN = 0  # what the dispatcher knows of a dense tensor, and of a thread in which nothing is active
+_PLAIN = 0  # the dispatcher's keys of dense tensors and of a thread in which nothing is active
 for _key in _KEYS if _TOLD else ():
     _PLAIN |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _key)).raw_repr()
 
@@ -37,11 +36,11 @@ G = TypeVar("G", bound=NamedTuple)
 
 
 class Operator:
-    """Called as the `torch.library.custom_op` of this name and body, with all arguments by position.
+    """A `torch.library.custom_op` of this name and body, called with all arguments by position.
 
     body: gets tensors and numbers, returns new tensors; a whole number for a float must be a float.
-        One argument may be a NamedTuple of them, tensors first. Torch sees its fields one by one;
-        the body, its fake and `setup_context` get it as one, and a caller hands it in as one.
+        One argument may be a NamedTuple of them, tensors first: only torch sees its fields one by
+        one.
     """
 
     def __init__(self, name: str, body: Callable[..., Any]) -> None:
@@ -63,7 +62,7 @@ class Operator:
         self._operator.register_fake(lambda *flat: fake(*self._grouped(flat)))
 
     def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., None]) -> None:
-        """As of the custom operator. backward: calls another `Operator`, so that a second derivative is refused."""
+        """As of the custom operator. backward: calls an `Operator` without a derivative."""
 
         def setup(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
             setup_context(ctx, self._grouped(inputs), output)
@@ -79,7 +78,7 @@ class Operator:
         self._transformed = self._in_transforms(backward, setup)
 
     def _in_transforms(self, backward: Callable[..., Any], setup_context: Callable[..., None]) -> Any:
-        """What `torch.func.grad` needs: a forward without ctx, which is slower, and a rule for vmap: row after row."""
+        """For `torch.func.grad`: a forward without ctx, which is slower, and vmap row after row."""
 
         def forward(*flat: Any) -> Any:
             return self._body(*self._grouped(flat))
@@ -123,7 +122,7 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
 
 
 def keep_inputs(ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:
-    """A `setup_context`: keep the first argument, a NamedTuple, for `kept`, and the numbers after it as `ctx.rest`."""
+    """A `setup_context`: keep the first argument, a NamedTuple, for `kept`, rest in `ctx.rest`."""
     _keep(ctx, arguments, ())
 
 
@@ -152,7 +151,7 @@ def needed(ctx: Any, kind: type[G], name: str) -> bool:
 
 
 def gradients(ctx: Any, kind: type[G], **of: Tensor | None) -> tuple[Tensor | None, ...]:
-    """What a backward returns, by the names of the inputs: None for all others, and for those that need none."""
+    """What a backward returns, from gradients by the names of inputs; None if none is needed."""
     names, needs = kind._fields, ctx.needs_input_grad
     of_fields = [of.get(name) if need else None for name, need in zip(names, needs, strict=False)]
     return *of_fields, *(None,) * (len(needs) - len(names))
@@ -192,9 +191,11 @@ def _has_tangent(x: Tensor) -> bool:
 
 
 def _plain(inputs: Sequence[Any], tensors: Sequence[Tensor]) -> bool:
-    """Whether the dispatcher would do no more than differentiate and run: no mode, transform or trace is active in this
-    thread, and all tensors are dense, on a CPU or a GPU, and of no other kind (subclass, wrapper,
-    lazy negation)."""
+    """Whether the dispatcher would only differentiate and run.
+
+    No mode, transform or trace is active in this thread, and all tensors are dense, on a CPU or a
+    GPU, and of no other kind (subclass, wrapper, lazy negation).
+    """
     keys = torch._C._dispatch_tls_local_include_set().raw_repr()
     for x in tensors:
         keys |= torch._C._dispatch_keys(x).raw_repr()

@@ -1,4 +1,4 @@
-"""Find, check and tabulate plugins. The only file that manages hooks; importing it loads no plugin and no torch."""
+"""Find, check and tabulate plugins. Only this file manages hooks; its import loads no plugin."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Plugin:
 
 
 class Registry:
-    """The plugins of one process, each loaded and checked on its own, and what the sound ones offer."""
+    """The plugins of one process, each loaded on its own, and what the sound ones offer."""
 
     def __init__(self) -> None:
         self._manager = pluggy.PluginManager(GROUP)
@@ -46,18 +46,18 @@ class Registry:
         self._recipes: dict[str, list[tuple[Plugin, Path]]] = {}
 
     def load(self, entry: EntryPoint) -> None:
-        """Load one entry point. Whatever goes wrong is kept with the plugin and disturbs no other."""
+        """Load an entry point. What goes wrong is kept with the plugin and disturbs no other."""
         metadata = entry.dist.metadata if entry.dist else {"Name": "unknown distribution", "Version": "?"}
         plugin = Plugin(entry.name, entry.value, metadata["Name"], metadata["Version"])
         try:
             module = entry.load()
-        except (Exception, SystemExit) as error:  # a plugin is foreign code: nothing it raises may stop the others
+        except (Exception, SystemExit) as error:  # foreign code must not stop the others
             self._refuse(plugin, f"importing {entry.value} failed: {describe(error)}")
             return
         self.add(module, plugin)
 
     def add(self, module: object, plugin: Plugin) -> None:
-        """Check the hooks of a loaded plugin and take over what it registers, all of it or nothing."""
+        """Check the hooks of a loaded plugin and take what it registers, all of it or nothing."""
         register = Register(plugin.distribution, plugin.version)
         key = f"{plugin.distribution}:{plugin.name}"
         others = set(self._manager.get_plugins())
@@ -86,7 +86,7 @@ class Registry:
         return [plugin for plugin in self.plugins if plugin.error]
 
     def clashes(self) -> dict[tuple[str, str], str]:
-        """(kind, name) -> message, for each name that more than one plugin offers; recipes are of kind "recipe"."""
+        """(kind, name) -> message, for names offered by several plugins; also of kind "recipe"."""
         offered = {key: [plugin for plugin, _ in offers] for key, offers in self._offers.items()}
         offered |= {("recipe", name): [plugin for plugin, _ in offers] for name, offers in self._recipes.items()}
         return {
@@ -103,7 +103,7 @@ class Registry:
         return [offers[0][1] for (k, _), offers in sorted(self._offers.items()) if k == kind and len(offers) == 1]
 
     def get(self, kind: str, name: str) -> Registration:
-        """The component of that name. UserError if there is none, PluginError if a plugin's failure is the reason."""
+        """The component of that name. UserError, or PluginError if a plugin's failure is why."""
         registrations = {registration.name: registration for registration in self.all(kind)}
         if name in registrations:
             return registrations[name]
@@ -122,7 +122,7 @@ class Registry:
         return {name: offers[0][1] for name, offers in sorted(self._recipes.items()) if len(offers) == 1}
 
     def _refuse(self, plugin: Plugin, error: str) -> None:
-        self.plugins.append(Plugin(plugin.name, plugin.module, plugin.distribution, plugin.version, error))
+        self.plugins.append(replace(plugin, error=error))
 
 
 def _explain(error: BaseException) -> str:
@@ -146,17 +146,14 @@ def _find_recipes(folder: str) -> list[tuple[str, Path]]:
 
 
 def chosen(installed: Iterable[EntryPoint], switch: str | None) -> list[EntryPoint]:
-    """The entry points that the environment variable lets through: all, none (""), or a comma-separated list."""
+    """The entry points that the environment variable lets through: all, none (""), or a list."""
     entries = sorted(installed, key=lambda entry: (entry.name, entry.value))
     if switch is None:
         return entries
     switched_on = [name.strip() for name in switch.split(",") if name.strip()]
     names = sorted({entry.name for entry in entries})
-    for name in switched_on:
-        if name not in names:
-            raise UserError(
-                f"{SWITCH} names a plugin that is not installed: '{name}'; {choices(name, names, limit=99)}"
-            )
+    for name in set(switched_on) - set(names):
+        raise UserError(f"{SWITCH} names a plugin that is not installed: '{name}'; {choices(name, names, limit=99)}")
     return [entry for entry in entries if entry.name in switched_on]
 
 
@@ -172,12 +169,6 @@ def registry() -> Registry:
             fresh.load(entry)
         _registry = fresh
     return _registry
-
-
-def reload() -> None:
-    """Forget what was loaded; the next look-up loads the installed plugins again."""
-    global _registry
-    _registry = None
 
 
 @contextmanager
@@ -207,7 +198,7 @@ def recipes() -> Mapping[str, Path]:
 
 
 def table() -> dict[str, Any]:
-    """All that is installed, as plain data: components by kind, plugins with their errors, clashes."""
+    """All that is installed, as plain data: components by kind, plugins with errors, clashes."""
     current = registry()
     return {
         "components": {kind: [row(registration) for registration in current.all(kind)] for kind in KINDS},

@@ -1,9 +1,8 @@
 """The transformers cache of models whose layers carry a state: neurons, attention sums, positions.
 
-transformers' own caches hold keys and values, or the two states of a Mamba layer. This one holds,
-per layer, a dict of tensors with the batch on axis 0, which is all that beams, batches and
-continued generation need to move. It is the only file that touches hooks of transformers'
-generation which are not public.
+transformers' own caches hold keys and values, or the two states of a Mamba layer. This one holds a
+dict of tensors per layer, with the batch on axis 0: all that beams, batches and continued
+generation move. Only this file touches hooks of transformers' generation that are not public.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ class StateCache(Cache):  # type: ignore[misc]
 
 
 class StatefulGeneration:
-    """Mixed into a transformers model, before `GenerationMixin`: `generate()` carries a `StateCache`.
+    """Mixed into a transformers model before `GenerationMixin`: `generate` carries a `StateCache`.
 
     The model gives `new_cache()`, takes and returns the cache as `cache`. Assisted decoding is
     refused by transformers, as states cannot be rolled back.

@@ -31,7 +31,7 @@ class MapDataset(Protocol):
 
 
 class MakeTokenizer(Protocol):
-    """The recipe's `tokenizer:` section, ready to be built; a tokenizer that needs training trains on `texts`."""
+    """Builds the tokenizer of the recipe, which trains on `texts` if it needs training."""
 
     def __call__(self, *, texts: Iterable[str]) -> PreTrainedTokenizerBase: ...
 
@@ -46,15 +46,13 @@ class Objective(Protocol):
 
     #: further arguments of the model's forward pass, e.g. {"output_hidden_states": True}
     asks: Mapping[str, Any]
-    # It may have `figures`, a dict: what was measured when it was built, stored with the figures of
-    # the run.
+    # It may have `figures`, a dict: what was measured when it was built, stored with the run's.
 
     def __call__(self, outputs: Any, batch: Mapping[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
-        """The loss of a micro-batch. outputs: the model's, their `loss` scaled as the model does it.
+        """The loss of a micro-batch. outputs: the model's, their `loss` scaled as it does.
 
         num_items_in_batch: labels that are not -100 in all micro-batches of the step. None: the
-        model does not accept such a count; its loss is a mean over the micro-batch, and this one
-        must be too.
+        model does not accept such a count, and both losses are means over the micro-batch.
         """
         ...
 
@@ -80,8 +78,7 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     #: a stream (without `__len__`) needs train.max_steps
     train: MapDataset | IterableDataset[dict[str, Any]]
-    #: chooses the checkpoint; None: nothing is evaluated during training and the last weights are
-    #: taken
+    #: chooses the checkpoint; None: no evaluation during training, and the last weights are taken
     validation: MapDataset | None
     #: name -> data set, e.g. {"test": ...}; looked at once, after the training
     tests: Mapping[str, MapDataset]
@@ -89,11 +86,9 @@ class Prepared:
     metrics: Callable[[str, ReducedArrays, NDArray[np.generic]], Mapping[str, float]]
     #: list of items -> batch; None: transformers' default (pads, if the tokenizer can)
     collate: Callable[[list[Any]], dict[str, Any]] | None = None
-    #: the keys of a batch that `reduce` and `metrics` get as labels; None: those that transformers
-    #: finds by their names
+    #: the keys of a batch that are labels; None: those that transformers finds by their names
     label_names: list[str] | None = None
-    #: config fields that the data fix (vocab_size, max_position_embeddings, pad_token_id ...); a
-    #: recipe that sets one of them to another value is refused
+    #: config fields that the data fix, such as vocab_size; a recipe must not contradict them
     model: Mapping[str, Any] = field(default_factory=dict)
     #: the figure of `metrics("validation", ...)` that chooses the checkpoint
     select: str = "loss"
@@ -102,30 +97,26 @@ class Prepared:
     loss: str = LOSS
     #: sizes and SHA-256 of the sources, for manifest.json
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
-    #: sentences shown to the user before the training, e.g. "37 characters at the end of test are
-    #: dropped"
+    #: sentences for the user before the training, e.g. "37 characters of test are dropped"
     notes: list[str] = field(default_factory=list)
-    #: (split, reduced, labels) -> {file name: text} for the folder predictions/, e.g. a submission;
-    #: None: the reduced arrays are stored as predictions/<split>.npz. Without labels they are None
+    #: (split, reduced, labels or None) -> {file name: text} for the folder predictions/, e.g. a
+    #: submission; None: the reduced arrays are stored as predictions/<split>.npz
     predictions: Callable[[str, ReducedArrays, NDArray[np.generic] | None], Mapping[str, str]] | None = None
-    #: name -> data set without labels, e.g. a test file whose labels nobody has: predicted after
-    #: the tests, not scored
+    #: name -> data set whose labels nobody has: predicted after the tests, not scored
     unlabelled: Mapping[str, MapDataset] = field(default_factory=dict)
-    #: what simple methods reach on the tests: {name: {"dev.accuracy": ...}}, stored as
-    #: "baseline.<name>.dev.accuracy"
+    #: {name: {"dev.accuracy": ...}} of simple methods, stored as "baseline.<name>.dev.accuracy"
     baselines: Callable[[], Mapping[str, Mapping[str, float]]] | None = None
     #: sentences that `metrics` and `predictions` leave here for the user to read after the tests
     remarks: list[str] = field(default_factory=list)
-    #: model -> what is minimised (an `nn.Module` that is an `Objective`); None: the model's own
-    #: loss. Called once, when the model is built; raises UserError
+    #: model -> its `Objective`, an `nn.Module`; None: its own loss. Called once; raises UserError
     objective: Callable[[PreTrainedModel], nn.Module] | None = None
 
 
 class Task:
     """Base of tasks: the keyword-only constructor is the recipe's `task:` section.
 
-    Subclasses set the three attributes, in the class or in the constructor, and give `prepare`.
-    They know no model; what a model must know of the data goes through `Prepared.model`.
+    Subclasses set the three attributes, in the class or the constructor, and give `prepare`. They
+    know no model; what a model must know of the data goes through `Prepared.model`.
     """
 
     #: the transformers class that builds the model from its config, e.g. "AutoModelForCausalLM"
@@ -138,8 +129,7 @@ class Task:
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
         """Read, cut and tokenize. Raises UserError for data that cannot be used; writes nothing.
 
-        What lies on a network that does not answer is an `Unreachable`: a dry run then checks all
-        but the data.
+        If a network does not answer, an `Unreachable`: a dry run then checks all but the data.
         """
         raise TypeError(f"{type(self).__name__} has no prepare()")
 

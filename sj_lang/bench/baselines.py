@@ -34,16 +34,15 @@ class Baseline(nn.Module):
 
 
 def _lif(steps: int, channels: int) -> Baseline:
-    """Its fused kernel on a GPU, which keeps the potential in float32: its node does not take it for half precision."""
+    """Its fused kernel, with a potential in float32: its node avoids it in half precision."""
     lif = multi_step("lif")
     if lif is None:
         raise UserError(f"bench: {PREFIX}lif needs SpikingJelly 2.x")
     surrogate = spikingjelly("surrogate").ATan()
 
-    def run(x: Tensor) -> Tensor:
+    def run(x: Tensor) -> Any:
         v = torch.zeros(x.shape[1:], device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
-        spikes: Tensor = lif(x_seq=x, v=v, surrogate_function=surrogate)[0]
-        return spikes
+        return lif(x_seq=x, v=v, surrogate_function=surrogate)[0]
 
     return Baseline(run)
 
@@ -55,12 +54,7 @@ def _psn(steps: int, channels: int) -> Baseline:
 
 def _sliding_psn(steps: int, channels: int) -> Baseline:
     node = _class("SlidingPSN")(k=4, surrogate_function=spikingjelly("surrogate").ATan(), step_mode="m")
-
-    def run(x: Tensor) -> Tensor:
-        spikes: Tensor = node(x)
-        return spikes
-
-    return Baseline(run, node)
+    return Baseline(node, node)
 
 
 def _class(name: str) -> Any:
@@ -71,19 +65,18 @@ def _class(name: str) -> Any:
 
 
 def _hgrn(steps: int, channels: int) -> Baseline:
-    """DSN's equations from parts: depthwise convolution, decay, HGRN, firing; what the authors of DSN run."""
+    """DSN's equations as its authors run them: depthwise convolution, decay, HGRN, firing."""
     if not has_hgrn():
         raise UserError(f"bench: {PREFIX}hgrn needs flash-linear-attention: pip install flash-linear-attention")
     chunk_hgrn = importlib.import_module("fla.ops.hgrn").chunk_hgrn
     taps = nn.Conv1d(channels, channels, 4, groups=channels)
     fire = spikingjelly("surrogate").ATan()
 
-    def run(x: Tensor) -> Tensor:
+    def run(x: Tensor) -> Any:
         rows = x.permute(1, 2, 0)  # [B, C, T]
         g = 4 * F.logsigmoid(taps(F.pad(rows, (3, 0)))).transpose(1, 2)
         h, _ = chunk_hgrn(-torch.expm1(g) * x.transpose(0, 1), g)
-        spikes: Tensor = fire(h.transpose(0, 1) - 1)
-        return spikes
+        return fire(h.transpose(0, 1) - 1)
 
     return Baseline(run, taps)
 
@@ -92,16 +85,12 @@ def has_hgrn() -> bool:
     return importlib.util.find_spec("fla") is not None
 
 
-MAKERS: dict[str, Callable[[int, int], Baseline]] = {
-    "hgrn": _hgrn,
-    "lif": _lif,
-    "psn": _psn,
-    "sliding_psn": _sliding_psn,
-}
+Maker = Callable[[int, int], Baseline]  # from numbers of steps and channels
+MAKERS: dict[str, Maker] = {"hgrn": _hgrn, "lif": _lif, "psn": _psn, "sliding_psn": _sliding_psn}
 
 
-def baseline(name: str) -> Callable[[int, int], Baseline]:
-    """`make(steps, channels)` of a name that begins with `PREFIX`. UserError for an unknown one."""
+def baseline(name: str) -> Maker:
+    """What makes the baseline of a name that begins with `PREFIX`. UserError for an unknown one."""
     short = name.removeprefix(PREFIX)
     if short not in MAKERS:
         raise UserError(f"bench: no baseline {name!r}; {choices(short, list(MAKERS))}")

@@ -1,13 +1,12 @@
-"""Time a neuron against others: `sj-lang bench dsn --against lif,psn`. No speed is printed while parity is red.
+"""Time a neuron against others: `sj-lang bench dsn --against lif,psn`, once parity is green.
 
-For the training steps of a recipe's runs, `sj-lang bench lm/quickstart`, see
-`sj-lang bench lm/quickstart --help`. All nodes of a shape are timed in turn, round after round, in
-one process: compare ratios within one run, not milliseconds. Parity is checked twice: by the
-conformance kit on small shapes, and at each timed shape, spikes and gradients of x, against
-float64. `native:lif` and its like are baselines as they come (`sj_lang.bench.baselines`). On a GPU,
-times are those of its own clock. Further columns are bytes per second (of x, spikes and their
-gradients, once each), their share of what a copy moves in the same run, and the microseconds of the
-host and of a CUDA graph.
+For the training steps of a recipe's runs, see `sj-lang bench lm/quickstart --help`. All nodes of a
+shape are timed in turn, round after round, in one process: compare ratios within one run, not
+milliseconds. Parity is checked twice: by the conformance kit on small shapes, and at each timed
+shape, spikes and gradients of x, against float64. `native:lif` and its like are baselines as they
+come (`sj_lang.bench.baselines`). On a GPU, times are those of its own clock. Further columns are
+bytes per second (of x, spikes and their gradients, once each), their share of what a copy moves in
+the same run, and the microseconds of the host and of a CUDA graph.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from sj_lang.component import yaml_marks
 from sj_lang.errors import RunFailed, UserError
 from sj_lang.testing import NodeFailed, check_node
 
-PASSES = 5  # over arrays of x's size that no neuron can do without: x, spikes; x, gradient of spikes, gradient of x
+PASSES = 5  # over arrays of x's size: x, spikes; x, gradient of spikes, gradient of x
 PARITY = (
     "steps_equal_sequence",
     "pieces_equal_whole",
@@ -43,19 +42,18 @@ PARITY = (
     "backends_agree",
 )
 PARITY_STEPS = 12  # of a neuron that is built for a fixed number of steps
-FLIPS = 1e-3  # share of spikes that rounding may move across a threshold, and of gradients of x that follow them
-FAR = 1e-2  # of a gradient, or of the root mean square of all if that is larger: differs from float64's
+FLIPS = 1e-3  # share of spikes that rounding may flip, and of gradients of x that follow them
+FAR = 1e-2  # of a gradient, or of the root mean square of all if larger: differs from float64's
 
 
 @dataclass(frozen=True)
 class Timing:
     """Medians for one node at one shape.
 
-    Milliseconds; spread_ms is the interquartile range of the total. peak_mb: memory above what was
-    resident before.
+    spread_ms: interquartile range of the total. peak_mb: memory above what was resident before.
     flips: share of spikes that differ from the same node's in float64; None for a baseline.
 
-    On a GPU: bytes_per_s of `PASSES` over x, of_copy, their share of a copy's; host_us, until
+    On a GPU: bytes_per_s of `PASSES` over x; of_copy, their share of a copy's; host_us, until
     forward and backward are handed over; graph_us, both as a CUDA graph.
     """
 
@@ -89,7 +87,7 @@ def maker(name: str) -> Callable[[int, int], Any]:
         return baselines.baseline(name)
     spec = neuron_spec(name)
     fixed = _has_one_length(spec)
-    part("neuron", {**spec, "T": 1} if fixed else spec)  # a mistake is found before anything is timed
+    part("neuron", {**spec, "T": 1} if fixed else spec)  # finds a mistake before anything is timed
     return lambda steps, channels: part("neuron", {**spec, "T": steps} if fixed else spec)(channels=channels)
 
 
@@ -136,7 +134,8 @@ def time_shape(
         nodes.append(node.to(dtype) if foreign else node)
     works = [partial(_forward_backward, node, x, gradient, device) for node in nodes]
     floor = len(works)
-    timed: dict[int, Callable[[], list[float]]] = {floor: partial(_one_pass, x, out, device), **dict(enumerate(works))}
+    timed: dict[int, Callable[[], list[float]]] = dict(enumerate(works))
+    timed[floor] = lambda: [milliseconds(lambda: torch.mul(x, 2.0, out=out), device)]  # the least
     laps = in_turn(timed, rounds)
     timings = []
     for index, ((name, _), node, work) in enumerate(zip(makers, nodes, works, strict=True)):
@@ -188,13 +187,8 @@ def _forward_backward(node: Any, x: Tensor, gradient: Tensor, device: str) -> li
     return watch.laps()
 
 
-def _one_pass(x: Tensor, out: Tensor, device: str) -> list[float]:
-    """Milliseconds of one elementwise pass, the least for reading and writing each element."""
-    return [milliseconds(lambda: torch.mul(x, 2.0, out=out), device)]
-
-
 def _flips(node: Any, x: Tensor, gradient: Tensor) -> float:
-    """The share of spikes that differ from float64's. RunFailed if rounding cannot be the reason, in gradients too."""
+    """The share of spikes unlike float64's. RunFailed if it, or gradients, are beyond rounding."""
     spikes, gradients = _spikes_and_gradient(node, x, gradient)
     exact_spikes, exact = _spikes_and_gradient(copy.deepcopy(node).double(), x.double(), gradient.double())
     share = float((spikes.double() != exact_spikes).double().mean())

@@ -21,7 +21,7 @@ COPY = 1 << 28  # bytes: far more than a cache holds
 
 
 class Stopwatch:
-    """Milliseconds between marks: on a GPU those of its own clock, so the wait for the host is not in them."""
+    """Milliseconds between marks: on a GPU by its own clock, without the wait for the host."""
 
     def __init__(self, device: str) -> None:
         self.cuda = device != "cpu"
@@ -30,8 +30,9 @@ class Stopwatch:
 
     def mark(self) -> None:
         if self.cuda:
-            self.events.append(torch.cuda.Event(enable_timing=True))  # type: ignore[no-untyped-call]
-            self.events[-1].record()
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event.record()
+            self.events.append(event)
         else:
             self.times.append(time.perf_counter())
 
@@ -119,7 +120,7 @@ def peak(work: Callable[[], object], device: str) -> float | None:
     if not (status.exists() and reset.exists()):
         return None
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)  # memory that earlier rounds have freed and the allocator kept would hide the peak
+        libc.malloc_trim(0)  # what the allocator kept of earlier rounds would hide the peak
     reset.write_text("5", encoding="utf-8")
     before_kb = _field(status, "VmRSS")
     work()

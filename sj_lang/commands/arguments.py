@@ -1,4 +1,4 @@
-"""Parsers of command lines, whose errors are a UserError like all others: one message, exit code 2."""
+"""Parsers of command lines, whose errors are a UserError: one message, exit code 2."""
 
 from __future__ import annotations
 

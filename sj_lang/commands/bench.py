@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,7 @@ CUDA_SHAPES = "128x32x768,128x32x3072,1024x8x768,2048x8x1024,32x64x1024,16384x1x
 
 
 def main(words: Sequence[str]) -> int:
-    """The command line `sj-lang bench`. Returns the exit code; RunFailed if a parity check is red."""
+    """Run `sj-lang bench` and return the exit code; RunFailed if a parity check is red."""
     of_recipe = any("/" in word.partition("=")[0] or word.endswith((".yaml", ".yml")) for word in words[:1])
     return _bench_recipe(words) if of_recipe else _bench_neuron(words)
 
@@ -62,12 +63,7 @@ def _bench_neuron(words: Sequence[str]) -> int:
     results: list[neuron.Timing] = []
     for shape in shapes:
         timings, floor_ms = neuron.time_shape(
-            makers,
-            shape,
-            device=device,
-            dtype=getattr(torch, options.dtype),
-            rounds=options.repeat,
-            copy_rate=rate,
+            makers, shape, device=device, dtype=getattr(torch, options.dtype), rounds=options.repeat, copy_rate=rate
         )
         results += timings
         print_timings(timings, floor_ms, shape)
@@ -106,20 +102,17 @@ def print_timings(timings: Sequence[neuron.Timing], floor_ms: float, shape: tupl
     steps, batch, channels = shape
     print(f"\nT={steps} B={batch} C={channels} (N={batch * channels}); one elementwise pass: {floor_ms:.3g} ms")
     on_gpu = timings[0].of_copy is not None
-    more = f"{'GB/s':>8}{'of copy':>9}{'host us':>9}{'graph us':>10}" if on_gpu else ""
-    titles = (
-        f"{'forward ms':>12}{'backward ms':>13}{'total ms':>11}{'+-':>10}{'peak MB':>10}{'slower by':>11}{'flips':>10}"
-    )
-    print(f"{'neuron':24}{titles}{more}")
-    first_ms = timings[0].total_ms
+    titles = ["neuron", "forward ms", "backward ms", "total ms", "+-", "peak MB", "slower by", "flips"]
+    rows = [titles + (["GB/s", "of copy", "host us", "graph us"] if on_gpu else [])]
     for timing in timings:
-        times = f"{timing.forward_ms:12.3f}{timing.backward_ms:13.3f}{timing.total_ms:11.3f}{timing.spread_ms:10.3f}"
-        line = f"{timing.neuron:24}{times}{_or_dash(timing.peak_mb, '.1f'):>10}{timing.total_ms / first_ms:10.2f}x"
-        line += f"{_or_dash(timing.flips, '.1e'):>10}"
+        times = (timing.forward_ms, timing.backward_ms, timing.total_ms, timing.spread_ms)
+        row = [timing.neuron, *(f"{ms:.3f}" for ms in times), _or_dash(timing.peak_mb, ".1f")]
+        row += [f"{timing.total_ms / timings[0].total_ms:.2f}x", _or_dash(timing.flips, ".1e")]
         if timing.bytes_per_s is not None and timing.of_copy is not None:
-            line += f"{timing.bytes_per_s / 1e9:8.0f}{timing.of_copy:9.0%}"
-            line += f"{_or_dash(timing.host_us, '.0f'):>9}{_or_dash(timing.graph_us, '.1f'):>10}"
-        print(line)
+            row += [f"{timing.bytes_per_s / 1e9:.0f}", f"{timing.of_copy:.0%}"]
+            row += [_or_dash(timing.host_us, ".0f"), _or_dash(timing.graph_us, ".1f")]
+        rows.append(row)
+    print(textwrap.dedent(table(rows)))
 
 
 def _or_dash(value: float | None, form: str) -> str:

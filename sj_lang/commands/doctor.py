@@ -30,7 +30,7 @@ PROBES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One line. state: "none" is absent and not needed, "hidden" broken and put aside, "BROKEN" must be repaired."""
+    """One line. state: "none": not needed; "hidden": broken, harmless; "BROKEN": needs repair."""
 
     about: str
     state: State
@@ -38,7 +38,7 @@ class Finding:
 
 
 def main(say: Callable[[str], None] = print) -> int:
-    """Print all findings. 0: runs work here; 1: something that every run needs is broken; 3: an installed plugin is."""
+    """Print all findings. 0: runs work here; 1: what every run needs is broken; 3: a plugin is."""
     say(f"sj_lang {__version__}, Python {platform.python_version()}, {platform.platform()}")
     code = 0
     sections = {"Libraries": (libraries, 1), "Plugins": (installed_plugins, 3), "Backend under 'auto'": (backends, 3)}

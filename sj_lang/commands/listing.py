@@ -1,4 +1,4 @@
-"""What `sj-lang ls` and `sj-lang plugins` print, from declarations; only `--arguments` imports torch."""
+"""What `sj-lang ls` and `sj-lang plugins` print; of these only `--arguments` imports torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _summary(path: Path) -> str:
 
 
 def plugin_table(what: str = "", *, as_json: bool = False, with_arguments: bool = False) -> str:
-    """All components, those of one kind, or one of them ("neuron/dsn"), and the plugins that are broken."""
+    """All components, those of one kind, or one of them ("neuron/dsn"), and broken plugins."""
     kind, _, name = what.partition("/")
     if kind:
         plugins.all(kind)  # refuses an unknown kind
@@ -96,19 +96,12 @@ def _one(registration: Registration, as_json: bool, with_arguments: bool) -> str
     facts |= {"not here": registration.missing} if registration.missing else {}
     if registration.traits:
         facts["modes"] = "single-step and multi-step" if registration.traits["steps"] else "multi-step"
-        words = {
-            "causal": "causal",
-            "carries_state": "carries state",
-            "takes_mask": "takes mask",
-            "any_length": "any length",
-        }
-        facts |= {word: "yes" if registration.traits[flag] else "no" for flag, word in words.items()}
+        flags = [flag for flag in FLAGS if flag != "steps"]
+        facts |= {flag.replace("_", " "): "yes" if registration.traits[flag] else "no" for flag in flags}
         facts["parameters per channel"] = str(registration.traits["parameters_per_channel"])
-    for condition, flags in registration.variants.items():
-        changed = ", ".join(
-            f"{flag.replace('_', ' ')}: {'yes' if flags[flag] else 'no'}" for flag in FLAGS if flag in flags
-        )
-        facts[f"with {condition}"] = changed
+    for condition, changed in registration.variants.items():
+        words = [f"{flag.replace('_', ' ')}: {'yes' if changed[flag] else 'no'}" for flag in FLAGS if flag in changed]
+        facts[f"with {condition}"] = ", ".join(words)
     lines += _columns([(f"{key}:", text) for key, text in facts.items() if text])
     if with_arguments:
         lines += ["", "arguments (type; default)"]
@@ -129,13 +122,13 @@ def _arguments(registration: Registration) -> list[dict[str, str]]:
     return rows
 
 
-def _columns(rows: Iterable[Sequence[str]], indent: str = "  ") -> list[str]:
-    """Align cells; the last column is wrapped when it does not fit."""
+def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Align cells; the last column is wrapped if it does not fit."""
     rows = [tuple(str(cell) for cell in row) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)][:-1]
     lines = []
     for row in rows:
-        start = indent + "".join(f"{cell:<{width}}  " for cell, width in zip(row, widths, strict=False))
+        start = "  " + "".join(f"{cell:<{width}}  " for cell, width in zip(row, widths, strict=False))
         width = max(WIDTH, len(start) + 30)
         inner = " " * len(start)
         lines += textwrap.wrap(row[-1], width, initial_indent=start, subsequent_indent=inner) or [start.rstrip()]

@@ -13,14 +13,13 @@ from sj_lang import plugins
 from sj_lang.errors import UserError
 
 TEMPLATE = Path(__file__).parent / "template"
-EXAMPLE = "ember"  # the template is itself a working plugin of this name, shown whole in docs/plugins.md
+EXAMPLE = "ember"  # the template is a working plugin of this name, shown whole in docs/plugins.md
 
 
 def create(name: str, dest: str | Path | None = None) -> Path:
-    """Write the plugin `name` to `dest` (sj-lang-NAME in the working directory, if left out) and return that folder.
+    """Write the plugin of a neuron to `dest`, sj-lang-NAME by default, and return that folder.
 
-    name: what recipes will call the neuron: small letters, digits, '_' and '-', with a letter
-    first. UserError if the name cannot be used or the folder exists; then nothing is written.
+    UserError if the name cannot be used or the folder exists; then nothing is written.
     """
     neuron = checked(name)
     target = Path(dest) if dest else Path(distribution_of(neuron))
@@ -38,7 +37,7 @@ def create(name: str, dest: str | Path | None = None) -> Path:
 
 
 def checked(name: str) -> str:
-    """Return the neuron's name, with '_' for '-'. UserError if it cannot name a Python package or a component."""
+    """The neuron's name, with '_' for '-'. UserError if it cannot name a package or a component."""
     neuron = re.sub(r"^sj_lang_", "", name.replace("-", "_"))
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", neuron) or len(neuron) > 40:
         raise UserError(
@@ -58,12 +57,12 @@ def checked(name: str) -> str:
 
 
 def distribution_of(neuron: str) -> str:
-    """Return what pip calls the plugin of a neuron."""
+    """What pip calls the plugin of a neuron."""
     return f"sj-lang-{neuron.replace('_', '-')}"
 
 
 def rename(text: str, neuron: str) -> str:
-    """Return text of the template with the example's name, in its three spellings, replaced."""
+    """Text of the template with the example's name, in its three spellings, replaced."""
     spellings = {
         distribution_of(EXAMPLE): distribution_of(neuron),
         EXAMPLE.capitalize(): "".join(part.capitalize() for part in neuron.split("_")),
@@ -74,7 +73,7 @@ def rename(text: str, neuron: str) -> str:
 
 def _write(neuron: str, folder: Path) -> None:
     shutil.copytree(TEMPLATE, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in sorted(folder.rglob(f"*{EXAMPLE}*"), reverse=True):  # children before the folder that holds them
+    for path in sorted(folder.rglob(f"*{EXAMPLE}*"), reverse=True):  # children before their folder
         path.rename(path.with_name(rename(path.name, neuron)))
     for path in folder.rglob("*"):
         if path.is_file():

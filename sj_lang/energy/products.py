@@ -72,7 +72,7 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
         ours = {name: node for name, node in self._nodes.items() if isinstance(node, Node)}
         others = {name: node for name, node in self._nodes.items() if name not in ours}
         self._open.enter_context(sdpa_kernel(SDPBackend.MATH))
-        self._open.enter_context(intercepted(ours, self._watch, "advance"))  # `functional` and `forward` both call it
+        self._open.enter_context(intercepted(ours, self._watch, "advance"))  # `forward` calls it
         self._open.enter_context(intercepted(others, self._watch))
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -122,8 +122,11 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
         return run
 
     def neurons(self) -> tuple[float, float] | None:
-        """Multiply-accumulates and accumulations inside the neurons; None if one does not say what a step costs, or was
-        not seen at work, as are SpikingJelly's own nodes."""
+        """Multiply-accumulates and accumulations inside the neurons; None if a cost is unknown.
+
+        That is so for a neuron that does not say what a step costs, or was not seen at work, such
+        as SpikingJelly's own nodes.
+        """
         if self._nodes.keys() != self.neuron_steps.keys() or self._foreign:
             return None
         macs = accumulations = 0.0
@@ -136,9 +139,9 @@ class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
 
 
 def spikes(x: Tensor) -> float | None:
-    """Mean spike of x if it holds spikes, up to one scale that weights can take: 0, s, 2s, ... 255 s; else None.
+    """Mean spike of x, if it holds spikes up to one scale (0, s, 2s, ... 255 s); else None.
 
-    Signs don't matter. All zeros are spikes that did not fire.
+    The scale can be in the weights. Signs don't matter. All zeros are spikes that did not fire.
     """
     if x.is_complex():
         return None
@@ -147,7 +150,7 @@ def spikes(x: Tensor) -> float | None:
 
 
 def whole_numbers(x: Tensor, dtype: torch.dtype, unit: float | None = None) -> tuple[Tensor, float] | None:
-    """x as whole numbers up to `LEVELS`, of this dtype, and the unit that they count; None if it is something else.
+    """x as whole numbers up to `LEVELS`, of this dtype, and their unit; None if it is not that.
 
     unit: None is the smallest number that is not 0.
     """
@@ -169,7 +172,7 @@ def millijoules(macs: float, accumulations: float) -> float:
 
 
 def energy(model: nn.Module, samples: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """What a sample costs, in the mean over `samples`, each the arguments of one forward pass of a single one.
+    """What a sample costs, in the mean over `samples`: the arguments of a forward pass of each.
 
     energy.mj: all of it. energy.synapses_mj: matrix products and convolutions, which is what papers
     state. energy.neurons_mj: the arithmetic of the neurons, as they declare it in `operations`; if

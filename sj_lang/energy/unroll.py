@@ -1,4 +1,4 @@
-"""Integer spikes as what they stand for: binary spikes over sub-steps, and every product of theirs checked.
+"""Integer spikes as what they stand for: binary spikes over sub-steps, with checked products.
 
 A spike S in -N .. N is N spikes of -1, 0 or 1 (0 or 1 if S >= 0), one a sub-step:
 
@@ -8,9 +8,9 @@ so a product with an integer spike of N is N products with binary spikes, which 
 accumulations. `unrolled` runs a model that way: each matrix product with an integer operand is
 computed in sub-steps, and compared, bit for bit, with the product that it replaces. For that both
 are taken in fixed point: the other operand is rounded to as many bits of its largest entry as leave
-the sum exact in float64, 40 for 1,536 inputs with spikes up to 4. So what is left to differ from the
-model as it is are float32's own rounding errors; if one of them decides a spike, as it does between
-two machines too, what follows differs more.
+the sum exact in float64, 40 for 1,536 inputs with spikes up to 4. What differs from the model as it
+is are float32's own rounding errors; if one of them decides a spike, as it does between two
+machines too, what follows differs more.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Unrolled(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
     def _product(
         self, func: Any, args: tuple[Any, ...], place: int, integers: tuple[Tensor, float], kwargs: Mapping[str, Any]
     ) -> Tensor:
-        """The product by sub-steps, and whole to compare; the rest of the operator (a bias, factors) as it is."""
+        """The product by sub-steps, and whole to compare; bias and factors as they are."""
         first, second = OPERANDS[func.overloadpacket]
         spikes, unit = integers
         other, most = args[second if place == first else first], int(spikes.abs().max())
@@ -83,8 +83,8 @@ def unrolled(model: nn.Module) -> Iterator[Unrolled]:
     """Inside, every matrix product of `model` with integer spikes runs in sub-steps.
 
     Fused attention is run as two products. Convolutions are left as they are. The scales of the
-    spikes must be in the weights, as SNN-BERT has them: a product of scaled and shifted spikes is one
-    of floats, and is not touched. Raises RunFailed if a product differs from its sub-steps in a bit.
+    spikes must be in the weights, as SNN-BERT has them: a product of scaled and shifted spikes is
+    one of floats, and is not touched. Raises RunFailed if a product differs from its sub-steps.
     """
     with torch.no_grad(), ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -92,10 +92,10 @@ def unrolled(model: nn.Module) -> Iterator[Unrolled]:
 
 
 def _integers(x: Tensor) -> tuple[Tensor, float] | None:
-    """x as whole numbers, in float64, times a unit; None if it is something else, or holds zeros alone."""
+    """x as whole numbers, in float64, times a unit; None if it is not that, or zeros alone."""
     if not x.is_floating_point():
         return None
-    unit = 1.0 if torch.equal(x, x.round()) else None  # spikes of 2 and 3 alone are whole as they are
+    unit = 1.0 if torch.equal(x, x.round()) else None  # spikes of 2 and 3 alone are whole already
     numbers = whole_numbers(x, torch.float64, unit)
     return numbers if numbers is not None and bool(numbers[0].any()) else None
 

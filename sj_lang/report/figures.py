@@ -1,4 +1,4 @@
-"""The figures of a run, as PNG files: how it learned, how it fired while learning, and the spikes of one sample."""
+"""The figures of a run, as PNG files: learning curves, firing rates, the spikes of one sample."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def series(history: History, key: str) -> tuple[list[int], list[float]]:
 
 
 def learning_curves(history: History, path: Path, *, chosen: int | None = None) -> bool:
-    """Training and validation loss over optimizer steps. chosen: the step whose weights were taken. False: no data."""
+    """Training and validation loss over steps. chosen: whose weights were taken. False: no data."""
     train, validation = series(history, "train.loss"), series(history, "validation.loss")
     if not train[0]:
         return False
@@ -63,7 +63,7 @@ def compared_curves(runs: Mapping[str, History], path: Path) -> bool:
 
 
 def firing_rates(history: History, path: Path) -> bool:
-    """Firing rate of each layer over the training, a panel per block. False: nothing was measured."""
+    """Firing rate of each layer over the training, a panel per block. False: no data."""
     prefix = "firing_rate."
     keys = dict.fromkeys(key for entry in history for key in entry if key.startswith(prefix))
     names = [key.removeprefix(prefix) for key in keys if key != prefix + "mean"]
@@ -98,7 +98,7 @@ def firing_rates(history: History, path: Path) -> bool:
 
 
 def raster(spikes: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
-    """Spikes of one sample: a panel per layer, neurons over time steps. spikes: layer -> [steps, channels]."""
+    """A panel per layer, neurons over time. spikes: of one sample, layer -> [steps, channels]."""
     if not spikes:
         return False
     shown = _spread(list(spikes.items()), _MOST_PANELS)
@@ -128,7 +128,7 @@ def raster(spikes: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
 
 
 def block(name: str) -> str:
-    """A module path up to its first number: "model.layers.0.mlp.act" -> "model.layers.0"; else its parent."""
+    """A module path up to its first number, or its parent: "layers.0.mlp.act" -> "layers.0"."""
     words = name.split(".")
     digit = next((place for place, word in enumerate(words) if word.isdigit()), None)
     if digit is not None:
@@ -137,7 +137,7 @@ def block(name: str) -> str:
 
 
 def _labels(title: str, members: Sequence[str]) -> list[str]:
-    """What tells the layers of a block apart: their paths below it, without a last word that all of them have."""
+    """What tells the layers of a block apart: paths below it, without a last word that all have."""
     words = [name.removeprefix(title).lstrip(".").split(".") for name in members]
     if all(len(path) > 1 for path in words) and len({path[-1] for path in words}) == 1:
         words = [path[:-1] for path in words]

@@ -17,8 +17,7 @@ from sj_lang.folder import RunFolder
 from sj_lang.manifest import LOSS, read_json
 from sj_lang.report import figures
 
-#: order of the tables, by the first word of a figure's name; test splits, whatever they are called,
-#: come before these
+#: order of a table, by the first word of a figure's name; test splits come before these
 GROUPS = ("baseline", "validation", "train", "parameters", "firing_rate", "dead", "energy")
 
 UNITS = {"seconds": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}
@@ -65,11 +64,11 @@ class Page:
 
 
 def write(run_dirs: Sequence[str | Path]) -> Path:
-    """Write report.html: of one run into its folder, of several into the folder that they share; return its path.
+    """Write report.html, of several runs into the folder that they share; return its path.
 
     The folder of a series stands for its runs, and gets the report that compares them. If the
-    shared folder is that of a series, the page is called comparison.html. Raises UserError for a
-    folder that is no run's.
+    shared folder is that of a series, the page is called comparison.html. UserError for a folder
+    that is no run's.
     """
     roots = [Path(run) for run in run_dirs]
     if not roots:
@@ -166,7 +165,7 @@ def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[st
 
 
 def show(name: str, value: Any) -> str:
-    """A figure as people read it, with its unit if that is the same in all tasks: that of a loss is not."""
+    """A figure as people read it, with its unit, unless tasks differ in it as in that of a loss."""
     unit = "mJ" if name.endswith("mj") else UNITS.get(name.split(".", 1)[-1], "")
     if isinstance(value, Mapping):  # mean, deviation and number of runs
         if not value["deviation"]:  # a single run, or a figure that is the same in all

@@ -30,7 +30,7 @@ from sj_lang.neuron import Node, State
 
 
 class Serial(Node):
-    """Charge, fire, reset. A subclass defines `charge`, and names SpikingJelly's function for sequences.
+    """Charge, fire, reset. A subclass defines `charge`, and may name a `fused` function.
 
     channels: size of axis 2 of `[T, B, C, ...]`; nothing is kept per channel.
     v_threshold: in units of the membrane potential, as everything that begins with v.
@@ -132,8 +132,7 @@ class IF(Serial):
 class LIF(Serial):
     """Leaky integrate and fire: H_t = V_{t-1} + (X_t - (V_{t-1} - v_reset)) / tau.
 
-    With decay_input False, H_t = V_{t-1} - (V_{t-1} - v_reset) / tau + X_t. v_reset None counts as
-    0 here.
+    With decay_input False, H_t = V_{t-1} - (V_{t-1} - v_reset) / tau + X_t. v_reset None is 0 here.
 
     tau: membrane time constant, in steps; above 1. The other arguments are those of `Serial`.
     """
@@ -158,8 +157,7 @@ class LIF(Serial):
 class PLIF(Serial):
     """LIF with 1 / tau = sigmoid(w), w learned, one for all neurons of the layer.
 
-    init_tau: the time constant at the start, in steps; above 1. The other arguments are those of
-    `LIF`.
+    init_tau: the time constant at the start, in steps; above 1. Other arguments: those of `LIF`.
     """
 
     fused = multi_step("plif")
@@ -186,7 +184,7 @@ def keep_nan(spikes: Tensor, x: Tensor) -> Tensor:
 
 
 def at(v_seq: Tensor, last: Tensor, before: Tensor) -> Tensor:
-    """v_seq [T, B, ...] at step `last` [B] of each row; `before` [B, ...] in rows where `last` is -1."""
+    """v_seq [T, B, ...] at step `last` [B] of each row; `before` [B, ...] if `last` is -1."""
     v = v_seq[last.clamp(min=0), torch.arange(len(last), device=last.device)]
     return torch.where(last.view(-1, *(1,) * (v.dim() - 1)) >= 0, v, before)
 

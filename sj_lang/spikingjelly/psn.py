@@ -1,4 +1,4 @@
-"""SpikingJelly's parallel neurons behind the contract of `sj_lang.neuron.Node`; arXiv 2304.12760. Needs its 2.x line.
+"""The parallel neurons of SpikingJelly 2.x as nodes of `sj_lang.neuron`; arXiv 2304.12760.
 
 All compute H = (some weights over time) X + bias and fire a Heaviside of H; weights and bias are
 shared by all neurons of a layer. Weights, initialisation and names of the arguments are
@@ -22,7 +22,7 @@ from sj_lang.spikingjelly.nodes import keep_nan
 
 
 class FixedLength(Node):
-    """A node whose weights are a matrix over T steps: it takes whole sequences of T steps and nothing else."""
+    """A node whose weights are a matrix over T steps: it takes whole sequences of T steps only."""
 
     surrogate_function: nn.Module
     weight: nn.Parameter  # [T, T]
@@ -83,7 +83,7 @@ class PSN(FixedLength):
 
 
 class MaskedPSN(FixedLength):
-    """PSN whose W is weighed down to a band: W * (lambda M_k + (1 - lambda)), M_k[i][j] = 1 for j <= i <= j + k - 1.
+    """PSN whose W nears a band: W * (lambda M_k + 1 - lambda), M_k[i][j] = 1 for 0 <= i - j < k.
 
     Causal from lambda_ = 1 on. A training sets `lambda_` between 0 and 1 as it goes. Single steps,
     which SpikingJelly has for lambda_ = 1 and the first T steps, are not offered.
@@ -100,13 +100,7 @@ class MaskedPSN(FixedLength):
     mask1: Tensor  # [T, T], ones
 
     def __init__(
-        self,
-        *,
-        k: int,
-        T: int,
-        lambda_init: float = 0.0,
-        surrogate_function: str | nn.Module = "ATan",
-        **common: Any,
+        self, *, k: int, T: int, lambda_init: float = 0.0, surrogate_function: str | nn.Module = "ATan", **common: Any
     ) -> None:
         if not 0 <= lambda_init <= 1:
             raise ValueError(f"MaskedPSN: lambda_init is {lambda_init}, it must lie between 0 and 1")
@@ -138,7 +132,7 @@ class MaskedPSN(FixedLength):
 
 
 class SlidingPSN(Node):
-    """H_t = sum_{i<k} W_i X_{t-k+1+i} + b, S = Heaviside(H); zeros before the first step. W [k] and b learned.
+    """H_t = sum_{i<k} W_i X_{t-k+1+i} + b, S = Heaviside(H); X = 0 at first. W [k], b learned.
 
     channels: size of axis 2 of `[T, B, C, ...]`; nothing is kept per channel.
     k: steps that it looks back, this one included.

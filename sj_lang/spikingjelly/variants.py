@@ -12,11 +12,9 @@ from sj_lang.spikingjelly.nodes import Serial, time_constant
 
 
 class KLIF(Serial):
-    """LIF that fires on F_t = relu(k H_t) instead of H_t, k learned, one for all neurons; arXiv 2302.09238.
+    """LIF that fires on F_t = relu(k H_t), k learned, one for all neurons; arXiv 2302.09238.
 
-    The reset acts on F_t; with scale_reset on F_t / k, and a soft reset then subtracts v_threshold
-    / k.
-
+    The reset acts on F_t; with scale_reset on F_t / k, a soft one then subtracts v_threshold / k.
     The other arguments are those of `LIF`.
     """
 
@@ -40,7 +38,7 @@ class KLIF(Serial):
 
 
 class QIF(Serial):
-    """Quadratic integrate and fire: H_t = V_{t-1} + (X_t + a0 (V_{t-1} - v_rest) (V_{t-1} - v_c)) / tau.
+    """Quadratic integrate and fire: H = V + (X + a0 (V - v_rest) (V - v_c)) / tau, V of step t - 1.
 
     tau: time constant, in steps; above 1. v_rest: resting potential. v_c: critical potential, above
     which it fires on its own. The other arguments are those of `Serial`.
@@ -71,7 +69,9 @@ class QIF(Serial):
 
 
 class EIF(Serial):
-    """Exponential integrate and fire: H = V + (X + v_rest - V + delta_T exp((V - theta_rh) / delta_T)) / tau.
+    """Exponential integrate and fire, V of step t - 1.
+
+        H = V + (X + v_rest - V + delta_T exp((V - theta_rh) / delta_T)) / tau
 
     tau: time constant, in steps; above 1. delta_T: sharpness, above 0. theta_rh: rheobase
     threshold. v_rest: resting potential. The other arguments are those of `Serial`.

@@ -1,6 +1,9 @@
-"""Files for contributors say what CI does and what the distributions declare; prose on pages is wrapped."""
+"""Files for contributors say what CI does and what the distributions declare; prose has 100 columns."""
 
+import ast
+import tokenize
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,3 +40,40 @@ def test_the_citation_is_of_this_version() -> None:
 def test_prose_is_wrapped(page: Path) -> None:
     """At 100 characters; a single word, such as a long link, may be longer."""
     assert [number for number, line in prose(page) if len(line) > 100 and " " in line.strip()] == []
+
+
+PACKAGES = [ROOT / "sj_lang", *sorted(ROOT.glob("plugins/*/sj_lang_*"))]
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+DIRECTIVES = ("# type: ignore", "# noqa", "# fmt: ")
+
+
+def documented(path: Path) -> Iterator[int]:
+    """The numbers of a module's lines with a docstring or a comment that is not for a tool alone."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            yield from range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type == tokenize.COMMENT and not token.string.startswith(DIRECTIVES):
+                yield token.start[0]
+
+
+def wide(path: Path) -> list[int]:
+    """The numbers of the lines of prose in a module that have more than 100 columns."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return sorted({number for number in documented(path) if len(lines[number - 1]) > 100})
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_docstrings_and_comments_have_100_columns(package: Path) -> None:
+    modules = sorted(package.rglob("*.py"))
+    assert modules
+    assert {str(path.relative_to(ROOT)): wide(path) for path in modules if wide(path)} == {}
+
+
+def test_a_wide_line_of_prose_is_caught(tmp_path: Path) -> None:
+    tail = "x" * 100
+    module = tmp_path / "module.py"
+    text = f'"""Summary.\n\n{tail}.\n"""\nname = "{tail}"\ni = 1  # {tail}\nj = "{tail}"  # type: ignore[misc]\n'
+    module.write_text(text, encoding="utf-8")
+    assert wide(module) == [3, 6]

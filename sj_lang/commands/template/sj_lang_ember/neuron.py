@@ -10,9 +10,9 @@ from sj_lang.neuron import Node, State
 
 
 class Ember(Node):
-    """v[t] = d v[t-1] + x[t];  s[t] = 1 where v[t] >= threshold, else 0;  then v[t] loses threshold s[t].
+    """v[t] = d v[t-1] + x[t]; s[t] = 1 if v[t] >= threshold else 0; then v[t] loses threshold s[t].
 
-    channels: size of axis 2 of the input [T, B, C, ...]. decay: d before training, in (0, 1), one per channel.
+    channels: size of axis 2 of the input [T, B, C, ...]. decay: d at first, in (0, 1), per channel.
     threshold: in units of the input. surrogate_function: name of a surrogate of SpikingJelly.
     """
 
@@ -28,7 +28,8 @@ class Ember(Node):
         super().__init__(channels=channels, step_mode=step_mode)
         if not 0 < decay < 1:
             raise ValueError(f"Ember: decay is {decay}, it must be between 0 and 1")
-        self.decay = nn.Parameter(torch.full((channels,), math.log(decay / (1 - decay))))  # its sigmoid is d
+        logit = math.log(decay / (1 - decay))
+        self.decay = nn.Parameter(torch.full((channels,), logit))  # its sigmoid is d
         self.threshold = threshold
         self.surrogate_function = surrogate(surrogate_function)
 
