@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_lang.testing.check import check
-from sj_lang.testing.compare import assert_close, assert_same, outcome, stepwise, weights, whole
+from sj_lang.testing.compare import assert_close, assert_same, forms, outcome, weights, whole
 from sj_lang.testing.numerics import LAYOUTS
 from sj_lang.testing.subject import State, Subject
 
@@ -19,7 +19,7 @@ def gradients_come_alone(subject: Subject) -> None:
     """Each gradient is the same if nothing else needs one: of x alone, of each parameter alone."""
     node, x = subject.node(), subject.x(7, 3)
     state = subject.state(node, x)
-    for form in (whole, stepwise) if subject.traits.steps else (whole,):
+    for form in forms(subject):
         want = outcome(node, form, x, state)
         telling = {name for name, gradient in want.gradients.items() if bool(gradient.any())}
         parameters = {name for name, _ in node.named_parameters()} & telling
@@ -67,9 +67,9 @@ INCOMING: dict[str, Callable[[Tensor], Tensor]] = {
 
 @check(once=True)
 def incoming_gradients(subject: Subject) -> None:
-    """Incoming gradients that are expanded, transposed or strided count as their contiguous copies, and each alone."""
+    """Incoming gradients that are expanded or strided count as their contiguous copies, and each alone."""
     node = subject.node()
-    for trailing in ((), (2, 3)):
+    for trailing in ((), (4,), (2, 3)):
         x = subject.x(7, 3, *trailing)
         leaf = x.clone().requires_grad_()
         state = {name: value.requires_grad_() for name, value in subject.state(node, x).items()}
@@ -121,7 +121,7 @@ def without_a_graph(subject: Subject) -> None:
         state = subject.state(node, x)
         mask = (torch.arange(9, device=x.device)[:, None] + torch.arange(batch, device=x.device)) % 4 != 1
         used_mask = mask if masked else None
-        for form in (whole, stepwise) if subject.traits.steps else (whole,):
+        for form in forms(subject):
             want = outcome(node, form, x, state, used_mask)
             for name, way in ways.items():
                 with way():

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Container, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TypeAlias
 
 import torch
@@ -48,14 +49,19 @@ def stepwise(
     return torch.stack(spikes), state
 
 
-def pieces(*lengths: int) -> How:
-    """The multi-step form on consecutive pieces of these lengths, the state carried from one to the next."""
+def forms(subject: Subject) -> tuple[How, ...]:
+    """The ways to run the node that it declares: sequences, and steps."""
+    return (whole, stepwise) if subject.traits.steps else (whole,)
+
+
+def pieces(*lengths: int, by: Sequence[How] = (whole,)) -> How:
+    """Consecutive pieces of these lengths in these forms, in turn, the state carried on."""
 
     def run(node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
         spikes, start = [], 0
-        for length in lengths:
+        for length, form in zip(lengths, cycle(by), strict=False):
             part = slice(start, start + length)
-            spike, state = whole(node, x[part], state, None if mask is None else mask[part])
+            spike, state = form(node, x[part], state, None if mask is None else mask[part])
             spikes.append(spike)
             start += length
         assert state is not None
@@ -83,7 +89,7 @@ def batches_of(rows: int) -> How:
 def rows_with_masked_steps_deleted(
     node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None
 ) -> tuple[Tensor, State]:
-    """What `mask` means: each row runs alone, without its masked steps; one of none keeps its state."""
+    """What `mask` means: each row alone, without its masked steps; one of none keeps its state."""
     assert mask is not None
     node.step_mode = "m"  # type: ignore[assignment]
     start = state if state is not None else node.init_state(x)  # type: ignore[operator]
@@ -160,7 +166,8 @@ def assert_same(
     state: State | None = None,
     mask: Tensor | None = None,
 ) -> None:
-    """Spikes equal (see `assert_spikes`), final states and gradients close; the message names what differs."""
+    """Spikes equal (see `assert_spikes`), final states and gradients close, or it says what not."""
+    what = f"{what}, x {list(x.shape)}"
     flips = assert_spikes(subject, got.spikes, want.spikes, what, x=x, state=state, mask=mask)
     assert got.state.keys() == want.state.keys(), f"{what}: states {sorted(got.state)} and {sorted(want.state)}"
     if flips:
@@ -181,7 +188,7 @@ def assert_spikes(
     state: State | None = None,
     mask: Tensor | None = None,
 ) -> int:
-    """Spikes are equal, not close. Returns how many differ, each of them within the margin of a threshold."""
+    """Spikes are equal, not close. Returns how many differ, all within the margin of a threshold."""
     assert got.shape == want.shape, f"{what}: shapes {list(got.shape)} and {list(want.shape)}"
     assert_same_nan(got, want, what)
     differ = (got != want) & ~want.isnan()
@@ -200,7 +207,7 @@ def assert_spikes(
 
 
 def _near_threshold(subject: Subject, x: Tensor, state: State | None, mask: Tensor | None) -> Tensor:
-    """Where a spike changes when the inputs change by `margin`; judged in float64, the node's own multi-step form."""
+    """Where a spike changes if the inputs change by `margin`: the node itself, in float64."""
     exact = subject.at(torch.float64)
     node = exact.node()
     start = None if state is None else {name: value.double() for name, value in state.items()}
@@ -220,7 +227,7 @@ def _near_threshold(subject: Subject, x: Tensor, state: State | None, mask: Tens
 
 
 def assert_close(got: Tensor, want: Tensor, what: str, close: float | None = None) -> None:
-    """Equal within CLOSE of their precision, relative to the largest entry; NaN only where the other has it."""
+    """Equal within CLOSE of their precision, relative to the largest entry; NaN where NaN."""
     assert got.shape == want.shape, f"{what}: shapes {list(got.shape)} and {list(want.shape)}"
     if want.numel() == 0:
         return

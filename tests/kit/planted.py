@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-#: name of a faulty node -> the node, the check that names it, and what it declares other than "everything"
-FAULTS: dict[str, tuple[type, str, dict[str, bool]]] = {}
+#: name of a faulty node -> the node, the check that names it, what the message says (a regular expression), and what
+#: it declares other than "everything"
+FAULTS: dict[str, tuple[type, str, str, dict[str, bool]]] = {}
 
 
-def fault(check: str, **declared: bool) -> Callable[[type], Any]:
+def fault(check: str, says: str = "", **declared: bool) -> Callable[[type], Any]:
     """Note a subclass of Toy as faulty."""
 
     def plant(node: type) -> type:
-        FAULTS[node.__name__] = (node, check, declared)
+        FAULTS[node.__name__] = (node, check, says, declared)
         return node
 
     return plant
