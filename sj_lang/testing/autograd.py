@@ -67,7 +67,7 @@ INCOMING: dict[str, Callable[[Tensor], Tensor]] = {
 
 @check(once=True)
 def incoming_gradients(subject: Subject) -> None:
-    """Incoming gradients that are expanded or strided count as their contiguous copies, and each alone."""
+    """Incoming gradients, expanded or strided, count as their contiguous copies, and each alone."""
     node = subject.node()
     for trailing in ((), (4,), (2, 3)):
         x = subject.x(7, 3, *trailing)

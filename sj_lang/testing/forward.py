@@ -14,7 +14,7 @@ from sj_lang.testing.subject import State, Subject
 
 
 def called(mode: str) -> How:
-    """`forward` in this step mode, from the state that the node keeps to the one that it keeps then."""
+    """`forward` in this step mode, from the state that the node keeps to the next."""
 
     def run(node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
         spikingjelly("functional").set_step_mode(net=node, step_mode=mode)
@@ -28,7 +28,7 @@ def called(mode: str) -> How:
 
 @check(once=True)
 def forward_wraps_functional(subject: Subject) -> None:
-    """forward is functional with the state kept in the node, masked or not, the step mode changed between."""
+    """forward is functional with the state kept in the node, across masks and step modes."""
     node, x = subject.node(), subject.x(6, 3)
     want, middle = whole(node, x)
     more, _ = whole(node, x, middle)
@@ -80,7 +80,7 @@ def monitors_record(subject: Subject) -> None:
 
 @check(once=True)
 def potentials_are_stored(subject: Subject) -> None:
-    """With store_v_seq, v_seq holds the potentials and their gradients until reset; nothing else changes."""
+    """With store_v_seq, v_seq holds potentials and their gradients until reset; else all is as before."""
     node, x = subject.node(), subject.x(6, 3)
     if not hasattr(node, "store_v_seq"):
         return

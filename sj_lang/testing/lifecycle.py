@@ -18,7 +18,7 @@ from sj_lang.testing.subject import State, Subject
 
 @check(once=True)
 def reset_forgets(subject: Subject) -> None:
-    """After reset, and after functional.reset_net, the node answers as at first, for another batch size too."""
+    """After reset and functional.reset_net the node answers as at first, for any batch size."""
     node, x = subject.node(), subject.x(6, 3)
     net = nn.Sequential(node)
     first = net(x)
@@ -33,7 +33,7 @@ def reset_forgets(subject: Subject) -> None:
 
 @check(once=True)
 def detach_cuts(subject: Subject) -> None:
-    """After detach and functional.detach_net, with a mask or not, values go on and gradients do not reach back."""
+    """After detach and functional.detach_net, values go on and gradients do not reach back."""
     _assert_detached(subject, 3, masked=False)
     for batch in (1, 3) if subject.traits.takes_mask else ():
         _assert_detached(subject, batch, masked=True)
@@ -114,7 +114,7 @@ def weights_may_change(subject: Subject) -> None:
 
 @check(once=True)
 def copies_are_independent(subject: Subject) -> None:
-    """deepcopy and pickle, before use and with state: the copy goes on as the original, apart from it."""
+    """deepcopy and pickle, before and after use: the copy goes on as the original, apart from it."""
     for used in (False, True):
         node, x = subject.node(), subject.x(6, 3)
         if used:
@@ -132,7 +132,7 @@ def copies_are_independent(subject: Subject) -> None:
 
 @check(once=True)
 def state_dict_is_complete(subject: Subject) -> None:
-    """state_dict brings a fresh node to the same answers; it holds every parameter and no memory."""
+    """state_dict brings a fresh node to the same answers: every parameter and no memory."""
     node, x = subject.node(seed=0), subject.x(9, 8)
     other = subject.node(seed=1)
     saved = {name: value.clone() for name, value in node.state_dict().items()}
@@ -149,7 +149,7 @@ def state_dict_is_complete(subject: Subject) -> None:
 
 @check(once=True)
 def moves(subject: Subject) -> None:
-    """.to(dtype) and .to(device) work, with state too, which stays float32 beside bfloat16 parameters."""
+    """.to(dtype) and .to(device) work; states stay float32 beside bfloat16 parameters."""
     for dtype, kept in (
         (torch.float64, torch.float64),
         (torch.float32, torch.float32),

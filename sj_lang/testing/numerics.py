@@ -27,7 +27,7 @@ from sj_lang.testing.subject import State, Subject
 
 @check(once=True)
 def spikes_are_levels(subject: Subject) -> None:
-    """Spikes are whole numbers from 0 to levels, or in `spike_range`, for small inputs and large."""
+    """Spikes are whole numbers from 0 to levels, or in `spike_range`, at any size of input."""
     node = subject.node()
     levels = cast(int, node.levels)
     lowest, highest = cast(tuple[int, int], getattr(node, "spike_range", (0, levels)))
@@ -44,7 +44,7 @@ def spikes_are_levels(subject: Subject) -> None:
 
 @check(once=True)
 def gradients_are_exact(subject: Subject) -> None:
-    """With the firing made smooth, every gradient equals finite differences in float64, in both step modes."""
+    """With smooth firing, every gradient equals finite differences in float64, in both modes."""
     exact = subject.at(torch.float64)
     for form in forms(subject):
         _assert_exact(subject, exact, form, 4)
@@ -73,7 +73,7 @@ def _assert_exact(subject: Subject, exact: Subject, form: How, length: int) -> N
     except GradcheckError as error:
         spikes, final = form(node, x, state, None)
         results = {"the spikes": spikes, **{f"the final state '{name}'": value for name, value in final.items()}}
-        names = [name for name, value in results.items() if value.requires_grad]  # those that gradcheck counts
+        names = [name for name, value in results.items() if value.requires_grad]  # as gradcheck counts
         raise AssertionError(f"{form.__name__}: {_mismatch(str(error), names, list(leaves))}{_cut(node)}") from error
 
 
@@ -109,7 +109,7 @@ def _reaches(outputs: tuple[Tensor, ...], leaf: Tensor) -> bool:
 
 @check(once=True)
 def half_precision(subject: Subject) -> None:
-    """9 and 300 steps in bfloat16, float16 and under autocast: spikes as in float32, states float32."""
+    """9 and 300 steps in bfloat16 and float16, and autocast: spikes as in float32, float32 states."""
     single = subject.at(torch.float32)
     node = single.node()
     for dtype in (torch.bfloat16, torch.float16):
@@ -162,7 +162,7 @@ def large_inputs(subject: Subject) -> None:
 
 @check()
 def odd_sizes(subject: Subject) -> None:
-    """T = 1, one row, no rows, odd T, trailing axes: shapes, finite gradients, T = 1 starts a sequence."""
+    """T = 1, one row, no rows, odd T, trailing axes: shapes, finite gradients; T = 1 is a start."""
     node = subject.node()
     longer = subject.x(7, 3)
     if subject.traits.any_length and subject.traits.causal:
@@ -196,7 +196,7 @@ LAYOUTS: dict[str, Layout] = {
 
 @check()
 def memory_layouts(subject: Subject) -> None:
-    """Inputs, states and masks that are permuted, strided or broadcast count as their contiguous copies."""
+    """Inputs, states and masks, permuted, strided or broadcast, count as their contiguous copies."""
     node, x = subject.node(), subject.x(7, 3)
     tried: list[tuple[Tensor, Tensor | None]] = [(x, None), (subject.x(7, 3, 4), None), (subject.x(7, 3, 2, 3), None)]
     if subject.traits.takes_mask:
@@ -218,7 +218,7 @@ def memory_layouts(subject: Subject) -> None:
 
 
 def _laid_out(form: How, layout: Layout) -> How:
-    """The form on an input and a mask with this layout, and on states that are transposed in memory."""
+    """The form on an input and a mask with this layout, and on transposed states."""
 
     def run(node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
         turned = {name: value.transpose(0, -1).contiguous().transpose(0, -1) for name, value in (state or {}).items()}
@@ -229,7 +229,7 @@ def _laid_out(form: How, layout: Layout) -> How:
 
 @check()
 def nan_stays_visible(subject: Subject) -> None:
-    """NaN in a valid step is NaN in the spike there, and reaches no other row and no earlier step."""
+    """NaN in a valid step is NaN in the spike there, and in no other row and no earlier step."""
     node, x = subject.node(), subject.x(7, 3)
     clean, _ = whole(node, x)
     middle = subject.channels // 2

@@ -20,7 +20,7 @@ from sj_lang.testing.compare import (
 )
 from sj_lang.testing.subject import Subject
 
-JUNK = {"right": [1e3, float("nan")], "left": [float("inf")], "holes": [-1e3, float("nan")]}  # others: NaN
+JUNK = {"right": [1e3, math.nan], "left": [math.inf], "holes": [-1e3, math.nan]}  # others: NaN
 
 
 def masks(length: int, batch: int) -> dict[str, Tensor]:
@@ -40,7 +40,7 @@ def masks(length: int, batch: int) -> dict[str, Tensor]:
 
 @check(needs="takes_mask")
 def padding_is_removal(subject: Subject) -> None:
-    """Masked steps, left, right, middle, junk or NaN, are removed: outputs, final state, all gradients."""
+    """Masked steps, anywhere, junk or NaN, are removed: outputs, final state, all gradients."""
     node = subject.node()
     for where, mask in masks(9, 4).items():
         for filling in JUNK.get(where, [float("nan")]):

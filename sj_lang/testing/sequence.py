@@ -30,7 +30,7 @@ WIDTHS = (1, 37, 64, 129, 770)
 
 @check(needs="steps")
 def steps_equal_sequence(subject: Subject) -> None:
-    """The single-step form, step after step, is the multi-step form: spikes, potentials, all gradients."""
+    """The single-step form, step after step, is the multi-step form: spikes, all gradients."""
     node = subject.node()
     for warm, *shape in ((False, 9, 3), (True, 9, 40), (True, 131, 2), (True, 5, 2, 4), (True, 5, 2, 3, 2)):
         x = subject.x(*shape)
@@ -39,24 +39,11 @@ def steps_equal_sequence(subject: Subject) -> None:
         sequence = outcome(node, whole, x, state)
         what = f"multi-step against single-step, {'given' if state else 'initial'} state"
         assert_same(subject, sequence, step, what, x=x, state=state)
-    if subject.length is None:
-        _potentials(subject)
-
-
-def _potentials(subject: Subject) -> None:
-    """After each step the states agree too, so an error that fires no spike is seen."""
-    node, x, state = subject.node(), subject.x(9), None
-    with torch.no_grad():
-        for t in range(1, len(x) + 1):
-            _, state = stepwise(node, x[t - 1 : t], state)
-            _, want = whole(node, x[:t])
-            for name in want:
-                assert_close(want[name], state[name], f"state '{name}' after {t} steps, multi-step against single-step")
 
 
 @check(needs="steps")
 def ties_fire_alike(subject: Subject) -> None:
-    """Inputs that bring the potential right to the threshold fire alike in single steps and in a sequence.
+    """Inputs right at the threshold fire alike in single steps and in a sequence.
 
     Of two neighbouring numbers one fires and the other does not. Rounding may move that edge by
     one number, either way; ">" in one form and ">=" in the other move most of them one way.
@@ -83,7 +70,7 @@ def ties_fire_alike(subject: Subject) -> None:
 
 @check(needs="carries_state")
 def pieces_equal_whole(subject: Subject) -> None:
-    """A sequence cut anywhere, the state carried over, is the whole; steps between pieces too: all gradients."""
+    """Pieces, or pieces and single steps, with the state carried over, are the whole: all gradients."""
     node = subject.node()
     for shape in ((7, 3), (12, 3), (7, 2, 4), (7, 2, 3, 2)):
         x = subject.x(*shape)
@@ -122,7 +109,7 @@ def rows_do_not_mix(subject: Subject) -> None:
 
 @check()
 def large_batches(subject: Subject) -> None:
-    """9,000 neurons in one call are those of small batches: spikes, states, gradients; parameters' add up."""
+    """9,000 neurons in one call are those of small batches: spikes, states, all gradients."""
     node = subject.node()
     rows = max(2, -(-9000 // subject.channels))
     few = min(100, max(1, rows // 10))
@@ -192,7 +179,7 @@ def _channels_mix(node: nn.Module, x: Tensor) -> bool:
 
 @check(needs="any_length", once=True)
 def every_length(subject: Subject) -> None:
-    """1 to 1,024 steps in one call, powers of two among them, end as single steps, or as under a mask."""
+    """1 to 1,024 steps in one call end as single steps do, or as under a mask."""
     node, traits, x = subject.node(), subject.traits, subject.x(max(LENGTHS) + 3, 2)
     start = subject.state(node, x) or None
     state, form, spikes, states = start, forms(subject)[-1], [], []
@@ -215,7 +202,7 @@ def every_length(subject: Subject) -> None:
 
 @check(needs="any_length")
 def long_sequences(subject: Subject) -> None:
-    """1,025 steps are pieces of 205, and shorter sequences with masked steps between: all gradients."""
+    """1,025 steps are pieces of 205, and shorter ones with masked steps between: all gradients."""
     node, length = subject.node(), 1025 if subject.dtype == torch.float64 else 325
     x = subject.x(length, 2)
     state = subject.state(node, x)
@@ -235,7 +222,7 @@ def long_sequences(subject: Subject) -> None:
 
 
 def _assert_steps_reach_the_next(subject: Subject, node: nn.Module) -> None:
-    """Without a state there are no pieces, but what a step tells its neighbours is the same everywhere."""
+    """Without a state there are no pieces, but each step tells its neighbours the same."""
 
     def reached(x: Tensor, t: int) -> list[bool]:
         leaf = x.clone().requires_grad_()
@@ -252,7 +239,7 @@ def _assert_steps_reach_the_next(subject: Subject, node: nn.Module) -> None:
 
 @check()
 def backends_agree(subject: Subject) -> None:
-    """What the backend under test computes, "torch" does too: long and wide, masked or not; all gradients."""
+    """The backend under test computes what "torch" does: long, wide, masked; all gradients."""
     node, other = subject.node(), subject.node()
     others = set(getattr(node, "kernels", {}) or getattr(node, "supported_backends", ())) - {"auto", "torch"}
     if not others or getattr(node, "backend", "torch") == "torch":

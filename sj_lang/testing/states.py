@@ -21,7 +21,7 @@ from sj_lang.testing.subject import State, Subject
 
 @check()
 def state_is_plain_tensors(subject: Subject) -> None:
-    """States are tensors, no views, of their own at each call, batch on axis 0; None is init_state."""
+    """States are tensors, no views, new at each call, batch on axis 0; None is init_state."""
     node, x = subject.node(), subject.x(5, 3)
     initial = node.init_state(x)  # type: ignore[operator]
     spikes, final = whole(node, x)
@@ -66,7 +66,7 @@ def _assert_plain(subject: Subject, state: State, source: str, *, x: Tensor, spi
 
 @check(once=True)
 def arguments_are_not_changed(subject: Subject) -> None:
-    """functional changes neither its arguments nor what it returned before, nor the node's weights and memories."""
+    """functional changes no argument, nothing that it returned before, and nothing in the node."""
     node, x = subject.node(), subject.x(5, 3)
     memories = {name: deepcopy(value) for name, value in node.named_memories()}  # type: ignore[operator]
     arguments: dict[str, Tensor] = {"x": x, **{f"state '{name}'": v for name, v in subject.state(node, x).items()}}
@@ -104,11 +104,12 @@ def _same(a: Any, b: Any) -> bool:
 
 @check(once=True)
 def nothing_global_changes(subject: Subject) -> None:
-    """No call, and no backward pass, draws from a global random generator or changes a setting of torch."""
+    """No call or backward pass draws from a global random generator or changes a setting."""
     node, x = subject.node(), subject.x(5, 3).requires_grad_()
+    state, mask = subject.state(node, x) or None, subject.gaps(len(x), 3) if subject.traits.takes_mask else None
     calls: dict[str, Callable[[], object]] = {
         "init_state": lambda: node.init_state(x),  # type: ignore[operator]
-        **{f"functional, {form.__name__}": partial(form, node, x, None, None) for form in forms(subject)},
+        **{f"functional, {form.__name__}": partial(form, node, x, state, mask) for form in forms(subject)},
         "forward": lambda: node(x),
         "the backward pass": lambda: outcome(node, whole, x),
         "reset": lambda: node.reset(),  # type: ignore[operator]
