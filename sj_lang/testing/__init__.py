@@ -1,4 +1,4 @@
-"""The conformance kit: what every neuron of sj_lang promises, as checks to run on a node of your own.
+"""The conformance kit: what every neuron of sj_lang promises, as checks that run on any node.
 
     from sj_lang.testing import check_node
 

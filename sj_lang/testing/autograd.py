@@ -71,34 +71,20 @@ def incoming_gradients(subject: Subject) -> None:
     node = subject.node()
     for trailing in ((), (4,), (2, 3)):
         x = subject.x(7, 3, *trailing)
-        leaf = x.clone().requires_grad_()
-        state = {name: value.requires_grad_() for name, value in subject.state(node, x).items()}
-        leaves = {"x": leaf, **{f"state[{name!r}]": value for name, value in state.items()}}
-        leaves |= {name: parameter for name, parameter in node.named_parameters() if parameter.requires_grad}
+        state = subject.state(node, x)
 
-        def taken(
-            incoming: dict[str, Tensor],
-            leaf: Tensor = leaf,
-            state: State = state,
-            leaves: dict[str, Tensor] = leaves,
-        ) -> dict[str, Tensor]:
-            spikes, final = whole(node, leaf, state)
-            outputs = {"spikes": spikes, **final}
-            asked = {name: gradient for name, gradient in incoming.items() if outputs[name].requires_grad}
-            gradients = torch.autograd.grad(
-                [outputs[name] for name in asked], list(leaves.values()), list(asked.values()), allow_unused=True
-            )
-            pairs = zip(leaves.items(), gradients, strict=True)
-            return {name: torch.zeros_like(v) if gradient is None else gradient for (name, v), gradient in pairs}
+        def taken(incoming: State, x: Tensor = x, state: State = state) -> State:
+            return outcome(node, whole, x, state, incoming=incoming).gradients
 
-        spikes, final = whole(node, x, {name: value.detach() for name, value in state.items()})
+        spikes, final = whole(node, x, state)
         dense = {name: weights(name, value).to(value.dtype) for name, value in {"spikes": spikes, **final}.items()}
         for layout, lay in INCOMING.items():
             laid = {"spikes": lay(dense["spikes"])}
             laid |= {name: (_turned if layout in LAYOUTS else lay)(dense[name]) for name in final}
             got, want = taken(laid), taken({name: value.contiguous() for name, value in laid.items()})
             for name in want:
-                assert_close(got[name], want[name], f"incoming gradient {layout}: gradient of {name}")
+                what = f"incoming gradient {layout}, x {list(x.shape)}: gradient of {name}"
+                assert_close(got[name], want[name], what)
         if final and not trailing:
             together = taken(dense)
             alone = [taken({name: value}) for name, value in dense.items() if value.numel()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import cycle
@@ -115,11 +115,12 @@ def outcome(
     *,
     grad: bool = True,
     needing: Container[str] | None = None,
+    incoming: Mapping[str, Tensor] | None = None,
 ) -> Outcome:
     """Run the node on leaves of its own and take every gradient: inputs, initial state, parameters.
 
     grad: False for none, under the grad mode of the caller. needing: names of those to take; None:
-    all.
+    all. incoming: gradients of "spikes" and final states; None: those of `weighed`.
     """
     x = x.detach().clone(memory_format=torch.preserve_format)
     state = None if state is None else {name: value.detach().clone() for name, value in state.items()}
@@ -131,9 +132,13 @@ def outcome(
     leaves = {name: leaf.requires_grad_() for name, leaf in leaves.items() if needing is None or name in needing}
     leaves |= {name: parameter for name, parameter in node.named_parameters() if parameter.requires_grad}
     spikes, final = how(node, x, state, mask)
-    loss = weighed({"spikes": spikes, **final})
-    assert loss.requires_grad, "neither the spikes nor the final state depend on any leaf: the graph is cut"
-    taken = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    outputs = {"spikes": spikes, **final}
+    asked = {"loss": weighed(outputs)} if incoming is None else {name: outputs[name] for name in incoming}
+    asked = {name: value for name, value in asked.items() if value.requires_grad}
+    assert asked or incoming, "neither the spikes nor the final state depend on any leaf: the graph is cut"
+    come = None if incoming is None else [incoming[name] for name in asked]
+    into = list(leaves.values())
+    taken = torch.autograd.grad([*asked.values()], into, come, allow_unused=True) if asked else (None,) * len(into)
     gradients = {
         name: torch.zeros_like(leaf) if gradient is None else gradient
         for (name, leaf), gradient in zip(leaves.items(), taken, strict=True)

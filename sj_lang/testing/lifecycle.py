@@ -114,7 +114,7 @@ def weights_may_change(subject: Subject) -> None:
 
 @check(once=True)
 def copies_are_independent(subject: Subject) -> None:
-    """deepcopy and pickle, before and after use: the copy goes on as the original, apart from it."""
+    """deepcopy and pickle, before and after use: the copy goes on as the original, apart."""
     for used in (False, True):
         node, x = subject.node(), subject.x(6, 3)
         if used:

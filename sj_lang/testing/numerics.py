@@ -13,6 +13,7 @@ from torch.autograd.gradcheck import GradcheckError, gradcheck
 from sj_lang.testing.check import check
 from sj_lang.testing.compare import (
     How,
+    Outcome,
     assert_close,
     assert_equal,
     assert_same,
@@ -73,7 +74,7 @@ def _assert_exact(subject: Subject, exact: Subject, form: How, length: int) -> N
     except GradcheckError as error:
         spikes, final = form(node, x, state, None)
         results = {"the spikes": spikes, **{f"the final state '{name}'": value for name, value in final.items()}}
-        names = [name for name, value in results.items() if value.requires_grad]  # as gradcheck counts
+        names = [name for name, value in results.items() if value.requires_grad]  # its count
         raise AssertionError(f"{form.__name__}: {_mismatch(str(error), names, list(leaves))}{_cut(node)}") from error
 
 
@@ -109,7 +110,7 @@ def _reaches(outputs: tuple[Tensor, ...], leaf: Tensor) -> bool:
 
 @check(once=True)
 def half_precision(subject: Subject) -> None:
-    """9 and 300 steps in bfloat16 and float16, and autocast: spikes as in float32, float32 states."""
+    """9 and 300 steps in bfloat16 and float16, and autocast: spikes as in float32, its states."""
     single = subject.at(torch.float32)
     node = single.node()
     for dtype in (torch.bfloat16, torch.float16):
@@ -147,17 +148,15 @@ def large_inputs(subject: Subject) -> None:
     for size in (0.0, 10.0, 100.0, 1e3, 1e4):
         for form in forms(subject):
             x = subject.x(9, 8) * size
-            run = outcome(node, form, x)
-            parts = {"the spikes": run.spikes} | {
-                f"the final state '{name}'": value for name, value in run.state.items()
-            }
-            parts |= {f"the gradient of {name}": value for name, value in run.gradients.items()}
-            for what, value in parts.items():
-                bad = int((~value.isfinite()).sum())
-                assert not bad, (
-                    f"{form.__name__}, inputs of {size:g} times the usual size, x {list(x.shape)}: {bad} of "
-                    f"{value.numel()} numbers of {what} are not finite"
-                )
+            what = f"{form.__name__}, inputs of {size:g} times the usual size, x {list(x.shape)}"
+            _assert_finite(outcome(node, form, x), what)
+
+
+def _assert_finite(run: Outcome, what: str) -> None:
+    parts = {"spikes": run.spikes} | {f"final state '{name}'": value for name, value in run.state.items()}
+    for name, value in (parts | {f"gradient of {name}": value for name, value in run.gradients.items()}).items():
+        bad = int((~value.isfinite()).sum())
+        assert not bad, f"{what}: {bad} of {value.numel()} numbers of the {name} are not finite"
 
 
 @check()
@@ -176,8 +175,7 @@ def odd_sizes(subject: Subject) -> None:
         assert got.spikes.shape == x.shape, f"{what}: spikes of shape {list(got.spikes.shape)}"
         for name, value in got.state.items():
             assert value.shape == state[name].shape, f"{what}: state '{name}' of shape {list(value.shape)}"
-        for name, gradient in got.gradients.items():
-            assert bool(gradient.isfinite().all()), f"{what}: gradient of {name} is not finite"
+        _assert_finite(got, what)
 
 
 Layout: TypeAlias = Callable[[Tensor], Tensor]
@@ -196,7 +194,7 @@ LAYOUTS: dict[str, Layout] = {
 
 @check()
 def memory_layouts(subject: Subject) -> None:
-    """Inputs, states and masks, permuted, strided or broadcast, count as their contiguous copies."""
+    """Inputs, states and masks, permuted, strided, broadcast, count as their contiguous copies."""
     node, x = subject.node(), subject.x(7, 3)
     tried: list[tuple[Tensor, Tensor | None]] = [(x, None), (subject.x(7, 3, 4), None), (subject.x(7, 3, 2, 3), None)]
     if subject.traits.takes_mask:

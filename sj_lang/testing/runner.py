@@ -27,7 +27,7 @@ class NodeFailed(AssertionError):
 
 
 def _told(failures: list[CheckFailed]) -> Iterator[str]:
-    """The lines about them: first what others may follow from; reasons equal but for numbers once."""
+    """The lines about them: first what others may follow from; like reasons once."""
     pure = [failure for failure in failures if failure.check == PURE and not failure.reason.startswith("raised ")]
     rest = [failure for failure in failures if failure not in pure]
     for line in _alike(pure):

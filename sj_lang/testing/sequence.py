@@ -55,8 +55,8 @@ def ties_fire_alike(subject: Subject) -> None:
         live = (whole(node, low, state)[0] <= 0) & (whole(node, high, state)[0] > 0)
         for _ in range(80):
             middle = (low + high) / 2
-            fires = whole(node, middle, state)[0] > 0
-            low, high = torch.where(fires, low, middle), torch.where(fires, middle, high)
+            fired = whole(node, middle, state)[0] > 0
+            low, high = torch.where(fired, low, middle), torch.where(fired, middle, high)
         for fires, edge in ((True, high), (False, low)):
             sequence, single = whole(node, edge, state)[0] > 0, stepwise(node, edge, state)[0] > 0
             moved = live & (sequence == fires) & (single != fires)
@@ -70,7 +70,7 @@ def ties_fire_alike(subject: Subject) -> None:
 
 @check(needs="carries_state")
 def pieces_equal_whole(subject: Subject) -> None:
-    """Pieces, or pieces and single steps, with the state carried over, are the whole: all gradients."""
+    """Pieces, and single steps between them, the state carried over, are the whole: all gradients."""
     node = subject.node()
     for shape in ((7, 3), (12, 3), (7, 2, 4), (7, 2, 3, 2)):
         x = subject.x(*shape)
@@ -213,6 +213,8 @@ def long_sequences(subject: Subject) -> None:
     else:
         _assert_steps_reach_the_next(subject, node)
     if subject.traits.takes_mask:
+        x = x[:325] if subject.traits.carries_state else x
+        length = len(x)
         for gap in (5,) if subject.traits.carries_state else (2, 5, 20):
             mask = torch.arange(length, device=x.device)[:, None] % gap == torch.arange(2, device=x.device)
             got = outcome(node, whole, x, state, mask)

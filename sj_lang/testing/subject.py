@@ -30,7 +30,7 @@ class Traits:
 
     @classmethod
     def of(cls, source: Any) -> Traits:
-        """Read them from a Traits, a registration, a `make` with `traits`, or a mapping of flags."""
+        """From a Traits, a registration, a `make` with `traits`, or a mapping of flags."""
         if isinstance(source, cls):
             return source
         flags = source if isinstance(source, Mapping) else getattr(source, "traits", None)

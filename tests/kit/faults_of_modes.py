@@ -1,4 +1,4 @@
-"""Faults of one way to call a node: ties, layouts, eval, new weights, step modes; and what a call leaves behind."""
+"""Faults of one way to call a node: ties, layouts, eval, new weights, step modes; side effects."""
 
 import random
 
@@ -10,7 +10,7 @@ from toy_node import Toy, over
 
 
 class Ties(Toy):
-    """Fires at the threshold itself in one form, and only above it in the other, whose axis is `above`."""
+    """Fires at the threshold itself in one form, only above it in that whose axis is `above`."""
 
     above = 1
 
@@ -114,7 +114,7 @@ class ChangeOfStepModeForgetsTheState(Toy):
     "pieces_equal_whole", says=r"pieces of \(3, 2, 2\), the second in single steps, against the whole, x \[7, 3, 5\]"
 )
 class StatesOfTheTwoModesDiffer(Toy):
-    """In each mode the state is its own business; a single step takes that of a sequence for one of its kind."""
+    """A single step takes the state of a sequence for one of its own kind."""
 
     def step(self, x, state):
         spikes, after, h = super().step(x, {**state, "h": -state["h"]})

@@ -1,4 +1,4 @@
-"""Faults that begin at a size: a length, a width, a number of neurons or rows, one axis more, narrow numbers."""
+"""Faults that begin at a size: a length, a width, a number of neurons, an axis, half precision."""
 
 import torch
 from faults_of_sequences import Stateless, first
@@ -7,7 +7,7 @@ from toy_node import Toy, over
 
 
 def in_chunks(node, size, x, state, carry):
-    """`Toy.sequence` in chunks of so many steps; `carry` makes the next chunk's state of the last one's."""
+    """`Toy.sequence` in chunks of so many steps; `carry` makes the state that the next begins with."""
     spikes, potentials = [], []
     for part in x.split(size):
         fired, after, h = Toy.sequence(node, part, state, None)

@@ -1,10 +1,10 @@
-"""Where the planted faults are noted: each in a copy of the toy node, with the check that must name it."""
+"""Where the planted faults are noted: each a copy of the toy node, with the check that names it."""
 
 from collections.abc import Callable
 from typing import Any
 
-#: name of a faulty node -> the node, the check that names it, what the message says (a regular expression), and what
-#: it declares other than "everything"
+#: name of a faulty node -> the node, the check that names it, what its message says (a regular
+#: expression), what it declares other than "everything"
 FAULTS: dict[str, tuple[type, str, str, dict[str, bool]]] = {}
 
 
