@@ -244,6 +244,18 @@ def _new(arguments: argparse.Namespace) -> None:
     print(f"wrote {folder}\nnext: pip install -e {folder} && pytest {folder}")
 
 
+def _swap_options(parser: argparse.ArgumentParser) -> None:
+    from sj_lang.commands import swap
+
+    swap.options(parser)
+
+
+def _swap(arguments: argparse.Namespace) -> int:
+    from sj_lang.commands import swap
+
+    return swap.main(arguments)
+
+
 def _load(arguments: argparse.Namespace) -> Recipe:
     from sj_lang.recipe import loading
 
@@ -274,6 +286,12 @@ COMMANDS: dict[str, tuple[Command, str, str, Callable[[argparse.ArgumentParser],
         "time a neuron, once its parity check is green, or the training steps of a recipe's runs",
         "bench dsn --against lif",
         None,
+    ),
+    "swap": (
+        _swap,
+        "say what a swap of neurons would do to a network of yours",
+        "swap mypackage.models:resnet18 --to dsn --example 4,2,3,32,32",
+        _swap_options,
     ),
     "doctor": (_doctor, "say what works with what is installed here", "doctor", None),
     "new": (_new, "write the folder of a new plugin", "new ember", _new_options),

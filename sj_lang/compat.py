@@ -98,7 +98,8 @@ class BothLines:
             valid = " and ".join(f'"{mode}"' for mode in node.supported_step_mode())
             reason = f": {node.one_mode}" if getattr(node, "one_mode", "") else ""
             raise ValueError(
-                f'{type(self).__name__}: step_mode "{value}" is not possible; this node has {valid}{reason}'
+                f'{type(self).__name__}: step_mode "{value}" is not possible; this node has {valid}{reason}. '
+                "If `set_step_mode` set it, modules before this one are set already: set the net back to what it was"
             )
         self._step_mode = value
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,6 +17,8 @@ from sj_lang.errors import choices
 
 BACKENDS = ("auto", "torch", "numba", "cupy")
 PREFERRED = ("cupy", "numba", "torch")
+
+_NO_BACKWARD = -1  # the number of the backward pass that this thread is in
 
 State = dict[str, Tensor]
 base: Any = spikingjelly("base")
@@ -83,11 +86,17 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     store_v_seq: keep the membrane potentials of the last call as `v_seq` [T, B, C, ...]; in
         step_mode "s", of all steps since `reset`.
 
-    A subclass may set `kernels`, backend -> `Kernel`, and `levels`, the largest spike: 1 is binary.
+    copies_input: an attribute; if it is set to True, backward reads a copy of the input, which the
+        net may then change in place, as `x += f(node(x))` does.
+
+    Class attributes of a subclass: `kernels`, backend -> `Kernel`. `levels`, the largest spike
+    value: 1 is binary.
     """
 
     kernels: ClassVar[Mapping[str, Kernel]] = {}
     levels: int = 1
+    copies_input: bool = False
+    _written: Collection[int] = frozenset()  # the ids of the states that the last call wrote
 
     def __init__(
         self, *, channels: int, step_mode: str = "m", backend: str = "auto", store_v_seq: bool = False
@@ -191,6 +200,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     ) -> tuple[Tensor, State, Tensor | None]:
         """`functional` for a given step mode, with the potentials if `store_v_seq`."""
         self._check(x, mask, single)
+        if self.copies_input and torch.is_grad_enabled():
+            x = x.clone()
         dtype = state_dtype(x)
         shape = x.shape if single else x.shape[1:]
         half = zeros = False
@@ -300,12 +311,27 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     def _call(self, x: Tensor, mask: Tensor | None, *, single: bool) -> Tensor:
         memories = dict(self.named_memories())
         state = None if any(value is None for value in memories.values()) else memories
+        if not torch.compiler.is_compiling():
+            self._warn_if_recomputed(state)
         spikes, after, v = self.advance(x, state, mask, single=single)
         for name, value in after.items():
             setattr(self, name, value)
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() == _NO_BACKWARD:
+            self.__dict__["_written"] = set(map(id, after.values()))
         if self.store_v_seq and v is not None:
             self._keep(v, single)
         return spikes
+
+    def _warn_if_recomputed(self, state: State | None) -> None:
+        """Say it if a backward pass runs this call again, from the state that its first run left behind."""
+        if torch._C._current_graph_task_id() == _NO_BACKWARD or not state:
+            return
+        if set(map(id, state.values())) == self._written:
+            warnings.warn(
+                f"{self._name}: a backward pass runs it again (torch.utils.checkpoint?) from the state after the first "
+                "run, so the gradients are wrong; call `functional` there, or reset the node inside what is run again",
+                stacklevel=4,
+            )
 
     def _keep(self, v: Tensor, single: bool) -> None:
         """As SpikingJelly: in step_mode "s" the potentials since `reset` or a change of shape."""

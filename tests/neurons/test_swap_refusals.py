@@ -19,6 +19,11 @@ shield()
 functional, layer, neuron, surrogate = map(spikingjelly, ("functional", "layer", "neuron", "surrogate"))
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 class OwnLIF(nn.Module):
     """A neuron as repositories write it: one step per call, the potential kept, no step_mode, no reset."""
 
@@ -152,6 +157,7 @@ class Pair(nn.Module):
 
 def test_a_place_whose_output_is_no_spikes() -> None:
     net = nn.Sequential(nn.Linear(5, 6), neuron.LIFNode(step_mode="m"), nn.Linear(6, 3), Readout())
+    nn.init.constant_(net[0].bias, 3.0)
     head = net[3]
     report = swap(net, "dsn", example=9 * torch.rand(4, 2, 5), of=(neuron.LIFNode, Readout))
     assert [place.name for place in report.swapped] == ["1"]
@@ -300,3 +306,88 @@ def test_a_part_of_the_net_that_is_reset_alone() -> None:
     first = net(x)
     functional.reset_net(net[0])
     assert torch.equal(net(x), first)
+
+
+class Residual(nn.Module):
+    """`x += fc(node(x))`: the node's input is gone before the backward pass."""
+
+    def __init__(self, node: nn.Module) -> None:
+        super().__init__()
+        self.first, self.node, self.fc = nn.Linear(5, 5), node, nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x += self.fc(self.node(x))
+        return x
+
+
+@pytest.mark.parametrize("new", ["dsn", "bpsn"])
+def test_an_input_that_is_changed_in_place(new: str) -> None:
+    net = Residual(neuron.LIFNode(step_mode="m"))
+    x = 9 * torch.rand(4, 2, 5)
+    (place,) = swap(net, new, example=x).swapped
+    assert "it keeps a copy for the backward pass" in place.note
+    gradients = []
+    for copies in (True, False):
+        functional.reset_net(net)
+        net.zero_grad()
+        net.node.copies_input = copies
+        loss = net(x).square().sum()
+        if copies:
+            loss.backward()
+            gradients = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+        else:
+            with pytest.raises(RuntimeError, match=r"input of a spiking neuron was changed in place.*copies_input"):
+                loss.backward()
+    functional.reset_net(net)
+    net.zero_grad()
+    y = net.first(x)
+    (y + net.fc(net.node(y))).square().sum().backward()
+    for gradient, p in zip(gradients, (p for p in net.parameters() if p.grad is not None), strict=True):
+        torch.testing.assert_close(gradient, p.grad)
+
+
+def test_a_node_that_a_backward_pass_runs_again() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    net = nn.Sequential(neuron.LIFNode(step_mode="m"))
+    x = 9 * torch.rand(4, 2, 5)
+    swap(net, "dsn", example=x)
+    node = net[0]
+    x.requires_grad_()
+    node(x).sum().backward()
+    expected = node.bias.grad.clone()
+    functional.reset_net(net)
+    node.zero_grad()
+    with pytest.warns(UserWarning, match="DSN: a backward pass runs it again.*the gradients are wrong"):
+        checkpoint(node, x, use_reentrant=False).sum().backward()
+
+    functional.reset_net(net)
+    node.zero_grad()
+    checkpoint(lambda x: node.functional(x)[0], x, use_reentrant=False).sum().backward()
+    torch.testing.assert_close(node.bias.grad, expected)
+
+    memopt = pytest.importorskip("spikingjelly.activation_based.memopt", reason="in SpikingJelly 2 only")
+    for chunks in (1, 2):
+        functional.reset_net(net)
+        node.zero_grad()
+        memopt.checkpoint_module(node, chunks=chunks)(x).sum().backward()
+        torch.testing.assert_close(node.bias.grad, expected)
+
+
+def test_small_messages() -> None:
+    net = nn.Sequential(layer.Linear(5, 5), neuron.LIFNode())
+    functional.set_step_mode(net, "m")
+    swap(net, "bpsn", example=9 * torch.rand(4, 2, 5))
+    with pytest.raises(ValueError, match="set the net back to what it was"):
+        functional.set_step_mode(net, "s")
+    swap(net, "dsn", example=9 * torch.rand(4, 2, 5), of=type(net[1]))
+    with pytest.raises(ValueError, match="DSN: 1 states were handed in, it has 2: h, tail"):
+        net[1].multi_step_functional_forward((torch.rand(4, 2, 5),), (None,))
+
+
+def test_silence_has_no_sign() -> None:
+    net = nn.Sequential(neuron.LIFNode(step_mode="m"))
+    swap(net, "dsn", example=9 * torch.rand(4, 2, 5), n=4, backend="torch")
+    x = torch.cat((torch.full((2, 2, 5), -0.0), -torch.rand(2, 2, 5)))
+    assert not torch.signbit(net(x)).any()

@@ -59,7 +59,7 @@ def _forward(flat: DSNColumns, n: int, size: int, width: int) -> tuple[Tensor, T
             here.run(part, t, borders[number, c])
             v = here.h.all
             if n:
-                torch.round(v, out=out[t, c]).clamp_(0, n)
+                torch.round(v, out=out[t, c]).clamp_(0, n).abs_()  # 0 and not -0
             else:
                 out[t, c] = v
             h = v[-1]
