@@ -85,11 +85,12 @@ def evaluate(run_dir: str | Path, *, unrolled: bool = False) -> int:
     stored, columns, titles = figures, [figures], []
     if compared is not None:
         columns, titles = [figures, in_substeps], [["", "as it is", "in sub-steps"]]
-        counts = {name: getattr(compared, name) for name in ("products", "substeps", "most")}
+        counts = {name: getattr(compared, name) for name in ("products", "substeps", "least", "most")}
         stored = figures | {f"unrolled.{name}": value for name, value in {**in_substeps, **counts}.items()}
         console.say(
             f"{compared.products:,} products with spikes ran in {compared.substeps:,} sub-steps, each compared bit for "
-            f"bit with the whole product: all are equal. The largest spike is {compared.most}."
+            f"bit with the whole product: all are equal. The largest spike is {compared.most}"
+            + (f", the smallest {compared.least}." if compared.least else "; each spike of a sub-step is 0 or 1.")
         )
     if is_main_process():
         write_json(run.folder.root / "eval.json", stored)

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from sj_lang.errors import UserError
 from sj_lang.monitor import undisturbed
 from sj_lang_language.data.text.windows import IGNORED
+from sj_lang_language.tasks.distillation.firing import FiringRates
 
 _PROBE = 4  # tokens of the text on which the two models are compared before training
 
@@ -23,7 +24,7 @@ class DistillationLoss(nn.Module):
 
     student: is looked at, not kept. labels: the keys of a batch that hold them, in the order of the
     models' outputs. variances: of the teacher's hidden states; each layer's squares are divided by
-    its own. None: they are not.
+    its own. None: they are not. firing: weight of the student's firing rate.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class DistillationLoss(nn.Module):
         alpha: float,
         hidden: bool,
         variances: Sequence[float] | None = None,
+        firing: float = 0.0,
     ) -> None:
         super().__init__()
         #: what was measured when the student was prepared; figures of the run
@@ -58,6 +60,7 @@ class DistillationLoss(nn.Module):
             if width != wide:
                 raise UserError(f"task.teacher: it has {wide} outputs, the student has {width}")
         self.variances = variances
+        self.firing, self._rates = firing, FiringRates(student) if firing else None
         self.layers: list[int] = []
         self.projections = nn.ModuleList()
         if hidden:
@@ -84,7 +87,10 @@ class DistillationLoss(nn.Module):
         if self.layers:
             extra = extra + self._far(outputs, taught, batch, labels[0]) / count
         task_loss: Tensor = outputs["loss"]
-        return (1 - self.alpha) * task_loss + self.alpha * extra
+        loss = (1 - self.alpha) * task_loss + self.alpha * extra
+        if self._rates is not None:
+            loss = loss + self.firing * (self._rates() * _scored(labels[0])).sum() / count
+        return loss
 
     def _ready(self, outputs: Any) -> PreTrainedModel:
         device = outputs["loss"].device
