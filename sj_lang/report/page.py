@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder
-from sj_lang.manifest import LOSS, read_json
+from sj_lang.manifest import LOSS, read_json, write_text
 from sj_lang.report import figures
 
 #: order of the tables, by the first word of a figure's name; test splits, whatever they are called,
@@ -80,7 +80,7 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
         name = "comparison.html" if (shared / "manifest.json").exists() else "report.html"
         title, target = "Comparison of runs", shared / name
     means = _read_metrics(RunFolder(roots[0])) if len(roots) == 1 and children(roots[0]) else {}
-    target.write_text(_render(title, pages, means), encoding="utf-8")
+    write_text(target, _render(title, pages, means))
     return target
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -173,10 +174,28 @@ class RunTrainer(BatchTrainer):
         if self.objective is not None:
             del self.model.objective
             self.objective = None
-        if self._use_cache is not None:
-            self.model.config.use_cache = self._use_cache
+        self._set_cache(self._use_cache)
+
+    @contextmanager
+    def with_its_cache(self) -> Iterator[None]:
+        """Inside, the model generates as it will when it is stored."""
+        before = vars(self.model.config).get("use_cache")
+        self._set_cache(self._use_cache)
+        try:
+            yield
+        finally:
+            self._set_cache(before)
+
+    def _set_cache(self, use_cache: bool | None) -> None:
+        if use_cache is not None:
+            self.model.config.use_cache = use_cache
         else:
             vars(self.model.config).pop("use_cache", None)
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether no process has the whole model."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     # Checkpoints
 

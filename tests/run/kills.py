@@ -1,0 +1,191 @@
+"""Ends a tiny run at each of its file operations, resumes it, and compares the outcome bit for bit.
+
+`python kills.py FOLDER KIND STRIDE`. What SIGKILL leaves behind is what is on the disk, so one run that
+copies its folder before each operation gives the states of all kills; a further state for each file
+has it cut in half. SIGTERM and SIGINT are sent, at every STRIDE-th operation. Each run is a process
+forked from this one, which has imported everything and computed nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tiny
+
+from sj_lang import manifest, run
+from sj_lang.errors import SjLangError
+from sj_lang.folder import RunFolder
+from sj_lang.manifest import read_json
+from sj_lang.recipe import load
+from sj_lang.report import figures
+
+KINDS = {
+    "steps": ["task.windows=10", "train.max_steps=4", "train.eval_steps=2"],  # ends within an epoch
+    "epochs": ["task.windows=10", "train.max_steps=-1", "train.num_train_epochs=2", "train.save_strategy=epoch"],
+    "stream": ["task.stream=true", "train.max_steps=4", "train.eval_steps=2"],
+}
+COMMON = ["measure.energy=false", "measure.raster=false", "train.logging_steps=1", "generate.max_new_tokens=2"]
+WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate"}
+TIMED = ("train.seconds", "train.tokens_per_second")
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """The exit code of a forked process that does the work; minus the signal that ended it."""
+    sys.stdout.flush()
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = 70
+    try:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        work()
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    except SjLangError as error:
+        code = error.exit_code
+        print(error, file=sys.stderr)
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def at_each_operation(root: Path, act: Callable[[int], None]) -> None:
+    """Call `act` with the number of each operation on a file below `root`, before it is done."""
+    number, busy = 0, False
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal number, busy
+        opens = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if busy or not (opens or event in WRITES) or not str(arguments[0]).startswith(str(root)):
+            return
+        busy = True
+        number += 1
+        act(number)
+        busy = False
+
+    sys.addaudithook(hook)
+
+
+def content(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def begin(recipe: str, changes: list[str]) -> None:
+    run.execute(load(recipe, changes))
+
+
+def go_on(recipe: str, changes: list[str]) -> None:
+    if (Path("r") / "manifest.json").exists():
+        run.execute(load("r/recipe.yaml"), resume="r")
+    else:
+        begin(recipe, changes)
+
+
+def outcome(root: Path) -> dict[str, Any]:
+    """All that must not depend on how often a run was ended."""
+    folder = RunFolder(root)
+    record = read_json(folder.manifest)
+    files = content(root)
+    report = files.get("report.html", b"")
+    return {
+        "status": (record["status"], record["exit_code"], record["chosen_step"]),
+        "figures": {name: value for name, value in read_json(folder.metrics).items() if name not in TIMED},
+        "history": [{k: v for k, v in line.items() if k not in TIMED} for line in folder.read_history()],
+        "model": {n: hashlib.sha256(data).hexdigest() for n, data in files.items() if n.startswith("model/")},
+        "others": {n: data for n, data in files.items() if n.startswith(("predictions/", "figures/", "sample"))},
+        "checkpoints": sorted(path.name for path in root.glob("checkpoint-*")),
+        "left over": sorted(name for name in files if name.endswith(".part") or name.startswith("unfinished")),
+        "report": b"</html>" in report,
+    }
+
+
+def states(recipe: str, changes: list[str], folder: Path) -> list[Path]:
+    """Copies of a run's folder before each of its operations, and with each file that is written cut in half."""
+    root, copies = folder / "r", folder / "states"
+    copies.mkdir()
+
+    def copy(number: int) -> None:
+        if root.exists():
+            shutil.copytree(root, copies / f"{number:04d}")
+
+    def record() -> None:
+        at_each_operation(root, copy)
+        begin(recipe, changes)
+
+    assert in_child(record) == 0
+    contents = [content(path) for path in sorted(copies.iterdir())]
+    whole = sorted(copies.iterdir())
+    for path, before, after in zip(whole, contents, contents[1:], strict=False):
+        for name, data in after.items():
+            old = before.get(name, b"")
+            if data not in (*before.values(), b"") and not name.startswith("unfinished/checkpoint-4"):
+                half = copies / f"{path.name} {name.replace('/', ' ')}"
+                shutil.copytree(path, half)
+                (half / name).parent.mkdir(parents=True, exist_ok=True)
+                cut = data[: (len(old) + len(data)) // 2] if data.startswith(old) else data[: len(data) // 2]
+                (half / name).write_bytes(cut)
+    seen: dict[str, Path] = {}
+    for path in sorted(copies.iterdir()):
+        known = hashlib.sha256(repr(sorted(content(path).items())).encode()).hexdigest()
+        seen.setdefault(known, path)
+    return list(seen.values())
+
+
+def main(folder: Path, kind: str, stride: int) -> int:
+    os.chdir(folder)
+    root = folder / "r"
+    figures._save = lambda figure, path: (path.parent.mkdir(exist_ok=True), path.write_bytes(b"drawn"))  # type: ignore
+    manifest.versions, manifest.editable = dict, dict  # type: ignore[assignment]
+    recipe, changes = tiny.write_recipe(folder), [*KINDS[kind], *COMMON, "output=r"]
+    run.quiet_libraries()
+    gc.collect()
+    gc.freeze()
+    failures, tried = [], 0
+
+    def compare(what: str, expected: dict[str, Any]) -> None:
+        nonlocal tried
+        tried += 1
+        code = in_child(lambda: go_on(recipe, changes))
+        if code != 0:
+            failures.append(f"{what}: the resume ends with {code}")
+        else:
+            actual = outcome(root)
+            failures.extend(
+                f"{what}: {key}: {actual[key]} for {value}" for key, value in expected.items() if actual[key] != value
+            )
+        if root.exists():
+            shutil.rmtree(root)
+
+    killed = states(recipe, changes, folder)
+    expected = outcome(root)
+    operations = int(max(path.name for path in (folder / "states").iterdir())[:4])
+    shutil.rmtree(root)
+    for state in killed:
+        shutil.copytree(state, root)
+        compare(f"SIGKILL at {state.name}", expected)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        for place in range(1, operations, stride):
+
+            def stopped(at: int = place, sent: int = number) -> None:
+                at_each_operation(root, lambda operation: os.kill(os.getpid(), sent) if operation == at else None)
+                begin(recipe, changes)
+
+            code = in_child(stopped)
+            assert code in (0, 130, 143, -number), f"{number.name} at {place}: {code}"
+            compare(f"{number.name} at {place} ({code})", expected)
+    print(f"{kind}: {operations} operations, {tried} kills, {len(failures)} failures")
+    print("\n".join(failures))
+    return len(failures)
+
+
+if __name__ == "__main__":
+    with tiny.offered():
+        sys.exit(min(main(Path(sys.argv[1]).absolute(), sys.argv[2], int(sys.argv[3])), 99))
