@@ -1,4 +1,4 @@
-"""The folder of one run: claimed once, never taken over by another recipe, resumed only by its own."""
+"""The folder of one run: claimed once, locked while in use, resumed only by its own recipe."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class RunFolder:
         return self.model
 
     def create(self) -> str:
-        """Make the folder of a new run, prove that it can be written to, and lock it; see `lock`."""
+        """Make the folder of a new run, prove that it can be written to, and `lock` it."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
@@ -152,7 +152,7 @@ class RunFolder:
         os.ftruncate(lock, 0)
         os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
         self._lock = lock
-        os.register_at_fork(after_in_child=self.unlock)  # or workers would hold it when their parent is gone
+        os.register_at_fork(after_in_child=self.unlock)  # or orphaned workers would hold it
         return ""
 
     def unlock(self) -> None:

@@ -20,8 +20,7 @@ from sj_lang.run.console import Console, is_main_process
 def claim(
     recipe: Recipe, resume: str | Path | None, console: Console, *, dry_run: bool
 ) -> tuple[RunFolder, Manifest | None]:
-    """The folder of a run, and the manifest of the run that is resumed in it, whose folder is locked
-    from here on.
+    """The folder of a run, and the manifest of one that is resumed, which is locked from here on.
 
     UserError if the folder is not free, is in use, or belongs to another recipe.
     """
@@ -69,8 +68,7 @@ def begin(
     session: Mapping[str, Any],
     fields: Mapping[str, Any],
 ) -> Manifest:
-    """From here on the run has a folder. Writes in the main process only, the manifest last: with it,
-    the folder is taken.
+    """From here on the run has a folder: the manifest, written last, takes it. Main process only.
 
     session: notes on this process for a resumed run's manifest. fields: those of a new manifest.
     """

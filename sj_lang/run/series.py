@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sj_lang.errors import Interrupted, RunFailed, SjLangError, UserError, choices
+from sj_lang.errors import Interrupted, RunFailed, SjLangError, UserError, choices, describe
 from sj_lang.folder import RunFolder
 from sj_lang.manifest import Manifest, read_json
 from sj_lang.recipe import averages
@@ -26,7 +26,7 @@ def execute(
     changed_data: bool = False,
     debug: bool = False,
 ) -> int:
-    """Train every run of a series that is not finished yet, then compare. One run that fails does not stop the others.
+    """Train every run of a series that is not finished yet, then compare. One may fail.
 
     Raises UserError before the first training if any of the runs cannot be built, RunFailed at the
     end if any failed.
@@ -71,7 +71,7 @@ def _carry_out(
 
 
 def linked(runs: Mapping[str, Recipe]) -> dict[str, Recipe]:
-    """The runs, with the folder of another run of the same seed where a task says `run:NAME`, such as its teacher.
+    """The runs, with the folder of another run of the same seed in place of `run:NAME` in a task.
 
     Runs are carried out in their order, so the other one must stand before. UserError if it does
     not.
@@ -146,9 +146,12 @@ def _train_all(runs: Mapping[str, Recipe], console: Console, *, changed_data: bo
             train(recipe, Console(), resume=resume, changed_data=changed_data and begun, debug=debug)
         except Interrupted:
             raise
-        except SjLangError as error:
-            failed.append(f"{name}: {error}")
-            console.say(f"{name} failed: {error}")
+        except Exception as error:  # whatever is wrong with one run, the others go on
+            if debug and not isinstance(error, SjLangError):
+                raise
+            reason = str(error) if isinstance(error, SjLangError) else f"unexpected {describe(error)}"
+            failed.append(f"{name}: {reason}")
+            console.say(f"{name} failed: {reason}")
     return failed
 
 

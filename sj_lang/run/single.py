@@ -78,7 +78,7 @@ def train(
 
 
 def _check(trainer: RunTrainer, job: Job) -> None:
-    """What would end the run late: a wrong loss, a figure that is not there, options that cannot work."""
+    """Find what would end the run late: a wrong loss, a missing figure, options that cannot work."""
     checks.check_loss(trainer)
     checks.check_smoothing(trainer)
     checks.check_choice(trainer)

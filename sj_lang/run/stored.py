@@ -62,9 +62,9 @@ def open_run(run_dir: str | Path) -> Stored:
 
 
 def evaluate(run_dir: str | Path, *, unrolled: bool = False) -> int:
-    """Evaluate a run's stored model as at its end; prints the figures and writes eval.json. metrics.json stays.
+    """Evaluate a run's stored model as at its end; prints the figures and writes eval.json.
 
-    unrolled: also with its integer spikes in sub-steps, each product compared with the whole one (`energy.unrolled`).
+    unrolled: also with its integer spikes in sub-steps, each product compared with the whole one.
     """
     console = Console()
     run = open_run(run_dir)
@@ -133,7 +133,7 @@ def check_writing(
     """Raise UserError unless the model can write a token with these options."""
     try:
         write_text(model, tokenizer, prompt, options, 0, stopped=lambda: True)
-    except Exception as error:  # transformers and models raise anything for options that they do not know
+    except Exception as error:  # transformers and models raise anything
         raise UserError(f"generate: the model cannot write with these options: {describe(error)}") from error
 
 

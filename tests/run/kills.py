@@ -14,7 +14,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,25 +58,35 @@ def in_child(work: Callable[[], object]) -> int:
         os._exit(code)
 
 
-def at_each_operation(root: Path, act: Callable[[int], None]) -> None:
-    """Call `act` with the number of each operation on a file below `root`, before it is done."""
-    number, busy = 0, False
+@contextmanager
+def at_each_operation(root: Path, act: Callable[[int, str], None]) -> Iterator[None]:
+    """Call `act` with the number and the file of each operation below `root`, before it is done."""
+    number, active = 0, True
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal number, busy
+        nonlocal number, active
         opens = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if busy or not (opens or event in WRITES) or not str(arguments[0]).startswith(str(root)):
+        if not active or not (opens or event in WRITES) or not str(arguments[0]).startswith(str(root)):
             return
-        busy = True
+        active = False
         number += 1
-        act(number)
-        busy = False
+        act(number, str(arguments[0]))
+        active = True
 
-    sys.addaudithook(hook)
+    sys.addaudithook(hook)  # for good: hooks cannot be removed
+    try:
+        yield
+    finally:
+        active = False
 
 
 def content(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def undrawn(figure: object, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"drawn")
 
 
 def begin(recipe: str, changes: list[str]) -> None:
@@ -112,13 +123,13 @@ def states(recipe: str, changes: list[str], folder: Path) -> list[Path]:
     root, copies = folder / "r", folder / "states"
     copies.mkdir()
 
-    def copy(number: int) -> None:
+    def copy(number: int, path: str) -> None:
         if root.exists():
             shutil.copytree(root, copies / f"{number:04d}")
 
     def record() -> None:
-        at_each_operation(root, copy)
-        begin(recipe, changes)
+        with at_each_operation(root, copy):
+            begin(recipe, changes)
 
     assert in_child(record) == 0
     contents = [content(path) for path in sorted(copies.iterdir())]
@@ -126,7 +137,7 @@ def states(recipe: str, changes: list[str], folder: Path) -> list[Path]:
     for path, before, after in zip(whole, contents, contents[1:], strict=False):
         for name, data in after.items():
             old = before.get(name, b"")
-            if data not in (*before.values(), b"") and not name.startswith("unfinished/checkpoint-4"):
+            if data not in (*before.values(), b"") and not name.startswith(("log.txt", "unfinished/checkpoint-4")):
                 half = copies / f"{path.name} {name.replace('/', ' ')}"
                 shutil.copytree(path, half)
                 (half / name).parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +153,7 @@ def states(recipe: str, changes: list[str], folder: Path) -> list[Path]:
 def main(folder: Path, kind: str, stride: int) -> int:
     os.chdir(folder)
     root = folder / "r"
-    figures._save = lambda figure, path: (path.parent.mkdir(exist_ok=True), path.write_bytes(b"drawn"))  # type: ignore
+    figures._save = undrawn
     manifest.versions, manifest.editable = dict, dict  # type: ignore[assignment]
     recipe, changes = tiny.write_recipe(folder), [*KINDS[kind], *COMMON, "output=r"]
     run.quiet_libraries()
@@ -168,15 +179,20 @@ def main(folder: Path, kind: str, stride: int) -> int:
     expected = outcome(root)
     operations = int(max(path.name for path in (folder / "states").iterdir())[:4])
     shutil.rmtree(root)
+    print(f"{kind}: {operations} operations, {len(killed)} states", flush=True)
     for state in killed:
         shutil.copytree(state, root)
         compare(f"SIGKILL at {state.name}", expected)
     for number in (signal.SIGTERM, signal.SIGINT):
         for place in range(1, operations, stride):
 
-            def stopped(at: int = place, sent: int = number) -> None:
-                at_each_operation(root, lambda operation: os.kill(os.getpid(), sent) if operation == at else None)
-                begin(recipe, changes)
+            def send(operation: int, path: str, at: int = place, sent: int = number) -> None:
+                if operation == at:
+                    os.kill(os.getpid(), sent)
+
+            def stopped(send: Callable[[int, str], None] = send) -> None:
+                with at_each_operation(root, send):
+                    begin(recipe, changes)
 
             code = in_child(stopped)
             assert code in (0, 130, 143, -number), f"{number.name} at {place}: {code}"

@@ -22,6 +22,7 @@ from sj_lang.folder import RunFolder
 from sj_lang.manifest import read_json, write_json
 from sj_lang.recipe import load
 from sj_lang.report.page import page
+from sj_lang.run.callbacks import RunMark
 
 TIMED = {"train.seconds", "train.tokens_per_second"}
 
@@ -215,7 +216,17 @@ def test_sigterm_in_the_last_step_of_an_epoch_leaves_its_evaluation_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = ["train.max_steps=-1", "train.num_train_epochs=2", "train.eval_strategy=epoch", "task.windows=12"]
-    stopped_run(tmp_path, monkeypatch, *changes)
+    batches = []
+
+    def count(mark: RunMark, batch: object) -> None:
+        batches.append(batch)
+        if len(batches) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunMark, "count", count)
+        with pytest.raises(Interrupted):
+            run.execute(load(write_recipe(tmp_path), ["output=r", *changes]))
     assert [path.name for path in (tmp_path / "r").glob("checkpoint-*")] == ["checkpoint-3"]
     assert run.execute(load("r/recipe.yaml"), resume="r") == 0
     run.execute(load(write_recipe(tmp_path), ["output=s", *changes]))
@@ -257,17 +268,20 @@ def test_a_folder_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert run.execute(load("r/recipe.yaml"), resume="r") == 0
 
 
-@pytest.mark.parametrize(
-    ("option", "named"),
-    [("penalty_alpha=0.6", "generate"), ("num_beam_groups=2", "generate"), ("num_return_sequences=3", "greedy")],
-)
-def test_options_that_cannot_work_are_found_before_the_training(tmp_path: Path, option: str, named: str) -> None:
-    recipe = load(
-        write_recipe(tmp_path), ["output=r", f"generate.{option}", "generate.top_k=4", "generate.num_beams=2"]
-    )
-    with pytest.raises(UserError, match=r"generate: the model cannot write with these options"):
+@pytest.mark.parametrize("options", [["penalty_alpha=0.6", "top_k=4"], ["num_beam_groups=2", "num_beams=4"]])
+def test_options_that_cannot_work_are_found_before_the_training(tmp_path: Path, options: list[str]) -> None:
+    recipe = load(write_recipe(tmp_path), ["output=r", *(f"generate.{option}" for option in options)])
+    with pytest.raises(UserError, match=r"generate: the model cannot write with these options: ValueError"):
         run.execute(recipe)
     assert not (tmp_path / "r").exists()
+
+
+def test_a_text_that_ends_at_certain_letters(tmp_path: Path) -> None:
+    recipe = load(
+        write_recipe(tmp_path), ["output=r", "train.max_steps=2", "generate.stop_strings=[a,b,c,d,e,f,g,h,i,j]"]
+    )
+    assert run.execute(recipe) == 0
+    assert len((tmp_path / "r/sample.txt").read_text().split()) == 4
 
 
 def test_exit_code_of_a_process_that_gets_sigterm(tmp_path: Path, straight: Path) -> None:
