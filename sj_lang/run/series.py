@@ -172,7 +172,11 @@ def _conclude(recipe: Recipe, folder: RunFolder, groups: Mapping[str, list[str]]
             texts[run] = finished[0].sample.read_text(encoding="utf-8")
     computed, notes = averages.compute(recipe.averages or {}, figures)
     folder.write_metrics(metrics | averages.stored(computed))
-    page.write([folder.root])
+    try:
+        page.write([folder.root])
+        last = f"Report: {folder.shown}/{folder.report.name}"
+    except UserError as error:  # a run whose folder is damaged
+        last = f"note: there is no report: {error}"
     if not metrics:
         return
     console.say()
@@ -186,4 +190,4 @@ def _conclude(recipe: Recipe, folder: RunFolder, groups: Mapping[str, list[str]]
         console.say(table([["", *metrics], *([name, *values] for name, values in rows)]))
     for note in notes:
         console.say(f"note: {note}")
-    console.say(f"Report: {folder.shown}/{folder.report.name}")
+    console.say(last)
