@@ -128,12 +128,17 @@ def _damage(folder: Path) -> str:
     try:
         sums = read_json(folder / SUMS)
     except (OSError, ValueError):
+        sums = {}
+    if _STATE not in sums:
         return f"{SUMS} is cut off or damaged"
     for file, expected in sums.items():
-        path = folder / file
-        if not path.is_file():
+        try:
+            sound = _digest(folder / file) == expected
+        except FileNotFoundError:
             return f"{file} is missing"
-        if _digest(path) != expected:
+        except OSError as error:
+            return f"{file} cannot be read ({error.strerror})"
+        if not sound:
             return f"{file} is cut off or damaged"
     return ""
 
