@@ -116,6 +116,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     _changes(parser)
     parser.add_argument("--dry-run", action="store_true", help="check everything, build data and model, train nothing")
     parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder from its last checkpoint")
+    parser.add_argument("--changed-data", action="store_true", help="with --resume: accept data that have changed")
 
 
 def _generate_options(parser: argparse.ArgumentParser) -> None:
@@ -159,7 +160,13 @@ def _run(arguments: argparse.Namespace) -> int:
     from sj_lang import run
 
     run.quiet_libraries()
-    return run.execute(recipe, dry_run=arguments.dry_run, resume=arguments.resume, debug=arguments.debug)
+    return run.execute(
+        recipe,
+        dry_run=arguments.dry_run,
+        resume=arguments.resume,
+        changed_data=arguments.changed_data,
+        debug=arguments.debug,
+    )
 
 
 def _recipe_of(run: str | None) -> str:

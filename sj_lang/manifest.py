@@ -29,11 +29,21 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half. NaN is refused."""
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of one.
+
+    Links are replaced, not followed.
+    """
     scratch = path.with_name(path.name + ".part")
-    scratch.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    scratch.unlink(missing_ok=True)
+    with scratch.open("x", encoding="utf-8") as file:
+        file.write(text)
     os.replace(scratch, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_text` of JSON; NaN is refused."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def plain(content: Any) -> Any:

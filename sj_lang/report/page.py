@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder
-from sj_lang.manifest import LOSS, read_json
+from sj_lang.manifest import LOSS, read_json, write_text
 from sj_lang.report import figures
 
 #: order of a table, by the first word of a figure's name; test splits come before these
@@ -96,7 +96,7 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
         explained=EXPLAINED | _losses(pages),
         compared=_comparison(pages) if len(pages) > 1 else None,
     )
-    target.write_text(html, encoding="utf-8")
+    write_text(target, html)
     return target
 
 

@@ -21,9 +21,8 @@ from transformers import ProgressCallback, TrainerCallback  # noqa: E402
 from transformers.trainer_callback import ExportableState  # noqa: E402
 
 
-class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transformers is untyped here
-    """Whose checkpoint it is, which one was best, what the training cost so far, and the losses since
-    the last line of the log.
+class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transformers is untyped
+    """Whose checkpoint it is, which one was best, the cost so far, the losses since the last line.
 
     best: the name of the checkpoint with the best weights, wherever the folder lies; "": none.
     seconds: wall clock of the training loop. busy_seconds: the same without evaluations,
@@ -84,7 +83,7 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
         return {"tokens_per_second": (self.tokens - tokens) / (self.busy_seconds - seconds)}
 
     def point_to_best(self, args: Any, state: Any) -> None:
-        """transformers remembers a path, which is that of the scratch folder or of one that was moved."""
+        """transformers remembers a path: that of the scratch folder, or of one that was moved."""
         state.best_model_checkpoint = str(Path(args.output_dir) / self.best) if self.best else None
 
     @contextmanager
@@ -137,7 +136,7 @@ class Epochs(TrainerCallback):  # type: ignore[misc]
 
 
 class Lines(ProgressCallback):  # type: ignore[misc]
-    """One line per entry of the log, above transformers' progress bar on a terminal, alone elsewhere."""
+    """One line per entry of the log; on a terminal, above transformers' progress bar."""
 
     def __init__(self, console: Console, *, bar: bool) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ def seal(folder: Path) -> None:
 
 
 def publish(root: Path, step: int) -> None:
-    """Seal the checkpoint in the scratch folder and give it its name, in place of one of that name."""
+    """Seal the checkpoint in the scratch folder and give it its name, replacing an older one."""
     written, final = root / SCRATCH / name(step), root / name(step)
     seal(written)
     if final.exists():
@@ -55,7 +55,7 @@ def publish(root: Path, step: int) -> None:
 
 
 def clear(root: Path, step: int) -> None:
-    """Before a training that goes on from `step`: remove what is unfinished, set later checkpoints aside."""
+    """Before a training goes on from `step`: remove what is unfinished, set later ones aside."""
     shutil.rmtree(root / SCRATCH, ignore_errors=True)
     for later, folder in steps(root).items():
         if later > step:
@@ -65,7 +65,7 @@ def clear(root: Path, step: int) -> None:
 
 
 def newest(root: Path, run: str) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint of run `run` in `root` that can be loaded, and a note on each newer one that cannot.
+    """The newest checkpoint of run `run` that can be loaded, and a note on each newer one.
 
     None: there is none. UserError if there are only some of other runs.
     """
@@ -128,12 +128,17 @@ def _damage(folder: Path) -> str:
     try:
         sums = read_json(folder / SUMS)
     except (OSError, ValueError):
+        sums = {}
+    if _STATE not in sums:
         return f"{SUMS} is cut off or damaged"
     for file, expected in sums.items():
-        path = folder / file
-        if not path.is_file():
+        try:
+            sound = _digest(folder / file) == expected
+        except FileNotFoundError:
             return f"{file} is missing"
-        if _digest(path) != expected:
+        except OSError as error:
+            return f"{file} cannot be read ({error.strerror})"
+        if not sound:
             return f"{file} is cut off or damaged"
     return ""
 

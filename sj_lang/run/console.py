@@ -19,7 +19,7 @@ def is_main_process() -> bool:
 
 
 class Console:
-    """Says things once (in the main process) and keeps them for log.txt, also those said before it exists."""
+    """Says things once, in the main process, and keeps them for log.txt until that exists."""
 
     def __init__(self, *, muted: bool = False) -> None:
         self.muted = muted
@@ -70,7 +70,7 @@ class Console:
 
 
 def quiet_libraries() -> None:
-    """Keep what libraries say about their own work off the screen: it goes to log.txt. For the command line."""
+    """Keep what libraries say off the screen: it goes to log.txt. For the command line."""
     from datasets.utils.logging import disable_progress_bar as without_bars
     from transformers.utils import logging as transformers_logging
 

@@ -1,4 +1,4 @@
-"""Guards against what transformers' Trainer lets pass in silence: NaN, a stop by SIGTERM, a wrongly scaled loss."""
+"""Guards against what transformers' Trainer lets pass: NaN, SIGTERM, a wrongly scaled loss."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from transformers import TrainerCallback  # noqa: E402
 
 
 def finite(values: list[Tensor]) -> Tensor:
-    """Bool scalar on the tensors' device: no value is NaN or infinite, judged by one norm over all of them."""
+    """Bool scalar on the tensors' device: one norm over all values is finite, so they all are."""
     local = [value.to_local() if hasattr(value, "to_local") else value for value in values]
     return torch.isfinite(torch.nn.utils.get_total_norm(local))
 
 
 class FiniteGuard:
-    """Stops a training at the first loss or gradient that is not finite, before the weights take it in.
+    """Stops a training at the first loss or gradient that is not finite, before the weights change.
 
     Collects the micro-batches of one optimizer step; `check` after the last backward pass. One host
     sync a step.
@@ -43,7 +43,7 @@ class FiniteGuard:
         self._losses.append(loss.detach())
 
     def check(self, model: nn.Module, step: int, *, scaled: bool, world_size: int, hints: str = "") -> None:
-        """Raise RunFailed if step number `step` (the first is 1) is not finite, and say where it begins.
+        """Raise RunFailed if step `step` (the first is 1) is not finite, and say where it begins.
 
         scaled: gradients are multiplied by a float16 loss scale, whose overflows are handled
         elsewhere.
@@ -130,10 +130,9 @@ def check_loss_scaling(model: nn.Module, batch: Mapping[str, Any], *, accumulati
 
 
 class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """SIGTERM in training: finish the step, save a checkpoint, raise Interrupted. Later: raise it at
-    the next `check`.
+    """SIGTERM in training: finish the step, save a checkpoint, raise Interrupted. Later: `check` does.
 
-    The handler itself raises nothing: it may run in a place where Python drops exceptions.
+    The handler raises nothing itself: it may run where Python drops exceptions.
     """
 
     def __init__(self, continuing: str) -> None:

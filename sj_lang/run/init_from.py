@@ -1,4 +1,4 @@
-"""A model that starts from the weights of a checkpoint, wherever it has their places: `model.init_from`."""
+"""A model that starts from the weights of a checkpoint: `model.init_from`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _COUNTED = "embeddings.position_ids"
 def from_checkpoint(
     auto: Any, config: PreTrainedConfig, place: str, notes: list[str], *, fixed: Mapping[str, Any]
 ) -> PreTrainedModel:
-    """A model of `config` with the weights of a checkpoint where name and shape agree, and fresh ones elsewhere.
+    """A model of `config`: a checkpoint's weights where name and shape agree, fresh ones elsewhere.
 
     auto: the Auto class that knows the model. place: as `model.init_from` names it, see
     `checkpoint.find`. notes: gets a sentence that names what was there, what is new, what found no
@@ -77,7 +77,7 @@ def from_checkpoint(
 
 
 def check_tokens(place: str, tokenizer: Any) -> None:
-    """UserError if a checkpoint in a local folder comes with a tokenizer that numbers its tokens otherwise."""
+    """UserError if a checkpoint in a folder has a tokenizer that numbers its tokens otherwise."""
     source = checkpoint.find(place, KEY)
     its = _tokens(source) if isinstance(source, Path) else None
     if its is None:
@@ -162,7 +162,7 @@ def _load(
 def _agree(
     config: PreTrainedConfig, stored: Mapping[str, Any], place: str, fixed: Mapping[str, Any], at_least: Iterable[str]
 ) -> None:
-    """Take over what the checkpoint has more of, refuse what would give its weights another meaning.
+    """Take over what the checkpoint has more of, refuse what would change its weights' meaning.
 
     at_least: the sizes that may be larger in the checkpoint.
     """
@@ -229,6 +229,6 @@ def _refuse_missing(model: PreTrainedModel, new: Iterable[str], stored: Mapping[
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Tensors by the module that they are in, layers of a list together: `bert.encoder.layer.*.node.* (14)`."""
+    """Tensors by their module, layers of a list together: `bert.encoder.layer.*.node.* (14)`."""
     modules = Counter(re.sub(r"\.\d+\.", ".*.", name).rpartition(".")[0] + ".*" for name in names)
     return ", ".join(f"{module} ({count})" for module, count in sorted(modules.items()))

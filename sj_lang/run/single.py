@@ -11,15 +11,15 @@ from pathlib import Path
 from sj_lang.errors import Unreachable, UserError
 from sj_lang.folder import RunFolder
 from sj_lang.manifest import Manifest, device, plain
-from sj_lang.monitor import neuron_parameters
+from sj_lang.monitor import neuron_parameters, undisturbed
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import figures, page
 from sj_lang.run import announce, checkpoints, checks
 from sj_lang.run.assembly import Job, assemble, parameter_table, total_parameters
 from sj_lang.run.console import Console, duration, is_main_process, table
 from sj_lang.run.evaluation import final_figures
-from sj_lang.run.record import begin, claim, recorded
-from sj_lang.run.stored import check_prompt, unknown_in, write_text
+from sj_lang.run.record import begin, claim, recorded, refuse_changes
+from sj_lang.run.stored import check_prompt, check_writing, unknown_in, write_text
 from sj_lang.run.trainer import RunTrainer
 
 
@@ -29,53 +29,65 @@ def train(
     *,
     dry_run: bool = False,
     resume: str | Path | None = None,
+    changed_data: bool = False,
     debug: bool = False,
     needs_data: bool = False,
     in_series: bool = False,
 ) -> RunFolder:
     """Carry out a recipe that is a single run. A finished one is left alone.
 
-    needs_data: Unreachable data are an error in a dry run too. in_series: a dry run builds no
-    objective.
+    changed_data: a resume accepts data that have changed. needs_data: Unreachable data are an error
+    in a dry run too. in_series: a dry run builds no objective.
     """
-    folder, previous = claim(recipe, resume, dry_run=dry_run)
-    if previous and previous.status == "done":
-        console.say(f"{recipe.name} is finished: {folder.shown}")
-        return folder
-    if previous and previous.status == "running":
-        console.say(f"note: the run in {folder.shown} has no end. If a process still trains there, stop this one")
-    checkpoint, notes = checkpoints.newest(folder.root, previous.id) if previous else (None, [])
+    folder, previous = claim(recipe, resume, console, dry_run=dry_run)
     try:
-        job = assemble(recipe, folder.root, with_objective=not (dry_run and in_series))
-    except Unreachable as error:
-        if needs_data or not dry_run:
-            raise
-        announce.without_data(recipe, folder, console, error)
-        return folder
-    job.notes[:0] = notes
-    trainer = _trainer(job, folder, console)
+        if previous and previous.status == "done":
+            if is_main_process() and not dry_run and not folder.report.exists():
+                page.write([folder.root])
+            console.say(f"{recipe.name} is finished: {folder.shown}")
+            return folder
+        checkpoint, notes = checkpoints.newest(folder.root, previous.id) if previous else (None, [])
+        try:
+            job = assemble(recipe, folder.root, with_objective=not (dry_run and in_series))
+        except Unreachable as error:
+            if needs_data or not dry_run:
+                raise
+            announce.without_data(recipe, folder, console, error)
+            return folder
+        data, world_size = plain(job.prepared.fingerprint), job.arguments.world_size
+        if previous:
+            notes += refuse_changes(previous, folder, data=data, world_size=world_size, changed_data=changed_data)
+            previous.update({"data": data})
+        job.notes[:0] = notes
+        trainer = _trainer(job, folder, console)
+        _check(trainer, job)
+        announce.start(job, folder, console, checks.planned_steps(trainer), checkpoint)
+        if dry_run:
+            console.say(table(parameter_table(job.model)))
+            console.say("dry run: nothing is trained and nothing is written")
+            return folder
+        record = _begin(job, folder, console, previous, checkpoint)
+        trainer.mark.run = record.id
+        with trainer.termination.watching(), recorded(record, folder, console, debug):
+            _train(trainer, folder, checkpoint)
+            _conclude(trainer, job, folder, console, record)
+    finally:
+        console.close()
+        folder.unlock()
+    return folder
+
+
+def _check(trainer: RunTrainer, job: Job) -> None:
+    """Find what would end the run late: a wrong loss, a missing figure, options that cannot work."""
     checks.check_loss(trainer)
     checks.check_smoothing(trainer)
     checks.check_choice(trainer)
     prompt = _prompt(job)
     check_prompt(job.model, job.prepared.tokenizer, prompt)
     job.notes += unknown_in(job.prepared.tokenizer, prompt)
-    steps = checks.planned_steps(trainer)
-    announce.start(job, folder, console, steps, checkpoint)
-    if dry_run:
-        console.say(table(parameter_table(job.model)))
-        console.say("dry run: nothing is trained and nothing is written")
-        return folder
-
-    record = _begin(job, folder, console, previous, checkpoint)
-    trainer.mark.run = record.id
-    try:
-        with trainer.termination.watching(), recorded(record, folder, console, debug):
-            _train(trainer, folder, checkpoint)
-            _conclude(trainer, job, folder, console, record)
-    finally:
-        console.close()
-    return folder
+    if prompt is not None and not trainer.is_spread:
+        with undisturbed(job.model), trainer.with_its_cache():
+            check_writing(job.model, job.prepared.tokenizer, prompt, job.recipe.generate)
 
 
 def _trainer(job: Job, folder: RunFolder, console: Console) -> RunTrainer:
@@ -199,10 +211,18 @@ def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Consol
     prompt = _prompt(job)
     if prompt is None:
         return
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if trainer.is_spread:
         console.say(f"note: the model is spread over processes; to let it write: sj-lang generate {folder.shown}")
         return
-    text, notes = write_text(job.model, job.prepared.tokenizer, prompt, job.recipe.generate, job.recipe.seed)
+    text, notes = write_text(
+        job.model,
+        job.prepared.tokenizer,
+        prompt,
+        job.recipe.generate,
+        job.recipe.seed,
+        stopped=lambda: trainer.termination.requested,
+    )
+    trainer.termination.check()
     for note in notes:
         console.say(f"note: {note}")
     folder.sample.write_text(text + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import torch
 
 from sj_lang import plugins
 from sj_lang.component.problems import report
-from sj_lang.errors import UserError
+from sj_lang.errors import UserError, describe
 from sj_lang.folder import RunFolder
 from sj_lang.hf import shield
 from sj_lang.manifest import Manifest, plain, write_json
@@ -62,9 +62,9 @@ def open_run(run_dir: str | Path) -> Stored:
 
 
 def evaluate(run_dir: str | Path, *, unrolled: bool = False) -> int:
-    """Evaluate a run's stored model as at its end; prints the figures and writes eval.json. metrics.json stays.
+    """Evaluate a run's stored model as at its end; prints the figures and writes eval.json.
 
-    unrolled: also with its integer spikes in sub-steps, each product compared with the whole one (`energy.unrolled`).
+    unrolled: also with its integer spikes in sub-steps, each product compared with the whole one.
     """
     console = Console()
     run = open_run(run_dir)
@@ -128,22 +128,49 @@ def generate(
     return 0
 
 
+def check_writing(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, options: Mapping[str, Any]
+) -> None:
+    """Raise UserError unless the model can write a token with these options."""
+    try:
+        write_text(model, tokenizer, prompt, options, 0, stopped=lambda: True)
+    except Exception as error:  # transformers and models raise anything
+        raise UserError(f"generate: the model cannot write with these options: {describe(error)}") from error
+
+
 def write_text(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, options: Mapping[str, Any], seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    options: Mapping[str, Any],
+    seed: int,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[str, list[str]]:
     """The prompt and its continuation, and notes on what of either had to be left out.
 
-    options: fields of GenerationConfig; `prompt` among them is left out.
+    options: fields of GenerationConfig; `prompt` among them is left out. stopped: asked after each
+    token, whether to write no more.
     """
     check_prompt(model, tokenizer, prompt)
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(next(model.parameters()).device)
     chosen = {name: value for name, value in options.items() if name != "prompt" and value is not None}
     notes = [*unknown_in(tokenizer, prompt), *_fit(model, ids.shape[1], chosen)]
+
+    def stop(rows: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.full(rows.shape[:1], stopped(), device=rows.device)
+
     transformers.set_seed(seed)
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **chosen)
+        written = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            tokenizer=tokenizer,  # for stop_strings
+            stopping_criteria=transformers.StoppingCriteriaList([stop]),
+            **chosen,
+        )
     model.train(was_training)
     texts = [tokenizer.decode(row, skip_special_tokens=True) for row in written]
     return "\n---\n".join(texts), notes

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,13 @@ from transformers.trainer_utils import rotate_checkpoints  # noqa: E402
 
 
 class RunTrainer(BatchTrainer):
-    """The Trainer of one run. folder: where metrics.jsonl goes; None: figures are returned and written nowhere."""
+    """The Trainer of one run. folder: where metrics.jsonl goes; None: nowhere."""
 
     def __init__(self, job: Job, console: Console, folder: RunFolder | None = None) -> None:
         self.prepared = job.prepared
         self.objective: Any = job.objective
         if job.objective is not None:
-            job.model.objective = job.objective  # so that the optimizer, the checkpoints and DDP have its parameters
+            job.model.objective = job.objective  # so optimizer, checkpoints and DDP have its parameters
         self.folder = folder
         self.mark = RunMark()
         self.termination = Termination(folder.continuing if folder else "")
@@ -65,7 +66,7 @@ class RunTrainer(BatchTrainer):
         self.measurements = Measurements(self, job.recipe.measure)
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """transformers' own; with `train.neuron_learning_rate` the neurons are a group of it, without weight decay."""
+        """transformers' own; with a rate of their own, the neurons are a group without weight decay."""
         made = self.optimizer is not None
         optimizer = super().create_optimizer(model)
         if self.neuron_rate is None or made:
@@ -155,7 +156,7 @@ class RunTrainer(BatchTrainer):
             self.folder.append({"step": self.state.global_step, "epoch": self.state.epoch, **entry})
 
     def _training_figures(self) -> dict[str, float]:
-        """The loss over the steps since the last line, as if the run had never been interrupted; speed; firing."""
+        """The loss since the last line, as if the run had never been interrupted; speed; firing."""
         total, steps = self.mark.take_loss()
         mean = self.accelerator.reduce(total.to(self.args.device), reduction="mean")
         return {"loss": float(mean) / max(steps, 1), **self.mark.take_speed(), **self.measurements.probe()}
@@ -173,10 +174,28 @@ class RunTrainer(BatchTrainer):
         if self.objective is not None:
             del self.model.objective
             self.objective = None
-        if self._use_cache is not None:
-            self.model.config.use_cache = self._use_cache
+        self._set_cache(self._use_cache)
+
+    @contextmanager
+    def with_its_cache(self) -> Iterator[None]:
+        """Inside, the model generates as it will when it is stored."""
+        before = vars(self.model.config).get("use_cache")
+        self._set_cache(self._use_cache)
+        try:
+            yield
+        finally:
+            self._set_cache(before)
+
+    def _set_cache(self, use_cache: bool | None) -> None:
+        if use_cache is not None:
+            self.model.config.use_cache = use_cache
         else:
             vars(self.model.config).pop("use_cache", None)
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether no process has the whole model."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     # Checkpoints
 
@@ -219,7 +238,7 @@ def split_figures(split: str, metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _collate(prepared: Prepared) -> Any:
-    """The task's own; None lets transformers pad, which it cannot with a tokenizer that has no padding."""
+    """The task's own; None lets transformers pad, for which the tokenizer must have a pad token."""
     if prepared.collate is None and prepared.tokenizer.pad_token is None:
         return default_data_collator
     return prepared.collate

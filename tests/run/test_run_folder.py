@@ -20,7 +20,8 @@ RECIPE = {"recipe": 1, "name": "a", "output": "x", "model": {"type": "tiny", "di
 
 def a_run(root: Path, status: str = "running") -> RunFolder:
     folder = RunFolder(root)
-    folder.create(new=False)
+    folder.create()
+    folder.unlock()
     manifest = Manifest.start(folder.manifest, recipe=RECIPE, name="a")
     manifest.content["status"] = status
     manifest.write()
@@ -39,6 +40,30 @@ def test_files_that_are_no_run_are_left_alone(tmp_path: Path) -> None:
         RunFolder(tmp_path).refuse_unless_free(RECIPE)
 
 
+def test_what_a_run_that_was_killed_at_once_leaves_is_free(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("a recipe of the user's")
+    with pytest.raises(UserError, match="holds files, but no run"):
+        RunFolder(tmp_path).refuse_unless_free(RECIPE)
+    (tmp_path / ".lock").touch()
+    RunFolder(tmp_path).refuse_unless_free(RECIPE)
+
+
+def test_a_lock_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="cannot be locked"):
+        RunFolder(tmp_path).lock()
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_a_file_system_without_locks_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*arguments: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    assert "make sure that no other process trains there" in RunFolder(tmp_path).lock()
+
+
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
     with pytest.raises(UserError, match="is a file"):
@@ -55,16 +80,16 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_creating_says_why_it_cannot() -> None:
     with pytest.raises(UserError, match="cannot be written"):
-        RunFolder(Path("/proc/nowhere")).create(new=True)
+        RunFolder(Path("/proc/nowhere")).create()
 
 
 def test_of_two_that_begin_at_once_one_is_refused(tmp_path: Path) -> None:
     first, second = RunFolder(tmp_path / "r"), RunFolder(tmp_path / "r")
     first.refuse_unless_free(RECIPE)
     second.refuse_unless_free(RECIPE)
-    first.create(new=True)
+    first.create()
     with pytest.raises(UserError, match="another process has begun"):
-        second.create(new=True)
+        second.create()
 
 
 @pytest.mark.parametrize(("status", "advice"), [("done", "output="), ("running", "--resume"), ("failed", "--resume")])
