@@ -179,6 +179,6 @@ def _pooling(file: Callable[[str], Path]) -> dict[str, str]:
     paths = [module["path"] for module in modules if str(module["type"]).endswith(".Pooling")]
     config = _json(file(f"{paths[0]}/config.json")) if paths else {}
     flags = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
-    modes = [mode for mode, flag in flags.items() if config.get(flag)]  # before sentence-transformers 6
+    modes = [mode for mode, flag in flags.items() if config.get(flag)]  # sentence-transformers < 6
     mode = config.get("pooling_mode", modes[0] if len(modes) == 1 else None)
     return {"pooling": mode} if mode in tuple(flags) else {}
