@@ -12,8 +12,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from sj_lang.errors import UserError
-from sj_lang.folder import RunFolder
-from sj_lang.manifest import LOSS, read_json
+from sj_lang.folder import RunFolder, is_figure
+from sj_lang.manifest import LOSS, read_json, write_text
 from sj_lang.report import figures
 
 #: order of the tables, by the first word of a figure's name; test splits, whatever they are called,
@@ -79,8 +79,8 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
         shared = Path(*_common([root.absolute().parts for root in roots]))
         name = "comparison.html" if (shared / "manifest.json").exists() else "report.html"
         title, target = "Comparison of runs", shared / name
-    means = _read_metrics(RunFolder(roots[0])) if len(roots) == 1 and children(roots[0]) else {}
-    target.write_text(_render(title, pages, means), encoding="utf-8")
+    means = _read_metrics(RunFolder(roots[0]), means=True) if len(roots) == 1 and children(roots[0]) else {}
+    write_text(target, _render(title, pages, means))
     return target
 
 
@@ -99,8 +99,8 @@ def page(root: Path) -> Page:
         folder=folder,
         manifest=manifest,
         metrics=_read_metrics(folder),
-        recipe=folder.recipe.read_text(encoding="utf-8") if folder.recipe.exists() else "",
-        sample=folder.sample.read_text(encoding="utf-8") if folder.sample.exists() else "",
+        recipe=folder.read_text(folder.recipe),
+        sample=folder.read_text(folder.sample),
         pictures=_pictures(folder, manifest),
     )
 
@@ -184,7 +184,8 @@ def _number(name: str, value: float) -> str:
 
 def _layers(metrics: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     names = [name.removeprefix("firing_rate.") for name in metrics if name.startswith("firing_rate.")]
-    return [(n, metrics[f"firing_rate.{n}"], metrics[f"dead.{n}"]) for n in names if n != "mean"]
+    rows = [(n, metrics[f"firing_rate.{n}"], metrics.get(f"dead.{n}")) for n in names if n != "mean"]
+    return [(name, rate, dead) for name, rate, dead in rows if rate is not None and dead is not None]
 
 
 def _pictures(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Picture]:
@@ -200,8 +201,8 @@ def _pictures(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Picture]:
         ),
     ):
         path = folder.figures / f"{stem}.png"
-        if path.exists():
-            pictures.append(Picture(title=title, source=_inline(path.read_bytes()), text=text))
+        if png := folder.read(path):
+            pictures.append(Picture(title=title, source=_inline(png), text=text))
     return pictures
 
 
@@ -221,11 +222,12 @@ def _tell_curves(history: figures.History, manifest: Mapping[str, Any]) -> str:
 
 def _tell_rates(history: figures.History) -> str:
     steps, values = figures.series(history, "firing_rate.mean")
-    if not steps:
+    layers = [key for entry in history for key in entry if key.startswith("firing_rate.") and not key.endswith(".mean")]
+    if not steps or not layers:
         return ""
     last: dict[str, float] = {}
     for entry in reversed(history):
-        last = {k: v for k, v in entry.items() if k.startswith("firing_rate.") and not k.endswith(".mean")}
+        last = {k: v for k, v in entry.items() if k in layers and v is not None}
         if last:
             break
     low, high = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
@@ -251,13 +253,27 @@ def _inline(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def _read_metrics(folder: RunFolder) -> dict[str, Any]:
+def _read_metrics(folder: RunFolder, *, means: bool = False) -> dict[str, Any]:
+    """Figures by name; means: of a series, by run and name. UserError if they are none."""
     if not folder.metrics.exists():
         return {}
     try:
-        return read_json(folder.metrics)
-    except ValueError as error:
+        metrics = read_json(folder.metrics)
+    except (OSError, ValueError) as error:
         raise UserError(f"{folder.metrics}: cannot be read ({error})") from error
+    for name, value in metrics.items():
+        if not (_are_means(value) if means else is_figure(value)):
+            what = "means of figures" if means else "a number"
+            raise UserError(f"{folder.metrics}: {name} is {value!s:.60}; expected {what}")
+    return metrics
+
+
+def _are_means(figures: Any) -> bool:
+    parts = ("mean", "deviation", "n")
+    return isinstance(figures, dict) and all(
+        isinstance(value, dict) and all(part in value and is_figure(value[part]) for part in parts)
+        for value in figures.values()
+    )
 
 
 def _distinct(pages: list[Page], roots: list[Path]) -> list[Page]:
