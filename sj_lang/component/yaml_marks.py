@@ -16,6 +16,9 @@ import yaml
 from sj_lang.component.problems import Keys, Place, Problem, shown
 from sj_lang.errors import UserError
 
+LARGEST = 1 << 20  # bytes of a file
+DEEPEST = 32  # sections inside one another
+MOST = 50_000  # values of a file, those behind an alias counted each time
 _TAG = "tag:yaml.org,2002:"
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -27,11 +30,15 @@ _WORDS = {"": None, "~": None} | {
 
 
 def scalar(text: str) -> Any:
-    """A plain (unquoted) scalar of YAML 1.2: null, boolean, number, or the text itself."""
+    """A plain (unquoted) scalar of YAML 1.2: null, boolean, number, or the text itself. ValueError for a whole number
+    beyond 64 bits."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
-        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+        number = (int(text, 0) if text[:2] in ("0o", "0x") else int(text)) if len(text) < 99 else 1 << 64
+        if not -(1 << 63) <= number < 1 << 63:
+            raise ValueError("expected a whole number that fits into 64 bits; text of digits stands in quotes")
+        return number
     if _FLOAT.fullmatch(text):
         return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
     return text
@@ -45,6 +52,7 @@ class Document:
         self.marks: dict[Keys, Place] = {(): Place(file)}
         self.problems: list[Problem] = []
         self._open: list[int] = []
+        self._count = 0
         self.data: Any = None if node is None else self._plain(node, ())
 
     def _place(self, node: yaml.Node) -> Place:
@@ -54,6 +62,12 @@ class Document:
         if id(node) in self._open:
             self.problems.append(Problem(keys, "a section cannot contain itself", place=self._place(node)))
             return None
+        self._count += 1
+        if len(self._open) >= DEEPEST or self._count > MOST:
+            limit = (
+                f"more than {MOST:,} values" if self._count > MOST else f"more than {DEEPEST} sections in one another"
+            )
+            raise UserError(f"{self._place(node)}  a recipe cannot hold {limit}")
         self._open.append(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
@@ -62,6 +76,9 @@ class Document:
                 return [self._item(item, (*keys, index)) for index, item in enumerate(node.value)]
             quoted = isinstance(node, yaml.ScalarNode) and node.style is not None
             return node.value if quoted else scalar(node.value)
+        except ValueError as error:
+            self.problems.append(Problem(keys, str(error), place=self._place(node)))
+            return None
         finally:
             self._open.pop()
 
@@ -97,6 +114,8 @@ def parse(text: str, file: str) -> Document:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else file
         raise UserError(f"{where}  not valid YAML: {error.problem or error.context}") from error
+    except RecursionError as error:
+        raise UserError(f"{file}  a recipe cannot hold more than {DEEPEST} sections in one another") from error
     except yaml.YAMLError as error:
         raise UserError(f"{file}  not valid YAML: {' '.join(str(error).split())}") from error
     if tagged:
@@ -116,12 +135,15 @@ def read(path: Path) -> Document:
     """Read a YAML file that holds a mapping. UserError if it is missing, empty, not UTF-8, not YAML or no mapping."""
     file = shown(path)
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as opened:
+            raw = opened.read(LARGEST + 1)
     except IsADirectoryError as error:
         inside = path / "recipe.yaml"
         raise UserError(f"{file} is a folder{f'; its recipe is {shown(inside)}' if inside.exists() else ''}") from error
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    if len(raw) > LARGEST:
+        raise UserError(f"{file} has more than {LARGEST:,} bytes, which no recipe needs")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

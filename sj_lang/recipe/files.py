@@ -99,6 +99,9 @@ def _nest_runs(data: dict[str, Any], marks: dict[Keys, Place]) -> tuple[dict[Key
         for key, value in run.items():
             below = (*here, key)
             inner = {keys[len(below) :]: place for keys, place in marks.items() if keys[: len(below)] == below}
+            if key.count(".") >= yaml_marks.DEEPEST:
+                place = marks[below]
+                raise UserError(f"{place}  expected at most {yaml_marks.DEEPEST} keys in one another")
             entries.append((tuple(key.split(".")), value, inner))
         runs[name], nested, wrong = nest(entries)
         problems += [problem.under(*here) for problem in wrong]
