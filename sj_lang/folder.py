@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from sj_lang.manifest import Manifest, plain, write_json, write_text
 
 #: fields of a manifest on which something relies, and what they hold
 _MANIFEST: dict[str, type] = {"id": str, "name": str, "status": str, "recipe": dict, "children": list}
-_MANIFEST |= dict.fromkeys(("machine", "versions", "commits", "data"), dict)
+_MANIFEST |= dict.fromkeys(("machine", "versions", "commits", "data", "files"), dict)
 _MANIFEST |= dict.fromkeys(("argv", "notes", "resumed"), list) | {"loss": str, "started": str}
 _ANOTHER = "Choose another folder: output=..."
 
@@ -142,6 +143,11 @@ class RunFolder:
         if not (self.model / "config.json").exists():
             raise UserError(f"{prefix}{self.shown} holds no trained model: the run is {manifest.status}")
         return self.model
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file of the trained model, by its path in this folder."""
+        files = sorted(path for path in self.model.iterdir() if path.is_file())
+        return {f"{self.model.name}/{path.name}": hashlib.sha256(self.read(path)).hexdigest() for path in files}
 
     def create(self, *, new: bool) -> None:
         """Make the folder and prove that it can be written to; a new run takes it for itself."""

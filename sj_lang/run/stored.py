@@ -54,6 +54,13 @@ class Stored:
         self._check_config(model.config)
         return model
 
+    def tell_changes(self, console: Console) -> None:
+        """Say which files of the model are not those that the run wrote."""
+        now = self.folder.digests()
+        for name, digest in self.manifest.content.get("files", {}).items():
+            if now.get(name) != digest:
+                console.say(f"note: {self.folder.shown}/{name} is not the file that the run wrote")
+
     def _check_config(self, config: Any) -> None:
         """UserError if a config contradicts the recipe, beyond the sizes that data and checkpoints decide."""
         free = ("type", "init_from", "vocab_size", *AT_LEAST)
@@ -90,6 +97,7 @@ def evaluate(run_dir: str | Path, *, unrolled: bool = False) -> int:
     """
     console = Console()
     run = open_run(run_dir)
+    run.tell_changes(console)
     task = make_task(run.recipe)
     with _used(run.folder):
         prepared = prepare(task, run.recipe, tokenizer=lambda texts: run.tokenizer)
@@ -147,6 +155,7 @@ def generate(
     with _used(run.folder):
         text, notes = write_text(model, run.tokenizer, prompt, chosen, run.recipe.seed if seed is None else seed)
     console = Console()
+    run.tell_changes(console)
     for note in notes:
         console.say(f"note: {note}")
     console.say(text)

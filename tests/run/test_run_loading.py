@@ -82,6 +82,19 @@ def test_tensors_that_do_not_fit(
     assert "unexpected" not in errors
 
 
+def test_a_flipped_bit_is_told(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for command in ("eval", "generate"):
+        assert cli.main([command, "r"]) == 0
+        assert "note: r/model" not in capfd.readouterr().out
+    path = model / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    for command in ("eval", "generate"):
+        assert cli.main([command, "r"]) == 0
+        assert "note: r/model/model.safetensors is not the file that the run wrote" in capfd.readouterr().out
+
+
 def test_a_config_of_another_recipe(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(
