@@ -47,7 +47,7 @@ def shield() -> dict[str, str]:
 
 
 def _why_not(package: str) -> str:
-    """Why an installed package cannot be imported; "" if it can, or is imported or not installed."""
+    """Why an installed package cannot be imported; "" if it can, or is imported or not there."""
     if package in sys.modules or importlib.util.find_spec(package) is None:
         return ""
     try:

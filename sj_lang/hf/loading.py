@@ -8,39 +8,18 @@ begin.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sj_lang import hf
-from sj_lang.errors import SjLangError, Unreachable, UserError, describe
-from sj_lang.hf.checkpoint import OFFLINE
+from sj_lang.hf.checkpoint import reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 INDEX = "model.safetensors.index.json"
 SHOWN = 5  # tensors that an error names
-
-
-@contextmanager
-def reading(source: Path | str, problem: str) -> Iterator[None]:
-    """Inside, whatever a library raises about a checkpoint becomes a UserError, or Unreachable.
-
-    Files that are damaged or made to harm make transformers, tokenizers and safetensors raise
-    errors of any class.
-    """
-    with hf.reached() if isinstance(source, str) else nullcontext(True) as online:
-        try:
-            yield
-        except SjLangError:
-            raise
-        except Exception as error:
-            if not online and isinstance(error, OSError):
-                raise Unreachable(f"{problem}: {OFFLINE}") from error
-            plain = isinstance(error, OSError | ValueError) and not isinstance(error, json.JSONDecodeError)
-            raise UserError(f"{problem}: {' '.join(str(error).split()) if plain else describe(error)}") from error
 
 
 def load_tokenizer(source: Path | str, problem: str, **options: Any) -> PreTrainedTokenizerBase:

@@ -12,7 +12,8 @@ import torch
 
 from sj_lang.errors import UserError
 from sj_lang.hf import checkpoint, shield
-from sj_lang.hf.loading import inside, listed, load_model, reading
+from sj_lang.hf.checkpoint import reading
+from sj_lang.hf.loading import inside, listed, load_model
 from sj_lang.recipe.checkpoint import KEY, refuse_other_kind
 
 shield()
@@ -91,7 +92,8 @@ def check_tokens(place: str, tokenizer: Any) -> None:
 def _tokens(folder: Path) -> dict[str, int] | None:
     """The tokens of a checkpoint's own tokenizer and their numbers; None: it comes without."""
     if (folder / "tokenizer.json").exists():
-        return Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+        with reading(folder, f"{KEY}: no tokenizer in {folder}"):
+            return Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
     if not (folder / "vocab.txt").exists():
         return None
     try:
