@@ -222,14 +222,13 @@ def _tell_curves(history: figures.History, manifest: Mapping[str, Any]) -> str:
 
 def _tell_rates(history: figures.History) -> str:
     steps, values = figures.series(history, "firing_rate.mean")
-    layers = [key for entry in history for key in entry if key.startswith("firing_rate.") and not key.endswith(".mean")]
-    if not steps or not layers:
+    layers = (
+        {k: v for k, v in entry.items() if k.startswith("firing_rate.") and not k.endswith(".mean") and v is not None}
+        for entry in reversed(history)
+    )
+    last: dict[str, float] = next(filter(None, layers), {})
+    if not steps or not last:
         return ""
-    last: dict[str, float] = {}
-    for entry in reversed(history):
-        last = {k: v for k, v in entry.items() if k in layers and v is not None}
-        if last:
-            break
     low, high = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
     return (
         f"Mean rate {values[0]:.3f} at step {steps[0]}, {values[-1]:.3f} at step {steps[-1]}. At the end the quietest "
@@ -269,9 +268,11 @@ def _read_metrics(folder: RunFolder, *, means: bool = False) -> dict[str, Any]:
 
 
 def _are_means(figures: Any) -> bool:
-    parts = ("mean", "deviation", "n")
     return isinstance(figures, dict) and all(
-        isinstance(value, dict) and all(part in value and is_figure(value[part]) for part in parts)
+        isinstance(value, dict)
+        and is_figure(value.get("mean"))
+        and isinstance(value.get("n"), int)
+        and ("deviation" in value and (value["deviation"] is None or is_figure(value["deviation"])))
         for value in figures.values()
     )
 
