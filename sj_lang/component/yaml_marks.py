@@ -18,7 +18,8 @@ from sj_lang.errors import UserError
 
 LARGEST = 1 << 20  # bytes of a file
 DEEPEST = 32  # sections inside one another
-MOST = 50_000  # values of a file, those behind an alias counted each time
+MOST = 50_000  # values of a file, those behind an alias and 100 characters of a text counted each time
+MOST_KEYS = 1000  # of one section
 _TAG = "tag:yaml.org,2002:"
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -62,7 +63,7 @@ class Document:
         if id(node) in self._open:
             self.problems.append(Problem(keys, "a section cannot contain itself", place=self._place(node)))
             return None
-        self._count += 1
+        self._count += 1 + (len(node.value) // 100 if isinstance(node, yaml.ScalarNode) else 0)
         if len(self._open) >= DEEPEST or self._count > MOST:
             limit = (
                 f"more than {MOST:,} values" if self._count > MOST else f"more than {DEEPEST} sections in one another"
@@ -88,6 +89,8 @@ class Document:
 
     def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
+        if len(node.value) > MOST_KEYS:
+            raise UserError(f"{self._place(node)}  a section cannot hold more than {MOST_KEYS:,} keys")
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 self.problems.append(
