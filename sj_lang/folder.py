@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -14,6 +15,10 @@ from typing import Any
 from sj_lang.errors import UserError
 from sj_lang.manifest import Manifest, plain, write_json, write_text
 
+#: fields of a manifest on which something relies, and what they hold
+_MANIFEST: dict[str, type] = {"id": str, "name": str, "status": str, "recipe": dict, "children": list}
+_MANIFEST |= dict.fromkeys(("machine", "versions", "commits", "data", "files"), dict)
+_MANIFEST |= dict.fromkeys(("argv", "notes", "resumed"), list) | {"loss": str, "started": str}
 _ANOTHER = "Choose another folder: output=..."
 #: what a run that was ended while it began leaves behind
 _BEGUN = {".lock", "recipe.yaml", "recipe.yaml.part", "manifest.json.part"}
@@ -90,10 +95,44 @@ class RunFolder:
         return manifest
 
     def read_manifest(self) -> Manifest:
+        """UserError if it cannot be read, lacks what every run has, or the folder holds a link."""
+        self.refuse_links()
         try:
-            return Manifest.read(self.manifest)
+            manifest = Manifest.read(self.manifest)
         except (OSError, ValueError) as error:
             raise UserError(f"{self.shown}: its manifest.json cannot be read ({error})") from error
+        for key, kind in _MANIFEST.items():
+            if not isinstance(manifest.content.get(key, kind()), kind):
+                raise UserError(f"{self.manifest}: {key} is {manifest.content[key]!r:.60}; expected a {kind.__name__}")
+        if lacking := [key for key in ("id", "name", "status") if key not in manifest.content]:
+            raise UserError(f"{self.manifest}: it lacks {', '.join(lacking)}")
+        names = manifest.content.get("children", [])
+        if wrong := [name for name in names if not isinstance(name, str) or {"", "..", "."} & {*name.split("/")}]:
+            raise UserError(f"{self.manifest}: {wrong[0]!r:.60} in children names no run of the series")
+        return manifest
+
+    def refuse_links(self) -> None:
+        """UserError if a symbolic link is in the folder: a file of a run is neither read nor written through one."""
+        for where, folders, files in os.walk(self.root):
+            for name in (*folders, *files):
+                path = Path(where, name)
+                if path.is_symlink():
+                    inside = path.relative_to(self.root)
+                    raise UserError(f"{self.shown}: {inside} is a link to {os.readlink(path)}; put a copy there")
+
+    def read(self, path: Path) -> bytes:
+        """The content of one of the run's files, b"" if there is none. UserError if it cannot be read."""
+        try:
+            return path.read_bytes() if os.path.lexists(path) else b""
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+    def read_text(self, path: Path) -> str:
+        """The same as text."""
+        try:
+            return self.read(path).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
 
     def trained_model(self, prefix: str = "") -> Path:
         """The folder of the trained model. UserError, beginning with `prefix`, without one."""
@@ -106,6 +145,11 @@ class RunFolder:
         if not (self.model / "config.json").exists():
             raise UserError(f"{prefix}{self.shown} holds no trained model: the run is {manifest.status}")
         return self.model
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file of the trained model, by its path in this folder."""
+        files = sorted(path for path in self.model.iterdir() if path.is_file())
+        return {f"{self.model.name}/{path.name}": hashlib.sha256(self.read(path)).hexdigest() for path in files}
 
     def create(self) -> str:
         """Make the folder of a new run, prove that it can be written to, and `lock` it."""
@@ -171,14 +215,21 @@ class RunFolder:
             file.write(json.dumps(sound, allow_nan=False) + "\n")
 
     def read_history(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line that was cut short is left out."""
-        entries = []
-        if self.history.exists():
-            for line in self.history.read_text(encoding="utf-8").splitlines():
-                try:
-                    entries.append(json.loads(line))
-                except ValueError:
+        """The lines of metrics.jsonl; a last line that was cut short is left out. UserError for any other line that
+        is no entry."""
+        lines = self.read_text(self.history).splitlines()
+        entries: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
+                entry = None
+                if number == len(lines):
                     break
+            sound = isinstance(entry, dict) and all(one is None or is_figure(one) for one in entry.values())
+            if not sound or type(entry.get("step")) is not int:
+                raise UserError(f"{self.history}, line {number}: expected a step and figures, found {line:.60}")
+            entries.append(entry)
         return entries
 
     def rewind(self, step: int) -> None:
@@ -188,6 +239,11 @@ class RunFolder:
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         write_json(self.metrics, dict(metrics))
+
+
+def is_figure(value: Any) -> bool:
+    """Whether this is a number, of 64 bits if it is whole."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
 
 
 def model_folder(place: str, key: str) -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from sj_lang.build import Make, check_neurons
-from sj_lang.errors import UserError
+from sj_lang.errors import SjLangError, UserError, describe
 from sj_lang.hf import shield
 from sj_lang.monitor import neuron_parameters
 from sj_lang.recipe.sections import NEURON_RATE
@@ -124,8 +124,11 @@ def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any], notes: li
         if place:
             return init_from.from_checkpoint(auto, config, place, notes, fixed=recipe.model)
         model = auto.from_config(config)
-    except ValueError as error:
-        raise UserError(f"model '{make.name}': {error}") from error
+    except (SjLangError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # torch and the model refuse values of the right type, such as a negative deviation
+        text = str(error) if isinstance(error, ValueError) else describe(error)
+        raise UserError(f"model '{make.name}': {text}") from error
     return cast("PreTrainedModel", model)
 
 
@@ -150,8 +153,8 @@ def training_arguments(recipe: Recipe, prepared: Prepared | None, output: Path, 
     _plan_evaluation(train, prepared, notes)
     try:
         arguments = transformers.TrainingArguments(**train)
-    except ValueError as error:
-        raise UserError(f"train: {error}") from error
+    except Exception as error:  # each field has its own way of refusing a value
+        raise UserError(f"train: {error if isinstance(error, ValueError) else describe(error)}") from error
     if arguments.n_gpu > 1:
         notes.append(
             f"{arguments.n_gpu} GPUs are visible, one is used; use all: torchrun --nproc_per_node {arguments.n_gpu} "

@@ -83,6 +83,7 @@ def begin(
             write_text(folder.recipe, recipe.dump_yaml())
         record.update({"recipe": resolved})
         record.write()
+        record.reserve()
         console.open(folder.log)
     return record
 
@@ -93,7 +94,10 @@ def recorded(record: Manifest, folder: RunFolder, console: Console, debug: bool)
 
     def end(status: Status, code: int, error: str) -> None:
         if is_main_process():
-            record.end(status, code, error)
+            try:
+                record.end(status, code, error)
+            except OSError as lost:
+                console.warn(f"{folder.shown}/{record.path.name} cannot say so, it cannot be written: {lost.strerror}")
             console.record(f"{status}: {error}")
 
     try:
@@ -108,6 +112,8 @@ def recorded(record: Manifest, folder: RunFolder, console: Console, debug: bool)
         end("failed", error.exit_code, str(error))
         raise
     except Exception as error:
+        if is_main_process():
+            record.release()  # the log may need the room too
         console.record(traceback.format_exc())
         memory = isinstance(error, torch.OutOfMemoryError)
         hint = "Lower train.per_device_train_batch_size and raise gradient_accumulation_steps. " if memory else ""

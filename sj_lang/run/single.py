@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sj_lang.errors import Unreachable, UserError
+from sj_lang.errors import SjLangError, Unreachable, UserError, describe
 from sj_lang.folder import RunFolder
 from sj_lang.manifest import Manifest, device, plain
 from sj_lang.monitor import neuron_parameters, undisturbed
@@ -96,8 +96,11 @@ def _trainer(job: Job, folder: RunFolder, console: Console) -> RunTrainer:
         job.arguments.output_dir = scratch
         try:
             trainer = RunTrainer(job, console, folder)
-        except (ValueError, RuntimeError, ImportError) as error:
-            raise UserError(f"train: {error}") from error
+        except SjLangError:
+            raise
+        except Exception as error:  # each field of TrainingArguments has its own way of refusing a value
+            plain = ValueError | RuntimeError | ImportError
+            raise UserError(f"train: {error if isinstance(error, plain) else describe(error)}") from error
     job.arguments.output_dir = str(folder.root)
     return trainer
 
@@ -162,7 +165,8 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     if not is_main_process():
         return
     folder.write_metrics(metrics)
-    record.update({"chosen_step": trainer.chosen_step(), "notes": [*job.notes, *job.prepared.remarks]})
+    notes = [*job.notes, *job.prepared.remarks]
+    record.update({"chosen_step": trainer.chosen_step(), "notes": notes, "files": folder.digests()})
     history = folder.read_history()
     figures.learning_curves(history, folder.figures / "learning_curves.png", chosen=trainer.chosen_step())
     figures.firing_rates(history, folder.figures / "firing_rates.png")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ import torch
 
 from sj_lang import plugins
 from sj_lang.component.problems import report
-from sj_lang.errors import UserError, describe
+from sj_lang.errors import SjLangError, UserError, describe
 from sj_lang.folder import RunFolder
 from sj_lang.hf import shield
+from sj_lang.hf.loading import amiss, load_model, load_tokenizer
 from sj_lang.manifest import Manifest, plain, write_json
 from sj_lang.recipe.loading import Recipe, load
 from sj_lang.recipe.sections import check_generation
@@ -22,12 +24,12 @@ from sj_lang.report.page import metric_rows
 from sj_lang.run.assembly import Job, longest_text, make_task, prepare, training_arguments
 from sj_lang.run.console import Console, is_main_process, table
 from sj_lang.run.evaluation import final_figures, unrolled_figures
+from sj_lang.run.init_from import AT_LEAST
 from sj_lang.run.trainer import RunTrainer
 
 shield()
 
 import transformers  # noqa: E402
-from safetensors import SafetensorError  # noqa: E402
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,20 +47,47 @@ class Stored:
     def model(self, auto_class: str) -> PreTrainedModel:
         """The trained weights, in the class that the recipe names. UserError if they cannot be read."""
         plugins.get("model", self.recipe.model["type"]).load()  # registers its classes with transformers
-        auto = getattr(transformers, auto_class)
-        try:
-            model: PreTrainedModel = auto.from_pretrained(self.folder.model, use_safetensors=True)  # no pickle
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{self.folder.model} holds no model that can be read: {error}") from error
+        problem = f"{self.folder.model} holds no model that can be read"
+        model, report = load_model(getattr(transformers, auto_class), self.folder.model, problem)
+        if wrong := amiss(report):
+            raise UserError(f"{problem}: {wrong}")
+        self._check_config(model.config)
         return model
+
+    def tell_changes(self, console: Console) -> None:
+        """Say which files of the model are not those that the run wrote."""
+        now = self.folder.digests()
+        for name, digest in self.manifest.content.get("files", {}).items():
+            if now.get(name) != digest:
+                console.say(f"note: {self.folder.shown}/{name} is not the file that the run wrote")
+
+    def _check_config(self, config: Any) -> None:
+        """UserError if a config contradicts the recipe, beyond the sizes that data and checkpoints decide."""
+        free = ("type", "init_from", "vocab_size", *AT_LEAST)
+        for key, value in self.recipe.model.items():
+            its = plain(getattr(config, key, value))
+            if key not in free and value is not None and its != plain(value):
+                raise UserError(f"{self.folder.model}/config.json: {key} is {its!r}, but {value!r} in the run's recipe")
 
 
 def open_run(run_dir: str | Path) -> Stored:
     """Raises UserError unless `run_dir` is the folder of a run that has a trained model."""
     folder = RunFolder(Path(run_dir))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder.trained_model())
+    model = folder.trained_model()
+    tokenizer = load_tokenizer(model, f"{model} holds no tokenizer that can be read")
     recipe = load(str(folder.recipe), ["model.init_from=null"])  # where it started from may be gone
     return Stored(folder=folder, manifest=folder.read_manifest(), recipe=recipe, tokenizer=tokenizer)
+
+
+@contextmanager
+def _used(folder: RunFolder) -> Iterator[None]:
+    """Inside, what libraries raise about a model or a tokenizer that cannot be right becomes a UserError."""
+    try:
+        yield
+    except (SjLangError, OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{folder.model} and {folder.recipe.name} do not work together: {describe(error)}") from error
 
 
 def evaluate(run_dir: str | Path, *, unrolled: bool = False) -> int:
@@ -68,8 +97,10 @@ def evaluate(run_dir: str | Path, *, unrolled: bool = False) -> int:
     """
     console = Console()
     run = open_run(run_dir)
+    run.tell_changes(console)
     task = make_task(run.recipe)
-    prepared = prepare(task, run.recipe, tokenizer=lambda texts: run.tokenizer)
+    with _used(run.folder):
+        prepared = prepare(task, run.recipe, tokenizer=lambda texts: run.tokenizer)
     if plain(prepared.fingerprint) != run.manifest.content.get("data"):
         console.say("note: the data are not those of the run, so the figures differ from metrics.json")
     with tempfile.TemporaryDirectory() as scratch:
@@ -80,8 +111,9 @@ def evaluate(run_dir: str | Path, *, unrolled: bool = False) -> int:
             job = Job(recipe=run.recipe, task=task, prepared=prepared, model=model, arguments=arguments)
             return RunTrainer(job, console)
 
-        in_substeps, compared = unrolled_figures(trainer()) if unrolled else ({}, None)
-        figures = final_figures(trainer(), None)
+        with _used(run.folder):
+            in_substeps, compared = unrolled_figures(trainer()) if unrolled else ({}, None)
+            figures = final_figures(trainer(), None)
     stored, columns, titles = figures, [figures], []
     if compared is not None:
         columns, titles = [figures, in_substeps], [["", "as it is", "in sub-steps"]]
@@ -92,9 +124,9 @@ def evaluate(run_dir: str | Path, *, unrolled: bool = False) -> int:
             f"bit with the whole product: all are equal. The largest spike is {compared.most}"
             + (f", the smallest {compared.least}." if compared.least else "; each spike of a sub-step is 0 or 1.")
         )
+    console.say(table([*titles, *([name, *values] for name, values in metric_rows(columns))]))
     if is_main_process():
         write_json(run.folder.root / "eval.json", stored)
-    console.say(table([*titles, *([name, *values] for name, values in metric_rows(columns))]))
     return 0
 
 
@@ -114,14 +146,17 @@ def generate(
     if prompt is None:
         prompt = run.recipe.generate.get("prompt")
     if prompt is None:
-        prompt = task.sample_prompt(prepare(task, run.recipe, tokenizer=lambda texts: run.tokenizer))
+        with _used(run.folder):
+            prompt = task.sample_prompt(prepare(task, run.recipe, tokenizer=lambda texts: run.tokenizer))
     if prompt is None:
         raise UserError(f"generate: the task '{run.recipe.task['type']}' writes no text")
     model = run.model(task.auto_class)
     if torch.accelerator.is_available():
         model = model.to(torch.accelerator.current_accelerator())
-    text, notes = write_text(model, run.tokenizer, prompt, chosen, run.recipe.seed if seed is None else seed)
+    with _used(run.folder):
+        text, notes = write_text(model, run.tokenizer, prompt, chosen, run.recipe.seed if seed is None else seed)
     console = Console()
+    run.tell_changes(console)
     for note in notes:
         console.say(f"note: {note}")
     console.say(text)

@@ -6,6 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from sj_lang.errors import UserError
+from sj_lang_language.tokenizers.pieces import pieces
 
 PAD = "<pad>"
 SMALLEST = 257  # all bytes and the padding token
@@ -30,7 +31,7 @@ def bpe(*, texts: Iterable[str], vocab_size: int = 1024, min_frequency: int = 2)
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    core.train_from_iterator(texts, trainer)
+    core.train_from_iterator(pieces(texts), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=PAD,

@@ -9,6 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from sj_lang.errors import UserError
+from sj_lang_language.tokenizers.pieces import pieces
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCAB = "vocab.txt"
@@ -138,6 +139,6 @@ def _trained(
         special_tokens=begin,
         show_progress=False,
     )
-    core.train_from_iterator(texts, trainer)
+    core.train_from_iterator(pieces(texts), trainer)
     ids: dict[str, int] = core.get_vocab()
     return sorted(ids, key=ids.__getitem__)

@@ -136,12 +136,13 @@ def has_labels(table: DataTable, label: str) -> bool:
 
 
 def written(value: Any) -> str:
-    """A label as text: 1, 1.0 and "1" are the same."""
+    """A label as text: 1, 1.0, "1", "1.0" and b"1" are the same one."""
     if _missing(value):
         return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value).strip()
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text.strip())
 
 
 def cut(examples: Examples, share: float, *, classes: bool, key: str = "task.validation") -> tuple[Examples, Examples]:

@@ -10,6 +10,8 @@ from sj_lang.errors import UserError
 
 SUFFIXES = (".txt", ".txt.gz")
 LONGEST = 1 << 20  # characters of a row of a stream, if no blank line ends it
+RATIO = 100  # between a text and its .gz, at most
+SMALL = 1 << 26  # bytes that may be packed in any ratio
 PARTS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
 
 
@@ -57,7 +59,7 @@ def _paragraphs_of(path: str) -> Iterator[dict[str, str]]:
     lines: list[str] = []
     size = 0
     with (gzip.open if path.lower().endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as file:
-        for line in file:
+        for line in iter(lambda: file.readline(LONGEST), ""):
             if line.strip():
                 lines.append(line)
                 size += len(line)
@@ -79,12 +81,24 @@ def _files(place: Path) -> list[Path]:
     return files
 
 
+def _unpacked(path: Path, packed: int) -> bytes:
+    """The content of a .gz. UserError for one that fills the memory: no text is packed like that."""
+    most = max(SMALL, RATIO * packed)
+    with gzip.open(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise UserError(
+            f"task.data: {path} unpacks to more than {most:,} bytes, {RATIO} times its size; to use it, unpack it"
+        )
+    return data
+
+
 def read_file(path: Path) -> str:
     """One file as text."""
     try:
         data = path.read_bytes()
         if path.name.lower().endswith(".gz"):
-            data = gzip.decompress(data)
+            data = _unpacked(path, len(data))
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"task.data: {path} cannot be read: {error}") from error
     if not data.strip():
