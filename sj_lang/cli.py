@@ -8,6 +8,7 @@ SIGTERM, with a checkpoint saved.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from sj_lang import __version__
 from sj_lang.commands.arguments import Parser
-from sj_lang.errors import SjLangError, UserError, choices
+from sj_lang.errors import SjLangError, UserError, choices, printable
 
 if TYPE_CHECKING:
     from sj_lang.recipe.loading import Recipe
@@ -30,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
     except SjLangError as error:
         _complain(f"error: {error}", debug)
         return error.exit_code
@@ -38,19 +41,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain("interrupted", debug)
         return 130
     except BrokenPipeError:  # the reader of a pipe, such as head, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
         return 1
+    except OSError as error:
+        if error.errno is None:  # no operating system's, but a library's
+            return _surprise(error, debug)
+        where = error.filename or ("standard output" if error.errno == errno.ENOSPC else "")
+        _complain(f"error: {where}: {error.strerror}" if where else f"error: {error}", debug)
+        if error.filename is None:
+            _close_output()
+        return UserError.exit_code
     except Exception as error:
-        _complain(
-            f"error: unexpected {type(error).__name__}: {error}" + ("" if debug else " (--debug shows where)"), debug
-        )
-        return 1
+        return _surprise(error, debug)
+
+
+def _surprise(error: Exception, debug: bool) -> int:
+    _complain(f"error: unexpected {type(error).__name__}: {error}" + ("" if debug else " (--debug shows where)"), debug)
+    return 1
+
+
+def _close_output() -> None:
+    """Keep the interpreter from writing to standard output once more, at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -116,6 +134,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     _changes(parser)
     parser.add_argument("--dry-run", action="store_true", help="check everything, build data and model, train nothing")
     parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder from its last checkpoint")
+    parser.add_argument("--changed-data", action="store_true", help="with --resume: accept data that have changed")
 
 
 def _generate_options(parser: argparse.ArgumentParser) -> None:
@@ -153,13 +172,22 @@ def _new_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.resume is not None and "=" in (arguments.recipe or "") and not Path(arguments.recipe).is_file():
+        arguments.changes.insert(0, arguments.recipe)  # argparse takes the first word
+        arguments.recipe = None
     if arguments.recipe is None:
         arguments.recipe = _recipe_of(arguments.resume)
     recipe = _load(arguments)
     from sj_lang import run
 
     run.quiet_libraries()
-    return run.execute(recipe, dry_run=arguments.dry_run, resume=arguments.resume, debug=arguments.debug)
+    return run.execute(
+        recipe,
+        dry_run=arguments.dry_run,
+        resume=arguments.resume,
+        changed_data=arguments.changed_data,
+        debug=arguments.debug,
+    )
 
 
 def _recipe_of(run: str | None) -> str:
@@ -244,12 +272,25 @@ def _new(arguments: argparse.Namespace) -> None:
     print(f"wrote {folder}\nnext: pip install -e {folder} && pytest {folder}")
 
 
+def _swap_options(parser: argparse.ArgumentParser) -> None:
+    from sj_lang.commands import swap
+
+    swap.options(parser)
+
+
+def _swap(arguments: argparse.Namespace) -> int:
+    from sj_lang.commands import swap
+
+    return swap.main(arguments)
+
+
 def _load(arguments: argparse.Namespace) -> Recipe:
     from sj_lang.recipe import loading
 
     loaded = loading.load(arguments.recipe, arguments.changes)
-    for note in loaded.notes if os.environ.get("RANK", "0") == "0" else []:  # torchrun numbers them
-        print(f"note: {note}", file=sys.stderr)
+    first = "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"  # torchrun starts one process per rank
+    for note in loaded.notes if first else []:
+        print(printable(f"note: {note}"), file=sys.stderr)
     return loaded
 
 
@@ -274,6 +315,12 @@ COMMANDS: dict[str, tuple[Command, str, str, Callable[[argparse.ArgumentParser],
         "time a neuron, once its parity check is green, or the training steps of a recipe's runs",
         "bench dsn --against lif",
         None,
+    ),
+    "swap": (
+        _swap,
+        "say what a swap of neurons would do to a network of yours",
+        "swap mypackage.models:resnet18 --to dsn --example 4,2,3,32,32",
+        _swap_options,
     ),
     "doctor": (_doctor, "say what works with what is installed here", "doctor", None),
     "new": (_new, "write the folder of a new plugin", "new ember", _new_options),

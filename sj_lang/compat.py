@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from sj_lang.errors import choices
+
+_CLOCK_DRIVEN = "spikingjelly.clock_driven.neuron"
 
 SURROGATES = (
     "ATan",
@@ -95,7 +98,8 @@ class BothLines:
             valid = " and ".join(f'"{mode}"' for mode in node.supported_step_mode())
             reason = f": {node.one_mode}" if getattr(node, "one_mode", "") else ""
             raise ValueError(
-                f'{type(self).__name__}: step_mode "{value}" is not possible; this node has {valid}{reason}'
+                f'{type(self).__name__}: step_mode "{value}" is not possible; this node has {valid}{reason}. '
+                "If `set_step_mode` set it, modules before this one are set already: set the net back to what it was"
             )
         self._step_mode = value
 
@@ -124,6 +128,10 @@ class BothLines:
         node: Any = self
         (x,) = inputs
         names = [name for name, _ in node.named_memories()]
+        if len(states) != len(names):
+            raise ValueError(
+                f"{type(self).__name__}: {len(states)} states were handed in, it has {len(names)}: {', '.join(names)}"
+            )
         missing = any(value is None for value in states)
         state = None if missing else dict(zip(names, states, strict=True))
         spikes, after, _ = node.advance(x, state, mask, single=single)
@@ -136,10 +144,42 @@ def multi_step(neuron: str) -> Any:
 
 
 def node_classes() -> tuple[type[Any], ...]:
-    """SpikingJelly's spiking neurons: all integrate-and-fire nodes, and the PSN family if the release has it."""
+    """SpikingJelly's spiking neurons: all integrate-and-fire nodes, and the PSN family if the release has it.
+
+    Those of `spikingjelly.clock_driven` too, if the process has imported it; without that no net
+    has any.
+    """
     neuron = spikingjelly("neuron")
     names = ("BaseNode", "PSN", "MaskedPSN", "SlidingPSN")
-    return tuple(getattr(neuron, name) for name in names if hasattr(neuron, name))
+    classes = tuple(getattr(neuron, name) for name in names if hasattr(neuron, name))
+    older = sys.modules.get(_CLOCK_DRIVEN)
+    return (*classes, older.BaseNode) if older else classes
+
+
+def step_mode(module: Any) -> str:
+    """ "s" or "m" as a node's class or its attribute says it; "" if neither does."""
+    caller = next((one for one in type(module).__mro__ if "forward" in vars(one)), object)
+    if caller.__module__ == _CLOCK_DRIVEN:
+        return "m" if caller.__name__.startswith("MultiStep") else "s"
+    mode = getattr(module, "step_mode", "")
+    return mode if mode in ("s", "m") else ""
+
+
+def leak_and_gain(node: Any) -> tuple[float | None, float]:
+    """What a step of a SpikingJelly node keeps of its potential, None if unknown, and what it adds of its input.
+
+    LIF and PLIF with and without `decay_input`, and IF.
+    """
+    names = {one.__name__ for one in type(node).__mro__ if one.__module__.startswith("spikingjelly.")}
+    if "IFNode" in names:
+        return 1.0, 1.0
+    if "ParametricLIFNode" in names:
+        share = float(node.w.detach().sigmoid())
+    elif "LIFNode" in names:
+        share = 1 / float(node.tau)
+    else:
+        return None, 1.0
+    return 1 - share, share if getattr(node, "decay_input", True) else 1.0
 
 
 def recurrent_containers() -> tuple[type[Any], ...]:
@@ -155,7 +195,11 @@ def reset(net: Any) -> None:
 
 
 def forget_reset_cache(net: Any) -> None:
-    """Tell 2.x, which remembers the modules that `reset_net` found, that they may have changed."""
+    """Tell 2.x, which remembers the modules that `reset_net` found, that they may have changed.
+
+    It remembers them for each module that it was called with, such as `reset_net(net.blocks)`.
+    """
     functional = spikingjelly("functional")
     if hasattr(functional, "invalidate_reset_cache"):
-        functional.invalidate_reset_cache(net)
+        for module in net.modules():
+            functional.invalidate_reset_cache(module)

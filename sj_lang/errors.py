@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher, get_close_matches
 
@@ -65,6 +66,11 @@ def choices(word: str, valid: Sequence[str], limit: int = 10) -> str:
     if names and len(names) <= (limit if close else 2 * limit) and set(names) - set(close):
         parts.append("valid: " + ", ".join(names))
     return " ".join(parts)
+
+
+def printable(text: str) -> str:
+    """The text with control characters written out, except line ends and tabs: a terminal obeys them."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda control: f"\\x{ord(control[0]):02x}", text)
 
 
 def describe(error: BaseException) -> str:

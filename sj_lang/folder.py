@@ -1,19 +1,29 @@
-"""The folder of one run: claimed once, never taken by another recipe, resumed only by its own."""
+"""The folder of one run: claimed once, locked while in use, resumed only by its own recipe."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import platform
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sj_lang.errors import UserError
-from sj_lang.manifest import Manifest, plain, write_json
+from sj_lang.manifest import Manifest, plain, write_json, write_text
 
+#: fields of a manifest on which something relies, and what they hold
+_MANIFEST: dict[str, type] = {"id": str, "name": str, "status": str, "recipe": dict, "children": list}
+_MANIFEST |= dict.fromkeys(("machine", "versions", "commits", "data", "files"), dict)
+_MANIFEST |= dict.fromkeys(("argv", "notes", "resumed"), list) | {"loss": str, "started": str}
 _ANOTHER = "Choose another folder: output=..."
+#: what a run that was ended while it began leaves behind
+_BEGUN = {".lock", "recipe.yaml", "recipe.yaml.part", "manifest.json.part"}
+#: what may be changed when a run is resumed: the weights do not depend on it
+CHANGEABLE = ("generate", "measure")
 
 
 class RunFolder:
@@ -33,6 +43,7 @@ class RunFolder:
         self.sample = self.root / "sample.txt"
         self.report = self.root / "report.html"
         self.tensorboard = self.root / "tensorboard"
+        self._lock: int | None = None
 
     @property
     def continuing(self) -> str:
@@ -42,8 +53,8 @@ class RunFolder:
     def _refuse_another(self, manifest: Manifest, resolved: Mapping[str, Any], what: str, cure: str) -> None:
         """Raise UserError if the run here is of another recipe."""
         if differing := differences(manifest.content.get("recipe", {}), resolved):
-            listed = _listed(differing)
-            raise UserError(f"{what} another recipe. Stored there, and asked for now:\n{listed}\n{cure}")
+            recipes = listed(differing)
+            raise UserError(f"{what} another recipe. Stored there, and asked for now:\n{recipes}\n{cure}")
 
     def refuse_unless_free(self, resolved: Mapping[str, Any]) -> None:
         """Raise UserError, with what to do, unless a new run may be written here."""
@@ -53,7 +64,8 @@ class RunFolder:
         if not self.root.is_dir():
             raise UserError(f"output: {self.shown} is a file. Choose a folder: output=...")
         if not self.manifest.exists():
-            if any(self.root.iterdir()):
+            names = {path.name for path in self.root.iterdir()}
+            if names - _BEGUN or (names and ".lock" not in names):
                 raise UserError(f"output: {self.shown} holds files, but no run. {_ANOTHER}")
             self._refuse_unless_writable()
             return
@@ -83,10 +95,44 @@ class RunFolder:
         return manifest
 
     def read_manifest(self) -> Manifest:
+        """UserError if it cannot be read, lacks what every run has, or the folder holds a link."""
+        self.refuse_links()
         try:
-            return Manifest.read(self.manifest)
+            manifest = Manifest.read(self.manifest)
         except (OSError, ValueError) as error:
             raise UserError(f"{self.shown}: its manifest.json cannot be read ({error})") from error
+        for key, kind in _MANIFEST.items():
+            if not isinstance(manifest.content.get(key, kind()), kind):
+                raise UserError(f"{self.manifest}: {key} is {manifest.content[key]!r:.60}; expected a {kind.__name__}")
+        if lacking := [key for key in ("id", "name", "status") if key not in manifest.content]:
+            raise UserError(f"{self.manifest}: it lacks {', '.join(lacking)}")
+        names = manifest.content.get("children", [])
+        if wrong := [name for name in names if not isinstance(name, str) or {"", "..", "."} & {*name.split("/")}]:
+            raise UserError(f"{self.manifest}: {wrong[0]!r:.60} in children names no run of the series")
+        return manifest
+
+    def refuse_links(self) -> None:
+        """UserError if a symbolic link is in the folder: a file of a run is neither read nor written through one."""
+        for where, folders, files in os.walk(self.root):
+            for name in (*folders, *files):
+                path = Path(where, name)
+                if path.is_symlink():
+                    inside = path.relative_to(self.root)
+                    raise UserError(f"{self.shown}: {inside} is a link to {os.readlink(path)}; put a copy there")
+
+    def read(self, path: Path) -> bytes:
+        """The content of one of the run's files, b"" if there is none. UserError if it cannot be read."""
+        try:
+            return path.read_bytes() if os.path.lexists(path) else b""
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+    def read_text(self, path: Path) -> str:
+        """The same as text."""
+        try:
+            return self.read(path).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
 
     def trained_model(self, prefix: str = "") -> Path:
         """The folder of the trained model. UserError, beginning with `prefix`, without one."""
@@ -100,18 +146,58 @@ class RunFolder:
             raise UserError(f"{prefix}{self.shown} holds no trained model: the run is {manifest.status}")
         return self.model
 
-    def create(self, *, new: bool) -> None:
-        """Make the folder and prove that it can be written to; a new run takes it for itself."""
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file of the trained model, by its path in this folder."""
+        files = sorted(path for path in self.model.iterdir() if path.is_file())
+        return {f"{self.model.name}/{path.name}": hashlib.sha256(self.read(path)).hexdigest() for path in files}
+
+    def create(self) -> str:
+        """Make the folder of a new run, prove that it can be written to, and `lock` it."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
                 pass
-            if new:
-                self.manifest.touch(exist_ok=False)
-        except FileExistsError as error:
-            raise UserError(f"output: another process has begun a run in {self.shown}. {_ANOTHER}") from error
         except OSError as error:
             raise UserError(f"output: {self.shown} cannot be written ({error.strerror}). {_ANOTHER}") from error
+        note = self.lock()
+        if self.manifest.exists():
+            self.unlock()
+            raise UserError(f"output: another process has begun a run in {self.shown}. {_ANOTHER}")
+        return note
+
+    def lock(self) -> str:
+        """Keep other processes out until `unlock` or the end of this one, however it ends.
+
+        Returns a note if the file system has no locks. UserError if another process holds this one.
+        """
+        try:
+            lock = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise UserError(f"{self.shown} cannot be locked: {error.strerror}: {self.shown}/.lock") from error
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(lock, 200).decode(errors="replace")
+            os.close(lock)
+            raise UserError(
+                f"another process has begun a run in {self.shown} and is still at work: {holder or 'it is new'}. "
+                f"Wait for its end. {_ANOTHER}"
+            ) from error
+        except (ImportError, OSError) as error:
+            os.close(lock)
+            return f"{self.shown} cannot be locked ({error}); make sure that no other process trains there"
+        os.ftruncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
+        self._lock = lock
+        os.register_at_fork(after_in_child=self.unlock)  # or orphaned workers would hold it
+        return ""
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _refuse_unless_writable(self) -> None:
         nearest = self.root
@@ -129,25 +215,35 @@ class RunFolder:
             file.write(json.dumps(sound, allow_nan=False) + "\n")
 
     def read_history(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line that was cut short is left out."""
-        entries = []
-        if self.history.exists():
-            for line in self.history.read_text(encoding="utf-8").splitlines():
-                try:
-                    entries.append(json.loads(line))
-                except ValueError:
+        """The lines of metrics.jsonl; a last line that was cut short is left out. UserError for any other line that
+        is no entry."""
+        lines = self.read_text(self.history).splitlines()
+        entries: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
+                entry = None
+                if number == len(lines):
                     break
+            sound = isinstance(entry, dict) and all(one is None or is_figure(one) for one in entry.values())
+            if not sound or type(entry.get("step")) is not int:
+                raise UserError(f"{self.history}, line {number}: expected a step and figures, found {line:.60}")
+            entries.append(entry)
         return entries
 
     def rewind(self, step: int) -> None:
         """Drop the lines of later steps from metrics.jsonl: these steps are trained again."""
         kept = [entry for entry in self.read_history() if entry.get("step", 0) <= step]
-        scratch = self.history.with_name(self.history.name + ".part")
-        scratch.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-        os.replace(scratch, self.history)
+        write_text(self.history, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         write_json(self.metrics, dict(metrics))
+
+
+def is_figure(value: Any) -> bool:
+    """Whether this is a number, of 64 bits if it is whole."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
 
 
 def model_folder(place: str, key: str) -> Path:
@@ -158,12 +254,21 @@ def model_folder(place: str, key: str) -> Path:
 
 def comparable(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """A resolved recipe as JSON, without the keys that do not change the training."""
-    return {key: value for key, value in plain(dict(resolved)).items() if key not in ("name", "summary", "output")}
+    content: dict[str, Any] = plain(dict(resolved))
+    for part in (content, *(content.get("runs") or {}).values()):
+        for key in ("name", "summary", "output", *CHANGEABLE):
+            part.pop(key, None)
+    return content
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """(key path, stored, asked) for each difference that changes the training."""
-    ours, theirs = _flat(comparable(stored)), _flat(comparable(asked))
+    return compared(comparable(stored), comparable(asked))
+
+
+def compared(stored: Mapping[str, Any], present: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key path, stored, present) for each difference of two nested mappings."""
+    ours, theirs = _flat(stored), _flat(present)
     absent = "(not set)"
     return [
         (key, ours.get(key, absent), theirs.get(key, absent))
@@ -182,7 +287,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _listed(differing: list[tuple[str, Any, Any]], limit: int = 8) -> str:
+def listed(differing: list[tuple[str, Any, Any]], limit: int = 8) -> str:
     lines = [f"  {key}: {stored!r} there, {asked!r} now" for key, stored, asked in differing[:limit]]
     if len(differing) > limit:
         lines.append(f"  and {len(differing) - limit} more")

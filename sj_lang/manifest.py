@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, distributions, entry_points, version
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Literal
 Status = Literal["running", "done", "failed", "interrupted"]
 #: the field "loss" of a manifest whose task says no more
 LOSS = "mean loss of the split, as its task defines it"
+_RESERVE = ".reserve"
 
 _PACKAGES = (
     "accelerate", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "datasets", "numpy", "safetensors", "spikingjelly",
@@ -29,11 +31,26 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half. NaN is refused."""
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of one.
+
+    Links are replaced, not followed. OSError, naming the file.
+    """
     scratch = path.with_name(path.name + ".part")
-    scratch.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
+    try:
+        scratch.unlink(missing_ok=True)
+        with scratch.open("x", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(scratch, path)
+    except OSError as error:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_text` of JSON; NaN is refused."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def plain(content: Any) -> Any:
@@ -43,7 +60,10 @@ def plain(content: Any) -> Any:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Raises OSError or ValueError if the file is missing or no JSON object."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path} holds too many lists in one another") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} does not hold a JSON object")
     return content
@@ -144,7 +164,15 @@ class Manifest:
         sessions.append({"started": now(), "argv": sys.argv, "versions": versions(), "commits": editable(), **fields})
         self.content.update(status="running", exit_code=None, ended=None)
 
+    def reserve(self) -> None:
+        """Take room on the disk, with which a run can say how it ended if the disk is full by then."""
+        self.path.with_name(_RESERVE).write_bytes(bytes(1 << 16))
+
+    def release(self) -> None:
+        self.path.with_name(_RESERVE).unlink(missing_ok=True)
+
     def end(self, status: Status, exit_code: int, error: str = "") -> None:
+        self.release()
         self.content.update(status=status, exit_code=exit_code, ended=now())
         self.content.pop("error", None)
         if error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,6 +17,8 @@ from sj_lang.errors import choices
 
 BACKENDS = ("auto", "torch", "numba", "cupy")
 PREFERRED = ("cupy", "numba", "torch")
+
+_NO_BACKWARD = -1  # the number of the backward pass that this thread is in
 
 State = dict[str, Tensor]
 base: Any = spikingjelly("base")
@@ -41,6 +44,35 @@ class Kernel:
     zeros: bool = False
 
 
+@dataclass(frozen=True)
+class OldNode:
+    """What `swap` knows of a node that is replaced; None if the old node does not have it.
+
+    surrogate_function, v_threshold: as it has them. leak: what a step keeps of its potential, 1 if
+    all. gain: what a step adds of its input. constant: its input was the same at each step of the
+    example.
+    """
+
+    surrogate_function: nn.Module | None
+    v_threshold: float | None
+    leak: float | None
+    gain: float
+    constant: bool
+
+    def integrator(self, chosen: Mapping[str, Any]) -> dict[str, float]:
+        """The arguments `alpha_init` and `v_threshold` of H_t = alpha H_{t-1} + (1 - alpha) X_t in its place.
+
+        alpha is the leak, .5 for IF. The threshold is in the units of H, which is (1 - leak) / gain
+        times the potential before its first reset. Nothing, if the leak is unknown.
+        """
+        if self.leak is None:
+            return {}
+        leak = self.leak if self.leak < 1 else chosen.get("alpha_init") or 0.5
+        if self.v_threshold is None:
+            return {"alpha_init": leak}
+        return {"alpha_init": leak, "v_threshold": self.v_threshold * (1 - leak) / self.gain}
+
+
 class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly is untyped
     """A spiking neuron with channels in axis 2 of `[T, B, C, ...]`, for both lines of SpikingJelly.
 
@@ -54,11 +86,17 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     store_v_seq: keep the membrane potentials of the last call as `v_seq` [T, B, C, ...]; in
         step_mode "s", of all steps since `reset`.
 
-    A subclass may set `kernels`, backend -> `Kernel`, and `levels`, the largest spike: 1 is binary.
+    copies_input: an attribute; if it is set to True, backward reads a copy of the input, which the
+        net may then change in place, as `x += f(node(x))` does.
+
+    Class attributes of a subclass: `kernels`, backend -> `Kernel`. `levels`, the largest spike
+    value: 1 is binary.
     """
 
     kernels: ClassVar[Mapping[str, Kernel]] = {}
     levels: int = 1
+    copies_input: bool = False
+    _written: Collection[int] = frozenset()  # the ids of the states that the last call wrote
 
     def __init__(
         self, *, channels: int, step_mode: str = "m", backend: str = "auto", store_v_seq: bool = False
@@ -117,6 +155,14 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             potentials.append(v)
         return torch.stack(spikes), state, torch.stack(potentials)
 
+    @classmethod
+    def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments with which `swap` builds it, so that the network works on; not those that were chosen.
+
+        Its surrogate_function and v_threshold are the old node's anyway, if it is binary.
+        """
+        return {}
+
     # What users call
 
     def init_state(self, x: Tensor) -> State:
@@ -154,6 +200,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     ) -> tuple[Tensor, State, Tensor | None]:
         """`functional` for a given step mode, with the potentials if `store_v_seq`."""
         self._check(x, mask, single)
+        if self.copies_input and torch.is_grad_enabled():
+            x = x.clone()
         dtype = state_dtype(x)
         shape = x.shape if single else x.shape[1:]
         half = zeros = False
@@ -263,12 +311,27 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     def _call(self, x: Tensor, mask: Tensor | None, *, single: bool) -> Tensor:
         memories = dict(self.named_memories())
         state = None if any(value is None for value in memories.values()) else memories
+        if not torch.compiler.is_compiling():
+            self._warn_if_recomputed(state)
         spikes, after, v = self.advance(x, state, mask, single=single)
         for name, value in after.items():
             setattr(self, name, value)
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() == _NO_BACKWARD:
+            self.__dict__["_written"] = set(map(id, after.values()))
         if self.store_v_seq and v is not None:
             self._keep(v, single)
         return spikes
+
+    def _warn_if_recomputed(self, state: State | None) -> None:
+        """Say it if a backward pass runs this call again, from the state that its first run left behind."""
+        if torch._C._current_graph_task_id() == _NO_BACKWARD or not state:
+            return
+        if set(map(id, state.values())) == self._written:
+            warnings.warn(
+                f"{self._name}: a backward pass runs it again (torch.utils.checkpoint?) from the state after the first "
+                "run, so the gradients are wrong; call `functional` there, or reset the node inside what is run again",
+                stacklevel=4,
+            )
 
     def _keep(self, v: Tensor, single: bool) -> None:
         """Like SpikingJelly, keep in step_mode "s" what came since `reset` or a change of shape."""

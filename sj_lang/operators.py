@@ -140,7 +140,16 @@ def _keep(ctx: Any, arguments: tuple[Any, ...], results: tuple[Tensor, ...]) -> 
 
 def kept(ctx: Any, kind: type[G]) -> tuple[tuple[Tensor, ...], G]:
     """The results and the inputs that were kept."""
-    saved, tensors = ctx.saved_tensors, _tensors(kind)
+    tensors = _tensors(kind)
+    try:
+        saved = ctx.saved_tensors
+    except RuntimeError as error:
+        if "inplace" not in str(error):
+            raise
+        raise RuntimeError(
+            "the input of a spiking neuron was changed in place before the backward pass, which reads it: "
+            "write x = x + f(node(x)) for x += f(node(x)), or set node.copies_input = True"
+        ) from error
     return saved[:-tensors], tuple.__new__(kind, (*saved[-tensors:], *ctx.numbers))
 
 

@@ -123,6 +123,8 @@ def _resolve_value(argument: Argument, value: Any, keys: Keys) -> tuple[Any, lis
         optional = value is None and argument.annotation is not Data
         return value, [] if optional else check_data(value, keys)
     value, wrong = values.check(argument.annotation, value)
+    if not wrong and not values.is_finite(value):
+        wrong = (), f"expected finite numbers, found {values.tell(value)}"
     return value, [Problem((*keys, *wrong[0]), wrong[1])] if wrong else []
 
 

@@ -118,6 +118,12 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
+def is_finite(value: Any) -> bool:
+    """Whether no number in plain data is nan or infinite, which JSON cannot hold."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not (isinstance(value, float) and not math.isfinite(value)) and all(map(is_finite, inner))
+
+
 def describe(annotation: Any) -> str:
     """An annotation in words: `int | None` -> "a whole number or null"."""
     origin, inner = get_origin(annotation), get_args(annotation)

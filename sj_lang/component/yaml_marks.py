@@ -15,6 +15,10 @@ import yaml
 from sj_lang.component.problems import Keys, Place, Problem, shown
 from sj_lang.errors import UserError
 
+LARGEST = 1 << 20  # bytes of a file
+DEEPEST = 32  # sections inside one another
+MOST = 50_000  # values of a file, those behind an alias and 100 characters of a text counted each time
+MOST_KEYS = 1000  # of one section
 _TAG = "tag:yaml.org,2002:"
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -26,11 +30,15 @@ _WORDS = {"": None, "~": None} | {
 
 
 def scalar(text: str) -> Any:
-    """A plain (unquoted) scalar of YAML 1.2: null, boolean, number, or the text itself."""
+    """A plain (unquoted) scalar of YAML 1.2: null, boolean, number, or the text itself. ValueError for a whole number
+    beyond 64 bits."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
-        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+        number = (int(text, 0) if text[:2] in ("0o", "0x") else int(text)) if len(text) < 99 else 1 << 64
+        if not -(1 << 63) <= number < 1 << 63:
+            raise ValueError("expected a whole number that fits into 64 bits; text of digits stands in quotes")
+        return number
     if _FLOAT.fullmatch(text):
         return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
     return text
@@ -44,6 +52,7 @@ class Document:
         self.marks: dict[Keys, Place] = {(): Place(file)}
         self.problems: list[Problem] = []
         self._open: list[int] = []
+        self._count = 0
         self.data: Any = None if node is None else self._plain(node, ())
 
     def _place(self, node: yaml.Node) -> Place:
@@ -53,6 +62,12 @@ class Document:
         if id(node) in self._open:
             self.problems.append(Problem(keys, "a section cannot contain itself", place=self._place(node)))
             return None
+        self._count += 1 + (len(node.value) // 100 if isinstance(node, yaml.ScalarNode) else 0)
+        if len(self._open) >= DEEPEST or self._count > MOST:
+            limit = (
+                f"more than {MOST:,} values" if self._count > MOST else f"more than {DEEPEST} sections in one another"
+            )
+            raise UserError(f"{self._place(node)}  a recipe cannot hold {limit}")
         self._open.append(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
@@ -62,11 +77,16 @@ class Document:
                 return [self._plain(item, (*keys, index)) for index, item in enumerate(node.value)]
             quoted = isinstance(node, yaml.ScalarNode) and node.style is not None
             return node.value if quoted else scalar(node.value)
+        except ValueError as error:
+            self.problems.append(Problem(keys, str(error), place=self._place(node)))
+            return None
         finally:
             self._open.pop()
 
     def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
+        if len(node.value) > MOST_KEYS:
+            raise UserError(f"{self._place(node)}  a section cannot hold more than {MOST_KEYS:,} keys")
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 self.problems.append(
@@ -94,6 +114,8 @@ def parse(text: str, file: str) -> Document:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else file
         raise UserError(f"{where}  not valid YAML: {error.problem or error.context}") from error
+    except RecursionError as error:
+        raise UserError(f"{file}  a recipe cannot hold more than {DEEPEST} sections in one another") from error
     except yaml.YAMLError as error:
         raise UserError(f"{file}  not valid YAML: {' '.join(str(error).split())}") from error
     if tag is not None:
@@ -107,12 +129,15 @@ def read(path: Path) -> Document:
     """Read a YAML file that holds a mapping. UserError if it cannot be read, or holds none."""
     file = shown(path)
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as opened:
+            raw = opened.read(LARGEST + 1)
     except IsADirectoryError as error:
         inside = path / "recipe.yaml"
         raise UserError(f"{file} is a folder{f'; its recipe is {shown(inside)}' if inside.exists() else ''}") from error
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    if len(raw) > LARGEST:
+        raise UserError(f"{file} has more than {LARGEST:,} bytes, which no recipe needs")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

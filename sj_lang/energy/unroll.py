@@ -35,13 +35,13 @@ aten = torch.ops.aten
 class Unrolled(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's modes are untyped
     """Runs products with integer operands in sub-steps; open it with `unrolled`.
 
-    products: how many were run so and compared. substeps: of all of them together. most: the
-    largest spike.
+    products: how many were run so and compared. substeps: of all of them together. least, most: the
+    smallest and the largest spike; if none is below 0, each spike of a sub-step is 0 or 1.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.products = self.substeps = self.most = 0
+        self.products = self.substeps = self.least = self.most = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -71,7 +71,8 @@ class Unrolled(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's m
             in_substeps += times_weights((spikes >= k).double() - (spikes <= -k).double())
         if not torch.equal(whole, in_substeps):
             raise RunFailed(f"unrolled: {func} of spikes up to {most} differs from its sub-steps")
-        self.products, self.substeps, self.most = self.products + 1, self.substeps + most, max(self.most, most)
+        self.products, self.substeps = self.products + 1, self.substeps + most
+        self.least, self.most = min(self.least, int(spikes.min())), max(self.most, most)
         product = in_substeps * (unit * 2.0**exponent)
         if first:  # addmm and the like; rounded once, as there
             product = args[0] * kwargs.get("beta", 1) + product * kwargs.get("alpha", 1)

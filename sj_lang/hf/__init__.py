@@ -23,7 +23,7 @@ _hidden: dict[str, str] | None = None
 
 
 def shield() -> dict[str, str]:
-    """Hide a torchaudio or torchvision that cannot load; call it before transformers' models or Trainer are imported.
+    """Hide a torchaudio or torchvision that cannot load, before transformers' models are imported.
 
     SpikingJelly requires both packages, and a registry may offer builds that raise beside the
     installed torch. transformers believes that what is installed can be imported, so
@@ -40,21 +40,21 @@ def shield() -> dict[str, str]:
         reasons = {name: _why_not(name) for name in ("torchaudio", "torchvision")}
         _hidden = {name: reason for name, reason in reasons.items() if reason}
         for name in _hidden:
-            sys.modules[name] = None  # type: ignore[assignment]  # the documented way to make an import fail
+            sys.modules[name] = None  # type: ignore[assignment]  # makes an import fail
         if _hidden:
             _forget_availability()
     return dict(_hidden)
 
 
 def _why_not(package: str) -> str:
-    """Why an installed package cannot be imported; "" if it can, if it is imported already or not installed."""
+    """Why an installed package cannot be imported; "" if it can, or is imported or not there."""
     if package in sys.modules or importlib.util.find_spec(package) is None:
         return ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a warning about an optional codec is no failure
             importlib.import_module(package)
-    except Exception as error:  # a foreign binary may raise anything: OSError, RuntimeError, AttributeError
+    except Exception as error:  # a foreign binary may raise anything
         return describe(error)
     return ""
 
@@ -72,8 +72,8 @@ def _forget_availability() -> None:
 
 @contextmanager
 def reached() -> Iterator[bool]:
-    """Ask the hub once whether it is there. If not, the libraries are held offline inside: they look into their cache
-    and do not try again and again. Yields whether it answered."""
+    """Ask the hub once whether it is there; yields whether it answered. If not, the libraries are
+    held offline inside: they look into their cache and do not try again and again."""
     from huggingface_hub import constants
 
     online = not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
@@ -92,7 +92,7 @@ def reached() -> Iterator[bool]:
 def _answers(address: str) -> bool:
     from huggingface_hub import get_session
 
-    asked = ThreadPoolExecutor(1)  # a name server that does not answer ignores the time limit of the request
+    asked = ThreadPoolExecutor(1)  # a mute name server ignores the request's time limit
     try:
         asked.submit(get_session().head, address, timeout=PATIENCE).result(timeout=PATIENCE)
     except Exception:  # the HTTP library behind differs between releases, and so do its errors

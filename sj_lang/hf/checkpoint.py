@@ -10,11 +10,12 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sj_lang.errors import Unreachable, UserError, choices
+from sj_lang.errors import SjLangError, Unreachable, UserError, choices, describe
 from sj_lang.folder import model_folder
 
 HUB, PACKAGE = "hub:", "package:"
@@ -120,6 +121,27 @@ def _json(path: Path) -> Any:
         raise UserError(f"{path} is no JSON: {error}") from error
 
 
+@contextmanager
+def reading(source: Path | str, problem: str) -> Iterator[None]:
+    """Inside, whatever a library raises about a checkpoint becomes a UserError, or Unreachable.
+
+    Files that are damaged or made to harm make transformers, tokenizers and safetensors raise
+    errors of any class. `source` is what `find` returns; `problem` is how the error begins.
+    """
+    from sj_lang import hf
+
+    with hf.reached() if isinstance(source, str) else nullcontext(True) as online:
+        try:
+            yield
+        except SjLangError:
+            raise
+        except Exception as error:
+            if not online and isinstance(error, OSError):
+                raise Unreachable(f"{problem}: {OFFLINE}") from error
+            plain = isinstance(error, OSError | ValueError) and not isinstance(error, json.JSONDecodeError)
+            raise UserError(f"{problem}: {' '.join(str(error).split()) if plain else describe(error)}") from error
+
+
 def read_config(place: str, key: str) -> dict[str, Any]:
     """The config of a checkpoint with safetensors, and as `pooling` what sentence-transformers keep
     beside it.
@@ -133,19 +155,19 @@ def read_config(place: str, key: str) -> dict[str, Any]:
     from transformers.utils import cached_file
 
     source = find(place, key)
-    if isinstance(source, Path):
-        refuse_without_weights(source, place, key)
+
+    def file(name: str) -> Path:
+        if isinstance(source, Path):
+            return source / name
+        return Path(cached_file(source, name, _raise_exceptions_for_missing_entries=False) or name)
+
+    with reading(source, f"{key}: no checkpoint with safetensors in {place}"):
+        if isinstance(source, Path):
+            refuse_without_weights(source, place, key)
         config: dict[str, Any] = PreTrainedConfig.get_config_dict(source)[0]
-        return config | _pooling(lambda name: source / name)
-    with hf.reached() as online:
-        try:
-            config, _ = PreTrainedConfig.get_config_dict(source)
-            optional = {"_raise_exceptions_for_missing_entries": False}
-            return config | _pooling(lambda name: Path(cached_file(source, name, **optional) or name))
-        except OSError as error:
-            refusal = UserError if online else Unreachable
-            reason = " ".join(str(error).split()) if online else OFFLINE
-            raise refusal(f"{key}: no checkpoint with safetensors in {place}: {reason}") from error
+        if not isinstance(config.get("model_type", ""), str):
+            raise ValueError(f"config.json: model_type is {config['model_type']!r:.60}, which names no model")
+        return config | _pooling(file)
 
 
 def refuse_without_weights(folder: Path, place: str, key: str) -> None:
@@ -179,6 +201,6 @@ def _pooling(file: Callable[[str], Path]) -> dict[str, str]:
     paths = [module["path"] for module in modules if str(module["type"]).endswith(".Pooling")]
     config = _json(file(f"{paths[0]}/config.json")) if paths else {}
     flags = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
-    modes = [mode for mode, flag in flags.items() if config.get(flag)]  # before sentence-transformers 6
+    modes = [mode for mode, flag in flags.items() if config.get(flag)]  # sentence-transformers < 6
     mode = config.get("pooling_mode", modes[0] if len(modes) == 1 else None)
     return {"pooling": mode} if mode in tuple(flags) else {}

@@ -8,6 +8,7 @@ the one that was there unless it names one, and hands on the keys that only the 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from sj_lang.component import schema, yaml_marks
 from sj_lang.component.problems import Keys, Marks, Place, Problem, dotted
 from sj_lang.errors import PluginError, UserError
 
+#: Changes whose value no message may show.
+_SECRET = re.compile(r"(token|secret|password|key)\s*=|=\W*hf_", re.IGNORECASE)
 COMPONENTS = ("task", "tokenizer", "model")
 
 
@@ -209,11 +212,15 @@ def from_command_line(texts: Iterable[str]) -> Tree:
     """The values of `key.path=value` texts, typed as in YAML."""
     tree = Tree()
     for text in texts:
-        place = Place(f"command line '{text}'")
         path, sign, value = text.partition("=")
+        place = Place(f"command line '{f'{path:.100}=...' if _SECRET.search(text) or len(text) > 200 else text}'")
         keys = tuple(path.strip().split("."))
         if not sign or not all(keys):
             tree.problems.append(Problem((), "expected key=value, such as train.learning_rate=3e-4", place=place))
+            continue
+        if len(keys) > yaml_marks.DEEPEST:
+            text = f"expected at most {yaml_marks.DEEPEST} keys in one another, found {len(keys)}"
+            tree.problems.append(Problem(keys[:3], text, place=Place("command line")))
             continue
         try:
             tree.nest(keys, yaml_marks.value(value), {(): place})

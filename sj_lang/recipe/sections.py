@@ -36,8 +36,11 @@ TRAIN_FIXED: Mapping[str, tuple[Any, str]] = {
     "label_names": (None, "the task names the keys of a batch that are the labels"),
     "resume_from_checkpoint": (None, "`sj-lang run --resume RUN` resumes a run"),
     "restore_callback_states_from_checkpoint": (False, "a resumed run always restores what it needs"),
+    "hub_token": (None, "a recipe is stored with its run, and a secret would be; set HF_TOKEN or use `hf auth login`"),
     "use_liger_kernel": (False, "Liger's kernels only fit transformers' own models"),
 }
+#: Fields whose value no message may show.
+SECRETS = ("hub_token",)
 #: Limits, as of pydantic.Field, beyond which no training makes sense or torch refuses late.
 TRAIN_LIMITS: Mapping[str, Mapping[str, Any]] = {
     "per_device_train_batch_size": {"ge": 1},
@@ -157,8 +160,9 @@ def resolve_measure(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Pr
 def resolve_train(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """Check `train:`; return it with all fields, and its problems."""
     fields = {name: value for name, value in section.items() if name not in ELSEWHERE}
+    shown = {name: value for name, value in fields.items() if name not in SECRETS}
     options, problems = resolve_arguments(
-        train_arguments(), fields, ("train",), home="the keys are the fields of transformers.TrainingArguments"
+        train_arguments(), shown, ("train",), home="the keys are the fields of transformers.TrainingArguments"
     )
     problems += [Problem(("train", name), text) for name, text in ELSEWHERE.items() if name in section]
     steps = options.get("max_steps")
@@ -186,7 +190,7 @@ def _scheduler_arguments(name: Any) -> dict[str, Argument] | None:
     from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
     functions = {kind.value: function for kind, function in TYPE_TO_SCHEDULER_FUNCTION.items()}
-    parameters = inspect.signature(functions[name]).parameters if name in functions else {}
+    parameters = inspect.signature(functions[name]).parameters if isinstance(name, str) and name in functions else {}
     if not parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return None
     annotations = typing.get_type_hints(functions[name])

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sj_lang.errors import UserError
-from sj_lang.folder import RunFolder
-from sj_lang.manifest import LOSS, read_json
+from sj_lang.folder import RunFolder, is_figure
+from sj_lang.manifest import LOSS, read_json, write_text
 from sj_lang.report import figures
 
 #: order of a table, by the first word of a figure's name; test splits come before these
@@ -60,7 +60,8 @@ class Page:
     def layers(self) -> list[tuple[str, float, float]]:
         """(name, firing rate, share of dead channels) of each layer."""
         names = [name.removeprefix("firing_rate.") for name in self.metrics if name.startswith("firing_rate.")]
-        return [(n, self.metrics[f"firing_rate.{n}"], self.metrics[f"dead.{n}"]) for n in names if n != "mean"]
+        rows = [(n, self.metrics[f"firing_rate.{n}"], self.metrics.get(f"dead.{n}")) for n in names if n != "mean"]
+        return [(name, rate, dead) for name, rate, dead in rows if rate is not None and dead is not None]
 
 
 def write(run_dirs: Sequence[str | Path]) -> Path:
@@ -86,7 +87,7 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
         shared = _shared_folder(roots)
         name = "comparison.html" if (shared / "manifest.json").exists() else "report.html"
         title, target = "Comparison of runs", shared / name
-    means = _read_metrics(RunFolder(roots[0])) if len(roots) == 1 and children(roots[0]) else {}
+    means = _read_metrics(RunFolder(roots[0]), means=True) if len(roots) == 1 and children(roots[0]) else {}
     loader = PackageLoader("sj_lang.report", "")
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = jinja.get_template("report.html.j2").render(
@@ -96,7 +97,7 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
         explained=EXPLAINED | _losses(pages),
         compared=_comparison(pages) if len(pages) > 1 else None,
     )
-    target.write_text(html, encoding="utf-8")
+    write_text(target, html)
     return target
 
 
@@ -115,8 +116,8 @@ def page(root: Path) -> Page:
         folder=folder,
         manifest=manifest,
         metrics=_read_metrics(folder),
-        recipe=folder.recipe.read_text(encoding="utf-8") if folder.recipe.exists() else "",
-        sample=folder.sample.read_text(encoding="utf-8") if folder.sample.exists() else "",
+        recipe=folder.read_text(folder.recipe),
+        sample=folder.read_text(folder.sample),
         pictures=_pictures(folder, manifest),
     )
 
@@ -198,8 +199,8 @@ def _pictures(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Picture]:
         ),
     ):
         path = folder.figures / f"{stem}.png"
-        if path.exists():
-            pictures.append(Picture(title, _inline(path.read_bytes()), text))
+        if png := folder.read(path):
+            pictures.append(Picture(title, _inline(png), text))
     return pictures
 
 
@@ -219,11 +220,17 @@ def _tell_curves(history: figures.History, manifest: Mapping[str, Any]) -> str:
 
 def _tell_rates(history: figures.History) -> str:
     steps, values = figures.series(history, "firing_rate.mean")
-    if not steps:
+    layers = (
+        {
+            key.removeprefix("firing_rate."): rate
+            for key, rate in entry.items()
+            if key.startswith("firing_rate.") and not key.endswith(".mean") and rate is not None
+        }
+        for entry in reversed(history)
+    )
+    rates: dict[str, float] = next(filter(None, layers), {})
+    if not steps or not rates:
         return ""
-    last = next(entry for entry in reversed(history) if entry.get("firing_rate.mean") is not None)
-    rates = {key.removeprefix("firing_rate."): rate for key, rate in last.items() if key.startswith("firing_rate.")}
-    del rates["mean"]
     low, high = min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)
     return (
         f"Mean rate {values[0]:.3f} at step {steps[0]}, {values[-1]:.3f} at step {steps[-1]}. At the end the quietest "
@@ -246,13 +253,29 @@ def _inline(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def _read_metrics(folder: RunFolder) -> dict[str, Any]:
+def _read_metrics(folder: RunFolder, *, means: bool = False) -> dict[str, Any]:
+    """Figures by name; means: of a series, by run and name. UserError if they are none."""
     if not folder.metrics.exists():
         return {}
     try:
-        return read_json(folder.metrics)
-    except ValueError as error:
+        metrics = read_json(folder.metrics)
+    except (OSError, ValueError) as error:
         raise UserError(f"{folder.metrics}: cannot be read ({error})") from error
+    for name, value in metrics.items():
+        if not (_are_means(value) if means else is_figure(value)):
+            what = "means of figures" if means else "a number"
+            raise UserError(f"{folder.metrics}: {name} is {value!s:.60}; expected {what}")
+    return metrics
+
+
+def _are_means(figures: Any) -> bool:
+    return isinstance(figures, dict) and all(
+        isinstance(value, dict)
+        and is_figure(value.get("mean"))
+        and isinstance(value.get("n"), int)
+        and ("deviation" in value and (value["deviation"] is None or is_figure(value["deviation"])))
+        for value in figures.values()
+    )
 
 
 def _shared_folder(roots: Sequence[Path]) -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from sj_lang.build import Make, check_neurons
-from sj_lang.errors import UserError
+from sj_lang.errors import SjLangError, UserError, describe
 from sj_lang.hf import shield
 from sj_lang.monitor import neuron_parameters
 from sj_lang.recipe.sections import NEURON_RATE
@@ -55,7 +55,7 @@ def assemble(recipe: Recipe, output: Path, *, with_objective: bool = True) -> Jo
     arguments = training_arguments(recipe, prepared, output, notes)
     if place := recipe.model.get("init_from"):
         init_from.check_tokens(place, prepared.tokenizer)
-    transformers.set_seed(recipe.seed)  # the model's weights depend on the seed alone, not on how the data were read
+    transformers.set_seed(recipe.seed)  # weights depend on the seed alone, not on the data
     model = build_model(recipe, task, prepared.model, notes)
     prepared.tokenizer.model_max_length = longest_text(model) or prepared.tokenizer.model_max_length
     objective = prepared.objective(model) if prepared.objective and with_objective else None
@@ -106,11 +106,10 @@ def prepare(task: Task, recipe: Recipe, tokenizer: Any) -> Prepared:
 
 
 def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any], notes: list[str]) -> PreTrainedModel:
-    """Config from the recipe and the data, checked against what its neurons can do; then the weights, fresh or, where
-    they are there, those of `model.init_from`.
+    """Config from the recipe and the data, checked against what its neurons can do; then the
+    weights: those of `model.init_from`, or fresh ones.
 
-    fields: those of the config that the data fix. notes: gets a sentence on the weights of a
-    checkpoint.
+    fields: those of the config that the data fix. notes: gets a sentence on a checkpoint's weights.
     """
     if place := recipe.model.get("init_from"):
         fields = init_from.with_rows_of(place, recipe.model, fields)
@@ -125,8 +124,11 @@ def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any], notes: li
         if place:
             return init_from.from_checkpoint(auto, config, place, notes, fixed=recipe.model)
         model = auto.from_config(config)
-    except ValueError as error:
-        raise UserError(f"model '{make.name}': {error}") from error
+    except (SjLangError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # torch and the model refuse values of the right type, such as a negative deviation
+        text = str(error) if isinstance(error, ValueError) else describe(error)
+        raise UserError(f"model '{make.name}': {text}") from error
     return cast("PreTrainedModel", model)
 
 
@@ -144,15 +146,15 @@ def training_arguments(recipe: Recipe, prepared: Prepared | None, output: Path, 
     train.setdefault("use_cpu", not torch.accelerator.is_available())
     train.setdefault("disable_tqdm", not sys.stderr.isatty())
     if train.get("ddp_find_unused_parameters") is None:
-        train["ddp_find_unused_parameters"] = False  # a model that leaves some unused gets a clear error
+        train["ddp_find_unused_parameters"] = False  # unused parameters are a clear error
     train.update(output_dir=str(output), seed=recipe.seed)
     if prepared is not None and prepared.label_names is not None:
         train["label_names"] = prepared.label_names
     _plan_evaluation(train, prepared, notes)
     try:
         arguments = transformers.TrainingArguments(**train)
-    except ValueError as error:
-        raise UserError(f"train: {error}") from error
+    except Exception as error:  # each field has its own way of refusing a value
+        raise UserError(f"train: {error if isinstance(error, ValueError) else describe(error)}") from error
     if arguments.n_gpu > 1:
         notes.append(
             f"{arguments.n_gpu} GPUs are visible, one is used; use all: torchrun --nproc_per_node {arguments.n_gpu} "
@@ -163,7 +165,7 @@ def training_arguments(recipe: Recipe, prepared: Prepared | None, output: Path, 
 
 
 def _plan_evaluation(train: dict[str, Any], prepared: Prepared | None, notes: list[str]) -> None:
-    """Evaluate and save at the same steps, and keep the best; without validation data, neither evaluate nor choose."""
+    """Evaluate and save at the same steps, and keep the best, if there are validation data."""
     if prepared is not None and prepared.validation is None:
         notes.append("no validation data: nothing is evaluated during training and the last weights are taken")
         train.update(eval_strategy="no", eval_on_start=False, load_best_model_at_end=False, metric_for_best_model=None)
@@ -193,7 +195,7 @@ def _plan_evaluation(train: dict[str, Any], prepared: Prepared | None, notes: li
 
 
 def parameter_table(model: torch.nn.Module) -> list[list[str]]:
-    """Rows [part, parameters]: parts to the second level, layers of a list together, then neurons and the total."""
+    """Rows [part, parameters]: parts to the second level, a list's layers together, then totals."""
     groups: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         words = name.split(".")[:-1] or [name]

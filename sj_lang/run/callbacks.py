@@ -21,9 +21,10 @@ from transformers import ProgressCallback, TrainerCallback  # noqa: E402
 from transformers.trainer_callback import ExportableState  # noqa: E402
 
 
-class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transformers is untyped here
-    """Whose checkpoint it is, what the training cost so far, and the losses since the last line of the log.
+class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transformers is untyped
+    """Whose checkpoint it is, which one was best, the cost so far, the losses since the last line.
 
+    best: the name of the checkpoint with the best weights, wherever the folder lies; "": none.
     seconds: wall clock of the training loop. busy_seconds: the same without evaluations,
     checkpoints and measurements.
     tokens: valid tokens trained on, all processes together (of this one, times their number).
@@ -31,6 +32,7 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
 
     def __init__(self, run: str = "") -> None:
         self.run = run
+        self.best = ""
         self.seconds = 0.0
         self.busy_seconds = 0.0
         self.tokens = 0
@@ -50,7 +52,7 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
 
     def state(self) -> dict[str, Any]:
         self._settle()
-        names = ("seconds", "busy_seconds", "tokens", "loss_sum", "loss_steps")
+        names = ("best", "seconds", "busy_seconds", "tokens", "loss_sum", "loss_steps")
         cost = {name: getattr(self, name) for name in names} | {"loss_sum": float(self.loss_sum)}
         return {"args": {"run": self.run}, "attributes": cost}
 
@@ -80,6 +82,10 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
             return {}
         return {"tokens_per_second": (self.tokens - tokens) / (self.busy_seconds - seconds)}
 
+    def point_to_best(self, args: Any, state: Any) -> None:
+        """transformers remembers a path: that of the scratch folder, or of one that was moved."""
+        state.best_model_checkpoint = str(Path(args.output_dir) / self.best) if self.best else None
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """The time inside is not training; may be nested."""
@@ -107,6 +113,7 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._since = time.perf_counter()
         self._world_size = args.world_size
+        self.point_to_best(args, state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.loss_steps += 1
@@ -129,7 +136,7 @@ class Epochs(TrainerCallback):  # type: ignore[misc]
 
 
 class Lines(ProgressCallback):  # type: ignore[misc]
-    """One line per entry of the log, above transformers' progress bar on a terminal, alone elsewhere."""
+    """One line per entry of the log; on a terminal, above transformers' progress bar."""
 
     def __init__(self, console: Console, *, bar: bool) -> None:
         super().__init__()

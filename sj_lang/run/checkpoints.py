@@ -1,22 +1,27 @@
-"""Find the checkpoints of a run that can be loaded. Files are inspected, never unpickled."""
+"""The checkpoints of a run: put in place whole, verified before they are loaded."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import re
-import struct
-import zipfile
+import shutil
 from pathlib import Path
 from typing import Any
 
 from sj_lang.errors import UserError
-from sj_lang.manifest import read_json
+from sj_lang.manifest import read_json, write_json
+
+#: where a checkpoint lies until it is whole
+SCRATCH = "unfinished"
+#: file -> SHA-256, of all other files of a checkpoint
+SUMS = "checksums.json"
+#: the entry of trainer_state.json that says whose checkpoint it is
+MARK = "RunMark"
 
 _STATE = "trainer_state.json"
-#: the entry of trainer_state.json that says whose checkpoint it is. transformers writes that file
-#: last, so a checkpoint that was not written to its end has none
-MARK = "RunMark"
+_FOREIGN = "it belongs to another run, and only a run's own checkpoints are loaded"
+_NEEDED = ("*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
 
 
 def steps(root: Path) -> dict[int, Path]:
@@ -29,97 +34,115 @@ def steps(root: Path) -> dict[int, Path]:
     return dict(sorted(folders.items(), reverse=True))
 
 
-def newest(root: Path, run: str) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint of run `run` in `root` that can be loaded, and a note on each newer one that cannot.
+def name(step: int | None) -> str:
+    return f"checkpoint-{step}"
 
-    None: there are no checkpoints at all. Raises UserError when there are some and none can be
-    loaded.
+
+def seal(folder: Path) -> None:
+    """Write down what the files of a checkpoint hold."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    write_json(folder / SUMS, {path.relative_to(folder).as_posix(): _digest(path) for path in files})
+
+
+def publish(root: Path, step: int) -> None:
+    """Seal the checkpoint in the scratch folder and give it its name, replacing an older one."""
+    written, final = root / SCRATCH / name(step), root / name(step)
+    seal(written)
+    if final.exists():
+        os.replace(final, root / SCRATCH / "replaced")
+    os.replace(written, final)
+    shutil.rmtree(root / SCRATCH)
+
+
+def clear(root: Path, step: int) -> None:
+    """Before a training goes on from `step`: remove what is unfinished, set later ones aside."""
+    shutil.rmtree(root / SCRATCH, ignore_errors=True)
+    for later, folder in steps(root).items():
+        if later > step:
+            aside = root / f"damaged-{later}"
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(folder, aside)
+
+
+def newest(root: Path, run: str) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint of run `run` that can be loaded, and a note on each newer one.
+
+    None: there is none. UserError if there are only some of other runs.
     """
     notes: list[str] = []
-    for folder in steps(root).values():
+    reasons = []
+    for step, folder in steps(root).items():
         reason = why_not(folder, run)
         if not reason:
+            if not (folder / SUMS).exists():
+                notes.append(f"{folder.name} has no {SUMS}, so its files cannot be verified")
             return folder, notes
-        notes.append(f"{folder.name} is skipped: {reason}")
-    if notes:
+        reasons.append(reason)
+        notes.append(f"{folder.name} is skipped: {reason}. It is kept as damaged-{step}")
+    if _FOREIGN in reasons:
         raise UserError(
             f"{root}: none of its checkpoints can be loaded.\n  "
-            + "\n  ".join(note.replace(" is skipped", "") for note in notes)
+            + "\n  ".join(f"{folder.name}: {why}" for folder, why in zip(steps(root).values(), reasons, strict=True))
             + "\nTo train from the beginning, choose another folder: output=..."
         )
+    notes.append(
+        ("none of its checkpoints can be loaded" if reasons else "no checkpoint yet") + ": it starts from the beginning"
+    )
     return None, notes
 
 
 def mark(checkpoint: Path) -> dict[str, Any]:
-    """What the run counted up to this checkpoint: {"seconds": ..., "busy_seconds": ..., "tokens": ...}."""
-    attributes: dict[str, Any] = read_json(checkpoint / _STATE)["stateful_callbacks"][MARK]["attributes"]
-    return attributes
+    """What the run counted up to this checkpoint ("seconds", "tokens" ...), and the name of the
+    best one, "best"."""
+    state = read_json(checkpoint / _STATE)
+    attributes: dict[str, Any] = state["stateful_callbacks"][MARK]["attributes"]
+    return {"best": Path(state.get("best_model_checkpoint") or "").name} | attributes
 
 
 def why_not(folder: Path, run: str) -> str:
     """Why a checkpoint cannot be loaded; "" if it can, as far as its files tell."""
+    if reason := _damage(folder):
+        return reason
     try:
-        state = read_json(folder / _STATE)
-    except FileNotFoundError:
-        return f"{_STATE} is missing, so it was not written to its end"
-    except (OSError, ValueError):
+        owner = read_json(folder / _STATE)["stateful_callbacks"][MARK]["args"]["run"]
+        best = mark(folder)["best"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return f"{_STATE} is cut off or damaged"
-    if state.get("stateful_callbacks", {}).get(MARK, {}).get("args", {}).get("run") != run:
-        return "it belongs to another run, and only a run's own checkpoints are loaded"
-    weights = sorted(folder.glob("*.safetensors"))
-    pickles = sorted([*folder.glob("*.pt"), *folder.glob("*.pth")])
-    names = {path.name for path in pickles}
-    sharded = any(path.is_dir() for path in folder.glob("*_0*")) or (folder / "zero_to_fp32.py").exists()
-    if not weights and not sharded:
-        return "it holds no weights"
-    if not sharded:
-        for needed in ("optimizer.pt", "scheduler.pt"):
-            if needed not in names:
-                return f"{needed} is missing (a checkpoint saved with save_only_model cannot be resumed)"
-    for path in weights:
-        if reason := _damaged_safetensors(path):
-            return f"{path.name} {reason}"
-    for path in pickles:
-        if reason := _damaged_zip(path):
-            return f"{path.name} {reason}"
+    if owner != run:
+        return _FOREIGN
+    sharded = any(path.is_dir() for path in folder.iterdir())
+    for needed in () if sharded else _NEEDED:
+        if not any(folder.glob(needed)):
+            return f"{needed} is missing (a checkpoint saved with save_only_model cannot be resumed)"
+    if best and best != folder.name and (reason := _damage(folder.parent / best)):
+        return f"{best}, the best so far, is lost: {reason}"
     return ""
 
 
-def _damaged_safetensors(path: Path) -> str:
-    """Compare the header's length and the offsets it states with the size of the file."""
-    size = path.stat().st_size
+def _damage(folder: Path) -> str:
+    """The first file of a checkpoint that is not as it was written; "" if all are."""
+    if not (folder / _STATE).exists():
+        return f"{_STATE} is missing, so it was not written to its end"
+    if not (folder / SUMS).exists():
+        return ""
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > size - 8:
-                return "is cut off"
-            header = json.loads(file.read(length))
-        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-    except (struct.error, ValueError, KeyError, TypeError):
-        return "is damaged"
-    return "is cut off" if size != 8 + length + end else ""
+        sums = read_json(folder / SUMS)
+    except (OSError, ValueError):
+        sums = {}
+    if _STATE not in sums:
+        return f"{SUMS} is cut off or damaged"
+    for file, expected in sums.items():
+        try:
+            sound = _digest(folder / file) == expected
+        except FileNotFoundError:
+            return f"{file} is missing"
+        except OSError as error:
+            return f"{file} cannot be read ({error.strerror})"
+        if not sound:
+            return f"{file} is cut off or damaged"
+    return ""
 
 
-def _damaged_zip(path: Path) -> str:
-    """torch.save writes a zip archive: its directory stands at the end, and each member has a checksum."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return "is damaged" if archive.testzip() else ""
-    except (zipfile.BadZipFile, OSError, EOFError):
-        return "is cut off or damaged"
-
-
-def rebase(checkpoint: Path) -> None:
-    """Correct the path of the best checkpoint in a checkpoint's state if the folder has moved.
-
-    transformers stores that path as it was at the time and forgets the best checkpoint when the
-    folder has moved.
-    """
-    state = read_json(checkpoint / _STATE)
-    best = state.get("best_model_checkpoint")
-    here = checkpoint.parent / Path(best).name if best else None
-    if here and here.is_dir() and str(here) != best:
-        state["best_model_checkpoint"] = str(here)
-        scratch = checkpoint / (_STATE + ".part")
-        scratch.write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(scratch, checkpoint / _STATE)
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

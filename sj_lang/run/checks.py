@@ -18,7 +18,7 @@ from transformers.trainer_pt_utils import nested_numpify  # noqa: E402
 
 def check_loss(trainer: RunTrainer) -> None:
     """A loss that is accumulated or spread must be divided by `num_items_in_batch`."""
-    if (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled) and trainer.objective is not None:
+    if trainer.is_spread and trainer.objective is not None:
         raise UserError(
             "train: the objective of this task works in one process and with DDP, not with FSDP or DeepSpeed"
         )

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+from sj_lang.errors import printable
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 #: libraries whose messages belong in the log of a run; transformers' loggers do not reach the root
@@ -14,12 +17,27 @@ _LOGGERS = ("sj_lang", "transformers", "accelerate", "datasets", "py.warnings")
 
 
 def is_main_process() -> bool:
-    """True in the process that writes; torchrun starts several and numbers them in RANK."""
-    return int(os.environ.get("RANK", "0")) == 0
+    """True in the process that writes; torchrun starts several and numbers them in RANK, which alone means nothing."""
+    return "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"
+
+
+class _LogFile(logging.FileHandler):
+    """A log that ends, and says so once, if its file cannot be written; what it logs is not worth a traceback."""
+
+    broken = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.broken:
+            sys.stderr.write(f"note: {self.baseFilename} cannot be written: {sys.exc_info()[1]}\n")
+        self.broken = True
+
+    def close(self) -> None:
+        with suppress(OSError):  # what is left of a full disk's buffer
+            super().close()
 
 
 class Console:
-    """Says things once (in the main process) and keeps them for log.txt, also those said before it exists."""
+    """Says things once, in the main process, and keeps them for log.txt until that exists."""
 
     def __init__(self, *, muted: bool = False) -> None:
         self.muted = muted
@@ -30,9 +48,14 @@ class Console:
     def say(self, text: str = "") -> None:
         if self.muted or not is_main_process():
             return
+        text = printable(text)
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
         self.record(text)
+
+    def warn(self, text: str) -> None:
+        """On standard error, when nothing else can be written."""
+        sys.stderr.write(printable(f"note: {text}\n"))
 
     def quote(self, text: str) -> None:
         """What a model wrote, set off from the lines of the run."""
@@ -49,7 +72,7 @@ class Console:
         """Append to the log at `path` from here on."""
         if not is_main_process():
             return
-        self._handler = logging.FileHandler(path, encoding="utf-8")
+        self._handler = _LogFile(path, encoding="utf-8")
         self._handler.setFormatter(logging.Formatter(_FORMAT))
         logging.captureWarnings(True)
         self.log.setLevel(logging.INFO)
@@ -70,7 +93,7 @@ class Console:
 
 
 def quiet_libraries() -> None:
-    """Keep what libraries say about their own work off the screen: it goes to log.txt. For the command line."""
+    """Keep what libraries say off the screen: it goes to log.txt. For the command line."""
     from datasets.utils.logging import disable_progress_bar as without_bars
     from transformers.utils import logging as transformers_logging
 

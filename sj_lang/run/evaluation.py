@@ -43,7 +43,7 @@ def final_figures(trainer: RunTrainer, folder: RunFolder | None) -> dict[str, fl
 
 
 def unrolled_figures(trainer: RunTrainer) -> tuple[dict[str, float], unroll.Unrolled]:
-    """The figures with spikes in sub-steps, and what was compared; without baselines and test data without labels.
+    """The figures with spikes in sub-steps, without baselines, and what was compared.
 
     A model with a `fold` is folded. UserError if it has no spikes to unroll, as one sample shows.
     """

@@ -12,11 +12,19 @@ from sj_lang.run.console import Console
 from sj_lang.run.single import train
 
 
-def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None = None, debug: bool = False) -> int:
+def execute(
+    recipe: Recipe,
+    *,
+    dry_run: bool = False,
+    resume: str | Path | None = None,
+    changed_data: bool = False,
+    debug: bool = False,
+) -> int:
     """Carry out a recipe, a single run or a series; returns the exit code 0.
 
     dry_run: build and check everything, train nothing, write nothing.
     resume: the run folder (of a run, or of a series) to go on with.
+    changed_data: go on although the data have changed since the run was started.
     debug: let unexpected exceptions through, with their traceback.
 
     Raises UserError for what is found before training, RunFailed, Interrupted (SIGTERM; a
@@ -24,8 +32,8 @@ def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None 
     """
     try:
         if recipe.is_series:
-            return series.execute(recipe, dry_run=dry_run, resume=resume, debug=debug)
-        train(recipe, Console(), dry_run=dry_run, resume=resume, debug=debug)
+            return series.execute(recipe, dry_run=dry_run, resume=resume, changed_data=changed_data, debug=debug)
+        train(recipe, Console(), dry_run=dry_run, resume=resume, changed_data=changed_data, debug=debug)
         return 0
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -1,4 +1,4 @@
-"""Guards against what transformers' Trainer lets pass in silence: NaN, a stop by SIGTERM, a wrongly scaled loss."""
+"""Guards against what transformers' Trainer lets pass: NaN, SIGTERM, a wrongly scaled loss."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from transformers import TrainerCallback  # noqa: E402
 
 
 def finite(values: list[Tensor]) -> Tensor:
-    """Bool scalar on the tensors' device: no value is NaN or infinite, judged by one norm over all of them."""
+    """Bool scalar on the tensors' device: one norm over all values is finite, so they all are."""
     local = [value.to_local() if hasattr(value, "to_local") else value for value in values]
     return torch.isfinite(torch.nn.utils.get_total_norm(local))
 
 
 class FiniteGuard:
-    """Stops a training at the first loss or gradient that is not finite, before the weights take it in.
+    """Stops a training at the first loss or gradient that is not finite, before the weights change.
 
     Collects the micro-batches of one optimizer step; `check` after the last backward pass. One host
     sync a step.
@@ -43,7 +43,7 @@ class FiniteGuard:
         self._losses.append(loss.detach())
 
     def check(self, model: nn.Module, step: int, *, scaled: bool, world_size: int, hints: str = "") -> None:
-        """Raise RunFailed if step number `step` (the first is 1) is not finite, and say where it begins.
+        """Raise RunFailed if step `step` (the first is 1) is not finite, and say where it begins.
 
         scaled: gradients are multiplied by a float16 loss scale, whose overflows are handled
         elsewhere.
@@ -130,13 +130,17 @@ def check_loss_scaling(model: nn.Module, batch: Mapping[str, Any], *, accumulati
 
 
 class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """SIGTERM in training: finish the step, save a checkpoint, raise Interrupted. Elsewhere: raise it at once."""
+    """SIGTERM in training: finish the step, save a checkpoint, raise Interrupted. Later: `check` does.
+
+    The handler raises nothing itself: it may run where Python drops exceptions.
+    """
 
     def __init__(self, continuing: str) -> None:
         self.continuing = continuing  # the command that goes on, for the message
         self.training = False
         self.requested = False
         self._saving = False
+        self._at_end = False
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -152,8 +156,11 @@ class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is unt
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self.requested = True
-        if not self.training:
-            raise Interrupted(f"stopped by SIGTERM. To continue: {self.continuing}")
+
+    def check(self) -> None:
+        """Raise Interrupted if SIGTERM has arrived and the training is over."""
+        if self.requested and not self.training:
+            raise Interrupted(f"stopped by SIGTERM after the training. To continue: {self.continuing}")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.training = True
@@ -161,14 +168,20 @@ class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is unt
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.training = False
 
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.check()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._agreed(args):
-            self._saving = True
-            control.should_save = True
+        """The checkpoint of an epoch's last step holds what is evaluated and logged at its end."""
+        self._saving = self._saving or self._agreed(args)
+        saves = control.should_save or self._saving
+        self._at_end = saves and (float(state.epoch).is_integer() or state.global_step >= state.max_steps)
+        control.should_save = saves and not self._at_end
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._saving:  # the evaluation of a save_strategy "best" had the last word at the end of the step
-            control.should_save = True
+        # the evaluation of a save_strategy "best" had the last word at the end of the step
+        control.should_save = control.should_save or self._at_end or self._saving
+        self._at_end = False
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._saving:

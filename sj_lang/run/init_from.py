@@ -1,4 +1,4 @@
-"""A model that starts from the weights of a checkpoint, wherever it has their places: `model.init_from`."""
+"""A model that starts from the weights of a checkpoint: `model.init_from`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sj_lang import hf
-from sj_lang.errors import Unreachable, UserError
+from sj_lang.errors import UserError
 from sj_lang.hf import checkpoint, shield
+from sj_lang.hf.checkpoint import reading
+from sj_lang.hf.loading import inside, listed, load_model
 from sj_lang.recipe.checkpoint import KEY, refuse_other_kind
 
 shield()
 
-from safetensors import SafetensorError  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedConfig  # noqa: E402
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 #: Sizes of tables: the data need that many rows at least; if the checkpoint has more, all are kept.
-_AT_LEAST = {"max_position_embeddings": "positions", "type_vocab_size": "segments"}
+AT_LEAST = {"max_position_embeddings": "positions", "type_vocab_size": "segments"}
 #: What must be the same, though no tensor shows it by its shape.
 _ALIKE = ("num_hidden_layers", "num_attention_heads")
 #: What a BERT may lack: one that learned only masked tokens has no pooler.
@@ -37,7 +37,7 @@ _COUNTED = "embeddings.position_ids"
 def from_checkpoint(
     auto: Any, config: PreTrainedConfig, place: str, notes: list[str], *, fixed: Mapping[str, Any]
 ) -> PreTrainedModel:
-    """A model of `config` with the weights of a checkpoint where name and shape agree, and fresh ones elsewhere.
+    """A model of `config`: a checkpoint's weights where name and shape agree, fresh ones elsewhere.
 
     auto: the Auto class that knows the model. place: as `model.init_from` names it, see
     `checkpoint.find`. notes: gets a sentence that names what was there, what is new, what found no
@@ -55,21 +55,17 @@ def from_checkpoint(
     source = checkpoint.find(place, KEY)
     if isinstance(source, Path):
         checkpoint.refuse_without_weights(source, place, KEY)
-        model, report, stored = _load(auto, config, source, place, fixed, "")
-    else:
-        with hf.reached() as online:
-            reason = "" if online else checkpoint.OFFLINE
-            model, report, stored = _load(auto, config, source, place, fixed, reason)
+    model, report, stored = _load(auto, config, source, place, fixed)
     otherwise = _otherwise(config, stored)
     heads = _refuse_other_shapes(model, report["mismatched_keys"], place)
     names = set(model.state_dict())
     new = {name for name in report["missing_keys"] if name in names} | heads
-    if not {name for name in names - new if _inside(model, name)}:
+    if not {name for name in names - new if inside(model, name)}:
         raise UserError(f"{KEY}: {place} has no tensor of this model; is it a checkpoint of another kind?")
-    _refuse_missing(model, new, stored, place)
+    unused = {name for name in report["unexpected_keys"] if not name.endswith(_COUNTED)}
+    _refuse_others(model, new, unused, stored, place)
     parts = [f"init_from {place}: {len(names - new)} of {len(names)} tensors were there"]
     parts += [f"new: {_listed(new)}"] if new else []
-    unused = {name for name in report["unexpected_keys"] if not name.endswith(_COUNTED)}
     parts += [f"without a place here: {_listed(unused)}"] if unused else []
     parts += [f"trained with another {', '.join(otherwise)}"] if otherwise else []
     notes.append("; ".join(parts))
@@ -77,7 +73,7 @@ def from_checkpoint(
 
 
 def check_tokens(place: str, tokenizer: Any) -> None:
-    """UserError if a checkpoint in a local folder comes with a tokenizer that numbers its tokens otherwise."""
+    """UserError if a checkpoint in a folder has a tokenizer that numbers its tokens otherwise."""
     source = checkpoint.find(place, KEY)
     its = _tokens(source) if isinstance(source, Path) else None
     if its is None:
@@ -96,7 +92,8 @@ def check_tokens(place: str, tokenizer: Any) -> None:
 def _tokens(folder: Path) -> dict[str, int] | None:
     """The tokens of a checkpoint's own tokenizer and their numbers; None: it comes without."""
     if (folder / "tokenizer.json").exists():
-        return Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+        with reading(folder, f"{KEY}: no tokenizer in {folder}"):
+            return Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
     if not (folder / "vocab.txt").exists():
         return None
     try:
@@ -114,7 +111,7 @@ def with_rows_of(place: str, recipe: Mapping[str, Any], data: Mapping[str, Any])
     rows than there are, or if the table of tokens is not that of the tokenizer.
     """
     fields = dict(data)
-    for key, what in _AT_LEAST.items():
+    for key, what in AT_LEAST.items():
         rows, needed = recipe.get(key), data.get(key)
         if not isinstance(rows, int) or not isinstance(needed, int):
             continue
@@ -135,34 +132,23 @@ def with_rows_of(place: str, recipe: Mapping[str, Any], data: Mapping[str, Any])
 
 
 def _load(
-    auto: Any, config: PreTrainedConfig, source: Path | str, place: str, fixed: Mapping[str, Any], reason: str
+    auto: Any, config: PreTrainedConfig, source: Path | str, place: str, fixed: Mapping[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, Any], dict[str, Any]]:
     """The model, what transformers reports, and the config of the checkpoint."""
-    try:
+    problem = f"{KEY}: no checkpoint with safetensors in {place}"
+    with reading(source, problem):
         stored, _ = PreTrainedConfig.get_config_dict(source)
         # a table of tokens that is longer than its own tokenizer is padded, and stays so
         longer = stored.get("vocab_size", config.vocab_size) > config.vocab_size
         padded = longer and isinstance(source, Path) and len(_tokens(source) or {}) == config.vocab_size
-        _agree(config, stored, place, fixed, (*_AT_LEAST, *(("vocab_size",) if padded else ())))
-        model, report = auto.from_pretrained(
-            source,
-            config=config,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            use_safetensors=True,  # no pickle from outside is opened
-            dtype=torch.float32,
-        )
-    except (OSError, SafetensorError) as error:
-        text = reason or " ".join(str(error).split())
-        refusal = Unreachable if reason else UserError
-        raise refusal(f"{KEY}: no checkpoint with safetensors in {place}: {text}") from error
-    return model, report, stored
+        _agree(config, stored, place, fixed, (*AT_LEAST, *(("vocab_size",) if padded else ())))
+    return *load_model(auto, source, problem, config=config, dtype=torch.float32), stored
 
 
 def _agree(
     config: PreTrainedConfig, stored: Mapping[str, Any], place: str, fixed: Mapping[str, Any], at_least: Iterable[str]
 ) -> None:
-    """Take over what the checkpoint has more of, refuse what would give its weights another meaning.
+    """Take over what the checkpoint has more of, refuse what would change its weights' meaning.
 
     at_least: the sizes that may be larger in the checkpoint.
     """
@@ -195,16 +181,10 @@ def _otherwise(config: PreTrainedConfig, stored: Mapping[str, Any]) -> list[str]
     return differences
 
 
-def _inside(model: PreTrainedModel, name: str) -> bool:
-    """Whether a tensor belongs to the model, not to the head on it."""
-    prefix = model.base_model_prefix
-    return not prefix or not hasattr(model, prefix) or name.startswith(f"{prefix}.")
-
-
 def _refuse_other_shapes(model: PreTrainedModel, mismatched: Iterable[tuple[str, Any, Any]], place: str) -> set[str]:
     """The tensors of heads that have another shape; UserError naming those of the model itself."""
     shapes = {name: (tuple(its), tuple(mine)) for name, its, mine in mismatched}
-    wrong = {name: pair for name, pair in sorted(shapes.items()) if _inside(model, name)}
+    wrong = {name: pair for name, pair in sorted(shapes.items()) if inside(model, name)}
     if wrong:
         lines = [f"  {name}: {list(its)} there, {list(mine)} here" for name, (its, mine) in wrong.items()]
         shown = lines[:20] + ([f"  and {len(lines) - 20} more"] if len(lines) > 20 else [])
@@ -212,23 +192,30 @@ def _refuse_other_shapes(model: PreTrainedModel, mismatched: Iterable[tuple[str,
     return set(shapes)
 
 
-def _refuse_missing(model: PreTrainedModel, new: Iterable[str], stored: Mapping[str, Any], place: str) -> None:
-    """UserError if the checkpoint lacks a tensor of the model that one of its own config has; a
-    pooler may be new."""
+def _refuse_others(
+    model: PreTrainedModel, new: Iterable[str], unused: Iterable[str], stored: Mapping[str, Any], place: str
+) -> None:
+    """UserError unless the checkpoint has the tensors of the model that one of its own config has,
+    and no others; a pooler may be new."""
     kind = stored.get("model_type", model.config.model_type)
     config = CONFIG_MAPPING[kind].from_dict(dict(stored))
-    if type(config) not in MODEL_MAPPING:
-        return  # transformers knows it only with a head
+    alike = type(model).__name__ in (stored.get("architectures") or ())
+    if type(config) not in MODEL_MAPPING and not alike:
+        return  # transformers knows it only with a head, and that is another one
     with torch.device("meta"):
-        promised = set(AutoModel.from_config(config).state_dict())
+        whole = AutoModel.from_config(config) if type(config) in MODEL_MAPPING else type(model)(config)
+    promised = set(whole.state_dict())
     prefix = f"{model.base_model_prefix}."
-    lost = [name for name in new if _inside(model, name) and name.removeprefix(prefix) in promised]
-    lost = [name for name in lost if not name.removeprefix(prefix).startswith(_OPTIONAL)]
+    lost = {name for name in new if inside(model, name) and name.removeprefix(prefix) in promised}
+    lost = {name for name in lost if not name.removeprefix(prefix).startswith(_OPTIONAL)}
     if lost:
         raise UserError(f"{KEY}: {place} lacks tensors that its config.json promises: {_listed(lost)}")
+    strange = {name for name in unused if inside(model, name) and name.removeprefix(prefix) not in promised}
+    if strange:
+        raise UserError(f"{KEY}: {place} holds tensors that its config.json does not promise: {listed(strange)}")
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Tensors by the module that they are in, layers of a list together: `bert.encoder.layer.*.node.* (14)`."""
+    """Tensors by their module, layers of a list together: `bert.encoder.layer.*.node.* (14)`."""
     modules = Counter(re.sub(r"\.\d+\.", ".*.", name).rpartition(".")[0] + ".*" for name in names)
     return ", ".join(f"{module} ({count})" for module, count in sorted(modules.items()))

@@ -10,25 +10,53 @@ from typing import Any
 
 import torch
 
-from sj_lang.errors import Interrupted, RunFailed, SjLangError
-from sj_lang.folder import RunFolder
-from sj_lang.manifest import Manifest, Status
+from sj_lang.errors import Interrupted, RunFailed, SjLangError, UserError
+from sj_lang.folder import RunFolder, compared, listed
+from sj_lang.manifest import Manifest, Status, plain, write_text
 from sj_lang.recipe.loading import Recipe
 from sj_lang.run.console import Console, is_main_process
 
 
-def claim(recipe: Recipe, resume: str | Path | None, *, dry_run: bool) -> tuple[RunFolder, Manifest | None]:
-    """The folder of a run, and the manifest of the run that is resumed in it.
+def claim(
+    recipe: Recipe, resume: str | Path | None, console: Console, *, dry_run: bool
+) -> tuple[RunFolder, Manifest | None]:
+    """The folder of a run, and the manifest of one that is resumed, which is locked from here on.
 
-    UserError if the folder is not free, or belongs to another recipe.
+    UserError if the folder is not free, is in use, or belongs to another recipe.
     """
-    if resume is not None:
-        folder = RunFolder(Path(resume))
-        return folder, folder.refuse_unless_own(recipe.resolved())
-    folder = RunFolder(Path(recipe.output))
-    if is_main_process() and not dry_run:
-        folder.refuse_unless_free(recipe.resolved())
-    return folder, None
+    folder = RunFolder(Path(recipe.output if resume is None else resume))
+    if resume is None:
+        if is_main_process() and not dry_run:
+            folder.refuse_unless_free(recipe.resolved())
+        return folder, None
+    folder.refuse_unless_own(recipe.resolved())
+    if is_main_process() and not dry_run and (note := folder.lock()):
+        console.say(f"note: {note}")
+    return folder, folder.read_manifest()
+
+
+def refuse_changes(
+    previous: Manifest, folder: RunFolder, *, data: Mapping[str, Any], world_size: int, changed_data: bool
+) -> list[str]:
+    """UserError if a run would go on with other data or another number of processes.
+
+    changed_data: other data are accepted, with a note.
+    """
+    processes = previous.content.get("machine", {}).get("world_size", world_size)
+    if processes != world_size:
+        raise UserError(
+            f"--resume: {folder.shown} is trained by {processes} process(es), and this is a start of {world_size}: its "
+            f"batches would be others. Start as many (torchrun --nproc_per_node), or start a new run: output=..."
+        )
+    differing = compared(previous.content.get("data", data), data)
+    if not differing:
+        return []
+    if not changed_data:
+        raise UserError(
+            f"--resume: the data have changed since {folder.shown} was started. There, and now:\n{listed(differing)}\n"
+            "Restore them, start a new run (output=...), or go on with the changed ones: --changed-data"
+        )
+    return [f"the data have changed since the run was started: {', '.join(key for key, _, _ in differing)}"]
 
 
 def begin(
@@ -40,19 +68,23 @@ def begin(
     session: Mapping[str, Any],
     fields: Mapping[str, Any],
 ) -> Manifest:
-    """From here on the run has a folder. Writes in the main process only.
+    """From here on the run has a folder: the manifest, written last, takes it. Main process only.
 
     session: notes on this process for a resumed run's manifest. fields: those of a new manifest.
     """
+    resolved = recipe.resolved()
     if previous:
         previous.resume(**session)
-    record = previous or Manifest.start(folder.manifest, name=recipe.name, **fields, recipe=recipe.resolved())
+    record = previous or Manifest.start(folder.manifest, name=recipe.name, **fields)
     if is_main_process():
-        folder.create(new=not previous)
+        if not previous and (note := folder.create()):
+            console.say(f"note: {note}")
+        if not previous or plain(resolved) != record.content.get("recipe"):
+            write_text(folder.recipe, recipe.dump_yaml())
+        record.update({"recipe": resolved})
         record.write()
+        record.reserve()
         console.open(folder.log)
-        if not previous:
-            folder.recipe.write_text(recipe.dump_yaml(), encoding="utf-8")
     return record
 
 
@@ -62,7 +94,10 @@ def recorded(record: Manifest, folder: RunFolder, console: Console, debug: bool)
 
     def end(status: Status, code: int, error: str) -> None:
         if is_main_process():
-            record.end(status, code, error)
+            try:
+                record.end(status, code, error)
+            except OSError as lost:
+                console.warn(f"{folder.shown}/{record.path.name} cannot say so, it cannot be written: {lost.strerror}")
             console.record(f"{status}: {error}")
 
     try:
@@ -77,6 +112,8 @@ def recorded(record: Manifest, folder: RunFolder, console: Console, debug: bool)
         end("failed", error.exit_code, str(error))
         raise
     except Exception as error:
+        if is_main_process():
+            record.release()  # the log may need the room too
         console.record(traceback.format_exc())
         memory = isinstance(error, torch.OutOfMemoryError)
         hint = "Lower train.per_device_train_batch_size and raise gradient_accumulation_steps. " if memory else ""

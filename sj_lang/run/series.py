@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sj_lang.errors import Interrupted, RunFailed, SjLangError, UserError, choices
+from sj_lang.errors import Interrupted, RunFailed, SjLangError, UserError, choices, describe
 from sj_lang.folder import RunFolder
-from sj_lang.manifest import read_json
+from sj_lang.manifest import Manifest, read_json
 from sj_lang.recipe import averages
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import page
@@ -18,14 +18,40 @@ from sj_lang.run.record import begin, claim, recorded
 from sj_lang.run.single import train
 
 
-def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None = None, debug: bool = False) -> int:
-    """Train every run of a series that is not finished yet, then compare. One run that fails does not stop the others.
+def execute(
+    recipe: Recipe,
+    *,
+    dry_run: bool = False,
+    resume: str | Path | None = None,
+    changed_data: bool = False,
+    debug: bool = False,
+) -> int:
+    """Train every run of a series that is not finished yet, then compare. One may fail.
 
     Raises UserError before the first training if any of the runs cannot be built, RunFailed at the
     end if any failed.
     """
     console = Console()
-    folder, previous = claim(recipe, resume, dry_run=dry_run)
+    folder, previous = claim(recipe, resume, console, dry_run=dry_run)
+    try:
+        return _carry_out(recipe, folder, previous, console, dry_run=dry_run, changed_data=changed_data, debug=debug)
+    except Interrupted as error:
+        raise Interrupted(f"{str(error).partition(' To continue')[0]} To continue: {folder.continuing}") from error
+    finally:
+        console.close()
+        folder.unlock()
+
+
+def _carry_out(
+    recipe: Recipe,
+    folder: RunFolder,
+    previous: Manifest | None,
+    console: Console,
+    *,
+    dry_run: bool,
+    changed_data: bool,
+    debug: bool,
+) -> int:
     runs = linked({name: replace(child, output=f"{folder.shown}/{name}") for name, child in recipe.children()})
     groups = grouped(list(runs), default=Path(recipe.name).name)
     over = previous is not None and previous.status == "done"  # its data may be gone
@@ -34,23 +60,18 @@ def execute(recipe: Recipe, *, dry_run: bool = False, resume: str | Path | None 
         return 0
     fields = {"notes": [], "children": list(runs)}
     record = begin(recipe, folder, console, previous, session={}, fields=fields)
-    try:
-        with recorded(record, folder, console, debug):
-            failed = _train_all(runs, console, debug)
-            _conclude(recipe, folder, groups, console)
-            if failed:
-                raise RunFailed(f"{len(failed)} of {len(runs)} runs failed:\n" + "\n".join(failed))
-            if is_main_process():
-                record.end("done", 0)
-    except Interrupted as error:
-        raise Interrupted(f"{str(error).partition(' To continue')[0]} To continue: {folder.continuing}") from error
-    finally:
-        console.close()
+    with recorded(record, folder, console, debug):
+        failed = _train_all(runs, console, changed_data=changed_data, debug=debug)
+        _conclude(recipe, folder, groups, console)
+        if failed:
+            raise RunFailed(f"{len(failed)} of {len(runs)} runs failed:\n" + "\n".join(failed))
+        if is_main_process():
+            record.end("done", 0)
     return 0
 
 
 def linked(runs: Mapping[str, Recipe]) -> dict[str, Recipe]:
-    """The runs, with the folder of another run of the same seed where a task says `run:NAME`, such as its teacher.
+    """The runs, with the folder of another run of the same seed in place of `run:NAME` in a task.
 
     Runs are carried out in their order, so the other one must stand before. UserError if it does
     not.
@@ -114,19 +135,23 @@ def _rehearse(runs: Mapping[str, Recipe], groups: Mapping[str, list[str]], conso
             raise type(error)(f"run '{names[0]}': {error}") from error
 
 
-def _train_all(runs: Mapping[str, Recipe], console: Console, debug: bool) -> list[str]:
+def _train_all(runs: Mapping[str, Recipe], console: Console, *, changed_data: bool, debug: bool) -> list[str]:
     """Train the runs that are not finished. Returns a line for each that failed."""
     failed = []
     for index, (name, recipe) in enumerate(runs.items()):
         console.say(f"== {name} (run {index + 1} of {len(runs)})")
         begun = (Path(recipe.output).expanduser() / "manifest.json").exists()
         try:
-            train(recipe, Console(), resume=recipe.output if begun else None, debug=debug)
+            resume = recipe.output if begun else None
+            train(recipe, Console(), resume=resume, changed_data=changed_data and begun, debug=debug)
         except Interrupted:
             raise
-        except SjLangError as error:
-            failed.append(f"{name}: {error}")
-            console.say(f"{name} failed: {error}")
+        except Exception as error:  # whatever is wrong with one run, the others go on
+            if debug and not isinstance(error, SjLangError):
+                raise
+            reason = str(error) if isinstance(error, SjLangError) else f"unexpected {describe(error)}"
+            failed.append(f"{name}: {reason}")
+            console.say(f"{name} failed: {reason}")
     return failed
 
 
@@ -147,7 +172,11 @@ def _conclude(recipe: Recipe, folder: RunFolder, groups: Mapping[str, list[str]]
             texts[run] = finished[0].sample.read_text(encoding="utf-8")
     computed, notes = averages.compute(recipe.averages or {}, figures)
     folder.write_metrics(metrics | averages.stored(computed))
-    page.write([folder.root])
+    try:
+        page.write([folder.root])
+        last = f"Report: {folder.shown}/{folder.report.name}"
+    except UserError as error:  # a run whose folder is damaged
+        last = f"note: there is no report: {error}"
     if not metrics:
         return
     console.say()
@@ -161,4 +190,4 @@ def _conclude(recipe: Recipe, folder: RunFolder, groups: Mapping[str, list[str]]
         console.say(table([["", *metrics], *([name, *values] for name, values in rows)]))
     for note in notes:
         console.say(f"note: {note}")
-    console.say(f"Report: {folder.shown}/{folder.report.name}")
+    console.say(last)

@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sj_lang.errors import Interrupted, Unreachable, UserError
+from sj_lang.errors import SjLangError, Unreachable, UserError, describe
 from sj_lang.folder import RunFolder
 from sj_lang.manifest import Manifest, device, plain
-from sj_lang.monitor import neuron_parameters
+from sj_lang.monitor import neuron_parameters, undisturbed
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import figures, page
 from sj_lang.run import announce, checkpoints, checks
 from sj_lang.run.assembly import Job, assemble, parameter_table, total_parameters
 from sj_lang.run.console import Console, duration, is_main_process, table
 from sj_lang.run.evaluation import final_figures
-from sj_lang.run.record import begin, claim, recorded
-from sj_lang.run.stored import check_prompt, unknown_in, write_text
+from sj_lang.run.record import begin, claim, recorded, refuse_changes
+from sj_lang.run.stored import check_prompt, check_writing, unknown_in, write_text
 from sj_lang.run.trainer import RunTrainer
 
 
@@ -29,58 +29,65 @@ def train(
     *,
     dry_run: bool = False,
     resume: str | Path | None = None,
+    changed_data: bool = False,
     debug: bool = False,
     needs_data: bool = False,
     in_series: bool = False,
 ) -> RunFolder:
     """Carry out a recipe that is a single run. A finished one is left alone.
 
-    needs_data: Unreachable data are an error in a dry run too. in_series: a dry run builds no
-    objective.
+    changed_data: a resume accepts data that have changed. needs_data: Unreachable data are an error
+    in a dry run too. in_series: a dry run builds no objective.
     """
-    folder, previous = claim(recipe, resume, dry_run=dry_run)
-    if previous and previous.status == "done":
-        console.say(f"{recipe.name} is finished: {folder.shown}")
-        return folder
-    if previous and previous.status == "running":
-        console.say(f"note: the run in {folder.shown} has no end. If a process still trains there, stop this one")
-    checkpoint, notes = checkpoints.newest(folder.root, previous.id) if previous else (None, [])
-    if previous and not checkpoint:
-        notes.append("no checkpoint yet: it starts from the beginning")
-
+    folder, previous = claim(recipe, resume, console, dry_run=dry_run)
     try:
-        job = assemble(recipe, folder.root, with_objective=not (dry_run and in_series))
-    except Unreachable as error:
-        if needs_data or not dry_run:
-            raise
-        announce.without_data(recipe, folder, console, error)
-        return folder
-    job.notes[:0] = notes
-    trainer = _trainer(job, folder, console)
+        if previous and previous.status == "done":
+            if is_main_process() and not dry_run and not folder.report.exists():
+                page.write([folder.root])
+            console.say(f"{recipe.name} is finished: {folder.shown}")
+            return folder
+        checkpoint, notes = checkpoints.newest(folder.root, previous.id) if previous else (None, [])
+        try:
+            job = assemble(recipe, folder.root, with_objective=not (dry_run and in_series))
+        except Unreachable as error:
+            if needs_data or not dry_run:
+                raise
+            announce.without_data(recipe, folder, console, error)
+            return folder
+        data, world_size = plain(job.prepared.fingerprint), job.arguments.world_size
+        if previous:
+            notes += refuse_changes(previous, folder, data=data, world_size=world_size, changed_data=changed_data)
+            previous.update({"data": data})
+        job.notes[:0] = notes
+        trainer = _trainer(job, folder, console)
+        _check(trainer, job)
+        announce.start(job, folder, console, checks.planned_steps(trainer), checkpoint)
+        if dry_run:
+            console.say(table(parameter_table(job.model)))
+            console.say("dry run: nothing is trained and nothing is written")
+            return folder
+        record = _begin(job, folder, console, previous, checkpoint)
+        trainer.mark.run = record.id
+        with trainer.termination.watching(), recorded(record, folder, console, debug):
+            _train(trainer, folder, checkpoint)
+            _conclude(trainer, job, folder, console, record)
+    finally:
+        console.close()
+        folder.unlock()
+    return folder
+
+
+def _check(trainer: RunTrainer, job: Job) -> None:
+    """Find what would end the run late: a wrong loss, a missing figure, options that cannot work."""
     checks.check_loss(trainer)
     checks.check_smoothing(trainer)
     checks.check_choice(trainer)
     prompt = _prompt(job)
     check_prompt(job.model, job.prepared.tokenizer, prompt)
     job.notes += unknown_in(job.prepared.tokenizer, prompt)
-    steps = checks.planned_steps(trainer)
-    announce.start(job, folder, console, steps, checkpoint)
-    if dry_run:
-        console.say(table(parameter_table(job.model)))
-        console.say("dry run: nothing is trained and nothing is written")
-        return folder
-
-    record = _begin(job, folder, console, previous, checkpoint)
-    trainer.mark.run = record.id
-    try:
-        with trainer.termination.watching(), recorded(record, folder, console, debug):
-            _train(trainer, folder, checkpoint)
-            if trainer.termination.requested:
-                raise Interrupted(f"stopped by SIGTERM after the training. To continue: {folder.continuing}")
-            _conclude(trainer, job, folder, console, record)
-    finally:
-        console.close()
-    return folder
+    if prompt is not None and not trainer.is_spread:
+        with undisturbed(job.model), trainer.with_its_cache():
+            check_writing(job.model, job.prepared.tokenizer, prompt, job.recipe.generate)
 
 
 def _trainer(job: Job, folder: RunFolder, console: Console) -> RunTrainer:
@@ -89,8 +96,11 @@ def _trainer(job: Job, folder: RunFolder, console: Console) -> RunTrainer:
         job.arguments.output_dir = scratch
         try:
             trainer = RunTrainer(job, console, folder)
-        except (ValueError, RuntimeError, ImportError) as error:
-            raise UserError(f"train: {error}") from error
+        except SjLangError:
+            raise
+        except Exception as error:  # each field of TrainingArguments has its own way of refusing a value
+            plain = ValueError | RuntimeError | ImportError
+            raise UserError(f"train: {error if isinstance(error, plain) else describe(error)}") from error
     job.arguments.output_dir = str(folder.root)
     return trainer
 
@@ -130,31 +140,33 @@ def _begin(
         },
     )
     if previous and is_main_process():
-        folder.rewind(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+        step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+        folder.rewind(step)
+        checkpoints.clear(folder.root, step)
     return record
 
 
 def _train(trainer: RunTrainer, folder: RunFolder, checkpoint: Path | None) -> None:
     if checkpoint:
-        if is_main_process():
-            checkpoints.rebase(checkpoint)
-        trainer.accelerator.wait_for_everyone()
         trainer.mark.restore(checkpoint)
+        trainer.args.eval_on_start = False  # it was, at the start
     with _tensorboard_in(folder):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console, record: Manifest) -> None:
     """Store the weights, look at the test data once, and write everything down."""
+    trainer.termination.check()
     trainer.release_model()
     trainer.save_model(str(folder.model))
     metrics = final_figures(trainer, folder if is_main_process() else None) | _training_figures(trainer, job, folder)
     spikes = trainer.measurements.raster()
+    trainer.termination.check()
     if not is_main_process():
         return
-    (folder.model / "training_args.bin").unlink(missing_ok=True)  # a pickle; the recipe says it all
     folder.write_metrics(metrics)
-    record.update({"chosen_step": trainer.chosen_step(), "notes": [*job.notes, *job.prepared.remarks]})
+    notes = [*job.notes, *job.prepared.remarks]
+    record.update({"chosen_step": trainer.chosen_step(), "notes": notes, "files": folder.digests()})
     history = folder.read_history()
     figures.learning_curves(history, folder.figures / "learning_curves.png", chosen=trainer.chosen_step())
     figures.firing_rates(history, folder.figures / "firing_rates.png")
@@ -203,10 +215,18 @@ def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Consol
     prompt = _prompt(job)
     if prompt is None:
         return
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if trainer.is_spread:
         console.say(f"note: the model is spread over processes; to let it write: sj-lang generate {folder.shown}")
         return
-    text, notes = write_text(job.model, job.prepared.tokenizer, prompt, job.recipe.generate, job.recipe.seed)
+    text, notes = write_text(
+        job.model,
+        job.prepared.tokenizer,
+        prompt,
+        job.recipe.generate,
+        job.recipe.seed,
+        stopped=lambda: trainer.termination.requested,
+    )
+    trainer.termination.check()
     for note in notes:
         console.say(f"note: {note}")
     folder.sample.write_text(text + "\n", encoding="utf-8")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ import torch
 
 from sj_lang import plugins
 from sj_lang.component.problems import report
-from sj_lang.errors import UserError
+from sj_lang.errors import SjLangError, UserError, describe
 from sj_lang.folder import RunFolder
 from sj_lang.hf import shield
+from sj_lang.hf.loading import amiss, load_model, load_tokenizer
 from sj_lang.manifest import Manifest, plain, write_json
 from sj_lang.recipe.loading import Recipe, load
 from sj_lang.recipe.sections import check_generation
@@ -22,12 +24,12 @@ from sj_lang.report.page import metric_rows
 from sj_lang.run.assembly import Job, longest_text, make_task, prepare, training_arguments
 from sj_lang.run.console import Console, is_main_process, table
 from sj_lang.run.evaluation import final_figures, unrolled_figures
+from sj_lang.run.init_from import AT_LEAST
 from sj_lang.run.trainer import RunTrainer
 
 shield()
 
 import transformers  # noqa: E402
-from safetensors import SafetensorError  # noqa: E402
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,31 +47,60 @@ class Stored:
     def model(self, auto_class: str) -> PreTrainedModel:
         """The trained weights, in the class that the recipe names. UserError if they cannot be read."""
         plugins.get("model", self.recipe.model["type"]).load()  # registers its classes with transformers
-        auto = getattr(transformers, auto_class)
-        try:
-            model: PreTrainedModel = auto.from_pretrained(self.folder.model, use_safetensors=True)  # no pickle
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{self.folder.model} holds no model that can be read: {error}") from error
+        problem = f"{self.folder.model} holds no model that can be read"
+        model, report = load_model(getattr(transformers, auto_class), self.folder.model, problem)
+        if wrong := amiss(report):
+            raise UserError(f"{problem}: {wrong}")
+        self._check_config(model.config)
         return model
+
+    def tell_changes(self, console: Console) -> None:
+        """Say which files of the model are not those that the run wrote."""
+        now = self.folder.digests()
+        for name, digest in self.manifest.content.get("files", {}).items():
+            if now.get(name) != digest:
+                console.say(f"note: {self.folder.shown}/{name} is not the file that the run wrote")
+
+    def _check_config(self, config: Any) -> None:
+        """UserError if a config contradicts the recipe, beyond the sizes that data and checkpoints decide."""
+        free = ("type", "init_from", "vocab_size", *AT_LEAST)
+        for key, value in self.recipe.model.items():
+            its = plain(getattr(config, key, value))
+            if key not in free and value is not None and its != plain(value):
+                raise UserError(f"{self.folder.model}/config.json: {key} is {its!r}, but {value!r} in the run's recipe")
 
 
 def open_run(run_dir: str | Path) -> Stored:
     """Raises UserError unless `run_dir` is the folder of a run that has a trained model."""
     folder = RunFolder(Path(run_dir))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder.trained_model())
+    model = folder.trained_model()
+    tokenizer = load_tokenizer(model, f"{model} holds no tokenizer that can be read")
     recipe = load(str(folder.recipe), ["model.init_from=null"])  # where it started from may be gone
     return Stored(folder=folder, manifest=folder.read_manifest(), recipe=recipe, tokenizer=tokenizer)
 
 
-def evaluate(run_dir: str | Path, *, unrolled: bool = False) -> int:
-    """Evaluate a run's stored model as at its end; prints the figures and writes eval.json. metrics.json stays.
+@contextmanager
+def _used(folder: RunFolder) -> Iterator[None]:
+    """Inside, what libraries raise about a model or a tokenizer that cannot be right becomes a UserError."""
+    try:
+        yield
+    except (SjLangError, OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{folder.model} and {folder.recipe.name} do not work together: {describe(error)}") from error
 
-    unrolled: also with its integer spikes in sub-steps, each product compared with the whole one (`energy.unrolled`).
+
+def evaluate(run_dir: str | Path, *, unrolled: bool = False) -> int:
+    """Evaluate a run's stored model as at its end; prints the figures and writes eval.json.
+
+    unrolled: also with its integer spikes in sub-steps, each product compared with the whole one.
     """
     console = Console()
     run = open_run(run_dir)
+    run.tell_changes(console)
     task = make_task(run.recipe)
-    prepared = prepare(task, run.recipe, tokenizer=lambda texts: run.tokenizer)
+    with _used(run.folder):
+        prepared = prepare(task, run.recipe, tokenizer=lambda texts: run.tokenizer)
     if plain(prepared.fingerprint) != run.manifest.content.get("data"):
         console.say("note: the data are not those of the run, so the figures differ from metrics.json")
     with tempfile.TemporaryDirectory() as scratch:
@@ -80,20 +111,22 @@ def evaluate(run_dir: str | Path, *, unrolled: bool = False) -> int:
             job = Job(recipe=run.recipe, task=task, prepared=prepared, model=model, arguments=arguments)
             return RunTrainer(job, console)
 
-        in_substeps, compared = unrolled_figures(trainer()) if unrolled else ({}, None)
-        figures = final_figures(trainer(), None)
+        with _used(run.folder):
+            in_substeps, compared = unrolled_figures(trainer()) if unrolled else ({}, None)
+            figures = final_figures(trainer(), None)
     stored, columns, titles = figures, [figures], []
     if compared is not None:
         columns, titles = [figures, in_substeps], [["", "as it is", "in sub-steps"]]
-        counts = {name: getattr(compared, name) for name in ("products", "substeps", "most")}
+        counts = {name: getattr(compared, name) for name in ("products", "substeps", "least", "most")}
         stored = figures | {f"unrolled.{name}": value for name, value in {**in_substeps, **counts}.items()}
         console.say(
             f"{compared.products:,} products with spikes ran in {compared.substeps:,} sub-steps, each compared bit for "
-            f"bit with the whole product: all are equal. The largest spike is {compared.most}."
+            f"bit with the whole product: all are equal. The largest spike is {compared.most}"
+            + (f", the smallest {compared.least}." if compared.least else "; each spike of a sub-step is 0 or 1.")
         )
+    console.say(table([*titles, *([name, *values] for name, values in metric_rows(columns))]))
     if is_main_process():
         write_json(run.folder.root / "eval.json", stored)
-    console.say(table([*titles, *([name, *values] for name, values in metric_rows(columns))]))
     return 0
 
 
@@ -113,36 +146,66 @@ def generate(
     if prompt is None:
         prompt = run.recipe.generate.get("prompt")
     if prompt is None:
-        prompt = task.sample_prompt(prepare(task, run.recipe, tokenizer=lambda texts: run.tokenizer))
+        with _used(run.folder):
+            prompt = task.sample_prompt(prepare(task, run.recipe, tokenizer=lambda texts: run.tokenizer))
     if prompt is None:
         raise UserError(f"generate: the task '{run.recipe.task['type']}' writes no text")
     model = run.model(task.auto_class)
     if torch.accelerator.is_available():
         model = model.to(torch.accelerator.current_accelerator())
-    text, notes = write_text(model, run.tokenizer, prompt, chosen, run.recipe.seed if seed is None else seed)
+    with _used(run.folder):
+        text, notes = write_text(model, run.tokenizer, prompt, chosen, run.recipe.seed if seed is None else seed)
     console = Console()
+    run.tell_changes(console)
     for note in notes:
         console.say(f"note: {note}")
     console.say(text)
     return 0
 
 
+def check_writing(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, options: Mapping[str, Any]
+) -> None:
+    """Raise UserError unless the model can write a token with these options."""
+    try:
+        write_text(model, tokenizer, prompt, options, 0, stopped=lambda: True)
+    except Exception as error:  # transformers and models raise anything
+        raise UserError(f"generate: the model cannot write with these options: {describe(error)}") from error
+
+
 def write_text(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, options: Mapping[str, Any], seed: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    options: Mapping[str, Any],
+    seed: int,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[str, list[str]]:
     """The prompt and its continuation, and notes on what of either had to be left out.
 
-    options: fields of GenerationConfig; `prompt` among them is left out.
+    options: fields of GenerationConfig; `prompt` among them is left out. stopped: asked after each
+    token, whether to write no more.
     """
     check_prompt(model, tokenizer, prompt)
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(next(model.parameters()).device)
     chosen = {name: value for name, value in options.items() if name != "prompt" and value is not None}
     notes = [*unknown_in(tokenizer, prompt), *_fit(model, ids.shape[1], chosen)]
+
+    def stop(rows: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.full(rows.shape[:1], stopped(), device=rows.device)
+
     transformers.set_seed(seed)
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **chosen)
+        written = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            tokenizer=tokenizer,  # for stop_strings
+            stopping_criteria=transformers.StoppingCriteriaList([stop]),
+            **chosen,
+        )
     model.train(was_training)
     texts = [tokenizer.decode(row, skip_special_tokens=True) for row in written]
     return "\n---\n".join(texts), notes

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +16,7 @@ from sj_lang.folder import RunFolder
 from sj_lang.hf import shield
 from sj_lang.monitor import neuron_tensors, seeded
 from sj_lang.recipe.sections import NEURON_RATE
+from sj_lang.run import checkpoints
 from sj_lang.run.assembly import Job
 from sj_lang.run.batches import BatchTrainer
 from sj_lang.run.callbacks import Epochs, Lines, RunMark
@@ -25,16 +28,17 @@ from sj_lang.task import Prepared
 shield()
 
 from transformers import PrinterCallback, ProgressCallback, default_data_collator  # noqa: E402
+from transformers.trainer_utils import rotate_checkpoints  # noqa: E402
 
 
 class RunTrainer(BatchTrainer):
-    """The Trainer of one run. folder: where metrics.jsonl goes; None: figures are returned and written nowhere."""
+    """The Trainer of one run. folder: where metrics.jsonl goes; None: nowhere."""
 
     def __init__(self, job: Job, console: Console, folder: RunFolder | None = None) -> None:
         self.prepared = job.prepared
         self.objective: Any = job.objective
         if job.objective is not None:
-            job.model.objective = job.objective  # so that the optimizer, the checkpoints and DDP have its parameters
+            job.model.objective = job.objective  # so optimizer, checkpoints and DDP have its parameters
         self.folder = folder
         self.mark = RunMark()
         self.termination = Termination(folder.continuing if folder else "")
@@ -62,7 +66,7 @@ class RunTrainer(BatchTrainer):
         self.measurements = Measurements(self, job.recipe.measure)
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """transformers' own; with `train.neuron_learning_rate` the neurons are a group of it, without weight decay."""
+        """transformers' own; with a rate of their own, the neurons are a group without weight decay."""
         made = self.optimizer is not None
         optimizer = super().create_optimizer(model)
         if self.neuron_rate is None or made:
@@ -152,16 +156,15 @@ class RunTrainer(BatchTrainer):
             self.folder.append({"step": self.state.global_step, "epoch": self.state.epoch, **entry})
 
     def _training_figures(self) -> dict[str, float]:
-        """The loss over the steps since the last line, as if the run had never been interrupted; speed; firing."""
+        """The loss since the last line, as if the run had never been interrupted; speed; firing."""
         total, steps = self.mark.take_loss()
         mean = self.accelerator.reduce(total.to(self.args.device), reduction="mean")
         return {"loss": float(mean) / max(steps, 1), **self.mark.take_speed(), **self.measurements.probe()}
 
     def chosen_step(self) -> int:
         """The step whose weights the model has after the training."""
-        best: int | None = self.state.best_global_step
-        loaded = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
-        return best if loaded and best else int(self.state.global_step)
+        loaded = self.args.load_best_model_at_end and self.mark.best
+        return int(self.mark.best.rpartition("-")[2]) if loaded else int(self.state.global_step)
 
     # After training
 
@@ -171,14 +174,62 @@ class RunTrainer(BatchTrainer):
         if self.objective is not None:
             del self.model.objective
             self.objective = None
-        if self._use_cache is not None:
-            self.model.config.use_cache = self._use_cache
+        self._set_cache(self._use_cache)
+
+    @contextmanager
+    def with_its_cache(self) -> Iterator[None]:
+        """Inside, the model generates as it will when it is stored."""
+        before = vars(self.model.config).get("use_cache")
+        self._set_cache(self._use_cache)
+        try:
+            yield
+        finally:
+            self._set_cache(before)
+
+    def _set_cache(self, use_cache: bool | None) -> None:
+        if use_cache is not None:
+            self.model.config.use_cache = use_cache
         else:
             vars(self.model.config).pop("use_cache", None)
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether no process has the whole model."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    # Checkpoints
+
+    def _run_epoch(self, **options: Any) -> None:
+        """Nothing after the last step: resumed there, transformers would train one more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**options)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        # a pickle, and not free of secrets; the recipe says it all
+        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Under a scratch name until it is whole, so that a checkpoint is there or is not."""
+        root, step, best = Path(self.args.output_dir), self.state.global_step, self.state.best_global_step
+        if best == step or (root / checkpoints.name(best)).is_dir():
+            self.mark.best = checkpoints.name(best)
+        pushes, self.args.push_to_hub = self.args.push_to_hub, False
+        self.args.output_dir = str(root / checkpoints.SCRATCH)
         with self.mark.paused():
             super()._save_checkpoint(*args, **kwargs)
+            self.args.output_dir, self.args.push_to_hub = str(root), pushes
+            self.accelerator.wait_for_everyone()
+            self.mark.point_to_best(self.args, self.state)
+            if self.args.should_save:
+                checkpoints.publish(root, step)
+                best_path = self.state.best_model_checkpoint
+                rotate_checkpoints(str(root), self.args.save_total_limit, best_path, use_mtime=False)
+            self.accelerator.wait_for_everyone()
+            if pushes:
+                self._push_from_checkpoint(str(root / checkpoints.name(step)))
 
 
 def split_figures(split: str, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -187,7 +238,7 @@ def split_figures(split: str, metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _collate(prepared: Prepared) -> Any:
-    """The task's own; None lets transformers pad, which it cannot with a tokenizer that has no padding."""
+    """The task's own; None lets transformers pad, for which the tokenizer must have a pad token."""
     if prepared.collate is None and prepared.tokenizer.pad_token is None:
         return default_data_collator
     return prepared.collate

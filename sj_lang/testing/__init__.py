@@ -1,4 +1,4 @@
-"""The conformance kit: what every spiking neuron of sj_lang promises, as checks that anybody can run on his own node.
+"""The conformance kit: what every neuron of sj_lang promises, as checks that run on any node.
 
     from sj_lang.testing import check_node
 
@@ -22,7 +22,7 @@ __all__ = ["CHECKS", "Check", "CheckFailed", "NodeFailed", "Report", "Subject", 
 
 
 def __getattr__(name: str) -> Any:
-    """Import the kit when it is first asked for: pytest loads the fixture beside it in every environment."""
+    """Import the kit when it is first asked for: pytest always loads the fixture beside it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from sj_lang.testing import kit

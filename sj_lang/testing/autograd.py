@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_lang.testing.check import check
-from sj_lang.testing.compare import assert_close, assert_same, outcome, stepwise, weights, whole
+from sj_lang.testing.compare import assert_close, assert_same, forms, outcome, weights, whole
 from sj_lang.testing.numerics import LAYOUTS
 from sj_lang.testing.subject import State, Subject
 
@@ -19,7 +19,7 @@ def gradients_come_alone(subject: Subject) -> None:
     """Each gradient is the same if nothing else needs one: of x alone, of each parameter alone."""
     node, x = subject.node(), subject.x(7, 3)
     state = subject.state(node, x)
-    for form in (whole, stepwise) if subject.traits.steps else (whole,):
+    for form in forms(subject):
         want = outcome(node, form, x, state)
         telling = {name for name, gradient in want.gradients.items() if bool(gradient.any())}
         parameters = {name for name, _ in node.named_parameters()} & telling
@@ -67,38 +67,24 @@ INCOMING: dict[str, Callable[[Tensor], Tensor]] = {
 
 @check(once=True)
 def incoming_gradients(subject: Subject) -> None:
-    """Incoming gradients that are expanded, transposed or strided count as their contiguous copies, and each alone."""
+    """Incoming gradients, expanded or strided, count as their contiguous copies, and each alone."""
     node = subject.node()
-    for trailing in ((), (2, 3)):
+    for trailing in ((), (4,), (2, 3)):
         x = subject.x(7, 3, *trailing)
-        leaf = x.clone().requires_grad_()
-        state = {name: value.requires_grad_() for name, value in subject.state(node, x).items()}
-        leaves = {"x": leaf, **{f"state[{name!r}]": value for name, value in state.items()}}
-        leaves |= {name: parameter for name, parameter in node.named_parameters() if parameter.requires_grad}
+        state = subject.state(node, x)
 
-        def taken(
-            incoming: dict[str, Tensor],
-            leaf: Tensor = leaf,
-            state: State = state,
-            leaves: dict[str, Tensor] = leaves,
-        ) -> dict[str, Tensor]:
-            spikes, final = whole(node, leaf, state)
-            outputs = {"spikes": spikes, **final}
-            asked = {name: gradient for name, gradient in incoming.items() if outputs[name].requires_grad}
-            gradients = torch.autograd.grad(
-                [outputs[name] for name in asked], list(leaves.values()), list(asked.values()), allow_unused=True
-            )
-            pairs = zip(leaves.items(), gradients, strict=True)
-            return {name: torch.zeros_like(v) if gradient is None else gradient for (name, v), gradient in pairs}
+        def taken(incoming: State, x: Tensor = x, state: State = state) -> State:
+            return outcome(node, whole, x, state, incoming=incoming).gradients
 
-        spikes, final = whole(node, x, {name: value.detach() for name, value in state.items()})
+        spikes, final = whole(node, x, state)
         dense = {name: weights(name, value).to(value.dtype) for name, value in {"spikes": spikes, **final}.items()}
         for layout, lay in INCOMING.items():
             laid = {"spikes": lay(dense["spikes"])}
             laid |= {name: (_turned if layout in LAYOUTS else lay)(dense[name]) for name in final}
             got, want = taken(laid), taken({name: value.contiguous() for name, value in laid.items()})
             for name in want:
-                assert_close(got[name], want[name], f"incoming gradient {layout}: gradient of {name}")
+                what = f"incoming gradient {layout}, x {list(x.shape)}: gradient of {name}"
+                assert_close(got[name], want[name], what)
         if final and not trailing:
             together = taken(dense)
             alone = [taken({name: value}) for name, value in dense.items() if value.numel()]
@@ -121,7 +107,7 @@ def without_a_graph(subject: Subject) -> None:
         state = subject.state(node, x)
         mask = (torch.arange(9, device=x.device)[:, None] + torch.arange(batch, device=x.device)) % 4 != 1
         used_mask = mask if masked else None
-        for form in (whole, stepwise) if subject.traits.steps else (whole,):
+        for form in forms(subject):
             want = outcome(node, form, x, state, used_mask)
             for name, way in ways.items():
                 with way():

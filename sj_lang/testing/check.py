@@ -25,7 +25,7 @@ class CheckFailed(AssertionError):
 
 @dataclass(frozen=True)
 class Check:
-    """One check. needs: the declared trait without which it does not apply. once: the precision tells it nothing."""
+    """One check. needs: the trait without which it does not apply. once: in one precision only."""
 
     name: str
     run: Body
@@ -46,7 +46,7 @@ CHECKS: dict[str, Check] = {}
 
 
 def check(*, needs: str = "", once: bool = False) -> Callable[[Body], Body]:
-    """Make a function of a subject one of the kit's checks: whatever it raises becomes a CheckFailed that names it."""
+    """Make a function of a subject a check of the kit: what it raises becomes a CheckFailed."""
 
     def register(body: Body) -> Body:
         name = body.__name__
@@ -58,7 +58,7 @@ def check(*, needs: str = "", once: bool = False) -> Callable[[Body], Body]:
             except AssertionError as error:
                 text = str(error).partition("\nassert ")[0]  # without what pytest adds to it
                 raise CheckFailed(name, text, str(subject)) from error
-            except Exception as error:  # a node that raises where it should work has failed the check
+            except Exception as error:  # it should have worked
                 text = shorten(str(error), width=400, placeholder=" ...")
                 raise CheckFailed(name, f"raised {type(error).__name__}: {text}", str(subject)) from error
 

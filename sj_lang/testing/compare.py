@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TypeAlias
 
 import torch
@@ -48,14 +49,19 @@ def stepwise(
     return torch.stack(spikes), state
 
 
-def pieces(*lengths: int) -> How:
-    """The multi-step form on consecutive pieces of these lengths, the state carried from one to the next."""
+def forms(subject: Subject) -> tuple[How, ...]:
+    """The ways to run the node that it declares: sequences, and steps."""
+    return (whole, stepwise) if subject.traits.steps else (whole,)
+
+
+def pieces(*lengths: int, by: Sequence[How] = (whole,)) -> How:
+    """Consecutive pieces of these lengths in these forms, in turn, the state carried on."""
 
     def run(node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
         spikes, start = [], 0
-        for length in lengths:
+        for length, form in zip(lengths, cycle(by), strict=False):
             part = slice(start, start + length)
-            spike, state = whole(node, x[part], state, None if mask is None else mask[part])
+            spike, state = form(node, x[part], state, None if mask is None else mask[part])
             spikes.append(spike)
             start += length
         assert state is not None
@@ -83,7 +89,7 @@ def batches_of(rows: int) -> How:
 def rows_with_masked_steps_deleted(
     node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None
 ) -> tuple[Tensor, State]:
-    """What `mask` means: each row runs alone, without its masked steps; one of none keeps its state."""
+    """What `mask` means: each row alone, without its masked steps; one of none keeps its state."""
     assert mask is not None
     node.step_mode = "m"  # type: ignore[assignment]
     start = state if state is not None else node.init_state(x)  # type: ignore[operator]
@@ -109,11 +115,12 @@ def outcome(
     *,
     grad: bool = True,
     needing: Container[str] | None = None,
+    incoming: Mapping[str, Tensor] | None = None,
 ) -> Outcome:
     """Run the node on leaves of its own and take every gradient: inputs, initial state, parameters.
 
     grad: False for none, under the grad mode of the caller. needing: names of those to take; None:
-    all.
+    all. incoming: gradients of "spikes" and final states; None: those of `weighed`.
     """
     x = x.detach().clone(memory_format=torch.preserve_format)
     state = None if state is None else {name: value.detach().clone() for name, value in state.items()}
@@ -125,9 +132,13 @@ def outcome(
     leaves = {name: leaf.requires_grad_() for name, leaf in leaves.items() if needing is None or name in needing}
     leaves |= {name: parameter for name, parameter in node.named_parameters() if parameter.requires_grad}
     spikes, final = how(node, x, state, mask)
-    loss = weighed({"spikes": spikes, **final})
-    assert loss.requires_grad, "neither the spikes nor the final state depend on any leaf: the graph is cut"
-    taken = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    outputs = {"spikes": spikes, **final}
+    asked = {"loss": weighed(outputs)} if incoming is None else {name: outputs[name] for name in incoming}
+    asked = {name: value for name, value in asked.items() if value.requires_grad}
+    assert asked or incoming, "neither the spikes nor the final state depend on any leaf: the graph is cut"
+    come = None if incoming is None else [incoming[name] for name in asked]
+    into = list(leaves.values())
+    taken = torch.autograd.grad([*asked.values()], into, come, allow_unused=True) if asked else (None,) * len(into)
     gradients = {
         name: torch.zeros_like(leaf) if gradient is None else gradient
         for (name, leaf), gradient in zip(leaves.items(), taken, strict=True)
@@ -145,9 +156,9 @@ def weighed(outputs: dict[str, Tensor]) -> Tensor:
 
 
 def weights(name: str, value: Tensor) -> Tensor:
-    """Fixed random numbers of the shape of the output of this name, in float64."""
+    """Fixed random numbers for the output of this name: float64, exact in bfloat16 too."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    return torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.device)
+    return torch.randn(value.shape, generator=generator).bfloat16().double().to(value.device)
 
 
 def assert_same(
@@ -160,7 +171,8 @@ def assert_same(
     state: State | None = None,
     mask: Tensor | None = None,
 ) -> None:
-    """Spikes equal (see `assert_spikes`), final states and gradients close; the message names what differs."""
+    """Spikes equal (see `assert_spikes`), final states and gradients close, or it says what not."""
+    what = f"{what}, x {list(x.shape)}"
     flips = assert_spikes(subject, got.spikes, want.spikes, what, x=x, state=state, mask=mask)
     assert got.state.keys() == want.state.keys(), f"{what}: states {sorted(got.state)} and {sorted(want.state)}"
     if flips:
@@ -181,7 +193,7 @@ def assert_spikes(
     state: State | None = None,
     mask: Tensor | None = None,
 ) -> int:
-    """Spikes are equal, not close. Returns how many differ, each of them within the margin of a threshold."""
+    """Spikes are equal, not close. Returns how many differ, within the margin of a threshold."""
     assert got.shape == want.shape, f"{what}: shapes {list(got.shape)} and {list(want.shape)}"
     assert_same_nan(got, want, what)
     differ = (got != want) & ~want.isnan()
@@ -200,7 +212,7 @@ def assert_spikes(
 
 
 def _near_threshold(subject: Subject, x: Tensor, state: State | None, mask: Tensor | None) -> Tensor:
-    """Where a spike changes when the inputs change by `margin`; judged in float64, the node's own multi-step form."""
+    """Where a spike changes if the inputs change by `margin`: the node itself, in float64."""
     exact = subject.at(torch.float64)
     node = exact.node()
     start = None if state is None else {name: value.double() for name, value in state.items()}
@@ -220,7 +232,7 @@ def _near_threshold(subject: Subject, x: Tensor, state: State | None, mask: Tens
 
 
 def assert_close(got: Tensor, want: Tensor, what: str, close: float | None = None) -> None:
-    """Equal within CLOSE of their precision, relative to the largest entry; NaN only where the other has it."""
+    """Equal within CLOSE of their precision, relative to the largest entry; NaN where NaN."""
     assert got.shape == want.shape, f"{what}: shapes {list(got.shape)} and {list(want.shape)}"
     if want.numel() == 0:
         return

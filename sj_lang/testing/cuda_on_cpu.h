@@ -1,8 +1,8 @@
 // Stands in for CUDA's names, so that a .cu text, unchanged, compiles as C++ and runs on the CPU.
 //
-// Blocks run one after another. The threads of a block are fibres: each runs until its next __syncthreads, in the order
-// that ORDER says (0 first to last, 1 last to first, 2 shuffled), so that a missing barrier shows as a result that depends
-// on the order. Shared memory is full of NaN when a block begins. A barrier that some threads leave out is an error.
+// Blocks run one after another. The threads of a block are fibres: each runs until its next
+// __syncthreads, in the order of ORDER (0 first to last, 1 last to first, 2 shuffled), so a missing
+// barrier shows. A block begins with NaN in shared memory. A barrier that some leave out is an error.
 #pragma once
 
 #include <math.h>

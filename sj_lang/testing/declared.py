@@ -15,7 +15,7 @@ from sj_lang.testing.subject import Subject
 
 @check(once=True)
 def causal_as_declared(subject: Subject) -> None:
-    """No later input reaches an earlier output, not even as a gradient; a node not declared so shows it."""
+    """No later input reaches an earlier output or its gradient; if not declared so, one does."""
     node, x = subject.node(), subject.x(8)
     cuts = range(1, len(x))
     if subject.traits.causal:
@@ -27,7 +27,7 @@ def causal_as_declared(subject: Subject) -> None:
 
 
 def _reach(node: nn.Module, x: Tensor, cut: int) -> str:
-    """How the inputs from `cut` on reach an output before it: "the value", "the gradient" or "" for not at all."""
+    """How the inputs from `cut` on reach an output before it: "the value", "the gradient" or ""."""
     other = torch.cat([x[:cut], 3.0 - 5.0 * x[cut:]])
     with torch.no_grad():
         before, _ = whole(node, x)
@@ -42,7 +42,7 @@ def _reach(node: nn.Module, x: Tensor, cut: int) -> str:
 
 @check(once=True)
 def steps_as_declared(subject: Subject) -> None:
-    """Declared: single-step mode can be set and works. Not declared: asking for it raises with a reason."""
+    """Declared: single-step mode works. Not declared: asking for it raises with a reason."""
     node, x = subject.node(), subject.x()
 
     def one_step() -> Tensor:
@@ -72,7 +72,7 @@ def carries_state_as_declared(subject: Subject) -> None:
 
 @check(once=True)
 def takes_mask_as_declared(subject: Subject) -> None:
-    """Declared: a mask is obeyed. Not declared: a mask with a masked step raises; it is not ignored."""
+    """Declared: a mask is obeyed. Not declared: one with a masked step raises."""
     node, x = subject.node(), subject.x()
     mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     mask[len(x) // 2 :, 0] = False
@@ -88,7 +88,7 @@ def takes_mask_as_declared(subject: Subject) -> None:
 
 @check(once=True)
 def any_length_as_declared(subject: Subject) -> None:
-    """Declared: lengths 1 to 33 with the same parameters. Not declared: another length raises with a reason."""
+    """Declared: lengths 1 to 33 work. Not declared: another length raises with a reason."""
     node = subject.node()
     if subject.traits.any_length:
         for length in (1, 2, 3, 33, 5):

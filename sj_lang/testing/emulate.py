@@ -40,7 +40,7 @@ def compiler() -> str | None:
 
 @contextmanager
 def emulated(order: str = "first to last") -> Iterator[None]:
-    """Inside, kernels of CUDA run on CPU tensors. order: of the threads of a block between two barriers (`ORDERS`)."""
+    """Inside, CUDA kernels run on CPU tensors. order: of a block's threads between barriers."""
     assert "cpu" not in cuda.ENGINES, "emulated() inside emulated()"
     _EMULATOR.order = ORDERS[order]
     cuda.ENGINES["cpu"] = _EMULATOR
@@ -96,7 +96,7 @@ def build(path: Path, macros: tuple[tuple[str, int], ...]) -> Path:
     library = Path(_folder().name) / f"{path.parent.name}_{key}.so"
     with _BUILDING:
         if not library.exists():
-            unfinished = library.with_suffix(f".{os.getpid()}")  # a forked process has the same folder
+            unfinished = library.with_suffix(f".{os.getpid()}")  # forks share the folder
             command = [tool, *FLAGS, *defines, "-x", "c++", "-", "-o", str(unfinished)]
             done = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
             if done.returncode:

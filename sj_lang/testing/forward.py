@@ -9,33 +9,46 @@ from torch import Tensor, nn
 
 from sj_lang.compat import spikingjelly
 from sj_lang.testing.check import check
-from sj_lang.testing.compare import assert_close, assert_equal, whole
-from sj_lang.testing.subject import Subject
+from sj_lang.testing.compare import How, assert_close, assert_equal, assert_same, outcome, pieces, stepwise, whole
+from sj_lang.testing.subject import State, Subject
+
+
+def called(mode: str) -> How:
+    """`forward` in this step mode, from the state that the node keeps to the next."""
+
+    def run(node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        spikingjelly("functional").set_step_mode(net=node, step_mode=mode)
+        calls = [(x, mask)] if mode == "m" else [(x[t], None if mask is None else mask[t]) for t in range(len(x))]
+        spikes = [node(part) if valid is None else node(part, mask=valid) for part, valid in calls]
+        node.step_mode = "m"  # type: ignore[assignment]
+        return spikes[0] if mode == "m" else torch.stack(spikes), dict(node.named_memories())  # type: ignore[operator]
+
+    return run
 
 
 @check(once=True)
 def forward_wraps_functional(subject: Subject) -> None:
-    """forward is functional with the state kept in the node: both step modes, with a mask too."""
+    """forward is functional with the state kept in the node, across masks and step modes."""
     node, x = subject.node(), subject.x(6, 3)
     want, middle = whole(node, x)
     more, _ = whole(node, x, middle)
     assert_equal(node(x), want, "forward against functional")
     assert_equal(node(x), more, "forward again, with the state kept")
+    trials: dict[str, tuple[tuple[int, ...], str]] = {"in one call": ((len(x),), "m")}
     if subject.traits.steps:
-        node.reset()  # type: ignore[operator]
-        spikingjelly("functional").set_step_mode(net=node, step_mode="s")
-        got = torch.stack([node(x_t) for x_t in x.unbind(0)])
-        spikingjelly("functional").set_step_mode(net=node, step_mode="m")
-        assert_equal(got, want, "forward, step after step, against functional")
+        trials |= {"step after step": ((6,), "s"), "a sequence, two single steps, a sequence": ((3, 1, 1, 1), "mssm")}
         node.reset()  # type: ignore[operator]
         node.step_mode = "s"  # type: ignore[assignment]
         got = spikingjelly("functional").multi_step_forward(x_seq=x, single_step_module=node)
         assert_equal(got, want, "functional.multi_step_forward of SpikingJelly against functional")
-        node.step_mode = "m"  # type: ignore[assignment]
-    if subject.traits.takes_mask:
-        node.reset()  # type: ignore[operator]
-        mask = torch.arange(6, device=x.device)[:, None] < torch.tensor([6, 2, 0], device=x.device)
-        assert_equal(node(x, mask=mask), whole(node, x, None, mask)[0], "forward with a mask against functional")
+    mask = torch.arange(len(x), device=x.device)[:, None] < torch.tensor([6, 2, 0], device=x.device)
+    for valid in (None, mask) if subject.traits.takes_mask else (None,):
+        for what, (lengths, modes) in trials.items():
+            want, _ = pieces(*lengths, by=[whole if mode == "m" else stepwise for mode in modes])(node, x, None, valid)
+            node.reset()  # type: ignore[operator]
+            got, _ = pieces(*lengths, by=[called(mode) for mode in modes])(node, x, None, valid)
+            masked = "" if valid is None else "with a mask, "
+            assert_equal(got, want, f"forward, {what}, {masked}x {list(x.shape)}, against functional")
 
 
 @check(once=True)
@@ -67,56 +80,59 @@ def monitors_record(subject: Subject) -> None:
 
 @check(once=True)
 def potentials_are_stored(subject: Subject) -> None:
-    """With store_v_seq, v_seq holds the potential of each step until reset; spikes are the same."""
+    """store_v_seq keeps potentials and their gradients in v_seq until reset, and changes no more."""
     node, x = subject.node(), subject.x(6, 3)
     if not hasattr(node, "store_v_seq"):
         return
-    spikes = whole(node, x)[0]
-    node.store_v_seq = True  # type: ignore[assignment]
-    assert_equal(node(x), spikes, "spikes with store_v_seq")
-    sequence = node.v_seq
-    assert isinstance(sequence, Tensor), f"v_seq after a sequence is a {type(sequence).__name__}"
-    assert sequence.shape == x.shape, f"v_seq of a sequence has shape {list(sequence.shape)}, x {list(x.shape)}"
-    node.reset()  # type: ignore[operator]
-    assert node.v_seq is None, "v_seq is still there after reset"
-    if subject.traits.steps:
-        node.step_mode = "s"
-        for x_t in x.unbind(0):
-            node(x_t)
-        steps = node.v_seq
-        assert isinstance(steps, Tensor), f"v_seq after single steps is a {type(steps).__name__}"
-        assert_close(steps, sequence, "v_seq of single steps against v_seq of the sequence")
+    modes = {"a sequence": called("m")} | ({"single steps": called("s")} if subject.traits.steps else {})
+    ways = {f"forward, {name},": run for name, run in modes.items()} | {"functional": whole}
+    for name, run in (ways | ({"functional in single steps": stepwise} if subject.traits.steps else {})).items():
+        runs = []
+        for stored in (False, True):
+            node.store_v_seq = stored  # type: ignore[assignment]
+            node.reset()  # type: ignore[operator]
+            runs.append(outcome(node, run, x))
+        assert_same(subject, runs[1], runs[0], f"{name} with store_v_seq against without", x=x)
+    first = outcome(node, _kept(called("m")), x)
+    for name, run in modes.items():
+        v = outcome(node, _kept(run), x)
+        assert_close(v.spikes, first.spikes, f"v_seq of {name} against v_seq of a sequence, x {list(x.shape)}")
+        for leaf, gradient in v.gradients.items():
+            what = f"v_seq of {name}, x {list(x.shape)}: gradient of {leaf}"
+            assert_close(gradient, first.gradients[leaf], f"{what}, against that of a sequence")
+        node.reset()  # type: ignore[operator]
+        assert node.v_seq is None, "v_seq is still there after reset"
     if subject.traits.takes_mask:
-        _potentials_under_a_mask(subject)
+        _potentials_under_a_mask(subject, modes)
 
 
-def _potentials_under_a_mask(subject: Subject) -> None:
+def _potentials_under_a_mask(subject: Subject, modes: dict[str, How]) -> None:
     """Those of valid steps, at their places, as if the others were absent; in single steps too."""
     node, x = subject.node(), subject.x(6, 3)
     node.store_v_seq = True  # type: ignore[assignment]
     mask = subject.gaps(6, 3)
     mask[0, 1] = mask[-1, 2] = False
     junk = x.masked_fill(~mask[..., None], float("nan"))
-    kept = {"a sequence": _kept(node, junk, mask)}
-    if subject.traits.steps:
-        node.step_mode = "s"  # type: ignore[assignment]
-        node.reset()  # type: ignore[operator]
-        for x_t, mask_t in zip(junk, mask, strict=True):
-            node(x_t, mask=mask_t)
-        kept["single steps"] = node.v_seq  # type: ignore[assignment]
-        node.step_mode = "m"  # type: ignore[assignment]
-    for name, v in kept.items():
-        assert v.shape == x.shape, f"v_seq of {name} with a mask has shape {list(v.shape)}, x {list(x.shape)}"
-    for b in range(x.shape[1]):
-        valid = mask[:, b]
-        want = _kept(node, x[valid, b : b + 1], None)
-        for name, v in kept.items():
+    for name, run in modes.items():
+        v, _ = _kept(run)(node, junk, None, mask)
+        for b in range(x.shape[1]):
+            valid = mask[:, b]
+            want, _ = _kept(called("m"))(node, x[valid, b : b + 1], None, None)
             assert_close(v[valid, b : b + 1], want, f"v_seq of {name}, row {b}, against its valid steps alone")
 
 
-def _kept(node: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-    """v_seq of a sequence from rest."""
-    node.reset()  # type: ignore[operator]
-    node(x) if mask is None else node(x, mask=mask)
-    assert isinstance(node.v_seq, Tensor), f"v_seq after a sequence is a {type(node.v_seq).__name__}"
-    return node.v_seq
+def _kept(run: How) -> How:
+    """v_seq after a run from rest."""
+
+    def potentials(node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        node.reset()  # type: ignore[operator]
+        run(node, x, state, mask)
+        v = node.v_seq
+        assert isinstance(v, Tensor), f"v_seq after x {list(x.shape)} is a {type(v).__name__}"
+        assert v.shape == x.shape, f"v_seq has shape {list(v.shape)}, x {list(x.shape)}"
+        assert v.requires_grad or not x.requires_grad, (
+            f"v_seq is detached: no gradient goes from it to x {list(x.shape)}"
+        )
+        return v, {}
+
+    return potentials

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from copy import deepcopy
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 
 from sj_lang.compat import spikingjelly
 from sj_lang.testing.check import check
-from sj_lang.testing.compare import assert_equal, assert_same, detached, outcome, whole
+from sj_lang.testing.compare import assert_equal, assert_same, detached, forms, outcome, whole
 from sj_lang.testing.subject import State, Subject
 
 
 @check(once=True)
 def reset_forgets(subject: Subject) -> None:
-    """After reset, and after functional.reset_net, the node answers as at first, for another batch size too."""
+    """After reset and functional.reset_net the node answers as at first, for any batch size."""
     node, x = subject.node(), subject.x(6, 3)
     net = nn.Sequential(node)
     first = net(x)
@@ -31,7 +33,7 @@ def reset_forgets(subject: Subject) -> None:
 
 @check(once=True)
 def detach_cuts(subject: Subject) -> None:
-    """After detach and functional.detach_net, with a mask or not, values go on and gradients do not reach back."""
+    """After detach and functional.detach_net, values go on and gradients do not reach back."""
     _assert_detached(subject, 3, masked=False)
     for batch in (1, 3) if subject.traits.takes_mask else ():
         _assert_detached(subject, batch, masked=True)
@@ -62,13 +64,57 @@ def _assert_detached(subject: Subject, batch: int, *, masked: bool) -> None:
 def eval_changes_nothing(subject: Subject) -> None:
     """train() and eval() give the same spikes, states and gradients."""
     node, x = subject.node(), subject.x(6, 3)
-    want = outcome(node.train(), whole, x)
-    assert_same(subject, outcome(node.eval(), whole, x), want, "eval() against train()", x=x)
+    for form in forms(subject):
+        want = outcome(node.train(), form, x)
+        for grad in (True, False):
+            with torch.set_grad_enabled(grad):
+                got = outcome(node.eval(), form, x, grad=grad)
+            what = f"{form.__name__}, eval(){'' if grad else ' and no_grad'} against train()"
+            assert_same(subject, got, want, what, x=x)
+
+
+def _assigned(node: nn.Module, donor: nn.Module) -> None:
+    for mine, other in zip(node.parameters(), donor.parameters(), strict=True):
+        mine.data = other.data.clone()
+
+
+@torch.no_grad()
+def _written(node: nn.Module, donor: nn.Module) -> None:
+    for mine, other in zip(node.parameters(), donor.parameters(), strict=True):
+        mine.copy_(other)
+
+
+CHANGES: dict[str, Callable[[nn.Module, nn.Module], object]] = {
+    "its weights were updated in place": _written,
+    "its weights were assigned to .data": _assigned,
+    "load_state_dict": lambda node, donor: node.load_state_dict(donor.state_dict()),
+}
+
+
+@check(once=True)
+def weights_may_change(subject: Subject) -> None:
+    """A used node goes by the weights that it has now, in train() and eval(), however they came."""
+    x, donor = subject.x(6, 3), subject.node(seed=1)
+    for (what, change), training, grad in product(CHANGES.items(), (True, False), (True, False)):
+        node, fresh = subject.node().train(training), subject.node().train(training)
+        with torch.set_grad_enabled(grad):
+            node(x)
+            for form in forms(subject):
+                form(node, x, None, None)
+            change(node, donor)
+            change(fresh, donor)
+            where = f"in {'train' if training else 'eval'}(){'' if grad else ' and no_grad'}, after {what}"
+            for form in forms(subject):
+                got, want = outcome(node, form, x, grad=grad), outcome(fresh, form, x, grad=grad)
+                assert_same(subject, got, want, f"{form.__name__} of a used node {where}, against a fresh one", x=x)
+            node.reset()  # type: ignore[operator]
+            what = f"forward of a used node {where} and reset, x {list(x.shape)}"
+            assert_equal(node(x), fresh(x), f"{what}, against a fresh one")
 
 
 @check(once=True)
 def copies_are_independent(subject: Subject) -> None:
-    """deepcopy and pickle, before use and with state: the copy goes on as the original, and shares nothing with it."""
+    """deepcopy and pickle, before and after use: the copy goes on as the original, apart."""
     for used in (False, True):
         node, x = subject.node(), subject.x(6, 3)
         if used:
@@ -86,7 +132,7 @@ def copies_are_independent(subject: Subject) -> None:
 
 @check(once=True)
 def state_dict_is_complete(subject: Subject) -> None:
-    """state_dict brings a fresh node to the same answers; it holds every parameter and no memory."""
+    """state_dict brings a fresh node to the same answers: every parameter and no memory."""
     node, x = subject.node(seed=0), subject.x(9, 8)
     other = subject.node(seed=1)
     saved = {name: value.clone() for name, value in node.state_dict().items()}
@@ -103,7 +149,7 @@ def state_dict_is_complete(subject: Subject) -> None:
 
 @check(once=True)
 def moves(subject: Subject) -> None:
-    """.to(dtype) and .to(device) work, before use and with state; states stay float32 beside bfloat16 parameters."""
+    """.to(dtype) and .to(device) work; states stay float32 beside bfloat16 parameters."""
     for dtype, kept in (
         (torch.float64, torch.float64),
         (torch.float32, torch.float32),

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.gradcheck import GradcheckError, gradcheck
 
 from sj_lang.testing.check import check
-from sj_lang.testing.compare import assert_close, assert_equal, assert_same, assert_spikes, outcome, stepwise, whole
+from sj_lang.testing.compare import (
+    How,
+    Outcome,
+    assert_close,
+    assert_equal,
+    assert_same,
+    assert_spikes,
+    forms,
+    outcome,
+    stepwise,
+    whole,
+)
 from sj_lang.testing.subject import State, Subject
 
 
 @check(once=True)
 def spikes_are_levels(subject: Subject) -> None:
-    """Spikes are whole numbers from 0 to levels, or in `spike_range`, for small inputs and large."""
+    """Spikes are whole numbers from 0 to levels, or in `spike_range`, at any size of input."""
     node = subject.node()
     levels = cast(int, node.levels)
     lowest, highest = cast(tuple[int, int], getattr(node, "spike_range", (0, levels)))
@@ -34,15 +45,15 @@ def spikes_are_levels(subject: Subject) -> None:
 
 @check(once=True)
 def gradients_are_exact(subject: Subject) -> None:
-    """With the firing made smooth, every gradient equals finite differences in float64, in both step modes."""
+    """With smooth firing, every gradient equals finite differences in float64, in both modes."""
     exact = subject.at(torch.float64)
-    for form in (whole, stepwise) if subject.traits.steps else (whole,):
+    for form in forms(subject):
         _assert_exact(subject, exact, form, 4)
     if subject.traits.any_length and not subject.traits.carries_state:
         _assert_exact(subject, exact, whole, 150)  # no pieces to compare with: see long_sequences
 
 
-def _assert_exact(subject: Subject, exact: Subject, form: Callable[..., tuple[Tensor, State]], length: int) -> None:
+def _assert_exact(subject: Subject, exact: Subject, form: How, length: int) -> None:
     node = exact.node()
     subject.smoothen(node)
     x = exact.x(length, 1)
@@ -53,7 +64,7 @@ def _assert_exact(subject: Subject, exact: Subject, form: Callable[..., tuple[Te
     leaves |= {f"parameter '{name}'": value for name, value in node.named_parameters() if value.requires_grad}
 
     def outputs(*_: Tensor) -> tuple[Tensor, ...]:
-        spikes, final = form(node, x, state)
+        spikes, final = form(node, x, state, None)
         return (spikes, *(value for value in final.values() if value.is_floating_point()))
 
     unused = [name for name, p in node.named_parameters() if p.requires_grad and not _reaches(outputs(), p)]
@@ -61,9 +72,9 @@ def _assert_exact(subject: Subject, exact: Subject, form: Callable[..., tuple[Te
     try:
         gradcheck(outputs, list(leaves.values()), eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True)
     except GradcheckError as error:
-        spikes, final = form(node, x, state)
+        spikes, final = form(node, x, state, None)
         results = {"the spikes": spikes, **{f"the final state '{name}'": value for name, value in final.items()}}
-        names = [name for name, value in results.items() if value.requires_grad]  # those that gradcheck counts
+        names = [name for name, value in results.items() if value.requires_grad]  # its count
         raise AssertionError(f"{form.__name__}: {_mismatch(str(error), names, list(leaves))}{_cut(node)}") from error
 
 
@@ -99,18 +110,20 @@ def _reaches(outputs: tuple[Tensor, ...], leaf: Tensor) -> bool:
 
 @check(once=True)
 def half_precision(subject: Subject) -> None:
-    """bfloat16 and float16 inputs, and autocast: spikes as in float32, states float32, gradients there."""
+    """9 and 300 steps in bfloat16 and float16, and autocast: spikes as in float32, its states."""
     single = subject.at(torch.float32)
     node = single.node()
     for dtype in (torch.bfloat16, torch.float16):
-        x = single.x(9, 8).to(dtype)
-        got = outcome(node, whole, x)
-        want = outcome(node, whole, x.float())
-        assert got.spikes.dtype == dtype, f"spikes are {got.spikes.dtype} for {dtype} input"
-        _assert_float32(got.state, f"{dtype} input")
-        assert_spikes(single, got.spikes.float(), want.spikes, f"{dtype} input against float32", x=x.float())
-        for name, gradient in got.gradients.items():
-            assert_close(gradient.float(), want.gradients[name], f"{dtype} input: gradient of {name}", close=2e-2)
+        for form, *shape in ((whole, 300, 16), *((form, 9, 8) for form in forms(subject))):
+            x = single.x(*shape).to(dtype)
+            got, want = outcome(node, form, x), outcome(node, form, x.float())
+            what = f"{form.__name__}, {dtype} input against float32, x {list(x.shape)}"
+            assert got.spikes.dtype == dtype, f"{what}: spikes are {got.spikes.dtype}"
+            _assert_float32(got.state, what)
+            if assert_spikes(single, got.spikes.float(), want.spikes, what, x=x.float()):
+                continue
+            for name, gradient in got.gradients.items():
+                assert_close(gradient.float(), want.gradients[name], f"{what}: gradient of {name}", close=2e-2)
     x = single.x(9, 8)
     want = outcome(node, whole, x)
     got = outcome(node, _under_autocast, x)
@@ -129,14 +142,32 @@ def _assert_float32(state: State, what: str) -> None:
 
 
 @check()
+def large_inputs(subject: Subject) -> None:
+    """Inputs of 0 to 10,000 times the usual size: spikes, states and all gradients are finite."""
+    node = subject.node()
+    for size in (0.0, 10.0, 100.0, 1e3, 1e4):
+        for form in forms(subject):
+            x = subject.x(9, 8) * size
+            what = f"{form.__name__}, inputs of {size:g} times the usual size, x {list(x.shape)}"
+            _assert_finite(outcome(node, form, x), what)
+
+
+def _assert_finite(run: Outcome, what: str) -> None:
+    parts = {"spikes": run.spikes} | {f"final state '{name}'": value for name, value in run.state.items()}
+    for name, value in (parts | {f"gradient of {name}": value for name, value in run.gradients.items()}).items():
+        bad = int((~value.isfinite()).sum())
+        assert not bad, f"{what}: {bad} of {value.numel()} numbers of the {name} are not finite"
+
+
+@check()
 def odd_sizes(subject: Subject) -> None:
-    """T = 1, one row, no rows, odd T, [T, B, C, H, W]: shapes, finite gradients, T = 1 equal to the start of more."""
+    """T = 1, one row, no rows, odd T, trailing axes: shapes, finite gradients; T = 1 is a start."""
     node = subject.node()
     longer = subject.x(7, 3)
     if subject.traits.any_length and subject.traits.causal:
         want = whole(node, longer)[0][:1]
         assert_equal(whole(node, longer[:1])[0], want, "T = 1 against the first step of a longer sequence")
-    for shape in ((1, 3), (2, 1), (33, 3), (5, 0), (1, 0), (5, 2, 3), (5, 2, 3, 2)):
+    for shape in ((1, 3), (2, 1), (33, 3), (5, 0), (1, 0), (5, 2, 3), (5, 2, 3, 2), (3, 2, 2, 1, 3)):
         x = subject.x(*shape)
         state = subject.state(node, x)
         got = outcome(node, whole, x, state)
@@ -144,13 +175,15 @@ def odd_sizes(subject: Subject) -> None:
         assert got.spikes.shape == x.shape, f"{what}: spikes of shape {list(got.spikes.shape)}"
         for name, value in got.state.items():
             assert value.shape == state[name].shape, f"{what}: state '{name}' of shape {list(value.shape)}"
-        for name, gradient in got.gradients.items():
-            assert bool(gradient.isfinite().all()), f"{what}: gradient of {name} is not finite"
+        _assert_finite(got, what)
 
 
-LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+Layout: TypeAlias = Callable[[Tensor], Tensor]
+LAYOUTS: dict[str, Layout] = {
     "batch first in memory": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
-    "channels first in memory": lambda x: x.movedim(2, 0).contiguous().movedim(0, 2),
+    "channels first in memory": lambda x: (
+        x.movedim(min(2, x.dim() - 1), 0).contiguous().movedim(0, min(2, x.dim() - 1))
+    ),
     "reversed in memory": lambda x: (
         x.permute(*reversed(range(x.dim()))).contiguous().permute(*reversed(range(x.dim())))
     ),
@@ -161,33 +194,40 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @check()
 def memory_layouts(subject: Subject) -> None:
-    """Inputs that are not contiguous, permuted or broadcast give what their contiguous copies give."""
-    node = subject.node()
-    for trailing in ((), (2, 3)):
-        x = subject.x(7, 3, *trailing)
+    """Inputs, states and masks, permuted, strided, broadcast, count as their contiguous copies."""
+    node, x = subject.node(), subject.x(7, 3)
+    tried: list[tuple[Tensor, Tensor | None]] = [(x, None), (subject.x(7, 3, 4), None), (subject.x(7, 3, 2, 3), None)]
+    if subject.traits.takes_mask:
+        ends = torch.arange(7, device=x.device)[:, None] < torch.tensor([7, 2, 5], device=x.device)
+        tried += [(x, subject.gaps(7, 3)), (tried[1][0], ends)]
+    for x, mask in tried:
         state = subject.state(node, x)
-        want = outcome(node, whole, x, state)
-        for name, layout in LAYOUTS.items():
+        for form in forms(subject):
+            want = outcome(node, form, x, state, mask)
+            for name, layout in LAYOUTS.items():
+                got = outcome(node, _laid_out(form, layout), x, state, mask)
+                what = f"{form.__name__}, x, state{'' if mask is None else ' and mask'} {name}"
+                assert_same(subject, got, want, what, x=x, state=state, mask=mask)
+    for _, mask in tried[2:4]:
+        row, valid = subject.x(7, 1), None if mask is None else mask[:, :1]
+        spikes, _ = whole(node, row.expand(-1, 3, -1), None, None if valid is None else valid.expand(-1, 3))
+        want_spikes, _ = whole(node, row.repeat(1, 3, 1), None, None if valid is None else valid.repeat(1, 3))
+        assert_equal(spikes, want_spikes, f"x{'' if mask is None else ' and mask'} broadcast over a batch of 3")
 
-            def laid_out(
-                n: nn.Module,
-                y: Tensor,
-                s: State | None,
-                m: Tensor | None,
-                layout: Callable[[Tensor], Tensor] = layout,
-            ) -> tuple[Tensor, State]:
-                same = {key: value.transpose(0, -1).contiguous().transpose(0, -1) for key, value in (s or {}).items()}
-                return whole(n, layout(y), same, m)
 
-            assert_same(subject, outcome(node, laid_out, x, state), want, f"x {name}", x=x, state=state)
-    row = subject.x(7, 1)
-    spikes, _ = whole(node, row.expand(-1, 3, -1))
-    assert_equal(spikes, whole(node, row.repeat(1, 3, 1))[0], "x broadcast over the batch")
+def _laid_out(form: How, layout: Layout) -> How:
+    """The form on an input and a mask with this layout, and on transposed states."""
+
+    def run(node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        turned = {name: value.transpose(0, -1).contiguous().transpose(0, -1) for name, value in (state or {}).items()}
+        return form(node, layout(x), turned, None if mask is None else layout(mask))
+
+    return run
 
 
 @check()
 def nan_stays_visible(subject: Subject) -> None:
-    """NaN in a valid step is NaN in the spike there; other rows, and earlier steps of a causal node, do not see it."""
+    """NaN in a valid step is NaN in the spike there, and in no other row and no earlier step."""
     node, x = subject.node(), subject.x(7, 3)
     clean, _ = whole(node, x)
     middle = subject.channels // 2

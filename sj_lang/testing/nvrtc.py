@@ -1,6 +1,6 @@
-"""Compile `.cu` files for GPUs that are not there: NVRTC, which needs no driver, from NVIDIA's wheels, through ctypes.
+"""Compile `.cu` files for GPUs that are not there: NVRTC of NVIDIA's wheels, without a driver.
 
-for compiler in compilers():          # those installed: nvidia-cuda-nvrtc-cu12 is 12, nvidia-cuda-nvrtc is 13
+for compiler in compilers():  # installed: nvidia-cuda-nvrtc-cu12 is 12, nvidia-cuda-nvrtc is 13
     program = compiler.compile(FILE, {"IO": 3}, arch="sm_90")
     assert not program.complaints
 """

@@ -20,7 +20,7 @@ from sj_lang.testing.compare import (
 )
 from sj_lang.testing.subject import Subject
 
-JUNK = {"right": [1e3, float("nan")], "left": [float("inf")], "holes": [-1e3, float("nan")]}  # others: NaN
+JUNK = {"right": [1e3, math.nan], "left": [math.inf], "holes": [-1e3, math.nan]}  # others: NaN
 
 
 def masks(length: int, batch: int) -> dict[str, Tensor]:
@@ -40,7 +40,7 @@ def masks(length: int, batch: int) -> dict[str, Tensor]:
 
 @check(needs="takes_mask")
 def padding_is_removal(subject: Subject) -> None:
-    """Masked steps, left, right, middle, junk or NaN, are removed: outputs, final state, all gradients, no leak."""
+    """Masked steps, anywhere, junk or NaN, are removed: outputs, final state, all gradients."""
     node = subject.node()
     for where, mask in masks(9, 4).items():
         for filling in JUNK.get(where, [float("nan")]):
@@ -54,12 +54,13 @@ def padding_is_removal(subject: Subject) -> None:
             for name, gradient in got.gradients.items():
                 assert bool(gradient.isfinite().all()), f"{what}: gradient of {name} is not finite"
             assert_same(subject, got, want, what, x=x, state=state, mask=mask)
-    mask = masks(5, 2)["holes"].to(subject.device)
-    x = subject.x(5, 2, 3, 2).masked_fill(~mask[..., None, None, None], math.nan)
-    state = subject.state(node, x)
-    got = outcome(node, whole, x, state, mask)
-    want = outcome(node, rows_with_masked_steps_deleted, x, state, mask)
-    assert_same(subject, got, want, "padding of [T, B, C, H, W], holes", x=x, state=state, mask=mask)
+    for places, where in (((4,), "holes"), ((4,), "right"), ((3, 2), "holes")):
+        mask = masks(5, 2)[where].to(subject.device)
+        x = subject.x(5, 2, *places).masked_fill(~mask.view(5, 2, 1, *(1,) * len(places)), math.nan)
+        state = subject.state(node, x)
+        got = outcome(node, whole, x, state, mask)
+        want = outcome(node, rows_with_masked_steps_deleted, x, state, mask)
+        assert_same(subject, got, want, f"padding {where}, trailing axes", x=x, state=state, mask=mask)
 
 
 @check(needs="takes_mask")
@@ -80,7 +81,7 @@ def mask_in_steps_and_pieces(subject: Subject) -> None:
 
 @check(needs="takes_mask")
 def no_valid_step(subject: Subject) -> None:
-    """A row without a valid step is silent and keeps its state, as does a step at which nothing is valid."""
+    """A row without a valid step is silent and keeps its state, as is a step with nothing valid."""
     node = subject.node()
     x = subject.x(5, 3)
     mask = torch.ones(5, 3, dtype=torch.bool, device=subject.device)

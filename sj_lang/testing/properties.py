@@ -1,4 +1,4 @@
-"""Measurements for the properties that a paper claims for its neuron: what a test of that neuron asserts is its own."""
+"""Measurements of the properties that a paper claims for its neuron; a test asserts them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sj_lang.testing.subject import State
 
 
 def potentials(node: Any, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> Tensor:
-    """The membrane potentials [T, B, C, ...] of a node that has `advance` (any `sj_lang.neuron.Node`)."""
+    """The membrane potentials [T, B, C, ...] of any `sj_lang.neuron.Node`."""
     kept, node.store_v_seq = node.store_v_seq, True
     try:
         _, _, v = node.advance(x, state, mask, single=False)
@@ -23,7 +23,7 @@ def potentials(node: Any, x: Tensor, state: State | None = None, mask: Tensor | 
 
 
 def influence(node: nn.Module, x: Tensor) -> Tensor:
-    """[T, T] bool: entry [t, s] says whether the input at step s has a gradient in the output at step t.
+    """[T, T] bool: [t, s] says whether the input at step s has a gradient in the output at step t.
 
     Lower triangular for a causal node, upper triangular for one that runs backwards, a band for a
     window.

@@ -1,4 +1,4 @@
-"""A fixture for tests of a neuron. pytest loads this by its entry point, so torch is imported only when it is used."""
+"""A fixture for tests of a neuron. pytest always loads this, so it imports torch on use only."""
 
 from __future__ import annotations
 

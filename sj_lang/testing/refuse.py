@@ -15,13 +15,13 @@ REFUSALS = (ValueError, TypeError, UserError)
 
 
 def assert_refuses(call: Callable[[], object], what: str, *mentions: object) -> None:
-    """`call` raises one of REFUSALS, and the message holds every one of `mentions`: both numbers, or the name."""
+    """`call` raises one of REFUSALS, and the message holds all `mentions`: numbers, or a name."""
     message = None
     try:
         call()
     except REFUSALS as error:
         message = str(error)
-    except Exception as error:  # refused by accident, somewhere deep, with a message about something else
+    except Exception as error:  # refused by accident, somewhere deep
         names = ", ".join(kind.__name__ for kind in REFUSALS)
         raise AssertionError(f"{what}: raised {type(error).__name__}, not one of {names}: {error}") from error
     assert message is not None, f"{what}: not refused"
@@ -31,7 +31,7 @@ def assert_refuses(call: Callable[[], object], what: str, *mentions: object) -> 
 
 @check(once=True)
 def wrong_input_is_refused(subject: Subject) -> None:
-    """Wrong rank, channels, T = 0, mask shape or dtype, foreign state, wrong device, backend or mode: each raises."""
+    """Wrong rank, channels, T = 0, mask, foreign state, device, backend or mode: each raises."""
     node, x = subject.node(), subject.x(7, 3)
     assert_refuses(lambda: whole(node, x[0, 0]), "x of one dimension")
     assert_refuses(lambda: whole(node, x[:0]), "T = 0")

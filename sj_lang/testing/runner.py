@@ -18,7 +18,7 @@ PURE = "arguments_are_not_changed"  # a node that is not may fail any check
 
 
 class NodeFailed(AssertionError):
-    """A node failed checks. failures: one CheckFailed each, as they came; the text tells equal ones only once."""
+    """A node failed checks. failures: one CheckFailed each; the text tells equal ones once."""
 
     def __init__(self, failures: list[CheckFailed], total: int) -> None:
         lines = "\n".join(f"  {line}" for line in _told(failures))
@@ -27,7 +27,7 @@ class NodeFailed(AssertionError):
 
 
 def _told(failures: list[CheckFailed]) -> Iterator[str]:
-    """The lines about them: first what others may follow from; reasons that are equal, numbers apart, only once."""
+    """The lines about them: first what others may follow from; like reasons once."""
     pure = [failure for failure in failures if failure.check == PURE and not failure.reason.startswith("raised ")]
     rest = [failure for failure in failures if failure not in pure]
     for line in _alike(pure):
@@ -60,7 +60,7 @@ def _places(failures: list[CheckFailed]) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """What was run on a node that passed. passed: "check [backend, device, dtype]". skipped: check -> why."""
+    """A node that passed. passed: "check [backend, device, dtype]". skipped: check -> why."""
 
     passed: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -76,7 +76,7 @@ def check_node(
     skip: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Report:
-    """Run the checks of `CHECKS` on a node; raises NodeFailed, an AssertionError, naming every check that failed.
+    """Run `CHECKS` on a node; raises NodeFailed, an AssertionError, naming each that failed.
 
     make: `make(channels=C)` returns a fresh node.
     traits: its declaration: a mapping of the five flags, a registration, or None if `make` has

@@ -1,4 +1,4 @@
-"""Checks: one step at a time, in pieces, row by row, it is the same sequence."""
+"""Checks: one step at a time, in pieces, row by row, of any size, it is the same sequence."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from sj_lang.testing.check import check
 from sj_lang.testing.compare import (
+    Outcome,
     assert_close,
     assert_equal,
     assert_same,
     batches_of,
+    forms,
     outcome,
     pieces,
     rows_with_masked_steps_deleted,
@@ -22,46 +24,66 @@ from sj_lang.testing.compare import (
 )
 from sj_lang.testing.subject import GAINS, Subject
 
+LENGTHS = (*range(1, 10), *(2**n + d for n in range(4, 9) for d in (-1, 0, 1)), 100, 512, 1024)
+WIDTHS = (1, 37, 64, 129, 770)
+
 
 @check(needs="steps")
 def steps_equal_sequence(subject: Subject) -> None:
-    """The single-step form, step after step, is the multi-step form: spikes, potentials, all gradients."""
+    """The single-step form, step after step, is the multi-step form: spikes, all gradients."""
     node = subject.node()
-    for warm, *shape in ((False, 9, 3), (True, 9, 40), (True, 131, 2), (True, 5, 2, 3, 2)):
+    for warm, *shape in ((False, 9, 3), (True, 9, 40), (True, 131, 2), (True, 5, 2, 4), (True, 5, 2, 3, 2)):
         x = subject.x(*shape)
         state = subject.state(node, x) if warm else None
         step = outcome(node, stepwise, x, state)
         sequence = outcome(node, whole, x, state)
-        start = "given" if state else "initial"
-        layout = f"{'[T, B, C, H, W], ' if x.dim() > 3 else ''}{start} state"
-        assert_same(subject, sequence, step, f"multi-step against single-step, {layout}", x=x, state=state)
-    if subject.length is None:
-        _potentials(subject)
+        what = f"multi-step against single-step, {'given' if state else 'initial'} state"
+        assert_same(subject, sequence, step, what, x=x, state=state)
 
 
-def _potentials(subject: Subject) -> None:
-    """After each step the states agree too, so an error that fires no spike is seen."""
-    node, x, state = subject.node(), subject.x(9), None
+@check(needs="steps")
+def ties_fire_alike(subject: Subject) -> None:
+    """Inputs right at the threshold fire alike in single steps and in a sequence.
+
+    Of two neighbouring numbers one fires and the other does not. Rounding may move that edge by
+    one number, either way; ">" in one form and ">=" in the other move most of them one way.
+    """
+    node, x = subject.node(), subject.x(1, 16)
+    state = subject.state(node, x)
+    low, high = torch.full_like(x, -2 * GAINS[-1]), torch.full_like(x, 2 * GAINS[-1])
     with torch.no_grad():
-        for t in range(1, len(x) + 1):
-            _, state = stepwise(node, x[t - 1 : t], state)
-            _, want = whole(node, x[:t])
-            for name in want:
-                assert_close(want[name], state[name], f"state '{name}' after {t} steps, multi-step against single-step")
+        live = (whole(node, low, state)[0] <= 0) & (whole(node, high, state)[0] > 0)
+        for _ in range(80):
+            middle = (low + high) / 2
+            fired = whole(node, middle, state)[0] > 0
+            low, high = torch.where(fired, low, middle), torch.where(fired, middle, high)
+        for fires, edge in ((True, high), (False, low)):
+            sequence, single = whole(node, edge, state)[0] > 0, stepwise(node, edge, state)[0] > 0
+            moved = live & (sequence == fires) & (single != fires)
+            count, edges = len(edge[moved].unique()), len(edge[live].unique())
+            assert 2 * count <= edges, (
+                f"right at the threshold a sequence of one step {'fires' if fires else 'is silent'}, and a single step "
+                f"does the opposite, for {count} of {edges} inputs: '>' in one and '>=' in the other? "
+                f"x {list(x.shape)}, first at {moved.nonzero()[0].tolist()}, x = {edge[moved][0].item()!r}"
+            )
 
 
 @check(needs="carries_state")
 def pieces_equal_whole(subject: Subject) -> None:
-    """A sequence cut anywhere, with the state carried over, is the whole: spikes, final state, all gradients."""
+    """Pieces, and single steps between them, the state carried over, are the whole: all gradients."""
     node = subject.node()
-    for shape in ((7, 3), (12, 3), (7, 2, 3, 2)):
+    for shape in ((7, 3), (12, 3), (7, 2, 4), (7, 2, 3, 2)):
         x = subject.x(*shape)
-        layout = " of [T, B, C, H, W]" if x.dim() > 3 else ""
         for state in (None, subject.state(node, x)):
             want = outcome(node, whole, x, state)
             for way in splits(len(x)):
                 got = outcome(node, pieces(*way), x, state)
-                assert_same(subject, got, want, f"pieces of {way} against the whole{layout}", x=x, state=state)
+                assert_same(subject, got, want, f"pieces of {way} against the whole", x=x, state=state)
+            if subject.traits.steps:
+                way = (3, 2, len(x) - 5)
+                got = outcome(node, pieces(*way, by=(whole, stepwise)), x, state)
+                what = f"pieces of {way}, the second in single steps, against the whole"
+                assert_same(subject, got, want, what, x=x, state=state)
 
 
 @check(once=True)
@@ -77,19 +99,20 @@ def rows_do_not_mix(subject: Subject) -> None:
         assert_equal(alone, spikes[:, b : b + 1], f"row {b} alone against row {b} of the batch")
         for name in final:
             assert_close(last[name], final[name][b : b + 1], f"state '{name}' of row {b}")
-    wide = subject.x(7, 2, 2, 3)  # [T, B, C, H, W]
-    want, _ = whole(node, wide)
-    folded, _ = whole(node, wide.permute(0, 1, 3, 4, 2).flatten(1, 3))  # [T, B*H*W, C]
-    got = folded.reshape(len(wide), 2, 2, 3, -1).permute(0, 1, 4, 2, 3)
-    assert_equal(got, want, "places [H, W] of [T, B, C, H, W] moved into the batch")
+    for places in ((1,), (4,), (70,), (2, 3), (2, 1, 3)):
+        wide = subject.x(7, 2, *places)  # [T, B, C, *places]
+        want, _ = whole(node, wide)
+        folded, _ = whole(node, wide.movedim(2, -1).flatten(1, -2))  # [T, B * places, C]
+        got = folded.unflatten(1, (2, *places)).movedim(-1, 2)
+        assert_equal(got, want, f"places {list(places)} of x {list(wide.shape)} moved into the batch")
 
 
 @check()
 def large_batches(subject: Subject) -> None:
-    """1,300 neurons in one call are those of small batches: spikes, states, gradients; parameters' add up."""
+    """9,000 neurons in one call are those of small batches: spikes, states, all gradients."""
     node = subject.node()
-    rows = max(2, -(-1300 // subject.channels))
-    few = max(1, rows // 10)
+    rows = max(2, -(-9000 // subject.channels))
+    few = min(100, max(1, rows // 10))
     x = subject.x(3, rows)
     state = subject.state(node, x)
     for start in (None, state) if state else (None,):
@@ -100,38 +123,46 @@ def large_batches(subject: Subject) -> None:
 
 @check(once=True)
 def channels_are_alike(subject: Subject) -> None:
-    """Each of 37 channels fires; equal ones do the same, if channels do not mix."""
-    wide = replace(subject, channels=37)
-    try:
-        node = wide.node()
-    except ValueError:
-        return  # it takes no such number
-    if getattr(node, "channels", 37) != 37:
-        return  # `make` builds one width
-    fires = torch.zeros(37, dtype=torch.bool, device=subject.device)
-    for size in (1.0, *GAINS):
-        with torch.no_grad():
-            fires |= (whole(node, wide.x(9, 8) * size)[0] != 0).transpose(0, 2).flatten(1).any(1)
-    silent = (~fires).nonzero().flatten().tolist()
-    assert not silent, f"of 37 channels those numbered {silent} never fire, whatever the input"
-    x = wide.x(7, 3)
-    if subject.traits.steps:
+    """Of 1 to 770 channels, equal ones do the same; if they mix or share parameters, each fires."""
+    for width in WIDTHS:
+        try:
+            wide = replace(subject, channels=width)
+            node = wide.node()
+        except ValueError:
+            continue  # it takes no such number
+        if getattr(node, "channels", width) == width:  # else `make` builds one width
+            _assert_alike(wide, node)
+
+
+def _assert_alike(wide: Subject, node: nn.Module) -> None:
+    width, x = wide.channels, wide.x(7, 3)
+    if wide.traits.steps:
         state = wide.state(node, x)
         got, want = outcome(node, whole, x, state), outcome(node, stepwise, x, state)
-        assert_same(wide, got, want, "multi-step against single-step, 37 channels", x=x, state=state)
-    of_channels = all(37 in parameter.shape or parameter.numel() == 1 for parameter in node.parameters())
+        assert_same(wide, got, want, f"multi-step against single-step, {width} channels", x=x, state=state)
+    rates = torch.zeros(width, dtype=x.dtype, device=x.device)
+    for size in (1.0, *GAINS):
+        with torch.no_grad():
+            rates += (whole(node, wide.x(33, 8) * size)[0] != 0).to(x.dtype).transpose(0, 2).flatten(1).mean(1)
+    of_channels = all(width in parameter.shape or parameter.numel() == 1 for parameter in node.parameters())
     if _channels_mix(node, x) or not of_channels:
+        silent = (rates == 0).nonzero().flatten().tolist()
+        assert 50 * len(silent) < width, f"of {width} channels {len(silent)} never fire: those numbered {silent[:40]}"
         return
+    best = int((rates / (1 + len(GAINS)) - 0.5).abs().argmin())
     with torch.no_grad():
         for tensor in (*node.parameters(), *node.buffers()):
-            for axis in (axis for axis, size in enumerate(tensor.shape) if size == 37):
-                tensor.copy_(tensor.narrow(axis, 0, 1).expand(tensor.shape).clone())
-    leaf = x[:, :, :1].repeat(1, 1, 37).requires_grad_()
-    spikes, _ = whole(node, leaf)
-    (gradient,) = torch.autograd.grad(spikes.sum(), leaf)
-    for what, values in (("spikes", spikes.detach()), ("gradient of x", gradient)):
-        first = values[:, :, :1].expand(values.shape)
-        assert_close(values, first, f"{what} of 37 channels of equal parameters and inputs, against the first channel")
+            for axis in (axis for axis, size in enumerate(tensor.shape) if size == width):
+                tensor.copy_(tensor.narrow(axis, best, 1).expand(tensor.shape).clone())
+    for size in (1.0, 4.0):
+        leaf = (size * wide.x(9, 8)[:, :, best, None]).repeat(1, 1, width).requires_grad_()
+        spikes, _ = whole(node, leaf)
+        (gradient,) = torch.autograd.grad(spikes.sum(), leaf)
+        for what, values in (("spikes", spikes.detach()), ("gradient of x", gradient)):
+            one = values[:, :, best, None].expand(values.shape)
+            of = f"{what} of {width} channels of equal parameters and inputs, from number "
+            first = ((values != one).transpose(0, 2).flatten(1).any(1)).nonzero().flatten().tolist()[:1]
+            assert_close(values, one, f"{of}{first} on, against number {best}")
 
 
 def _channels_mix(node: nn.Module, x: Tensor) -> bool:
@@ -146,28 +177,71 @@ def _channels_mix(node: nn.Module, x: Tensor) -> bool:
     return bool((gradient[:, :, 1::2] != 0).any()) or not torch.equal(moved, spikes[:, :, ::2])
 
 
+@check(needs="any_length", once=True)
+def every_length(subject: Subject) -> None:
+    """1 to 1,024 steps in one call end as single steps do, or as under a mask."""
+    node, traits, x = subject.node(), subject.traits, subject.x(max(LENGTHS) + 3, 2)
+    start = subject.state(node, x) or None
+    state, form, spikes, states = start, forms(subject)[-1], [], []
+    with torch.no_grad():
+        for x_t in x.split(1) if traits.carries_state else ():
+            spike, state = form(node, x_t, state, None)
+            spikes.append(spike)
+            states.append(state)
+        for length in LENGTHS if traits.carries_state or traits.takes_mask else ():
+            if traits.carries_state:
+                want = Outcome(torch.cat(spikes[:length]), states[length - 1], {})
+                what = "one call against calls of one step"
+            else:
+                mask = torch.arange(length + 3, device=x.device)[:, None].expand(-1, 2) < length
+                want = Outcome(whole(node, x[: length + 3], None, mask)[0][:length], {}, {})
+                what = "the sequence against a longer one whose last 3 steps are masked"
+            got = Outcome(*whole(node, x[:length], start), {})
+            assert_same(subject, got, want, f"{length} steps: {what}", x=x[:length], state=start)
+
+
 @check(needs="any_length")
 def long_sequences(subject: Subject) -> None:
-    """300 steps are pieces of 50, and shorter sequences with masked steps between: spikes, states, all gradients."""
-    node = subject.node()
-    x = subject.x(300, 2)
+    """1,025 steps are pieces of 205, and shorter ones with masked steps between: all gradients."""
+    node, length = subject.node(), 1025 if subject.dtype == torch.float64 else 325
+    x = subject.x(length, 2)
     state = subject.state(node, x)
     if subject.traits.carries_state:
-        got, want = outcome(node, whole, x, state), outcome(node, pieces(*(50,) * 6), x, state)
-        assert_same(subject, got, want, "300 steps against pieces of 50", x=x, state=state)
+        piece = length // 5
+        got, want = outcome(node, whole, x, state), outcome(node, pieces(*(piece,) * 5), x, state)
+        assert_same(subject, got, want, f"{length} steps against pieces of {piece}", x=x, state=state)
+    else:
+        _assert_steps_reach_the_next(subject, node)
     if subject.traits.takes_mask:
-        every = (3,) if subject.traits.carries_state else (2, 3, 6)
-        for gap in every:
-            mask = torch.arange(300, device=x.device)[:, None] % gap == torch.arange(2, device=x.device)
+        x = x[:325] if subject.traits.carries_state else x
+        length = len(x)
+        for gap in (5,) if subject.traits.carries_state else (2, 5, 20):
+            mask = torch.arange(length, device=x.device)[:, None] % gap == torch.arange(2, device=x.device)
             got = outcome(node, whole, x, state, mask)
             want = outcome(node, rows_with_masked_steps_deleted, x, state, mask)
-            what = f"{300 // gap} valid steps among 300, against them alone"
+            what = f"{length // gap} valid steps among {length}, against them alone"
             assert_same(subject, got, want, what, x=x, state=state, mask=mask)
+
+
+def _assert_steps_reach_the_next(subject: Subject, node: nn.Module) -> None:
+    """Without a state there are no pieces, but each step tells its neighbours the same."""
+
+    def reached(x: Tensor, t: int) -> list[bool]:
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(whole(node, leaf)[0][t].sum(), leaf)
+        return [bool(gradient[s].any()) for s in (t - 1, t, t + 1)]
+
+    want = reached(subject.x(9, 16), 4)
+    for t in (2**n + d for n in range(5, 11) for d in (-1, 0)):
+        got = reached(subject.x(1026, 16), t)
+        assert got == want, (
+            f"step {t} of 1,026 has a gradient from the step before, itself, the step after: {got}; in 9 steps {want}"
+        )
 
 
 @check()
 def backends_agree(subject: Subject) -> None:
-    """What the backend under test computes, "torch" does too: long and wide, masked or not; all gradients."""
+    """The backend under test computes what "torch" does: long, wide, masked; all gradients."""
     node, other = subject.node(), subject.node()
     others = set(getattr(node, "kernels", {}) or getattr(node, "supported_backends", ())) - {"auto", "torch"}
     if not others or getattr(node, "backend", "torch") == "torch":

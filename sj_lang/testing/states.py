@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -12,22 +15,32 @@ import torch
 from torch import Tensor, nn
 
 from sj_lang.testing.check import check
-from sj_lang.testing.compare import assert_equal, outcome, stepwise, whole
+from sj_lang.testing.compare import assert_equal, detached, forms, outcome, stepwise, whole
 from sj_lang.testing.subject import State, Subject
 
 
 @check()
 def state_is_plain_tensors(subject: Subject) -> None:
-    """States are tensors, no views, batch on axis 0, float32 or float64; None is init_state."""
+    """States are tensors, no views, new at each call, batch on axis 0; None is init_state."""
     node, x = subject.node(), subject.x(5, 3)
     initial = node.init_state(x)  # type: ignore[operator]
     spikes, final = whole(node, x)
+    more, later = whole(node, x)
     _assert_plain(subject, initial, "init_state", x=x, spikes=spikes)
     _assert_plain(subject, final, "functional", x=x, spikes=spikes)
     for batch in (1, 3) if subject.traits.takes_mask else ():
         some, mask = subject.x(5, batch), subject.gaps(5, batch)
         fired, after = whole(node, some, None, mask)
         _assert_plain(subject, after, f"functional with a mask, {batch} in the batch,", x=some, spikes=fired)
+    calls = {"init_state": (initial, node.init_state(x * float("nan"))), "functional": (final, later)}  # type: ignore[operator]
+    for source, (first, second) in (calls | {"functional ": ({"spikes": spikes}, {"spikes": more})}).items():
+        memory = [
+            (name, value.data_ptr()) for state in (first, second) for name, value in state.items() if value.numel()
+        ]
+        shared = sorted({name for name, at in memory if [other for _, other in memory].count(at) > 1})
+        assert not shared, f"{source} hands out the same memory again, x {list(x.shape)}: {', '.join(shared)}"
+    for name, value in calls["init_state"][1].items():
+        assert_equal(value, initial[name], f"init_state of NaN: '{name}' of x {list(x.shape)}")
     got, explicit = outcome(node, whole, x), outcome(node, whole, x, initial)
     assert_equal(got.spikes, explicit.spikes, "no state against init_state")
     for name in final:
@@ -53,20 +66,25 @@ def _assert_plain(subject: Subject, state: State, source: str, *, x: Tensor, spi
 
 @check(once=True)
 def arguments_are_not_changed(subject: Subject) -> None:
-    """functional changes neither x nor state nor mask, and no memory of the node."""
+    """functional changes no argument, nothing that it returned before, and nothing in the node."""
     node, x = subject.node(), subject.x(5, 3)
     memories = {name: deepcopy(value) for name, value in node.named_memories()}  # type: ignore[operator]
     arguments: dict[str, Tensor] = {"x": x, **{f"state '{name}'": v for name, v in subject.state(node, x).items()}}
+    arguments |= {f"the node's '{name}'": value for name, value in (*node.named_parameters(), *node.named_buffers())}
     if subject.traits.takes_mask:
         arguments["mask"] = torch.arange(5, device=x.device)[:, None] < torch.tensor([5, 3, 0], device=x.device)
     before = {name: (value.clone(), value._version) for name, value in arguments.items()}
-    state = {name[7:-1]: value for name, value in arguments.items() if name.startswith("state")}
+    state = {name[7:-1]: value for name, value in arguments.items() if name.startswith("state '")}
     handed = dict(state)
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
-            first, _ = whole(node, x, state, arguments.get("mask"))
+            returned, after = whole(node, x, state, arguments.get("mask"))
+            first, states = returned.clone(), detached(after)
             whole(node, subject.x(5, 3, seed=1))
             second, _ = whole(node, x, state, arguments.get("mask"))
+        assert_equal(returned, first, "spikes that were returned, after later calls")
+        for name, value in after.items():
+            assert_equal(value, states[name], f"state '{name}' that was returned, after later calls")
         same = state.keys() == handed.keys() and all(state[name] is value for name, value in handed.items())
         assert same, "the dict of states that was handed in has other entries after the call"
         again = "the same call again, after another one, gives another answer (a state kept outside `state`, dropout?)"
@@ -82,6 +100,42 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and bool(torch.equal(a, b))
     return type(a) is type(b) and bool(a == b)
+
+
+@check(once=True)
+def nothing_global_changes(subject: Subject) -> None:
+    """No call or backward pass draws from a global random generator or changes a setting."""
+    node, x = subject.node(), subject.x(5, 3).requires_grad_()
+    state, mask = subject.state(node, x) or None, subject.gaps(len(x), 3) if subject.traits.takes_mask else None
+    calls: dict[str, Callable[[], object]] = {
+        "init_state": lambda: node.init_state(x),  # type: ignore[operator]
+        **{f"functional, {form.__name__}": partial(form, node, x, state, mask) for form in forms(subject)},
+        "forward": lambda: node(x),
+        "the backward pass": lambda: outcome(node, whole, x),
+        "reset": lambda: node.reset(),  # type: ignore[operator]
+    }
+    for training in (True, False):
+        node.train(training)
+        for name, call in calls.items():
+            before = _surroundings(subject.device)
+            call()
+            changed = [what for what, value in _surroundings(subject.device).items() if value != before[what]]
+            assert not changed, f"{name}, in {'train' if training else 'eval'}(), changes {', '.join(changed)}"
+
+
+def _surroundings(device: str) -> dict[str, object]:
+    """What a process has once, and a node must leave alone."""
+    numpy = sys.modules.get("numpy")
+    return {
+        "the state of torch's global random generator": torch.get_rng_state().tolist(),
+        "the state of CUDA's": torch.cuda.get_rng_state(device).tolist() if device.startswith("cuda") else None,
+        "the state of random's": random.getstate(),
+        "the state of numpy's": str(numpy.random.get_state(legacy=False)) if numpy else None,
+        "torch.is_grad_enabled()": torch.is_grad_enabled(),
+        "torch.get_default_dtype()": torch.get_default_dtype(),
+        "torch.get_num_threads()": torch.get_num_threads(),
+        "torch.are_deterministic_algorithms_enabled()": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
 APART = {"_parameters", "_buffers", "_modules", "_memories", "_memories_rv", "v_seq"}

@@ -30,7 +30,7 @@ class Traits:
 
     @classmethod
     def of(cls, source: Any) -> Traits:
-        """Read them from a Traits, a registration, a `make` that carries `traits`, or a mapping of flags."""
+        """From a Traits, a registration, a `make` with `traits`, or a mapping of flags."""
         if isinstance(source, cls):
             return source
         flags = source if isinstance(source, Mapping) else getattr(source, "traits", None)
@@ -38,7 +38,7 @@ class Traits:
             return flags
         names = [f.name for f in fields(cls)]
         for name, value in flags.items() if isinstance(flags, Mapping) else ():
-            if name not in (*names, "parameters_per_channel"):  # which a registration has beside them
+            if name not in (*names, "parameters_per_channel"):  # a registration has it
                 raise TypeError(f"traits: no trait {name!r}; {choices(str(name), names)}")
             if name in names and not isinstance(value, bool):
                 raise TypeError(f"traits: {name} is {value!r}, it must be True or False")
@@ -102,7 +102,7 @@ class Subject:
         return replace(self, dtype=dtype)
 
     def node(self, seed: int = 0, jitter: bool = True) -> nn.Module:
-        """Build a node: the same one for the same seed, in multi-step mode, parameters moved off special values."""
+        """Build the node of a seed, in multi-step mode, its parameters moved off special values."""
         with torch.random.fork_rng(devices=[]):
             _seed(seed)
             node = self.make(channels=self.channels)
@@ -127,7 +127,7 @@ class Subject:
         )
 
     def state(self, node: nn.Module, x: Tensor) -> State:
-        """A state that the node may be in: the one after a few steps of other input, for x's batch."""
+        """A state that the node may be in, for x's batch: after a few steps of other input."""
         if not self.traits.carries_state:
             return {}
         with torch.no_grad():
@@ -177,5 +177,5 @@ class Subject:
 
 
 def _seed(seed: int) -> None:
-    """Of the CPU's generator, the one that is forked; `torch.manual_seed` also keeps stack traces, for GPUs."""
+    """Of the CPU's generator, which is forked; `torch.manual_seed` also keeps stack traces."""
     torch.default_generator.manual_seed(seed)

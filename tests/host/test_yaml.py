@@ -12,6 +12,43 @@ from sj_lang.component import yaml_marks
 from sj_lang.component.problems import Place
 from sj_lang.errors import UserError
 
+BOMB = "a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, r"^f:\d+:\d+  a recipe cannot hold more than 50,000 values"),
+        (
+            'a: &a "' + "x" * 9000 + '"\nb: [' + "*a, " * 900 + "]",
+            "^f:1:4  a recipe cannot hold more than 50,000 values",
+        ),
+        ("".join(f"a{n}: 1\n" for n in range(1001)), "^f:1:1  a section cannot hold more than 1,000 keys"),
+        ("a: " + "[" * 3000 + "]" * 3000, "^f  a recipe cannot hold more than 32 sections"),
+        ("a: " + "[" * 50 + "]" * 50, r"^f:1:\d+  a recipe cannot hold more than 32 sections"),
+    ],
+    ids=["aliases", "texts", "keys", "depth", "some depth"],
+)
+def test_what_no_recipe_needs(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        yaml_marks.parse(text, "f")
+
+
+def test_a_long_file(tmp_path: Path) -> None:
+    (tmp_path / "long.yaml").write_text("#" * (yaml_marks.LARGEST + 1))
+    with pytest.raises(UserError, match="more than 1,048,576 bytes"):
+        yaml_marks.read(tmp_path / "long.yaml")
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "9223372036854775808", "-9223372036854775809", "0x" + "f" * 17])
+def test_whole_numbers_of_more_than_64_bits(digits: str) -> None:
+    document = yaml_marks.parse(f"a: {digits}\nb: 9223372036854775807", "f")
+    assert document.data == {"a": None, "b": 2**63 - 1}
+    assert [(problem.keys, problem.place) for problem in document.problems] == [(("a",), Place("f", 1, 4))]
+    assert "64 bits" in document.problems[0].message
+
 
 @pytest.mark.parametrize(
     ("text", "value"),

@@ -1,8 +1,12 @@
 """The kit is proven: each planted fault is caught, by the check that names it; and the node without it passes."""
 
+import re
+
 import faults_of_autograd  # noqa: F401  (a file of faults notes them when it is imported)
 import faults_of_declarations  # noqa: F401
 import faults_of_kernels  # noqa: F401
+import faults_of_modes  # noqa: F401
+import faults_of_sizes  # noqa: F401
 import faults_of_states  # noqa: F401
 import pytest
 from faults_of_sequences import Stateless
@@ -17,10 +21,11 @@ GIVEN = {"reference": reference, "ops": {"torch": ["sj_lang_toy::scan"]}}
 
 @pytest.mark.parametrize("name", sorted(FAULTS))
 def test_fault_is_caught_by_the_check_that_names_it(name):
-    node, check, declared = FAULTS[name]
+    node, check, says, declared = FAULTS[name]
     with pytest.raises(NodeFailed) as caught:
         check_node(node, traits={**ALL, **declared}, only=[check], **GIVEN)
     assert {failure.check for failure in caught.value.failures} == {check}
+    assert re.search(says, str(caught.value)), str(caught.value)
 
 
 @pytest.mark.parametrize("check", sorted(CHECKS))
@@ -37,5 +42,5 @@ def test_healthy_node_without_a_state_passes():
 
 
 def test_every_check_has_a_fault():
-    assert {check for _, check, _ in FAULTS.values()} == set(CHECKS)
+    assert {check for _, check, _, _ in FAULTS.values()} == set(CHECKS)
     assert len(FAULTS) >= 20

@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
 from sj_lang import build as parts
+from sj_lang.energy import unrolled
 from sj_lang.errors import UserError
 
 INTEGER: dict[str, Any] = {"type": "bpsn", "variant": "G", "spikes": "integer", "levels": 4, "offset": True}
@@ -139,6 +140,25 @@ def test_layers_come_nearer_to_the_twins_and_the_errors_are_theirs() -> None:
     for unseen, raw in zip(relative_errors(student, twin, batch(61)), before, strict=True):
         assert unseen < raw / 7
     assert torch.equal(twin(**inputs).logits, logits), "the teacher stays as it is"
+
+
+@pytest.mark.parametrize(
+    "attention", [SCALED["attention"], {"type": "firing_scores", "levels": 4}], ids=lambda a: a["type"]
+)
+@torch.no_grad()
+def test_spikes_without_a_sign_keep_as_much_and_are_binary_in_substeps(attention: dict[str, Any]) -> None:
+    """0 to 8 is the grid of -4 to 4 with another offset, which the bias takes; its sub-steps are 0 or 1."""
+    (signed, twin), (unsigned, _) = (
+        pair(attention=attention, neuron={**INTEGER, **changes}) for changes in ({}, {"levels": 8, "signed": False})
+    )
+    errors = signed.calibrate(twin, batch())
+    assert unsigned.calibrate(twin, batch()) == pytest.approx(errors, rel=0.05)
+    unsigned.fold()
+    inputs = batch(61)
+    with unrolled(unsigned) as check:
+        in_substeps = unsigned(**inputs).logits
+    assert (check.least, check.most) == (0, 8)
+    torch.testing.assert_close(in_substeps, unsigned(**inputs).logits, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()

@@ -16,6 +16,23 @@ from sj_lang import hf
 from sj_lang.errors import UserError
 
 
+def test_a_text_that_fills_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = tmp_path / "bomb.txt.gz"
+    bomb.write_bytes(gzip.compress(b"a " * 1_000_000))
+    assert len(text_files.read_file(bomb)) == 2_000_000
+    monkeypatch.setattr(text_files, "SMALL", 1000)
+    with pytest.raises(UserError, match=r"bomb\.txt\.gz unpacks to more than [\d,]+ bytes, 100 times its size"):
+        text_files.read_file(bomb)
+
+
+def test_a_line_without_end_is_streamed_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "LONGEST", 1000)
+    (tmp_path / "a.txt").write_text("b" * 5000 + "\n\nend")
+    rows = [row["text"] for row in text_files.stream(tmp_path / "a.txt")]
+    assert "".join(rows) == "b" * 5000 + "\nend"
+    assert max(map(len, rows)) <= 2000
+
+
 def test_python_docs_are_english_and_the_same_each_time() -> None:
     text = corpus.read("python-docs")["all"]
     assert len(text) > 300_000

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from sj_lang_language.data.tables import table_files
+from sj_lang_language.data.tables import examples, table_files
 
 from sj_lang.errors import UserError
 
@@ -18,6 +18,24 @@ def write(tmp_path: Path, name: str, content: str | bytes) -> Path:
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
+
+
+@pytest.mark.parametrize("value", [0, 0.0, "0", "0.0", " 0 ", b"0", "0.000", b"0.0"])
+def test_labels_that_are_the_same(value: object) -> None:
+    assert examples.written(value) == "0"
+    assert [examples.written(other) for other in ("0.5", "v1.0", "1.0.0", "00", None)] == [
+        "0.5",
+        "v1.0",
+        "1.0.0",
+        "00",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("content", ['{"a": ' + "9" * 5000 + "}", "[" * 90000, '{"a": ' + "[" * 90000 + "}"])
+def test_json_that_no_library_reads(content: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.jsonl"):
+        table_files.read(write(tmp_path, "a.jsonl", content))
 
 
 def test_in_tsv_a_quote_is_text(tmp_path: Path) -> None:

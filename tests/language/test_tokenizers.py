@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sj_lang_language.tokenizers.pieces import pieces
 from transformers import AutoTokenizer
 
 from sj_lang import build, hf
@@ -17,6 +18,15 @@ TEXT = "The quick brown fox,\n\n  jumps\tover the lazy dog.\r\nÆther, naïve; �
 
 def make(kind: str, **options: Any) -> Any:
     return build.part("tokenizer", {"type": kind, **options})(texts=[TEXT[:50], TEXT[50:]])
+
+
+def test_long_words_are_cut_for_the_training() -> None:
+    texts = ["a word", "x" * 1200 + " y", " " * 1000, "", "z" * 500]
+    cut = list(pieces(texts))
+    assert "".join(cut) == "".join(texts)
+    assert max(len(word) for piece in cut for word in piece.split()) == 500
+    assert cut[0] == "a word"
+    assert cut[1:4] == ["x" * 500, "x" * 500, "x" * 200 + " y"]
 
 
 @pytest.mark.parametrize("name", ["characters", "bpe"])

@@ -35,7 +35,7 @@ def csnn(step_mode: str = "m") -> nn.Sequential:
     return net
 
 
-X = torch.rand(3, 2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+X = 8 * torch.rand(3, 2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def train_save_load(net: nn.Module, x: torch.Tensor, again: nn.Module) -> None:
@@ -102,7 +102,7 @@ def test_surrogate_and_threshold_are_kept_where_they_mean_the_same() -> None:
     assert not report.places[0].note
 
     net = nn.Sequential(neuron.LIFNode(surrogate_function=surrogate.ATan(), step_mode="m"))
-    report = swap(net, "dsn", example=torch.randn(4, 2, 5))
+    report = swap(net, "dsn", example=torch.randn(4, 2, 5), n=4)
     assert net[0].levels == 4
     assert report.places[0].note == "ATan not kept: it fires integers"
 
@@ -212,12 +212,12 @@ def test_only_the_forward_direction_goes_where_steps_are() -> None:
 
 
 def test_a_threshold_that_the_new_node_cannot_have() -> None:
-    net = nn.Sequential(neuron.IFNode(v_threshold=0.3, step_mode="m"), neuron.IFNode(v_threshold=-0.5, step_mode="m"))
+    net = nn.Sequential(neuron.LIFNode(v_threshold=0.3, step_mode="m"), neuron.LIFNode(v_threshold=-0.5, step_mode="m"))
     report = swap(net, "bpsn", example=torch.randn(4, 2, 5))
     assert [place.name for place in report.swapped] == ["0"]
     torch.testing.assert_close(nn.functional.softplus(net[0].threshold), torch.full((5,), 0.3))
     assert "v_threshold is -0.5, it must be above 0" in report.left[0].reason
-    assert type(net[1]) is neuron.IFNode
+    assert type(net[1]) is neuron.LIFNode
 
 
 def test_choosing_places_by_name() -> None:

@@ -20,7 +20,8 @@ RECIPE = {"recipe": 1, "name": "a", "output": "x", "model": {"type": "tiny", "di
 
 def a_run(root: Path, status: str = "running") -> RunFolder:
     folder = RunFolder(root)
-    folder.create(new=False)
+    folder.create()
+    folder.unlock()
     manifest = Manifest.start(folder.manifest, recipe=RECIPE, name="a")
     manifest.content["status"] = status
     manifest.write()
@@ -39,6 +40,30 @@ def test_files_that_are_no_run_are_left_alone(tmp_path: Path) -> None:
         RunFolder(tmp_path).refuse_unless_free(RECIPE)
 
 
+def test_what_a_run_that_was_killed_at_once_leaves_is_free(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("a recipe of the user's")
+    with pytest.raises(UserError, match="holds files, but no run"):
+        RunFolder(tmp_path).refuse_unless_free(RECIPE)
+    (tmp_path / ".lock").touch()
+    RunFolder(tmp_path).refuse_unless_free(RECIPE)
+
+
+def test_a_lock_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="cannot be locked"):
+        RunFolder(tmp_path).lock()
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_a_file_system_without_locks_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*arguments: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    assert "make sure that no other process trains there" in RunFolder(tmp_path).lock()
+
+
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
     with pytest.raises(UserError, match="is a file"):
@@ -55,16 +80,16 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_creating_says_why_it_cannot() -> None:
     with pytest.raises(UserError, match="cannot be written"):
-        RunFolder(Path("/proc/nowhere")).create(new=True)
+        RunFolder(Path("/proc/nowhere")).create()
 
 
 def test_of_two_that_begin_at_once_one_is_refused(tmp_path: Path) -> None:
     first, second = RunFolder(tmp_path / "r"), RunFolder(tmp_path / "r")
     first.refuse_unless_free(RECIPE)
     second.refuse_unless_free(RECIPE)
-    first.create(new=True)
+    first.create()
     with pytest.raises(UserError, match="another process has begun"):
-        second.create(new=True)
+        second.create()
 
 
 @pytest.mark.parametrize(("status", "advice"), [("done", "output="), ("running", "--resume"), ("failed", "--resume")])
@@ -127,6 +152,7 @@ def checkpoint(root: Path, step: int, run: str = "me") -> Path:
         torch.save({"x": torch.arange(6.0)}, folder / name)
     mark = {"args": {"run": run}, "attributes": {"tokens": 5}}
     (folder / "trainer_state.json").write_text(json.dumps({"stateful_callbacks": {"RunMark": mark}}))
+    checkpoints.seal(folder)
     return folder
 
 
@@ -134,15 +160,23 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
 
 
+def flip(path: Path) -> None:
+    """One bit of the tensor in the file."""
+    data = bytearray(path.read_bytes())
+    data[bytes(data).index(torch.arange(6.0).numpy().tobytes()) + 4] ^= 1
+    path.write_bytes(data)
+
+
 def test_the_newest_checkpoint_is_taken(tmp_path: Path) -> None:
     folders = [checkpoint(tmp_path, step) for step in (9, 10, 100)]
     (tmp_path / "checkpoint-best").mkdir()
     assert checkpoints.newest(tmp_path, "me") == (folders[-1], [])
-    assert checkpoints.mark(folders[0]) == {"tokens": 5}
+    assert checkpoints.mark(folders[0]) == {"best": "", "tokens": 5}
 
 
 @pytest.mark.parametrize(
-    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+    "name",
+    ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "checksums.json"],
 )
 def test_a_checkpoint_cut_off_is_skipped_with_a_note(tmp_path: Path, name: str) -> None:
     older, newest = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
@@ -152,22 +186,59 @@ def test_a_checkpoint_cut_off_is_skipped_with_a_note(tmp_path: Path, name: str) 
     assert notes == [f"checkpoint-10 is skipped: {name} is cut off" + notes[0].partition("is cut off")[2]]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
-def test_a_checkpoint_with_a_file_missing_is_skipped(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+)
+def test_a_checkpoint_with_a_file_missing_is_skipped(tmp_path: Path, name: str, sealed: bool) -> None:
     older, newest = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
     (newest / name).unlink()
+    if not sealed:
+        (newest / "checksums.json").unlink()
     assert checkpoints.newest(tmp_path, "me")[0] == older
 
 
-def test_damage_in_the_middle_is_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt"])
+def test_a_flipped_bit_is_seen(tmp_path: Path, name: str) -> None:
     folder = checkpoint(tmp_path, 9)
-    data = bytearray((folder / "optimizer.pt").read_bytes())
-    place = bytes(data).index(torch.arange(6.0).numpy().tobytes())
-    data[place + 4] ^= 255
-    (folder / "optimizer.pt").write_bytes(data)
-    assert "damaged" in checkpoints.why_not(folder, "me")
-    (folder / "model.safetensors").write_bytes(b"\xff" * 100)
-    assert "cut off" in checkpoints.why_not(folder, "me")
+    flip(folder / name)
+    assert checkpoints.why_not(folder, "me") == f"{name} is cut off or damaged"
+
+
+def test_damage_to_the_best_checkpoint_is_seen(tmp_path: Path) -> None:
+    best, newest = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
+    state = read_json(newest / "trainer_state.json")
+    write_json(newest / "trainer_state.json", {**state, "best_model_checkpoint": "/old/place/checkpoint-9"})
+    checkpoints.seal(newest)
+    assert checkpoints.newest(tmp_path, "me") == (newest, [])
+    flip(best / "model.safetensors")
+    chosen, notes = checkpoints.newest(tmp_path, "me")
+    assert chosen is None
+    assert "checkpoint-9, the best so far, is lost: model.safetensors is cut off or damaged" in notes[0]
+    assert notes[-1] == "none of its checkpoints can be loaded: it starts from the beginning"
+
+
+def test_a_checkpoint_without_sums_is_taken_with_a_note(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 9)
+    (folder / "checksums.json").unlink()
+    assert checkpoints.newest(tmp_path, "me") == (
+        folder,
+        ["checkpoint-9 has no checksums.json, so its files cannot be verified"],
+    )
+
+
+def test_a_checkpoint_appears_whole_and_later_ones_are_set_aside(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 9)
+    (tmp_path / "unfinished").mkdir()
+    checkpoint(tmp_path / "unfinished", 9).joinpath("new").touch()
+    checkpoints.publish(tmp_path, 9)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-9"]
+    assert (tmp_path / "checkpoint-9/new").exists()
+    assert checkpoints.newest(tmp_path, "me") == (tmp_path / "checkpoint-9", [])
+    (tmp_path / "unfinished").mkdir()
+    checkpoint(tmp_path, 12)
+    checkpoints.clear(tmp_path, 9)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-9", "damaged-12"]
 
 
 def test_pickles_of_others_are_never_loaded(tmp_path: Path) -> None:
@@ -177,16 +248,7 @@ def test_pickles_of_others_are_never_loaded(tmp_path: Path) -> None:
 
 
 def test_no_checkpoint_at_all(tmp_path: Path) -> None:
-    assert checkpoints.newest(tmp_path, "me") == (None, [])
-
-
-def test_the_best_checkpoint_is_found_after_the_folder_moved(tmp_path: Path) -> None:
-    checkpoint(tmp_path, 9)
-    newest = checkpoint(tmp_path, 10)
-    state = read_json(newest / "trainer_state.json")
-    write_json(newest / "trainer_state.json", {**state, "best_model_checkpoint": "/old/place/checkpoint-9"})
-    checkpoints.rebase(newest)
-    assert read_json(newest / "trainer_state.json")["best_model_checkpoint"] == str(tmp_path / "checkpoint-9")
+    assert checkpoints.newest(tmp_path, "me") == (None, ["no checkpoint yet: it starts from the beginning"])
 
 
 def test_the_commit_is_that_of_the_distribution_that_is_imported(

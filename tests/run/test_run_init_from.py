@@ -70,6 +70,10 @@ def test_what_is_missing_is_fresh_and_told(job: Callable[..., assembly.Job], sto
     save_file(
         {"foreign.weight": torch.zeros(2), **{n: v for n, v in kept.items() if n != gone}}, file, {"format": "pt"}
     )
+    with pytest.raises(UserError, match=r"lacks tensors that its config.json promises: embed"):
+        job(f"model.init_from={stored}")
+    config = json.loads((stored / "config.json").read_text())
+    (stored / "config.json").write_text(json.dumps(config | {"architectures": ["WithAnotherHead"]}))
     found = job(f"model.init_from={stored}")
     assert torch.isfinite(weights(found.model)[gone]).all()
     note = next(note for note in found.notes if note.startswith("init_from"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,10 @@ from tiny_task import Windows
 from sj_lang import run
 from sj_lang.errors import Interrupted, UserError
 from sj_lang.folder import RunFolder
-from sj_lang.manifest import read_json
+from sj_lang.manifest import read_json, write_json
 from sj_lang.recipe import load
 from sj_lang.report.page import page
+from sj_lang.run.callbacks import RunMark
 
 TIMED = {"train.seconds", "train.tokens_per_second"}
 
@@ -101,17 +103,45 @@ def test_a_moved_folder_with_its_newest_checkpoint_cut_off(
     assert lines(tmp_path / "r") == lines(straight)
 
 
-def test_no_checkpoint_that_loads_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_checkpoint_that_loads_a_run_begins_again(
+    tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with monkeypatch.context() as patch:
         stop_in(patch, 8)
         with pytest.raises(Interrupted):
             run.execute(load(write_recipe(tmp_path), ["output=r"]))
-    for optimizer in (tmp_path / "r").glob("checkpoint-*/optimizer.pt"):
-        optimizer.write_bytes(optimizer.read_bytes()[:99])
-    with pytest.raises(UserError, match=r"none of its checkpoints can be loaded(.|\n)*optimizer\.pt is cut off"):
-        run.execute(load("r/recipe.yaml"), resume="r")
+    (optimizer,) = (tmp_path / "r").glob("checkpoint-*/optimizer.pt")
+    optimizer.write_bytes(optimizer.read_bytes()[:99])
     with pytest.raises(UserError, match=r"another recipe(.|\n)*train\.max_steps: 12 there, 13 now"):
         run.execute(load("r/recipe.yaml", ["train.max_steps=13"]), resume="r")
+    assert run.execute(load("r/recipe.yaml"), resume="r") == 0
+    out = capsys.readouterr().out
+    assert "optimizer.pt is cut off or damaged. It is kept as damaged-" in out
+    assert "note: none of its checkpoints can be loaded: it starts from the beginning" in out
+    assert (tmp_path / f"r/{optimizer.parent.name.replace('checkpoint', 'damaged')}/optimizer.pt").exists()
+    assert same_weights(tmp_path / "r", straight)
+    assert lines(tmp_path / "r") == lines(straight)
+
+
+def test_a_run_that_was_stopped_after_its_last_step_trains_no_more(
+    tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 steps of 4 samples out of 40 end within an epoch."""
+    recipe = load(write_recipe(tmp_path), ["output=r", "task.windows=40"])
+    for resume in (None, "r", "r"):
+        with monkeypatch.context() as patch:
+            patch.setattr("sj_lang.run.single.final_figures", stop)
+            with pytest.raises(KeyboardInterrupt):
+                run.execute(recipe, resume=resume)
+    assert run.execute(load("r/recipe.yaml"), resume="r") == 0
+    assert figures(tmp_path / "r")["train.steps"] == 12
+    run.execute(load("r/recipe.yaml", ["output=s"]))
+    assert same_weights(tmp_path / "r", tmp_path / "s")
+    assert lines(tmp_path / "r") == lines(tmp_path / "s")
+
+
+def stop(*arguments: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_run_without_checkpoints_begins_again(
@@ -127,6 +157,131 @@ def test_a_run_without_checkpoints_begins_again(
     assert run.execute(load("r/recipe.yaml"), resume="r") == 0
     assert "note: no checkpoint yet: it starts from the beginning" in capsys.readouterr().out
     assert same_weights(tmp_path / "r", straight)
+
+
+def stopped_run(folder: Path, monkeypatch: pytest.MonkeyPatch, *changes: str) -> None:
+    with monkeypatch.context() as patch:
+        stop_in(patch, 12)
+        with pytest.raises(Interrupted):
+            run.execute(load(write_recipe(folder), ["output=r", *changes]))
+
+
+def test_other_data_are_refused_unless_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped_run(tmp_path, monkeypatch)
+    manifest = read_json(tmp_path / "r/manifest.json")
+    letters = manifest["data"]["letters"]
+    write_json(tmp_path / "r/manifest.json", {**manifest, "data": {"letters": 9}})
+    with pytest.raises(
+        UserError, match=rf"data have changed(.|\n)*letters: 9 there, {letters} now(.|\n)*--changed-data"
+    ):
+        run.execute(load("r/recipe.yaml"), resume="r")
+    assert run.execute(load("r/recipe.yaml"), resume="r", changed_data=True) == 0
+    assert "note: the data have changed since the run was started: letters" in capsys.readouterr().out
+    manifest = read_json(tmp_path / "r/manifest.json")
+    assert manifest["data"] == {"letters": letters}
+    assert any("the data have changed" in note for note in manifest["notes"])
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped_run(tmp_path, monkeypatch)
+    manifest = read_json(tmp_path / "r/manifest.json")
+    write_json(tmp_path / "r/manifest.json", {**manifest, "machine": {**manifest["machine"], "world_size": 2}})
+    with pytest.raises(UserError, match=r"trained by 2 process\(es\), and this is a start of 1"):
+        run.execute(load("r/recipe.yaml"), resume="r")
+
+
+def test_what_is_written_and_measured_may_change_at_a_resume(
+    tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped_run(tmp_path, monkeypatch)
+    changes = ["generate.max_new_tokens=2", "measure.energy=false"]
+    assert run.execute(load("r/recipe.yaml", changes), resume="r") == 0
+    assert same_weights(tmp_path / "r", straight)
+    assert not any(name.startswith("energy") for name in figures(tmp_path / "r"))
+    assert load("r/recipe.yaml").generate["max_new_tokens"] == 2
+    assert read_json(tmp_path / "r/manifest.json")["recipe"]["generate"]["max_new_tokens"] == 2
+
+
+def test_an_evaluation_at_the_start_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = ["train.eval_on_start=true", "train.max_steps=4"]
+    stopped_run(tmp_path, monkeypatch, *changes)
+    assert run.execute(load("r/recipe.yaml"), resume="r") == 0
+    run.execute(load(write_recipe(tmp_path), ["output=s", *changes]))
+    assert lines(tmp_path / "r") == lines(tmp_path / "s")
+
+
+def test_sigterm_in_the_last_step_of_an_epoch_leaves_its_evaluation_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = ["train.max_steps=-1", "train.num_train_epochs=2", "train.eval_strategy=epoch", "task.windows=12"]
+    batches = []
+
+    def count(mark: RunMark, batch: object) -> None:
+        batches.append(batch)
+        if len(batches) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunMark, "count", count)
+        with pytest.raises(Interrupted):
+            run.execute(load(write_recipe(tmp_path), ["output=r", *changes]))
+    assert [path.name for path in (tmp_path / "r").glob("checkpoint-*")] == ["checkpoint-3"]
+    assert run.execute(load("r/recipe.yaml"), resume="r") == 0
+    run.execute(load(write_recipe(tmp_path), ["output=s", *changes]))
+    assert lines(tmp_path / "r") == lines(tmp_path / "s")
+    assert figures(tmp_path / "r") == figures(tmp_path / "s")
+
+
+def test_sigterm_where_exceptions_are_dropped(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As in a callback of the garbage collection."""
+
+    class Dropped:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def drop(*arguments: object) -> list[str]:
+        del dropped[:]
+        return []
+
+    dropped = [Dropped()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sj_lang.run.single.RunTrainer.release_model", drop)
+        with pytest.raises(Interrupted, match=r"stopped by SIGTERM after the training"):
+            run.execute(load(write_recipe(tmp_path), ["output=r", "train.max_steps=2"]))
+    assert "Exception ignored" not in capfd.readouterr().err
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped_run(tmp_path, monkeypatch)
+    holder = "from pathlib import Path; from sj_lang.folder import RunFolder; RunFolder(Path('r')).lock(); "
+    command = [sys.executable, "-c", holder + "print('held', flush=True); import time; time.sleep(100)"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        before = (tmp_path / "r/manifest.json").read_bytes()
+        with pytest.raises(UserError, match=rf"another process has begun a run in r .* process {other.pid} on "):
+            run.execute(load("r/recipe.yaml"), resume="r")
+        assert (tmp_path / "r/manifest.json").read_bytes() == before
+        other.kill()
+    assert run.execute(load("r/recipe.yaml"), resume="r") == 0
+
+
+@pytest.mark.parametrize("options", [["penalty_alpha=0.6", "top_k=4"], ["num_beam_groups=2", "num_beams=4"]])
+def test_options_that_cannot_work_are_found_before_the_training(tmp_path: Path, options: list[str]) -> None:
+    recipe = load(write_recipe(tmp_path), ["output=r", *(f"generate.{option}" for option in options)])
+    with pytest.raises(UserError, match=r"generate: the model cannot write with these options: ValueError"):
+        run.execute(recipe)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_text_that_ends_at_certain_letters(tmp_path: Path) -> None:
+    recipe = load(
+        write_recipe(tmp_path), ["output=r", "train.max_steps=2", "generate.stop_strings=[a,b,c,d,e,f,g,h,i,j]"]
+    )
+    assert run.execute(recipe) == 0
+    assert len((tmp_path / "r/sample.txt").read_text().split()) == 4
 
 
 def test_exit_code_of_a_process_that_gets_sigterm(tmp_path: Path, straight: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from sj_lang.errors import UserError
 from sj_lang.hf import shield
@@ -36,6 +38,17 @@ class Windows:
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
+class Stream(IterableDataset[dict[str, Any]]):
+    """Windows without end."""
+
+    def __init__(self, windows: Windows) -> None:
+        self.windows = windows
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            yield from (self.windows[index] for index in range(len(self.windows)))
+
+
 class TinyText(Task):
     """Letters that mostly follow one another in the alphabet, in windows of 12."""
 
@@ -43,8 +56,17 @@ class TinyText(Task):
     causal: ClassVar[bool] = True
     pads: ClassVar[bool] = True
 
-    def __init__(self, *, windows: int = 48, validation: bool = True, ragged: bool = True, prompt: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        windows: int = 48,
+        validation: bool = True,
+        ragged: bool = True,
+        prompt: bool = True,
+        stream: bool = False,
+    ) -> None:
         self.windows, self.validation, self.ragged, self.prompt = windows, validation, ragged, prompt
+        self.stream = stream
 
     def prepare(self, tokenizer: Any, *, seed: int) -> Prepared:
         if self.windows < 1:
@@ -56,9 +78,10 @@ class TinyText(Task):
             text.append(letter)
         rows = [text[12 * i : 12 * i + 12] for i in range(self.windows + 22)]
         words = tokenizer(texts=[LETTERS])
+        train = Windows(rows[: self.windows], self.ragged)
         return Prepared(
             tokenizer=words,
-            train=Windows(rows[: self.windows], self.ragged),
+            train=Stream(train) if self.stream else train,
             validation=Windows(rows[self.windows : self.windows + 11], self.ragged) if self.validation else None,
             tests={"test": Windows(rows[self.windows + 11 :], self.ragged)},
             reduce=reduce,

@@ -1,4 +1,4 @@
-"""Layers of neurons, the Linear layers behind them, and what stands in a neuron's place in an ANN twin.
+"""Layers of neurons, the Linear layers behind them, and what an ANN twin has in their place.
 
 Everything in a model that carries state has one form, `forward(x, state, mask) -> (y, state)`. `x`
 is `[L, B, D]` (individual coding: the token axis is the time axis) or `[T, B, L, D]` (repeat
@@ -46,7 +46,7 @@ class SpikingLayer(nn.Module):
     def __init__(self, *, neuron: MakeNeuron, channels: int, scaled: bool = False) -> None:
         super().__init__()
         self.channels = channels
-        #: what its spikes stand for is this function of its input; None: the input itself. For a calibration
+        #: for a calibration: spikes stand for this function of the input; None: the input itself
         self.replaces: Callable[[Tensor], Tensor] | None = None
         self._fresh = partial(neuron, channels=channels)
         self.node = self._fresh()
@@ -75,7 +75,7 @@ class SpikingLayer(nn.Module):
         return spikes.view_as(x), {}
 
     def initialise(self, module: nn.Module) -> None:
-        """Give one module of the node the tensors of a fresh node, except those that a checkpoint has filled.
+        """Give one module of the node the tensors of a fresh node, but for those of a checkpoint.
 
         A node needs to do nothing for it, and no parameter or unstored buffer is left as raw
         memory.

@@ -1,7 +1,5 @@
 """What this distribution offers. Names and texts only: nothing heavy is imported here."""
 
-from __future__ import annotations
-
 from sj_lang.hookspecs import Register, hookimpl
 
 SPIKE_DECODER = "Beger, Walter, Knoll 2026, arXiv 2606.12287"

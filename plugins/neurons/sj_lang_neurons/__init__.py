@@ -1,4 +1,4 @@
-"""Spiking neurons that train in parallel over long sequences: `from sj_lang_neurons import BPSN, DSN`."""
+"""Spiking neurons that train in parallel over long sequences: `BPSN` and `DSN`."""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
-"""From potentials to spikes: one firing for all neurons, inside a kernel that knows it, else in torch after the kernel.
+"""From potentials to spikes, for all neurons: inside a kernel if it can, else in torch after it.
 
-The numbers are those of `surrogates.cuh` and `jit.py`: the macro FIRE, or `kind`, and what it
-takes.
+The numbers are those of `surrogates.cuh` (FIRE) and `jit.py` (`kind`).
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Iterator
@@ -31,10 +28,9 @@ BLOCK = 65_536  # elements
 
 
 class Fused(NamedTuple):
-    """What a kernel is to fire.
+    """What a kernel is to fire: `POTENTIALS`, `RECT` or a number of `HEAVISIDES`.
 
-    kind: `POTENTIALS`, `RECT` or a number of `HEAVISIDES`. alpha: of a surrogate; `Rect.high`.
-    threshold: of a surrogate; `Rect.low`. margin: `Rect.margin`.
+    alpha: of a surrogate; `Rect.high`. threshold: of a surrogate; `Rect.low`. margin: of `Rect`.
     """
 
     kind: int = POTENTIALS
@@ -71,9 +67,8 @@ class Rect(nn.Module):
 class Firing(NamedTuple):
     """How potentials become spikes. NaN, which a Heaviside would hide, stays NaN.
 
-    function: `Rect`, a surrogate of SpikingJelly's kind, or None, which leaves potentials as they
-    are.
-    threshold: subtracted before a surrogate. potentials: they are wanted beside the spikes.
+    function: `Rect`, a surrogate of SpikingJelly's kind, or None for the potentials. threshold:
+    subtracted before a surrogate. potentials: they are wanted beside the spikes.
     """
 
     function: nn.Module | None
@@ -106,7 +101,7 @@ class Firing(NamedTuple):
         return Fused(kind, alpha, self.threshold) if kind else Fused()
 
     def why_not_fused(self) -> str:
-        """Why no kernel can fire this; "" if one can. A smooth form is fired outside, as its mode says."""
+        """Why no kernel can fire this; "" if one can, or if it is a smooth form, fired outside."""
         function = self.function
         if function is None or isinstance(function, Rect) or not getattr(function, "spiking", True):
             return ""
@@ -117,7 +112,7 @@ class Firing(NamedTuple):
 
 
 def _heaviside(surrogate: nn.Module) -> tuple[int, float]:
-    """Number and alpha of a surrogate of SpikingJelly; `POTENTIALS` for another, or a smooth form."""
+    """Number and alpha of SpikingJelly's surrogate; `POTENTIALS` of another or a smooth form."""
     kind = HEAVISIDES.get(type(surrogate).__name__, POTENTIALS)
     if not (kind and type(surrogate).__module__.startswith("spikingjelly.") and surrogate.spiking):
         return POTENTIALS, 0.0
@@ -146,10 +141,7 @@ class _RectFunction(torch.autograd.Function):
 
 @operator("sj_lang::fire_atan")
 def fire_atan(u: Tensor, alpha: float) -> Tensor:
-    """1 if u >= 0, else 0; NaN stays NaN; gradient alpha / 2 / (1 + (pi / 2 alpha u)^2).
-
-    SpikingJelly's, in fewer passes.
-    """
+    """SpikingJelly's ATan in fewer passes; gradient alpha / 2 / (1 + (pi / 2 alpha u)^2)."""
     u = u.contiguous()
     spikes = torch.empty_like(u)
     for v, s in _blocks(u, spikes):

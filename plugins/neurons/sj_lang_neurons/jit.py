@@ -1,12 +1,10 @@
-"""What kernels compiled by numba share: how they are compiled, and arithmetic that its compiler turns into vectors.
+"""What kernels compiled by numba share: their compilation, and arithmetic that becomes vectors.
 
 A kernel works on rows, the columns of one step, by passes over few arrays: with more, any two of
 which might overlap, a loop is not vectorised. numba's cache looks at the kernel's own file alone,
 so each file of kernels ends with a line that changes with this file and firing.py;
 tests/neurons/test_numba.py says what it must be.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
@@ -39,12 +37,12 @@ def jit(function: Callable[..., Any]) -> Any:
 
 
 def exp(v: Any) -> Any:
-    """e ** v; in float32 by a polynomial for vectors, 1 ulp or 2 off, infinite above 87, at least e ** -87."""
+    """e ** v; in float32 a polynomial, 1 or 2 ulp off, infinite above 87, at least e ** -87."""
     return np.exp(v)
 
 
 @overload(exp)
-def _exp(v):  # type: ignore[no-untyped-def]  # numba compares its signature with that of what it returns
+def _exp(v):  # type: ignore[no-untyped-def]  # numba compares signatures
     if v != types.float32:
         return lambda v: np.exp(v)
     f = np.float32
@@ -67,7 +65,7 @@ def _exp(v):  # type: ignore[no-untyped-def]  # numba compares its signature wit
 
 @jit
 def fire(h: Array, kind: int, level: float, threshold: float, out: Array) -> None:
-    """Spikes of a row of potentials, as `surrogates.cuh`. NaN stays NaN. Parameters as of `slope`."""
+    """Spikes of a row of potentials, as `surrogates.cuh`; parameters as `slope`. NaN stays."""
     zero, one, most, over = h.dtype.type(0), h.dtype.type(1), h.dtype.type(level), h.dtype.type(threshold)
     if kind == POTENTIALS:
         for n in range(len(h)):

@@ -1,6 +1,4 @@
-"""Softmax attention by torch's fused function: causal with what it has to remember, or over the whole text."""
-
-from __future__ import annotations
+"""Softmax attention by torch's fused function, causal with a state or over the whole text."""
 
 import torch
 from torch import Tensor
@@ -22,9 +20,9 @@ def causal_softmax(
     """softmax(Q K^T scale) V over the valid tokens up to each token.
 
     q, k, v: `[B, H, L, K]` or `[B, T, H, L, K]`. valid: `[B, L]` bool, None for all. state: {"k",
-    "v": like k with the tokens before these, "valid": `[B, before]`}. scale: None is 1 / sqrt(K).
-    dropout: of the weights. Returns O, shaped as q, and the state with these tokens added; the
-    given state is left as it is. Outputs at tokens that are not valid are finite and mean nothing.
+    "v": like k with the tokens before these, "valid": `[B, before]`}. scale: None: 1 / sqrt(K).
+    Returns O, shaped as q, and a new state. At tokens that are not valid, O is finite and means
+    nothing.
     """
     plain = valid is None and state is None
     if valid is None:

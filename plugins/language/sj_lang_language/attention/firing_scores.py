@@ -1,8 +1,7 @@
 """Self-attention without softmax, whose scores are spikes."""
 
-from __future__ import annotations
-
 import math
+from itertools import product
 from typing import Any
 
 import torch
@@ -18,15 +17,15 @@ STEPS = (0.5, 1.0, 2.0)
 
 
 class FiringScoresAttention(SelfAttention):
-    """P = clip(round((Q K^T / sqrt(K) - t) / g), 0, levels);  O = P V / max(sum P, 1), over the whole text.
+    """P = clip(round((Q K^T / sqrt(K) - t) / g), 0, levels);  O = P V / max(sum P, 1).
 
-    Scores fire, so that P V counts spikes with spikes; the division by the number of spikes of a
-    query takes the place of softmax's. A query whose scores are silent gets 0. It is ours, for
-    weights that were trained with softmax: t and g, one of each head, learn how sharp a score must
-    be. The gradient of P is straight through where 0 <= P's argument <= levels.
+    Scores fire, so P V counts spikes with spikes; the division by the number of spikes of a query
+    takes the place of softmax's. A query whose scores are silent gets 0. Reads the whole text. It
+    is ours, for weights that were trained with softmax: t and g, one for each head, learn how high
+    a score must be. The gradient of P is straight through if its argument lies in 0 to levels.
 
-    levels: the largest score, 1 or more. The rest, and the arguments that are handed in, are
-    `SelfAttention`'s; `dropout` has no weights to fall on and is not used.
+    levels: the largest score, 1 or more. The rest is `SelfAttention`; `dropout` has no weights to
+    fall on.
     """
 
     def __init__(self, *, levels: int = 4, **common: Any) -> None:
@@ -52,7 +51,7 @@ class FiringScoresAttention(SelfAttention):
 
     @torch.no_grad()
     def fit(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, target: Tensor) -> None:
-        """Choose t and g of each head among some, so that O is nearest to `target`, which has its shape."""
+        """Choose, among a few, the t and g of each head that bring O nearest to `target`."""
         assert self.threshold is not None
         assert self.log_step is not None
         scores = self._scores(q.float(), k.float())
@@ -62,20 +61,19 @@ class FiringScoresAttention(SelfAttention):
         tokens = torch.ones_like(target[:, :1, :, :1], dtype=torch.bool) if valid is None else valid[:, None, :, None]
         best = torch.full_like(deviation, torch.inf)
         threshold, log_step = self.threshold.clone(), self.log_step.clone()
-        for at in THRESHOLDS:
-            for size in STEPS:
-                self.threshold.copy_(at * deviation)
-                self.log_step.copy_((size * deviation * 2 / self.levels).log())
-                wrong = (self._attended(scores, v.float(), valid) - target).square()
-                error = (wrong * tokens).mean(dim=(0, 2, 3))
-                threshold = torch.where(error < best, self.threshold, threshold)
-                log_step = torch.where(error < best, self.log_step, log_step)
-                best = torch.minimum(error, best)
+        for at, size in product(THRESHOLDS, STEPS):
+            self.threshold.copy_(at * deviation)
+            self.log_step.copy_((size * deviation * 2 / self.levels).log())
+            wrong = (self._attended(scores, v.float(), valid) - target).square()
+            error = (wrong * tokens).mean(dim=(0, 2, 3))
+            threshold = torch.where(error < best, self.threshold, threshold)
+            log_step = torch.where(error < best, self.log_step, log_step)
+            best = torch.minimum(error, best)
         self.threshold.copy_(threshold)
         self.log_step.copy_(log_step)
 
     def _scores(self, q: Tensor, k: Tensor) -> Tensor:
-        """Q K^T / sqrt(K), `[B, H, L, L]`; the operand on the right are the spikes of K as they are."""
+        """Q K^T / sqrt(K), `[B, H, L, L]`. The right operand is the spikes of K, unscaled."""
         root = math.sqrt(q.shape[-1])
         if self.values is None:
             return q @ k.mT / root

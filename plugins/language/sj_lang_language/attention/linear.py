@@ -1,17 +1,14 @@
-"""Attention without softmax; the causal one in memory linear in the length and with a state of constant size.
+"""Attention without softmax; if causal, with linear memory and a state of constant size.
 
     O_t = sum_{s <= t} (Q_t . K_s) V_s = Q_t S_t,      S_t = S_{t-1} + K_t^T V_t
 
-The left form needs the `[L, L]` matrix `tril(Q K^T)`. Here tokens go in chunks of `chunk`: inside a
-chunk the left form, `tril(Q K^T) V`; across chunks the right one, `Q S`. Memory is O(L (chunk + K^2
-/ chunk)) per head.
+Tokens are attended to in chunks: by the left form, `tril(Q K^T) V`, inside a chunk, and by the
+right one, `Q S`, across chunks. Memory is O(L (chunk + K^2 / chunk)) per head.
 
 With spikes all terms are integers, so in float32 the result equals the masked quadratic form to the
 last bit as long as sums stay below 2^24 (length times the square of the largest spike times K); no
 order of summation can change it.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -23,9 +20,8 @@ def causal_linear(
     """Attend each token to itself and the tokens before it, without softmax and without scale.
 
     q, k, v: `[..., L, K]`; a masked token has k = 0. state: S after the tokens before these,
-    `[..., K, K]`, None for none. Returns O `[..., L, K]` and S after these tokens; `state` is left
-    as it is. Arithmetic is done in float32 (float64 for float64 input) also under autocast:
-    bfloat16 cannot count beyond 256.
+    `[..., K, K]`, None for none. Returns O `[..., L, K]` and S after these tokens. Arithmetic is in
+    float32 or float64, also under autocast: bfloat16 cannot count beyond 256.
     """
     with torch.autocast(q.device.type, enabled=False):
         dtype = torch.promote_types(q.dtype, torch.float32)
@@ -36,7 +32,7 @@ def causal_linear(
 
 
 def whole_linear(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """(Q K^T) V over all tokens, in the order of products that is cheaper; arguments as for `causal_linear`."""
+    """(Q K^T) V over all tokens, in the cheaper order; arguments as in `causal_linear`."""
     with torch.autocast(q.device.type, enabled=False):
         dtype = torch.promote_types(q.dtype, torch.float32)
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)

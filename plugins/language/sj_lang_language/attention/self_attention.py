@@ -1,6 +1,4 @@
-"""What all self-attention has in common: projections, neurons, layouts. How tokens meet is a subclass's."""
-
-from __future__ import annotations
+"""What self-attention shares: projections, neurons, layouts. A subclass says how tokens meet."""
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +24,11 @@ class SelfAttention(nn.Module):
 
     dim: D. heads: H, each K = D / H wide. neuron: builds a node. norm: builds a normalization;
     None: without one. branch_norm: builds the last normalization; None: `norm` does. bias: of the
-    Linear layers. twin: the ANN twin.
-    causal: each token meets itself and those before it; False: all tokens of the text.
-    core: the neurons in front, of a model that fires them and projects O itself, as SNN-BERT's
-    layer does. Then x are their spikes, and only Q, K, V and O are computed here.
-    dropout: probability, on softmax's weights.
-    scaled: the spikes of Q, K and V stand for values, see `SpikingLayer`; `mix` gets the spikes and
-    heeds their values.
+    Linear layers. twin: the ANN twin. causal: each token meets itself and those before it; False:
+    all tokens of the text. core: the neurons in front, if the model fires them and projects O
+    itself; then x are their spikes, and only Q, K, V and O are computed here. dropout: probability,
+    on softmax's weights. scaled: the spikes of Q, K and V stand for values, see `SpikingLayer`;
+    `mix` gets the spikes and heeds their values.
     """
 
     given = frozenset(
@@ -72,24 +68,23 @@ class SelfAttention(nn.Module):
             self.out_norm = None if last is None else last(dim=dim)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, state: State | None) -> tuple[Tensor, State]:
-        """How tokens meet: Q, K, V `[B, H, L, K]` or `[B, T, H, L, K]`, valid `[B, L]` (None: all), to O of that shape.
+        """How tokens meet: Q, K, V `[B, H, L, K]` or `[B, T, H, L, K]` to O of that shape.
 
-        A causal one also takes and gives the state of the tokens before, batch on axis 0; others
-        give {}.
+        valid: `[B, L]`, None for all. A causal one also takes and returns the state of the tokens
+        before, batch on axis 0; others return {}.
         """
         raise TypeError(f"{type(self).__name__} does not say how tokens meet")
 
     @property
     def values(self) -> tuple[Tensor, Tensor] | None:
-        """Scale and shift of the spikes of Q, K and V, `[3, H, 1, K]` each; None: spikes stand for themselves."""
+        """Scale and shift of the spikes of Q, K, V, `[3, H, 1, K]` each; None if not `scaled`."""
         scale, shift = self.qkv.scale, self.qkv.shift
         if scale is None or shift is None:
             return None
         return torch.unflatten(scale, 0, (3, self.heads, 1, -1)), torch.unflatten(shift, 0, (3, self.heads, 1, -1))
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
-        """x: `[L, B, D]` or `[T, B, L, D]`; mask: x's shape without D, True = valid. Returns y, shaped as x, and the
-        state, {} if not causal."""
+        """Returns y, shaped as x `[L, B, D]` or `[T, B, L, D]`, and the state, {} if not causal."""
         if state is not None and not self.causal:
             raise ValueError(f"{type(self).__name__}: a text that is read as a whole cannot continue from a state")
         states: dict[str, State] = {}

@@ -1,7 +1,5 @@
 """Self-attention with spikes and softmax."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -14,14 +12,12 @@ from sj_lang_language.layers import State
 
 
 class SoftmaxAttention(SelfAttention):
-    """O = gain softmax(scale Q K^T / sqrt(K)) V, of spikes: Q K^T counts the channels in which both of two tokens fire.
+    """O = gain softmax(scale Q K^T / sqrt(K)) V: Q K^T counts the channels where both tokens fire.
 
-    The rest, and the arguments that are handed in, are `SelfAttention`'s.
-
-    scale, gain (ours, the twin has neither): at a firing rate r the scores Q K^T / sqrt(K) have a
-    deviation of about r and the averages of V a mean of r: flat attention, and too little for a
-    neuron of threshold 1. Both defaults are 1 / r at the rate of .15 that BPSN has on currents of
-    unit deviation.
+    The rest is `SelfAttention`. scale, gain (ours, the twin has neither): at a firing rate r the
+    scores Q K^T / sqrt(K) have a deviation of about r and the averages of V a mean of r: flat
+    attention, and too little for a neuron of threshold 1. Both defaults are 1 / r at the rate of
+    .15 that BPSN has on currents of unit deviation.
     """
 
     def __init__(self, *, scale: float = 6.67, gain: float = 6.67, **common: Any) -> None:
@@ -37,7 +33,7 @@ class SoftmaxAttention(SelfAttention):
         return self._attended_values(o) * self.gain, memory
 
     def _query_values(self, q: Tensor) -> Tensor:
-        """What meets the spikes of K: a_k (a_q s + b_q). b_k adds the same to all scores of a query, and falls out."""
+        """What meets the spikes of K: a_k (a_q s + b_q). b_k shifts all scores of a query alike."""
         if self.values is None:
             return q
         a, b = self.values

@@ -1,7 +1,5 @@
 """Spiking self-attention without softmax: that of SpikeDecoder, and the same over a whole text."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor
@@ -14,13 +12,12 @@ from sj_lang_language.layers import State
 class SpikingSelfAttention(SelfAttention):
     """O = (mask0(Q K^T) V) scale: no softmax, accumulations only.
 
-    mask0 sets what is not causal to 0. Beger et al. 2026 (arXiv 2606.12287); computed in chunks
-    (`attention.linear`), in memory linear in the length. Over a whole text there is no mask0 (Zhou
-    et al. 2022, arXiv 2209.15425). The rest, and the arguments that are handed in, are
-    `SelfAttention`'s; `dropout` has no weights to fall on and is not used.
+    mask0 sets what is not causal to 0 (Beger et al. 2026, arXiv 2606.12287); over a whole text
+    there is none (Zhou et al. 2022, arXiv 2209.15425). The rest is `SelfAttention`; `dropout` has
+    no weights to fall on.
 
     scale: factor on the attention's output, .125 in both papers. chunk: tokens per chunk of a
-    causal one; changes memory and speed only.
+    causal one (`attention.linear`); changes memory and speed only.
     """
 
     def __init__(self, *, scale: float = 0.125, chunk: int = 64, **common: Any) -> None:

@@ -1,1 +1,1 @@
-"""Data: running text (`text`), tables of sentences (`tables`), and both from the Hugging Face hub (`hub`)."""
+"""Data: running text (`text`), tables of sentences (`tables`), and both from the hub (`hub`)."""

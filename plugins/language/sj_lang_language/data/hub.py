@@ -1,7 +1,5 @@
 """Text sets of the Hugging Face hub, through `datasets`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from sj_lang.errors import Unreachable, UserError
@@ -13,11 +11,11 @@ HUB = "hub:"
 
 
 def read(place: str) -> dict[str, str]:
-    """The splits `train`, `validation` and `test` of a data set as texts, or `{"all": text}` if it has one split.
+    """The texts of the splits `train`, `validation`, `test`, or `{"all": text}` of a single split.
 
     place: "hub:owner/name[/config]". The text is the column `text`, or the only column of strings;
-    each row ends with a line end. Raises UserError with one sentence, at once, if there is no
-    network and no copy in the local cache.
+    each row ends with a line end. Raises UserError at once if there is neither a network nor a copy
+    in the local cache.
     """
     loaded = load(place)
     splits = {PARTS[split]: loaded[split] for split in loaded if split in PARTS}
@@ -29,10 +27,7 @@ def read(place: str) -> dict[str, str]:
 
 
 def stream(place: str) -> tuple[Any, str, int | None]:
-    """The split `train` of a data set, read while it is used: its rows, the name of their text, and its bytes if known.
-
-    Takes and raises what `read` does.
-    """
+    """The streamed rows of `train`, the name of their text column, and their bytes if known."""
     loaded = load(place, streaming=True)
     if "train" not in loaded:
         raise UserError(f"task.data: {place} has no split 'train', it has {', '.join(map(str, loaded))}")
@@ -54,7 +49,7 @@ def table(rows: Any, place: str) -> table_files.DataTable:
 
 
 def load(place: str, **options: Any) -> Any:
-    """All splits of a data set, name -> rows. options: of `load_dataset`. Takes and raises what `read` does."""
+    """All splits of a data set, name -> rows. options: of `load_dataset`. Raises as `read` does."""
     import datasets
 
     owner, _, rest = place.removeprefix(HUB).partition("/")

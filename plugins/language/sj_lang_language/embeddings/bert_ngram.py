@@ -1,6 +1,4 @@
-"""BERT's embedding, a convolution over neighbouring tokens and matches in a pair, for training without pre-training."""
-
-from __future__ import annotations
+"""BERT's embedding with a convolution over neighbours and matches in a pair."""
 
 from typing import Any
 
@@ -12,19 +10,18 @@ from sj_lang_language.embeddings.learned_sum import EmbeddingTable
 
 
 class BertNgram(BertSum):
-    """E = LayerNorm(X + Conv_n(dropout(X))), X = E_token[id] + E_position[position] + E_segment[segment] + M (ours).
+    """E = LayerNorm(X + Conv_n(dropout(X))), X = the sum of `BertSum` + M (ours).
 
-    The convolution is that of Kim 2014 (arXiv 1408.5882), added to the stream; behind padding there
-    is nothing, as behind the end of the text. M is 0 without `match`, with it E_match[whether id
-    stands in another segment too], the exact match of DrQA (Chen et al. 2017, arXiv 1704.00051):
-    few pairs do not teach which words two texts share.
+    For training without pre-training. The convolution is that of Kim 2014 (arXiv 1408.5882), added
+    to the stream; it sees nothing at padding, as beyond the end of a text. M is 0 without `match`;
+    with it E_match[whether id stands in another segment too], DrQA's exact match (Chen et al. 2017,
+    arXiv 1704.00051): few pairs do not teach which words two texts share.
 
-    n: tokens the convolution sees, odd, as many on either side. match: tell the tokens that both
-    texts of a pair have.
-    word_dropout: probability in training that the row of a token in the table is taken for 0, for
-    each token on its own. std, position_std: deviation of the normal distributions from which the
-    tables of tokens and matches, those of positions and segments are drawn; None: the model's
-    `initializer_range`. The others are those of `BertSum`, handed in.
+    n: tokens that the convolution sees, an odd number. match: mark the tokens that both texts of a
+    pair have. word_dropout: probability, in training, that a token's row of the table is 0. std,
+    position_std: deviation of the normal distributions from which the tables of tokens and matches,
+    and those of positions and segments, are drawn; None: the model's `initializer_range`. The
+    others are those of `BertSum`, handed in.
     """
 
     def __init__(
@@ -52,8 +49,7 @@ class BertNgram(BertSum):
     def forward(
         self, ids: Tensor, positions: Tensor, segments: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """ids, positions, segments (None: all 0), mask (True = valid, those of a text first): `[L, B]`, to currents
-        `[L, B, D]`."""
+        """As `BertSum`'s; the valid tokens of a text stand first."""
         words = self.word_embeddings(ids)
         if self.training and self.word_dropout:
             words = words.masked_fill(torch.rand_like(words[..., :1]) < self.word_dropout, 0)

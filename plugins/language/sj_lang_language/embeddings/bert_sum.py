@@ -1,15 +1,13 @@
-"""BERT's embedding: token, position and segment tables, summed and normalized; floats, which a neuron then fires by."""
-
-from __future__ import annotations
+"""BERT's embedding: tables of tokens, positions and segments, summed and normalized; floats."""
 
 import torch
 from torch import Tensor, nn
 
 
 class BertSum(nn.Module):
-    """E = LayerNorm(E_token[id] + E_position[position] + E_segment[segment]), Devlin et al. 2019 (arXiv 1810.04805).
+    """E = LayerNorm(E_token[id] + E_position[position] + E_segment[segment]).
 
-    The names of its parts are those of BERT's checkpoints.
+    BERT's (Devlin et al. 2019, arXiv 1810.04805); its parts have the names of BERT's checkpoints.
 
     vocab_size: V; dim: D; max_length: positions; type_vocab_size: segments; dropout: probability,
     on E; eps: of the LayerNorm; twin: changes nothing, there are no spikes in here (all handed in).
@@ -44,7 +42,7 @@ class BertSum(nn.Module):
     def forward(
         self, ids: Tensor, positions: Tensor, segments: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """ids, positions, segments (None: all 0), mask (True = valid): `[L, B]`, to currents `[L, B, D]`."""
+        """ids, positions, segments (None: 0), mask (True = valid) `[L, B]` to `[L, B, D]`."""
         segments = torch.zeros_like(ids) if segments is None else segments
         x = self.word_embeddings(ids) + self.position_embeddings(positions) + self.token_type_embeddings(segments)
         currents: Tensor = self.dropout(self.LayerNorm(x))

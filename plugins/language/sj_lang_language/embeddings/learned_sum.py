@@ -1,7 +1,5 @@
 """Learned spike embedding: token and position tables, summed, then binarised."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import Tensor, nn
@@ -10,18 +8,18 @@ from sj_lang import compat
 
 
 class LearnedSum(nn.Module):
-    """S = step(E_token[id] + E_position[position]) in {0, 1}, Beger et al. 2026 (arXiv 2606.12287), `learned_sum`.
+    """S = step(E_token[id] + E_position[position]) in {0, 1}.
 
-    The gradient passes the step through a surrogate, so both tables learn. The ANN twin keeps the
-    sum as it is.
+    From Beger et al. 2026 (arXiv 2606.12287). The gradient passes the step through a surrogate, so
+    both tables learn. The ANN twin keeps the sum as it is.
 
     vocab_size: V; dim: D; max_length: positions; twin: the float embedding of the ANN twin (handed
         in by the model).
     surrogate_function: a SpikingJelly surrogate by name, for the step at 0.
-    position: "learned"; or "none" (ours), where neurons that run along the tokens know the order,
-        and texts may be of any length. std, position_std: deviation of the normal distributions
+    position: "learned"; or "none" (ours), if neurons that run along the tokens know the order;
+        then texts may have any length. std, position_std: deviation of the normal distributions
         from which the tables are drawn; None: the model's `initializer_range`. A position table as
-        wide as the token table turns over a quarter of the bits.
+        wide as the token table flips a quarter of the bits.
     """
 
     given = frozenset({"vocab_size", "dim", "max_length", "twin"})
@@ -47,7 +45,7 @@ class LearnedSum(nn.Module):
     def forward(
         self, ids: Tensor, positions: Tensor, segments: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """ids, positions: `[L, B]`, to spikes `[L, B, D]`. segments, mask: not read; there is no table of segments."""
+        """ids, positions `[L, B]` to spikes `[L, B, D]`. segments and mask are not read."""
         currents: Tensor = self.token(ids)
         if self.position is not None:
             currents = currents + self.position(positions)
@@ -56,7 +54,7 @@ class LearnedSum(nn.Module):
 
 
 class EmbeddingTable(nn.Embedding):
-    """An embedding table that says with which deviation it wants to be drawn, None: as the model does."""
+    """An embedding table with the deviation of its fresh weights, None: the model's."""
 
     def __init__(self, rows: int, dim: int, std: float | None) -> None:
         super().__init__(rows, dim)

@@ -1,5 +1,4 @@
-"""Models. Each file reads top to bottom, configuration first. To import this makes all of them known to transformers'
-Auto classes."""
+"""Models. Importing this makes all of them known to transformers' Auto classes."""
 
 from sj_lang import hf
 

@@ -1,4 +1,4 @@
-"""How a spiking network starts from an ANN's weights: the nearest spikes, and Linear layers refitted to them.
+"""A spiking network starts from an ANN's weights: nearest spikes, refitted Linear layers.
 
 One pass, front to back, over a calibration batch. Each layer of spikes that stands in front of a
 Linear layer sees what the spiking layers before it really give, and gets the grid that is nearest
@@ -9,10 +9,10 @@ to its input x, channel by channel:
 Each Linear layer behind then answers for the error that is left (ridge regression towards its own
 weights W):
 
-    W' = argmin_W' mean |W' s + c' - y|^2 + ridge tr(G) / n |W' - W|^2,   s = a S + b,  G = cov(s),  n inputs
+    W' = argmin_W' mean |W' s + c' - y|^2 + ridge tr(G) / n |W' - W|^2,   s = a S + b,  G = cov(s)
 
-with y what the ANN's Linear layer of the same name gives there on its own, float input. All of it
-is ours: a pass of this kind is common in post-training quantisation, see docs/models/snn_bert.md.
+with n inputs, and y what the ANN's Linear layer of that name gives on its own input. All of it is
+ours: a pass of this kind is common in post-training quantisation, see docs/models/snn_bert.md.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from sj_lang.monitor import intercepted, undisturbed
 from sj_lang_language.attention.self_attention import SelfAttention
 from sj_lang_language.layers import SpikingLayer, SpikingLinear
 
-STARTS = (0.6, 1.0, 1.6, 2.6)  # first guesses of the step: the grid is as wide as twice the deviation times these
+STARTS = (0.6, 1.0, 1.6, 2.6)  # first guesses of the step: width of the grid over two deviations
 ROUNDS = 3  # from each start
 MORE_ROUNDS = 16  # from the best of them
 MOST = 1_500  # tokens on which a grid is fitted; the regression takes all
 
 
 class GridNode(Protocol):
-    """A node that can be calibrated: its spikes are whole numbers, which stand for a grid over its input."""
+    """A node that can be calibrated: its spikes are whole numbers, a grid over its input."""
 
     #: the smallest and the largest spike
     spike_range: tuple[int, int]
@@ -52,7 +52,7 @@ class GridNode(Protocol):
 def calibrate(
     student: PreTrainedModel, teacher: PreTrainedModel, batch: Mapping[str, Tensor], *, ridge: float = 0.1
 ) -> dict[str, float]:
-    """Fit the student's spikes and the Linear layers behind them to the teacher, its ANN twin, on one batch.
+    """Fit the student's spikes and the Linear layers behind them to its ANN twin on one batch.
 
     student: its layers of neurons have `scaled` spikes. teacher: the same class, `twin`. batch:
     arguments of a forward pass, labels or not. ridge: pull towards the weights that are there; 0
@@ -77,7 +77,7 @@ def calibrate(
 
 
 def fit_grid(x: Tensor, low: int, high: int, *, centred: bool = True) -> tuple[Tensor, Tensor]:
-    """The step a > 0 and the offset b of each channel, `x [N, C]` to `[C]` each, of the grid a {low .. high} + b.
+    """Step a > 0 and offset b, `[C]`, of the grid a {low .. high} + b nearest to `x [N, C]`.
 
     Alternates nearest levels and least squares from several starts, and keeps the best of each
     channel. centred: b is free; False: b = 0. With a free b a grid begins around the mean, at the
@@ -105,7 +105,7 @@ def fit_grid(x: Tensor, low: int, high: int, *, centred: bool = True) -> tuple[T
 
 
 def fit_spikes(layer: SpikingLayer, x: Tensor) -> None:
-    """Give a layer of neurons the grid that is nearest to `x [N, C]`, and its spikes the values of that grid."""
+    """Give a layer the grid that is nearest to `x [N, C]`, and its spikes the grid's values."""
     if layer.scale is None or layer.shift is None or not hasattr(layer.node, "fit"):
         raise UserError(
             f"calibration: a layer of {type(layer.node).__name__} has no grid to fit; take neurons with whole-number "
@@ -123,7 +123,7 @@ def fit_spikes(layer: SpikingLayer, x: Tensor) -> None:
 
 
 def refit(linear: SpikingLinear, spikes: Tensor, target: Tensor, ridge: float) -> None:
-    """Ridge regression of `target [N, out]` on what `spikes [N, in]` stand for, towards the weights that are there."""
+    """Ridge regression of `target [N, out]` on the values of `spikes [N, in]`, towards W."""
     scale, shift = linear.neurons.scale, linear.neurons.shift
     values = spikes.float() if scale is None or shift is None else torch.addcmul(shift, spikes.float(), scale)
     target, weight = target.float(), linear.weight
@@ -156,7 +156,7 @@ def _least_squares(x: Tensor, levels: Tensor, deviation: Tensor, *, centred: boo
 
 
 class _Valid:
-    """The mask of the pass, as the layers of neurons get it: `[L, B]`, None if all tokens are valid."""
+    """The mask of the pass as layers of neurons get it: `[L, B]`, None if all are valid."""
 
     mask: Tensor | None = None
 
@@ -176,7 +176,7 @@ def _attentions(model: PreTrainedModel) -> dict[str, SelfAttention]:
 
 
 def _check_twin(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """UserError unless the teacher has the student's Linear layers, and the tokens of a text where the student does."""
+    """UserError unless the teacher has the student's Linear layers and places of tokens."""
     if getattr(student.config, "repeats", None):
         raise UserError("calibration: with repeat coding a spike is no value of a token; set model.coding=individual")
     theirs = _linears(teacher)

@@ -1,6 +1,4 @@
-"""What the spiking models share: rules of their configs, fresh weights, the table of tokens, Auto classes."""
-
-from __future__ import annotations
+"""What the spiking models share: rules of their configs, fresh weights, Auto classes."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -43,7 +41,7 @@ REPEATED: Mapping[str, Any] = {
 
 
 class SpikingConfig:
-    """Mixed into a PreTrainedConfig: what `coding`, `timesteps` and `twin` mean, and what is checked."""
+    """Mixed into a PreTrainedConfig: the meaning of `coding`, `timesteps`, `twin`, and checks."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     model_type: str
@@ -52,20 +50,27 @@ class SpikingConfig:
     twin: bool
     hidden_size: int
     num_attention_heads: int
+    #: what neurons that run along the tokens must be able to do, and why
+    along_tokens: ClassVar[dict[str, str]] = {"any_length": "texts have any length"}
 
     @property
     def repeats(self) -> int | None:
-        """T of repeat coding; None if each token is computed once (individual coding, and every ANN twin)."""
+        """T of repeat coding; None if each token is computed once: individual coding, ANN twins."""
         return self.timesteps if self.coding == "repeat" and not self.twin else None
 
     @property
     def runs_along_tokens(self) -> bool:
-        """There are neurons, and they run along the tokens, not along the T steps of one, which any neuron can do."""
+        """Whether neurons run along the tokens; any neuron can run along the T steps of one."""
         return self.coding != "repeat" and not self.twin
 
+    def requires(self, pads: bool) -> dict[str, dict[str, str]]:
+        """What the components must be able to do, and why. pads: batches may hold padding."""
+        if not self.runs_along_tokens:
+            return {}
+        return {"neuron": self.along_tokens | ({"takes_mask": "batches hold padding"} if pads else {})}
+
     def complete(self, name: str, others: Mapping[str, Any], sizes: Iterable[str]) -> None:
-        """Check the config, and write its components out with all their options: so a checkpoint stays what it was if a
-        default changes.
+        """Check the config, and write out all options of its components, as defaults may change.
 
         name: of the model; others: what are not fields; sizes: the fields that must be 1 or more.
         """
@@ -80,7 +85,7 @@ class SpikingConfig:
             raise UserError(f"{name}: num_attention_heads {heads} must divide hidden_size {width}")
 
     def _refuse_unknown(self, name: str, others: Mapping[str, Any]) -> None:
-        """transformers takes any key as an attribute, misspelt ones too, and those of another model's config."""
+        """transformers takes any key as an attribute: misspelt ones, those of other models."""
         kind = others.get("model_type", self.model_type)
         if kind != self.model_type:
             raise UserError(
@@ -102,14 +107,27 @@ def asked_if(twin: bool) -> dict[str, Any]:
     return {"twin": True} if twin else {}
 
 
-class FreshWeights:
-    """Mixed into a PreTrainedModel: draws Linear and Embedding, asks nodes and other modules for their own start.
+class SpikingModel:
+    """Mixed into a PreTrainedModel: its table of tokens, and fresh weights.
 
-    transformers calls this for each module that has tensors without a value; what is left out would
-    hold raw memory.
+    transformers calls `_init_weights` for each module that has tensors without a value; what is
+    left out would hold raw memory.
     """
 
     config: Any
+    #: has the table of tokens as `token`, which may be a property
+    embedding: Any
+
+    def get_input_embeddings(self) -> nn.Module:
+        table: nn.Module = self.embedding.token
+        return table
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        old = self.embedding.token
+        for module in self.embedding.modules():
+            for name, child in [*module.named_children()]:
+                if child is old:  # an assignment would not call a property's setter
+                    setattr(module, name, value)
 
     def initial_std(self, module: nn.Module) -> float:
         """Deviation of the normal distribution from which this Linear or Embedding is drawn."""
@@ -118,7 +136,7 @@ class FreshWeights:
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Draw the tensors of one module, sparing what a checkpoint has filled; called for modules that have some."""
+        """Draw the tensors of one module, except those that a checkpoint has filled."""
         modules = self.modules()  # type: ignore[attr-defined]
         layers = (layer for layer in modules if isinstance(layer, SpikingLayer))
         layer = next((layer for layer in layers if module in layer.node.modules()), None)
@@ -139,21 +157,8 @@ class FreshWeights:
             )
 
 
-def replace_table(embedding: nn.Module, table: nn.Module) -> None:
-    """Put another table of tokens in the place of `embedding.token`, which may be a property.
-
-    `embedding.token = table` would not call its setter: torch makes every module that is assigned a
-    submodule.
-    """
-    old = embedding.token
-    for module in embedding.modules():
-        for name, child in [*module.named_children()]:
-            if child is old:
-                setattr(module, name, table)
-
-
 def register(config_class: Any, *auto_and_model: tuple[Any, Any]) -> None:
-    """Register a config class and, per Auto class, the model it stands for: `(AutoModelForCausalLM, Model)`.
+    """Register a config class and pairs of Auto class and model: `(AutoModelForCausalLM, Model)`.
 
     transformers replaces an earlier registration of the same `model_type` without a word, and
     checkpoints of the other plugin would then be built as this model. Raises PluginError instead,
@@ -170,5 +175,5 @@ def register(config_class: Any, *auto_and_model: tuple[Any, Any]) -> None:
     AutoConfig.register(kind, config_class, exist_ok=True)
     for auto, model in auto_and_model:
         auto.register(config_class, model, exist_ok=True)
-        if auto is AutoModelForCausalLM:  # by these names the Trainer knows whose labels label smoothing must shift
+        if auto is AutoModelForCausalLM:  # tells the Trainer to shift smoothed labels
             MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind] = model.__name__

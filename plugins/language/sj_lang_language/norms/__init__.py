@@ -1,1 +1,1 @@
-"""Normalizations that follow a Linear; each takes `mask` and keeps padding out of its statistics."""
+"""Normalizations that follow a Linear, each with a `mask` that keeps padding out."""

@@ -1,18 +1,16 @@
 """Batch normalization over the valid tokens of a batch."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
 
 class BatchNorm(nn.Module):
-    """y = w (x - mean) / sqrt(var + eps) + b, per channel, over all valid positions (arXiv 1502.03167).
+    """y = w (x - mean) / sqrt(var + eps) + b, per channel, over valid positions (arXiv 1502.03167).
 
-    In training the mean and the (biased) variance are those of the batch, and running means of
-    both, the variance unbiased, are kept for evaluation, where a Linear before it can absorb the
-    whole. In several processes each uses its own part of the batch.
+    In training mean and (biased) variance are those of the batch, or of its part in this process;
+    running means of both, the variance unbiased, are kept for evaluation, where a Linear before it
+    can absorb the whole.
 
     dim: channels D; gain: what w starts with (both handed in). eps: added to the variance.
     momentum: weight of a new batch in the running figures.
@@ -41,7 +39,7 @@ class BatchNorm(nn.Module):
         nn.init.ones_(self.running_var)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x: `[..., D]`; mask: x's shape without D, True = valid. What masked positions hold enters no statistics."""
+        """x: `[..., D]`; mask: x's shape without D, True = valid. Others are in no statistics."""
         if not self.training:
             scale = self.weight * (self.running_var + self.eps).rsqrt()
             return x * scale.to(x.dtype) + (self.bias - self.running_mean * scale).to(x.dtype)

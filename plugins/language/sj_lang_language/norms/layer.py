@@ -1,12 +1,10 @@
 """Layer normalization over the channels of each position."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 
 class LayerNorm(nn.LayerNorm):
-    """y = w (x - mean(x)) / sqrt(var(x) + eps) + b over the last axis, Ba et al. 2016 (arXiv 1607.06450).
+    """y = w (x - mean(x)) / sqrt(var(x) + eps) + b over the last axis (arXiv 1607.06450).
 
     SpikeDecoder's best normalization, though no Linear before it can absorb it at inference.
 
@@ -26,5 +24,5 @@ class LayerNorm(nn.LayerNorm):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x: `[..., D]`. Statistics are of one position only, so padding cannot enter them: `mask` changes nothing."""
+        """x: `[..., D]`. Statistics are of one position each, so `mask` changes nothing."""
         return super().forward(x)

@@ -1,16 +1,15 @@
-"""Logistic (or ridge) regression on bags of words: what a task yields without word order and without a network."""
+"""Logistic (or ridge) regression on bags of words: a baseline without word order and network."""
 
-from __future__ import annotations
-
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize, sparse
 from tokenizers import normalizers, pre_tokenizers
 
-Array = NDArray[Any]
+from sj_lang_language.tasks.metrics import Array
+
 Texts = tuple[Sequence[str], Sequence[str] | None]
 
 PENALTIES = (1e-5, 1e-4, 1e-3)
@@ -27,10 +26,7 @@ class Words:
     def __init__(self, texts: Texts) -> None:
         self._normalizer = normalizers.BertNormalizer(lowercase=True)
         self._split = pre_tokenizers.BertPreTokenizer()
-        counts: dict[str, int] = {}
-        for bag in self._bags(texts):
-            for word in bag:
-                counts[word] = counts.get(word, 0) + 1
+        counts = Counter(chain.from_iterable(self._bags(texts)))
         self.index = {word: place for place, word in enumerate(sorted(w for w, n in counts.items() if n > 1))}
 
     def __call__(self, texts: Texts) -> sparse.csr_matrix:
@@ -56,7 +52,7 @@ class Words:
 
 
 def fit_classes(features: sparse.csr_matrix, labels: Array, classes: int, penalty: float) -> Array:
-    """Weights W `[words, classes]` that minimise mean cross entropy + penalty / 2 |W|^2, the column of ones free."""
+    """Weights of least mean cross entropy + penalty / 2 |W|^2, the column of ones free."""
     count = features.shape[0]
     onehot = np.eye(classes)[labels]
     shrunk = np.ones((features.shape[1], 1))
@@ -96,7 +92,7 @@ def fitted(
     classes: int | None,
     quality: Callable[[Array, Array], float],
 ) -> Callable[[Texts], Array]:
-    """Train on bags of words; returns texts -> outputs `[N, classes]`, or scores `[N, 1]` if classes is None.
+    """Train on bags of words; returns texts -> outputs `[N, classes]` or scores `[N, 1]`.
 
     The penalty is the one of `PENALTIES` whose outputs on the validation data have the largest
     `quality(outputs, labels)`; without validation data the middle one.

@@ -1,9 +1,8 @@
 """Causal language modelling: predict the next token of any text."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,7 @@ from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, Prepared, Task
 from sj_lang_language.data.text import corpus
 from sj_lang_language.data.text.windows import IGNORED, HeldOutWindows, TrainingWindows, stack
-from sj_lang_language.tasks.texts import (
-    check_given,
-    check_lengths,
-    check_parts,
-    check_split,
-    encode,
-    pieces,
-    size_notes,
-)
+from sj_lang_language.tasks import texts
 
 
 class CausalLM(Task):
@@ -35,19 +26,17 @@ class CausalLM(Task):
         line (task.data=PATH).
     length: L, tokens of a window, and the longest text the model can read.
     stride: tokens between the beginnings of two training windows. None: `length`, so that an epoch
-        reads each token once. 1: every beginning there is, drawn without replacement, as nanoGPT
-        nearly does; an epoch then has as many windows as the text has tokens, so set
-        train.max_steps.
+        reads each token once. 1: every beginning there is, drawn without replacement; an epoch then
+        has as many windows as the text has tokens, so set train.max_steps.
     split: shares of train, validation and test, in characters; they must add up to 1. The text is
-        cut once, in this order, before anything is tokenized; no window reaches across a cut. Parts
-        that the data bring are used as they are, and only missing ones are cut from the end of the
-        training text. Without validation (share 0) nothing is evaluated during training.
+        cut in this order before anything is tokenized; no window reaches across a cut. Parts that
+        the data bring are used as they are; missing ones are cut from the end of the training text.
+        Without validation (share 0) nothing is evaluated during training.
 
     Validation and test are read in windows of `length` without overlap, the state reset in each;
-    every token but the very first of a part is predicted once. The figures are exact means over
-    these tokens: `loss`, nats per token; `bits_per_char` = (sum of the loss / ln 2) / characters of
-    the tokens predicted, whatever the tokenizer; `accuracy`, the share of tokens that got the
-    largest logit.
+    every token but the first of a part is predicted once. The figures are exact means over these
+    tokens: `loss`, nats per token; `bits_per_char`, over the characters of the predicted tokens;
+    `accuracy`, the share of tokens that got the largest logit.
     """
 
     auto_class: str = "AutoModelForCausalLM"
@@ -64,19 +53,17 @@ class CausalLM(Task):
     ) -> None:
         if length < 1 or (stride is not None and stride < 1):
             raise UserError(f"task: length {length} and stride {stride} must be 1 or more")
-        check_split(split)
+        texts.check_split(split)
         self.data: Any = data
         self.length, self.stride, self.split = length, stride or length, split
 
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
-        """Read, cut and tokenize. seed: not needed, as the order of the windows is the trainer's."""
-        check_given(self.data)
-        parts = corpus.parts(self.data, self.split)
-        check_parts(self.data, parts, self.split)
-        made = tokenizer(texts=pieces(parts["train"]))
-        tokens = {name: encode(made, text) for name, text in parts.items()}
+        """Read, cut and tokenize. seed: not needed, as the trainer orders the windows."""
+        texts.check_given(self.data)
+        parts = texts.read(self.data, self.split)
+        made = tokenizer(texts=texts.pieces(parts["train"]))
         need = f"a window of task.length {self.length} tokens and one more"
-        check_lengths(self.data, parts, tokens, self.split, least=self.length + 1, need=need)
+        tokens = texts.encode_parts(made, parts, data=self.data, split=self.split, least=self.length + 1, need=need)
         pad = made.pad_token_id or 0
         held_out = {name: HeldOutWindows(tokens[name], self.length, pad) for name in tokens if name != "train"}
         return Prepared(
@@ -85,17 +72,12 @@ class CausalLM(Task):
             validation=held_out.get("validation"),
             tests={"test": held_out["test"]},
             reduce=reduce,
-            metrics=TextMetrics({name: characters_per_token(made, parts[name], tokens[name]) for name in parts}),
+            metrics=partial(metrics, {name: characters_per_token(made, parts[name], tokens[name]) for name in parts}),
             collate=stack,
             label_names=["shift_labels"],
             loss="mean negative log likelihood of a token, in nats",
-            model={
-                "vocab_size": len(made),
-                "max_position_embeddings": self.length,
-                "pad_token_id": made.pad_token_id,
-                "bos_token_id": made.bos_token_id,
-                "eos_token_id": made.eos_token_id,
-            },
+            model=texts.model_fields(made, self.length)
+            | {"bos_token_id": made.bos_token_id, "eos_token_id": made.eos_token_id},
             fingerprint={"data": self.data, **corpus.fingerprint(parts)},
             notes=self._notes(made, parts, tokens),
         )
@@ -111,16 +93,16 @@ class CausalLM(Task):
     def _notes(
         self, tokenizer: PreTrainedTokenizerBase, parts: Mapping[str, str], tokens: Mapping[str, Tensor]
     ) -> list[str]:
-        notes = size_notes(tokenizer, parts, tokens)
+        notes = texts.size_notes(tokenizer, parts, tokens)
         start = parts["train"][:10_000]
         reads_all = not int((tokens["train"] == tokenizer.unk_token_id).sum()) if tokenizer.unk_token else True
-        if reads_all and tokenizer.decode(encode(tokenizer, start)) != start:
+        if reads_all and tokenizer.decode(texts.encode(tokenizer, start)) != start:
             notes.append("the tokenizer does not reproduce its text exactly; bits_per_char counts the characters read")
         return notes
 
 
 def characters_per_token(tokenizer: PreTrainedTokenizerBase, text: str, tokens: Tensor) -> float:
-    """Characters per predicted token: the first token is never predicted, so its characters do not count."""
+    """Characters per predicted token; those of the first, never predicted token do not count."""
     return (len(text) - len(tokenizer.decode(tokens[:1]))) / (len(tokens) - 1)
 
 
@@ -135,17 +117,9 @@ def reduce(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return loss.sum(1), (labels != IGNORED).sum(1), (logits.argmax(-1) == labels).sum(1)
 
 
-class TextMetrics:
-    """Figures of a split out of what `reduce` gave. characters: split -> characters per predicted token."""
-
-    def __init__(self, characters: Mapping[str, float]) -> None:
-        self.characters = characters
-
-    def __call__(self, split: str, reduced: Any, labels: Any) -> dict[str, float]:
-        loss, tokens, hits = (np.asarray(part, dtype=np.float64).sum() for part in reduced)
-        nats = loss / tokens
-        return {
-            "loss": float(nats),
-            "bits_per_char": float(nats / math.log(2) / self.characters[split]),
-            "accuracy": float(hits / tokens),
-        }
+def metrics(characters: Mapping[str, float], split: str, reduced: Any, labels: Any) -> dict[str, float]:
+    """Figures of a split from what `reduce` gave. characters: per predicted token, by split."""
+    loss, tokens, hits = (np.asarray(part, dtype=np.float64).sum() for part in reduced)
+    nats = float(loss / tokens)
+    bits = float(nats / math.log(2) / characters[split])
+    return {"loss": nats, "bits_per_char": bits, "accuracy": float(hits / tokens)}

@@ -1,7 +1,7 @@
 """GLUE: nine tasks of sentences and pairs, and the diagnostic set."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from sj_lang.errors import UserError, choices
@@ -11,7 +11,7 @@ from sj_lang_language.data.tables.examples import Classes, Examples, Scores
 from sj_lang_language.data.tables.glue_files import PARTS, SPECS, GlueTask
 from sj_lang_language.data.tables.table_files import DataTable
 from sj_lang_language.tasks import metrics
-from sj_lang_language.tasks.sentences import Array, Figures, Parts, SentenceTask, default_share, head, lines
+from sj_lang_language.tasks.sentences import Figures, Parts, SentenceTask, check_share, default_share, head, lines
 
 Name = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli", "ax"]
 
@@ -30,9 +30,8 @@ class Glue(SentenceTask):
     validation: what is cut from train to choose the checkpoint: a share, or from 1 on a number of
         examples. None: a tenth, 2,000 at most (ours). The cut is the same for every seed. 0: none,
         the last weights are taken.
-    phrases: train holds phrases of its sentences beside them, so what is cut are whole sentences,
-        and what stands in no other sentence leaves train with them: a share is one of sentences, a
-        tenth of them if None. None: for sst2.
+    phrases: train holds phrases of its sentences beside them, so whole sentences are cut, with what
+        stands in no other; a share is one of sentences. None: for sst2.
     baselines: compare with the majority class and with a bag of words. None: if train has at most
         100,000 examples.
 
@@ -57,8 +56,7 @@ class Glue(SentenceTask):
             for part in named or {}:
                 if part not in PARTS:
                     raise UserError(f"task.{key}: unknown part '{part}'; {choices(part, PARTS)}")
-        if validation is not None and (validation < 0 or (validation > 1 and validation != int(validation))):
-            raise UserError(f"task.validation: {validation:g}; expected a share below 1, or a whole number of examples")
+        check_share("validation", validation or 0)
         self.name, self.data, self.files = name, data, files or {}
         self.length, self.validation, self.baselines = length, validation, baselines
         self.spec = SPECS[name]
@@ -92,11 +90,9 @@ class Glue(SentenceTask):
         return self.assemble(
             Parts(train=train, validation=validation, held_out=parts, notes=notes),
             tokenizer,
-            length=self.length,
             kind=kind,
             figures=figures(spec),
             select=spec.figures[0],
-            baselines=self.baselines,
             data={"name": self.name, "data": self.data, "files": self.files},
             predictions=self._predictions,
         )
@@ -111,7 +107,7 @@ class Glue(SentenceTask):
             return Scores(low=0, high=5)
         return Classes(names=names, aliases={str(number): number for number in range(len(names))})
 
-    def _predictions(self, part: str, predicted: Array) -> dict[str, str]:
+    def _predictions(self, part: str, predicted: metrics.Array) -> dict[str, str]:
         """A submission for a test set; for dev the same under its own name."""
         spec = self.spec
         if not spec.labels:
@@ -123,16 +119,16 @@ class Glue(SentenceTask):
 
 def figures(spec: GlueTask) -> dict[str, Figures]:
     """Part -> its figures; those of the diagnostic set are Matthews and accuracy."""
-    formulas: dict[str, Figures] = {
-        "accuracy": lambda predicted, labels: {"accuracy": metrics.accuracy(predicted, labels)},
-        "f1": lambda predicted, labels: {"f1": metrics.f1(predicted, labels)},
-        "matthews": lambda predicted, labels: {"matthews": metrics.matthews(predicted, labels, len(spec.labels))},
-        "pearson": lambda predicted, labels: {"pearson": metrics.pearson(predicted, labels)},
-        "spearman": lambda predicted, labels: {"spearman": metrics.spearman(predicted, labels)},
+    formulas: dict[str, Callable[[metrics.Array, metrics.Array], float]] = {
+        "accuracy": metrics.accuracy,
+        "f1": metrics.f1,
+        "matthews": partial(metrics.matthews, classes=len(spec.labels)),
+        "pearson": metrics.pearson,
+        "spearman": metrics.spearman,
     }
 
     def all_of(names: tuple[str, ...]) -> Figures:
-        return lambda *arrays: {name: value for figure in names for name, value in formulas[figure](*arrays).items()}
+        return lambda predicted, labels: {name: formulas[name](predicted, labels) for name in names}
 
     by_part = {part: all_of(spec.figures) for part in ("validation", *PARTS)}
     return by_part | {"ax": all_of(("matthews", "accuracy"))} if spec.labels else by_part

@@ -1,7 +1,5 @@
 """Masked language modelling, BERT's pre-training, with next-sentence prediction if wanted."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import random
@@ -18,40 +16,28 @@ from sj_lang.component.schema import Data
 from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, Prepared, Task
 from sj_lang_language.data.text import corpus
-from sj_lang_language.data.text.masked import MASK, Frame, Item, Masked, Masking, Windows, with_mask_token
+from sj_lang_language.data.text.masked import Frame, Item, Masked, Masking, Windows, add_mask_token
 from sj_lang_language.data.text.pairs import Pairs, documents, pairs
 from sj_lang_language.data.text.stream import MaskedStream, Reader, hold_out, open_source
 from sj_lang_language.data.text.windows import IGNORED, stack
-from sj_lang_language.tasks.texts import (
-    check_given,
-    check_lengths,
-    check_parts,
-    check_split,
-    encode,
-    pieces,
-    size_notes,
-)
+from sj_lang_language.tasks import texts
 
-HELD_OUT = 0  # the seed of the masks in validation and test, whatever the recipe's: figures of all seeds compare
+HELD_OUT = 0  # the seed of masks in validation and test, so that all seeds compare
 VOCABULARY = 100_000  # rows of each streamed source from which a tokenizer may learn
 
 
 class MaskedLM(Task):
-    """Train on windows of a text some of whose tokens are masked, to tell what they were.
+    """Train on windows of a text to predict the tokens that are masked.
 
-    data: a registered source, hub:owner/name[/config], a .txt or .txt.gz file, a folder of them, a
-        list of these (each is cut by itself), or a mapping; a recipe may leave it to the command
-        line (task.data=PATH).
+    data, split: as for `causal_lm`.
     length: L, tokens of a window, `[CLS]` and `[SEP]` included, and the longest text the model can
         read.
     mlm_probability: p, the share of tokens that are chosen; of these .8 become `[MASK]`, .1 a
         random token and .1 stay. Masks are drawn anew in each epoch; those of validation and test
         are always the same.
-    nsp: also tell whether the second of two pieces of text follows the first. Documents are what
-        stands between blank lines (of a stream: rows). The model is built as
-        AutoModelForPreTraining.
-    split: shares of train, validation and test, in characters, as for `causal_lm`.
-    streaming: read the text while training, for text that is too large to be held: hub data or text
+    nsp: also tell whether the second of two pieces of text follows the first, with the model of
+        AutoModelForPreTraining. Blank lines separate documents; in a stream, rows are documents.
+    streaming: read the text while training, for text too large for memory: data of the hub or text
         files, one or a list. Then `split` has no meaning: validation and test are the first
         windows. Needs train.max_steps.
     held_out: windows of validation, and as many of test, in a stream; of a list in equal parts.
@@ -74,7 +60,7 @@ class MaskedLM(Task):
         streaming: bool = False,
         held_out: int = 1000,
     ) -> None:
-        check_split(split)
+        texts.check_split(split)
         for key, value, least in (("length", length, 8), ("held_out", held_out, 1)):
             if value < least:
                 raise UserError(f"task.{key} is {value}; expected {least} or more")
@@ -88,17 +74,16 @@ class MaskedLM(Task):
 
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
         """Read, cut and tokenize. seed: of the masks and pairs of the training."""
-        check_given(self.data)
+        texts.check_given(self.data)
         return self._streamed(tokenizer, seed) if self.streaming else self._held(tokenizer, seed)
 
     def outline(self) -> Mapping[str, Any]:
         return {"max_position_embeddings": self.length}
 
     def _held(self, tokenizer: MakeTokenizer, seed: int) -> Prepared:
-        parts = corpus.parts(self.data, self.split)
-        check_parts(self.data, parts, self.split)
-        made = tokenizer(texts=pieces(parts["train"]))
-        notes = self._add_mask_token(made)
+        parts = texts.read(self.data, self.split)
+        made = tokenizer(texts=texts.pieces(parts["train"]))
+        notes = add_mask_token(made)
         frame, masking = self._frame(made), Masking(made, self.p)
         if self.nsp:
             windows: dict[str, Pairs | Windows] = {
@@ -106,26 +91,26 @@ class MaskedLM(Task):
             }
             notes += [f"{name}: {len(text):,} characters, {len(windows[name]):,} pairs" for name, text in parts.items()]
         else:
-            tokens = {name: encode(made, text) for name, text in parts.items()}
             need = f"{frame.room} tokens, as many as fit into a window of task.length {self.length}"
-            check_lengths(self.data, parts, tokens, self.split, least=frame.room, need=need)
+            tokens = texts.encode_parts(made, parts, data=self.data, split=self.split, least=frame.room, need=need)
             windows = {name: Windows(ids, frame, held_out=name != "train") for name, ids in tokens.items()}
-            notes += size_notes(made, parts, tokens)
-        seeds = {name: seed if name == "train" else HELD_OUT for name in windows}
-        masked = {name: Masked(items, masking, seeds[name]) for name, items in windows.items()}
+            notes += texts.size_notes(made, parts, tokens)
+        masked = {
+            name: Masked(items, masking, seed if name == "train" else HELD_OUT) for name, items in windows.items()
+        }
         train = masked.pop("train")
         return self._prepared(made, train, masked, corpus.fingerprint(parts), notes)
 
     def _pairs(self, tokenizer: PreTrainedTokenizerBase, name: str, text: str, seed: int, frame: Frame) -> Pairs:
-        texts = [encode(tokenizer, document) for document in documents(text)]
-        texts = [ids for ids in texts if len(ids) > 1]
-        if len(texts) < 2:
+        encoded = [texts.encode(tokenizer, document) for document in documents(text)]
+        encoded = [ids for ids in encoded if len(ids) > 1]
+        if len(encoded) < 2:
             raise UserError(
-                f"task.nsp: {self.data} has {len(texts)} document(s) in '{name}', and pairs need two or more: blank "
+                f"task.nsp: {self.data} has {len(encoded)} document(s) in '{name}', and pairs need two or more: blank "
                 "lines separate them. Give a text with blank lines, or set task.nsp=false"
             )
         draw = random.Random(f"{seed if name == 'train' else HELD_OUT} {name}")
-        return Pairs(list(pairs(texts, texts, frame.room, draw)), frame)
+        return Pairs(list(pairs(encoded, encoded, frame.room, draw)), frame)
 
     def _streamed(self, tokenizer: MakeTokenizer, seed: int) -> Prepared:
         if isinstance(self.data, Mapping) or self.data in corpus.sources():
@@ -135,7 +120,7 @@ class MaskedLM(Task):
             )
         sources = [open_source(place) for place in ([self.data] if isinstance(self.data, str) else self.data)]
         made = tokenizer(texts=(text for source in sources for text in islice(source.texts(), VOCABULARY)))
-        notes = self._add_mask_token(made)
+        notes = add_mask_token(made)
         frame, masking = self._frame(made), Masking(made, self.p)
         reader = Reader(made, frame, paired=self.nsp)
         half = -(-self.held_out // len(sources))
@@ -147,20 +132,15 @@ class MaskedLM(Task):
             f"{source.name}: a stream; {len(rows):,} of its rows are held out"
             for source, rows in zip(sources, held, strict=True)
         ]
-        masked = {
-            "validation": Masked(validation, masking, HELD_OUT),
-            "test": Masked(test, masking, HELD_OUT),
-        }
-        digest = {"validation": _digest(validation), "test": _digest(test)}
+        items = {"validation": validation, "test": test}
+        masked = {name: Masked(part, masking, HELD_OUT) for name, part in items.items()}
+        digest = {name: _digest(part) for name, part in items.items()}
         return self._prepared(made, MaskedStream(sources, held, reader, masking, seed), masked, digest, notes)
 
     def _frame(self, tokenizer: PreTrainedTokenizerBase) -> Frame:
         if self.nsp and (tokenizer.cls_token is None or tokenizer.sep_token is None):
             raise UserError("task.nsp: pairs need a tokenizer with [CLS] and [SEP], e.g. tokenizer: wordpiece")
         return Frame(tokenizer, self.length, pairs=self.nsp)
-
-    def _add_mask_token(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        return [f"the tokenizer has no mask token: {MASK} is added"] if with_mask_token(tokenizer) else []
 
     def _prepared(
         self,
@@ -180,18 +160,14 @@ class MaskedLM(Task):
             collate=stack,
             label_names=["labels", "next_sentence_label"] if self.nsp else ["labels"],
             loss="mean negative log likelihood of a masked token, in nats",
-            model={
-                "vocab_size": len(tokenizer),
-                "max_position_embeddings": self.length,
-                "pad_token_id": tokenizer.pad_token_id,
-            },
+            model=texts.model_fields(tokenizer, self.length),
             fingerprint={"data": self.data, **digest},
             notes=notes,
         )
 
 
 def reduce(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Summed loss (nats), masked tokens and hits of each window, `[B]` each. logits `[B, L, V]`, labels `[B, L]`."""
+    """Summed loss (nats), masked tokens and hits of each window, `[B]` each, from `[B, L, V]`."""
     at = labels != IGNORED
     chosen, targets = logits[at].float(), labels[at]  # [M, V]: a seventh of the logits
     loss = torch.nn.functional.cross_entropy(chosen, targets, reduction="none")
@@ -202,7 +178,7 @@ def reduce(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def reduce_pretraining(logits: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """`reduce` of the masked tokens, then loss (nats) and hit of each pair, `[B]`; their logits are `[B, 2]`."""
+    """`reduce` of the masked tokens, then loss (nats) and hit of each pair, from `[B, 2]`."""
     loss = torch.nn.functional.cross_entropy(logits[1].float(), labels[1].view(-1), reduction="none")
     return (*reduce(logits[0], labels[0]), loss, logits[1].argmax(-1) == labels[1].view(-1))
 
@@ -213,7 +189,7 @@ def metrics(split: str, reduced: Any, labels: Any) -> dict[str, float]:
     nats = float(loss / tokens)
     figures = {
         "loss": nats,
-        "perplexity": math.exp(min(nats, 700.0)),  # e^710 is no float any more
+        "perplexity": math.exp(min(nats, 700.0)),  # e^710 overflows
         "accuracy": float(hits / tokens),
     }
     if len(reduced) > 3:

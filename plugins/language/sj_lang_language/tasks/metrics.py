@@ -1,6 +1,4 @@
-"""Figures of classification and regression, as GLUE defines them. Arrays of one axis; results are Python floats."""
-
-from __future__ import annotations
+"""Figures of classification and regression as GLUE defines them, on arrays of one axis."""
 
 from typing import Any
 
@@ -49,23 +47,23 @@ def matthews(predicted: Array, labels: Array, classes: int) -> float:
 
 def pearson(predicted: Array, labels: Array) -> float:
     """Pearson correlation; 0 if one side is constant, because it is not defined then."""
-    from scipy import stats
-
-    if _constant(predicted) or _constant(labels):
-        return 0.0
-    return float(stats.pearsonr(predicted.astype(np.float64), labels.astype(np.float64)).statistic)
+    return _correlation("pearsonr", predicted, labels)
 
 
 def spearman(predicted: Array, labels: Array) -> float:
     """Spearman rank correlation; 0 if one side is constant, because it is not defined then."""
+    return _correlation("spearmanr", predicted, labels)
+
+
+def _correlation(name: str, predicted: Array, labels: Array) -> float:
     from scipy import stats
 
     if _constant(predicted) or _constant(labels):
         return 0.0
-    return float(stats.spearmanr(predicted, labels).statistic)
+    return float(getattr(stats, name)(predicted.astype(np.float64), labels.astype(np.float64)).statistic)
 
 
 def _constant(values: Array) -> bool:
-    """Up to rounding: differences in the last digits have no meaning, and the formulas warn of them."""
+    """Up to rounding: the last digits have no meaning, and the formulas warn of them."""
     values = values.astype(np.float64)
     return len(values) < 2 or bool(np.ptp(values) <= 1e-7 * max(1.0, float(np.abs(values).max())))

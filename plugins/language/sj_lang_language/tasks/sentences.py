@@ -1,6 +1,4 @@
-"""What tasks on sentences and pairs share: encoding, batches, figures, baselines. text_classification, glue."""
-
-from __future__ import annotations
+"""What tasks on sentences and pairs share: encoding, batches, figures, baselines."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
@@ -17,18 +14,19 @@ from sj_lang.task import MakeTokenizer, Prepared, Task
 from sj_lang_language.data.tables import examples
 from sj_lang_language.data.tables.examples import Classes, Examples, Scores
 from sj_lang_language.tasks import bag_of_words
+from sj_lang_language.tasks.metrics import Array
+from sj_lang_language.tasks.texts import model_fields
 
-Array = NDArray[Any]
 #: (predictions: class numbers or scores, labels) -> figures
 Figures = Callable[[Array, Array], dict[str, float]]
 
-MOST = 2000  # validation examples that are cut off unasked
-CHEAP = 100_000  # training examples up to which a bag of words is fitted unasked
+MOST = 2000  # most validation examples that are cut by default
+CHEAP = 100_000  # most training examples for which a bag of words is fitted by default
 
 
 @dataclass(kw_only=True)
 class Parts:
-    """Examples by part. held_out: name -> part that is looked at once; without labels it is only predicted."""
+    """Examples by part. held_out: name -> part that is looked at once, scored if it has labels."""
 
     train: Examples
     validation: Examples | None
@@ -37,7 +35,7 @@ class Parts:
 
 
 class Encoded:
-    """Tokenized examples: dicts of lists, as long as the texts; batches are padded when they are made."""
+    """Tokenized examples: dicts of lists, as long as the texts; batches are padded later."""
 
     def __init__(self, encoding: Mapping[str, list[Any]], labels: Array | None) -> None:
         self.columns = dict(encoding)
@@ -59,24 +57,25 @@ class SentenceTask(Task):
     auto_class = "AutoModelForSequenceClassification"
     causal = False
     pads = True
+    #: tokens of an example at most
+    length: int
+    #: None: if train has up to `CHEAP` examples
+    baselines: bool | None
 
     def assemble(
         self,
         parts: Parts,
         tokenizer: MakeTokenizer,
         *,
-        length: int,
         kind: Classes | Scores,
         figures: Mapping[str, Figures],
         select: str,
-        baselines: bool | None,
         data: Any,
         predictions: Callable[[str, Array], Mapping[str, str]],
     ) -> Prepared:
-        """Tokenize, and hand everything over. figures: of each labelled part, "validation" among them.
+        """Tokenize, and hand everything over.
 
-        predictions: (part, class numbers or scores) -> files. baselines: None: if train has up to
-        `CHEAP` examples.
+        figures: of each labelled part and "validation". predictions: (part, decisions) -> files.
         """
         made = tokenizer(texts=parts.train.texts())
         made.padding_side = "right"
@@ -85,28 +84,28 @@ class SentenceTask(Task):
         whole = {"train": parts.train, "validation": parts.validation, **parts.held_out}
         present = {name: part for name, part in whole.items() if part is not None}
         notes = [*parts.notes]
-        encoded = {name: encode(part, made, length, name, notes) for name, part in present.items()}
+        encoded = {name: encode(part, made, self.length, name, notes) for name, part in present.items()}
         tests = {name: part for name, part in parts.held_out.items() if part.labels is not None}
-        notes += [
-            f"{name}: no labels, so it is predicted and not scored" for name in parts.held_out if name not in tests
-        ]
-        seen = {name: self._seen(name, part, parts, notes) for name, part in tests.items()}
-        remarks: list[str] = []
-        metrics = SentenceMetrics(kind=kind, figures=figures, seen=seen, remarks=remarks)
-        with_baselines = baselines if baselines is not None else len(parts.train) <= CHEAP
-        if baselines is None and not with_baselines:
+        blind = [name for name in parts.held_out if name not in tests]
+        notes += [f"{name}: no labels, so it is predicted and not scored" for name in blind]
+        seen = {name: _seen(name, part, parts, notes) for name, part in tests.items()}
+        metrics = SentenceMetrics(kind, figures, seen)
+        with_baselines = len(parts.train) <= CHEAP if self.baselines is None else self.baselines
+        if self.baselines is None and not with_baselines:
             notes.append(f"no baselines, as train has over {CHEAP:,} examples (task.baselines=true computes them)")
         return Prepared(
             tokenizer=made,
             train=encoded["train"],
             validation=encoded.get("validation"),
             tests={name: encoded[name] for name in tests},
-            unlabelled={name: encoded[name] for name in parts.held_out if name not in tests},
+            unlabelled={name: encoded[name] for name in blind},
             reduce=reduce,
             metrics=metrics,
             collate=DataCollatorWithPadding(made),
             label_names=["labels"],
-            model=_model(made, kind, length),
+            model=model_fields(made, self.length)
+            | ({"type_vocab_size": 2} if "token_type_ids" in made.model_input_names else {})
+            | head(kind),
             select=select,
             greater_is_better=select != "loss",
             loss=(
@@ -116,23 +115,25 @@ class SentenceTask(Task):
             ),
             fingerprint={"data": data, **{name: part.fingerprint() for name, part in present.items()}},
             notes=notes,
-            predictions=lambda split, reduced, labels: predictions(split, decided(kind, reduced)),
-            baselines=(lambda: baseline_figures(parts, tests, kind, figures, select, seen)) if with_baselines else None,
-            remarks=remarks,
+            predictions=lambda split, reduced, labels: predictions(split, metrics.decided(reduced)),
+            baselines=(lambda: baseline_figures(parts, tests, metrics, select)) if with_baselines else None,
+            remarks=metrics.remarks,
         )
 
-    def _seen(self, name: str, part: Examples, parts: Parts, notes: list[str]) -> Array:
-        seen = examples.repeated(part, parts.train)
-        if parts.validation is not None:
-            seen |= examples.repeated(part, parts.validation)
-        if seen.any():
-            hint = "" if seen.all() else f"; {name}.unseen.* are the figures without them"
-            notes.append(f"{name}: {int(seen.sum()):,} of {len(part):,} examples also stand in train{hint}")
-        return seen
+
+def _seen(name: str, part: Examples, parts: Parts, notes: list[str]) -> Array:
+    """Which examples also stand in train or validation."""
+    seen = examples.repeated(part, parts.train)
+    if parts.validation is not None:
+        seen |= examples.repeated(part, parts.validation)
+    if seen.any():
+        hint = "" if seen.all() else f"; {name}.unseen.* are the figures without them"
+        notes.append(f"{name}: {int(seen.sum()):,} of {len(part):,} examples also stand in train{hint}")
+    return seen
 
 
 def encode(part: Examples, tokenizer: PreTrainedTokenizerBase, length: int, name: str, notes: list[str]) -> Encoded:
-    """Tokenize up to `length` tokens, special ones included; say how many were cut, and how many are empty.
+    """Tokenize up to `length` tokens, special ones included; note how many are cut or empty.
 
     If a pair is too long, tokens are removed from the end of the longer text.
     """
@@ -157,39 +158,42 @@ def reduce(logits: Tensor, labels: Tensor | None) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def decided(kind: Classes | Scores, outputs: Any) -> Array:
-    """Outputs `[N, classes]` to class numbers, or `[N, 1]` to scores, clipped to their limits."""
-    values: Array = np.asarray(outputs)
-    decisions: Array = values.argmax(-1) if isinstance(kind, Classes) else values.reshape(-1).clip(kind.low, kind.high)
-    return decisions
-
-
 class SentenceMetrics:
-    """Figures of a split from the outputs; `unseen.*` on the examples that are not in train, if some are.
+    """Figures of a split from the outputs; `unseen.*` without the examples that are in train too.
 
-    `loss`: mean cross entropy in nats, or mean squared error. A remark tells if a correlation is 0
+    `loss`: mean cross entropy in nats, or mean squared error. A remark says if a correlation is 0
     because all predictions are the same.
     """
 
-    def __init__(
-        self,
-        *,
-        kind: Classes | Scores,
-        figures: Mapping[str, Figures],
-        seen: Mapping[str, Array],
-        remarks: list[str],
-    ) -> None:
-        self.kind, self.figures, self.seen, self.remarks = kind, figures, seen, remarks
+    def __init__(self, kind: Classes | Scores, figures: Mapping[str, Figures], seen: Mapping[str, Array]) -> None:
+        self.kind, self.figures, self.seen = kind, figures, seen
+        self.remarks: list[str] = []
 
     def __call__(self, split: str, reduced: Any, labels: Any) -> dict[str, float]:
         outputs, labels = np.asarray(reduced, dtype=np.float64), np.asarray(labels)
-        predicted = decided(self.kind, outputs)
-        values = {"loss": self._loss(outputs, labels)} | self.figures.get(split, self.figures["validation"])(
-            predicted, labels
-        )
-        if split in self.seen and self._constant(predicted) and {"matthews", "pearson"} & values.keys():
+        predicted = self.decided(outputs)
+        values = self.of(split, predicted, labels)
+        constant = np.ptp(predicted.astype(np.float64)) <= 1e-7
+        if split in self.seen and constant and {"matthews", "pearson"} & values.keys():
             self.remarks.append(f"{split}: all predictions are the same, so the correlation is set to 0")
-        return values | unseen(self.figures, self.seen, split, predicted, labels)
+        return {"loss": self._loss(outputs, labels)} | values
+
+    def decided(self, outputs: Any) -> Array:
+        """Outputs `[N, classes]` to class numbers, or `[N, 1]` to scores within their limits."""
+        values: Array = np.asarray(outputs)
+        if isinstance(self.kind, Scores):
+            return values.reshape(-1).clip(self.kind.low, self.kind.high)
+        classes: Array = values.argmax(-1)
+        return classes
+
+    def of(self, split: str, predicted: Array, labels: Array) -> dict[str, float]:
+        """The figures of predictions, and `unseen.*` if some but not all are in train."""
+        figures = self.figures.get(split, self.figures["validation"])
+        values, seen = figures(predicted, labels), self.seen.get(split)
+        if seen is None or not seen.any() or seen.all():
+            return values
+        unseen = figures(predicted[~seen], labels[~seen])
+        return values | {f"unseen.{name}": value for name, value in unseen.items()}
 
     def _loss(self, outputs: Array, labels: Array) -> float:
         if isinstance(self.kind, Scores):
@@ -198,81 +202,50 @@ class SentenceMetrics:
         logs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
         return -float(np.mean(logs[np.arange(len(labels)), labels]))
 
-    @staticmethod
-    def _constant(predicted: Array) -> bool:
-        return bool(np.ptp(predicted.astype(np.float64)) <= 1e-7)
-
-
-def unseen(
-    figures: Mapping[str, Figures], seen: Mapping[str, Array], split: str, predicted: Array, labels: Array
-) -> dict[str, float]:
-    """`unseen.*`, the figures on the examples that are not in train; nothing if all of them are, or none."""
-    at = seen.get(split)
-    if at is None or not at.any() or at.all():
-        return {}
-    return {f"unseen.{name}": value for name, value in figures[split](predicted[~at], labels[~at]).items()}
-
 
 def baseline_figures(
-    parts: Parts,
-    tests: Mapping[str, Examples],
-    kind: Classes | Scores,
-    figures: Mapping[str, Figures],
-    select: str,
-    seen: Mapping[str, Array],
+    parts: Parts, tests: Mapping[str, Examples], metrics: SentenceMetrics, select: str
 ) -> dict[str, dict[str, float]]:
-    """What needs no network: the most frequent class (of scores the mean) of train, and a bag of words."""
-    labels = parts.train.labels
+    """What needs no network: the most frequent class or mean score of train, and a bag of words."""
+    labels, kind, held = parts.train.labels, metrics.kind, parts.validation
     assert labels is not None
     constant = np.bincount(labels).argmax() if isinstance(kind, Classes) else labels.mean()
 
-    def texts(part: Examples) -> bag_of_words.Texts:
-        return part.first, part.second
-
     def quality(outputs: Array, labels: Array) -> float:
-        values = figures["validation"](decided(kind, outputs), labels)
+        values = metrics.figures["validation"](metrics.decided(outputs), labels)
         return values[select] if select in values else next(iter(values.values()))
 
-    held = parts.validation
     outputs = bag_of_words.fitted(
-        train=(texts(parts.train), labels),
-        validation=(texts(held), held.labels) if held is not None and held.labels is not None else None,
+        train=((parts.train.first, parts.train.second), labels),
+        validation=((held.first, held.second), held.labels) if held is not None and held.labels is not None else None,
         classes=len(kind.names) if isinstance(kind, Classes) else None,
         quality=quality,
     )
     baselines: dict[str, dict[str, float]] = {"majority": {}, "bag_of_words": {}}
     for split, part in tests.items():
-        for method, made in (
-            ("majority", np.full(len(part), constant)),
-            ("bag_of_words", decided(kind, outputs(texts(part)))),
-        ):
-            assert part.labels is not None
-            values = figures[split](made, part.labels) | unseen(figures, seen, split, made, part.labels)
+        assert part.labels is not None
+        words = metrics.decided(outputs((part.first, part.second)))
+        for method, predicted in (("majority", np.full(len(part), constant)), ("bag_of_words", words)):
+            values = metrics.of(split, predicted, part.labels)
             baselines[method] |= {f"{split}.{figure}": value for figure, value in values.items()}
     return baselines
 
 
+def check_share(name: str, share: float) -> None:
+    """Raise UserError unless this is a share, or a number of examples."""
+    if share < 0 or (share > 1 and share != int(share)):
+        raise UserError(f"task.{name}: {share:g}; expected a share below 1, or a whole number of examples")
+
+
 def default_share(train: Examples) -> float:
-    """A tenth of train for validation, and no more than `MOST` examples, which is a number and not a share."""
+    """What is cut from train for validation: a tenth, or `MOST` examples if that is fewer."""
     return MOST if len(train) > 10 * MOST else 0.1
 
 
 def lines(values: Iterator[str] | list[str]) -> str:
-    """index and prediction of each example, as GLUE wants them."""
+    """Index and prediction of each example, as GLUE asks."""
     rows = [f"{index}\t{value}\n" for index, value in enumerate(values)]
     return "index\tprediction\n" + "".join(rows)
-
-
-def _model(tokenizer: PreTrainedTokenizerBase, kind: Classes | Scores, length: int) -> dict[str, Any]:
-    """What the data decide in the model's config."""
-    fields: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": length,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    if "token_type_ids" in tokenizer.model_input_names:
-        fields["type_vocab_size"] = 2
-    return fields | head(kind)
 
 
 def head(kind: Classes | Scores) -> dict[str, Any]:

@@ -1,6 +1,4 @@
-"""Classify sentences or pairs of any table: CSV, TSV, JSON lines, parquet, or a data set of the hub."""
-
-from __future__ import annotations
+"""Classify sentences or pairs of any table: CSV, TSV, JSON lines, parquet, or the hub's."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +13,7 @@ from sj_lang_language.data.tables import examples, table_files
 from sj_lang_language.data.tables.examples import Classes, Examples
 from sj_lang_language.data.tables.table_files import DataTable
 from sj_lang_language.tasks import metrics
-from sj_lang_language.tasks.sentences import Array, Parts, SentenceTask, default_share, lines
+from sj_lang_language.tasks.sentences import Parts, SentenceTask, check_share, default_share, lines
 
 NAMES = ("train", "validation", "dev", "test")
 _STEMS = {"valid": "validation", "val": "validation", **{name: name for name in NAMES}}
@@ -32,9 +30,9 @@ class TextClassification(SentenceTask):
         label.
     length: tokens of a text at most, special ones included. Longer ones lose their end, and a note
         counts them.
-    validation, dev: what is cut from train if the data do not bring it: a share, or from 1 on a
+    validation, dev: what is cut from train if the data lack it: a share, or from 1 on a
         number of examples; 0 cuts none. validation None: a tenth, 2,000 at most (ours). Validation
-        chooses the checkpoint; dev and test are evaluated once. dev is cut only if the data bring
+        chooses the checkpoint; dev and test are evaluated once. dev is cut only if the data have
         neither dev nor a labelled test. The cut is at random, the same for every seed, with the
         labels in proportion; equal texts never fall on both sides.
     columns: the names of the columns, for files without a header line.
@@ -63,9 +61,8 @@ class TextClassification(SentenceTask):
     ) -> None:
         if isinstance(text, list) and len(text) not in (1, 2):
             raise UserError(f"task.text: {text}; expected one column, or two for a pair")
-        for name, share in (("validation", validation or 0), ("dev", dev)):
-            if share < 0 or (share > 1 and share != int(share)):
-                raise UserError(f"task.{name}: {share:g}; expected a share below 1, or a whole number of examples")
+        check_share("validation", validation or 0)
+        check_share("dev", dev)
         self.data: Any = data
         self.text, self.label, self.length = [text] if isinstance(text, str) else text, label, length
         self.validation, self.dev = validation, dev
@@ -84,11 +81,10 @@ class TextClassification(SentenceTask):
         parts = {name: self._examples(name, table, kind, notes) for name, table in by_part.items()}
         notes.insert(0, f"{len(kind.names)} labels: {_listed(kind.names)}")
         if len(kind.names) > max(10, len(by_part["train"]) // 10):
-            notes.insert(
-                1, f"that is one for every {len(by_part['train']) / len(kind.names):.1f} rows: are they classes?"
-            )
+            rows = len(by_part["train"]) / len(kind.names)
+            notes.insert(1, f"that is one for every {rows:.1f} rows: are they classes?")
 
-        def figures(predicted: Array, labels: Array) -> dict[str, float]:
+        def figures(predicted: metrics.Array, labels: metrics.Array) -> dict[str, float]:
             values = {"accuracy": metrics.accuracy(predicted, labels)}
             if len(kind.names) == 2:
                 values["f1"] = metrics.f1(predicted, labels)
@@ -98,11 +94,9 @@ class TextClassification(SentenceTask):
         return self.assemble(
             self._parts(parts, notes),
             tokenizer,
-            length=self.length,
             kind=kind,
             figures=dict.fromkeys(NAMES, figures),
             select="accuracy",
-            baselines=self.baselines,
             data=self.data,
             predictions=lambda split, predicted: {f"{split}.tsv": lines([kind.names[one] for one in predicted])},
         )
@@ -139,7 +133,7 @@ class TextClassification(SentenceTask):
         return part
 
     def _parts(self, parts: Mapping[str, Examples], notes: list[str]) -> Parts:
-        """Cut what is missing: dev before validation, so that dev is the same whatever the share of validation."""
+        """Cut what is missing; dev first, so that it does not depend on the share of validation."""
         train, held_out = parts["train"], {name: parts[name] for name in ("dev", "test") if name in parts}
         scored = any(part.labels is not None for part in held_out.values())
         if not scored and self.dev:
@@ -159,9 +153,9 @@ class TextClassification(SentenceTask):
 def read(
     data: str | Mapping[str, str], notes: list[str], *, columns: Sequence[str] | None, quotes: bool | None
 ) -> dict[str, DataTable]:
-    """The tables of `task.data` by part, `train` among them. notes: gets the tables of a folder that are no part.
+    """The tables of `task.data` by part, `train` among them; UserError for what cannot be read.
 
-    UserError for whatever cannot be read.
+    notes: gets the tables of a folder that are not parts.
     """
 
     def table(place: str | Path) -> DataTable:

@@ -1,7 +1,5 @@
 """What the tasks on running text share: tokens of long texts, and what is wrong with a text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sj_lang.errors import UserError
+from sj_lang_language.data.text import corpus
 
 PIECE = 1 << 17  # characters that are tokenized at a time: a tokenizer needs some 200 bytes a token
 
@@ -24,34 +23,41 @@ def check_split(split: Sequence[float]) -> None:
 
 
 def check_given(data: Any) -> None:
-    """Raise UserError if a recipe leaves its data to the command line, and there they are missing."""
+    """Raise UserError if neither the recipe nor the command line names the data."""
     if data is None:
         raise UserError(
             "task.data is not set, and this recipe has no text of its own; give one, e.g. task.data=PATH/TO/FILE.txt"
         )
 
 
-def check_parts(data: Any, parts: Mapping[str, str], split: Sequence[float]) -> None:
-    """Raise UserError unless there is text to train on and text to test on."""
+def read(data: Any, split: Sequence[float]) -> dict[str, str]:
+    """The texts of train, validation and test. Raises UserError if train or test has none."""
+    parts = corpus.parts(data, split)
     for name in ("train", "test"):
         if not parts.get(name, "").strip():
             raise UserError(
-                f"task.data: {data} has no text for '{name}' (task.split {list(split)}; characters: "
-                f"{listed({part: len(text) for part, text in parts.items()})})"
+                f"task.data: {data} has no text for '{name}' (task.split {list(split)}; characters: {_sizes(parts)})"
             )
+    return parts
 
 
-def check_lengths(
-    data: Any, parts: Mapping[str, str], tokens: Mapping[str, Tensor], split: Sequence[float], *, least: int, need: str
-) -> None:
-    """Raise UserError unless each part has `least` tokens. need: what they make up."""
+def encode_parts(
+    tokenizer: PreTrainedTokenizerBase, parts: Mapping[str, str], *, data: Any, split: Any, least: int, need: str
+) -> dict[str, Tensor]:
+    """Token ids of each part. Raises UserError unless each has `least` of them, for `need`."""
+    tokens = {name: encode(tokenizer, text) for name, text in parts.items()}
     if any(len(part) < least for part in tokens.values()):
         raise UserError(
-            f"task.data: {data} is too short: each part needs {need}; "
-            f"tokens: {listed({name: len(part) for name, part in tokens.items()})}; characters: "
-            f"{listed({name: len(text) for name, text in parts.items()})}. Give more text, a smaller task.length, "
-            f"or another task.split than {list(split)}"
+            f"task.data: {data} is too short: each part needs {need}; tokens: {_sizes(tokens)}; characters: "
+            f"{_sizes(parts)}. Give more text, a smaller task.length, or another task.split than {list(split)}"
         )
+    return tokens
+
+
+def model_fields(tokenizer: PreTrainedTokenizerBase, length: int) -> dict[str, Any]:
+    """What every text decides in a model's config."""
+    vocab_size, pad = len(tokenizer), tokenizer.pad_token_id
+    return {"vocab_size": vocab_size, "max_position_embeddings": length, "pad_token_id": pad}
 
 
 def size_notes(tokenizer: PreTrainedTokenizerBase, parts: Mapping[str, str], tokens: Mapping[str, Tensor]) -> list[str]:
@@ -76,8 +82,7 @@ def pieces(text: str) -> Iterator[str]:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
-    """Token ids of the text, without special tokens, int32 `[N]`, N = 0 of an empty text. Long texts are tokenized in
-    `pieces`."""
+    """Token ids of the text, tokenized in `pieces`, without special tokens, int32 `[N]`, N >= 0."""
     rows: Iterable[list[int]] = (
         tokenizer(piece, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
         for piece in pieces(text)
@@ -85,5 +90,5 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     return torch.cat([torch.empty(0, dtype=torch.int32), *(torch.tensor(ids, dtype=torch.int32) for ids in rows)])
 
 
-def listed(sizes: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+def _sizes(parts: Mapping[str, str | Tensor]) -> str:
+    return ", ".join(f"{name} {len(part):,}" for name, part in parts.items())

@@ -1,13 +1,12 @@
 """Byte-pair encoding, trained on the training text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from sj_lang.errors import UserError
+from sj_lang_language.tokenizers.pieces import pieces
 
 PAD = "<pad>"
 SMALLEST = 257  # all bytes and the padding token
@@ -17,9 +16,8 @@ def bpe(*, texts: Iterable[str], vocab_size: int = 1024, min_frequency: int = 2)
     """Byte-level BPE as in GPT-2 (Radford et al. 2019), trained by the library `tokenizers`.
 
     vocab_size: tokens, at least 257: the 256 bytes and `<pad>`, id 0; a short text may end with
-    fewer.
-    min_frequency: how often a pair must occur to be merged. Every text has tokens, so there is no
-    unknown one, and decoding gives each text back exactly. No text is read as `<pad>`.
+    fewer. min_frequency: how often a pair must occur to be merged. There is no unknown token, and
+    decoding gives each text back exactly. No text is read as `<pad>`.
     """
     if vocab_size < SMALLEST:
         raise UserError(f"tokenizer.vocab_size is {vocab_size}; bpe needs {SMALLEST} or more: 256 bytes and {PAD}")
@@ -33,7 +31,7 @@ def bpe(*, texts: Iterable[str], vocab_size: int = 1024, min_frequency: int = 2)
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    core.train_from_iterator(texts, trainer)
+    core.train_from_iterator(pieces(texts), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=PAD,

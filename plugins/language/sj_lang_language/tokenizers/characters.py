@@ -1,7 +1,5 @@
 """One token per character."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -11,7 +9,7 @@ PAD, UNKNOWN = "<pad>", "<unk>"
 
 
 def characters(*, texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A token for each character (Unicode code point) of the training text, in the order of the code points.
+    """A token for each character of the training text, in the order of their code points.
 
     Two more tokens: `<pad>`, id 0, and `<unk>`, id 1, which stands for every character that the
     training text does not hold. No text is read as one of the two: a literal "<pad>" is five

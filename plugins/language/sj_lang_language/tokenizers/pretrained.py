@@ -1,15 +1,13 @@
 """A tokenizer that exists already."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from sj_lang import hf
-from sj_lang.errors import Unreachable, UserError
-from sj_lang.hf.checkpoint import OFFLINE, find
+from sj_lang.errors import UserError
+from sj_lang.hf.checkpoint import find
+from sj_lang.hf.loading import load_tokenizer
 from sj_lang_language.tokenizers.wordpiece import VOCAB
 
 
@@ -32,25 +30,15 @@ def pretrained(
             "an installed package; or hub:OWNER/NAME (tokenizer.name takes the tokenizer from another one)"
         )
     source = find(name, key)
-    if isinstance(source, Path):
-        tokenizer = _load(source, f"{key}: no tokenizer in {name}")
-    else:
-        with hf.reached() as online:
-            tokenizer = _load(source, f"{key}: no tokenizer in {name}", offline=not online)
+    try:
+        tokenizer = load_tokenizer(source, f"{key}: no tokenizer in {name}", padding_side="left")
+    except UserError as error:
+        if isinstance(source, Path) and (source / VOCAB).is_file():
+            hint = f"it holds only a {VOCAB}; write tokenizer: {{type: wordpiece, vocab: {source}}}"
+            raise UserError(f"{key}: no tokenizer in {name}: {hint}") from error
+        raise
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(f"{key}: the tokenizer {name} has neither a padding nor an end-of-text token")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def _load(place: Path | str, problem: str, *, offline: bool = False) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(place, padding_side="left")
-    except (OSError, ValueError, KeyError) as error:
-        if offline:
-            raise Unreachable(f"{problem}: {OFFLINE}") from error
-        reason = str(error)
-        if isinstance(place, Path) and (place / VOCAB).is_file():
-            reason = f"it holds only a {VOCAB}; write tokenizer: {{type: wordpiece, vocab: {place}}}"
-        raise UserError(f"{problem}: {reason}") from error

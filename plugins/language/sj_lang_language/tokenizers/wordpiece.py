@@ -1,7 +1,5 @@
 """WordPiece with BERT's special tokens, trained on the training text or read from a vocab.txt."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from sj_lang.errors import UserError
+from sj_lang_language.tokenizers.pieces import pieces
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCAB = "vocab.txt"
@@ -27,7 +26,7 @@ def wordpiece(
     level: Level = "words",
     vocab: str | None = None,
 ) -> PreTrainedTokenizerFast:
-    """WordPiece as in BERT (Devlin et al. 2019): `[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` for a pair.
+    """WordPiece as in BERT (Devlin et al. 2019): `[CLS] a [SEP]`, a pair `[CLS] a [SEP] b [SEP]`.
 
     vocab_size: tokens at most, the five special ones and the alphabet included; a short text ends
         with fewer. The alphabet is cut to the most frequent characters that fill half of it (ours).
@@ -140,6 +139,6 @@ def _trained(
         special_tokens=begin,
         show_progress=False,
     )
-    core.train_from_iterator(texts, trainer)
+    core.train_from_iterator(pieces(texts), trainer)
     ids: dict[str, int] = core.get_vocab()
     return sorted(ids, key=ids.__getitem__)

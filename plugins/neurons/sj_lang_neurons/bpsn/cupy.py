@@ -1,7 +1,5 @@
 """BPSN on the GPU, without K's quantiser: `kernel.cu` as a torch operator."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any
@@ -10,10 +8,10 @@ import torch
 from torch import Tensor
 
 from sj_lang import cuda
-from sj_lang.operators import gradients, keep_with_last_result, kept, needed, operator
+from sj_lang.operators import gradients, kept, needed, operator
 from sj_lang_neurons.bpsn.inputs import BPSNInputs, BPSNOutputs
 from sj_lang_neurons.firing import Firing
-from sj_lang_neurons.scan.cuda_layout import STEPS, Tile, like, memory, sizes, whole
+from sj_lang_neurons.scan.cuda_layout import STEPS, Tile, keep, like, memory, sizes, whole, zeros
 
 FILE = Path(__file__).with_name("kernel.cu")
 LEARNED = ("gain_0", "threshold", "decay_f", "gain_f", "decay_b", "gain_b", "lateral")
@@ -28,7 +26,7 @@ def schedule(columns: int, steps: int) -> Tile:
 
 
 def bpsn_cupy(inputs: BPSNInputs, firing: Firing) -> BPSNOutputs:
-    """The kernel of backend "cupy". States that it carries may be None, which is zeros."""
+    """The kernel of backend "cupy". Carried states may be None for zeros."""
     fused = firing.fused()
     out, after, ones, _ = _forward(inputs, *fused)
     carries, normalised = inputs.carries, inputs.normalised
@@ -50,13 +48,8 @@ class _Call:
         self.chunks = self.tile.tiles(steps)
         self.decays = lf, lb
         self.sizes = [self.chunks, *sizes(self.x)]
-        sides = {"PAST": int(lf is not None), "FUTURE": int(lb is not None)}
-        variant = {
-            "LATERAL": int(rho is not None),
-            "NORMALISED": int(normalised),
-            "SOFTPLUS": int(softplus),
-            "FIRE": kind,
-        }
+        sides = {"PAST": int(lf is not None), "FUTURE": int(lb is not None), "LATERAL": int(rho is not None)}
+        variant = {"NORMALISED": int(normalised), "SOFTPLUS": int(softplus), "FIRE": kind}
         self.macros = {"IO": cuda.IO[self.x.dtype], **sides, **variant, **self.tile.macros}
 
     def launch(self, name: str, arguments: list[Any], *, chunks: bool = True) -> None:
@@ -65,7 +58,7 @@ class _Call:
         cuda.launch(FILE, name, self.macros, grid, block, arguments, self.x.device)
 
     def carries(self, added: Tensor, begin: Tensor | None, end: Tensor | None, *, backwards: bool) -> Tensor:
-        """Phase 2. The side that goes with time is the past; of the adjoints, which go the other way, the future's."""
+        """Phase 2. The past goes with time; among the adjoints, the future's does."""
         ahead, back = reversed(self.decays) if backwards else self.decays
         carried = torch.zeros_like(added) if any(d is None for d in self.decays) else torch.empty_like(added)
         arguments = [added, carried, begin, end, ahead, back, int(backwards), self.lengths, *self.sizes]
@@ -77,8 +70,7 @@ class _Call:
 def _forward(
     inputs: BPSNInputs, kind: int, alpha: float, lowest: float, margin: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Spikes or H - threshold of x [T, B, C, ...]; if it carries a state, as only the past does, numerator and
-    denominator after it (else empty); numerators at the borders of chunks."""
+    """Spikes or H - threshold; numerator, denominator after x, or empty; numerators at borders."""
     x, lengths = inputs.x, inputs.lengths
     call = _Call(inputs, kind)
     results = _results(inputs, kind, call)
@@ -120,8 +112,7 @@ def _backward(
     lowest: float,
     margin: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x and numerator (empty if there is none), and of all in `SUMS` before they are summed over
-    chunks, batch and places."""
+    """Gradients of x, the numerator or empty, and `SUMS` of each chunk and column."""
     x, carries = inputs.x, inputs.carries
     call, firing = _Call(inputs, kind), (alpha, lowest, margin)
     grad_x, grad_numerator, sums = _gradients(inputs, call)
@@ -150,23 +141,15 @@ def _(grad: Tensor, after: Any, ones: Any, borders: Tensor, inputs: BPSNInputs, 
     return _gradients(inputs, _Call(inputs, kind))
 
 
-def _keep(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    keep_with_last_result(ctx, arguments, output)
-    ctx.set_materialize_grads(False)  # a zero is a launch
-
-
 def _differentiate(
     ctx: Any, grad: Tensor | None, grad_after: Tensor | None, grad_ones: Tensor | None, _: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     (borders,), inputs = kept(ctx, BPSNInputs)
-    x, g0 = inputs.x, inputs.gain_0
-    if grad is None:
-        kind, *_ = ctx.rest
-        grad = x.new_zeros((), dtype=x.dtype if kind else g0.dtype).expand(x.shape)
+    grad = zeros(inputs.x, inputs.gain_0, ctx.rest[0]) if grad is None else grad
     grad_x, grad_numerator, sums = _backward(grad, grad_after, grad_ones, borders, inputs, *ctx.rest)
     denominator = sums[-1].sum((0, 3)) if needed(ctx, BPSNInputs, "denominator") else None
     of_channels = dict(zip(LEARNED, sums[:-1].sum((1, 2, 4)).unbind(0), strict=True))
     return gradients(ctx, BPSNInputs, x=grad_x, numerator=grad_numerator, denominator=denominator, **of_channels)
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=keep)

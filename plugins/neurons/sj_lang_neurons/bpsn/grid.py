@@ -34,7 +34,7 @@ def firing_of(low: int, high: int) -> Rect:
 
 
 def check_steps(step: Tensor, offset: Tensor, channels: int) -> None:
-    """Raises ValueError unless step, above 0, and offset are finite numbers, one of each channel."""
+    """Raises ValueError unless step, above 0, and offset are finite, one for each channel."""
     for name, value in (("step", step), ("offset", offset)):
         if value.shape != (channels,):
             raise ValueError(f"BPSN: {name} must have shape ({channels},), got {tuple(value.shape)}")

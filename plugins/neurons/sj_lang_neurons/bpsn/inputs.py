@@ -1,6 +1,4 @@
-"""What BPSN's kernels are given and return: as the node learns it, and as the terms of its equations."""
-
-from __future__ import annotations
+"""What BPSN's kernels take and return: what the node learns, and the terms of its equations."""
 
 from typing import NamedTuple
 
@@ -10,15 +8,13 @@ from torch import Tensor
 
 
 class BPSNInputs(NamedTuple):
-    """A call of any kernel: `run(inputs, firing) -> BPSNOutputs`. None: that side, term or state is not there.
+    """A call of any kernel: `run(inputs, firing) -> BPSNOutputs`. None: absent.
 
     x [T, B, C, ...]; the parameters [C] are those of the node, in the dtype of its states; a
     threshold of None is 0. numerator [B, C, ...], denominator [B, C]: of the past before x. lengths
     [B]: the valid steps, which come first; None: all are. normalised: not variant A. carries: the
-    states after x are wanted.
-    softplus: the threshold is given before its softplus; False: it is taken as it is.
-    x may be narrower if the kernel says `half`, and a state that it carries may be None for zeros
-    if it says `zeros`.
+    states after x are wanted. softplus: the threshold is that before its softplus. x may be
+    narrower if the kernel says `half`, and a carried state None for zeros if it says `zeros`.
     """
 
     x: Tensor
@@ -38,7 +34,7 @@ class BPSNInputs(NamedTuple):
 
 
 class BPSNOutputs(NamedTuple):
-    """Spikes, or H - threshold without a firing; of a carried state, numerator and, normalised, denominator."""
+    """Spikes, or H - threshold without a firing; numerator and denominator if it carries them."""
 
     out: Tensor
     numerator: Tensor | None
@@ -77,24 +73,20 @@ def terms_of(inputs: BPSNInputs) -> BPSNTerms:
     elif softplus:
         threshold = F.softplus(threshold)
     flat = x.unsqueeze(3) if x.dim() == 3 else x.flatten(3)
-    return BPSNTerms(
-        flat,
-        gain_0,
-        threshold,
-        _decay(decay_f),
-        gain_f,
-        _decay(decay_b),
-        gain_b,
-        None if lateral is None else lateral.sigmoid(),
-        None if numerator is None else numerator.reshape(flat.shape[1:]),
-        denominator,
-        lengths,
-        normalised,
-    )
+    lf, lb, rho = _decay(decay_f), _decay(decay_b), None if lateral is None else lateral.sigmoid()
+    start = None if numerator is None else numerator.reshape(flat.shape[1:])
+    learned = (gain_0, threshold, lf, gain_f, lb, gain_b, rho)
+    return BPSNTerms(flat, *learned, start, denominator, lengths, normalised)
+
+
+def results_of(terms: BPSNTerms) -> tuple[Tensor, Tensor]:
+    """Memory for results on terms: [T, B, C, S], and the numerator after them, or empty."""
+    x, numerator = terms.x, terms.numerator
+    return x.new_empty(x.shape), x.new_empty(0 if numerator is None else numerator.shape)
 
 
 def outputs_of(inputs: BPSNInputs, terms: BPSNTerms, out: Tensor, after: Tensor) -> BPSNOutputs:
-    """The results of an operator on terms, in the shapes of the node; after: the numerator after x."""
+    """An operator's results on terms, in the node's shapes. after: the numerator after x."""
     x, lf, denominator, lengths = inputs.x, terms.lf, terms.denominator, terms.lengths
     out = out.view(x.shape)
     if not inputs.carries:

@@ -1,19 +1,22 @@
-// The whole BPSN, but for the quantiser of K. With P, Q the numerators of F and B before and after a step, Df, Db their
-// denominators, which are the same scans of ones, and valid steps first:
+// The whole BPSN without K's quantiser. P, Q: the numerators of F and B before and after a step;
+// Df, Db: their denominators, the same scans of ones. Valid steps come first.
 //
-//     P_{t+1} = lf P_t + x_t,   Q_{t-1} = lb Q_t + x_t,   Df_{t+1} = lf Df_t + 1,   Db_{t-1} = lb Db_t + 1
-//     u_t = g0 x_t + gf P_t / Df_t + gb Q_t / Db_t - rho G (P_t + Q_t) / (Df_t + Db_t) - threshold,   G = g0 + gf + gb
+//     P_{t+1} = lf P_t + x_t,   Df_{t+1} = lf Df_t + 1,   and so Q_{t-1}, Db_{t-1} with lb
+//     M_t = (P_t + Q_t) / (Df_t + Db_t),   G = g0 + gf + gb
+//     u_t = g0 x_t + gf P_t / Df_t + gb Q_t / Db_t - rho G M_t - V,   V the threshold
 //
-// where a side without denominator is absent with its gain. NORMALISED 0: u_t = g0 x_t + gf P_t + gb Q_t - threshold.
+// A side without denominator is absent with its gain. NORMALISED 0: u = g0 x + gf P + gb Q - V.
 //
-// Three phases, as the future must be known first: what each chunk (a tile of tile.cuh) adds to P and Q; the carries, a scan
-// over chunks; and all chunks again, each from its carries. One chunk needs the last alone. Backwards likewise, with
-// A_t = dL/dP_t = wf_t g_t + lf A_{t+1} and E_t = dL/dQ_t = wb_t g_t + lb E_{t-1}, where wf, wb are the factors of P and Q in u:
+// Three phases, as the future must be known first: what each chunk (a tile of tile.cuh) adds to P
+// and Q; the carries, a scan over chunks; all chunks again, from their carries. One chunk needs the
+// last alone. Backwards likewise, with wf, wb the factors of P, Q in u:
 //
-//     gx_t = g0 g_t + A_{t+1} + E_{t-1},    d/dlf = sum A_{t+1} P_t + gDf_t dDf_t/dlf,    d/dlb = sum E_{t-1} Q_t + gDb_t dDb_t/dlb
+//     A_t = dL/dP_t = wf_t g_t + lf A_{t+1},   E_t = dL/dQ_t = wb_t g_t + lb E_{t-1}
+//     gx_t = g0 g_t + A_{t+1} + E_{t-1}
+//     d/dlf = sum A_{t+1} P_t + gDf_t dDf_t/dlf,   d/dlb = sum E_{t-1} Q_t + gDb_t dDb_t/dlb
 //
-// Macros beside those of tile.cuh and surrogates.cuh: PAST, FUTURE: the sides that are there; LATERAL: with rho; NORMALISED;
-// SOFTPLUS 0: with gains over the threshold and an offset in its place, u is that of spikes on a grid.
+// Macros beside those of tile.cuh and surrogates.cuh: PAST, FUTURE: the sides; LATERAL: with rho;
+// NORMALISED; SOFTPLUS 0: u of a grid, with gains over the threshold and an offset in its place.
 #include "../scan/tile.cuh"
 #include "../scan/surrogates.cuh"
 
@@ -25,14 +28,6 @@
 #define LOWEST (real)0
 #define SLOPE(u) slope(u, (real)alpha, LOWEST, (real)0)
 #endif
-
-#if FIRE == 0
-typedef real spike;  // a potential, not rounded
-#else
-typedef io spike;
-#endif
-__device__ __forceinline__ real wide(spike value) { return FIRE == 0 ? (real)value : load((io)value); }
-__device__ __forceinline__ spike narrow(real value) { return FIRE == 0 ? (spike)value : (spike)store(value); }
 
 struct Parameters {
     real g0, threshold, lf, gf, lb, gb, rho;
@@ -56,8 +51,8 @@ __device__ __forceinline__ real decay_of(real logit) {
 // Its derivative by the logit.
 __device__ __forceinline__ real decay_slope(real l) { return l > LEAST && l < MOST ? l * (1 - l) : (real)0; }
 
-// All [C], as the node learns them: threshold (null: 0), with SOFTPLUS before its softplus, decays as logits, rho before its sigmoid. Those of
-// a side that is not there, and rho without LATERAL, are null.
+// All [C], as the node learns them: the threshold (null: 0), with SOFTPLUS before its softplus,
+// decays as logits, rho before its sigmoid. Those of an absent side, and rho without LATERAL: null.
 #define PARAMETERS                                                                                                          \
     const real *g0, const real *threshold, const real *lf, const real *gf, const real *lb, const real *gb, const real *rho
 #define READ_PARAMETERS                                                               \
@@ -97,7 +92,7 @@ __device__ __forceinline__ void step_on(Ones &o, real decay) {
 
 struct Run {
     real x[STEPS], P[STEPS], Q[STEPS], Df[STEPS], Db[STEPS];
-    Ones first, last;  // of the past at its first step, with what d0 adds; of the future at its last
+    Ones first, last;  // of the past at its first step, with d0; of the future at its last
     real past;         // P after the chunk
 };
 
@@ -207,8 +202,9 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     added[chunk * columns + at.n] = past, added[(chunks + chunk) * columns + at.n] = future;
 }
 
-// Phase 2: the state before each chunk, and after the last, of both sides; one goes with time from `begin` (null: 0), with
-// decay `ahead`, the other against time from `end`, with decay `back`. Logits of decays [C] or null. One thread per column.
+// Phase 2: the state before each chunk, and after the last, of the side that goes with time from
+// `begin` (null: 0) with decay `ahead`, and of the other, from `end` with decay `back`. Decays are
+// logits [C] or null. One thread per column.
 #define GROUP 8
 template <bool BACKWARDS>
 __device__ __forceinline__ void carry_over(const real *added, real *carried, real state, real decay, const Column &at,
@@ -253,8 +249,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     read(run, x, x_t, start, length);                                                                                        \
     replay(run, p, past, future, d0, start, length, added_f, factor_f, added_b, factor_b);
 
-// Phase 3, forward. numerator [B, C, S], denominator [B, C] before the sequence, or null: 0; after and ones_after: those after
-// it, or null; without FUTURE only.
+// Phase 3, forward. numerator [B, C, S], denominator [B, C]: before the sequence, null: 0; after,
+// ones_after: those after it, or null; without FUTURE only.
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     bpsn(const io *x, STRIDES(x), PARAMETERS, const real *numerator, const real *denominator, const index_t *lengths,
          const real *carried, spike *out, STRIDES(out), real *after, real *ones_after, index_t chunks, SIZES,
@@ -307,9 +303,9 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     added[chunk * columns + at.n] = A, added[(chunks + chunk) * columns + at.n] = E;
 }
 
-// Phase 3, backward. adjoints [2, chunks, B, C, S]: A after and E before each chunk, or null. sums [8, chunks, B, C, S]: what each
-// chunk and column adds to the gradients of g0, threshold, lf, gf, lb, gb, rho and denominator. grad_after and grad_ones: of after
-// and ones_after, or null.
+// Phase 3, backward. adjoints [2, chunks, B, C, S]: A after and E before each chunk, or null. sums
+// [8, chunks, B, C, S]: what each chunk and column adds to the gradients of g0, threshold, lf, gf,
+// lb, gb, rho and denominator. grad_after, grad_ones: of after and ones_after, or null.
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     bpsn_backward(const spike *grad, STRIDES(grad), const real *grad_after, const real *grad_ones, const io *x, STRIDES(x),
                   PARAMETERS, const real *numerator, const real *denominator, const index_t *lengths, const real *carried,
@@ -322,7 +318,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     WEIGHTED
     real A = adjoints ? adjoints[chunk * columns + at.n] : grad_after ? grad_after[at.n] : (real)0;
     real E = adjoints ? adjoints[(chunks + chunk) * columns + at.n] : (real)0;
-    real own_A = enter<true, decayed>(A, added_A, factor_f);  // A is that before the chunk from here on
+    real own_A = enter<true, decayed>(A, added_A, factor_f);  // A: now that before the chunk
     real own_E = enter<false, decayed>(E, added_E, factor_b);
 
     real sum[8] = {0, 0, 0, 0, 0, 0, 0, 0}, gx[STEPS];

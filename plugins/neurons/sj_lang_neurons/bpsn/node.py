@@ -1,9 +1,9 @@
 """BPSN as users build it: a SpikingJelly node."""
 
-from __future__ import annotations
-
 import math
-from typing import ClassVar, Literal
+import warnings
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sj_lang import cpu, cuda
 from sj_lang.compat import surrogate
 from sj_lang.errors import choices
-from sj_lang.neuron import Kernel, Node, State, state_dtype
+from sj_lang.neuron import Kernel, Node, OldNode, State, state_dtype
 from sj_lang_neurons.bpsn.cupy import bpsn_cupy
 from sj_lang_neurons.bpsn.grid import check_steps, firing_of, spike_range
 from sj_lang_neurons.bpsn.inputs import BPSNInputs
@@ -26,15 +26,15 @@ DIRECTIONS = ("both", "forward", "backward")
 
 
 class BPSN(Node):
-    """Bidirectional parallel spiking neuron: a token fires by its own current and leaky means of both sides.
+    """Bidirectional parallel spiking neuron: fires by its own current and means of both sides.
 
-        F[t] = sum_{j<t} lf^(t-j-1) x_j / sum_{j<t} lf^(t-j-1)      B[t] likewise over j > t, with lb
+        F[t] = sum_{j<t} lf^(t-j-1) x_j / sum_{j<t} lf^(t-j-1)     B[t] likewise, j > t, with lb
         M[t] = (numerators of F and B) / (denominators of F and B)
-        H[t] = g0 x + gf F + gb B - rho (g0 + gf + gb) M            S[t] = step(H[t] - V)
+        H[t] = g0 x + gf F + gb B - rho (g0 + gf + gb) M           S[t] = step(H[t] - V)
 
-    Masked tokens are not there. At an edge the missing side is absent with its gain. A
+    Masked tokens are not there. At an edge the missing side is absent with its gain. Our
     reconstruction of the neuron of "SNN-BERT", Su et al., Neural Networks 180:106630 (2024), from
-    the properties that its abstract states: the equations are not public, these are ours.
+    its abstract: the equations are not public.
 
     channels: size of axis 2 of `[T, B, C, ...]`. Every parameter is per channel: decays lf, lb in
         (0, 1), at the start spread over .1 to .8 and shuffled; gains g0 = 1, gf and gb ~ N(0, .5);
@@ -53,6 +53,8 @@ class BPSN(Node):
     levels: the largest spike of "integer", which needs it. signed: from -levels on; False: from 0.
     offset: o is learned, dimensionless, 0 at the start; False: it is 0. Binary spikes with an
         offset lie on the grid 0, 1, with dS/du = 1 where 0 <= u <= 1.
+    alpha_init: start as a leaky integrator, in (0, 1): lf = alpha, g0 = 1 - alpha, gf = alpha, gb = 0
+        (with "backward" lb and gb). None: the start above.
     kappa: largest current of K, in thresholds, in (0, 1): at most ceil(1 / (1 - kappa)) - 1 spikes
         in a row.
 
@@ -81,6 +83,7 @@ class BPSN(Node):
         direction: Literal["both", "forward", "backward"] = "both",
         surrogate_function: str | nn.Module | None = None,
         v_threshold: float = 1.0,
+        alpha_init: float | None = None,
         kappa: float = 7 / 8,
         spikes: Literal["binary", "ternary", "integer"] = "binary",
         levels: int | None = None,
@@ -96,6 +99,8 @@ class BPSN(Node):
             raise ValueError(f"BPSN: no direction {direction!r}; {choices(str(direction), DIRECTIONS)}")
         if not (v_threshold > 0 and math.isfinite(v_threshold)):
             raise ValueError(f"BPSN: v_threshold is {v_threshold}, it must be above 0 and finite")
+        if alpha_init is not None and not 0 < alpha_init < 1:
+            raise ValueError(f"BPSN: alpha_init is {alpha_init}, it must lie between 0 and 1, exclusive")
         if not 1 / TICKS <= kappa < 1:
             raise ValueError(f"BPSN: kappa is {kappa}, it must lie between 0 and 1, exclusive")
         self.spike_range = spike_range(spikes, levels, signed)
@@ -109,7 +114,7 @@ class BPSN(Node):
             firing_of(*self.spike_range) if self.has_grid else surrogate(surrogate_function or "ATan")
         )
         self.levels = self.spike_range[1]
-        self.v_threshold = float(v_threshold)
+        self.v_threshold, self.alpha_init = float(v_threshold), alpha_init
 
         def parameter(present: bool) -> nn.Parameter | None:
             return nn.Parameter(torch.empty(channels)) if present else None
@@ -125,7 +130,7 @@ class BPSN(Node):
 
     def reset_parameters(self) -> None:
         """Decays evenly over .1 to .8, shuffled; g0 = 1, gf and gb ~ N(0, .5), r = 2, o = 0, and
-        V = `v_threshold`."""
+        V = `v_threshold`. With `alpha_init`: a leaky integrator."""
         with torch.no_grad():
             for decay, gain in ((self.decay_f, self.gain_f), (self.decay_b, self.gain_b)):
                 if decay is not None and gain is not None:
@@ -133,6 +138,16 @@ class BPSN(Node):
                     decay.copy_(spread.logit())
                     gain.normal_(0, 0.5)
             self.gain_0.fill_(1)
+            if self.alpha_init is not None:
+                backward = self.direction == "backward"
+                decay, gain = (self.decay_b, self.gain_b) if backward else (self.decay_f, self.gain_f)
+                assert decay is not None
+                assert gain is not None
+                decay.fill_(math.log(self.alpha_init / (1 - self.alpha_init)))
+                self.gain_0.fill_(1 - self.alpha_init)
+                if self.gain_b is not None:
+                    self.gain_b.fill_(0)
+                gain.fill_(self.alpha_init * (1 - self.alpha_init if self.variant == "A" else 1))
             if self.lateral is not None:
                 self.lateral.fill_(2)
             self.threshold.fill_(self.v_threshold + math.log(-math.expm1(-self.v_threshold)))
@@ -143,9 +158,9 @@ class BPSN(Node):
     def fit(self, step: Tensor, offset: Tensor) -> None:
         """Make it the elementwise S = clip(round((x - offset) / step), low, high).
 
-        V = step, o = offset / step, g0 = 1, gf = gb = 0. step > 0 and offset are [C], in units of
-        the input. Raises ValueError if they are not, if the node has no grid or cannot be
-        elementwise, or if it has no parameter for an offset.
+        V = step, o = offset / step, g0 = 1, gf = gb = 0. step > 0, offset: [C], in units of the
+        input. Raises ValueError for other values, and if the node has no grid, has no parameter for
+        the offset or cannot be elementwise.
         """
         if not self.has_grid:
             raise ValueError('BPSN: spikes="binary" without an offset have no grid; take offset=True')
@@ -164,6 +179,17 @@ class BPSN(Node):
             if gain is not None:
                 gain.fill_(0)
 
+    @classmethod
+    def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Variant G, as R suppresses input that is the same at each step; a leaky integrator at the start."""
+        if old.constant and chosen.get("variant") == "R":
+            warnings.warn(
+                'BPSN: variant="R" suppresses input that is the same at each step, as in this example; "G" does not',
+                stacklevel=4,
+            )
+        arguments = {"variant": "G", **old.integrator(chosen)}
+        return {name: value for name, value in arguments.items() if name not in chosen}
+
     def supported_step_mode(self) -> tuple[str, ...]:
         return ("s", "m") if self.direction == "forward" else ("m",)
 
@@ -178,12 +204,13 @@ class BPSN(Node):
         return shapes
 
     def operations(self) -> tuple[float, float]:
-        sides = 2 if self.direction == "both" else 1  # numerator and its weight each; the lateral term is in the weight
+        sides = 2 if self.direction == "both" else 1  # numerator and weight, lateral term included
         return 1 + 2 * sides, 1 if self.variant == "K" else 0
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         if self.direction != "forward":
-            raise TypeError(f"BPSN has no single step: {self.one_mode}")
+            needs = "needs the whole sequence, as it reads the tokens that follow"
+            raise TypeError(f'BPSN has no single step: direction="{self.direction}" {needs}; "forward" steps')
         spikes, after, h = self._run(x[None], state, None)
         return spikes[0], after, h[0]
 
@@ -199,12 +226,6 @@ class BPSN(Node):
     def firing(self) -> Firing:
         """What becomes of H - V, or of H / V - o."""
         return Firing(self.surrogate_function)
-
-    @property
-    def one_mode(self) -> str:
-        """Why there are no single steps."""
-        needs = "needs the whole sequence, as it reads the tokens that follow"
-        return f'direction="{self.direction}" {needs}; "forward" steps'
 
     def _run(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor]:
         kernel = self.choose(x)
@@ -229,8 +250,7 @@ class BPSN(Node):
     def _apply_kernel(
         self, kernel: Kernel, x: Tensor, state: State, lengths: Tensor | None, firing: Firing
     ) -> tuple[Tensor, State]:
-        """What becomes of H - V [T, B, C, ...] (of H / V - o with a grid, of H in K), and the state
-        without the count."""
+        """What becomes of H - V (a grid: H / V - o; K: H), and the state without the count."""
         dtype = state_dtype(x)
 
         def wide(parameter: Tensor | None) -> Tensor | None:
@@ -265,7 +285,7 @@ class BPSN(Node):
         return out, {name: value for name, value in states.items() if value is not None}
 
     def _v(self, x: Tensor) -> Tensor:
-        """V, above 0, where a softplus may come to 0."""
+        """V, above 0 even if its softplus underflows."""
         dtype = state_dtype(x)
         return F.softplus(self.threshold.to(dtype)).clamp(min=torch.finfo(dtype).tiny ** 0.5)
 

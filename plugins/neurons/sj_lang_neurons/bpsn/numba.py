@@ -1,6 +1,4 @@
-"""BPSN on the CPU, compiled by numba, without K's quantiser: `numba_kernel.py` as a torch operator."""
-
-from __future__ import annotations
+"""BPSN on the CPU without K's quantiser: `numba_kernel.py` as a torch operator."""
 
 from typing import Any
 
@@ -9,7 +7,7 @@ from torch import Tensor
 
 from sj_lang.cpu import array, over_columns
 from sj_lang.operators import gradients, keep_inputs, kept, operator
-from sj_lang_neurons.bpsn.inputs import BPSNInputs, BPSNOutputs, BPSNTerms, outputs_of, terms_of
+from sj_lang_neurons.bpsn.inputs import BPSNInputs, BPSNOutputs, BPSNTerms, outputs_of, results_of, terms_of
 from sj_lang_neurons.firing import Firing
 
 
@@ -53,7 +51,7 @@ def _forward(terms: BPSNTerms, kind: int, level: float, lowest: float, margin: f
 def _backward(
     grad: Tensor, grad_after: Tensor, terms: BPSNTerms, kind: int, level: float, lowest: float, margin: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x and the numerator; of g0, ..., rho and the denominator [8, B, C, S], not yet summed."""
+    """Gradients of x, the numerator, and g0, ..., rho, denominator [8, B, C, S], not yet summed."""
     from sj_lang_neurons.bpsn import numba_kernel
 
     x, grad = terms.x.contiguous(), grad.contiguous()
@@ -65,10 +63,7 @@ def _backward(
     return grad_x, grad_start, sums
 
 
-@_forward.register_fake
-def _(terms: BPSNTerms, *_: float) -> tuple[Tensor, Tensor]:
-    x = terms.x
-    return x.new_empty(x.shape), x.new_empty(0 if terms.numerator is None else x.shape[1:])
+_forward.register_fake(lambda terms, *_: results_of(terms))
 
 
 @_backward.register_fake

@@ -5,8 +5,6 @@ of the future, which is scanned against time to the ends of all blocks, then in 
 Absent parameters are 0.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from sj_lang_neurons.jit import Array, add_product, copy, fire, flush, jit, product, slope
@@ -23,14 +21,14 @@ def forward(
     normalised: bool, numerator: Array, denominator: Array,
     lengths: Array, kind: int, level: float, lowest: float, out: Array, after: Array, first: int, last: int,
 ) -> None:  # fmt: skip
-    """Spikes, or H - threshold, `out` [T, N]; the numerator of the past after the last valid step, `after` [N]."""
+    """Spikes, or H - threshold, `out` [T, N]; the numerator after the valid steps, `after`."""
     steps = len(x)
     blocks = -(-steps // ROWS)
     for low in range(first, last, WIDTH):
         c = slice(low, min(low + WIDTH, last))
         n_valid = lengths[c]
         width = len(n_valid)
-        p = np.empty((len(parameters), width), x.dtype)  # rows of a slice would not be known to be contiguous
+        p = np.empty((len(parameters), width), x.dtype)  # a slice's rows may not be contiguous
         p[:] = parameters[:, c]
         P, D = numerator[c].copy(), denominator[c].copy()
         Q, E = np.zeros((ROWS + 1, width), x.dtype), np.zeros((ROWS + 1, width), x.dtype)
@@ -192,7 +190,7 @@ def _count(D: Array, decay: Array, n_valid: Array, t: int) -> None:
 
 @jit
 def _step_past(run: Array, decay: Array, x: Array, n_valid: Array, t: int) -> None:
-    """P, D, dD and power, one token on; a derivative by the decay is the recurrence that the state itself enters."""
+    """P, D, dD and power, one token on; the state itself enters its derivative by the decay."""
     _enter(run[2], decay, run[1], n_valid, t)
     _count(run[1], decay, n_valid, t)
     _enter(run[0], decay, x, n_valid, t)
@@ -309,4 +307,4 @@ def _through_denominator(gain: Array, P: Array, D: Array, g: Array, mean: Array,
         out[n] = g[n] * (share[n] * mean[n] - gain[n] * P[n] * inverse * inverse)
 
 
-# jit.py and firing.py: c31190cbcfd9279b
+# jit.py and firing.py: e6306288a6323289

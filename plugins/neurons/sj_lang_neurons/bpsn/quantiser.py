@@ -1,6 +1,4 @@
-"""The quantiser of variant K: an integrate-and-fire neuron with soft reset, in integers and parallel over time."""
-
-from __future__ import annotations
+"""The quantiser of variant K: integrate-and-fire with soft reset, in integers, parallel in time."""
 
 import torch
 from torch import Tensor
@@ -9,13 +7,13 @@ TICKS = 2**24  # of a threshold; what a float32 holds exactly between 0 and 1
 
 
 def in_ticks(h: Tensor, threshold: Tensor, kappa: float) -> Tensor:
-    """r = clip(h / threshold, 0, kappa) rounded to whole ticks, kappa down; the gradient is that of the clip."""
+    """r = clip(h / threshold, 0, kappa) in ticks, kappa rounded down, with the clip's gradient."""
     r = (h / threshold).clamp(0, int(kappa * TICKS) / TICKS)
     return r + ((r.detach() * TICKS).round() / TICKS - r.detach())
 
 
 def counted(r: Tensor, count: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The membrane less the threshold before each step fires, v_prev + r - 1, and the count after the last valid step.
+    """v_prev + r - 1, the membrane less the threshold before each step fires, and the last count.
 
     r [T, B, ...] in whole ticks; count [B, ...] = C modulo 1 before it. v_prev = frac(C_prev + 1/2)
     has no gradient.

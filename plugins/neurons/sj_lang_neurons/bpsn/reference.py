@@ -1,12 +1,11 @@
 """BPSN, the bidirectional parallel spiking neuron: the equations, and nothing for speed.
 
-The neuron is from "SNN-BERT: Training-efficient Spiking Neural Networks for energy-efficient BERT",
-Su et al., Neural Networks 180:106630 (2024). No code and no open equations exist: what stands here
-is a reconstruction from the properties that the abstract states (parallel in time, no uninterrupted
-firing, any length, forward and backward information), not the authors' text.
+A reconstruction of the neuron of "SNN-BERT: Training-efficient Spiking Neural Networks for
+energy-efficient BERT", Su et al., Neural Networks 180:106630 (2024), from the properties that its
+abstract states (parallel in time, no uninterrupted firing, any length, forward and backward
+information): neither code nor equations are open.
 
-Per channel, over the valid tokens only (a masked token is a token that is not there). With n =
-cumsum(m):
+Per channel, over the valid tokens only (a masked token is not there). With n = cumsum(m):
 
     F[t] = sum_{j<t} lf^(n_t-n_j-1) x_j / sum_{j<t} lf^(n_t-n_j-1)      strict past, leaky mean
     B[t] = sum_{j>t} lb^(n_j-n_t-1) x_j / sum_{j>t} lb^(n_j-n_t-1)      strict future, leaky mean
@@ -18,7 +17,8 @@ At an edge the missing side is absent: its term and its gain are 0, in the later
 0 for a token with no neighbour. Variant G has rho = 0; variant A is G with the numerators in place
 of the means; variant K is G with a stateful quantiser:
 
-    r = clip(H / V, 0, kappa) in ticks of 2^-24,  C = cumsum(m r),  S = floor(C + 1/2) - floor(C_prev + 1/2)
+    r = clip(H / V, 0, kappa) in ticks of 2^-24
+    C = cumsum(m r),  S = floor(C + 1/2) - floor(C_prev + 1/2)
 
 which is a soft-reset integrate-and-fire neuron of threshold 1 driven by r and started at v = 1/2;
 `fire` gets v_prev + r - 1, with v_prev = frac(C_prev + 1/2) detached.
@@ -28,12 +28,9 @@ Spikes on a grid, in R, A and G (`rect`), with an offset o, dimensionless:
     u = H / V - o,  S = clip(round(u), lo, hi),  dS/du = 1 where lo - w <= u <= hi + w, else 0
 
 with lo, hi = 0, 1 and w = 0 (binary with an offset), -1, 1 (ternary) or -N, N or 0, N (integer)
-and w = 1/2. Ternary spikes are from SpikeLM, arXiv 2406.03287, integer ones from I-LIF, SpikeYOLO,
-arXiv 2407.20708, normalised as in arXiv 2604.11321, asymmetric windows with a learned offset from
-arXiv 2604.12365. Their use with BPSN is ours.
+and w = 1/2. Ternary spikes are from arXiv 2406.03287, integer ones from arXiv 2407.20708,
+normalised as in 2604.11321, learned offsets from 2604.12365. Their use with BPSN is ours.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -47,8 +44,7 @@ TICKS = 2**24
 class Parameters(NamedTuple):
     """All [C]: decays in (0, 1), gains, lateral share rho in (0, 1), threshold V > 0, offset o.
 
-    None where the variant or direction has none. o: None without a grid, 0 with a grid without an
-    offset.
+    None if the variant or direction has none. o: None without a grid, 0 without an offset.
     """
 
     lf: Tensor | None
@@ -62,7 +58,7 @@ class Parameters(NamedTuple):
 
 
 class State(NamedTuple):
-    """Of `step`: numerator and denominator of the strict past [B, C], and v = frac(C + 1/2) [B, C] (variant K)."""
+    """Of `step`, [B, C] each: numerator and denominator of the strict past; v = frac(C + 1/2)."""
 
     P: Tensor
     D: Tensor
@@ -78,10 +74,7 @@ def sequence(
     kappa: float = 7 / 8,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """x [T, B, C], mask [T, B] -> spikes S and potential H [T, B, C]. O(T^2).
-
-    The directions are those whose decay is given.
-    """
+    """x [T, B, C], mask [T, B] -> spikes S and potential H [T, B, C], in O(T^2)."""
     m = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
     x = torch.where(m[:, :, None], x, 0)
     n = m.cumsum(0)
@@ -160,10 +153,7 @@ def _potential(x: Tensor, PF: Tensor, DF: Tensor, PB: Tensor, DB: Tensor, p: Par
 
 
 def _ticks(H: Tensor, V: Tensor, kappa: float) -> Tensor:
-    """r in whole ticks; the gradient is that of the clip, straight through the rounding.
-
-    kappa is rounded down, which keeps the bound.
-    """
-    top = int(kappa * TICKS) / TICKS
+    """r in whole ticks; the gradient is that of the clip, straight through the rounding."""
+    top = int(kappa * TICKS) / TICKS  # rounded down, which keeps the bound
     r = (H / V).clamp(0, top)
     return r + ((r * TICKS).round() / TICKS - r).detach()

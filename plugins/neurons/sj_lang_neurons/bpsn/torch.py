@@ -1,11 +1,9 @@
-"""BPSN's potential as one torch operator in plain torch: two linear scans and one elementwise pass, forward and back.
+"""BPSN's potential as one operator in plain torch: two linear scans and an elementwise pass.
 
 The call is cut into tiles (`torch_tiles`), each of which is worked through in passes over its
 blocks (`torch_passes`). Only the inputs are kept for the backward, which scans again. The firing
 follows in torch.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from sj_lang.operators import gradients, keep_inputs, kept, needed, operator
 from sj_lang_neurons.bpsn import torch_passes
-from sj_lang_neurons.bpsn.inputs import BPSNInputs, BPSNOutputs, BPSNTerms, outputs_of, terms_of
+from sj_lang_neurons.bpsn.inputs import BPSNInputs, BPSNOutputs, BPSNTerms, outputs_of, results_of, terms_of
 from sj_lang_neurons.bpsn.torch_tiles import tiles
 from sj_lang_neurons.firing import Firing
 
@@ -30,26 +28,21 @@ def bpsn_torch(inputs: BPSNInputs, firing: Firing) -> BPSNOutputs:
 
 @operator("sj_lang::bpsn")
 def potential(terms: BPSNTerms) -> tuple[Tensor, Tensor]:
-    """H - threshold [T, B, C, S], and the numerator of the past after the last valid step [B, C, S], or empty."""
+    """H - threshold [T, B, C, S], and the numerator after the valid steps [B, C, S], or empty."""
     terms = terms._replace(x=terms.x.contiguous())
-    u, after = _results(terms)
+    u, after = results_of(terms)
     for tile, b, c in tiles(terms, arrays=torch_passes.FORWARD_ARRAYS, slopes=False):
         tile_after = None if terms.numerator is None else after[b, c]
         torch_passes.forward(tile, u[:, b, c], tile_after)
     return u, after
 
 
-def _results(terms: BPSNTerms) -> tuple[Tensor, Tensor]:
-    x, numerator = terms.x, terms.numerator
-    return x.new_empty(x.shape), x.new_empty(0 if numerator is None else numerator.shape)
-
-
-potential.register_fake(_results)
+potential.register_fake(results_of)
 
 
 @operator("sj_lang::bpsn_backward")
 def potential_backward(grad: Tensor, grad_after: Tensor, terms: BPSNTerms, exact_start: bool) -> Gradients:
-    """Gradients of the terms; empty for what is None, and for the denominator without `exact_start`."""
+    """Gradients of the terms; empty for None, and for the denominator without `exact_start`."""
     terms, grad = terms._replace(x=terms.x.contiguous()), grad.contiguous()
     x, g0, numerator, denominator = terms.x, terms.g0, terms.numerator, terms.denominator
     g_x = x.new_empty(x.shape)

@@ -1,7 +1,5 @@
 """The potential of one tile, and its gradients."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -41,7 +39,7 @@ def forward(tile: BPSNTile, u: Tensor, after: Tensor | None) -> None:
 def backward(
     tile: BPSNTile, grad: Tensor, grad_after: Tensor | None, g_x: Tensor, sums: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor | None]:
-    """Write the gradient of x, add those of the parameters to `sums`, return those of the numerator and of d0.
+    """Write the gradient of x, add those of parameters to `sums`, return those of numerator and d0.
 
     grad_after: gradient of the numerator after the tile. Against time: the past from the stored
     numerators P, its adjoint A; the future, scanned again in Q, with E its derivative by the decay.

@@ -1,10 +1,8 @@
-"""One call of the potential, cut into tiles of columns, which are independent, and each into blocks of steps.
+"""One call of the potential, cut into independent tiles of columns, and each into blocks of steps.
 
 A block's arrays stay in the cache, and the next block and the next tile reuse them: traffic and
 fresh memory cost more than arithmetic.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
@@ -58,14 +56,12 @@ class Span:
 
 
 class BPSNTile:
-    """Some sequences and channels of a call, as in `BPSNTerms`; but parameters are [C, 1] and the denominator,
-    d0, [B, C, 1].
+    """Some sequences and channels of a call: `BPSNTerms`, but parameters [C, 1], d0 [B, C, 1].
 
-    rows: the steps of a block, the same in all tiles of a call, as `memory` holds blocks of the
-    widest.
-    reach: the n from which D(n) does not change any more, or T. Rows of numerators: of the past,
-    row t holds that before step t, and row T the last; of the future, row t + 1 holds that after
-    step t, and row 0 the last. So step t enters row t + 1, or t.
+    d0: the denominator. rows: the steps of a block, the same in all tiles of a call, as `memory`
+    holds blocks of the widest. reach: the n from which D(n) does not change any more, or T. Rows of
+    numerators: of the past, row t holds that before step t, and row T the last; of the future, row
+    t + 1 holds that after step t, and row 0 the last. So step t enters row t + 1, or t.
     """
 
     def __init__(self, terms: BPSNTerms, sides: list[Side], reach: int, rows: int, memory: list[Tensor]) -> None:
@@ -92,7 +88,7 @@ class BPSNTile:
         after.copy_(torch.where(ends[:, None, None], P[rows, self.batch], after))
 
     def enter_last(self, A: Tensor, t: slice, grad: Tensor) -> None:
-        """Add the gradient of the last numerator to the rows of the adjoint A, where sequences end in a block."""
+        """Add the last numerator's gradient to the adjoint A of sequences that end in a block."""
         steps, rows = len(self.x), t.stop - t.start
         if self.lengths is None:
             if t.stop == steps:
@@ -102,7 +98,7 @@ class BPSNTile:
         A[(self.lengths - t.start).clamp(0, rows), self.batch] += torch.where(ends[:, None, None], grad, 0)
 
     def spans(self, *, backwards: bool = False) -> Iterator[Span]:
-        """The steps, in or against their order; once no D changes any more a span is long, with leaks of one row."""
+        """Spans of steps, in or against order; a long one, with leaks of a row, if no D changes."""
         steps, batch, channels = self.x.shape[:3]
         late = any(side.late for side in self.sides)
         first = self.reach if any(not side.late for side in self.sides) else 0
@@ -166,7 +162,7 @@ class BPSNTile:
 def tiles(
     terms: BPSNTerms, *, arrays: int, slopes: bool, exact_start: bool = False
 ) -> Iterator[tuple[BPSNTile, slice, slice]]:
-    """The tiles of a call, each with its sequences and channels; what they hold is good until the next is asked for.
+    """The tiles of a call with their sequences and channels; each is good until the next one.
 
     arrays: how many scratch arrays of a block. slopes: with dD/dlambda. exact_start: the
     denominator needs a gradient.

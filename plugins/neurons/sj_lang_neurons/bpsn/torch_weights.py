@@ -1,4 +1,4 @@
-"""The weights of the two sides in the potential, H = g0 x + af P + ab Q with P, Q the numerators of F and B.
+"""The weights of both sides in H = g0 x + af P + ab Q, P and Q the numerators of F and B.
 
 With n valid tokens on a side its denominator is D(n) = 1 + lambda + ... + lambda^(n-1), plus
 lambda^n d0 after a carried d0. With
@@ -8,8 +8,6 @@ lambda^n d0 after a carried d0. With
 the weight of a side is gain / D - L; without `rho` (variants G, K) gain / D. A side that is not
 there has weight -L, and numerator 0. Where neither is there, L is 0.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -33,7 +31,7 @@ class Leak:
 
 
 def fill_tables(D: Tensor, inverse: Tensor, slope: Tensor | None, decay: Tensor, *, backwards: bool) -> None:
-    """Write D(n), 1 / D(n) (0 for n = 0) and dD/dlambda for n = 0 ... size to the rows, or from last to first.
+    """Write D(n), 1 / D(n) (0 for n = 0) and dD/dlambda, n = 0 ... size, to rows, or backwards.
 
     D, inverse, slope [size + 1, C, 1], decay [C, 1]. By doubling, D(m + k) = D(m) + lambda^m D(k):
     sums of positive numbers.
@@ -65,7 +63,7 @@ def fill_tables(D: Tensor, inverse: Tensor, slope: Tensor | None, decay: Tensor,
 
 
 def weights(sides: list[Leak], g0: Tensor, rho: Tensor | None, normalised: bool) -> list[Tensor]:
-    """The weight of each side, [R, B or 1, C, 1]; g0 and rho [C, 1]. Not `normalised` (variant A): the gain."""
+    """The weight of each side, [R, B or 1, C, 1]; not `normalised` (variant A): its gain."""
     if not normalised:
         return [side.gain[None, None] for side in sides]
     if rho is None:
@@ -77,7 +75,7 @@ def weights(sides: list[Leak], g0: Tensor, rho: Tensor | None, normalised: bool)
 def weights_backward(
     ga: list[Tensor], sides: list[Leak], g0: Tensor, rho: Tensor | None, normalised: bool
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-    """From the gradients of the weights to those of each gain, each D (none if not `normalised`), g0 and rho."""
+    """From gradients of the weights to those of each gain, each D (if normalised), g0 and rho."""
     zero = torch.zeros_like(g0)
     if not normalised:
         return [_sum(g, zero) for g in ga], [], zero, zero

@@ -1,6 +1,4 @@
-"""The whole DSN on the GPU, in one kernel forward and one backward: `kernel.cu` as a torch operator."""
-
-from __future__ import annotations
+"""The whole DSN on the GPU, one kernel each way: `kernel.cu` as a torch operator."""
 
 import math
 from functools import cache
@@ -11,17 +9,17 @@ import torch
 from torch import Tensor
 
 from sj_lang import cuda
-from sj_lang.operators import gradients, keep_with_last_result, kept, operator
+from sj_lang.operators import gradients, kept, operator
 from sj_lang_neurons.dsn.inputs import DSNInputs, DSNOutputs
 from sj_lang_neurons.firing import Firing
-from sj_lang_neurons.scan.cuda_layout import STEPS, Tile, like, memory, schedule, sizes, whole
+from sj_lang_neurons.scan.cuda_layout import STEPS, Tile, keep, like, memory, schedule, sizes, whole, zeros
 
 FILE = Path(__file__).with_name("kernel.cu")
 MOST_TAPS = STEPS + 1
 
 
 def dsn_cupy(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
-    """The kernel of backend "cupy", for at most `MOST_TAPS` taps. Tail and h_0 may be None, which is zeros."""
+    """The kernel of backend "cupy", for up to `MOST_TAPS` taps; tail or h_0 None: zeros."""
     fused = firing.fused()
     out, h, tail, _ = _forward(inputs, *fused)
     return DSNOutputs(out if fused.kind else firing(out), h, tail, None if fused.kind else out)
@@ -55,8 +53,7 @@ def _launch(name: str, inputs: DSNInputs, kind: int, following: bool, arguments:
 def _forward(
     inputs: DSNInputs, kind: int, alpha: float, threshold: float, margin: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Spikes or potentials of x [T, B, C, ...], the last potential, the last inputs [B, k-1, C, ...], and the
-    potentials before each tile [tiles, B, C, ...]."""
+    """Spikes or potentials, last potential, last inputs, potentials before each tile."""
     x, tail, h_0, weight, bias, lengths, m = inputs
     out, *states = results = _results(inputs, kind)
     read = [*memory(x), *map(whole, (tail, h_0, weight, bias)), lengths]
@@ -87,8 +84,7 @@ def _backward(
     threshold: float,
     margin: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x; of tail and h_0 (empty if those are absent); of weight and bias together, before they are
-    summed over batch and places [k + 1, B, C, S]; and of a bias for each step (else empty)."""
+    """Gradients of x; tail, h_0 or empty; weight and bias by column; stepwise bias or empty."""
     x, tail, _, weight, bias, lengths, m = inputs
     grad_x, *others = results = _gradients(inputs)
     write = [*memory(grad_x), *(None if g.numel() == 0 else g for g in others)]
@@ -113,23 +109,15 @@ def _gradients(inputs: DSNInputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
 _backward.register_fake(lambda grad, grad_last, grad_next, borders, inputs, *_: _gradients(inputs))
 
 
-def _keep(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    keep_with_last_result(ctx, arguments, output)
-    ctx.set_materialize_grads(False)  # a zero is a launch
-
-
 def _differentiate(
     ctx: Any, grad: Tensor | None, grad_last: Tensor | None, grad_next: Tensor | None, _: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     (borders,), inputs = kept(ctx, DSNInputs)
-    x, weight = inputs.x, inputs.weight
-    if grad is None:
-        kind, *_ = ctx.rest
-        grad = x.new_zeros((), dtype=x.dtype if kind else weight.dtype).expand(x.shape)
+    grad = zeros(inputs.x, inputs.weight, ctx.rest[0]) if grad is None else grad
     grad_x, grad_tail, grad_0, sums, grad_logit = _backward(grad, grad_last, grad_next, borders, inputs, *ctx.rest)
     of_channels = sums.sum((1, 3))  # [k + 1, C]
     grad_bias = of_channels[-1] if inputs.bias.dim() == 1 else grad_logit
     return gradients(ctx, DSNInputs, x=grad_x, tail=grad_tail, h_0=grad_0, weight=of_channels[:-1].t(), bias=grad_bias)
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_differentiate, setup_context=keep)

@@ -1,10 +1,7 @@
-"""w = 1 - alpha = 1 - sigmoid(a) ** m of DSN, m = 1 / tau, without cancellation where alpha is near 1.
+"""DSN's w = 1 - alpha = 1 - sigmoid(a) ** m, m = 1 / tau, without cancellation for alpha near 1.
 
-For a whole m from w_i + (1 - w_i) w_j, the gain of i + j, which adds but positive numbers: no exp,
-no log.
+A whole m takes sums of positive numbers only: w_i + (1 - w_i) w_j is the gain of i + j.
 """
-
-from __future__ import annotations
 
 import torch
 import torch.nn.functional as F

@@ -1,6 +1,4 @@
-"""What DSN's kernels are given and return: as the node has it, and with all columns of a step as one axis."""
-
-from __future__ import annotations
+"""What DSN's kernels take and return: as the node has it, and with the columns as one axis."""
 
 from typing import NamedTuple
 
@@ -28,7 +26,7 @@ class DSNInputs(NamedTuple):
 
 
 class DSNOutputs(NamedTuple):
-    """Spikes; potential after the last valid step; the last k - 1 valid inputs; all potentials, if there was need."""
+    """Spikes; potential and last k - 1 inputs after the valid steps; potentials, if needed."""
 
     spikes: Tensor
     h: Tensor
@@ -37,7 +35,7 @@ class DSNOutputs(NamedTuple):
 
 
 class DSNColumns(NamedTuple):
-    """The inputs with batch, channels and whatever follows them as one axis N, the last; all contiguous.
+    """The inputs with batch, channels and what follows as one axis N, the last; all contiguous.
 
     x [T, N]; tail [k-1, N]; h_0 [N]; weight [k, N]; bias [1, N] or [T, N]; lengths [N].
     """
@@ -82,7 +80,7 @@ def last_inputs(inputs: DSNInputs) -> Tensor:
         if steps < reach:
             return torch.cat((tail[:, steps:], recent), 1)
         return recent.clone(memory_format=torch.contiguous_format)
-    t = lengths + torch.arange(-reach, 0, device=x.device).unsqueeze(1)  # [k-1, B], negative: in the old tail
+    t = lengths + torch.arange(-reach, 0, device=x.device).unsqueeze(1)  # < 0: in the old tail
     batch = torch.arange(x.shape[1], device=x.device)
     new = x[t.clamp(min=0), batch]
     old = tail[batch, (t + reach).clamp(0, reach - 1)]

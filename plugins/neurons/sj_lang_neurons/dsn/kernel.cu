@@ -1,29 +1,24 @@
-// The whole DSN: logit, decay, recurrence and firing, x in and spikes out. See ../scan/tile.cuh for the schedule.
+// The whole DSN: logit, decay, recurrence and firing. See ../scan/tile.cuh for the schedule.
 //
-//     a_t = sum_j weight_j x_{t-REACH+j} + bias,  q_t = sigmoid(-a_t),  w_t = 1 - alpha_t = 1 - (1 - q_t)^m
+//     a_t = sum_j weight_j x_{t-REACH+j} + bias,  q_t = sigmoid(-a_t),  w_t = 1 - (1 - q_t)^m
 //     h_t = h_{t-1} + w_t (x_t - h_{t-1}),        s_t = fire(h_t)
 //
-// and backwards, computing each tile again from the state at its border, with gl the gradient that comes through the firing,
+// Backwards each tile is computed again from the state at its border. With gl the gradient that
+// comes through the firing, and alpha_t (h_{t-1} - x_t) = h_t - x_t, alpha = 1 - w:
 //
-//     gh_t = gl_t + alpha_{t+1} gh_{t+1},   ga_t = m q_t (h_t - x_t) gh_t,   gx_t = w_t gh_t + sum_j weight_{REACH-j} ga_{t+j}
+//     gh_t = gl_t + alpha_{t+1} gh_{t+1},   ga_t = m q_t (h_t - x_t) gh_t
+//     gx_t = w_t gh_t + sum_j weight_{REACH-j} ga_{t+j}
 //
-// where alpha_t (h_{t-1} - x_t) = h_t - x_t was used. After the valid steps w = 0, and spikes are 0.
+// After the valid steps w = 0, and spikes are 0.
 //
-// Macros beside those of tile.cuh and surrogates.cuh: TAPS, 0 for a logit that is the bias alone; LOGIT 1: the bias is one of
-// each step and column; POWER m if that is a whole number up to 64, or 0; NEXT 1: the gradient of next_tail goes into x's,
-// after all else, as registers are short.
+// Macros beside those of tile.cuh and surrogates.cuh: TAPS, 0 for a logit that is the bias alone;
+// LOGIT 1: a bias for each step and column; POWER m if that is whole and up to 64, else 0; NEXT 1:
+// the gradient of next_tail goes into x's, after all else, as registers are short.
 #include "../scan/tile.cuh"
 #include "../scan/surrogates.cuh"
 
 constexpr int REACH = TAPS > 1 ? TAPS - 1 : 0, WINDOW = REACH + STEPS;
 static_assert(REACH <= STEPS, "a run hands its first REACH gradients to the run before it, and no further");
-#if FIRE == 0
-typedef real spike;  // a potential, not rounded
-#else
-typedef io spike;
-#endif
-__device__ __forceinline__ real wide(spike value) { return FIRE == 0 ? (real)value : load((io)value); }
-__device__ __forceinline__ spike narrow(real value) { return FIRE == 0 ? (spike)value : (spike)store(value); }
 
 // q and w of a logit.
 __device__ __forceinline__ void gain(real a, real m, real &q, real &w) {
@@ -45,7 +40,7 @@ __device__ __forceinline__ void gain(real a, real m, real &q, real &w) {
 #endif
 }
 
-// What both passes know of their column; x, tail [B, REACH, C, S] (null: zeros) and bias begin at it from here on.
+// What both passes know of their column, at which x, tail [B, REACH, C, S] and bias now begin.
 #define COLUMN                                                                                                  \
     const Column at = column(batch, channels, places);                                                          \
     const index_t columns = batch * channels * places, length = valid_steps(at, lengths, steps);                \
@@ -65,7 +60,7 @@ __device__ __forceinline__ void fetch_window(io *out, const io *x, index_t strid
         out[i] = i < there && (i >= REACH || start + i >= REACH) ? *x : (io)0;
 }
 
-// The window as numbers, those before the first step from the tail, and w and q of the run, 0 after the valid steps.
+// The window as numbers, with the tail before the first step; w and q of the run, 0 if not valid.
 #define RUN                                                                                                    \
     for (int i = 0; i < WINDOW; i++)                                                                           \
         current[i] = i < REACH && tail && start + i < REACH ? tail[(start + i) * tail_stride] : load(next[i]); \
@@ -129,9 +124,9 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     }
 }
 
-// grad_last: of h_last, or null. grad_next: of next_tail, with NEXT. grad_tail and grad_0: null where there is no tail and no h_0.
-// sums [TAPS + 1, B, C, S]: gradients of the weights and of the bias, of each column by itself; grad_logit [T, B, C, S], with
-// LOGIT, that of the bias.
+// grad_last: of h_last, or null. grad_next: of next_tail, with NEXT. grad_tail, grad_0: null if
+// tail or h_0 is. sums [TAPS + 1, B, C, S]: gradients of weights and bias, by column; grad_logit
+// [T, B, C, S]: with LOGIT, that of the bias.
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     dsn_backward(const spike *grad, STRIDES(grad), const real *grad_last, const real *grad_next, const real *borders,
                  const io *x, STRIDES(x), const real *tail, const real *weight, const real *bias, const index_t *lengths, io *grad_x, STRIDES(grad_x),
@@ -191,7 +186,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
         }
         if (RUNS == 1) carry = after;
 
-        // The convolution against time reads ga of the REACH steps after the run: of the next run, or of the tile done before.
+        // The convolution reads ga of REACH steps after the run: of the next run or the last tile.
         for (int j = 0; j < REACH; j++) mine(first[j]) = q[j];
         barrier();
         real ga[WINDOW];
@@ -223,7 +218,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
         for (int j = 0; j <= i; j++) g = fma(taps[j], later[i - j], g);
         grad_tail[tail_at + i * tail_stride] = g;
     }
-    for (int i = 0; NEXT && i < REACH; i++) {  // step length - REACH + i, whose gradient is written, with barriers since
+    for (int i = 0; NEXT && i < REACH; i++) {  // step length - REACH + i: its gradient is written
         const real g = grad_next[tail_at + i * tail_stride];
         const index_t t = length - REACH + i;
         if (t >= 0) grad_x[t * grad_x_t] = store(load(grad_x[t * grad_x_t]) + g);

@@ -1,10 +1,8 @@
 """DSN as users build it: a SpikingJelly node."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +10,7 @@ from torch import Tensor, nn
 
 from sj_lang import cpu, cuda
 from sj_lang.compat import surrogate
-from sj_lang.neuron import Kernel, Node, State, state_dtype
+from sj_lang.neuron import Kernel, Node, OldNode, State, state_dtype
 from sj_lang_neurons.dsn.cupy import dsn_cupy, too_many_taps
 from sj_lang_neurons.dsn.decay import by_powers, gain, products
 from sj_lang_neurons.dsn.inputs import DSNInputs
@@ -22,7 +20,7 @@ from sj_lang_neurons.firing import Firing, Rect
 
 
 class DSN(Node):
-    """Dynamic decay spiking neuron: the input itself sets the leak; no reset, so it trains in parallel over time.
+    """Dynamic decay spiking neuron: the input sets the leak; no reset, so it trains in parallel.
 
         a_t     = sum_{i<k} W_i X_{t-k+1+i} + b
         alpha_t = sigmoid(a_t) ** (1 / tau)
@@ -33,18 +31,15 @@ class DSN(Node):
     bias b, the initialisation, `alpha_init`, the gradient through alpha, and the firing with a
     surrogate and `v_threshold`.
 
-    channels: size of axis 2 of `[T, B, C, ...]`; each channel has its own taps, which run along T
-        only.
+    channels: size of axis 2 of `[T, B, C, ...]`; each has its own taps, which run along T.
     decay: "conv", as above; "linear", a_t = W X_t + b over all channels; "static", a_t = b.
     k: taps of the convolution, in steps; used by "conv" only.
-    tau: the exponent 1 / tau sharpens the leak; the paper has .25, and small values forget fast.
-        Above 0.
+    tau: above 0; the exponent 1 / tau sharpens the leak, so a small tau forgets fast.
     n: largest spike value; spikes are 0, 1, ..., n.
     alpha_init: alpha at the start for zero input, in (0, 1): the bias is logit(alpha_init ** tau).
         None: as the taps.
     surrogate_function: None, firing as above with gradient 1 where 0 <= H <= n ("Rect"); or a
-        surrogate of SpikingJelly or its name, for a Heaviside of H - v_threshold, which needs
-        n = 1.
+        surrogate of SpikingJelly or its name, for a Heaviside of H - v_threshold, with n = 1.
     v_threshold: threshold of the surrogate's firing, in units of the input; unused without one.
 
     State: "h" [B, C, ...], the potential, and "tail" [B, k-1, C, ...], the last k - 1 valid inputs,
@@ -103,7 +98,7 @@ class DSN(Node):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Taps and bias uniform within 1 / sqrt(width); the bias from `alpha_init` if that is set."""
+        """Taps and bias uniform within 1 / sqrt(width), or the bias by `alpha_init`."""
         width = 1 if self.weight is None else self.weight.shape[1]
         with torch.no_grad():
             if self.weight is not None:
@@ -113,6 +108,12 @@ class DSN(Node):
             else:
                 log_s = self.tau * math.log(self.alpha_init)
                 self.bias.fill_(log_s - math.log(-math.expm1(log_s)))
+
+    @classmethod
+    def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Binary, and the old integrator at the start."""
+        arguments = {"n": 1, **old.integrator(chosen)}
+        return {name: value for name, value in arguments.items() if name not in chosen}
 
     def state_shapes(self, shape: torch.Size) -> dict[str, tuple[int, ...]]:
         return {"h": tuple(shape), "tail": (shape[0], self.k - 1, *shape[1:])}
@@ -140,7 +141,7 @@ class DSN(Node):
         dtype = state_dtype(x)
         bias = self.bias.to(dtype)
         if self.decay == "linear":
-            bias = bias.view(-1, *(1,) * (x.dim() - 3)) + self._mix(x.to(dtype), 2)  # x may be narrower
+            bias = bias.view(-1, *(1,) * (x.dim() - 3)) + self._mix(x.to(dtype), 2)
         taps = self._weight(bias) if self.decay == "conv" else bias.new_empty(self.channels, 0)
         inputs = DSNInputs(x, state.get("tail"), state.get("h"), taps, bias, lengths, 1 / self.tau)
         spikes, h, tail, v = kernel.run(inputs, self.firing)

@@ -1,15 +1,12 @@
 """The whole DSN on the CPU, compiled by numba: `numba_kernel.py` as a torch operator."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from sj_lang.cpu import array, over_columns
-from sj_lang.operators import gradients, keep_with_last_result, kept, operator
+from sj_lang.operators import operator
 from sj_lang_neurons.dsn.inputs import DSNColumns, DSNInputs, DSNOutputs, columns, last_inputs
+from sj_lang_neurons.dsn.operator import complete
 from sj_lang_neurons.firing import Firing
 
 
@@ -25,7 +22,7 @@ def dsn_numba(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
 def _forward(
     flat: DSNColumns, kind: int, level: float, threshold: float, margin: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Spikes or potentials [T, N], the last potential [N], and those before each block [blocks, N]."""
+    """Spikes or potentials [T, N], the last potential [N], those before blocks [blocks, N]."""
     from sj_lang_neurons.dsn import numba_kernel
 
     *tensors, m = flat
@@ -70,15 +67,4 @@ def _(flat: DSNColumns, *numbers: float) -> tuple[Tensor, Tensor, Tensor]:
     return _results(flat, ROWS)
 
 
-@_backward.register_fake
-def _(grad: Tensor, grad_last: Tensor, borders: Tensor, flat: DSNColumns, *numbers: float) -> tuple[Tensor, ...]:
-    return tuple(map(torch.empty_like, (flat.x, flat.tail, flat.h_0, flat.weight, flat.bias)))
-
-
-def _differentiate(ctx: Any, grad: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    (borders,), flat = kept(ctx, DSNColumns)
-    x, tail, h_0, weight, bias = _backward(grad, grad_last, borders, flat, *ctx.rest)
-    return gradients(ctx, DSNColumns, x=x, tail=tail, h_0=h_0, weight=weight, bias=bias)
-
-
-_forward.register_autograd(_differentiate, setup_context=keep_with_last_result)
+complete(_forward, _backward)

@@ -1,6 +1,4 @@
-"""DSN for numba: `torch_block.py`'s arithmetic, row by row, in compiled code. Flat arrays, columns first to last."""
-
-from __future__ import annotations
+"""DSN for numba: `torch_block.py`'s arithmetic, row by row. Flat arrays, columns first to last."""
 
 import numpy as np
 
@@ -15,7 +13,7 @@ def forward(
     x: Array, tail: Array, h_0: Array, weight: Array, bias: Array, lengths: Array, m: float, kind: int, level: float,
     threshold: float, out: Array, h_last: Array, borders: Array, first: int, last: int,
 ) -> None:  # fmt: skip
-    """Spikes `out` [T, N], or potentials; the last potential; the potential before each block, `borders`."""
+    """Spikes or potentials, `out` [T, N]; the last potential; those before blocks, `borders`."""
     for low in range(first, last, WIDTH):
         c = slice(low, min(low + WIDTH, last))
         v = h_0[c].copy()
@@ -131,7 +129,7 @@ def _once_more(q: Array, w: Array) -> None:
 @jit
 def _leak(h: Array, x: Array, w: Array) -> None:
     half, one = w.dtype.type(0.5), w.dtype.type(1)
-    for n in range(len(h)):  # from the nearer end: for w = 1 it is x to the last digit, which the gradient needs
+    for n in range(len(h)):  # from the nearer end: for w = 1 it is exactly x
         h[n] = h[n] + w[n] * (x[n] - h[n]) if w[n] < half else x[n] - (one - w[n]) * (x[n] - h[n])
 
 
@@ -154,4 +152,4 @@ def _through_gain(q: Array, h: Array, x: Array, gh: Array, m: float, g: Array) -
         g[n] = power * q[n] * (h[n] - x[n]) * gh[n]
 
 
-# jit.py and firing.py: c31190cbcfd9279b
+# jit.py and firing.py: e6306288a6323289

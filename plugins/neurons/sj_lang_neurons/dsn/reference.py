@@ -7,13 +7,11 @@ there is no reset:
     a_t     = sum_{i<k} W_i X_{t-k+1+i} + b              (11)   zeros before the first step
     alpha_t = sigmoid(a_t) ** (1 / tau)                  (12)   g_t = logsigmoid(a_t) / tau
     H_t     = alpha_t H_{t-1} + (1 - alpha_t) X_t        (9)    H_0 = 0
-    S_t     = clip(round(H_t), 0, N)                     (10)   its gradient, "Rect": 1 where 0 <= H <= N, else 0
+    S_t     = clip(round(H_t), 0, N)                     (10)   gradient 1 in 0 <= H <= N, else 0
 
 The bias b is ours, and so are the other two decays in detail: "linear", a_t = W X_t + b with a
 matrix over the channels (the paper's fully connected ablation), and "static", a_t = b.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 
@@ -47,7 +45,7 @@ def rect(H: Tensor, N: int) -> Tensor:
 def step(
     X: Tensor, H: Tensor, tail: Tensor, *, logit: Logit, tau: float, fire: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step. X and H [B, C, ...], tail [B, k-1, C, ...] the inputs before X. Returns S, H and tail after it."""
+    """One step: X, H [B, C, ...] and tail [B, k-1, C, ...], the inputs before, to S, H, tail."""
     window = torch.cat((tail, X.unsqueeze(1)), 1)
     g = F.logsigmoid(logit(window)) / tau
     H = g.exp() * H - torch.expm1(g) * X
@@ -57,7 +55,7 @@ def step(
 def sequence(
     X: Tensor, H: Tensor, tail: Tensor, *, logit: Logit, tau: float, fire: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All steps of X [T, B, C, ...]. Returns S [T, B, C, ...], and H and tail after the last step."""
+    """All steps of X [T, B, C, ...]: S [T, B, C, ...], and H and tail after the last."""
     S = []
     for X_t in X.unbind(0):
         S_t, H, tail = step(X_t, H, tail, logit=logit, tau=tau, fire=fire)

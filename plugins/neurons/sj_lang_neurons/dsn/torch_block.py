@@ -2,20 +2,19 @@
 
 With m = 1 / tau, z = -a and q = sigmoid(z):
 
-    z_t = -(sum_i W_i x_{t-k+1+i} + b),  w_t = 1 - alpha_t = 1 - (1 - q_t) ** m,  h_t = h_{t-1} + w_t (x_t - h_{t-1})
+    z_t = -(sum_i W_i x_{t-k+1+i} + b)
+    w_t = 1 - alpha_t = 1 - (1 - q_t) ** m,  h_t = h_{t-1} + w_t (x_t - h_{t-1})
 """
-
-from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from sj_lang_neurons.dsn.decay import gain_
+from sj_lang_neurons.dsn.inputs import DSNColumns
 from sj_lang_neurons.scan.torch_blocks import Rows, scan
 
 KEPT = 4  # blocks of memory that a thread keeps: fresh memory costs more than the arithmetic in it
@@ -23,25 +22,8 @@ KEPT = 4  # blocks of memory that a thread keeps: fresh memory costs more than t
 _of_thread = threading.local()
 
 
-@dataclass(frozen=True)
-class DSNPart:
-    """What belongs to some columns of a call.
-
-    x [T, N]; tail [k - 1, N], the inputs before it; weight [k, N], the taps, the oldest input
-    first, and bias, [1, N] or [T, N], both negated; with k = 0 the bias is all. lengths [N]: the
-    valid steps, None: all.
-    """
-
-    x: Tensor
-    tail: Tensor
-    weight: Tensor
-    bias: Tensor
-    lengths: Tensor | None
-    m: float
-
-
 class Block:
-    """Memory for R steps of N columns with k taps, in the order of `DSNPart`."""
+    """Memory for R steps of N columns with k taps, in the order of `DSNColumns`."""
 
     def __init__(self, like: Tensor, rows: int, width: int, taps: int) -> None:
         self._like, self._rows, self._width = like.new_empty(0), rows, width
@@ -80,8 +62,11 @@ class Block:
         """g of the steps that see an input of the block through tap 0, 1, ..."""
         return [self.g_on[self.reach - i : self.reach - i + self._rows] for i in range(self.taps)]
 
-    def run(self, part: DSNPart, t: slice, h: Tensor) -> None:
-        """Take the inputs of steps t, and compute q (in `g`), w and h. h [N]: the potential before them."""
+    def run(self, part: DSNColumns, t: slice, h: Tensor) -> None:
+        """Take the inputs of steps t, and compute q (in `g`), w and h.
+
+        part: some columns, with weight and bias negated. h [N]: the potential before the steps.
+        """
         before = t.start - self.reach
         if before >= 0:
             self._all.copy_(part.x[before : t.stop])
@@ -102,7 +87,7 @@ class Block:
         leak(self.x, self.w, h, self.h)
 
     def back(self, gh_next: Tensor, alpha_next: Tensor, g_next: Tensor, out: Tensor) -> None:
-        """From gl (in `gh`) to gh and g; writes w gh, the gradient of the inputs without the taps, to `out`.
+        """From gl (in `gh`) to gh and g; writes w gh, the inputs' gradient without taps, to `out`.
 
         gh_next, alpha_next [N] and g_next [k - 1, N] are those of the steps after the block.
         """
@@ -136,7 +121,7 @@ class Block:
 
 
 def block(like: Tensor, rows: int, width: int, taps: int) -> Block:
-    """A block of memory, whose contents are what was left there; good until this thread asks for the next ones."""
+    """A block of memory with what was left there; good until this thread asks for the next."""
     if like.device.type != "cpu":
         return Block(like, rows, width, taps)
     kept: OrderedDict[tuple[object, ...], Block] = _of_thread.__dict__.setdefault("kept", OrderedDict())
@@ -154,8 +139,7 @@ def block(like: Tensor, rows: int, width: int, taps: int) -> Block:
 def leak(x: Rows, w: Rows, h: Tensor, out: Rows) -> Tensor:
     """Write h_t = h_{t-1} + w_t (x_t - h_{t-1}) to `out`; returns its last row, a view.
 
-    x, w, out [R, N], h [N], rows contiguous. The same as a linear recurrence of decay 1 - w, but
-    that number is never formed: it keeps few of its digits if w is small.
+    x, w, out [R, N], h [N], rows contiguous. The decay 1 - w, which loses digits, is never formed.
     """
     cut = out.cut
     if cut:

@@ -1,1 +1,1 @@
-"""First-order linear recurrences over time, which trainable neurons without reset have in common."""
+"""First-order linear recurrences over time, which neurons without reset share."""

@@ -1,12 +1,13 @@
 """How the CUDA kernels see tensors and cut the work: the words of `tile.cuh` in Python."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from sj_lang.operators import keep_with_last_result
 
 PLAIN = 32_768  # columns from which one thread each keeps the memory busy
 STEPS = 8  # of a run: more take more registers than they hide latency
@@ -42,7 +43,7 @@ class Tile:
 
 
 def schedule(columns: int, steps: int) -> Tile:
-    """Enough threads to keep the memory busy, in as few shapes as do, as each is compiled."""
+    """Enough threads to keep the memory busy, in few shapes, as each is compiled."""
     if columns >= PLAIN or steps <= STEPS:
         return Tile(32, 1, STEPS)
     if columns * 4 >= THREADS or steps <= 4 * STEPS:
@@ -70,12 +71,23 @@ def memory(x: Tensor) -> tuple[Tensor | int, ...]:
 
 
 def like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Memory for a result of x's shape, laid out as x is, without x's overlaps and gaps. `flat` of it is a view."""
+    """Memory for a result of x's shape and layout, without overlaps and gaps; `flat` is a view."""
     if x.dim() <= 4:
         return torch.empty_like(x, dtype=dtype)
     *outer, place = torch.empty_like(flat(x), dtype=dtype).stride()
     inner = [place * math.prod(x.shape[axis + 1 :]) for axis in range(3, x.dim())]
     return torch.empty_strided(x.shape, (*outer, *inner), dtype=dtype or x.dtype, device=x.device)
+
+
+def keep(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """`keep_with_last_result`, and a gradient that is zero stays None: a zero is a launch."""
+    keep_with_last_result(ctx, arguments, output)
+    ctx.set_materialize_grads(False)
+
+
+def zeros(x: Tensor, states: Tensor, kind: int) -> Tensor:
+    """A zero gradient of the spikes of x, or with kind 0 of potentials in the states' dtype."""
+    return x.new_zeros((), dtype=x.dtype if kind else states.dtype).expand(x.shape)
 
 
 def whole(x: Tensor | None) -> Tensor | None:

@@ -1,7 +1,5 @@
 """The linear recurrence with a logarithmic decay on the GPU: `kernel.cu` as a torch operator."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ FILE = Path(__file__).with_name("kernel.cu")
 
 
 def log_scan(g: Tensor, u: Tensor, h_0: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """h_t = exp(g_t) h_{t-1} + u_t: all h_t [T, B, C, ...] in u's dtype, and the last valid one [B, C, ...].
+    """h_t = exp(g_t) h_{t-1} + u_t: all h_t [T, B, C, ...] in u's dtype, and the last valid one.
 
     g, u [T, B, C, ...] of one dtype: float32, float64, float16 or bfloat16, of any strides; g <= 0
     is a decay. h_0 and the last state are float32, float64 for float64: the decay exp(g) and the

@@ -1,4 +1,4 @@
-// The linear recurrence h_t = exp(g_t) h_{t-1} + u_t; see tile.cuh for the schedule. After the valid steps h is 0.
+// h_t = exp(g_t) h_{t-1} + u_t; see tile.cuh for the schedule. After the valid steps h is 0.
 //
 // Backwards, with r_t = exp(g_{t+1}) gh_{t+1} the gradient that comes from the next step:
 //     gh_t = dh_t + r_t,   gu_t = gh_t,   gg_t = gh_t exp(g_t) h_{t-1}
@@ -14,7 +14,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     index_t start = threadIdx.y * STEPS;
     real state = h_0[at.n];
 
-    io next_g[STEPS], next_u[STEPS];  // of the tile to come: loads are under way while this one is computed
+    io next_g[STEPS], next_u[STEPS];  // of the tile to come, loaded during this one
     fetch<STEPS>(next_g, g, g_t, start, length);
     fetch<STEPS>(next_u, u, u_t, start, length);
     for (index_t tile = 0; tile < steps; tile += TILE, start += TILE) {

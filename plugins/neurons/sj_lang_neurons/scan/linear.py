@@ -1,7 +1,5 @@
 """The linear recurrence as users call it: inputs checked, and the backend chosen."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -16,12 +14,12 @@ BACKENDS = ("auto", "torch", "numba")
 def linear_scan(
     decay: Tensor, drive: Tensor, h_0: Tensor | None = None, *, reverse: bool = False, backend: str = "auto"
 ) -> Tensor:
-    """h_t = decay_t h_{t-1} + drive_t for all t, h_{-1} = h_0; in reverse h_t = decay_t h_{t+1} + drive_t, h_T = h_0.
+    """h_t = decay_t h_{t-1} + drive_t with h_{-1} = h_0; in reverse from h_{t+1}, with h_T = h_0.
 
     decay: [T, ...], or [1, ...] for one decay at all steps; its other axes may be 1 even if the
-    drive's are not.
-    drive: [T, ...], T >= 1. h_0: [...], None for zeros.
-    backend: "torch", "numba" on the CPU, or "auto", which takes numba if it can.
+    drive's are not. drive: [T, ...], T >= 1. h_0: [...], None for zeros. backend: "torch", "numba"
+    on the CPU, or "auto", which takes numba if it can.
+
     Returns h [T, ...] of the drive's shape, computed in float32, in float64 if one of the three is
     float64. All three get gradients. Raises ValueError for shapes that do not fit, tensors on
     several devices and an unknown backend, TypeError for complex numbers, RuntimeError if the

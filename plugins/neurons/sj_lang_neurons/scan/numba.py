@@ -1,7 +1,5 @@
 """The linear recurrence on the CPU, compiled by numba: `numba_kernel.py` as a torch operator."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,6 +1,4 @@
-"""The linear recurrence for numba, row by row, in compiled code. Flat arrays, columns first to last."""
-
-from __future__ import annotations
+"""The linear recurrence for numba, row by row. Flat arrays, columns first to last."""
 
 import numpy as np
 
@@ -60,4 +58,4 @@ def _step(a: Array, h: Array, u: Array, out: Array) -> None:
         out[n] = a[n] * h[n] + u[n]
 
 
-# jit.py and firing.py: c31190cbcfd9279b
+# jit.py and firing.py: e6306288a6323289

@@ -1,6 +1,4 @@
-"""What makes a torch operator of a linear recurrence: its fake outputs and its gradient, the same for every backend."""
-
-from __future__ import annotations
+"""Fake outputs and gradient of a linear recurrence, the same for every backend."""
 
 from typing import Any
 
@@ -9,7 +7,7 @@ from torch import Tensor
 
 
 def complete(scan: Any, backward: Any) -> None:
-    """Register them. `scan(a, u, h_0, reverse)` and `backward(grad, a, h, h_0, reverse)` are custom operators."""
+    """Register them for `scan(a, u, h_0, reverse)` and `backward(grad, a, h, h_0, reverse)`."""
 
     def like(x: Tensor) -> Tensor:
         return torch.empty_like(x, memory_format=torch.contiguous_format)

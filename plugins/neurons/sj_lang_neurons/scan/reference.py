@@ -5,8 +5,6 @@
 In reverse, h_t = a_t h_{t+1} + u_t, begun behind the last step.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

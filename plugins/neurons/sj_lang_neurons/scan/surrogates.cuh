@@ -1,7 +1,15 @@
-// Firing and its gradient; the macro FIRE is that of firing.py. Those from 2 on are SpikingJelly's: a step at h = V, and
-// the derivative of a smooth one. 1 is `Rect`: alpha is the highest spike, threshold the lowest. NaN stays NaN.
+// Firing and its gradient; FIRE as in firing.py. From 2 on, SpikingJelly's: a step at h = V,
+// and the derivative of a smooth one. 1 is `Rect` from threshold to alpha. NaN stays NaN.
 #pragma once
 #include "tile.cuh"
+
+#if FIRE == 0
+typedef real spike;  // a potential, not rounded
+#else
+typedef io spike;
+#endif
+__device__ __forceinline__ real wide(spike value) { return FIRE == 0 ? (real)value : load((io)value); }
+__device__ __forceinline__ spike narrow(real value) { return FIRE == 0 ? (spike)value : (spike)store(value); }
 
 __device__ __forceinline__ real fire(real h, real alpha, real threshold) {
 #if FIRE == 0

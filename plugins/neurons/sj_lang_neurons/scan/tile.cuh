@@ -1,12 +1,12 @@
-// What the kernels of this package share: element types, columns, and the exchange between the runs of a tile.
+// What the kernels share: element types, columns, and the exchange between the runs of a tile.
 //
-// A column is one element of a step [batch, channels, places]; its recurrence is independent of the others. A block holds
-// COLUMNS of them and RUNS runs of STEPS steps each: a tile of RUNS * STEPS steps, one thread per column and run. A thread
-// computes its run from zero, in registers; what a run adds and its factor go through shared memory; each thread composes
-// those of the runs before it, and computes its run again from the right start. So memory is passed over once. RUNS = 1 is
-// the plain loop of one thread per column.
+// A column is an element of a step [batch, channels, places], with a recurrence of its own. A block
+// holds COLUMNS of them and RUNS runs of STEPS steps: a tile of RUNS * STEPS steps, one thread per
+// column and run. A thread computes its run from zero, in registers; what a run adds and its factor
+// go through shared memory; each thread composes those of the runs before it, and computes its run
+// again from the right start. So memory is passed over once. RUNS = 1: a loop per column.
 //
-// Macros: IO 0 float, 1 double, 2 half, 3 bfloat16; COLUMNS, RUNS, STEPS. States and sums are float, double for double.
+// Macros: IO 0 float, 1 double, 2 half, 3 bfloat16; COLUMNS, RUNS, STEPS. States: float or double.
 #pragma once
 
 #if IO == 1
@@ -35,15 +35,15 @@ __device__ __forceinline__ io store(real value) {  // to the nearest, ties to ev
 #else
 __device__ __forceinline__ real load(io bits) {
     const unsigned sign = (unsigned)(bits & 0x8000u) << 16, rest = (unsigned)(bits & 0x7fffu) << 13;
-    if (rest >= 0x0f800000u) return __uint_as_float(sign | rest | 0x7f800000u);          // infinite, NaN
-    const float value = __uint_as_float(rest) * __uint_as_float(0x77800000u);             // * 2^112, exact
+    if (rest >= 0x0f800000u) return __uint_as_float(sign | rest | 0x7f800000u);  // infinite, NaN
+    const float value = __uint_as_float(rest) * __uint_as_float(0x77800000u);  // * 2^112, exact
     return __uint_as_float(__float_as_uint(value) | sign);
 }
 __device__ __forceinline__ io store(real value) {
     const unsigned bits = __float_as_uint(value), sign = (bits >> 16) & 0x8000u, size = bits & 0x7fffffffu;
     if (size > 0x7f800000u) return (io)(sign | 0x7e00u);
     if (size >= 0x47800000u) return (io)(sign | 0x7c00u);
-    if (size < 0x38800000u)                                                                // subnormal: units of 2^-24
+    if (size < 0x38800000u)  // subnormal: units of 2^-24
         return (io)(sign | (__float_as_uint(__uint_as_float(size) + 0.5f) - 0x3f000000u));
     return (io)(sign | ((size - 0x38000000u + 0xfffu + ((size >> 13) & 1u)) >> 13));
 }
@@ -96,14 +96,14 @@ __device__ __forceinline__ void barrier() {
 
 // A run in short: a state c before it becomes join(c, added, factor) after it.
 __device__ __forceinline__ real decayed(real c, real added, real factor) { return fma(factor, c, added); }
-// The same where the factor is a gain w = 1 - decay, which keeps its digits where the decay is near 1.
+// The same with a gain w = 1 - decay for a factor, which keeps its digits near a decay of 1.
 __device__ __forceinline__ real leaked(real c, real added, real gain) { return c + fma(-gain, c, added); }
 
 typedef real Shared[RUNS][COLUMNS];
 
 __device__ __forceinline__ real &mine(Shared shared) { return shared[threadIdx.y][threadIdx.x]; }
 
-// The state before the thread's run; `state`, that before the tile, becomes that after it. To be called after a barrier.
+// The state before the thread's run; moves `state` over the tile. Call after a barrier.
 template <bool BACKWARDS, real JOIN(real, real, real)>
 __device__ __forceinline__ real enter(real &state, Shared added, Shared factor) {
     real own = state;

@@ -1,10 +1,8 @@
-"""The linear recurrence as one torch operator with a hand-written backward, in plain torch, for every device.
+"""The linear recurrence as one operator in plain torch, with a backward of its own.
 
 Time and memory are O(T): forward and backward each pass once over the data, in blocks that stay in
 the cache.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -30,7 +28,7 @@ def scan_torch(a: Tensor, u: Tensor, h_0: Tensor, reverse: bool) -> Tensor:
 
 @operator("sj_lang::linear_scan_backward")
 def _backward(grad: Tensor, a: Tensor, h: Tensor, h_0: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The same recurrence, the other way, with the decays shifted by a step. Gradients of a, u and h_0."""
+    """Gradients of a, u and h_0: the recurrence the other way, its decays shifted by a step."""
     grad_a = torch.zeros_like(a, memory_format=torch.contiguous_format)
     grad_u = torch.empty_like(h)
     steps = len(h)

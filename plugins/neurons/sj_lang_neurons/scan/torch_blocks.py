@@ -1,12 +1,9 @@
-"""The linear recurrence over the rows of one block, small enough to stay in the cache. No autograd: buffers in, out.
+"""The linear recurrence over the rows of one block, small enough for the cache. No autograd.
 
-Two ways, chosen by shape: with many channels a loop over the rows; with few, where a row costs less
-than the call that handles it, chunks side by side in two passes. The first begins at zero in each
-chunk and gives what the chunk adds, U, and the product of its decays, P. The states at the borders
-are the recurrence c' = P c + U, and from them the second pass begins.
+With many channels a loop over the rows; with few, where a row costs less than its call, chunks side
+by side in two passes. The first begins at zero in each chunk and gives what it adds, U, and the
+product of its decays, P. The second begins at the borders' states, the recurrence c' = P c + U.
 """
-
-from __future__ import annotations
 
 from functools import cached_property
 
@@ -19,7 +16,7 @@ FEW = 32  # rows up to which the loop is faster
 
 
 class Rows:
-    """Rows [R, N], and the views of them that the ways need, each made once: a view costs as much as a short row."""
+    """Rows [R, N] and views of them, each made once: a view costs as much as a short row."""
 
     def __init__(self, all: Tensor) -> None:
         self.all = all
@@ -40,12 +37,12 @@ class Rows:
         return self.all[: self.cut].view(self.cut // CHUNK, CHUNK, self.all.shape[1]).unbind(1)
 
     @cached_property
-    def borders(self) -> Borders:
+    def borders(self) -> "Borders":
         return Borders(self.all.new_empty(3, self.cut // CHUNK + 1, self.all.shape[1]))
 
 
 class Borders:
-    """Memory for chunks, [chunks, N] each: what they add, their factor, and the states around them [chunks + 1, N]."""
+    """What chunks add, their factor [chunks, N], and the states around them [chunks + 1, N]."""
 
     def __init__(self, memory: Tensor) -> None:
         self.added, self.factor = (Rows(m[:-1]) for m in memory[:2])
@@ -54,7 +51,7 @@ class Borders:
 
 
 def block_rows(x: Tensor, elements: int) -> int:
-    """Rows of a block of x [T, ...] of about so many elements, at least 1; all of them if not on a CPU."""
+    """Rows of a block of x [T, ...] of about so many elements, 1 or more; all if not on a CPU."""
     steps, width = len(x), x.shape[1:].numel()
     return max(1, min(steps, elements // max(1, width))) if x.device.type == "cpu" else steps
 
@@ -96,7 +93,7 @@ def _chunks(lanes: Steps, h: Tensor, out: Rows, reverse: bool) -> Tensor:
     U, P = borders.added.all.copy_(first_u), borders.factor.all[: len(first_a)].copy_(first_a)
     for a_i, u_i, _ in lanes[1:]:
         torch.addcmul(u_i, a_i, U, out=U)
-        torch.hardshrink(P.mul_(a_i), tiny, out=P)  # arithmetic on numbers too small to be normal is slow
+        torch.hardshrink(P.mul_(a_i), tiny, out=P)  # subnormal numbers are slow
 
     start, state, end = (
         (-1, borders.after, borders.before) if reverse else (0, borders.before, borders.after)

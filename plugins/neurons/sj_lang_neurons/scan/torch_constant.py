@@ -1,6 +1,4 @@
-"""h_t = a h_{t-1} + u_t with a decay that does not change in time: the scan of a node with static leaks."""
-
-from __future__ import annotations
+"""h_t = a h_{t-1} + u_t with one decay for all steps: the scan of a node with static leaks."""
 
 import math
 
@@ -8,17 +6,16 @@ import torch
 from torch import Tensor
 
 FEW_STEPS = 64
-LONG_ROW = 16_384  # elements of a step from which one operation per step is as fast as any other way
+LONG_ROW = 16_384  # elements of a step from which an operation per step is as fast as any way
 
 
 def constant_scan(u: Tensor, decay: Tensor, out: Tensor, *, reverse: bool = False) -> None:
     """Fill `out` in place; no gradient. All contiguous; u may be the part of `out` that it fills.
 
-    u [T, N], decay [N], out [T + 1, N].
-    Forward: out[0] holds the start, out[t + 1] = decay out[t] + u[t].
-    Reverse: out[T] holds the start, out[t] = decay out[t + 1] + u[t].
+    u [T, N], decay [N], out [T + 1, N] with the start in out[0]: out[t + 1] = decay out[t] + u[t].
+    Reverse: with the start in out[T], out[t] = decay out[t + 1] + u[t].
 
-    Two passes over chunks of `length` steps: what each chunk adds to its last step, then, with the
+    Two passes over chunks of `length` steps: what each adds to its last step, then, with the
     carries of a scan over the chunks, all chunks at once step by step. 2 length + T / length
     operations in place of T.
     """
@@ -41,7 +38,7 @@ def constant_scan(u: Tensor, decay: Tensor, out: Tensor, *, reverse: bool = Fals
     carry = out.new_empty(chunks + 1, width)
     carry[chunks if reverse else 0] = out[body if reverse else 0]
     power = decay**length
-    power.masked_fill_(power < torch.finfo(power.dtype).tiny, 0)  # arithmetic with denormals is slow
+    power.masked_fill_(power < torch.finfo(power.dtype).tiny, 0)  # subnormal numbers are slow
     constant_scan(added, power, carry, reverse=reverse)
     before = carry[1:] if reverse else carry[:-1]
     for k in order:

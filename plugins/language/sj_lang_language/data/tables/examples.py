@@ -1,13 +1,11 @@
-"""From tables to labelled sentences and pairs: labels checked, validation cut off, repetitions found."""
-
-from __future__ import annotations
+"""From tables to labelled sentences and pairs: labels checked, parts cut off, repetitions found."""
 
 import hashlib
 import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +27,7 @@ class Classes:
     aliases: dict[str, int]
 
     @classmethod
-    def of(cls, names: Iterable[str]) -> Classes:
+    def of(cls, names: Iterable[str]) -> Self:
         """Names in their order: by number if all are whole numbers, else by letters."""
         distinct = set(names)
         numbers = all(re.fullmatch(r"-?\d{1,18}", name) for name in distinct)
@@ -37,7 +35,7 @@ class Classes:
         return cls(names=ordered, aliases={})
 
     def encode(self, table: DataTable, values: Sequence[Any], key: str) -> Array:
-        """Class numbers, int64. UserError for a label that is none of the names, with its line."""
+        """Class numbers, int64. UserError, with the line, for an unknown label."""
         places = {**self.aliases, **{name: index for index, name in enumerate(self.names)}}
         texts = [written(value) for value in values]
         for row, text in enumerate(texts):
@@ -58,7 +56,7 @@ class Scores:
     high: float
 
     def encode(self, table: DataTable, values: Sequence[Any], key: str) -> Array:
-        """Scores, float32. UserError for what is no number between the limits, with its line."""
+        """Scores, float32. UserError, with the line, for any other value."""
         scores = []
         for row, value in enumerate(values):
             try:
@@ -75,7 +73,7 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Sentences (`second` None) or pairs, `[N]` each. labels: class numbers, or scores; None if there are none."""
+    """Sentences (`second` None) or pairs, `[N]` each. labels: class numbers, scores, or None."""
 
     first: list[str]
     second: list[str] | None
@@ -90,7 +88,7 @@ class Examples:
         second = self.second or [""] * len(self.first)
         return [(a.strip(), b.strip()) for a, b in zip(self.first, second, strict=True)]
 
-    def take(self, rows: Iterable[int]) -> Examples:
+    def take(self, rows: Iterable[int]) -> Self:
         rows = list(rows)
         return replace(
             self,
@@ -106,7 +104,7 @@ class Examples:
         yield from self.second or []
 
     def empty(self) -> list[int]:
-        """The rows with a text without any character but white space."""
+        """The rows in which a text is empty or only white space."""
         both = zip(self.first, self.second or self.first, strict=True)
         return [row for row, (a, b) in enumerate(both) if not (a.strip() and b.strip())]
 
@@ -122,8 +120,7 @@ class Examples:
 def of_table(
     table: DataTable, text: Sequence[str], label: str | None, kind: Classes | Scores, *, keys: tuple[str, str]
 ) -> Examples:
-    """The examples of a table. label: its column; None: there are no labels. keys: where a recipe names text and label,
-    for messages."""
+    """The examples of a table. label: its column, or None. keys: of text and label in a recipe."""
     columns = [_texts(table, name, keys[0]) for name in text]
     return Examples(
         first=columns[0],
@@ -134,25 +131,26 @@ def of_table(
 
 
 def has_labels(table: DataTable, label: str) -> bool:
-    """False if there is no such column, or if each of its values says that the label is not known ("", null, -1)."""
+    """Whether there is such a column, with a value that is a label: not "", null or -1."""
     return any(written(value) not in ("", "-1") for value in table.columns.get(label, []))
 
 
 def written(value: Any) -> str:
-    """A label as text: 1, 1.0 and "1" are the same one."""
+    """A label as text: 1, 1.0, "1", "1.0" and b"1" are the same one."""
     if _missing(value):
         return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value).strip()
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text.strip())
 
 
 def cut(examples: Examples, share: float, *, classes: bool, key: str = "task.validation") -> tuple[Examples, Examples]:
-    """Cut a part off at random: (the rest, the part), each in the old order.
+    """Split off a random part: (the rest, the part), each in the original order.
 
-    share: of the examples, below 1; or their number, from 1 on. The same texts never stand in both.
-    classes: the part has the labels in the proportion of the whole, up to one each. key: where a
-    recipe sets share, for messages.
+    share: of the examples if below 1, else their number. Equal texts never stand in both. classes:
+    the labels of the part are in the proportion of the whole, up to one each. key: where a recipe
+    sets share, for messages.
     """
     count = len(examples)
     size = share if share >= 1 else share * count
@@ -198,7 +196,7 @@ def repeated(examples: Examples, train: Examples) -> Array:
 
 
 def _texts(table: DataTable, name: str, key: str) -> list[str]:
-    """A column as texts, "" if there is none. UserError for what is neither text nor number, with its line."""
+    """A column as texts, "" for a missing one. UserError for what is neither text nor number."""
     texts = []
     for row, value in enumerate(table.column(name, key)):
         if isinstance(value, bytes):

@@ -1,6 +1,4 @@
-"""The tasks of GLUE (Wang et al. 2019, arXiv 1804.07461), and where each form of the data keeps their tables."""
-
-from __future__ import annotations
+"""The tasks of GLUE (Wang et al. 2019, arXiv 1804.07461), and where their tables are."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,7 +57,7 @@ class GlueTask:
     splits: Mapping[str, str] = field(default_factory=lambda: _SPLITS)
 
     def file_of(self, part: str) -> str:
-        """What the predictions on a part are called: GLUE's name of a submission, if it is one."""
+        """The file of the predictions on a part, named as GLUE asks if it is a submission."""
         usual = f"{self.folder}.tsv" if part == "test" else f"{part}.tsv"
         return self.submissions.get(part, usual)
 
@@ -87,12 +85,7 @@ SPECS: Mapping[str, GlueTask] = {
         columns=("source", "label", "mark", "sentence"),  # its train and dev have no header line
         rows={"test": 1063},
     ),
-    "sst2": GlueTask(
-        folder="SST-2",
-        text=("sentence",),
-        labels=("negative", "positive"),
-        rows={"test": 1821},
-    ),
+    "sst2": GlueTask(folder="SST-2", text=("sentence",), labels=("negative", "positive"), rows={"test": 1821}),
     "mrpc": GlueTask(
         folder="MRPC",
         text=("#1 String", "#2 String"),
@@ -102,13 +95,7 @@ SPECS: Mapping[str, GlueTask] = {
         figures=("f1", "accuracy"),
         rows={"test": 1725},
     ),
-    "stsb": GlueTask(
-        folder="STS-B",
-        text=_PAIR,
-        label="score",
-        figures=("spearman", "pearson"),
-        rows={"test": 1379},
-    ),
+    "stsb": GlueTask(folder="STS-B", text=_PAIR, label="score", figures=("spearman", "pearson"), rows={"test": 1379}),
     "qqp": GlueTask(
         folder="QQP",
         text=("question1", "question2"),
@@ -126,19 +113,8 @@ SPECS: Mapping[str, GlueTask] = {
         named=True,
         rows={"test": 5463},
     ),
-    "rte": GlueTask(
-        folder="RTE",
-        text=_PAIR,
-        labels=("entailment", "not_entailment"),
-        named=True,
-        rows={"test": 3000},
-    ),
-    "wnli": GlueTask(
-        folder="WNLI",
-        text=_PAIR,
-        labels=("not_entailment", "entailment"),
-        rows={"test": 146},
-    ),
+    "rte": GlueTask(folder="RTE", text=_PAIR, labels=("entailment", "not_entailment"), named=True, rows={"test": 3000}),
+    "wnli": GlueTask(folder="WNLI", text=_PAIR, labels=("not_entailment", "entailment"), rows={"test": 146}),
 }
 
 
@@ -177,7 +153,7 @@ def read(name: str, data: str | Mapping[str, str], files: Mapping[str, str], not
 
 
 def _folder(name: str, place: Path) -> Path:
-    """The task's folder below a folder of GLUE, or that one if it is the task's own."""
+    """The task's folder inside a folder of GLUE, or this folder if it is the task's own."""
     if not place.is_dir():
         raise UserError(f"task.data: no folder {place}; expected 'hub', or a folder with GLUE's TSV or parquet files")
     for inner in (SPECS[name].folder, _hub_name(name)):
@@ -226,7 +202,7 @@ def _read(name: str, part: str, paths: list[Path], notes: list[str]) -> DataTabl
         columns = None if "sentence" in header else columns
     else:
         columns = None
-    # a line that a test part loses would move those behind it in the submission
+    # a line that is missing from a test part would shift the later ones in the submission
     table = table_files.read(path, columns=columns, skip_malformed=name == "qqp" and part in ("train", "dev"))
     if table.malformed:
         notes.append(f"{part}: {len(table.malformed):,} lines with a wrong number of fields are left out")

@@ -1,31 +1,26 @@
-"""A validation part for a train set that holds phrases of its sentences beside them, as SST-2's does.
+"""Validation for a train set that holds phrases of its sentences beside them, as SST-2's does.
 
 Cut at random, nine phrases of ten would have the sentence around them, or a part of it, in train:
 such a validation part says nothing about new sentences. So whole sentences are cut, and with them
 what stands in no other sentence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sj_lang.errors import UserError
 from sj_lang_language.data.tables.examples import CUT_SEED, SMALLER, Examples, room_for
 
-Array = NDArray[Any]
-
 
 def cut(examples: Examples, share: float) -> tuple[Examples, Examples, int]:
-    """(train, validation, how many examples are in neither), in the old order.
+    """(train, validation, how many examples are in neither), in the original order.
 
-    A sentence is an example whose words stand in no longer one. share: of the sentences, below 1;
-    or their number. Validation holds only sentences, drawn in the proportion of the labels; train
-    is what stands, word by word, in one of the sentences that are left. So a phrase that both have
-    in common stays in train, as it does for a new sentence.
+    A sentence is an example that is not part of a longer one. share: of the sentences if below 1,
+    else their number. Validation holds only sentences, drawn in the proportion of the labels; train
+    holds what is part of the other sentences. So a phrase that both share stays in train, as it
+    does for a new sentence.
     """
     words = [tuple(text.split()) for text in examples.first]
     sentences = _sentences(words)
@@ -42,7 +37,7 @@ def cut(examples: Examples, share: float) -> tuple[Examples, Examples, int]:
 
 
 def _sentences(words: list[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
-    """The examples that stand in no longer one, each with its first row."""
+    """The examples that are not part of a longer one, each with its first row."""
     seen: set[tuple[str, ...]] = set()
     first_rows = {}
     for row in sorted(range(len(words)), key=lambda row: -len(words[row])):
@@ -53,7 +48,7 @@ def _sentences(words: list[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
 
 
 def _phrases(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """All that stands in a sentence, itself among it."""
+    """All parts of a sentence, including itself."""
     yield words
     for start in range(len(words)):
         for end in range(start + 1, len(words) + 1):
@@ -61,7 +56,7 @@ def _phrases(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def _draw(sentences: list[tuple[tuple[str, ...], Any]], size: float) -> Iterator[tuple[str, ...]]:
-    """Sentences at random, the same ones for every seed, the labels in their proportion, up to one each."""
+    """Random sentences, the same for every seed, the labels in proportion, up to one each."""
     room = room_for(np.array([label for _, label in sentences]), size)
     for index in np.random.default_rng(CUT_SEED).permutation(len(sentences)):
         one, label = sentences[index]

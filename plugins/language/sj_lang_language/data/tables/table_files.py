@@ -1,6 +1,4 @@
-"""Tables of examples: TSV, CSV, JSON lines and parquet, each value with the line where it stands."""
-
-from __future__ import annotations
+"""Tables of examples: TSV, CSV, JSON lines and parquet, each row with its line."""
 
 import csv
 import io
@@ -17,15 +15,17 @@ from sj_lang_language.data.text.text_files import read_file
 TAB, COMMA = (".tsv", ".txt"), (".csv",)
 JSON, PARQUET = (".jsonl", ".json"), (".parquet",)
 SUFFIXES = (*TAB, *COMMA, *JSON, *PARQUET)
-_HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which JSON can spell and UTF-8 cannot
+_HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which is in JSON but not in UTF-8
 _LONGEST = 1 << 27  # characters of a field; Python's own limit is 131,072
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataTable:
-    """Columns of equal length. lines: the line of each row in its file, counted from 1 (`unit` "row" if a file has
-    no lines). malformed: the lines that have another number of fields than the header; their rows
-    are left out."""
+    """Columns of equal length.
+
+    lines: the line of each row, counted from 1 (`unit` "row" if a file has no lines). malformed:
+    the lines whose number of fields is not the header's; their rows are left out.
+    """
 
     place: str
     columns: dict[str, list[Any]]
@@ -37,7 +37,7 @@ class DataTable:
         return len(self.lines)
 
     def column(self, name: str, key: str) -> list[Any]:
-        """The values of a column. key: where a recipe names it, for the message of the UserError if there is none."""
+        """The values of a column. UserError if there is none. key: where a recipe names it."""
         if name not in self.columns:
             hint = choices(name, list(self.columns))
             raise UserError(
@@ -46,7 +46,7 @@ class DataTable:
         return self.columns[name]
 
     def where(self, row: int) -> str:
-        """A row, as messages call it."""
+        """How messages refer to a row."""
         return f"{self.place}, {self.unit} {self.lines[row]}"
 
 
@@ -60,19 +60,14 @@ def read(
 ) -> DataTable:
     """Read a table. The suffix tells its form; .gz may follow that of a text.
 
-    columns: the names of the columns of a file without a header line.
-    quotes: whether a field may stand in double quotes, and then hold separators and line ends.
-        None: in .csv it may, in .tsv and .txt a quote is a character like others, as GLUE writes
-        its files.
-    skip_malformed: leave out rows with another number of fields than the header, and list them,
-        instead of refusing.
-    option: where a recipe sets quotes, for messages.
+    columns: the names of the columns of a file without a header line. quotes: whether a field may
+    stand in double quotes, and then hold separators and line ends; None: in .csv only, as GLUE
+    writes its files. skip_malformed: list rows with another number of fields than the header
+    instead of refusing them. option: where a recipe sets quotes, for messages.
 
-    Text is UTF-8, with or without a byte order mark; lines end in LF or CRLF, and nothing else ends
-    a line. Lines without a character are not rows if there is more than one column.
-
-    Raises UserError for what is missing, has no rows, is no UTF-8 or no table, naming file and
-    line.
+    Text is UTF-8, with or without a byte order mark; only LF or CRLF ends a line. Empty lines are
+    not rows if there is more than one column. Raises UserError, naming file and line, for what is
+    missing, has no rows, is not UTF-8 or not a table.
     """
     path = Path(place).expanduser()
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
@@ -81,7 +76,7 @@ def read(
     if not path.is_file():
         raise UserError(f"task.data: no file {path}")
     if suffix in PARQUET:
-        return _parquet([path], str(path))
+        return read_parquet([path], str(path))
     text = read_file(path)
     if suffix in JSON:
         return _json(text, str(path))
@@ -101,13 +96,8 @@ def read(
     return _filled(table)
 
 
-def read_parquet(paths: Sequence[Path], place: str) -> DataTable:
-    """Several parquet files as one table."""
-    return _parquet(list(paths), place)
-
-
 def of_columns(columns: dict[str, list[Any]], place: str) -> DataTable:
-    """A table out of columns that are in memory already."""
+    """A table from columns in memory."""
     count = len(next(iter(columns.values()), []))
     return _filled(DataTable(place=place, columns=columns, lines=list(range(1, count + 1)), unit="row"))
 
@@ -157,25 +147,28 @@ def _table(rows: Iterable[tuple[int, list[str]]], columns: Sequence[str] | None,
 
 
 def _json(text: str, place: str) -> DataTable:
-    rows: list[tuple[int, Any]] = []
+    listed = text.lstrip().startswith("[")
+    unit, rows, number = "entry" if listed else "line", list[tuple[int, Any]](), 1
     try:
-        if text.lstrip().startswith("["):
+        if listed:
             rows = list(enumerate(json.loads(text), 1))
         else:
             for number, line in enumerate(text.split("\n"), 1):
                 if line.strip():
                     rows.append((number, json.loads(line)))
     except json.JSONDecodeError as error:
-        wrong_line = number if rows or not text.lstrip().startswith("[") else error.lineno
-        raise UserError(
-            f"task.data: {place}, line {wrong_line}: not JSON ({error.msg}, column {error.colno})"
-        ) from error
+        line_number = error.lineno if listed else number
+        problem = f"not JSON ({error.msg}, column {error.colno})"
+        raise UserError(f"task.data: {place}, line {line_number}: {problem}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in one another
+        line_shown = "" if listed else f", line {number}"
+        reason = "too many lists in one another" if isinstance(error, RecursionError) else str(error)
+        raise UserError(f"task.data: {place}{line_shown}: not JSON that can be read ({reason})") from error
     wrong = next((number for number, row in rows if not isinstance(row, dict)), None)
     if wrong is not None:
         raise UserError(f"task.data: {place}, entry {wrong}: expected an object with a value for each column")
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     columns = {name: [row.get(name) for _, row in rows] for name in names}
-    unit = "entry" if text.lstrip().startswith("[") else "line"
     for number, row in rows:
         texts = (one for one in (*row, *row.values()) if isinstance(one, str))
         if half := next(filter(None, map(_HALF.search, texts)), None):
@@ -184,7 +177,8 @@ def _json(text: str, place: str) -> DataTable:
     return _filled(DataTable(place=place, columns=columns, lines=[number for number, _ in rows], unit=unit))
 
 
-def _parquet(paths: list[Path], place: str) -> DataTable:
+def read_parquet(paths: Sequence[Path], place: str) -> DataTable:
+    """Parquet files as one table."""
     import pyarrow
     import pyarrow.parquet
 

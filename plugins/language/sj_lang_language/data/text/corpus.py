@@ -1,7 +1,5 @@
 """From `task.data` to the texts that a language model trains on and is tested on."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +27,7 @@ def parts(data: str | Mapping[str, str] | Sequence[str], split: Sequence[float])
 
 
 def read(data: str | Mapping[str, str]) -> dict[str, str]:
-    """The texts of `task.data`: `{"all": text}`, or those of `train`, `validation`, `test` that the data bring.
+    """The texts of `task.data`: `{"all": text}`, or those of the parts that the data have.
 
     data: a registered source, `hub:owner/name[/config]`, a path, in this order; or a mapping from
     `train`, `validation` (or `dev`) and `test` to these.
@@ -66,23 +64,18 @@ def _read_one(place: str) -> dict[str, str]:
 
 
 def cut(texts: Mapping[str, str], split: Sequence[float]) -> dict[str, str]:
-    """Cut what is not cut yet: `train`, `validation` and `test`, without parts that are empty by `split`.
+    """Cut what is not cut yet into `train`, `validation` and `test`; a share of 0 leaves one out.
 
-    A part that the data bring is used as it is. A missing one is cut from the end of the text,
-    validation before test, its share being counted in characters; a share of 0 leaves it out. So a
-    whole text falls into three pieces in the order train, validation, test, at the characters
+    A part that the data have is used as it is. A missing one is cut from the end of the text,
+    validation before test. So a whole text falls into train, validation and test at the characters
     floor(n s_train) and floor(n (s_train + s_validation)).
     """
     text = texts["all"] if "all" in texts else texts["train"]
     parts = {name: value for name, value in texts.items() if name in PARTS[1:]}
-    ends = {
-        "validation": 0.0 if "validation" in parts else split[1],
-        "test": 0.0 if "test" in parts else split[2],
-    }
+    ends = {name: 0.0 if name in parts else share for name, share in zip(PARTS[1:], split[1:], strict=True)}
     first = int(len(text) * (1 - ends["validation"] - ends["test"]) + 1e-6)
     second = int(len(text) * (1 - ends["test"]) + 1e-6)
-    pieces = {"train": text[:first], "validation": text[first:second], "test": text[second:]}
-    pieces |= parts
+    pieces = {"train": text[:first], "validation": text[first:second], "test": text[second:]} | parts
     return {name: pieces[name] for name in PARTS if name in parts or name == "train" or ends.get(name)}
 
 

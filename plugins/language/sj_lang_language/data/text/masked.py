@@ -1,6 +1,4 @@
-"""Windows whose tokens are masked: what a masked language model reads and what it must tell."""
-
-from __future__ import annotations
+"""Windows whose tokens are masked: what a masked language model reads and predicts."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -25,17 +23,18 @@ class Items(Protocol):
     def __getitem__(self, index: int) -> Item: ...
 
 
-def with_mask_token(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Give a tokenizer that has no mask token one, `[MASK]`, as its last id. Returns whether it was needed."""
+def add_mask_token(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Give a tokenizer without a mask token one, `[MASK]`, as its last id, and return a note."""
     if tokenizer.mask_token is not None:
-        return False
+        return []
     tokenizer.add_special_tokens({"mask_token": MASK})
-    return True
+    return [f"the tokenizer has no mask token: {MASK} is added"]
 
 
 class Frame:
-    """Puts tokens into an input of `length`: `[CLS] tokens [SEP]`, or `[CLS] a [SEP] b [SEP]`, if the tokenizer has
-    these tokens. room: how many tokens of text fit.
+    """Puts tokens into an input of `length`: `[CLS] tokens [SEP]`, or `[CLS] a [SEP] b [SEP]`.
+
+    A special token that the tokenizer lacks is left out. room: how many tokens of text fit.
 
     Each item has `input_ids` and `special_tokens_mask` (True: may not be masked), `[L]`; a pair is
     filled up with the padding token and has `attention_mask`, `token_type_ids` and
@@ -98,12 +97,10 @@ class Windows:
 
 
 class Masking:
-    """BERT's masking (Devlin et al. 2019), drawn by transformers' DataCollatorForLanguageModeling: each token of the
-    text is chosen with probability p; of the chosen ones .8 become the mask token, .1 a random
-    token, .1 stay.
+    """BERT's masking (Devlin et al. 2019), drawn by transformers' DataCollatorForLanguageModeling.
 
-    An item in which none was chosen is drawn again (ours: it would have no loss), so each item has
-    a label.
+    Each token of the text is chosen with probability p; of these .8 become the mask token, .1 a
+    random token, .1 stay. If none was chosen, the item is drawn again (ours), so it has a loss.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, p: float) -> None:
@@ -122,8 +119,10 @@ class Masking:
 
 
 class Masked:
-    """Items, masked by (seed, epoch, number): anew in each epoch of a training, and always the same if nobody tells
-    the epoch, in evaluation. So a resumed training draws what it would have drawn."""
+    """Items, masked by (seed, epoch, number): anew in each epoch, also of a resumed training.
+
+    In evaluation nobody sets the epoch, and the masks are always the same.
+    """
 
     def __init__(self, items: Items | Sequence[Item], masking: Masking, seed: int) -> None:
         self.items, self.masking, self.seed, self.epoch = items, masking, seed, 0

@@ -1,6 +1,4 @@
-"""Pairs of text for next-sentence prediction: a piece, and what follows it or not."""
-
-from __future__ import annotations
+"""Pairs of texts for next-sentence prediction: the second follows the first, or does not."""
 
 import random
 import re
@@ -23,13 +21,10 @@ def documents(text: str) -> list[str]:
 def pairs(texts: Iterable[Tensor], others: Sequence[Tensor], room: int, draw: random.Random) -> Iterator[Pair]:
     """Pairs (a, b, label) of at most `room` tokens together, out of tokenized documents.
 
-    As in BERT a and b are spans, not grammatical sentences: the next `room` tokens of a document,
-    or what is left of it, are cut at a random place; in half of the cases b is replaced by a span
-    of another document and the document goes on where a ends. Such a span is as long as the one
-    that it replaces, if its document allows it (ours: the length should not tell the label).
-    Documents of one token are left out.
-
-    others: where these spans come from; it may grow meanwhile.
+    As in BERT a and b are spans, not sentences: the next `room` tokens of a document, or what is
+    left of it, are cut at a random place; in half of the cases b is replaced by a span of one of
+    `others`, which may grow meanwhile, and the document goes on where a ends. Such a span is as
+    long as the one that it replaces if it can be (ours: the length should not tell the label).
     """
     for text in texts:
         start = 0
@@ -48,7 +43,7 @@ def pairs(texts: Iterable[Tensor], others: Sequence[Tensor], room: int, draw: ra
 
 
 def _another(text: Tensor, others: Sequence[Tensor], draw: random.Random) -> Tensor | None:
-    for _ in range(8):  # few documents may be the same one again and again
+    for _ in range(8):  # with few documents, the same one may be drawn repeatedly
         if others and (other := others[draw.randrange(len(others))]) is not text and len(other):
             return other
     return None

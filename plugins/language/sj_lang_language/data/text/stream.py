@@ -1,6 +1,4 @@
-"""Text that is too large to be held: read, tokenized, cut and masked on the way."""
-
-from __future__ import annotations
+"""Text too large for memory: read, tokenized, cut and masked on the fly."""
 
 import hashlib
 import random
@@ -23,7 +21,7 @@ from sj_lang_language.data.text.masked import Frame, Item, Masking
 from sj_lang_language.data.text.pairs import pairs
 
 BATCH = 64  # rows that are tokenized at a time
-SHUFFLED = 10_000  # windows of a source among which each next one is drawn
+SHUFFLED = 10_000  # windows of a source from which the next one is drawn
 POOL = 256  # documents from which the other half of a pair may come
 
 
@@ -37,7 +35,7 @@ class Source:
     weight: int | None = None
 
     def texts(self, without: frozenset[bytes] = frozenset(), seed: int | None = None) -> Iterator[str]:
-        """The rows in their order, less those whose digest is in `without`. seed: of the order of the files."""
+        """The rows whose digest is not in `without`, in order. seed: of the order of the files."""
         rows = self.rows if seed is None else self.rows.shuffle(seed=seed, buffer_size=1)
         texts = (row[self.column] for row in rows if row[self.column])
         return (text for text in texts if digest(text) not in without) if without else texts
@@ -48,8 +46,7 @@ def digest(text: str) -> bytes:
 
 
 def open_source(place: str) -> Source:
-    """place: `hub:owner/name[/config]`, whose split `train` is read, or a .txt or .txt.gz file or a folder of them,
-    whose rows are the parts between blank lines."""
+    """The split `train` of hub:owner/name[/config], or the paragraphs of a text file or folder."""
     if place.startswith(hub.HUB):
         rows, column, size = hub.stream(place)
         return Source(place, rows, column, size)
@@ -57,8 +54,7 @@ def open_source(place: str) -> Source:
 
 
 class Reader:
-    """From rows to unmasked items. Rows are documents; those too short for a window are joined with the next ones
-    (ours: some sets have a sentence a row)."""
+    """From rows to unmasked items. Rows too short for a window are joined with the next (ours)."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, frame: Frame, *, paired: bool) -> None:
         self.tokenizer, self.frame, self.paired = tokenizer, frame, paired
@@ -100,8 +96,7 @@ def _kept(documents: Iterator[Tensor], pool: deque[Tensor]) -> Iterator[Tensor]:
 def hold_out(source: Source, reader: Reader, windows: int) -> tuple[list[Item], frozenset[bytes]]:
     """The first `windows` items of a source, and the digests of the rows that they were cut from.
 
-    Digests, and not how many rows to skip: with workers and shuffled files a source has no first
-    rows.
+    Their number would not do: with workers and shuffled files a source has no first rows.
     """
     used: set[bytes] = set()
 
@@ -120,14 +115,11 @@ def hold_out(source: Source, reader: Reader, windows: int) -> tuple[list[Item], 
 
 
 class MaskedStream(IterableDataset[dict[str, Any]]):
-    """Masked windows without end.
+    """Masked windows without end, in an order that depends on the seed and the worker's number.
 
     The source of each window is drawn by size (with equal chances if a size is not known), and the
     window from `SHUFFLED` ones of that source. A source that ends begins again, with its files in
-    another order.
-
-    held: for each source the digests of its rows that are held out. The order depends on the seed
-    and the number of the worker. With several workers `datasets` deals out a source's files.
+    another order; workers share its files. held: for each source, the digests of rows held out.
     """
 
     def __init__(
@@ -149,7 +141,7 @@ class MaskedStream(IterableDataset[dict[str, Any]]):
                 (chosen,) = draw.choices(range(len(streams)), weights)
                 item = next(streams[chosen], None)
                 if item is None:
-                    del streams[chosen], weights[chosen]  # this worker has no file of it
+                    del streams[chosen], weights[chosen]  # this worker has none of its files
             if item is None:
                 return
             yield self.masking(item, self.seed, number, index)

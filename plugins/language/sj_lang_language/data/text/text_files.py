@@ -1,7 +1,5 @@
 """Local text: .txt and .txt.gz, a file or a folder of them."""
 
-from __future__ import annotations
-
 import gzip
 import zlib
 from collections.abc import Iterator
@@ -12,18 +10,18 @@ from sj_lang.errors import UserError
 
 SUFFIXES = (".txt", ".txt.gz")
 LONGEST = 1 << 20  # characters of a row of a stream, if no blank line ends it
+RATIO = 100  # between a text and its .gz, at most
+SMALL = 1 << 26  # bytes that may be packed in any ratio
 PARTS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
 
 
 def read(place: Path) -> dict[str, str]:
     """The text of a file, `{"all": text}`, or of a folder.
 
-    A folder that holds `train.txt` is taken as cut already: `train`, `validation` (or `valid`,
+    A folder that holds `train.txt` counts as cut already: `train`, `validation` (or `valid`,
     `dev`) and `test`, each .txt or .txt.gz. Of any other folder all .txt and .txt.gz files, at any
-    depth, are joined in the order of their paths. Files are UTF-8; line ends stay as they are, a
-    byte order mark is dropped.
-
-    Raises UserError for what is missing, empty, not UTF-8 or no text, naming file and line.
+    depth, are joined in the order of their paths. A byte order mark is dropped. Raises UserError,
+    naming file and line, for what is missing, empty, not UTF-8 or no text.
     """
     files = _files(place)
     if place.is_file():
@@ -42,8 +40,7 @@ def read(place: Path) -> dict[str, str]:
 
 
 def stream(place: Path) -> Any:
-    """The rows of a file, or of all text files of a folder, read while they are used; a row is what stands between
-    blank lines, in the column `text`."""
+    """The paragraphs of a file, or of all files of a folder, as streamed rows with a `text`."""
     import datasets
 
     files = [str(path) for path in _files(place)]
@@ -62,7 +59,7 @@ def _paragraphs_of(path: str) -> Iterator[dict[str, str]]:
     lines: list[str] = []
     size = 0
     with (gzip.open if path.lower().endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as file:
-        for line in file:
+        for line in iter(lambda: file.readline(LONGEST), ""):
             if line.strip():
                 lines.append(line)
                 size += len(line)
@@ -84,12 +81,24 @@ def _files(place: Path) -> list[Path]:
     return files
 
 
+def _unpacked(path: Path, packed: int) -> bytes:
+    """The content of a .gz. UserError for one that fills the memory: no text is packed like that."""
+    most = max(SMALL, RATIO * packed)
+    with gzip.open(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise UserError(
+            f"task.data: {path} unpacks to more than {most:,} bytes, {RATIO} times its size; to use it, unpack it"
+        )
+    return data
+
+
 def read_file(path: Path) -> str:
     """One file as text."""
     try:
         data = path.read_bytes()
         if path.name.lower().endswith(".gz"):
-            data = gzip.decompress(data)
+            data = _unpacked(path, len(data))
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"task.data: {path} cannot be read: {error}") from error
     if not data.strip():

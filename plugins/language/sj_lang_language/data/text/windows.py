@@ -1,7 +1,5 @@
 """Windows of a fixed length over one sequence of tokens, as map-style data sets."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -11,7 +9,7 @@ IGNORED = -100
 
 
 class TrainingWindows:
-    """All full windows that begin at 0, stride, 2 stride ...: `length` tokens, each with the token after it."""
+    """Full windows that begin at 0, stride, 2 stride ...: `length` tokens and the next ones."""
 
     def __init__(self, tokens: Tensor, length: int, stride: int) -> None:
         self.tokens, self.length, self.stride = tokens, length, stride
@@ -24,7 +22,7 @@ class TrainingWindows:
 
 
 class HeldOutWindows:
-    """Windows one after another, without overlap: each token but the first is predicted exactly once.
+    """Windows without overlap, one after another: each token but the first is predicted once.
 
     The last window is filled up with `pad`, on the right and not scored; a causal model sees
     nothing of it, so no attention mask is needed.
@@ -47,10 +45,9 @@ def _checked(index: int, windows: TrainingWindows | HeldOutWindows) -> int:
 
 
 def _item(tokens: Tensor, start: int, length: int, pad: int) -> dict[str, Tensor]:
-    """`length` inputs; "labels", which models shift themselves; "shift_labels", the token after each input.
+    """`length` inputs; "labels", which models shift; "shift_labels", the token after each input.
 
-    transformers' losses score `shift_labels` if they are given, so that the last input predicts
-    too.
+    transformers' losses score `shift_labels` if there are any, so that the last input predicts too.
     """
     span = tokens[start : start + length + 1].long()
     short = length + 1 - len(span)
@@ -60,5 +57,5 @@ def _item(tokens: Tensor, start: int, length: int, pad: int) -> dict[str, Tensor
 
 
 def stack(items: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Items of equal shapes to one batch."""
+    """Stack items of equal shapes to one batch."""
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}

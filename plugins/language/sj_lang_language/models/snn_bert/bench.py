@@ -1,4 +1,4 @@
-"""What the coding costs: a training step of SNN-BERT with individual coding against one with repeat coding.
+"""What the coding costs: a training step of SNN-BERT, individual coding against repeat coding.
 
     python -m sj_lang_language.models.snn_bert.bench --hidden 768 --layers 2 --length 128 --batch 8
 
@@ -7,8 +7,6 @@ one process; the ratios of one run are what counts. Memory is the peak above wha
 before the step, in a process of its own for each model. The paper has 3.5 times the speed and 3.8
 times less memory.
 """
-
-from __future__ import annotations
 
 import argparse
 import ctypes
@@ -86,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.memory_of:
-        if options.device == "cpu":  # freed memory goes back at once, or the step before would hide this one's
+        if options.device == "cpu":  # give back freed memory at once, or it hides the peak
             ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 65536)
         print(json.dumps(CodingStep(options.memory_of, options).megabytes()))
         return 0

@@ -21,7 +21,7 @@ class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     """Sizes and components of an SNN-BERT; the first two groups have BERT's names and meanings."""
 
     model_type = "sj-snn-bert"
-    keys_to_ignore_at_inference = ["hidden_states"]  # noqa: RUF012  # transformers reads a list here
+    keys_to_ignore_at_inference = ["hidden_states"]  # noqa: RUF012  # a list is read
     takes_weights_of = ("bert",)
     meaning = ("coding", "timesteps", "residual", "scaled", "gelu", "hidden_act", "pooling", "twin", "layer_norm_eps")
 
@@ -133,12 +133,3 @@ class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     def hidden_act(self) -> str:
         """BERT's name for what `gelu` says, to compare with the checkpoint of one."""
         return "gelu" if self.gelu or self.twin else "none"
-
-    def requires(self, pads: bool) -> dict[str, dict[str, str]]:
-        """What the components must be able to do, and why; pads: batches of the task may hold padding."""
-        if not self.runs_along_tokens:
-            return {}
-        needed = {"any_length": "texts have any length"}
-        if pads:
-            needed["takes_mask"] = "batches hold padding"
-        return {"neuron": needed}

@@ -1,9 +1,9 @@
 """What SNN-BERT computes: from token ids to one vector per token and one per text.
 
-    x = embedding(ids, positions, segments)                                  floats
-    s = N(x);  Q, K, V = N(Linear(s));  O = attention(Q, K, V)               per layer
-    x = Norm(r + Linear(N(O)))                                               r = x, or s with residual "spikes"
-    s = N(x);  x = Norm(r + Linear(N(GELU(Linear(s)))))                      GELU may be dropped
+    x = embedding(ids, positions, segments)                        floats
+    s = N(x);  Q, K, V = N(Linear(s));  O = attention(Q, K, V)     per layer
+    x = Norm(r + Linear(N(O)))                                     r = x; with residual "spikes", s
+    s = N(x);  x = Norm(r + Linear(N(GELU(Linear(s)))))            GELU may be dropped
 
 N is a layer of neurons: what enters a Linear of a layer are spikes. Shapes: time first inside,
 `[L, B, D]` (individual coding) or `[T, B, L, D]` (repeat coding); `[B, L]` outside. Modules and
@@ -14,8 +14,6 @@ Padding is removal. Inside, the tokens of a text stand first, wherever its paddi
 count tokens, the first one is that of the pooler, and what is returned stands where the tokens
 stood.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Mapping
@@ -39,7 +37,7 @@ from sj_lang_language.layers import (
     outside,
 )
 from sj_lang_language.models.calibration import calibrate
-from sj_lang_language.models.common import FreshWeights, asked_if, component, replace_table
+from sj_lang_language.models.common import SpikingModel, asked_if, component
 from sj_lang_language.models.snn_bert.config import SNNBertConfig
 
 #: Share of the neurons that fire at a token, by which fresh weights are drawn: BPSN's on currents
@@ -107,7 +105,7 @@ class SNNBertIntermediate(nn.Module):
 
 
 class SNNBertLayer(GradientCheckpointingLayer):  # type: ignore[misc]
-    """Attention, then the feed-forward part, each with its residual and its normalization behind it."""
+    """Attention, then the feed-forward part, each followed by residual and normalization."""
 
     def __init__(self, config: SNNBertConfig, *, attention: MakeAttention, neuron: MakeNeuron, norm: MakeNorm) -> None:
         super().__init__()
@@ -126,8 +124,6 @@ class SNNBertLayer(GradientCheckpointingLayer):  # type: ignore[misc]
 
 
 class SNNBertEncoder(nn.Module):
-    """The layers."""
-
     def __init__(self, config: SNNBertConfig) -> None:
         super().__init__()
         parts: dict[str, Any] = {kind: component(config, kind) for kind in ("attention", "norm")}
@@ -144,7 +140,7 @@ class SNNBertPooler(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x: `[B, L, D]`, tokens first; mask: `[B, L]`; to `[B, D]`. A text without a token gives what zeros give."""
+        """x `[B, L, D]`, tokens first, to `[B, D]`; an empty text gives what zeros give."""
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)
         if self.pooling == "cls":
@@ -160,7 +156,7 @@ class SNNBertPooler(nn.Module):
         return torch.tanh(self.dense(pooled))
 
 
-class SNNBertPreTrainedModel(FreshWeights, PreTrainedModel):  # type: ignore[misc]
+class SNNBertPreTrainedModel(SpikingModel, PreTrainedModel):  # type: ignore[misc]
     """What all SNN-BERT models share."""
 
     config_class = SNNBertConfig
@@ -181,7 +177,7 @@ class SNNBertPreTrainedModel(FreshWeights, PreTrainedModel):  # type: ignore[mis
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Put the scales and shifts of spikes into the Linear layers behind; outputs stay as they are, up to rounding.
+        """Fold the scales and shifts of spikes into the Linear layers that follow, up to rounding.
 
         Those of Q, K and V stay, because spikes meet spikes there: `a_k (a_q s + b_q)` meets the
         spikes of K.
@@ -201,13 +197,6 @@ class SNNBertPreTrainedModel(FreshWeights, PreTrainedModel):  # type: ignore[mis
     @property
     def embedding(self) -> Any:
         return self.base_model.embeddings
-
-    def get_input_embeddings(self) -> nn.Module:
-        table: nn.Module = self.embedding.token
-        return table
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        replace_table(self.embedding, value)
 
 
 class SNNBertModel(SNNBertPreTrainedModel):
@@ -236,13 +225,11 @@ class SNNBertModel(SNNBertPreTrainedModel):
         token_type_ids: Tensor | None = None,
         output_hidden_states: bool | None = None,
     ) -> BaseModelOutputWithPooling:
-        """One vector per token, and per text.
+        """Vectors of tokens, `last_hidden_state` `[B, L, D]`, and texts, `pooler_output` `[B, D]`.
 
-        input_ids: `[B, L]`. attention_mask: `[B, L]`, 0 is padding, on any side. token_type_ids:
-        `[B, L]`, None: all 0.
-        output_hidden_states: also the embedding's and each layer's output. Returns
-        `last_hidden_state` `[B, L, D]` (0 at padding), `pooler_output` `[B, D]` (None without
-        pooling layer) and `hidden_states` (of repeat coding, the means over T).
+        input_ids, attention_mask (0: padding, on any side), token_type_ids (None: 0): `[B, L]`.
+        output_hidden_states: also the embedding's and each layer's output, 0 at padding, of repeat
+        coding the means over T.
         """
         mask, order = self._order(attention_mask, input_ids)
         ids = _take(input_ids, order)
@@ -271,7 +258,7 @@ class SNNBertModel(SNNBertPreTrainedModel):
         )
 
     def _order(self, attention_mask: Tensor | None, ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The mask with tokens first, and the order that puts them there, both `[B, L]`; None if all are valid."""
+        """The mask, tokens first, and the order that puts them there, `[B, L]`; None if all are."""
         if attention_mask is None:
             return None, None
         if attention_mask.shape != ids.shape:
@@ -283,7 +270,7 @@ class SNNBertModel(SNNBertPreTrainedModel):
         return mask.gather(1, order), order
 
     def _positions(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """`[L, B]`. Padding counts no position; it gets the last one, and is not read."""
+        """`[L, B]`. Padding has no position of its own; it gets the last one, and is not read."""
         longest, length = getattr(self.embeddings, "max_length", None), ids.shape[1]
         positions = torch.arange(length, device=ids.device)[:, None].expand(-1, len(ids))
         if longest is None or length <= longest:

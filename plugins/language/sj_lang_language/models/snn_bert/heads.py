@@ -1,6 +1,7 @@
 """What SNN-BERT is used for. Heads are floats, with the names and shapes of BERT's."""
 
-from __future__ import annotations
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,38 +12,26 @@ from transformers import (
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    BertConfig,
 )
 from transformers import initialization as init
 from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput, TokenClassifierOutput
-from transformers.models.bert.modeling_bert import BertForPreTrainingOutput
-from transformers.utils import can_return_tuple
+from transformers.models.bert.modeling_bert import BertForPreTrainingOutput, BertPredictionHeadTransform
+from transformers.utils import ModelOutput, can_return_tuple
 
 from sj_lang_language.models.common import register
 from sj_lang_language.models.snn_bert.config import SNNBertConfig
 from sj_lang_language.models.snn_bert.encoder import SNNBertModel, SNNBertPreTrainedModel
 
 
-class _Transform(nn.Module):
-    """LayerNorm(GELU(Linear(x)))."""
-
-    def __init__(self, config: SNNBertConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.activation = nn.GELU()
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.LayerNorm(self.activation(self.dense(x)))
-        return y
-
-
 class _Predictions(nn.Module):
-    """The logits of the tokens, Linear(transform(x)), as a rule with the table of tokens for weights."""
+    """The logits of the tokens: Linear(LayerNorm(GELU(Linear(x))))."""
 
     def __init__(self, config: SNNBertConfig) -> None:
         super().__init__()
-        self.transform = _Transform(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.transform = BertPredictionHeadTransform(BertConfig(hidden_size=width, layer_norm_eps=eps))
+        self.decoder = nn.Linear(width, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def reset_parameters(self) -> None:
@@ -70,6 +59,38 @@ class _PreTrainingHeads(nn.Module):
             self.seq_relationship = nn.Linear(config.hidden_size, 2)
 
 
+class _OneHead:
+    """Mixed into a model with one head, which gives `predict` and `loss`."""
+
+    accepts_loss_kwargs = True
+    output_class: type[ModelOutput]
+    bert: SNNBertModel
+    loss_function: Callable[..., Tensor]
+    #: (what `bert` returns, labels) -> logits, and the labels that they answer to
+    predict: Callable[[Any, Tensor | None], tuple[Tensor, Tensor | None]]
+    #: (logits, labels, what divides the summed loss or None for the mean)
+    loss: Callable[[Tensor, Tensor, Tensor | int | None], Tensor]
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> ModelOutput:
+        """Inputs as for `SNNBertModel`; labels and logits as the class says.
+
+        num_items_in_batch: divides the summed loss, for exact gradient accumulation.
+        """
+        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
+        logits, labels = self.predict(encoded, labels)
+        loss = None if labels is None else self.loss(logits, labels, num_items_in_batch)
+        return self.output_class(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+
+
 class _WithTokenLogits(SNNBertPreTrainedModel):
     """A model with `cls.predictions`."""
 
@@ -86,8 +107,9 @@ class _WithTokenLogits(SNNBertPreTrainedModel):
         self._tied_weights_keys = {"cls.predictions.decoder.weight": f"{table}.weight"}
         super().post_init()
 
-    def _predict(self, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Logits `[B, L, V]` out of `[B, L, D]`, and the labels; or both of scored tokens only, `[M, V]`, `[M]`."""
+    def predict(self, encoded: Any, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Logits `[B, L, V]`, and the labels; or both of scored tokens only, `[M, V]`, `[M]`."""
+        x = encoded.last_hidden_state
         if labels is None or not (self.training and self.config.sparse_prediction):
             return self.cls.predictions(x), labels
         at = labels != -100
@@ -102,45 +124,28 @@ class _WithTokenLogits(SNNBertPreTrainedModel):
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
-        """As transformers does it; and the bias of the logits, which is 0 for a new token."""
+        """As in transformers, together with the bias of the logits, 0 for a new token."""
         table: nn.Embedding = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         self.cls.predictions.resize(len(table.weight))
         return table
 
 
-class SNNBertForMaskedLM(_WithTokenLogits):
-    """SNN-BERT that predicts masked tokens."""
+class SNNBertForMaskedLM(_OneHead, _WithTokenLogits):
+    """SNN-BERT that predicts masked tokens: logits `[B, L, V]` of the token at each place.
 
-    accepts_loss_kwargs = True
+    labels: `[B, L]`, -100 is not scored. The loss is in nats per scored token.
+    """
+
+    output_class = MaskedLMOutput
     next_sentence = False
 
-    @can_return_tuple  # type: ignore[untyped-decorator]
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> MaskedLMOutput:
-        """Logits `[B, L, V]` of the token at each place; inputs as for `SNNBertModel`.
-
-        labels: `[B, L]`, -100 is not scored. num_items_in_batch: divides the summed loss, for exact
-        gradient accumulation. The loss is in nats per scored token.
-        """
-        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
-        logits, labels = self._predict(encoded.last_hidden_state, labels)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(
-                logits, labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
-            )
-        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+    def loss(self, logits: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
+        vocab_size = self.config.vocab_size
+        return self.loss_function(logits, labels, vocab_size=vocab_size, num_items_in_batch=items)
 
 
 class SNNBertForPreTraining(_WithTokenLogits):
-    """SNN-BERT with both heads of BERT's pre-training: masked tokens, and whether the second sentence follows."""
+    """SNN-BERT with both heads of BERT's pre-training: masked tokens and next sentence."""
 
     accepts_loss_kwargs = True
     next_sentence = True
@@ -156,18 +161,17 @@ class SNNBertForPreTraining(_WithTokenLogits):
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> BertForPreTrainingOutput:
-        """Prediction logits `[B, L, V]` and next-sentence logits `[B, 2]`; inputs as for `SNNBertModel`.
+        """Logits `[B, L, V]` of tokens and `[B, 2]` of pairs; inputs as for `SNNBertModel`.
 
         labels: `[B, L]`, -100 is not scored. next_sentence_label: `[B]`, 0: the second sentence
         follows the first. The loss is the sum of the means of what is given, in nats.
 
-        num_items_in_batch: scored tokens in all micro-batches of a step. It divides their summed
-        loss, which makes gradient accumulation exact for them. How many pairs there are it does not
-        say: their mean counts by the micro-batch's share of the scored tokens, which is exact as
-        far as micro-batches have equally many.
+        num_items_in_batch: scored tokens in all micro-batches of a step; divides their summed loss,
+        for exact gradient accumulation. The mean of the pairs counts by the micro-batch's share of
+        the scored tokens, which is exact if all micro-batches have equally many.
         """
         encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
-        logits, labels = self._predict(encoded.last_hidden_state, labels)
+        logits, labels = self.predict(encoded, labels)
         follows = self.cls.seq_relationship(encoded.pooler_output)
         losses = []
         share: Tensor | float = 1.0
@@ -200,59 +204,35 @@ class _WithClassifier(SNNBertPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
+    def predict(self, encoded: Any, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        x = encoded.pooler_output if self.of_the_text else encoded.last_hidden_state
+        return self.classifier(self.dropout(x)), labels
 
-class SNNBertForSequenceClassification(_WithClassifier):
-    """SNN-BERT that classifies a text, or gives it a number (`problem_type` "regression", or one label)."""
+
+class SNNBertForSequenceClassification(_OneHead, _WithClassifier):
+    """SNN-BERT that classifies a text or scores it (`problem_type` "regression", or one label).
+
+    Logits `[B, labels]`. labels: `[B]` classes, or `[B]` or `[B, labels]` numbers. The loss follows
+    `config.problem_type`, as in transformers: cross-entropy (nats), mean squared error, or binary
+    cross-entropy.
+    """
 
     accepts_loss_kwargs = False
+    output_class = SequenceClassifierOutput
     of_the_text = True
 
-    @can_return_tuple  # type: ignore[untyped-decorator]
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-    ) -> SequenceClassifierOutput:
-        """Logits `[B, labels]`; inputs as for `SNNBertModel`.
-
-        labels: `[B]` classes, or `[B]` or `[B, labels]` numbers. The loss follows
-        `config.problem_type`, as in transformers: cross-entropy (nats), mean squared error, or
-        binary cross-entropy.
-        """
-        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
-        logits = self.classifier(self.dropout(encoded.pooler_output))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits.float(), config=self.config)
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+    def loss(self, logits: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
+        return self.loss_function(labels, logits.float(), self.config, num_items_in_batch=items)
 
 
-class SNNBertForTokenClassification(_WithClassifier):
-    """SNN-BERT that classifies each token."""
+class SNNBertForTokenClassification(_OneHead, _WithClassifier):
+    """SNN-BERT that classifies each token, `[B, L, labels]`; labels as in `SNNBertForMaskedLM`."""
 
-    accepts_loss_kwargs = True
+    output_class = TokenClassifierOutput
     of_the_text = False
 
-    @can_return_tuple  # type: ignore[untyped-decorator]
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> TokenClassifierOutput:
-        """Logits `[B, L, labels]`; inputs as for `SNNBertModel`; labels and loss as for `SNNBertForMaskedLM`."""
-        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
-        logits = self.classifier(self.dropout(encoded.last_hidden_state))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits, labels, self.config, num_items_in_batch=num_items_in_batch)
-        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+    def loss(self, logits: Tensor, labels: Tensor, items: Tensor | int | None) -> Tensor:
+        return self.loss_function(logits, labels, self.config, num_items_in_batch=items)
 
 
 register(

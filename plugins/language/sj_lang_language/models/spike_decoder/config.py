@@ -1,6 +1,6 @@
 """The configuration of a SpikeDecoder: its sizes and components."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -15,6 +15,11 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     model_type = "sj-spike-decoder"
     keys_to_ignore_at_inference = ["cache"]  # noqa: RUF012  # transformers reads a list here
     meaning = ("coding", "timesteps", "twin")
+    along_tokens: ClassVar[dict[str, str]] = {
+        "causal": "the model predicts the next token, and its neurons run along the tokens",
+        "carries_state": "cached generation carries the neurons' state from token to token",
+        "any_length": "texts have any length",
+    }
 
     #: V, tokens; fixed by the data
     vocab_size: int = 256
@@ -58,16 +63,3 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
         sizes = ("vocab_size", "max_position_embeddings", "num_hidden_layers", "mlp_ratio")
         self.complete("spike_decoder", others, sizes)
         super().__post_init__(**others)
-
-    def requires(self, pads: bool) -> dict[str, dict[str, str]]:
-        """What the components must be able to do, and why; pads: batches of the task may hold padding."""
-        if not self.runs_along_tokens:
-            return {}
-        needed = {
-            "causal": "the model predicts the next token, and its neurons run along the tokens",
-            "carries_state": "cached generation carries the neurons' state from token to token",
-            "any_length": "texts have any length",
-        }
-        if pads:
-            needed["takes_mask"] = "batches hold padding"
-        return {"neuron": needed}

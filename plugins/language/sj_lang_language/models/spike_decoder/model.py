@@ -1,7 +1,7 @@
-"""SpikeDecoder: the GPT architecture with spiking neurons, Beger, Walter, Knoll 2026 (arXiv 2606.12287).
+"""SpikeDecoder: GPT with spiking neurons, Beger, Walter, Knoll 2026 (arXiv 2606.12287).
 
-    x = embedding(ids, positions)                                            spikes {0, 1}
-    x = x + SMHA(x);  x = x + MLP(x)        per block, on a stream of floats, neurons N inside the branches
+    x = embedding(ids, positions)           spikes {0, 1}
+    x = x + SMHA(x);  x = x + MLP(x)        per block, on a stream of floats; N in branches: neurons
     SMHA(x) = Norm(Linear(N(mask0(Q K^T) V * scale))),  Q, K, V = N(Norm(Linear(N(x))))
     MLP(x)  = Norm(Linear(N(Norm(Linear(N(x))))))
     logits  = Linear(N(x))
@@ -38,12 +38,12 @@ from sj_lang_language.layers import (
     joined,
     outside,
 )
-from sj_lang_language.models.common import FreshWeights, asked_if, component, register, replace_table
+from sj_lang_language.models.common import SpikingModel, asked_if, component, register
 from sj_lang_language.models.spike_decoder.config import SpikeDecoderConfig
 
 
 class SpikingMLP(nn.Module):
-    """y = Norm(Linear(N(Norm(Linear(N(x)))))), D to `mlp_ratio` D to D; the ANN twin has GELU for the inner N."""
+    """y = Norm(Linear(N(Norm(Linear(N(x)))))); the ANN twin has GELU for the inner N."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class SpikeDecoderBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         return x + self.dropout(y), joined(attention=attention_state, mlp=mlp_state)
 
 
-class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class SpikeDecoderForCausalLM(SpikingModel, StatefulGeneration, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """SpikeDecoder with a head for the next token."""
 
     config_class = SpikeDecoderConfig
@@ -133,15 +133,13 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
 
         input_ids: `[B, L]`. attention_mask: `[B, L]`, or `[B, before + L]` with the tokens of the
         cache; 0 is padding, on any side. cache: state of the tokens before, continued in place;
-        use_cache: begin one.
-        labels: `[B, L]`, token i is predicted at i - 1; or shift_labels: `[B, L]`, what is
-        predicted at i itself, which win. -100 is not scored, nor is what padding would predict.
+        use_cache: begin one. labels: `[B, L]`, token i is predicted at i - 1; or shift_labels:
+        `[B, L]`, what is predicted at i itself, which prevails. -100 is not scored, nor is padding.
         num_items_in_batch: divides the summed loss, for exact gradient accumulation.
         logits_to_keep: only the last so many positions, 0 for all. output_hidden_states: also the
         embedding's and each block's output, `[B, L, D]` (of repeat coding, the means over T).
-        Returns logits `[B, L, V]`, loss in nats per token.
         """
-        shift_labels = more.pop("shift_labels", None)  # not named above: the Trainer waits for every name with "label"
+        shift_labels = more.pop("shift_labels", None)  # the Trainer would require a named one
         if more:
             raise TypeError(f"SpikeDecoder has no {', '.join(more)}")
         if shift_labels is None and labels is not None:
@@ -189,16 +187,9 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
 
     @property
     def text_limit(self) -> int | None:
-        """The longest text, in tokens; None if there is no table of positions: then any length can be read."""
+        """The longest text, in tokens; None without a table of positions: any length."""
         limit: int | None = getattr(self.embedding, "max_length", None)
         return limit
-
-    def get_input_embeddings(self) -> nn.Module:
-        table: nn.Module = self.embedding.token
-        return table
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        replace_table(self.embedding, value)
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
@@ -225,7 +216,7 @@ class SpikeDecoderForCausalLM(FreshWeights, StatefulGeneration, PreTrainedModel,
     def _positions(
         self, mask: Tensor | None, input_ids: Tensor, before: State | None, seen: int
     ) -> tuple[Tensor, State]:
-        """Positions `[L, B]` of the tokens, padding not counted, and how many valid tokens each text has now, `[B]`."""
+        """Positions `[L, B]`, padding not counted, and the number of valid tokens so far, `[B]`."""
         longest = self.text_limit
         start = input_ids.new_zeros(input_ids.shape[0]) if before is None else before["valid"]
         steps = torch.ones_like(input_ids.T) if mask is None else mask.long()

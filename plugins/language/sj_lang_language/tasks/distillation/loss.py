@@ -14,18 +14,17 @@ from transformers import PreTrainedModel
 from sj_lang.errors import UserError
 from sj_lang.monitor import undisturbed
 from sj_lang_language.data.text.windows import IGNORED
+from sj_lang_language.tasks.distillation.firing import FiringRates
 
 _PROBE = 4  # tokens of the text on which the two models are compared before training
 
 
 class DistillationLoss(nn.Module):
-    """`Distillation` has the equations. Holds the matrices W; the teacher is kept outside the modules, so it is neither
-    trained nor stored.
+    """`Distillation` has the equations. Holds the matrices W, but not the teacher, as a module.
 
     student: is looked at, not kept. labels: the keys of a batch that hold them, in the order of the
-    models' outputs.
-    variances: of the teacher's hidden states, each layer's squares are divided by its own; None:
-    they are not.
+    models' outputs. variances: of the teacher's hidden states; each layer's squares are divided by
+    its own. None: they are not. firing: weight of the student's firing rate.
     """
 
     def __init__(
@@ -38,6 +37,7 @@ class DistillationLoss(nn.Module):
         alpha: float,
         hidden: bool,
         variances: Sequence[float] | None = None,
+        firing: float = 0.0,
     ) -> None:
         super().__init__()
         #: what was measured when the student was prepared; figures of the run
@@ -60,6 +60,7 @@ class DistillationLoss(nn.Module):
             if width != wide:
                 raise UserError(f"task.teacher: it has {wide} outputs, the student has {width}")
         self.variances = variances
+        self.firing, self._rates = firing, FiringRates(student) if firing else None
         self.layers: list[int] = []
         self.projections = nn.ModuleList()
         if hidden:
@@ -86,7 +87,10 @@ class DistillationLoss(nn.Module):
         if self.layers:
             extra = extra + self._far(outputs, taught, batch, labels[0]) / count
         task_loss: Tensor = outputs["loss"]
-        return (1 - self.alpha) * task_loss + self.alpha * extra
+        loss = (1 - self.alpha) * task_loss + self.alpha * extra
+        if self._rates is not None:
+            loss = loss + self.firing * (self._rates() * _scored(labels[0])).sum() / count
+        return loss
 
     def _ready(self, outputs: Any) -> PreTrainedModel:
         device = outputs["loss"].device
@@ -95,14 +99,13 @@ class DistillationLoss(nn.Module):
         return self._teacher[0]
 
     def _soft(self, outputs: Any, taught: Any, labels: list[Tensor]) -> Tensor:
-        """Sum over the labels of the first kind; one of another kind (next sentence) counts as often as its sample has
-        of the first."""
+        """Sum over labels of the first kind; another (next sentence) counts as its sample's do."""
         total: Tensor = outputs["loss"].new_zeros(())
         ours, theirs = _logits(outputs, len(labels)), _logits(taught, len(labels))
         for student_logits, teacher_logits, label in zip(ours, theirs, labels, strict=True):
             at = label != IGNORED
             taught_logits = teacher_logits[at].float()  # [M, classes]
-            if student_logits.shape != taught_logits.shape:  # some models give the scored ones alone
+            if student_logits.shape != taught_logits.shape:  # some models give scored ones only
                 student_logits = student_logits[at]
             chosen = student_logits.float()
             if student_logits.shape[-1] == 1:
@@ -136,7 +139,7 @@ def _scored(label: Tensor) -> Tensor:
 
 
 def _logits(outputs: Any, number: int) -> list[Tensor]:
-    """The outputs that answer to the labels: `logits`, or the first `number` whose names end in it."""
+    """The outputs for the labels: `logits`, or the first `number` whose names end in it."""
     logits = [value for name, value in outputs.items() if name.endswith("logits")]
     return logits[:number]
 

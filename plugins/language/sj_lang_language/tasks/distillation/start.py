@@ -1,4 +1,4 @@
-"""Where a student begins: with its teacher's weights, and with spikes fitted to what the teacher computes."""
+"""Where a student begins: with its teacher's weights, and spikes fitted to its computation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sj_lang.task import Prepared
 
 @torch.no_grad()
 def start_from(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """Give the student every tensor of the teacher. UserError if one has no place in it, or another shape."""
+    """Give the student every tensor of the teacher. UserError if one does not fit."""
     places, tensors = student.state_dict(), teacher.state_dict()
     missing = sorted(set(tensors) - set(places))
     if missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,11 +25,12 @@ else:
 
 
 class Distillation(Task):
-    """Another task, whose model is also taught by a teacher (Hinton, Vinyals, Dean 2015; Romero et al. 2015).
+    """Another task with a teacher (Hinton, Vinyals, Dean 2015; Romero et al. 2015).
 
-        loss = (1 - alpha) own + alpha (soft + match)
-        soft  = temperature^2 H(softmax(teacher / temperature), softmax(student / temperature)), nats
-        match = mean over layers of |W h_student - h_teacher|^2 / width of the teacher     (hidden: true)
+        loss = (1 - alpha) own + alpha (soft + match) + firing rate
+        soft  = t^2 H(softmax(teacher / t), softmax(student / t)), nats, t the temperature
+        match = mean over layers of |W h_student - h_teacher|^2 / teacher's width   (hidden: true)
+        rate  = mean over layers of neurons of |spikes| / largest spike
 
     task: the task that is learned; its figures are this one's.
     teacher: a model of transformers for the same task, with the same tokenizer: a folder, also of a
@@ -44,6 +46,7 @@ class Distillation(Task):
         teacher's (see `calibration`), and on which the variances of its hidden states are measured:
         match is divided by them. 0: neither.
     embeddings: they are trained; False: they stay as they are.
+    firing: weight of the student's firing rate in the loss; 0: what it fires costs nothing.
 
     H is taken where the own loss is, at labels that are not -100, and is averaged over them. The
     squares are averaged over the tokens of a sample that are no padding, and over the samples by
@@ -63,7 +66,10 @@ class Distillation(Task):
         start: bool = False,
         calibrate: int = 0,
         embeddings: bool = True,
+        firing: float = 0.0,
     ) -> None:
+        if not 0 <= firing < math.inf:
+            raise UserError(f"task.firing: {firing}; give the weight of the firing rate in the loss, 0 or more")
         if calibrate < 0:
             raise UserError(f"task.calibrate: {calibrate} sentences; give how many, or 0 for no calibration")
         if temperature <= 0 or not 0 <= alpha <= 1:
@@ -75,7 +81,7 @@ class Distillation(Task):
         if isinstance(self.task, Distillation):
             raise UserError("task.task: a distillation cannot wrap a distillation")
         self.teacher, self.temperature, self.alpha, self.hidden = teacher, temperature, alpha, hidden
-        self.start, self.calibrate, self.embeddings = start, calibrate, embeddings
+        self.start, self.calibrate, self.embeddings, self.firing = start, calibrate, embeddings, firing
         self.auto_class, self.causal, self.pads = self.task.auto_class, self.task.causal, self.task.pads
 
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
@@ -109,6 +115,7 @@ class Distillation(Task):
                 alpha=self.alpha,
                 hidden=self.hidden,
                 variances=variances,
+                firing=self.firing,
             )
             loss.figures = figures
             return loss

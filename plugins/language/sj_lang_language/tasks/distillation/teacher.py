@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import transformers
-from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sj_lang import hf, plugins
-from sj_lang.errors import PluginError, Unreachable, UserError
-from sj_lang.hf.checkpoint import OFFLINE, find
+from sj_lang import plugins
+from sj_lang.errors import PluginError, UserError
+from sj_lang.hf.checkpoint import find
+from sj_lang.hf.loading import amiss, inside, listed, load_model, load_tokenizer
 from sj_lang.task import Prepared
 
 #: a text on which tokenizers of one vocabulary differ if they fold, split or mark differently
 PROBE = "The Quick, brown fox-jumps:  it's café № 12.5%!\nOver the lazy dog"
+
+#: tensors of a BERT that the task may have no use for
+_OPTIONAL = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids")
 
 
 def load_teacher(place: str, auto_class: str, student: PreTrainedModel, ready: Prepared) -> PreTrainedModel:
@@ -26,46 +28,28 @@ def load_teacher(place: str, auto_class: str, student: PreTrainedModel, ready: P
     length are not the student's.
     """
     source = find(place, "task.teacher")
-    if isinstance(source, Path):
-        if not (source / "config.json").is_file():
-            raise UserError(f"task.teacher: the folder {place} holds no model (no config.json)")
-        tokenizer, model, report = _load(source, place, auto_class, offline=False)
-    else:
-        with hf.reached() as online:
-            tokenizer, model, report = _load(source, place, auto_class, offline=not online)
+    if isinstance(source, Path) and not (source / "config.json").is_file():
+        raise UserError(f"task.teacher: the folder {place} holds no model (no config.json)")
+    _register_models()
+    problem = f"task.teacher: no model in {place}: it cannot be loaded as {auto_class}"
+    tokenizer = load_tokenizer(source, problem)
+    model, report = load_model(getattr(transformers, auto_class), source, problem)
     if report["missing_keys"]:
         raise UserError(
             f"task.teacher: {place} was not trained for this task: as {type(model).__name__} it lacks "
-            f"{', '.join(sorted(report['missing_keys'])[:5])}, which would be random"
+            f"{listed(report['missing_keys'])}, which would be random"
         )
+    # a head for another task has no place, and no use
+    unused = [name for name in report["unexpected_keys"] if inside(model, name) and not name.endswith(_OPTIONAL)]
+    if wrong := amiss({**report, "unexpected_keys": unused}):
+        raise UserError(f"{problem}: {wrong}")
     _check_tokenizer(place, tokenizer, ready.tokenizer)
     _check_outputs(place, model, student, ready)
     return model.eval().requires_grad_(False)
 
 
-def _load(
-    source: Path | str, place: str, auto_class: str, *, offline: bool
-) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, dict[str, Any]]:
-    _register_models()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model, report = getattr(transformers, auto_class).from_pretrained(
-            source,
-            output_loading_info=True,
-            use_safetensors=True,  # no pickle from outside is opened
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        if offline:
-            raise Unreachable(f"task.teacher: no model in {place}: {OFFLINE}") from error
-        reason = str(error).strip().splitlines()
-        raise UserError(
-            f"task.teacher: {place} cannot be loaded as {auto_class}: {reason[0] if reason else error!r}"
-        ) from error
-    return tokenizer, model, report
-
-
 def _register_models() -> None:
-    """A teacher may be one of the models that plugins offer; transformers knows them once they are imported."""
+    """A teacher may be a plugin's model, which transformers knows once it is imported."""
     for registration in plugins.all("model"):
         if not registration.missing:
             try:

@@ -1,0 +1,99 @@
+"""The one way from a checkpoint to its tokenizer and its model: it brings no code and no pickle,
+and what of its tensors is lost is told.
+
+`source` is what `checkpoint.find` returns, a folder or a name on the hub; `problem` is how errors
+begin.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sj_lang import hf
+from sj_lang.hf.checkpoint import reading
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+INDEX = "model.safetensors.index.json"
+SHOWN = 5  # tensors that an error names
+
+
+def load_tokenizer(source: Path | str, problem: str, **options: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint. options: of `from_pretrained`."""
+    hf.shield()
+    from transformers import AutoTokenizer
+
+    with reading(source, problem):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+    return tokenizer
+
+
+def load_model(auto: Any, source: Path | str, problem: str, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The weights of a checkpoint in the class that an Auto class has for its config, and
+    transformers' report on its tensors, for `amiss`. options: of `from_pretrained`."""
+    with reading(source, problem):
+        _refuse_other_files(source)
+        model, report = auto.from_pretrained(
+            source,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # the report names them
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
+        )
+    return model, report
+
+
+def inside(model: PreTrainedModel, name: str) -> bool:
+    """Whether a tensor belongs to the model, not to the head on it."""
+    prefix = model.base_model_prefix
+    return not prefix or not hasattr(model, prefix) or name.startswith(f"{prefix}.")
+
+
+def amiss(report: Mapping[str, Any]) -> str:
+    """What a checkpoint lacks, has no place for and has in another shape; "" if all is right."""
+    shapes = [f"{name} ({list(its)} there, {list(mine)} here)" for name, its, mine in report["mismatched_keys"]]
+    kinds = {
+        "it lacks": report["missing_keys"],
+        "there is no place for": report["unexpected_keys"],
+        "of another shape are": shapes,
+        "not loaded are": report.get("error_msgs") or (),
+    }
+    return "; ".join(f"{kind} {listed(names)}" for kind, names in kinds.items() if names)
+
+
+def listed(names: Collection[str]) -> str:
+    """The first few names in order, and how many there are beside them."""
+    first = ", ".join(sorted(names)[:SHOWN])
+    return f"{first} and {len(names) - SHOWN} more" if len(names) > SHOWN else first
+
+
+def _refuse_other_files(source: Path | str) -> None:
+    """ValueError if a checkpoint leads to files that are not its own, or no safetensors."""
+    from transformers.utils import cached_file
+
+    def content(name: str) -> Mapping[str, Any]:
+        path = source / name if isinstance(source, Path) else cached_file(source, name, **optional)
+        if path is None or not Path(path).is_file():
+            return {}
+        tree = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(tree, dict):
+            raise ValueError(f"{name} holds no JSON object")
+        return tree
+
+    optional = {"_raise_exceptions_for_missing_entries": False}
+    if content("adapter_config.json"):
+        raise ValueError("it is an adapter, not a model; merge it into its model and store that")
+    named = content("config.json").get("transformers_weights") or INDEX
+    if not isinstance(named, str) or not named.endswith((".safetensors", ".safetensors.index.json")):
+        raise ValueError(f"config.json names {named!r} as its weights; expected a .safetensors file")
+    parts = content(named).get("weight_map", {}) if named.endswith(".json") else {}
+    if not isinstance(parts, dict):
+        raise ValueError(f"{named}: weight_map is no mapping from tensors to files")
+    for part in [named, *parts.values()]:
+        if not isinstance(part, str) or Path(part).name != part or not part.endswith((".safetensors", ".json")):
+            raise ValueError(f"{named} leads to {part!r}; expected .safetensors files beside it: no other is opened")

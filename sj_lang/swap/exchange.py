@@ -1,0 +1,150 @@
+"""The exchange itself: find, watch, build, put in, watch again."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from torch import nn
+
+from sj_lang import compat
+from sj_lang.build import part
+from sj_lang.component import schema
+from sj_lang.errors import UserError, describe
+from sj_lang.swap.find import classes_of, neurons_of
+from sj_lang.swap.replace import modules_of, replacement
+from sj_lang.swap.report import SwapPlace, SwapReport
+from sj_lang.swap.watch import Example, Seen, run, watch
+
+Neurons = list[tuple[str, nn.Module]]
+
+
+def swap(
+    net: nn.Module,
+    neuron: str | Mapping[str, Any],
+    *,
+    example: Example,
+    of: type[nn.Module] | Iterable[type[nn.Module]] | None = None,
+    like: str | None = None,
+    step_mode: Literal["s", "m"] | None = None,
+    **options: Any,
+) -> SwapReport:
+    """Replace neurons of `net` in place and report each of them.
+
+    neuron: registered name, with `options` as its arguments (`sj-lang plugins neuron` lists both);
+        a surrogate may also be a module.
+    example: an input of the network (a tuple: positional arguments). It runs before and after,
+        without gradient and in eval mode: the old nodes do not know their channels, and what they
+        return must be something that the new ones can fire. The network is reset each time.
+    of: classes to replace; by default every integrate-and-fire and parallel spiking node of
+        SpikingJelly, those of `clock_driven` included.
+    like: regular expression, searched in the place's name in `net.named_modules()`.
+    step_mode: how the net calls nodes of classes that do not say it; by default a trial of each
+        node decides, and an unclear one is left.
+
+    Kept from the old node: step mode, train / eval, device, dtype of the parameters (its own, or
+    those of the network), `store_v_seq`, hooks of its forward and backward. If the new node is
+    binary and has such arguments: surrogate function, threshold and leak. DSN is binary here unless
+    `n` is asked for, and BPSN is of variant G unless another one is. A place that cannot be swapped
+    stays as it was and is in `report.left` with its reason.
+
+    Only registered modules are replaced, those of `net.named_modules()`. A node that the net also
+    holds elsewhere, such as in a plain list, is not replaced there.
+
+    Warns if a layer that fired falls silent. Raises UserError for an unknown neuron or option, a
+    value that the neuron refuses, an `of` that is no class, a `like` that is no regular expression
+    or matches nothing, a net without such neurons, or a net that does not run with the new ones;
+    the net is then as it was.
+    """
+    classes = classes_of(of)
+    if not isinstance(neuron, str | Mapping):
+        raise UserError(f"swap: neuron={neuron!r}; expected a registered name, such as 'dsn', or a mapping with 'type'")
+    if step_mode not in (None, "s", "m"):
+        raise UserError(f'swap: step_mode={step_mode!r}; expected "s" or "m"')
+    chosen = {"type": neuron, **options} if isinstance(neuron, str) else {**neuron, **options}
+    modules = modules_of(chosen)
+    make = part("neuron", {name: value for name, value in chosen.items() if name not in modules})
+    if modules.keys() - schema.arguments("neuron", make.target).keys():
+        part("neuron", chosen)  # says which argument there is not
+    neurons = neurons_of(net, classes, like)
+    compat.reset(net)
+    pristine = {id(old): old if compat.step_mode(old) else copy.deepcopy(old) for _, old in neurons}
+    seen = watch(net, {id(old): old for _, old in neurons}, example)
+    fresh: dict[int, SwapPlace] = {}
+    nodes: dict[int, nn.Module] = {}
+    places: list[SwapPlace] = []
+    for name, old in neurons:
+        key = id(old)
+        if key not in fresh:
+            fresh[key], node = replacement(net, name, old, pristine[key], seen[key], make, chosen, step_mode)
+            if node is not None:
+                nodes[key] = node
+        places.append(replace(fresh[key], name=name))
+    lengths = _lengths(neurons, nodes, seen)
+    after = _exchanged(net, neurons, nodes, example)
+    for index, (_, old) in enumerate(neurons):
+        if id(old) in nodes:
+            places[index] = _finished(places[index], seen[id(old)], after[id(nodes[id(old)])], lengths)
+    report = SwapReport(tuple(places))
+    if report.silenced:
+        names = ", ".join(place.name for place in report.silenced)
+        warnings.warn(f"swap: places that fired are silent on the example now: {names}", stacklevel=2)
+    return report
+
+
+def _exchanged(net: nn.Module, neurons: Neurons, nodes: Mapping[int, nn.Module], example: Example) -> dict[int, Seen]:
+    """Put the new nodes in and watch them; if the example fails with them, put the old ones back."""
+    _put(net, neurons, nodes)
+    try:
+        return watch(net, {id(node): node for node in nodes.values()}, example)
+    except Exception as error:  # the net is foreign code
+        _put(net, neurons, {})
+        failing = [
+            name for name, old in neurons if id(old) in nodes and _fails(net, name, old, nodes[id(old)], example)
+        ]
+        places = ", ".join(failing) or "any one place, but with all together"
+        raise UserError(
+            f"swap: the example does not run with the new nodes: {describe(error)}. It fails at: {places}. "
+            "The network is as it was; `like` or `of` can leave these places out"
+        ) from error
+
+
+def _fails(net: nn.Module, name: str, old: nn.Module, node: nn.Module, example: Example) -> bool:
+    """Whether the example fails with one new node alone. The old one is back afterwards."""
+    _put(net, [(name, old)], {id(old): node})
+    try:
+        run(net, example)
+    except Exception:  # as above
+        return True
+    finally:
+        _put(net, [(name, old)], {})
+    return False
+
+
+def _put(net: nn.Module, neurons: Neurons, nodes: Mapping[int, nn.Module]) -> None:
+    """Put the new nodes in their places, and the old ones in all others."""
+    for name, old in neurons:
+        parent, _, attribute = name.rpartition(".")
+        setattr(net.get_submodule(parent), attribute, nodes.get(id(old), old))
+    compat.forget_reset_cache(net)
+
+
+def _lengths(neurons: Neurons, nodes: Mapping[int, nn.Module], seen: Mapping[int, Seen]) -> Counter[int]:
+    """How many of the multi-step places were fed sequences of each length."""
+    sequences = [old for _, old in neurons if id(old) in nodes and nodes[id(old)].step_mode == "m"]
+    return Counter(len(seen[id(old)].inputs[0]) for old in sequences)
+
+
+def _finished(place: SwapPlace, before: Seen, after: Seen, lengths: Counter[int]) -> SwapPlace:
+    """The place with its rates, and with a note if its sequences are of another length than most."""
+    notes = [place.note] if place.note else []
+    steps, (usual, number) = len(before.inputs[0]), lengths.most_common(1)[0] if lengths else (0, 0)
+    if steps in lengths and steps != usual and lengths[steps] < number:
+        notes.append(f"T is {steps} here and {usual} elsewhere: does axis 0 hold more than time?")
+    if before.overwritten:
+        notes.append("the net changes its input in place afterwards, so it keeps a copy for the backward pass")
+    return replace(place, note="; ".join(notes), rate_before=before.rate, rate_after=after.rate)

@@ -1,0 +1,124 @@
+"""The new node for one place."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from sj_lang import compat
+from sj_lang.build import Make
+from sj_lang.component import schema
+from sj_lang.errors import PluginError, UserError
+from sj_lang.neuron import OldNode
+from sj_lang.swap.mode import step_mode
+from sj_lang.swap.reasons import AXES, reason_of_call, reason_of_input, reason_of_output
+from sj_lang.swap.report import SwapPlace
+from sj_lang.swap.watch import Seen
+
+_HOOKS = (
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook"),
+)
+
+
+def modules_of(chosen: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """The arguments that no recipe could hold."""
+    return {name: value for name, value in chosen.items() if isinstance(value, nn.Module)}
+
+
+def replacement(
+    net: nn.Module,
+    name: str,
+    old: nn.Module,
+    pristine: nn.Module,
+    seen: Seen,
+    make: Make,
+    chosen: Mapping[str, Any],
+    asked: str | None,
+) -> tuple[SwapPlace, nn.Module | None]:
+    """The new node, or None and the reason. It has its own copies of modules among its arguments.
+
+    pristine: a copy of the old node, made before the example ran. chosen: what the user asked for.
+    asked: the step mode of classes that do not say theirs.
+    """
+    was = type(old).__name__
+
+    def left(reason: str) -> tuple[SwapPlace, None]:
+        return SwapPlace(name, was, reason=reason), None
+
+    if reason := reason_of_call(net, name, seen):
+        return left(reason)
+    mode, reason = step_mode(pristine, seen.inputs[0], seen.names[0] if seen.names else "", asked)
+    if reason or (reason := reason_of_input(seen, mode, make)):
+        return left(reason)
+    channels = seen.inputs[0].shape[AXES[mode]]
+    arguments = {"channels": channels, **copy.deepcopy(modules_of(chosen))}
+    facts = _facts(old, seen, mode)
+    try:
+        node = make(**arguments)
+    except ValueError as error:
+        raise UserError(f"swap: place '{name}': {error}") from error
+    try:
+        if hasattr(make.target, "in_place_of"):
+            arguments |= make.target.in_place_of(facts, chosen)
+            node = make(**arguments)
+        carried, note = _carried(facts, node, {**chosen, **arguments})
+        node = make(**arguments, **carried) if carried else node
+    except (ValueError, PluginError) as error:
+        return left(f"the new node refuses what decides when the old one fires: {error}")
+    if reason := reason_of_output(seen, node):
+        return left(reason)
+    unknown = [keyword for keyword in seen.names if keyword not in inspect.signature(type(node).forward).parameters]
+    if unknown:
+        return left(f"the net hands it its input by name, {unknown[0]}=, which {type(node).__name__} does not take")
+    x = seen.inputs[0]
+    parameters = (*old.parameters(), *(p for p in net.parameters() if p.is_floating_point()))
+    node = node.to(device=x.device, dtype=parameters[0].dtype if parameters else x.dtype)
+    _settle(node, old, mode)
+    if seen.overwritten and hasattr(node, "copies_input"):
+        node.copies_input = True  # type: ignore[assignment]
+    return SwapPlace(name, was, type(node).__name__, channels, note=note), node
+
+
+def _settle(node: nn.Module, old: nn.Module, mode: str) -> None:
+    """Give the new node the mode and the hooks of the old one."""
+    node.step_mode = mode  # type: ignore[assignment]
+    node.train(old.training)
+    if getattr(old, "store_v_seq", False) and hasattr(node, "store_v_seq"):
+        node.store_v_seq = True  # type: ignore[assignment]
+    for name in _HOOKS:  # the very objects, so that the handles by which hooks are removed stay good
+        setattr(node, name, getattr(old, name) or getattr(node, name))
+
+
+def _facts(old: nn.Module, seen: Seen, mode: str) -> OldNode:
+    """What decides when the old node fires."""
+    leak, gain = compat.leak_and_gain(old)
+    threshold = getattr(old, "v_threshold", None)
+    x = seen.inputs[0]
+    return OldNode(
+        surrogate_function=getattr(old, "surrogate_function", None),
+        v_threshold=threshold if isinstance(threshold, float) else None,
+        leak=leak,
+        gain=gain,
+        constant=mode == "m" and len(x) > 1 and bool((x == x[:1]).all()),
+    )
+
+
+def _carried(old: OldNode, node: nn.Module, chosen: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """What of the old node's firing means the same in the new one: surrogate and threshold of a binary Heaviside."""
+    target: Any = type(node)
+    accepted = schema.arguments("neuron", target)
+    surrogate = old.surrogate_function
+    if surrogate is None or "surrogate_function" not in accepted or "surrogate_function" in chosen:
+        return {}, ""
+    if getattr(node, "levels", 1) != 1:
+        return {}, f"{type(surrogate).__name__} not kept: it fires integers"
+    carried: dict[str, Any] = {"surrogate_function": surrogate}
+    if old.v_threshold is not None and "v_threshold" in accepted and "v_threshold" not in chosen:
+        carried["v_threshold"] = old.v_threshold
+    return carried, ""

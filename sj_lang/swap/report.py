@@ -1,0 +1,66 @@
+"""What `swap` did, place by place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SwapPlace:
+    """One neuron of the network.
+
+    name: as in `net.named_modules()`. was, now: class names ("" if nothing was put in). channels:
+    size of axis 2 of `[T, B, C, ...]` there. reason: why it was left as it was, "" if it was
+    replaced. note: what did not carry over, or looks odd. rate_before, rate_after: share of the
+    example's neuron steps that fired, None if the place was not swapped.
+    """
+
+    name: str
+    was: str
+    now: str = ""
+    channels: int = 0
+    reason: str = ""
+    note: str = ""
+    rate_before: float | None = None
+    rate_after: float | None = None
+
+    @property
+    def silenced(self) -> bool:
+        """Whether the old node fired while the example ran, and the new one does not."""
+        return bool(self.rate_before) and self.rate_after == 0
+
+    def __str__(self) -> str:
+        if self.reason:
+            return f"{self.name}: {self.was} left: {self.reason}"
+        notes = [self.note] if self.note else []
+        if self.rate_before is not None and self.rate_after is not None:
+            silent = ", silent" if self.silenced else ""
+            notes.insert(0, f"fires {self.rate_before:.3f} -> {self.rate_after:.3f}{silent}")
+        note = f" ({'; '.join(notes)})" if notes else ""
+        return f"{self.name}: {self.was} -> {self.now}, {self.channels} channels{note}"
+
+
+@dataclass(frozen=True)
+class SwapReport:
+    """What `swap` did, place by place. `print(report)` shows it."""
+
+    places: tuple[SwapPlace, ...]
+
+    @property
+    def swapped(self) -> tuple[SwapPlace, ...]:
+        """The places that hold a new node."""
+        return tuple(place for place in self.places if not place.reason)
+
+    @property
+    def left(self) -> tuple[SwapPlace, ...]:
+        """The places that were left as they were, each with its reason."""
+        return tuple(place for place in self.places if place.reason)
+
+    @property
+    def silenced(self) -> tuple[SwapPlace, ...]:
+        """The places that fired before the swap and do not any more."""
+        return tuple(place for place in self.places if place.silenced)
+
+    def __str__(self) -> str:
+        lines = [f"swapped {len(self.swapped)} of {len(self.places)} neurons"]
+        return "\n".join(lines + [f"  {place}" for place in self.places])

@@ -1,0 +1,132 @@
+"""The firing rate of a student as a part of distillation's loss: what it is, what it does, what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from sj_lang_language.tasks.distillation import Distillation
+from sj_lang_language.tasks.distillation.loss import DistillationLoss
+from tiny_bert import build
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sj_lang.errors import UserError
+from sj_lang.monitor import Monitor
+
+INTEGER: dict[str, Any] = {"type": "bpsn", "variant": "G", "spikes": "integer", "levels": 3, "offset": True}
+STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+KINDS: dict[str, dict[str, Any]] = {
+    "integer": {"neuron": INTEGER, "scaled": True},
+    "unsigned": {"neuron": {**INTEGER, "signed": False}, "scaled": True},
+    "binary": {"attention": {"type": "softmax", "scale": 5.7, "gain": 4.0}},
+    "repeat": {"coding": "repeat", "timesteps": 3},
+}
+
+
+def pair(kind: str = "integer", firing: float = 2.0, alpha: float = 0.5) -> tuple[Any, DistillationLoss]:
+    """A student in training mode, and its loss."""
+    student, teacher = build("bpsn", **{**STILL, **KINDS[kind]}), build("twin", gelu=True)
+    loss = DistillationLoss(
+        student=student, teacher=teacher, labels=["labels"], temperature=1.0, alpha=alpha, hidden=True, firing=firing
+    )
+    return student.train(), loss
+
+
+def batch(sentences: int = 8) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    lengths = torch.randint(4, 12, (sentences, 1), generator=generator)
+    return {
+        "input_ids": torch.randint(0, 23, (sentences, 11), generator=generator),
+        "attention_mask": (torch.arange(11) < lengths).long(),
+        "labels": torch.randint(0, 2, (sentences,), generator=generator),
+    }
+
+
+def checkpointed(model: Any, *, reentrant: bool) -> None:
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
+
+
+def loss_of(student: PreTrainedModel, loss: DistillationLoss, inputs: dict[str, Tensor], items: int | None) -> Tensor:
+    return loss(student(**inputs, **loss.asks), inputs, items)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_adds_the_rate_that_a_monitor_counts(kind: str) -> None:
+    """Of one sentence without padding at a time, so that each neuron step weighs alike in both."""
+    (student, with_rate), (other, without) = pair(kind), pair(kind, firing=0.0)
+    for place in range(3):
+        inputs = {name: value[place : place + 1] for name, value in batch().items()}
+        inputs = {name: v[:, : int(inputs["attention_mask"].sum())] if v.dim() > 1 else v for name, v in inputs.items()}
+        monitor = Monitor(student)
+        with monitor.recording():
+            total = loss_of(student, with_rate, inputs, None)
+        rates = [layer.rate for layer in monitor.layers.values()]
+        assert sum(rates) > 0
+        added = 2.0 * sum(rates) / len(rates)
+        assert total.item() == pytest.approx(loss_of(other, without, inputs, None).item() + added, rel=1e-5)
+
+
+def test_padding_has_no_part_in_it() -> None:
+    student, loss = pair()
+    inputs = batch()
+    longer = {n: torch.nn.functional.pad(v, (0, 3)) if v.dim() > 1 else v for n, v in inputs.items()}
+    assert loss_of(student, loss, longer, None).item() == pytest.approx(loss_of(student, loss, inputs, None).item())
+
+
+def gradients(parts: int) -> dict[str, Tensor]:
+    student, loss = pair(alpha=1.0)
+    inputs = batch()
+    for start in range(0, 8, 8 // parts):
+        loss_of(student, loss, {n: v[start : start + 8 // parts] for n, v in inputs.items()}, 8).backward()
+    return {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+
+
+def test_it_is_exact_under_gradient_accumulation() -> None:
+    whole = gradients(1)
+    for name, gradient in gradients(4).items():
+        torch.testing.assert_close(gradient, whole[name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_student_that_pays_for_it_fires_less() -> None:
+    rates = {}
+    for firing in (0.0, 50.0):
+        student, loss = pair(firing=firing)
+        optimizer = torch.optim.Adam(student.parameters(), lr=0.05)
+        for _ in range(10):
+            optimizer.zero_grad()
+            loss_of(student, loss, batch(), None).backward()
+            optimizer.step()
+        monitor = Monitor(student)
+        with monitor.recording(), torch.no_grad():
+            student(**batch())
+        rates[firing] = monitor.figures()["firing_rate.mean"]
+    assert rates[50.0] < 0.9 * rates[0.0]
+
+
+def test_checkpoints_that_are_not_reentrant_give_the_same_gradients() -> None:
+    found = []
+    for checkpoints in (False, True):
+        student, loss = pair()
+        if checkpoints:
+            checkpointed(student, reentrant=False)
+        for _ in range(2):
+            loss_of(student, loss, batch(), None).backward()
+        found.append({name: p.grad for name, p in student.named_parameters() if p.grad is not None})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(UserError, match=r"task\.firing: -1\.0; give the weight of the firing rate in the loss, 0 or m"):
+        Distillation(task=None, teacher="", firing=-1.0)
+    with pytest.raises(UserError, match=r"task\.firing: .* has no spiking neurons; set task\.firing=0"):
+        DistillationLoss(
+            student=build("twin"), teacher=build("twin"), labels=[], temperature=1, alpha=1, hidden=False, firing=1
+        )
+    student, loss = pair()
+    checkpointed(student, reentrant=True)
+    with pytest.raises(UserError, match=r"not all layers of neurons were seen with a gradient, as with reentrant"):
+        loss_of(student, loss, batch(), None)

@@ -1,0 +1,393 @@
+"""Swapping in networks that are not as they look: a right node in place, or a reason why not."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sj_lang.compat import spikingjelly
+from sj_lang.errors import UserError
+from sj_lang.hf import shield
+from sj_lang.swap import swap
+
+pytest.importorskip("sj_lang_neurons")
+shield()
+functional, layer, neuron, surrogate = map(spikingjelly, ("functional", "layer", "neuron", "surrogate"))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+class OwnLIF(nn.Module):
+    """A neuron as repositories write it: one step per call, the potential kept, no step_mode, no reset."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v: Any = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.v = self.v * 0.5 + x
+        spikes = (self.v >= 1).to(x)
+        self.v = self.v * (1 - spikes)
+        return spikes
+
+
+class OwnSequenceLIF(nn.Module):
+    """The same over a sequence, from rest at each call."""
+
+    axis = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        node = OwnLIF()
+        return torch.stack([node(x_t) for x_t in x.unbind(self.axis)], self.axis)
+
+
+class BatchFirstLIF(OwnSequenceLIF):
+    axis = 1
+
+
+class FoldedLIF(nn.Module):
+    """It is fed [T * B, C, ...] and unfolds it, T = 4."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return OwnSequenceLIF()(x.unflatten(0, (4, -1))).flatten(0, 1)
+
+
+class Stateless(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x > 0).to(x)
+
+
+class Looped(nn.Module):
+    """A net that calls its layers once per step."""
+
+    def __init__(self, node: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.node = nn.Conv2d(1, 6, 3, padding=1), node
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.node(self.conv(x_t)) for x_t in x])
+
+
+IMAGES = 8 * torch.rand(4, 3, 1, 5, 7, generator=torch.Generator().manual_seed(0))  # [T, B, C, H, W]
+
+
+def test_the_step_mode_of_a_class_that_does_not_say_it() -> None:
+    net = Looped(OwnLIF())
+    (place,) = swap(net, "dsn", example=IMAGES, of=OwnLIF).swapped
+    assert (place.channels, net.node.step_mode) == (6, "s")
+    functional.reset_net(net)
+    changed = IMAGES.clone()
+    changed[:, 0] += 1
+    outputs = []
+    for x in (IMAGES, changed):
+        functional.reset_net(net)
+        outputs.append(net(x))
+    assert torch.equal(outputs[0][:, 1:], outputs[1][:, 1:]), "a sample changed another sample"
+
+    net = nn.Sequential(OwnSequenceLIF())
+    (place,) = swap(net, "dsn", example=torch.randn(4, 3, 6), of=OwnSequenceLIF).swapped
+    assert (place.channels, net[0].step_mode) == (6, "m")
+
+
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        (BatchFirstLIF(), "one entry of axis 1 of its input [4, 3, 6] changes the next; a node's time is axis 0"),
+        (FoldedLIF(), "axis 0 of its input [4, 3, 6] seems to hold time and batch together; fold them apart"),
+        (Stateless(), "its step mode is not clear: no step of its input changes a later one"),
+        (nn.Dropout(0.5), "its step mode is not clear: no step"),
+    ],
+)
+def test_an_unclear_step_mode_is_no_guess(node: nn.Module, reason: str) -> None:
+    net = nn.Sequential(nn.Identity(), node)
+    x = torch.rand(4, 3, 6).repeat_interleave(2, 0) if isinstance(node, FoldedLIF) else torch.rand(4, 3, 6)
+    (place,) = swap(net, "dsn", example=x, of=type(node)).left
+    assert place.reason.startswith(reason.replace("[4, 3, 6]", str(list(x.shape))))
+    assert net[1] is node
+
+
+def test_the_step_mode_that_was_asked_for() -> None:
+    net = nn.Sequential(nn.Identity(), Stateless())
+    assert swap(net, "dsn", example=torch.rand(4, 3, 6), of=Stateless, step_mode="s").swapped[0].channels == 3
+    with pytest.raises(UserError, match='step_mode=\'x\'; expected "s" or "m"'):
+        swap(net, "dsn", example=torch.rand(4, 3, 6), step_mode="x")  # type: ignore[arg-type]
+
+
+def test_features_that_lie_behind_the_channel_axis() -> None:
+    net = nn.Sequential(nn.Linear(5, 6), neuron.LIFNode(step_mode="m"))
+    (place,) = swap(net, "dsn", example=torch.rand(4, 2, 7, 5)).left
+    assert place.reason == (
+        "the 6 features of Linear '0' are axis 3 of its input [4, 2, 7, 6], and a node's channels are axis 2; "
+        "move them there around the node"
+    )
+    net = nn.Sequential(nn.Linear(5, 6), neuron.LIFNode(step_mode="s"))
+    (place,) = swap(net, "dsn", example=torch.rand(4, 2, 5)).left
+    assert place.reason.endswith('but it is in step_mode "s", whose channels are axis 1; set it to "m"')
+
+
+class Readout(nn.Module):
+    """The head of a spiking Q-network: it integrates and returns its potential."""
+
+    step_mode = "m"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumsum(0)
+
+
+class Ternary(nn.Module):
+    step_mode = "m"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumsum(0).sign()
+
+
+class Pair(nn.Module):
+    step_mode = "m"
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+def test_a_place_whose_output_is_no_spikes() -> None:
+    net = nn.Sequential(nn.Linear(5, 6), neuron.LIFNode(step_mode="m"), nn.Linear(6, 3), Readout())
+    nn.init.constant_(net[0].bias, 3.0)
+    head = net[3]
+    report = swap(net, "dsn", example=9 * torch.rand(4, 2, 5), of=(neuron.LIFNode, Readout))
+    assert [place.name for place in report.swapped] == ["1"]
+    assert report.left[0].reason.startswith("its output is no spikes: it has fractions, from ")
+    assert net[3] is head
+    (place,) = swap(nn.Sequential(Pair()), "dsn", example=torch.rand(4, 2, 5), of=Pair).left
+    assert place.reason == "it returns a tuple, and a node returns its spikes alone"
+
+
+def test_ternary_spikes_need_a_ternary_node() -> None:
+    x = torch.randn(4, 2, 5)
+    (place,) = swap(nn.Sequential(Ternary()), "dsn", example=x, of=Ternary).left
+    assert place.reason == "it fires from -1 to 1, and DSN from 0 to 1"
+    assert swap(nn.Sequential(Ternary()), "bpsn", example=x, of=Ternary, spikes="ternary").swapped
+
+
+class ReadsPotential(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = neuron.LIFNode(step_mode="m"), neuron.LIFNode(step_mode="m")
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last(self.first(x))
+        return self.last.v
+
+
+def test_a_net_that_does_not_run_with_the_new_nodes_is_as_it_was() -> None:
+    net = ReadsPotential()
+    nodes = net.first, net.last
+    with pytest.raises(UserError, match=r"no attribute 'v'.* It fails at: last\. The network is as it was"):
+        swap(net, "dsn", example=torch.rand(4, 2, 5))
+    assert (net.first, net.last) == nodes
+    assert net(torch.rand(4, 2, 5)).shape == (2, 5)
+    assert swap(net, "dsn", example=torch.rand(4, 2, 5), like="first").swapped
+
+
+def test_silent_places_are_reported() -> None:
+    net = nn.Sequential(neuron.LIFNode(step_mode="m", v_threshold=0.4))
+    with pytest.warns(UserWarning, match="places that fired are silent on the example now: 0"):
+        report = swap(net, "dsn", example=torch.rand(4, 2, 5), n=1, v_threshold=9.0)
+    (place,) = report.silenced
+    assert place.rate_before is not None
+    assert place.rate_before > 0
+    assert place.rate_after == 0
+    assert "-> 0.000, silent)" in str(report)
+
+
+def test_a_sequence_of_another_length_is_flagged() -> None:
+    class Folds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.nodes = nn.ModuleList(neuron.LIFNode(step_mode="m") for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.nodes[1](self.nodes[0](x))
+            return self.nodes[2](x.flatten(0, 1))
+
+    places = swap(Folds(), "dsn", example=9 * torch.rand(4, 2, 5, 6)).places
+    assert [place.note for place in places] == ["", "", "T is 8 here and 4 elsewhere: does axis 0 hold more than time?"]
+
+
+@pytest.mark.parametrize("new", ["dsn", "bpsn"])
+def test_what_keeps_a_network_working_is_the_default(new: str) -> None:
+    net = nn.Sequential(neuron.LIFNode(tau=4.0, v_threshold=0.5, surrogate_function=surrogate.ATan(), step_mode="m"))
+    swap(net, new, example=9 * torch.rand(4, 2, 5))
+    node = net[0]
+    assert (node.levels, node.v_threshold, type(node.surrogate_function)) == (1, 0.5, surrogate.ATan)
+    if new == "dsn":
+        assert node.alpha_init == 0.75
+        alpha = node.bias.sigmoid() ** (1 / node.tau)
+        torch.testing.assert_close(alpha, torch.full((5,), 0.75))
+    else:
+        assert node.variant == "G"
+
+
+def test_the_threshold_follows_the_units_of_the_potential() -> None:
+    """Without `decay_input` the old potential is 1 / (1 - alpha) times H; IF never leaks."""
+    nodes = [neuron.LIFNode(tau=4.0, decay_input=False, step_mode="m"), neuron.IFNode(step_mode="m")]
+    net = nn.Sequential(*nodes, neuron.ParametricLIFNode(init_tau=4.0, step_mode="m"))
+    swap(net, "dsn", example=9 * torch.rand(4, 2, 5))
+    assert net[0].v_threshold == pytest.approx(0.25)
+    assert net[1].v_threshold == pytest.approx(1 - net[1].alpha_init)
+    assert net[2].alpha_init == pytest.approx(0.75)
+    x = 2 * torch.rand(6, 3, 5)
+    below = 0.1 * x  # nothing fires, so both are the same leaky sum
+    old = neuron.LIFNode(tau=4.0, decay_input=False, step_mode="m", store_v_seq=True)
+    old(below)
+    new = net[0]
+    with torch.no_grad():
+        new.weight.zero_()
+    new.store_v_seq = True
+    new(below)
+    torch.testing.assert_close(new.v_seq, old.v_seq * new.v_threshold / old.v_threshold)
+
+
+def test_bpsn_on_input_that_is_the_same_at_each_step() -> None:
+    x = torch.rand(1, 2, 5).repeat(4, 1, 1) * 9
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        swap(nn.Sequential(neuron.LIFNode(step_mode="m")), "bpsn", example=x, variant="R")
+    assert 'variant="R" suppresses input that is the same at each step' in str(caught[0].message)
+    net = nn.Sequential(neuron.LIFNode(step_mode="m"))
+    swap(net, "bpsn", example=x)
+    assert net[0].variant == "G"
+
+
+def test_none_found_names_what_looks_like_neurons() -> None:
+    with pytest.raises(UserError, match=r"of= takes their classes, such as of=OwnLIF: .*OwnLIF \(1: node, \.\.\.\)"):
+        swap(Looped(OwnLIF()), "dsn", example=IMAGES)
+
+
+def clock_driven() -> Any:
+    return pytest.importorskip("spikingjelly.clock_driven", reason="in SpikingJelly 0.0.0.0.14 only")
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_clock_driven(multi: bool) -> None:
+    clock_driven()
+    from spikingjelly.clock_driven import functional as old_functional
+    from spikingjelly.clock_driven import neuron as old_neuron
+    from spikingjelly.clock_driven import surrogate as old_surrogate
+
+    assert "spikingjelly.clock_driven.neuron" in sys.modules
+    kind = old_neuron.MultiStepLIFNode if multi else old_neuron.LIFNode
+    node = kind(tau=4.0, surrogate_function=old_surrogate.ATan())
+    forward: Callable[[nn.Module, Tensor], Tensor] = (
+        (lambda net, x: net.node(net.conv(x.flatten(0, 1)).unflatten(0, x.shape[:2]))) if multi else Looped.forward
+    )
+    net = type("Net", (Looped,), {"forward": forward})(node)
+    (place,) = swap(net, "dsn", example=IMAGES).swapped
+    assert (place.channels, net.node.step_mode, net.node.alpha_init) == (6, "m" if multi else "s", 0.75)
+    first = net(IMAGES)
+    old_functional.reset_net(net)
+    assert torch.equal(net(IMAGES), first)
+    net(IMAGES).sum().backward()
+    assert net.node.bias.grad.isfinite().all()
+
+
+def test_a_part_of_the_net_that_is_reset_alone() -> None:
+    """SpikingJelly 2 remembers what it reset, for each module that `reset_net` was called with."""
+    net = nn.Sequential(nn.Sequential(nn.Linear(5, 5), neuron.LIFNode(step_mode="m")))
+    x = 9 * torch.rand(4, 2, 5)
+    net(x)
+    functional.reset_net(net[0])
+    swap(net, "dsn", example=x)
+    first = net(x)
+    functional.reset_net(net[0])
+    assert torch.equal(net(x), first)
+
+
+class Residual(nn.Module):
+    """`x += fc(node(x))`: the node's input is gone before the backward pass."""
+
+    def __init__(self, node: nn.Module) -> None:
+        super().__init__()
+        self.first, self.node, self.fc = nn.Linear(5, 5), node, nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x += self.fc(self.node(x))
+        return x
+
+
+@pytest.mark.parametrize("new", ["dsn", "bpsn"])
+def test_an_input_that_is_changed_in_place(new: str) -> None:
+    net = Residual(neuron.LIFNode(step_mode="m"))
+    x = 9 * torch.rand(4, 2, 5)
+    (place,) = swap(net, new, example=x).swapped
+    assert "it keeps a copy for the backward pass" in place.note
+    gradients = []
+    for copies in (True, False):
+        functional.reset_net(net)
+        net.zero_grad()
+        net.node.copies_input = copies
+        loss = net(x).square().sum()
+        if copies:
+            loss.backward()
+            gradients = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+        else:
+            with pytest.raises(RuntimeError, match=r"input of a spiking neuron was changed in place.*copies_input"):
+                loss.backward()
+    functional.reset_net(net)
+    net.zero_grad()
+    y = net.first(x)
+    (y + net.fc(net.node(y))).square().sum().backward()
+    for gradient, p in zip(gradients, (p for p in net.parameters() if p.grad is not None), strict=True):
+        torch.testing.assert_close(gradient, p.grad)
+
+
+def test_a_node_that_a_backward_pass_runs_again() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    net = nn.Sequential(neuron.LIFNode(step_mode="m"))
+    x = 9 * torch.rand(4, 2, 5)
+    swap(net, "dsn", example=x)
+    node = net[0]
+    x.requires_grad_()
+    node(x).sum().backward()
+    expected = node.bias.grad.clone()
+    functional.reset_net(net)
+    node.zero_grad()
+    with pytest.warns(UserWarning, match="DSN: a backward pass runs it again.*the gradients are wrong"):
+        checkpoint(node, x, use_reentrant=False).sum().backward()
+
+    functional.reset_net(net)
+    node.zero_grad()
+    checkpoint(lambda x: node.functional(x)[0], x, use_reentrant=False).sum().backward()
+    torch.testing.assert_close(node.bias.grad, expected)
+
+    memopt = pytest.importorskip("spikingjelly.activation_based.memopt", reason="in SpikingJelly 2 only")
+    for chunks in (1, 2):
+        functional.reset_net(net)
+        node.zero_grad()
+        memopt.checkpoint_module(node, chunks=chunks)(x).sum().backward()
+        torch.testing.assert_close(node.bias.grad, expected)
+
+
+def test_small_messages() -> None:
+    net = nn.Sequential(layer.Linear(5, 5), neuron.LIFNode())
+    functional.set_step_mode(net, "m")
+    swap(net, "bpsn", example=9 * torch.rand(4, 2, 5))
+    with pytest.raises(ValueError, match="set the net back to what it was"):
+        functional.set_step_mode(net, "s")
+    swap(net, "dsn", example=9 * torch.rand(4, 2, 5), of=type(net[1]))
+    with pytest.raises(ValueError, match="DSN: 1 states were handed in, it has 2: h, tail"):
+        net[1].multi_step_functional_forward((torch.rand(4, 2, 5),), (None,))
+
+
+def test_silence_has_no_sign() -> None:
+    net = nn.Sequential(neuron.LIFNode(step_mode="m"))
+    swap(net, "dsn", example=9 * torch.rand(4, 2, 5), n=4, backend="torch")
+    x = torch.cat((torch.full((2, 2, 5), -0.0), -torch.rand(2, 2, 5)))
+    assert not torch.signbit(net(x)).any()

@@ -1,0 +1,63 @@
+"""Damaged and hostile run folders: each command says which file is wrong and how, and nothing is unexpected."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from damage import spoil
+from tiny import offered, write_recipe
+
+from sj_lang import cli, run
+from sj_lang.recipe import load
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    with offered(), contextlib.redirect_stdout(io.StringIO()):
+        run.execute(load(write_recipe(folder), [f"output={folder / 'r'}"]))
+    (folder / "r" / "report.html").touch()
+    return folder / "r"
+
+
+@pytest.fixture
+def root(finished: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run, without its checkpoints."""
+    return Path(shutil.copytree(finished, tmp_path / "r", ignore=shutil.ignore_patterns("checkpoint-*")))
+
+
+def _sound(root: Path) -> dict[str, float]:
+    return {k: v for k, v in json.loads((root / "metrics.json").read_text()).items() if k.startswith("test.")}
+
+
+def _check(root: Path, seed: int, capfd: pytest.CaptureFixture[str]) -> None:
+    figures = _sound(root)
+    told = spoil(root, seed)
+    for command in ("report", "eval", "generate"):
+        (root / "eval.json").unlink(missing_ok=True)
+        code = cli.main([command, str(root)])
+        output, errors = capfd.readouterr()
+        assert "unexpected" not in errors, f"{told}: {command}: {errors}"
+        assert "Traceback" not in errors, f"{told}: {command}: {errors}"
+        assert code in (0, 2), f"{told}: {command}: {code} {errors}"
+        assert (code == 2) == ("error: " in errors), f"{told}: {command}: {code} {errors}"
+        assert "\x1b" not in output + errors, f"{told}: {command}"
+        if code == 0 and command == "eval" and "recipe.yaml" not in told and "safetensors flipped" not in told:
+            again = json.loads((root / "eval.json").read_text())
+            assert {name: again[name] for name in figures} == pytest.approx(figures), told
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_damaged(root: Path, seed: int, capfd: pytest.CaptureFixture[str]) -> None:
+    _check(root, seed, capfd)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(40, 600))
+def test_more_damaged(root: Path, seed: int, capfd: pytest.CaptureFixture[str]) -> None:
+    _check(root, seed, capfd)

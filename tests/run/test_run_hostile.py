@@ -1,0 +1,160 @@
+"""What a run folder from elsewhere, a full disk or a strange environment cannot do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny import offered, write_recipe
+
+from sj_lang import cli, run
+from sj_lang.errors import RunFailed
+from sj_lang.folder import RunFolder
+from sj_lang.manifest import Manifest, read_json
+from sj_lang.recipe import load
+from sj_lang.run.console import is_main_process
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    with offered(), contextlib.redirect_stdout(io.StringIO()):
+        run.execute(load(write_recipe(folder), [f"output={folder / 'r'}"]))
+    return folder / "r"
+
+
+@pytest.fixture
+def root(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "r", ignore=shutil.ignore_patterns("checkpoint-*")))
+
+
+@pytest.mark.parametrize("command", ["report", "eval", "generate"])
+@pytest.mark.parametrize(
+    "name", ["sample.txt", "figures/raster.png", "report.html", "eval.json", "eval.json.part", "figures"]
+)
+def test_no_link_is_followed(root: Path, name: str, command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    secret = root.parent / "secret"
+    secret.write_text("a secret")
+    path = root / name
+    if path.is_dir():
+        path.rename(root.parent / "figures")
+        path.symlink_to(root.parent / "figures")
+    else:
+        path.unlink(missing_ok=True)
+        path.symlink_to(secret)
+    assert cli.main([command, str(root)]) == 2
+    assert f"{name} is a link to" in capfd.readouterr().err
+    assert secret.read_text() == "a secret"
+    assert name == "report.html" or "a secret" not in (root / "report.html").read_text()
+
+
+def test_a_comparison_replaces_a_link(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(root, root.with_name("s"))
+    secret, page = root.with_name("secret"), root.with_name("report.html")
+    secret.write_text("a secret")
+    page.symlink_to(secret)
+    assert cli.main(["report", str(root), str(root.with_name("s"))]) == 0
+    assert secret.read_text() == "a secret"
+    assert not page.is_symlink()
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "..", ""])
+def test_runs_of_a_series_lie_inside(root: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    manifest = read_json(root / "manifest.json")
+    (root / "manifest.json").write_text(json.dumps(manifest | {"children": [name]}))
+    assert cli.main(["report", str(root)]) == 2
+    assert "names no run of the series" in capfd.readouterr().err
+
+
+def test_a_terminal_gets_no_control_characters(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    metrics = read_json(root / "metrics.json")
+    (root / "metrics.json").write_text(json.dumps(metrics | {"a\x1b[2J": "x\x1b[31m\x07"}))
+    assert cli.main(["report", str(root)]) == 2
+    errors = capfd.readouterr().err
+    assert "\x1b" not in errors
+    assert r"a\x1b[2J" in errors
+
+
+def _full(self: Path, *args: object, **kwargs: object) -> object:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_eval_says_what_it_cannot_write(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "replace", _full)
+    assert cli.main(["eval", str(root)]) == 2
+    output, errors = capfd.readouterr()
+    assert "test.loss" in output
+    assert errors == f"error: {root / 'eval.json'}: No space left on device\n"
+    assert not (root / "eval.json.part").exists()
+
+
+def test_a_run_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first checkpoint on nothing can be written until the reserve is given back."""
+    full, release, write = [False], Manifest.release, Manifest.write
+
+    def fill(folder: RunFolder, entry: object) -> None:
+        full[0] = True
+        _full(folder.root)
+
+    def written(manifest: Manifest) -> None:
+        _full(manifest.path) if full[0] else write(manifest)
+
+    def released(manifest: Manifest) -> None:
+        assert (tmp_path / "r" / ".reserve").stat().st_size == 1 << 16
+        full[0] = False
+        release(manifest)
+        monkeypatch.undo()
+
+    monkeypatch.setattr(RunFolder, "append", fill)
+    monkeypatch.setattr(Manifest, "write", written)
+    monkeypatch.setattr(Manifest, "release", released)
+    with pytest.raises(RunFailed, match="No space left on device"):
+        run.execute(load(write_recipe(tmp_path), ["output=r"]))
+    manifest = read_json(tmp_path / "r" / "manifest.json")
+    assert (manifest["status"], manifest["exit_code"]) == ("failed", 1)
+    assert "Traceback" in (tmp_path / "r" / "log.txt").read_text()
+    assert not (tmp_path / "r" / ".reserve").exists()
+
+
+def test_a_log_that_cannot_be_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    console = run.console.Console()
+    console.open(Path("/dev/full"))
+    console.record("a")
+    console.record("b")
+    console.close()
+    errors = capfd.readouterr().err
+    assert errors.count("cannot be written") == 1
+    assert "Traceback" not in errors
+
+
+def test_a_rank_alone_means_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert is_main_process()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert not is_main_process()
+
+
+def test_a_token_is_neither_stored_nor_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_recipe(tmp_path)
+    for change in ("train.hub_token=hf_abc", "train.hub_tokn=hf_abc", "train.hub_token=[hf_abc]"):
+        assert cli.main(["run", path, "output=r", change]) == 2
+        assert "hf_abc" not in "".join(capfd.readouterr())
+    Path(path).write_text(Path(path).read_text().replace("max_steps: 12", "max_steps: 12\n  hub_token: hf_abc"))
+    assert cli.main(["run", path, "output=r"]) == 2
+    errors = capfd.readouterr().err
+    assert "train.hub_token: must be null here" in errors
+    assert "hf_abc" not in errors
+    assert not (tmp_path / "r").exists()
+
+
+def test_changes_after_resume_are_changes(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--resume", str(root), "train.max_steps=60"]) == 2
+    assert "train.max_steps: 12 there, 60 now" in capfd.readouterr().err

@@ -1,0 +1,80 @@
+"""A run that is ended at any of its file operations and resumed ends as if it had never been ended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import kills
+import pytest
+from tiny import write_recipe
+
+from sj_lang import run
+from sj_lang.errors import RunFailed
+from sj_lang.recipe import load
+
+CHANGES = [*kills.KINDS["steps"], *kills.COMMON, "output=r"]
+
+
+class Killed(BaseException):
+    """Nothing catches it, so nothing is recorded, as after SIGKILL."""
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    folder = tmp_path_factory.mktemp("straight")
+    with kills.tiny.offered(), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("sj_lang.report.figures._save", kills.undrawn)
+        kills.begin(write_recipe(folder), CHANGES)
+    return kills.outcome(folder / "r")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "r/recipe.yaml.part",
+        "r/manifest.json.part",
+        "r/unfinished/checkpoint-2/checksums.json.part",
+        "r/unfinished/checkpoint-4",
+        "r/model/config.json",
+        "r/sample.txt",
+        "r/report.html.part",
+    ],
+)
+def test_killed_at(file: str, expected: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill(number: int, path: str) -> None:
+        if path == str(tmp_path / file):
+            raise Killed
+
+    monkeypatch.setattr("sj_lang.report.figures._save", kills.undrawn)
+    recipe = write_recipe(tmp_path)
+    with kills.at_each_operation(tmp_path / "r", kill), pytest.raises(Killed):
+        kills.begin(recipe, CHANGES)
+    kills.go_on(recipe, CHANGES)
+    assert kills.outcome(tmp_path / "r") == expected
+
+
+def test_a_series_goes_on_without_a_run_whose_folder_is_damaged(tmp_path: Path) -> None:
+    recipe = load(write_recipe(tmp_path, "seeds: [1, 2]\n"), [*kills.COMMON, "train.max_steps=2", "output=s"])
+
+    def kill(number: int, path: str) -> None:
+        if path == str(tmp_path / "s/seed-1/model/config.json"):
+            raise Killed
+
+    with kills.at_each_operation(tmp_path / "s", kill), pytest.raises(Killed):
+        run.execute(recipe)
+    (tmp_path / "s/seed-1/manifest.json").write_text("")
+    with pytest.raises(RunFailed, match=r"1 of 2 runs failed:\nseed-1: .*manifest\.json cannot be read"):
+        run.execute(load("s/recipe.yaml"), resume="s")
+    assert (tmp_path / "s/seed-2/report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", kills.KINDS)
+def test_at_every_operation(kind: str, tmp_path: Path) -> None:
+    command = [sys.executable, kills.__file__, str(tmp_path), kind, "12"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
