@@ -288,7 +288,7 @@ def _load(arguments: argparse.Namespace) -> Recipe:
     from sj_lang.recipe import loading
 
     loaded = loading.load(arguments.recipe, arguments.changes)
-    first = "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"  # torchrun starts one process per rank
+    first = "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"  # of torchrun's
     for note in loaded.notes if first else []:
         print(printable(f"note: {note}"), file=sys.stderr)
     return loaded

@@ -69,7 +69,7 @@ def choices(word: str, valid: Sequence[str], limit: int = 10) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with control characters written out, except line ends and tabs: a terminal obeys them."""
+    """The text with control characters, which a terminal obeys, written out; line ends stay."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda control: f"\\x{ord(control[0]):02x}", text)
 
 

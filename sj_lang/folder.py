@@ -112,7 +112,7 @@ class RunFolder:
         return manifest
 
     def refuse_links(self) -> None:
-        """UserError if a symbolic link is in the folder: a file of a run is neither read nor written through one."""
+        """UserError if a symbolic link is in the folder: files of a run are not behind links."""
         for where, folders, files in os.walk(self.root):
             for name in (*folders, *files):
                 path = Path(where, name)
@@ -121,7 +121,7 @@ class RunFolder:
                     raise UserError(f"{self.shown}: {inside} is a link to {os.readlink(path)}; put a copy there")
 
     def read(self, path: Path) -> bytes:
-        """The content of one of the run's files, b"" if there is none. UserError if it cannot be read."""
+        """The content of a file of the run, b"" without it. UserError if it cannot be read."""
         try:
             return path.read_bytes() if os.path.lexists(path) else b""
         except OSError as error:
@@ -215,8 +215,7 @@ class RunFolder:
             file.write(json.dumps(sound, allow_nan=False) + "\n")
 
     def read_history(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line that was cut short is left out. UserError for any other line that
-        is no entry."""
+        """The lines of metrics.jsonl, without a last one cut short. UserError if one is wrong."""
         lines = self.read_text(self.history).splitlines()
         entries: list[dict[str, Any]] = []
         for number, line in enumerate(lines, 1):

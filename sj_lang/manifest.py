@@ -165,7 +165,7 @@ class Manifest:
         self.content.update(status="running", exit_code=None, ended=None)
 
     def reserve(self) -> None:
-        """Take room on the disk, with which a run can say how it ended if the disk is full by then."""
+        """Take room on the disk, so that a run can say how it ended if the disk is full by then."""
         self.path.with_name(_RESERVE).write_bytes(bytes(1 << 16))
 
     def release(self) -> None:

@@ -10,6 +10,17 @@ from torch import Tensor
 State = dict[str, Tensor]
 
 
+def refuse_unfit(name: str, mask: Tensor, x: Tensor, single: bool) -> None:
+    """Raise TypeError or ValueError unless a mask is one of x. name: of the node."""
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{name}: the mask must be bool, True = valid, got {mask.dtype}")
+    layout, shape = ("[B]", tuple(x.shape[:1])) if single else ("[T, B]", tuple(x.shape[:2]))
+    if mask.shape != shape:
+        raise ValueError(f"{name}: the mask {layout} must have shape {shape} for this input, got {tuple(mask.shape)}")
+    if mask.device != x.device:
+        raise ValueError(f"{name}: the mask is on {mask.device}, the input on {x.device}")
+
+
 def step(
     run: Callable[[Tensor, State], tuple[Tensor, State, Tensor]], x: Tensor, state: State, mask: Tensor
 ) -> tuple[Tensor, State, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 from sj_lang import cuda, masks
 from sj_lang.compat import BothLines, spikingjelly
 from sj_lang.errors import choices
+from sj_lang.operators import Kernel as Kernel  # neurons import it from here
+from sj_lang.operators import no_autocast
 
 BACKENDS = ("auto", "torch", "numba", "cupy")
 PREFERRED = ("cupy", "numba", "torch")
@@ -22,26 +23,6 @@ _NO_BACKWARD = -1  # the number of the backward pass that this thread is in
 
 State = dict[str, Tensor]
 base: Any = spikingjelly("base")
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One implementation of a node's arithmetic. All kernels of a node have the same signature.
-
-    run: the implementation.
-    why_not: why it cannot run on this tensor (None: in this process at all); "" if it can.
-    limits: why it cannot run this node on this tensor (None: on any); "" if it can.
-    refuses: why it refuses this node if asked for by name, though "auto" may take it; "" if not.
-    half: it takes a sequence in float16 and bfloat16, beside states and parameters in float32.
-    zeros: it takes an empty state for zeros.
-    """
-
-    run: Callable[..., Any]
-    why_not: Callable[[Tensor | None], str] = lambda x: ""
-    limits: Callable[[Any, Tensor | None], str] = lambda node, x: ""
-    refuses: Callable[[Any], str] = lambda node: ""
-    half: bool = False
-    zeros: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +41,7 @@ class OldNode:
     constant: bool
 
     def integrator(self, chosen: Mapping[str, Any]) -> dict[str, float]:
-        """The arguments `alpha_init` and `v_threshold` of H_t = alpha H_{t-1} + (1 - alpha) X_t in its place.
+        """`alpha_init` and `v_threshold` of H_t = alpha H_{t-1} + (1 - alpha) X_t in its place.
 
         alpha is the leak, .5 for IF. The threshold is in the units of H, which is (1 - leak) / gain
         times the potential before its first reset. Nothing, if the leak is unknown.
@@ -157,7 +138,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     @classmethod
     def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments with which `swap` builds it, so that the network works on; not those that were chosen.
+        """Arguments, not chosen ones, with which `swap` builds it so that the network works on.
 
         Its surrogate_function and v_threshold are the old node's anyway, if it is binary.
         """
@@ -211,7 +192,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             state = self._checked_state(state, x, shape, dtype)
         else:
             state = {} if zeros else self.fresh_state(x, shape)
-        with _no_autocast(x):
+        with no_autocast(x):
             current = x if half else x.to(dtype)
             if mask is None:
                 spikes, after, v = self.step(current, state) if single else self.sequence(current, state, None)
@@ -323,7 +304,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         return spikes
 
     def _warn_if_recomputed(self, state: State | None) -> None:
-        """Say it if a backward pass runs this call again, from the state that its first run left behind."""
+        """Warn if a backward pass runs this call again, from the state that its first run left."""
         if torch._C._current_graph_task_id() == _NO_BACKWARD or not state:
             return
         if set(map(id, state.values())) == self._written:
@@ -366,17 +347,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             raise ValueError(f"{self._name}: spikes up to {self.levels} are not exact in {x.dtype}; use a wider dtype")
         if not single and x.shape[0] == 0:
             raise ValueError(f"{self._name}: the sequence has no steps, T = 0: {_shape(x)}")
-        if mask is None:
-            return
-        if mask.dtype != torch.bool:
-            raise TypeError(f"{self._name}: the mask must be bool, True = valid, got {mask.dtype}")
-        if mask.shape != x.shape[:axis]:
-            want = "[B]" if single else "[T, B]"
-            raise ValueError(
-                f"{self._name}: the mask {want} must have shape {_shape(x)[:axis]} for this input, got {_shape(mask)}"
-            )
-        if mask.device != x.device:
-            raise ValueError(f"{self._name}: the mask is on {mask.device}, the input on {x.device}")
+        if mask is not None:
+            masks.refuse_unfit(self._name, mask, x, single)
 
     def _checked_state(self, state: State, x: Tensor, shape: torch.Size, dtype: torch.dtype) -> State:
         shapes = self.state_shapes(shape)
@@ -413,16 +385,3 @@ def state_dtype(x: Tensor) -> torch.dtype:
 
 def _shape(x: Tensor) -> tuple[int, ...]:
     return tuple(x.shape)
-
-
-def _no_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Autocast would round the recurrence to half precision."""
-    kind = x.device.type
-    if _has_autocast(kind) and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _has_autocast(kind: str) -> bool:
-    return torch.amp.is_autocast_available(kind)

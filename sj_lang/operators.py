@@ -1,4 +1,4 @@
-"""Custom operators of torch that cost a plain eager call no more than a function.
+"""Kernels, and custom operators of torch that cost a plain eager call no more than a function.
 
 `torch.library.custom_op` runs tens of microseconds of Python in each call, for compilers, modes and
 transforms. An `Operator` is one for those; in plain eager use it runs body and gradient directly.
@@ -7,6 +7,8 @@ transforms. An `Operator` is one for those; in plain eager use it runs body and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
@@ -113,6 +115,39 @@ class Operator:
         if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
             return (self._function.apply if self._function else self._operator)(*flat)
         return self._body(*inputs)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One implementation of a node's arithmetic. All kernels of a node have the same signature.
+
+    run: the implementation.
+    why_not: why it cannot run on this tensor (None: in this process at all); "" if it can.
+    limits: why it cannot run this node on this tensor (None: on any); "" if it can.
+    refuses: why it refuses this node if asked for by name, though "auto" may take it; "" if not.
+    half: it takes a sequence in float16 and bfloat16, beside states and parameters in float32.
+    zeros: it takes an empty state for zeros.
+    """
+
+    run: Callable[..., Any]
+    why_not: Callable[[Tensor | None], str] = lambda x: ""
+    limits: Callable[[Any, Tensor | None], str] = lambda node, x: ""
+    refuses: Callable[[Any], str] = lambda node: ""
+    half: bool = False
+    zeros: bool = False
+
+
+def no_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Autocast would round the recurrence to half precision."""
+    kind = x.device.type
+    if _has_autocast(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_autocast(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind)
 
 
 def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:

@@ -17,7 +17,7 @@ from sj_lang.errors import UserError
 
 LARGEST = 1 << 20  # bytes of a file
 DEEPEST = 32  # sections inside one another
-MOST = 50_000  # values of a file, those behind an alias and 100 characters of a text counted each time
+MOST = 50_000  # values of a file, counted at each alias; 100 characters of a text are one
 MOST_KEYS = 1000  # of one section
 _TAG = "tag:yaml.org,2002:"
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -30,8 +30,7 @@ _WORDS = {"": None, "~": None} | {
 
 
 def scalar(text: str) -> Any:
-    """A plain (unquoted) scalar of YAML 1.2: null, boolean, number, or the text itself. ValueError for a whole number
-    beyond 64 bits."""
+    """A plain (unquoted) scalar of YAML 1.2. ValueError for a whole number beyond 64 bits."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
