@@ -209,8 +209,7 @@ class BPSN(Node):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         if self.direction != "forward":
-            needs = "needs the whole sequence, as it reads the tokens that follow"
-            raise TypeError(f'BPSN has no single step: direction="{self.direction}" {needs}; "forward" steps')
+            raise TypeError(f"BPSN has no single step: {self.one_mode}")
         spikes, after, h = self._run(x[None], state, None)
         return spikes[0], after, h[0]
 
@@ -226,6 +225,12 @@ class BPSN(Node):
     def firing(self) -> Firing:
         """What becomes of H - V, or of H / V - o."""
         return Firing(self.surrogate_function)
+
+    @property
+    def one_mode(self) -> str:
+        """Why there are no single steps; `sj_lang.compat` reads it."""
+        needs = "needs the whole sequence, as it reads the tokens that follow"
+        return f'direction="{self.direction}" {needs}; "forward" steps'
 
     def _run(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor]:
         kernel = self.choose(x)
