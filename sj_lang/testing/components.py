@@ -20,6 +20,7 @@ from torch.autograd.gradcheck import gradcheck
 
 from sj_lang.testing.compare import assert_close, assert_equal
 from sj_lang.testing.padding import masks
+from sj_lang.testing.subject import State
 
 Make: TypeAlias = Callable[[], nn.Module]
 LENGTH, BATCH = 9, 4
@@ -169,7 +170,8 @@ def check_attention(make: Make, *, dim: int, causal: bool) -> list[str]:
         for valid in (None, mask) if causal else ():
             want, _ = module(x, None, valid)
             for way in ((1,) * LENGTH, (4, 1, LENGTH - 5)):
-                state, pieces, start = None, [], 0
+                state: State | None = None
+                pieces, start = [], 0
                 for length in way:
                     part = slice(start, start := start + length)
                     given = {name: value.clone() for name, value in (state or {}).items()}
@@ -213,7 +215,7 @@ def _assert_like(out: Any, shape: Iterable[int], dtype: torch.dtype) -> None:
 
 def _assert_learns(module: nn.Module, out: Tensor, *inputs: Tensor) -> None:
     """The output repays finite gradients to all parameters and inputs."""
-    leaves = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    leaves: State = {name: value for name, value in module.named_parameters() if value.requires_grad}
     leaves |= {f"input {i}": value for i, value in enumerate(inputs)}
     gradients = torch.autograd.grad((out * _noise(*out.shape)).sum(), [*leaves.values()], allow_unused=True)
     for name, gradient in zip(leaves, gradients, strict=True):
