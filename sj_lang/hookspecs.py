@@ -130,7 +130,7 @@ class Register:
         self._add("neuron", name, target, summary=summary, cite=cite, missing=missing, traits=traits, variants=variants)
 
     def embedding(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
-        """Offer an embedding: token ids [B, L] to currents or spikes, time first."""
+        """Offer an embedding: token ids [L, B] to currents or spikes [L, B, D]."""
         self._add("embedding", name, target, summary=summary, cite=cite, missing=missing)
 
     def attention(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:

@@ -60,7 +60,7 @@ def ties_fire_alike(subject: Subject) -> None:
         for fires, edge in ((True, high), (False, low)):
             sequence, single = whole(node, edge, state)[0] > 0, stepwise(node, edge, state)[0] > 0
             moved = live & (sequence == fires) & (single != fires)
-            count, edges = len(edge[moved].unique()), len(edge[live].unique())
+            count, edges = len(set(edge[moved].tolist())), len(set(edge[live].tolist()))
             assert 2 * count <= edges, (
                 f"right at the threshold a sequence of one step {'fires' if fires else 'is silent'}, and a single step "
                 f"does the opposite, for {count} of {edges} inputs: '>' in one and '>=' in the other? "
@@ -103,7 +103,7 @@ def rows_do_not_mix(subject: Subject) -> None:
         wide = subject.x(7, 2, *places)  # [T, B, C, *places]
         want, _ = whole(node, wide)
         folded, _ = whole(node, wide.movedim(2, -1).flatten(1, -2))  # [T, B * places, C]
-        got = folded.unflatten(1, (2, *places)).movedim(-1, 2)
+        got = torch.unflatten(folded, 1, (2, *places)).movedim(-1, 2)
         assert_equal(got, want, f"places {list(places)} of x {list(wide.shape)} moved into the batch")
 
 
@@ -184,8 +184,8 @@ def every_length(subject: Subject) -> None:
     start = subject.state(node, x) or None
     state, form, spikes, states = start, forms(subject)[-1], [], []
     with torch.no_grad():
-        for x_t in x.split(1) if traits.carries_state else ():
-            spike, state = form(node, x_t, state, None)
+        for t in range(len(x)) if traits.carries_state else ():
+            spike, state = form(node, x[t : t + 1], state, None)
             spikes.append(spike)
             states.append(state)
         for length in LENGTHS if traits.carries_state or traits.takes_mask else ():

@@ -46,8 +46,9 @@ class FiringScoresAttention(SelfAttention):
             init.constant_(self.log_step, math.log(2 / self.levels))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, state: State | None) -> tuple[Tensor, State]:
+        dtype = torch.promote_types(q.dtype, torch.float32)
         with torch.autocast(q.device.type, enabled=False):  # bfloat16 cannot count beyond 256
-            return self._attended(self._scores(q.float(), k.float()), v.float(), valid), {}
+            return self._attended(self._scores(q.to(dtype), k.to(dtype)), v.to(dtype), valid), {}
 
     @torch.no_grad()
     def fit(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, target: Tensor) -> None:

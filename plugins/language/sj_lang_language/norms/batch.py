@@ -51,7 +51,7 @@ class BatchNorm(nn.Module):
             return y.view_as(x)
         wide = x.to(torch.promote_types(x.dtype, torch.float32)).masked_fill(~mask[..., None], 0)
         axes = tuple(range(x.dim() - 1))
-        count = mask.sum().clamp(min=1)
+        count = mask.sum().clamp(min=1).to(wide.dtype)
         mean = wide.sum(axes) / count
         centred = (wide - mean).masked_fill(~mask[..., None], 0)
         variance = centred.square().sum(axes) / count

@@ -1,0 +1,34 @@
+"""Every attention, embedding and norm that ships passes the kit of its kind."""
+
+import pytest
+
+from sj_lang import build
+from sj_lang.testing.components import check_attention, check_embedding, check_norm
+
+NORM = build.part("norm", "layer")
+
+
+@pytest.mark.parametrize("name", ["layer", "batch"])
+def test_norm(name):
+    assert check_norm(lambda: build.part("norm", name)(dim=6), dim=6)
+
+
+@pytest.mark.parametrize(
+    "spec", ["bert_sum", "bert_ngram", "learned_sum", {"type": "learned_sum", "position": "none"}], ids=str
+)
+def test_embedding(spec):
+    make = build.part("embedding", spec)
+    sizes = {"vocab_size": 11, "dim": 6}
+    causal = spec != "bert_ngram"  # which reads the neighbours on both sides
+    assert check_embedding(lambda: make(**sizes, max_length=16), **sizes, causal=causal)
+
+
+@pytest.mark.parametrize(
+    ("name", "causal"), [("softmax", True), ("softmax", False), ("ssa", True), ("ssa", False), ("firing_scores", False)]
+)
+@pytest.mark.parametrize("twin", [False, True], ids=["spiking", "twin"])
+def test_attention(name, causal, twin):
+    neuron = build.part("neuron", "dsn" if causal else "bpsn")
+    make = build.part("attention", name)
+    parts = {"dim": 8, "heads": 2, "neuron": neuron, "norm": NORM, "causal": causal, "twin": twin}
+    assert check_attention(lambda: make(**parts), dim=8, causal=causal)
