@@ -175,8 +175,8 @@ def leak_and_gain(node: Any) -> tuple[float | None, float]:
         return 1.0, 1.0
     if "ParametricLIFNode" in names:
         share = float(node.w.detach().sigmoid())
-    elif "LIFNode" in names:
-        share = 1 / float(node.tau)
+    elif "LIFNode" in names and isinstance(node.tau, float | int):
+        share = 1 / node.tau
     else:
         return None, 1.0
     return 1 - share, share if getattr(node, "decay_input", True) else 1.0

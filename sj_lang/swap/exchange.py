@@ -55,7 +55,7 @@ def swap(
     Only registered modules are replaced, those of `net.named_modules()`. A node that the net also
     holds elsewhere, such as in a plain list, is not replaced there.
 
-    Warns if a layer that fired falls silent. Raises UserError for an unknown neuron or option, a
+    Warns if most places fall silent. Raises UserError for an unknown neuron or option, a
     value that the neuron refuses, an `of` that is no class, a `like` that is no regular expression
     or matches nothing, a net without such neurons, or a net that does not run with the new ones;
     the net is then as it was.
@@ -72,7 +72,7 @@ def swap(
         part("neuron", chosen)  # says which argument there is not
     neurons = neurons_of(net, classes, like)
     compat.reset(net)
-    pristine = {id(old): old if compat.step_mode(old) else copy.deepcopy(old) for _, old in neurons}
+    pristine = {id(old): _kept(old) for _, old in neurons}
     seen = watch(net, {id(old): old for _, old in neurons}, example)
     fresh: dict[int, SwapPlace] = {}
     nodes: dict[int, nn.Module] = {}
@@ -90,10 +90,20 @@ def swap(
         if id(old) in nodes:
             places[index] = _finished(places[index], seen[id(old)], after[id(nodes[id(old)])], lengths)
     report = SwapReport(tuple(places))
-    if report.silenced:
-        names = ", ".join(place.name for place in report.silenced)
-        warnings.warn(f"swap: places that fired are silent on the example now: {names}", stacklevel=2)
+    if 2 * len(report.silenced) > len(report.swapped):
+        count = f"{len(report.silenced)} of {len(report.swapped)}"
+        warnings.warn(f"swap: {count} places fired on the example and are silent now; see the report", stacklevel=2)
     return report
+
+
+def _kept(old: nn.Module) -> nn.Module:
+    """A copy for the trial of its step mode; the node itself if its class says that, or if it cannot be copied."""
+    if compat.step_mode(old):
+        return old
+    try:
+        return copy.deepcopy(old)
+    except Exception:  # foreign code; the trial, which copies it too, fails with this reason
+        return old
 
 
 def _exchanged(net: nn.Module, neurons: Neurons, nodes: Mapping[int, nn.Module], example: Example) -> dict[int, Seen]:

@@ -196,7 +196,7 @@ def test_a_net_that_does_not_run_with_the_new_nodes_is_as_it_was() -> None:
 
 def test_silent_places_are_reported() -> None:
     net = nn.Sequential(neuron.LIFNode(step_mode="m", v_threshold=0.4))
-    with pytest.warns(UserWarning, match="places that fired are silent on the example now: 0"):
+    with pytest.warns(UserWarning, match="1 of 1 places fired on the example and are silent now"):
         report = swap(net, "dsn", example=torch.rand(4, 2, 5), n=1, v_threshold=9.0)
     (place,) = report.silenced
     assert place.rate_before is not None
