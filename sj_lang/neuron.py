@@ -62,7 +62,7 @@ class OldNode:
     constant: bool
 
     def integrator(self, chosen: Mapping[str, Any]) -> dict[str, float]:
-        """The arguments `alpha_init` and `v_threshold` of H_t = alpha H_{t-1} + (1 - alpha) X_t in its place.
+        """`alpha_init` and `v_threshold` of H_t = alpha H_{t-1} + (1 - alpha) X_t in its place.
 
         alpha is the leak, .5 for IF. The threshold is in the units of H, which is (1 - leak) / gain
         times the potential before its first reset. Nothing, if the leak is unknown.
@@ -76,7 +76,7 @@ class OldNode:
 
 
 class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly is untyped
-    """A spiking neuron whose channels are axis 2 of `[T, B, C, ...]`, for both release lines of SpikingJelly.
+    """A spiking neuron for both lines of SpikingJelly; channels are axis 2 of `[T, B, C, ...]`.
 
     A subclass gives `state_shapes` and `step`, and `sequence` if it has something better than a
     loop over `step`. It registers no memory itself, computes in the dtype of its states (float32,
@@ -118,17 +118,17 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     # What a subclass gives
 
     def state_shapes(self, shape: torch.Size) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of each state, batch on axis 0, for an input whose single step has this shape [B, C, ...]."""
+        """Name -> shape of each state, batch on axis 0, for a step of this shape [B, C, ...]."""
         return {}
 
     def fresh_state(self, x: Tensor, shape: torch.Size) -> State:
-        """The states before the first step of x, whose single step has this shape [B, C, ...]: zeros on its device,
+        """The states before the first step of x, a step being [B, C, ...]: zeros on its device,
         float32, float64 for float64. A node with a resting potential overrides it."""
         dtype = state_dtype(x)
         return {name: x.new_zeros(size, dtype=dtype) for name, size in self.state_shapes(shape).items()}
 
     def operations(self) -> tuple[float, float] | None:
-        """Multiply-accumulates and accumulations of one neuron at one step, if steps are run one by one.
+        """Multiply-accumulates and accumulations of a neuron at a step, if steps run one by one.
 
         What does not depend on the input does not count, nor do comparisons; a look-up (sigmoid,
         logarithm) counts as a multiply-accumulate. For `sj_lang.energy`. None: unknown.
@@ -136,7 +136,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         return None
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
-        """One step: x [B, C, ...] and state to spikes, new state and potential. Pure; the new state is no view."""
+        """A step: x [B, C, ...] and state to spikes, new state (no view) and potential. Pure."""
         raise TypeError(f"{self._name} has no single step")
 
     def sequence(self, x: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State, Tensor | None]:
@@ -160,7 +160,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     @classmethod
     def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments with which `swap` builds it, so that the network works on; not those that were chosen.
+        """Arguments for `swap`, besides the chosen ones, with which the network works on.
 
         Its surrogate_function and v_threshold are the old node's anyway, if it is binary.
         """
@@ -174,7 +174,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         return self.fresh_state(x, shape)
 
     def functional(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
-        """Spikes of x in its dtype, and the state after it. Pure: no memory of the node is read or written.
+        """Spikes of x in its dtype, and the state after it. Pure: the node's memory is not used.
 
         x: [T, B, C, ...] in step_mode "m", [B, C, ...] in "s"; T >= 1.
         state: as returned by an earlier call or by `init_state`; None: `init_state(x)`.
@@ -201,14 +201,14 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     def advance(
         self, x: Tensor, state: State | None, mask: Tensor | None, *, single: bool
     ) -> tuple[Tensor, State, Tensor | None]:
-        """`functional` for a given step mode, which also returns the potentials if `store_v_seq`."""
+        """`functional` in a given step mode; it returns the potentials too if `store_v_seq`."""
         self._check(x, mask, single)
         if self.copies_input and torch.is_grad_enabled():
             x = x.clone()
         dtype = state_dtype(x)
         shape = x.shape if single else x.shape[1:]
         half = zeros = False
-        for kernel in () if single else self.kernels.values():  # `sequence` fits both to the one that it chooses
+        for kernel in () if single else self.kernels.values():  # `sequence` fits both
             half, zeros = half or kernel.half, zeros or kernel.zeros
         if state is not None:
             state = self._checked_state(state, x, shape, dtype)
@@ -245,7 +245,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         self._backend = value
 
     def why_not(self, backend: str, x: Tensor | None) -> str:
-        """Why this backend cannot run this node on x (None: in this process at all); "" if it can."""
+        """Why this backend cannot run on x (None: in this process at all); "" if it can."""
         if backend == "cupy" and not (x is not None and x.is_cuda) and (nothing := cuda.no_device()):
             return str(nothing)
         if backend in self.kernels:
@@ -260,7 +260,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         return PREFERRED
 
     def choose(self, x: Tensor) -> Kernel:
-        """The kernel to run on x: that of an explicit backend, or the first of `preferred` that can. Once per call."""
+        """The kernel for x, once per call: an explicit backend's, or the first of `preferred`."""
         kernels, name, reasons = self.kernels, self._backend, []
         if name != "auto":
             reason = kernels[name].refuses(self) or self.why_not(name, x)
@@ -276,7 +276,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         raise RuntimeError(f"{self._name}: {'; '.join(reasons)}")
 
     def fitted(self, kernel: Kernel, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """A sequence and the state before it as this kernel takes them: see `Kernel.half` and `Kernel.zeros`."""
+        """A sequence and its start as this kernel takes them: `Kernel.half`, `Kernel.zeros`."""
         if not (state or kernel.zeros):
             state = self.fresh_state(x, x.shape[1:])
         return x if kernel.half else x.to(state_dtype(x)), state
@@ -296,7 +296,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         return f"channels={self.channels}, step_mode={self.step_mode}, backend={self.backend}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Node:
-        """Move parameters and states; states stay float32 when the parameters become half precision."""
+        """Move parameters and states; states stay float32 if parameters become narrower."""
         nn.Module._apply(self, fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in self.named_memories():
             if value is not None:
@@ -326,7 +326,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         return spikes
 
     def _warn_if_recomputed(self, state: State | None) -> None:
-        """Say it if a backward pass runs this call again, from the state that its first run left behind."""
+        """Say it if a backward pass runs this call again, from the state its first run left."""
         if torch._C._current_graph_task_id() == _NO_BACKWARD or not state:
             return
         if set(map(id, state.values())) == self._written:
@@ -337,7 +337,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             )
 
     def _keep(self, v: Tensor, single: bool) -> None:
-        """As in SpikingJelly: in step_mode "s" the potentials since `reset`, begun anew when the shape changes."""
+        """As in SpikingJelly: in "s" the potentials since `reset`, anew when the shape changes."""
         before = self.v_seq
         if single:
             v = v.unsqueeze(0)
@@ -360,7 +360,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             raise ValueError(
                 f"{self._name}: built for {self.channels} channels, the input {layout} has {x.shape[axis]}: {_shape(x)}"
             )
-        parameters = [value for value in self._parameters.values() if value is not None]  # faster than `parameters()`
+        parameters = [p for p in self._parameters.values() if p is not None]  # fast
         for parameter in parameters or self.parameters():
             if parameter.device != x.device:
                 raise ValueError(f"{self._name}: the parameters are on {parameter.device}, the input on {x.device}")

@@ -100,7 +100,7 @@ class StateCache(Cache):  # type: ignore[misc]
 
 
 class StatefulGeneration:
-    """Mixed into a transformers model, before `GenerationMixin`: `generate()` carries a `StateCache`.
+    """Before `GenerationMixin` in a transformers model: `generate()` carries a `StateCache`.
 
     The model gives `new_cache()`, takes and returns the cache as `cache`. Assisted decoding is
     refused by transformers, as states cannot be rolled back.

@@ -97,7 +97,7 @@ def swap(
 
 
 def _kept(old: nn.Module) -> nn.Module:
-    """A copy for the trial of its step mode; the node itself if its class says that, or if it cannot be copied."""
+    """A copy for the trial of the step mode; the node itself if it needs none or has none."""
     if compat.step_mode(old):
         return old
     try:
@@ -107,7 +107,7 @@ def _kept(old: nn.Module) -> nn.Module:
 
 
 def _exchanged(net: nn.Module, neurons: Neurons, nodes: Mapping[int, nn.Module], example: Example) -> dict[int, Seen]:
-    """Put the new nodes in and watch them; if the example fails with them, put the old ones back."""
+    """Put the new nodes in and watch them; if the example fails, put the old ones back."""
     _put(net, neurons, nodes)
     try:
         return watch(net, {id(node): node for node in nodes.values()}, example)
@@ -150,7 +150,7 @@ def _lengths(neurons: Neurons, nodes: Mapping[int, nn.Module], seen: Mapping[int
 
 
 def _finished(place: SwapPlace, before: Seen, after: Seen, lengths: Counter[int]) -> SwapPlace:
-    """The place with its rates, and with a note if its sequences are of another length than most."""
+    """The place with its rates, and a note if its sequences are of another length than most."""
     notes = [place.note] if place.note else []
     steps, (usual, number) = len(before.inputs[0]), lengths.most_common(1)[0] if lengths else (0, 0)
     if steps in lengths and steps != usual and lengths[steps] < number:

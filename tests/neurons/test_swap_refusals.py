@@ -25,7 +25,7 @@ def _seed() -> None:
 
 
 class OwnLIF(nn.Module):
-    """A neuron as repositories write it: one step per call, the potential kept, no step_mode, no reset."""
+    """A neuron as repositories write it: a step per call, no step_mode, no reset."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,8 @@ class Looped(nn.Module):
         return torch.stack([self.node(self.conv(x_t)) for x_t in x])
 
 
-IMAGES = 8 * torch.rand(4, 3, 1, 5, 7, generator=torch.Generator().manual_seed(0))  # [T, B, C, H, W]
+#: [T, B, C, H, W]
+IMAGES = 8 * torch.rand(4, 3, 1, 5, 7, generator=torch.Generator().manual_seed(0))
 
 
 def test_the_step_mode_of_a_class_that_does_not_say_it() -> None:
