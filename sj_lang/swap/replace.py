@@ -81,7 +81,7 @@ def replacement(
     node = node.to(device=x.device, dtype=parameters[0].dtype if parameters else x.dtype)
     _settle(node, old, mode)
     if seen.overwritten and hasattr(node, "copies_input"):
-        node.copies_input = True  # type: ignore[assignment]
+        node.copies_input = True
     return SwapPlace(name, was, type(node).__name__, channels, note=note), node
 
 
