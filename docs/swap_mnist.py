@@ -8,6 +8,7 @@ FOLDER holds `mnist_t10k/` with MNIST's two test files, `t10k-images-idx3-ubyte.
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import os
 import time

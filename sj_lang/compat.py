@@ -1,4 +1,4 @@
-"""What differs between SpikingJelly's two release lines, 0.0.0.0.14 and 2.x. No other file knows."""
+"""What differs between SpikingJelly's release lines 0.0.0.0.14 and 2.x. No other file knows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def why_no_psn() -> str:
 
 
 def spikingjelly(module: str) -> Any:
-    """A module of `spikingjelly.activation_based`, by its name there: "base", "functional", "surrogate", ..."""
+    """A module of `spikingjelly.activation_based` by its name: "base", "surrogate", ..."""
     with warnings.catch_warnings():
         # 0.0.0.0.14 compiles its surrogates with torch.jit.script, which today's torch calls
         # deprecated.
@@ -50,7 +50,7 @@ def spikingjelly(module: str) -> Any:
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
         loaded = importlib.import_module(f"spikingjelly.activation_based.{module}")
         if module == "functional":
-            importlib.import_module("spikingjelly.activation_based.layer")  # 0.0.0.0.14 does so late, with the warning
+            importlib.import_module("spikingjelly.activation_based.layer")  # 0.0.0.0.14: lazily
         return loaded
 
 
@@ -79,7 +79,7 @@ def surrogate(spec: Any) -> Any:
 
 
 class BothLines:
-    """Goes before SpikingJelly's `MemoryModule` in a class's bases, so that the class works in both lines.
+    """Before SpikingJelly's `MemoryModule` in the bases of a class that works in both lines.
 
     The class has a method `advance(x, state, mask, *, single) -> (spikes, state, potential)`, state
     a dict of its memories or None.
@@ -113,13 +113,13 @@ class BothLines:
     def single_step_functional_forward(
         self, inputs: tuple[Any, ...], states: tuple[Any, ...], **kwargs: Any
     ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """2.x: one step, states in the order of `named_memories()`; a state that is not made yet is None."""
+        """2.x: one step, states in the order of `named_memories()`; one not made yet is None."""
         return self._transition(inputs, states, single=True, **kwargs)
 
     def multi_step_functional_forward(
         self, inputs: tuple[Any, ...], states: tuple[Any, ...], **kwargs: Any
     ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """2.x: a sequence, states in the order of `named_memories()`; a state that is not made yet is None."""
+        """2.x: a sequence, states in the order of `named_memories()`; one not made yet is None."""
         return self._transition(inputs, states, single=False, **kwargs)
 
     def _transition(
@@ -139,12 +139,12 @@ class BothLines:
 
 
 def multi_step(neuron: str) -> Any:
-    """2.x: `functional.lif_multi_step` for "lif", and its like: pure, with kernels. None if the release has none."""
+    """2.x: `functional.lif_multi_step` for "lif", and its like: pure, with kernels. Or None."""
     return getattr(spikingjelly("functional"), f"{neuron}_multi_step", None)
 
 
 def node_classes() -> tuple[type[Any], ...]:
-    """SpikingJelly's spiking neurons: all integrate-and-fire nodes, and the PSN family if the release has it.
+    """SpikingJelly's spiking neurons: integrate-and-fire nodes, and the PSN family if it has it.
 
     Those of `spikingjelly.clock_driven` too, if the process has imported it; without that no net
     has any.
@@ -166,7 +166,7 @@ def step_mode(module: Any) -> str:
 
 
 def leak_and_gain(node: Any) -> tuple[float | None, float]:
-    """What a step of a SpikingJelly node keeps of its potential, None if unknown, and what it adds of its input.
+    """What a step of a node keeps of its potential, None if unknown, and adds of its input.
 
     LIF and PLIF with and without `decay_input`, and IF.
     """
@@ -175,8 +175,8 @@ def leak_and_gain(node: Any) -> tuple[float | None, float]:
         return 1.0, 1.0
     if "ParametricLIFNode" in names:
         share = float(node.w.detach().sigmoid())
-    elif "LIFNode" in names:
-        share = 1 / float(node.tau)
+    elif "LIFNode" in names and isinstance(node.tau, float | int):
+        share = 1 / node.tau
     else:
         return None, 1.0
     return 1 - share, share if getattr(node, "decay_input", True) else 1.0

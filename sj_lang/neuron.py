@@ -48,7 +48,7 @@ class OldNode:
         """
         if self.leak is None:
             return {}
-        leak = self.leak if self.leak < 1 else chosen.get("alpha_init") or 0.5
+        leak = max(self.leak, 0.01) if self.leak < 1 else chosen.get("alpha_init") or 0.5
         if self.v_threshold is None:
             return {"alpha_init": leak}
         return {"alpha_init": leak, "v_threshold": self.v_threshold * (1 - leak) / self.gain}

@@ -55,7 +55,7 @@ def swap(
     Only registered modules are replaced, those of `net.named_modules()`. A node that the net also
     holds elsewhere, such as in a plain list, is not replaced there.
 
-    Warns if a layer that fired falls silent. Raises UserError for an unknown neuron or option, a
+    Warns if most places fall silent. Raises UserError for an unknown neuron or option, a
     value that the neuron refuses, an `of` that is no class, a `like` that is no regular expression
     or matches nothing, a net without such neurons, or a net that does not run with the new ones;
     the net is then as it was.
@@ -72,7 +72,7 @@ def swap(
         part("neuron", chosen)  # says which argument there is not
     neurons = neurons_of(net, classes, like)
     compat.reset(net)
-    pristine = {id(old): old if compat.step_mode(old) else copy.deepcopy(old) for _, old in neurons}
+    pristine = {id(old): _kept(old) for _, old in neurons}
     seen = watch(net, {id(old): old for _, old in neurons}, example)
     fresh: dict[int, SwapPlace] = {}
     nodes: dict[int, nn.Module] = {}
@@ -90,14 +90,24 @@ def swap(
         if id(old) in nodes:
             places[index] = _finished(places[index], seen[id(old)], after[id(nodes[id(old)])], lengths)
     report = SwapReport(tuple(places))
-    if report.silenced:
-        names = ", ".join(place.name for place in report.silenced)
-        warnings.warn(f"swap: places that fired are silent on the example now: {names}", stacklevel=2)
+    if 2 * len(report.silenced) > len(report.swapped):
+        count = f"{len(report.silenced)} of {len(report.swapped)}"
+        warnings.warn(f"swap: {count} places fired on the example and are silent now; see the report", stacklevel=2)
     return report
 
 
+def _kept(old: nn.Module) -> nn.Module:
+    """A copy for the trial of the step mode; the node itself if it needs none or has none."""
+    if compat.step_mode(old):
+        return old
+    try:
+        return copy.deepcopy(old)
+    except Exception:  # foreign code; the trial, which copies it too, fails with this reason
+        return old
+
+
 def _exchanged(net: nn.Module, neurons: Neurons, nodes: Mapping[int, nn.Module], example: Example) -> dict[int, Seen]:
-    """Put the new nodes in and watch them; if the example fails with them, put the old ones back."""
+    """Put the new nodes in and watch them; if the example fails, put the old ones back."""
     _put(net, neurons, nodes)
     try:
         return watch(net, {id(node): node for node in nodes.values()}, example)
@@ -140,7 +150,7 @@ def _lengths(neurons: Neurons, nodes: Mapping[int, nn.Module], seen: Mapping[int
 
 
 def _finished(place: SwapPlace, before: Seen, after: Seen, lengths: Counter[int]) -> SwapPlace:
-    """The place with its rates, and with a note if its sequences are of another length than most."""
+    """The place with its rates, and a note if its sequences are of another length than most."""
     notes = [place.note] if place.note else []
     steps, (usual, number) = len(before.inputs[0]), lengths.most_common(1)[0] if lengths else (0, 0)
     if steps in lengths and steps != usual and lengths[steps] < number:

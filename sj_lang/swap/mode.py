@@ -71,7 +71,7 @@ def _tried(trial: Trial, x: Tensor) -> tuple[str, str]:
 
 
 def _changed_after(trial: Trial, x: Tensor, axis: int) -> Iterator[Tensor]:
-    """For each trial, which outputs change if the first slice along the axis does; without that slice, axis first."""
+    """Which outputs change if the first slice along the axis does, that axis first; per trial."""
     for level in _LEVELS:
         base = torch.full_like(x, level)
         output = trial(base)

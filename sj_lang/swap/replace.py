@@ -81,7 +81,7 @@ def replacement(
     node = node.to(device=x.device, dtype=parameters[0].dtype if parameters else x.dtype)
     _settle(node, old, mode)
     if seen.overwritten and hasattr(node, "copies_input"):
-        node.copies_input = True  # type: ignore[assignment]
+        node.copies_input = True
     return SwapPlace(name, was, type(node).__name__, channels, note=note), node
 
 
@@ -91,7 +91,7 @@ def _settle(node: nn.Module, old: nn.Module, mode: str) -> None:
     node.train(old.training)
     if getattr(old, "store_v_seq", False) and hasattr(node, "store_v_seq"):
         node.store_v_seq = True  # type: ignore[assignment]
-    for name in _HOOKS:  # the very objects, so that the handles by which hooks are removed stay good
+    for name in _HOOKS:  # the very objects: the handles that remove hooks stay good
         setattr(node, name, getattr(old, name) or getattr(node, name))
 
 
@@ -110,7 +110,7 @@ def _facts(old: nn.Module, seen: Seen, mode: str) -> OldNode:
 
 
 def _carried(old: OldNode, node: nn.Module, chosen: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """What of the old node's firing means the same in the new one: surrogate and threshold of a binary Heaviside."""
+    """What means the same in the new node: surrogate and threshold of a binary Heaviside."""
     target: Any = type(node)
     accepted = schema.arguments("neuron", target)
     surrogate = old.surrogate_function

@@ -1,4 +1,4 @@
-"""The example runs, and each node is watched: what it is fed, what it returns, and how it is called."""
+"""The example runs, and each node is watched: its inputs, its outputs, and how it is called."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Seen:
 
 
 def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> dict[int, Seen]:
-    """Run the example once, without gradient and in eval mode, reset before and after, and watch the nodes by id."""
+    """Run the example once, as `run` does, and watch the nodes, by id."""
     seen = {key: Seen() for key in nodes}
     last: list[Feeder | None] = [None]
     inner = {id(module) for node in nodes.values() for module in node.modules()}
@@ -116,7 +116,7 @@ def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> d
 
 
 def run(net: nn.Module, example: Example) -> None:
-    """The example once, without gradient and in eval mode; the net is reset before and after, its modes are kept."""
+    """The example in eval mode without gradient, reset before and after; modes are kept."""
     modes = {module: module.training for module in net.modules()}
     try:
         compat.reset(net)

@@ -39,7 +39,7 @@ X = 8 * torch.rand(3, 2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def train_save_load(net: nn.Module, x: torch.Tensor, again: nn.Module) -> None:
-    """Forward, backward, one step of training that moves every parameter of the new nodes, reset, save, load."""
+    """A step of training that moves every parameter of the new nodes, reset, save, load."""
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     functional.reset_net(net)
     net(x).float().square().mean().backward()

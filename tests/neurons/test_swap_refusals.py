@@ -25,7 +25,7 @@ def _seed() -> None:
 
 
 class OwnLIF(nn.Module):
-    """A neuron as repositories write it: one step per call, the potential kept, no step_mode, no reset."""
+    """A neuron as repositories write it: a step per call, no step_mode, no reset."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,8 @@ class Looped(nn.Module):
         return torch.stack([self.node(self.conv(x_t)) for x_t in x])
 
 
-IMAGES = 8 * torch.rand(4, 3, 1, 5, 7, generator=torch.Generator().manual_seed(0))  # [T, B, C, H, W]
+#: [T, B, C, H, W]
+IMAGES = 8 * torch.rand(4, 3, 1, 5, 7, generator=torch.Generator().manual_seed(0))
 
 
 def test_the_step_mode_of_a_class_that_does_not_say_it() -> None:
@@ -196,7 +197,7 @@ def test_a_net_that_does_not_run_with_the_new_nodes_is_as_it_was() -> None:
 
 def test_silent_places_are_reported() -> None:
     net = nn.Sequential(neuron.LIFNode(step_mode="m", v_threshold=0.4))
-    with pytest.warns(UserWarning, match="places that fired are silent on the example now: 0"):
+    with pytest.warns(UserWarning, match="1 of 1 places fired on the example and are silent now"):
         report = swap(net, "dsn", example=torch.rand(4, 2, 5), n=1, v_threshold=9.0)
     (place,) = report.silenced
     assert place.rate_before is not None
