@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from sj_lang_language.layers import SpikingLayer, SpikingLinear
-from sj_lang_language.models.calibration import calibrate, fit_grid, refit
+from sj_lang_language.models.calibration import calibrate, fit_grid, fit_spikes, refit
 from sj_lang_language.models.snn_bert import SNNBertForSequenceClassification
 from tiny_bert import build, texts
 from torch import Tensor
@@ -17,6 +18,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from sj_lang import build as parts
 from sj_lang.energy import unrolled
 from sj_lang.errors import UserError
+from sj_lang.monitor import Monitor
 
 INTEGER: dict[str, Any] = {"type": "bpsn", "variant": "G", "spikes": "integer", "levels": 4, "offset": True}
 SCALED: dict[str, Any] = {
@@ -67,6 +69,49 @@ def test_a_grid_of_a_channel_that_does_not_vary() -> None:
     step, offset = fit_grid(torch.full((50, 2), 1.5), -4, 4)
     assert (step > 0).all()
     assert error_of(torch.full((50, 2), 1.5), step, offset, -4, 4).max() < 1e-9
+
+
+@pytest.mark.parametrize("centred", [True, False], ids=["offset", "no offset"])
+def test_a_price_on_spikes_makes_grids_that_fire_less_for_the_least_cost(centred: bool) -> None:
+    x = torch.stack(list(channels().values()), 1)
+    prices = [None, *(factor * x.var(0) for factor in (1e-3, 0.03, 0.3, 30.0))]
+    grids = [fit_grid(x, -4, 4, centred=centred, price=price) for price in prices]
+    sizes = [((x - b) / a).round().clamp(-4, 4).abs().mean(0) for a, b in grids]
+    errors = [error_of(x, a, b, -4, 4) for a, b in grids]
+    for one, other in itertools.pairwise(sizes):
+        assert (other <= one + 1e-6).all()
+    for price, error, size in zip(prices[1:], errors[1:], sizes[1:], strict=True):
+        assert price is not None
+        for other_error, other_size in zip(errors, sizes, strict=True):
+            assert (error + price * size <= 1.001 * (other_error + price * other_size)).all()
+    assert (sizes[-1] < 0.02).all(), "a price of many deviations silences every channel"
+
+
+@torch.no_grad()
+def test_with_a_price_a_student_fires_less_and_its_linear_layers_make_up_for_it() -> None:
+    rates, errors = [], []
+    for price in (0.0, 0.05):
+        student, twin = pair()
+        errors.append(student.calibrate(twin, batch(), spike_price=price)["layer.1"])
+        monitor = Monitor(student)
+        with monitor.recording():
+            student(**batch(61))
+        rates.append(monitor.figures()["firing_rate.mean"])
+    assert rates[1] < 0.8 * rates[0]
+    assert errors[0] < errors[1] < 0.5
+
+
+@torch.no_grad()
+def test_a_channel_that_nothing_reads_is_silent() -> None:
+    torch.manual_seed(0)
+    neurons = SpikingLayer(neuron=parts.part("neuron", INTEGER), channels=5, scaled=True)
+    linear = SpikingLinear(neurons, 3)
+    linear.weight[:, 2] = 0
+    x = torch.randn(200, 1, 5)
+    fit_spikes(neurons, x[:, 0], behind=[linear], spike_price=0.01)
+    fired = neurons(x)[0].abs().mean((0, 1))
+    assert fired[2] == 0
+    assert (fired[[0, 1, 3, 4]] > 0).all()
 
 
 @pytest.mark.parametrize("bias", [True, False])

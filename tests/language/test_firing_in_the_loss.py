@@ -122,6 +122,12 @@ def test_checkpoints_that_are_not_reentrant_give_the_same_gradients() -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(UserError, match=r"task\.firing: -1\.0; give the weight of the firing rate in the loss, 0 or m"):
         Distillation(task=None, teacher="", firing=-1.0)
+    with pytest.raises(
+        UserError, match=r"task\.spike_price: -1\.0; give what a spike costs in the calibration, 0 or mor"
+    ):
+        Distillation(task=None, teacher="", spike_price=-1.0)
+    with pytest.raises(UserError, match=r"task\.spike_price: there is no calibration; set task\.calibrate"):
+        Distillation(task=None, teacher="", spike_price=0.03)
     with pytest.raises(UserError, match=r"task\.firing: .* has no spiking neurons; set task\.firing=0"):
         DistillationLoss(
             student=build("twin"), teacher=build("twin"), labels=[], temperature=1, alpha=1, hidden=False, firing=1

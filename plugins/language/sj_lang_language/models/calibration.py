@@ -17,7 +17,7 @@ ours: a pass of this kind is common in post-training quantisation, see docs/mode
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, cast
 
@@ -33,6 +33,7 @@ from sj_lang_language.layers import SpikingLayer, SpikingLinear
 STARTS = (0.6, 1.0, 1.6, 2.6)  # first guesses of the step: width of the grid over two deviations
 ROUNDS = 3  # from each start
 MORE_ROUNDS = 16  # from the best of them
+COARSER = (1.25, 1.6, 2.0, 2.6, 3.5, 5.0, 30.0)  # steps that are tried if spikes have a price, in nearest steps
 MOST = 1_500  # tokens on which a grid is fitted; the regression takes all
 
 
@@ -50,13 +51,18 @@ class GridNode(Protocol):
 
 @torch.no_grad()
 def calibrate(
-    student: PreTrainedModel, teacher: PreTrainedModel, batch: Mapping[str, Tensor], *, ridge: float = 0.1
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    batch: Mapping[str, Tensor],
+    *,
+    ridge: float = 0.1,
+    spike_price: float = 0.0,
 ) -> dict[str, float]:
     """Fit the student's spikes and the Linear layers behind them to its ANN twin on one batch.
 
     student: its layers of neurons have `scaled` spikes. teacher: the same class, `twin`. batch:
     arguments of a forward pass, labels or not. ridge: pull towards the weights that are there; 0
-    needs more tokens than inputs.
+    needs more tokens than inputs. spike_price: what a spike costs, see `fit_spikes`; 0: nothing.
 
     Returns the relative squared error of each layer's output, `{"layer.0": .04, ...}`, as measured
     in this pass. Raises UserError if the batch is empty, if a layer of neurons cannot be
@@ -71,18 +77,22 @@ def calibrate(
             teacher(**inputs)
         valid = _Valid()
         errors: dict[str, float] = {}
-        with _fitting(student, targets, valid, ridge, errors):
+        with _fitting(student, targets, valid, ridge, spike_price, errors):
             student(**inputs)
     return errors
 
 
-def fit_grid(x: Tensor, low: int, high: int, *, centred: bool = True) -> tuple[Tensor, Tensor]:
+def fit_grid(
+    x: Tensor, low: int, high: int, *, centred: bool = True, price: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Step a > 0 and offset b, `[C]`, of the grid a {low .. high} + b nearest to `x [N, C]`.
 
     Alternates nearest levels and least squares from several starts, and keeps the best of each
     channel. centred: b is free; False: b = 0. With a free b a grid begins around the mean, at the
     smallest x and at the largest: GELU's outputs and other skewed ones would else end in a poor
     one.
+    price: `[C]`, what a spike costs, in units of the squared error; of the nearest grid and some
+    coarser ones, the one whose error and spikes together cost least is taken. None: nothing.
     """
     x = x[:: max(1, len(x) // MOST)].float()
     mean, deviation = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
@@ -101,11 +111,21 @@ def fit_grid(x: Tensor, low: int, high: int, *, centred: bool = True) -> tuple[T
         for offset in (around, lowest, highest) if centred else (torch.zeros_like(mean),):
             best = better_of(best, step, offset, ROUNDS)
     _, step, offset = better_of(best, best[1], best[2], MORE_ROUNDS)
-    return step, offset
+    return (step, offset) if price is None else _sparser(x, step, offset, low, high, price, centred=centred)
 
 
-def fit_spikes(layer: SpikingLayer, x: Tensor) -> None:
-    """Give a layer the grid that is nearest to `x [N, C]`, and its spikes the grid's values."""
+def fit_spikes(
+    layer: SpikingLayer, x: Tensor, *, behind: Sequence[SpikingLinear] = (), spike_price: float = 0.0
+) -> None:
+    """Give a layer the grid that is nearest to `x [N, C]`, and its spikes the grid's values.
+
+    With a spike_price above 0, channel c gets the grid with the smallest
+
+        w_c mean (x - (a s + b))^2 + spike_price mean over channels of (w var x) mean |s|
+
+    in which w_c is the sum of the squared weights of c in the Linear layers `behind`, 1 without: a
+    channel that says little fires little.
+    """
     if layer.scale is None or layer.shift is None or not hasattr(layer.node, "fit"):
         raise UserError(
             f"calibration: a layer of {type(layer.node).__name__} has no grid to fit; take neurons with whole-number "
@@ -113,7 +133,12 @@ def fit_spikes(layer: SpikingLayer, x: Tensor) -> None:
         )
     node = cast(GridNode, layer.node)
     low, high = node.spike_range
-    step, offset = fit_grid(x, low, high, centred=node.offset is not None)
+    price = None
+    if spike_price:
+        weight = sum((linear.weight.square().sum(0) for linear in behind), torch.zeros_like(layer.scale))
+        weight = weight.clamp_min(1e-6 * weight.mean()) if behind else torch.ones_like(layer.scale)
+        price = spike_price * (weight * x.float().var(0, correction=0)).mean() / weight
+    step, offset = fit_grid(x, low, high, centred=node.offset is not None, price=price)
     try:
         node.fit(step, offset)
     except ValueError as error:
@@ -140,6 +165,27 @@ def refit(linear: SpikingLinear, spikes: Tensor, target: Tensor, ridge: float) -
 
 def _nearest(x: Tensor, step: Tensor, offset: Tensor, low: int, high: int) -> Tensor:
     return ((x - offset) / step).round().clamp(low, high)
+
+
+def _sparser(
+    x: Tensor, step: Tensor, offset: Tensor, low: int, high: int, price: Tensor, *, centred: bool
+) -> tuple[Tensor, Tensor]:
+    """This grid or a coarser one of each channel, whichever costs least with the price of its spikes."""
+
+    def priced(step: Tensor, offset: Tensor) -> Tensor:
+        levels = _nearest(x, step, offset, low, high)
+        cost = (x - offset - step * levels).square().mean(0) + price * levels.abs().mean(0)
+        return torch.stack((cost, step, offset))
+
+    best = priced(step, offset)
+    for coarser in [step * factor for factor in COARSER]:
+        for start in (x.mean(0), x.median(0).values, offset) if centred else (offset,):
+            moved = start
+            for _ in range(ROUNDS if centred else 0):
+                moved = (x - coarser * _nearest(x, coarser, moved, low, high)).mean(0)
+            one = priced(coarser, moved)
+            best = torch.where(one[0] < best[0], one, best)
+    return best[1], best[2]
 
 
 def _least_squares(x: Tensor, levels: Tensor, deviation: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
@@ -210,15 +256,23 @@ def _outputs(*groups: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
 
 @contextmanager
 def _fitting(
-    student: PreTrainedModel, targets: Mapping[str, Tensor], valid: _Valid, ridge: float, errors: dict[str, float]
+    student: PreTrainedModel,
+    targets: Mapping[str, Tensor],
+    valid: _Valid,
+    ridge: float,
+    spike_price: float,
+    errors: dict[str, float],
 ) -> Iterator[None]:
     """Inside, each layer is fitted in the moment before it runs."""
+    linears = _linears(student)
 
     def before_spikes(module: Any, args: tuple[Any, ...]) -> None:
         x, _, mask = args
         valid.mask = mask
         rows = valid.rows(x)
-        fit_spikes(module, rows if module.replaces is None else module.replaces(rows))
+        behind = [linear for linear in linears.values() if linear.neurons is module]
+        values = rows if module.replaces is None else module.replaces(rows)
+        fit_spikes(module, values, behind=behind, spike_price=spike_price)
 
     def before_linear(name: str) -> Any:
         return lambda module, args: refit(module, valid.rows(args[0]), valid.rows(targets[name]), ridge)
@@ -244,7 +298,7 @@ def _fitting(
         for module in student.base_model.encoder.modules():
             if isinstance(module, SpikingLayer):
                 hooks.enter_context(module.register_forward_pre_hook(before_spikes))
-        for name, linear in _linears(student).items():
+        for name, linear in linears.items():
             hooks.enter_context(linear.register_forward_pre_hook(before_linear(name)))
         for name, layer in _layers(student).items():
             hooks.enter_context(layer.register_forward_hook(measure(name)))

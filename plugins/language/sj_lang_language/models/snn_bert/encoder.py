@@ -171,9 +171,11 @@ class SNNBertPreTrainedModel(SpikingModel, PreTrainedModel):  # type: ignore[mis
             return 1 / math.sqrt(RATE * module.in_features)
         return 0.02
 
-    def calibrate(self, twin: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, float]:
+    def calibrate(
+        self, twin: PreTrainedModel, batch: Mapping[str, Tensor], *, spike_price: float = 0.0
+    ) -> dict[str, float]:
         """`calibration.calibrate` of this model towards its ANN twin, on one batch."""
-        return calibrate(self, twin, batch)
+        return calibrate(self, twin, batch, spike_price=spike_price)
 
     @torch.no_grad()
     def fold(self) -> None:

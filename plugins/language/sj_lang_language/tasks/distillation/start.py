@@ -36,7 +36,12 @@ def start_from(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
 
 
 def calibrate(
-    student: PreTrainedModel, teacher: PreTrainedModel, ready: Prepared, sentences: int, seed: int
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    ready: Prepared,
+    sentences: int,
+    seed: int,
+    spike_price: float = 0.0,
 ) -> tuple[dict[str, float], list[float]]:
     """Fit the student's spikes to its teacher on some training sentences.
 
@@ -51,7 +56,7 @@ def calibrate(
         states = teacher(**batch, output_hidden_states=True)["hidden_states"]
     valid = batch["attention_mask"].bool()
     variances = [float(state[valid].var(0, correction=0).mean()) for state in states]
-    errors: Mapping[str, float] = student.calibrate(teacher, batch)
+    errors: Mapping[str, float] = student.calibrate(teacher, batch, spike_price=spike_price)
     return {f"calibration.error.{layer}": error for layer, error in errors.items()}, variances
 
 

@@ -45,6 +45,7 @@ class Distillation(Task):
         the run's seed, on which the student's spikes and Linear layers are then fitted to the
         teacher's (see `calibration`), and on which the variances of its hidden states are measured:
         match is divided by them. 0: neither.
+    spike_price: of a spike in this calibration (see `fit_spikes` there); 0: none.
     embeddings: they are trained; False: they stay as they are.
     firing: weight of the student's firing rate in the loss; 0: what it fires costs nothing.
 
@@ -65,11 +66,16 @@ class Distillation(Task):
         hidden: bool = True,
         start: bool = False,
         calibrate: int = 0,
+        spike_price: float = 0.0,
         embeddings: bool = True,
         firing: float = 0.0,
     ) -> None:
         if not 0 <= firing < math.inf:
             raise UserError(f"task.firing: {firing}; give the weight of the firing rate in the loss, 0 or more")
+        if not 0 <= spike_price < math.inf:
+            raise UserError(f"task.spike_price: {spike_price}; give what a spike costs in the calibration, 0 or more")
+        if spike_price and not calibrate:
+            raise UserError("task.spike_price: there is no calibration; set task.calibrate, such as to 256")
         if calibrate < 0:
             raise UserError(f"task.calibrate: {calibrate} sentences; give how many, or 0 for no calibration")
         if temperature <= 0 or not 0 <= alpha <= 1:
@@ -81,7 +87,8 @@ class Distillation(Task):
         if isinstance(self.task, Distillation):
             raise UserError("task.task: a distillation cannot wrap a distillation")
         self.teacher, self.temperature, self.alpha, self.hidden = teacher, temperature, alpha, hidden
-        self.start, self.calibrate, self.embeddings, self.firing = start, calibrate, embeddings, firing
+        self.start, self.calibrate, self.spike_price = start, calibrate, spike_price
+        self.embeddings, self.firing = embeddings, firing
         self.auto_class, self.causal, self.pads = self.task.auto_class, self.task.causal, self.task.pads
 
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
@@ -104,7 +111,7 @@ class Distillation(Task):
             figures: dict[str, float] = {}
             variances: list[float] | None = None
             if self.calibrate:
-                figures, variances = calibrate(student, teacher, ready, self.calibrate, seed)
+                figures, variances = calibrate(student, teacher, ready, self.calibrate, seed, self.spike_price)
             if not self.embeddings:
                 student.base_model.embeddings.requires_grad_(False)
             loss = DistillationLoss(
