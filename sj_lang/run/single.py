@@ -77,7 +77,7 @@ def train(
 
 
 def _check(trainer: RunTrainer, job: Job) -> None:
-    """Find what would end the run late: a wrong loss, a missing figure, options that cannot work."""
+    """Find what would end the run late: a wrong loss, a missing figure, impossible options."""
     checks.check_loss(trainer)
     checks.check_smoothing(trainer)
     checks.check_choice(trainer)
