@@ -1,9 +1,10 @@
 """Ends a tiny run at each of its file operations, resumes it, and compares the outcome bit for bit.
 
-`python kills.py FOLDER KIND EVERY STRIDE`. What SIGKILL leaves behind is what is on the disk, so one run that
-copies its folder before each operation gives the states of all kills; a further state for each file
-has it cut in half; EVERY-th states are tried. SIGTERM and SIGINT are sent at STRIDE-th operations. Each run is a process
-forked from this one, which has imported everything and computed nothing.
+`python kills.py FOLDER KIND EVERY STRIDE`. What SIGKILL leaves behind is what is on the disk, so
+one run that copies its folder before each operation gives the states of all kills; a further state
+for each file has it cut in half. Every EVERY-th state is resumed. SIGTERM and SIGINT are sent at
+every STRIDE-th operation. Each run is a process forked from this one, which has imported everything
+and computed nothing.
 """
 
 from __future__ import annotations
