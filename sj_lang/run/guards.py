@@ -130,7 +130,7 @@ def check_loss_scaling(model: nn.Module, batch: Mapping[str, Any], *, accumulati
 
 
 class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """SIGTERM in training: finish the step, save a checkpoint, raise Interrupted. Later: `check` does.
+    """SIGTERM in training: finish the step, save a checkpoint, raise Interrupted. Later: `check`.
 
     The handler raises nothing itself: it may run where Python drops exceptions.
     """

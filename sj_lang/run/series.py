@@ -9,7 +9,7 @@ from typing import Any
 
 from sj_lang.errors import Interrupted, RunFailed, SjLangError, UserError, choices, describe
 from sj_lang.folder import RunFolder
-from sj_lang.manifest import Manifest, read_json
+from sj_lang.manifest import read_json
 from sj_lang.recipe import averages
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import page
@@ -34,39 +34,26 @@ def execute(
     console = Console()
     folder, previous = claim(recipe, resume, console, dry_run=dry_run)
     try:
-        return _carry_out(recipe, folder, previous, console, dry_run=dry_run, changed_data=changed_data, debug=debug)
+        runs = linked({name: replace(child, output=f"{folder.shown}/{name}") for name, child in recipe.children()})
+        groups = grouped(list(runs), default=Path(recipe.name).name)
+        over = previous is not None and previous.status == "done"  # its data may be gone
+        _rehearse(runs, {} if over else groups, console if dry_run else Console(muted=True))
+        if dry_run:
+            return 0
+        fields = {"notes": [], "children": list(runs)}
+        record = begin(recipe, folder, console, previous, session={}, fields=fields)
+        with recorded(record, folder, console, debug):
+            failed = _train_all(runs, console, changed_data=changed_data, debug=debug)
+            _conclude(recipe, folder, groups, console)
+            if failed:
+                raise RunFailed(f"{len(failed)} of {len(runs)} runs failed:\n" + "\n".join(failed))
+            if is_main_process():
+                record.end("done", 0)
     except Interrupted as error:
         raise Interrupted(f"{str(error).partition(' To continue')[0]} To continue: {folder.continuing}") from error
     finally:
         console.close()
         folder.unlock()
-
-
-def _carry_out(
-    recipe: Recipe,
-    folder: RunFolder,
-    previous: Manifest | None,
-    console: Console,
-    *,
-    dry_run: bool,
-    changed_data: bool,
-    debug: bool,
-) -> int:
-    runs = linked({name: replace(child, output=f"{folder.shown}/{name}") for name, child in recipe.children()})
-    groups = grouped(list(runs), default=Path(recipe.name).name)
-    over = previous is not None and previous.status == "done"  # its data may be gone
-    _rehearse(runs, {} if over else groups, console, aloud=dry_run)
-    if dry_run:
-        return 0
-    fields = {"notes": [], "children": list(runs)}
-    record = begin(recipe, folder, console, previous, session={}, fields=fields)
-    with recorded(record, folder, console, debug):
-        failed = _train_all(runs, console, changed_data=changed_data, debug=debug)
-        _conclude(recipe, folder, groups, console)
-        if failed:
-            raise RunFailed(f"{len(failed)} of {len(runs)} runs failed:\n" + "\n".join(failed))
-        if is_main_process():
-            record.end("done", 0)
     return 0
 
 
@@ -117,20 +104,16 @@ def summary(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float
     return {name: averages.spread([float(one[name]) for one in metrics]) for name in names}
 
 
-def _rehearse(runs: Mapping[str, Recipe], groups: Mapping[str, list[str]], console: Console, *, aloud: bool) -> None:
+def _rehearse(runs: Mapping[str, Recipe], groups: Mapping[str, list[str]], console: Console) -> None:
     """Build one run of each group, so that mistakes in any are found before the first is trained.
 
     What a run minimises in place of its own loss is built when it starts: it may need a run before
     it.
-
-    aloud: a dry run, which prints what it builds and does not check data that cannot be reached.
     """
-    quiet = Console(muted=True)
     for names in groups.values():
-        if aloud:
-            console.say(f"== {names[0]}" + (f" and {len(names) - 1} more seeds" if len(names) > 1 else ""))
+        console.say(f"== {names[0]}" + (f" and {len(names) - 1} more seeds" if len(names) > 1 else ""))
         try:
-            train(runs[names[0]], console if aloud else quiet, dry_run=True, needs_data=not aloud, in_series=True)
+            train(runs[names[0]], console, dry_run=True, in_series=True)
         except SjLangError as error:
             raise type(error)(f"run '{names[0]}': {error}") from error
 

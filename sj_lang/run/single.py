@@ -31,13 +31,12 @@ def train(
     resume: str | Path | None = None,
     changed_data: bool = False,
     debug: bool = False,
-    needs_data: bool = False,
     in_series: bool = False,
 ) -> RunFolder:
     """Carry out a recipe that is a single run. A finished one is left alone.
 
-    changed_data: a resume accepts data that have changed. needs_data: Unreachable data are an error
-    in a dry run too. in_series: a dry run builds no objective.
+    changed_data: a resume accepts data that have changed. in_series: a dry run builds no objective.
+    Data that cannot be reached are only noted in a dry run, unless nobody sees the note.
     """
     folder, previous = claim(recipe, resume, console, dry_run=dry_run)
     try:
@@ -50,7 +49,7 @@ def train(
         try:
             job = assemble(recipe, folder.root, with_objective=not (dry_run and in_series))
         except Unreachable as error:
-            if needs_data or not dry_run:
+            if console.muted or not dry_run:
                 raise
             announce.without_data(recipe, folder, console, error)
             return folder
@@ -78,7 +77,7 @@ def train(
 
 
 def _check(trainer: RunTrainer, job: Job) -> None:
-    """Find what would end the run late: a wrong loss, a missing figure, options that cannot work."""
+    """Find what would end the run late: a wrong loss, a missing figure, impossible options."""
     checks.check_loss(trainer)
     checks.check_smoothing(trainer)
     checks.check_choice(trainer)

@@ -38,7 +38,7 @@ class RunTrainer(BatchTrainer):
         self.prepared = job.prepared
         self.objective: Any = job.objective
         if job.objective is not None:
-            job.model.objective = job.objective  # so optimizer, checkpoints and DDP have its parameters
+            job.model.objective = job.objective  # for optimizer, checkpoints and DDP
         self.folder = folder
         self.mark = RunMark()
         self.termination = Termination(folder.continuing if folder else "")
@@ -66,7 +66,7 @@ class RunTrainer(BatchTrainer):
         self.measurements = Measurements(self, job.recipe.measure)
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """transformers' own; with a rate of their own, the neurons are a group without weight decay."""
+        """transformers' own; with their own rate, the neurons are a group without weight decay."""
         made = self.optimizer is not None
         optimizer = super().create_optimizer(model)
         if self.neuron_rate is None or made:

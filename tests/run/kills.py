@@ -1,9 +1,10 @@
 """Ends a tiny run at each of its file operations, resumes it, and compares the outcome bit for bit.
 
-`python kills.py FOLDER KIND STRIDE`. What SIGKILL leaves behind is what is on the disk, so one run that
-copies its folder before each operation gives the states of all kills; a further state for each file
-has it cut in half. SIGTERM and SIGINT are sent, at every STRIDE-th operation. Each run is a process
-forked from this one, which has imported everything and computed nothing.
+`python kills.py FOLDER KIND EVERY STRIDE`. What SIGKILL leaves behind is what is on the disk, so
+one run that copies its folder before each operation gives the states of all kills; a further state
+for each file has it cut in half. Every EVERY-th state is resumed. SIGTERM and SIGINT are sent at
+every STRIDE-th operation. Each run is a process forked from this one, which has imported everything
+and computed nothing.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def states(recipe: str, changes: list[str], folder: Path) -> list[Path]:
     return list(seen.values())
 
 
-def main(folder: Path, kind: str, stride: int) -> int:
+def main(folder: Path, kind: str, every: int, stride: int) -> int:
     os.chdir(folder)
     root = folder / "r"
     figures._save = undrawn
@@ -170,7 +171,7 @@ def main(folder: Path, kind: str, stride: int) -> int:
         if root.exists():
             shutil.rmtree(root)
 
-    killed = states(recipe, changes, folder)
+    killed = states(recipe, changes, folder)[::every]
     expected = outcome(root)
     operations = int(max(path.name for path in (folder / "states").iterdir())[:4])
     shutil.rmtree(root)
@@ -198,4 +199,4 @@ def main(folder: Path, kind: str, stride: int) -> int:
 
 if __name__ == "__main__":
     with tiny.offered():
-        sys.exit(main(Path(sys.argv[1]).absolute(), sys.argv[2], int(sys.argv[3])))
+        sys.exit(main(Path(sys.argv[1]).absolute(), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

@@ -75,6 +75,6 @@ def test_a_series_goes_on_without_a_run_whose_folder_is_damaged(tmp_path: Path) 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", kills.KINDS)
 def test_at_every_operation(kind: str, tmp_path: Path) -> None:
-    command = [sys.executable, kills.__file__, str(tmp_path), kind, "12"]
+    command = [sys.executable, kills.__file__, str(tmp_path), kind, "1", "12"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
