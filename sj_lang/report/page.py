@@ -74,7 +74,7 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
     expanded = [inner for root in roots for inner in children(root) or [root]]
     pages = _distinct([page(root) for root in expanded], expanded)
     if len(roots) == 1:
-        title, target = str(RunFolder(roots[0]).read_manifest().content["name"]), roots[0] / "report.html"
+        title, target = str(RunFolder(roots[0]).read_manifest("name").content["name"]), roots[0] / "report.html"
     else:
         shared = Path(*_common([root.absolute().parts for root in roots]))
         name = "comparison.html" if (shared / "manifest.json").exists() else "report.html"
@@ -93,7 +93,7 @@ def children(root: Path) -> list[Path]:
 def page(root: Path) -> Page:
     """Read one run folder, finished or not."""
     folder = RunFolder(root)
-    manifest = folder.read_manifest().content
+    manifest = folder.read_manifest("name").content
     return Page(
         name=manifest["name"],
         folder=folder,
