@@ -171,9 +171,9 @@ def _json(text: str, place: str) -> DataTable:
             f"task.data: {place}, line {wrong_line}: not JSON ({error.msg}, column {error.colno})"
         ) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in one another
-        wrong_line = f", line {number}" if not text.lstrip().startswith("[") else ""
+        where = "" if text.lstrip().startswith("[") else f", line {number}"
         reason = "too many lists in one another" if isinstance(error, RecursionError) else str(error)
-        raise UserError(f"task.data: {place}{wrong_line}: not JSON that can be read ({reason})") from error
+        raise UserError(f"task.data: {place}{where}: not JSON that can be read ({reason})") from error
     wrong = next((number for number, row in rows if not isinstance(row, dict)), None)
     if wrong is not None:
         raise UserError(f"task.data: {place}, entry {wrong}: expected an object with a value for each column")
