@@ -87,15 +87,15 @@ class RunFolder:
             raise UserError(f"--resume: {self.shown} does not exist")
         if not self.manifest.exists():
             raise UserError(f"--resume: {self.shown} is not a run folder (it has no manifest.json)")
-        manifest = self.read_manifest()
+        manifest = self.read_manifest("id")
         cure = f"Continue it as it is ({self.continuing}), or start a new run: output=..."
         self._refuse_another(manifest, resolved, f"--resume: {self.shown} was started with", cure)
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise UserError(f"--resume: {self.shown} is not writable")
         return manifest
 
-    def read_manifest(self) -> Manifest:
-        """UserError if it cannot be read, lacks what every run has, or the folder holds a link."""
+    def read_manifest(self, *needed: str) -> Manifest:
+        """UserError if it cannot be read, lacks its status or what is needed, or the folder holds a link."""
         self.refuse_links()
         try:
             manifest = Manifest.read(self.manifest)
@@ -104,7 +104,7 @@ class RunFolder:
         for key, kind in _MANIFEST.items():
             if not isinstance(manifest.content.get(key, kind()), kind):
                 raise UserError(f"{self.manifest}: {key} is {manifest.content[key]!r:.60}; expected a {kind.__name__}")
-        if lacking := [key for key in ("id", "name", "status") if key not in manifest.content]:
+        if lacking := [key for key in ("status", *needed) if key not in manifest.content]:
             raise UserError(f"{self.manifest}: it lacks {', '.join(lacking)}")
         names = manifest.content.get("children", [])
         if wrong := [name for name in names if not isinstance(name, str) or {"", "..", "."} & {*name.split("/")}]:

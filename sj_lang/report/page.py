@@ -82,7 +82,7 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
     for one, root in zip(pages, expanded, strict=True) if len(pages) > 1 else ():
         one.name = root.absolute().relative_to(_shared_folder(expanded)).as_posix()
     if len(roots) == 1:
-        title, target = str(RunFolder(roots[0]).read_manifest().content["name"]), roots[0] / "report.html"
+        title, target = str(RunFolder(roots[0]).read_manifest("name").content["name"]), roots[0] / "report.html"
     else:
         shared = _shared_folder(roots)
         name = "comparison.html" if (shared / "manifest.json").exists() else "report.html"
@@ -110,7 +110,7 @@ def children(root: Path) -> list[Path]:
 def page(root: Path) -> Page:
     """Read one run folder, finished or not."""
     folder = RunFolder(root)
-    manifest = folder.read_manifest().content
+    manifest = folder.read_manifest("name").content
     return Page(
         name=manifest["name"],
         folder=folder,
