@@ -95,7 +95,7 @@ class RunFolder:
         return manifest
 
     def read_manifest(self, *needed: str) -> Manifest:
-        """UserError if it cannot be read, lacks its status or what is needed, or the folder holds a link."""
+        """UserError if it is unreadable or incomplete, or if the folder holds a link."""
         self.refuse_links()
         try:
             manifest = Manifest.read(self.manifest)

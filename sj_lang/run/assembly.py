@@ -126,7 +126,7 @@ def build_model(recipe: Recipe, task: Task, fields: Mapping[str, Any], notes: li
         model = auto.from_config(config)
     except (SjLangError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # torch and the model refuse values of the right type, such as a negative deviation
+    except Exception as error:  # a value of the right type, such as a negative deviation
         text = str(error) if isinstance(error, ValueError) else describe(error)
         raise UserError(f"model '{make.name}': {text}") from error
     return cast("PreTrainedModel", model)

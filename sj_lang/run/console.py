@@ -17,12 +17,12 @@ _LOGGERS = ("sj_lang", "transformers", "accelerate", "datasets", "py.warnings")
 
 
 def is_main_process() -> bool:
-    """True in the process that writes; torchrun starts several and numbers them in RANK, which alone means nothing."""
+    """True in the process that writes: torchrun's first. RANK alone means nothing."""
     return "LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0"
 
 
 class _LogFile(logging.FileHandler):
-    """A log that ends, and says so once, if its file cannot be written; what it logs is not worth a traceback."""
+    """A log that ends, and says so once without a traceback, if it cannot be written."""
 
     broken = False
 

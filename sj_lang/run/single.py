@@ -97,7 +97,7 @@ def _trainer(job: Job, folder: RunFolder, console: Console) -> RunTrainer:
             trainer = RunTrainer(job, console, folder)
         except SjLangError:
             raise
-        except Exception as error:  # each field of TrainingArguments has its own way of refusing a value
+        except Exception as error:  # fields of TrainingArguments refuse values in many ways
             plain = ValueError | RuntimeError | ImportError
             raise UserError(f"train: {error if isinstance(error, plain) else describe(error)}") from error
     job.arguments.output_dir = str(folder.root)

@@ -45,8 +45,8 @@ class Stored:
     tokenizer: PreTrainedTokenizerBase
 
     def model(self, auto_class: str) -> PreTrainedModel:
-        """The trained weights, in the class that the recipe names. UserError if they cannot be read."""
-        plugins.get("model", self.recipe.model["type"]).load()  # registers its classes with transformers
+        """The trained weights, in the recipe's class. UserError if they cannot be read."""
+        plugins.get("model", self.recipe.model["type"]).load()  # registers its classes
         problem = f"{self.folder.model} holds no model that can be read"
         model, report = load_model(getattr(transformers, auto_class), self.folder.model, problem)
         if wrong := amiss(report):
@@ -62,7 +62,7 @@ class Stored:
                 console.say(f"note: {self.folder.shown}/{name} is not the file that the run wrote")
 
     def _check_config(self, config: Any) -> None:
-        """UserError if a config contradicts the recipe, beyond the sizes that data and checkpoints decide."""
+        """UserError if a config contradicts the recipe, except sizes from data or checkpoints."""
         free = ("type", "init_from", "vocab_size", *AT_LEAST)
         for key, value in self.recipe.model.items():
             its = plain(getattr(config, key, value))
@@ -81,7 +81,7 @@ def open_run(run_dir: str | Path) -> Stored:
 
 @contextmanager
 def _used(folder: RunFolder) -> Iterator[None]:
-    """Inside, what libraries raise about a model or a tokenizer that cannot be right becomes a UserError."""
+    """Inside, what libraries raise about a wrong model or tokenizer becomes a UserError."""
     try:
         yield
     except (SjLangError, OSError, MemoryError, torch.OutOfMemoryError):

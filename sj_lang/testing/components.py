@@ -2,7 +2,7 @@
 
     check_norm(lambda: MyNorm(dim=8), dim=8)
     check_embedding(lambda: MyEmbedding(vocab_size=9, dim=8, max_length=16), vocab_size=9, dim=8)
-    check_attention(lambda: MyAttention(dim=8, heads=2, neuron=..., causal=True), dim=8, causal=True)
+    check_attention(lambda: MyAttention(dim=8, heads=2, causal=True), dim=8, causal=True)
 
 `make` builds a fresh module each time. All checks run, in float64; `PartFailed` names those that
 failed, and what they found. Returned are the names of those that passed.
@@ -83,7 +83,7 @@ def check_norm(make: Make, *, dim: int) -> list[str]:
 
 
 def check_embedding(make: Make, *, vocab_size: int, dim: int, causal: bool = False) -> list[str]:
-    """An embedding: `embedding(ids, positions, segments, mask)`, each `[L, B]` or None, to `[L, B, D]`."""
+    """`embedding(ids, positions, segments, mask)`, each `[L, B]` or None, to `[L, B, D]`."""
 
     def call(module: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         out: Tensor = module(ids, torch.arange(len(ids))[:, None].expand(ids.shape), None, mask)
@@ -128,7 +128,7 @@ def check_embedding(make: Make, *, vocab_size: int, dim: int, causal: bool = Fal
 
 
 def check_attention(make: Make, *, dim: int, causal: bool) -> list[str]:
-    """An attention: `attention(x, state, mask)` to y and a state, x `[L, B, D]` or `[T, B, L, D]`."""
+    """`attention(x, state, mask)` to y and a state, x `[L, B, D]` or `[T, B, L, D]`."""
     x = 2 * _noise(LENGTH, BATCH, dim)
 
     def shapes_and_dtypes() -> None:

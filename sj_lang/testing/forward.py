@@ -80,7 +80,7 @@ def monitors_record(subject: Subject) -> None:
 
 @check(once=True)
 def potentials_are_stored(subject: Subject) -> None:
-    """store_v_seq keeps potentials and their gradients in v_seq until reset, and changes no more."""
+    """store_v_seq keeps potentials and their gradients until reset, and changes no more."""
     node, x = subject.node(), subject.x(6, 3)
     if not hasattr(node, "store_v_seq"):
         return

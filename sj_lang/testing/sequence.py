@@ -70,7 +70,7 @@ def ties_fire_alike(subject: Subject) -> None:
 
 @check(needs="carries_state")
 def pieces_equal_whole(subject: Subject) -> None:
-    """Pieces, and single steps between them, the state carried over, are the whole: all gradients."""
+    """Pieces, and single steps between, the state carried over, are the whole: all gradients."""
     node = subject.node()
     for shape in ((7, 3), (12, 3), (7, 2, 4), (7, 2, 3, 2)):
         x = subject.x(*shape)

@@ -33,7 +33,7 @@ from sj_lang_language.layers import SpikingLayer, SpikingLinear
 STARTS = (0.6, 1.0, 1.6, 2.6)  # first guesses of the step: width of the grid over two deviations
 ROUNDS = 3  # from each start
 MORE_ROUNDS = 16  # from the best of them
-COARSER = (1.25, 1.6, 2.0, 2.6, 3.5, 5.0, 30.0)  # steps that are tried if spikes have a price, in nearest steps
+COARSER = (1.25, 1.6, 2.0, 2.6, 3.5, 5.0, 30.0)  # in nearest steps, tried if spikes have a price
 MOST = 1_500  # tokens on which a grid is fitted; the regression takes all
 
 
@@ -96,7 +96,8 @@ def fit_grid(
     """
     x = x[:: max(1, len(x) // MOST)].float()
     mean, deviation = x.mean(0), x.std(0, correction=0).clamp_min(1e-6)
-    best = torch.stack((torch.full_like(mean, torch.inf), deviation, torch.zeros_like(mean)))  # error, step, offset
+    # error, step, offset
+    best = torch.stack((torch.full_like(mean, torch.inf), deviation, torch.zeros_like(mean)))
 
     def better_of(best: Tensor, step: Tensor, offset: Tensor, rounds: int) -> Tensor:
         for _ in range(rounds):
@@ -170,7 +171,7 @@ def _nearest(x: Tensor, step: Tensor, offset: Tensor, low: int, high: int) -> Te
 def _sparser(
     x: Tensor, step: Tensor, offset: Tensor, low: int, high: int, price: Tensor, *, centred: bool
 ) -> tuple[Tensor, Tensor]:
-    """This grid or a coarser one of each channel, whichever costs least with the price of its spikes."""
+    """This grid or a coarser one of each channel, whichever costs least with its spikes."""
 
     def priced(step: Tensor, offset: Tensor) -> Tensor:
         levels = _nearest(x, step, offset, low, high)
@@ -286,7 +287,8 @@ def _fitting(
 
     def before_mix(name: str, module: Any, mix: Any) -> Any:
         def fitted(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, state: Any) -> Any:
-            target = torch.unflatten(targets[name], -1, (module.heads, -1)).permute(1, 2, 0, 3)  # [B, H, L, K]
+            # [B, H, L, K]
+            target = torch.unflatten(targets[name], -1, (module.heads, -1)).permute(1, 2, 0, 3)
             module.fit(q, k, v, mask, target)
             return mix(q, k, v, mask, state)
 

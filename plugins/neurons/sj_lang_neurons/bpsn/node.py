@@ -53,7 +53,7 @@ class BPSN(Node):
     levels: the largest spike of "integer", which needs it. signed: from -levels on; False: from 0.
     offset: o is learned, dimensionless, 0 at the start; False: it is 0. Binary spikes with an
         offset lie on the grid 0, 1, with dS/du = 1 where 0 <= u <= 1.
-    alpha_init: start as a leaky integrator, in (0, 1): lf = alpha, g0 = 1 - alpha, gf = alpha, gb = 0
+    alpha_init: start as a leaky integrator, in (0, 1): lf = gf = alpha, g0 = 1 - alpha, gb = 0
         (with "backward" lb and gb). None: the start above.
     kappa: largest current of K, in thresholds, in (0, 1): at most ceil(1 / (1 - kappa)) - 1 spikes
         in a row.
@@ -181,7 +181,7 @@ class BPSN(Node):
 
     @classmethod
     def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Variant G, as R suppresses input that is the same at each step; a leaky integrator at the start."""
+        """Variant G, as R suppresses constant input; a leaky integrator at the start."""
         if old.constant and chosen.get("variant") == "R":
             warnings.warn(
                 'BPSN: variant="R" suppresses input that is the same at each step, as in this example; "G" does not',

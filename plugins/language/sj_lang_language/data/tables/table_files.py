@@ -160,7 +160,7 @@ def _json(text: str, place: str) -> DataTable:
         line_number = error.lineno if listed else number
         problem = f"not JSON ({error.msg}, column {error.colno})"
         raise UserError(f"task.data: {place}, line {line_number}: {problem}") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in one another
+    except (ValueError, RecursionError) as error:  # too many digits, too deep a list
         line_shown = "" if listed else f", line {number}"
         reason = "too many lists in one another" if isinstance(error, RecursionError) else str(error)
         raise UserError(f"task.data: {place}{line_shown}: not JSON that can be read ({reason})") from error

@@ -82,7 +82,7 @@ def _files(place: Path) -> list[Path]:
 
 
 def _unpacked(path: Path, packed: int) -> bytes:
-    """The content of a .gz. UserError for one that fills the memory: no text is packed like that."""
+    """The content of a .gz. UserError for one that fills the memory, as no text does."""
     most = max(SMALL, RATIO * packed)
     with gzip.open(path) as file:
         data = file.read(most + 1)

@@ -13,7 +13,7 @@ from sj_lang_language.layers import SpikingLayer
 
 
 class FiringRates:
-    """The firing rate of each sample, with its gradient, as the student's layers of neurons gave it in the last pass.
+    """The firing rate of each sample in the student's last pass, with its gradient.
 
     A rate is the mean of |S| / largest spike over the valid steps and the channels of a layer, then
     over the layers. The student is watched as long as it lives. UserError if it has no neurons.
@@ -31,7 +31,7 @@ class FiringRates:
         if not torch.is_grad_enabled():
             return
         spikes, mask = output[0], args[2]
-        others = [axis for axis in range(spikes.dim()) if axis != 1]  # the batch is axis 1 in either coding
+        others = [axis for axis in range(spikes.dim()) if axis != 1]  # axis 1 is the batch
         steps = spikes.shape[:-1].numel() / spikes.shape[1] if mask is None else mask.sum(others[:-1]).clamp(min=1)
         sizes = spikes.abs().sum(others, dtype=torch.float32)  # masked steps hold zeros
         self._rates[layer] = sizes / (steps * spikes.shape[-1] * layer.node.levels)
