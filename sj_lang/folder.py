@@ -171,7 +171,7 @@ class RunFolder:
         Returns a note if the file system has no locks. UserError if another process holds this one.
         """
         try:
-            lock = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            lock = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         except OSError as error:
             raise UserError(f"{self.shown} cannot be locked: {error.strerror}: {self.shown}/.lock") from error
         try:
