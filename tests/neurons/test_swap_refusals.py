@@ -392,3 +392,15 @@ def test_silence_has_no_sign() -> None:
     swap(net, "dsn", example=9 * torch.rand(4, 2, 5), n=4, backend="torch")
     x = torch.cat((torch.full((2, 2, 5), -0.0), -torch.rand(2, 2, 5)))
     assert not torch.signbit(net(x)).any()
+
+
+def test_bpsn_starts_as_the_old_integrator() -> None:
+    net = nn.Sequential(neuron.LIFNode(tau=4.0, step_mode="m"))
+    swap(net, "bpsn", example=9 * torch.rand(4, 2, 5), backend="torch")
+    node = net[0]
+    assert node.alpha_init == 0.75
+    node.store_v_seq = True
+    x = torch.rand(1, 2, 5).repeat(4, 1, 1)
+    node(x)
+    torch.testing.assert_close(node.v_seq[1:], x[1:])  # H = (1 - alpha) x + alpha times the mean of the past
+    torch.testing.assert_close(node.v_seq[0], 0.25 * x[0])
