@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import sys
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -76,6 +78,35 @@ def surrogate(spec: Any) -> Any:
     if spec not in available:
         raise ValueError(f"no surrogate {spec!r}; {choices(spec, available, limit=len(SURROGATES))}")
     return getattr(spikingjelly("surrogate"), spec)()
+
+
+@dataclass(frozen=True)
+class OldNode:
+    """What `swap` knows of a node that is replaced; None if the old node does not have it.
+
+    surrogate_function, v_threshold: as it has them. leak: what a step keeps of its potential, 1 if
+    all. gain: what a step adds of its input. constant: its input was the same at each step of the
+    example.
+    """
+
+    surrogate_function: Any
+    v_threshold: float | None
+    leak: float | None
+    gain: float
+    constant: bool
+
+    def integrator(self, chosen: Mapping[str, Any]) -> dict[str, float]:
+        """`alpha_init` and `v_threshold` of H_t = alpha H_{t-1} + (1 - alpha) X_t in its place.
+
+        alpha is the leak, .5 for IF. The threshold is in the units of H, which is (1 - leak) / gain
+        times the potential before its first reset. Nothing, if the leak is unknown.
+        """
+        if self.leak is None:
+            return {}
+        leak = max(self.leak, 0.01) if self.leak < 1 else chosen.get("alpha_init") or 0.5
+        if self.v_threshold is None:
+            return {"alpha_init": leak}
+        return {"alpha_init": leak, "v_threshold": self.v_threshold * (1 - leak) / self.gain}
 
 
 class BothLines:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sj_lang import cuda, masks
-from sj_lang.compat import BothLines, spikingjelly
+from sj_lang.compat import BothLines, OldNode, spikingjelly
 from sj_lang.errors import choices
 from sj_lang.operators import Kernel as Kernel  # neurons import it from here
 from sj_lang.operators import no_autocast
@@ -23,35 +22,6 @@ _NO_BACKWARD = -1  # the number of the backward pass that this thread is in
 
 State = dict[str, Tensor]
 base: Any = spikingjelly("base")
-
-
-@dataclass(frozen=True)
-class OldNode:
-    """What `swap` knows of a node that is replaced; None if the old node does not have it.
-
-    surrogate_function, v_threshold: as it has them. leak: what a step keeps of its potential, 1 if
-    all. gain: what a step adds of its input. constant: its input was the same at each step of the
-    example.
-    """
-
-    surrogate_function: nn.Module | None
-    v_threshold: float | None
-    leak: float | None
-    gain: float
-    constant: bool
-
-    def integrator(self, chosen: Mapping[str, Any]) -> dict[str, float]:
-        """`alpha_init` and `v_threshold` of H_t = alpha H_{t-1} + (1 - alpha) X_t in its place.
-
-        alpha is the leak, .5 for IF. The threshold is in the units of H, which is (1 - leak) / gain
-        times the potential before its first reset. Nothing, if the leak is unknown.
-        """
-        if self.leak is None:
-            return {}
-        leak = max(self.leak, 0.01) if self.leak < 1 else chosen.get("alpha_init") or 0.5
-        if self.v_threshold is None:
-            return {"alpha_init": leak}
-        return {"alpha_init": leak, "v_threshold": self.v_threshold * (1 - leak) / self.gain}
 
 
 class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly is untyped
@@ -138,10 +108,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     @classmethod
     def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments, not chosen ones, with which `swap` builds it so that the network works on.
-
-        Its surrogate_function and v_threshold are the old node's anyway, if it is binary.
-        """
+        """Arguments for `swap`, besides the chosen ones, with which the network works on."""
         return {}
 
     # What users call

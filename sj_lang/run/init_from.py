@@ -142,6 +142,8 @@ def _load(
         longer = stored.get("vocab_size", config.vocab_size) > config.vocab_size
         padded = longer and isinstance(source, Path) and len(_tokens(source) or {}) == config.vocab_size
         _agree(config, stored, place, fixed, (*AT_LEAST, *(("vocab_size",) if padded else ())))
+    with torch.device("meta"):
+        auto.from_config(config)  # what the model itself refuses is no fault of the checkpoint
     return *load_model(auto, source, problem, config=config, dtype=torch.float32), stored
 
 

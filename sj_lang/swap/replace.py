@@ -11,9 +11,9 @@ from torch import nn
 
 from sj_lang import compat
 from sj_lang.build import Make
+from sj_lang.compat import OldNode
 from sj_lang.component import schema
 from sj_lang.errors import PluginError, UserError
-from sj_lang.neuron import OldNode
 from sj_lang.swap.mode import step_mode
 from sj_lang.swap.reasons import AXES, reason_of_call, reason_of_input, reason_of_output
 from sj_lang.swap.report import SwapPlace

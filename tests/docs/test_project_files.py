@@ -42,7 +42,7 @@ def test_prose_is_wrapped(page: Path) -> None:
     assert [number for number, line in prose(page) if len(line) > 100 and " " in line.strip()] == []
 
 
-PACKAGES = [ROOT / "sj_lang", *sorted(ROOT.glob("plugins/*/sj_lang_*"))]
+PACKAGES = [ROOT / "sj_lang", *sorted(path.parent for path in ROOT.glob("plugins/*/sj_lang_*/__init__.py"))]
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 DIRECTIVES = ("# type: ignore", "# noqa", "# fmt: ")
 

@@ -146,7 +146,7 @@ def test_run_hands_everything_on(toy: Registry, write: Write, capsys: Out, stand
     assert cli.main(words) == 0
     ((recipe, options),) = calls
     assert (recipe.train["max_steps"], recipe.seed, recipe.model["neuron"]["type"]) == (3, 8, "toy_delay")
-    assert options == {"dry_run": True, "resume": "runs/x", "debug": False}
+    assert options == {"dry_run": True, "resume": "runs/x", "changed_data": False, "debug": False}
     assert capsys.readouterr().err == (
         "note: model.neuron: type is now toy_delay; the arguments of toy_lif are dropped: tau\n"
     )

@@ -143,7 +143,7 @@ def test_potential_starts_where_the_reset_puts_it(name):
     [
         ("lif", {"tau": 1.0}, "tau is 1.0, it must be above 1"),
         ("plif", {"init_tau": 0.5}, "init_tau is 0.5"),
-        ("klif", {"tau": float("inf")}, "tau is inf"),
+        ("klif", {"tau": float("inf")}, "neuron.tau: expected finite numbers"),
         ("eif", {"delta_T": 0.0}, "delta_T is 0.0"),
         ("qif", {"v_reset": 0.5}, "v_reset is 0.5, it must not be above v_rest, 0.0"),
         ("eif", {"v_reset": 1.0}, "v_reset is 1.0, it must be below v_threshold, 1.0"),

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sj_lang import cpu, cuda
-from sj_lang.compat import surrogate
+from sj_lang.compat import OldNode, surrogate
 from sj_lang.errors import choices
-from sj_lang.neuron import Kernel, Node, OldNode, State, state_dtype
+from sj_lang.neuron import Kernel, Node, State, state_dtype
 from sj_lang_neurons.bpsn.cupy import bpsn_cupy
 from sj_lang_neurons.bpsn.grid import check_steps, firing_of, spike_range
 from sj_lang_neurons.bpsn.inputs import BPSNInputs

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sj_lang import cpu, cuda
-from sj_lang.compat import surrogate
-from sj_lang.neuron import Kernel, Node, OldNode, State, state_dtype
+from sj_lang.compat import OldNode, surrogate
+from sj_lang.neuron import Kernel, Node, State, state_dtype
 from sj_lang_neurons.dsn.cupy import dsn_cupy, too_many_taps
 from sj_lang_neurons.dsn.decay import by_powers, gain, products
 from sj_lang_neurons.dsn.inputs import DSNInputs

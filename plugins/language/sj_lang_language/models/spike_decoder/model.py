@@ -140,6 +140,7 @@ class SpikeDecoderForCausalLM(SpikingModel, StatefulGeneration, PreTrainedModel,
         embedding's and each block's output, `[B, L, D]` (of repeat coding, the means over T).
         """
         shift_labels = more.pop("shift_labels", None)  # the Trainer would require a named one
+        more.pop("tokenizer", None)  # `generate(stop_strings=...)` hands it on
         if more:
             raise TypeError(f"SpikeDecoder has no {', '.join(more)}")
         if shift_labels is None and labels is not None:
