@@ -2,7 +2,7 @@
 //
 // Blocks run one after another. The threads of a block are fibres: each runs until its next
 // __syncthreads, in the order of ORDER (0 first to last, 1 last to first, 2 shuffled), so a missing
-// barrier shows. A block begins with NaN in shared memory. A barrier that some leave out is an error.
+// barrier shows. A block begins with NaN in shared memory. A barrier that some skip is an error.
 #pragma once
 
 #include <math.h>
