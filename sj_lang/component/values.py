@@ -21,6 +21,8 @@ from sj_lang.errors import choices
 _SCALARS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _LISTS = (list, tuple, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+#: A finite number beyond it becomes infinite in a model, or an error of torch.
+_FLOAT32_MAX = 3.4028234663852886e38
 _LIMITS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
@@ -94,6 +96,8 @@ def check(annotation: Any, value: Any) -> tuple[Any, tuple[tuple[str | int, ...]
         text = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ") if inside else ""
     names = {"string": "text", "number": "a number", "integer": "a whole number", "boolean": "true or false"}
     expected = names.get(text, text) if inside else describe(simple)
+    if not inside and any(detail["type"] == "float32" for detail in details):
+        expected = "a number that float32 can hold"
     hint = choices(culprit, _options(simple), limit=0) if isinstance(culprit, str) and not inside else ""
     return value, (inside, f"expected {expected}, found {tell(culprit)}{'; ' + hint if hint else ''}")
 
@@ -205,10 +209,20 @@ def _adapter(annotation: Any) -> Any:
     return _adapters[text]
 
 
+def _in_float32(value: float) -> float:
+    from pydantic_core import PydanticCustomError
+
+    if math.isfinite(value) and abs(value) > _FLOAT32_MAX:
+        raise PydanticCustomError("float32", "a number that float32 can hold")
+    return value
+
+
 def _strict(annotation: Any) -> Any:
-    from pydantic import BeforeValidator, Strict
+    from pydantic import AfterValidator, BeforeValidator, Strict
 
     origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation is float:
+        return Annotated[float, Strict(), AfterValidator(_in_float32)]
     if annotation in _SCALARS:
         return Annotated[annotation, Strict()]
     if origin is Literal:

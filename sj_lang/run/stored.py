@@ -16,6 +16,7 @@ from sj_lang.component.problems import report
 from sj_lang.errors import SjLangError, UserError, describe
 from sj_lang.folder import RunFolder
 from sj_lang.hf import shield
+from sj_lang.hf.checkpoint import reading
 from sj_lang.hf.loading import amiss, load_model, load_tokenizer
 from sj_lang.manifest import Manifest, plain, write_json
 from sj_lang.recipe.loading import Recipe, load
@@ -48,10 +49,12 @@ class Stored:
         """The trained weights, in the recipe's class. UserError if they cannot be read."""
         plugins.get("model", self.recipe.model["type"]).load()  # registers its classes
         problem = f"{self.folder.model} holds no model that can be read"
-        model, report = load_model(getattr(transformers, auto_class), self.folder.model, problem)
+        with reading(self.folder.model, problem):
+            config = transformers.AutoConfig.from_pretrained(self.folder.model, trust_remote_code=False)
+        self._check_config(config)  # first, as a wrong size could take forever to build
+        model, report = load_model(getattr(transformers, auto_class), self.folder.model, problem, config=config)
         if wrong := amiss(report):
             raise UserError(f"{problem}: {wrong}")
-        self._check_config(model.config)
         return model
 
     def tell_changes(self, console: Console) -> None:

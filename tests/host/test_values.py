@@ -23,6 +23,7 @@ class Colour(enum.Enum):
     [
         (int, 3, 3),
         (float, 3, 3.0),
+        (float, 3.4028234e38, 3.4028234e38),
         (float | None, None, None),
         (int | float, 3, 3),
         (str | int, "3", "3"),
@@ -56,6 +57,7 @@ def test_what_is_taken(annotation: Any, value: Any, result: Any) -> None:
         (int, "1", "expected a whole number, found '1' (text)"),
         (float, "3e-4", "expected a number, found '3e-4' (text)"),
         (float, False, "expected a number, found false"),
+        (float | None, -1e300, "expected a number that float32 can hold, found -1e+300 (a number)"),
         (bool, 1, "expected true or false, found 1 (a whole number)"),
         (bool, "on", "expected true or false, found 'on' (text)"),
         (str, 3, "expected text, found 3 (a whole number)"),
@@ -84,6 +86,8 @@ def test_what_is_refused_and_how_it_is_said(annotation: Any, value: Any, message
 def test_the_item_that_is_wrong_is_named() -> None:
     assert values.check(list[float], [1, "b"])[1] == ((1,), "expected a number, found 'b' (text)")
     assert values.check(dict[str, list[int]], {"a": [1, True]})[1] == (("a", 1), "expected a whole number, found true")
+    wrong = values.check(list[float], [1, 3.41e38])[1]
+    assert wrong == ((1,), "expected a number that float32 can hold, found 3.41e+38 (a number)")
 
 
 @pytest.mark.parametrize("annotation", [Callable[..., int], type, list[Path] | object.__class__, bytes, "Unknown"])
