@@ -1,4 +1,4 @@
-"""docs/architecture.md: its tree is true and complete, and the modules and classes that it names exist."""
+"""docs/architecture.md: its tree is true and complete, and what it names exists."""
 
 import re
 from pkgutil import resolve_name

@@ -61,7 +61,7 @@ def test_no_modules_import_one_another(package: str) -> None:
 
 
 def imports_by_string(tree: Tree) -> Iterator[str]:
-    """Calls of `import_module` or `__import__` with a name of ours, written out or begun by a literal."""
+    """Calls of `import_module` or `__import__` with a name of ours, whole or its beginning."""
     for path in tree.sources("sj_lang"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not ast.unparse(node.func).endswith(("import_module", "__import__")):
@@ -99,7 +99,8 @@ def test_the_packages_of_the_host_import_in_their_order() -> None:
 
 
 def test_transformers_is_prepared_in_one_file_and_before_it_is_imported() -> None:
-    """`sj_lang.hf` alone hides packages, and modules of the host that import transformers at the top call it first.
+    """`sj_lang.hf` alone hides packages, and modules of the host that import transformers at the
+    top call it first.
 
     For modules of plugins, their registration does.
     """

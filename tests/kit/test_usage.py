@@ -1,4 +1,6 @@
-"""check_node called wrongly: one error that says what is wrong and what is right, before any check runs."""
+"""check_node called wrongly: one error that says what is wrong and what is right,
+before any check runs.
+"""
 
 from typing import Any
 

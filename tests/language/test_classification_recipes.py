@@ -1,4 +1,4 @@
-"""The recipes glue/* and text/*, on small data of each form: built whole, and two trained for a few steps."""
+"""The recipes glue/* and text/* on small data of each form: built whole, two trained a little."""
 
 from __future__ import annotations
 

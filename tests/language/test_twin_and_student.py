@@ -1,4 +1,6 @@
-"""From a pre-trained BERT to a spiking student: a twin teaches, the student starts from it and is calibrated."""
+"""From a pre-trained BERT to a spiking student: a twin teaches,
+the student starts from it and is calibrated.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +143,8 @@ def test_a_trained_student_serves_in_a_pipeline_folded_or_not(place: Path) -> No
 def test_a_trained_student_is_an_embedding_model(place: Path) -> None:
     sentence_transformers: Any = pytest.importorskip("sentence_transformers", reason="sentence-transformers is absent")
     assert run.execute(load("both.yaml", ["output=out"])) == 0
-    embedder = sentence_transformers.SentenceTransformer("out/spiking/model", device="cpu")  # its default is the mean
+    # its default is the mean
+    embedder = sentence_transformers.SentenceTransformer("out/spiking/model", device="cpu")
     texts = ["film 3 was good", "film 4 was bad and poor and dull"]
     vectors = torch.as_tensor(embedder.encode(texts))
     tokens = AutoTokenizer.from_pretrained("out/spiking/model")(texts, padding=True, return_tensors="pt")
@@ -267,7 +270,9 @@ def test_embeddings_stay_or_are_trained(student: Callable[..., Any]) -> None:
 
 
 def test_variances_divide_what_hidden_states_differ_by(student: Callable[..., Any]) -> None:
-    """Against the equations written out, with the variances of the teacher's states on its sentences."""
+    """Against the equations written out, with the variances of
+    the teacher's states on its sentences.
+    """
     job = assemble(student("task.calibrate=5000", "task.temperature=2.0", "task.alpha=0.75"), Path("out"))
     loss, model = job.objective, job.model.eval()
     assert isinstance(loss, DistillationLoss)

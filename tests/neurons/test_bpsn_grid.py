@@ -1,4 +1,6 @@
-"""BPSN's spikes on a grid: against the equations, with every gradient; what fits an input; what is refused."""
+"""BPSN's spikes on a grid: against the equations, with every gradient; what fits an input;
+what is refused.
+"""
 
 import re
 from typing import Any
@@ -193,7 +195,8 @@ def test_gradients_by_torch_func(grid: dict[str, Any]) -> None:
     torch.func.vmap(torch.func.grad(loss))(x[None])
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own doing
+# opcheck's own doing
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_the_compiled_operator_is_registered_completely() -> None:
     pytest.importorskip("numba")
     torch.manual_seed(0)

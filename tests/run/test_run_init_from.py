@@ -1,4 +1,6 @@
-"""`model.init_from`: what has a place goes there, what is new is told, what does not fit is refused."""
+"""`model.init_from`: what has a place goes there, what is new is told,
+what does not fit is refused.
+"""
 
 from __future__ import annotations
 
