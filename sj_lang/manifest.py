@@ -63,7 +63,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
-        raise ValueError(f"{path} holds too many lists in one another") from error
+        raise ValueError(f"{path} is nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} does not hold a JSON object")
     return content

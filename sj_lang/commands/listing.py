@@ -12,6 +12,7 @@ from sj_lang import plugins
 from sj_lang.errors import UserError
 from sj_lang.hookspecs import FLAGS, KINDS, Registration
 
+#: columns of what commands print
 WIDTH = 118
 
 

@@ -21,8 +21,9 @@ from sj_lang.component.schema import (
     with_article,
 )
 from sj_lang.errors import PluginError, UserError, choices, nearest
+from sj_lang.hf import HUB
 
-HUB = "hub:"
+#: the parts of a data set, by which a mapping may name its files
 SPLITS = ("train", "validation", "dev", "test")
 
 

@@ -53,7 +53,7 @@ def check_head(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def check_name(name: Any, keys: Keys) -> list[Problem]:
-    """Names become folders."""
+    """The problem of a name that cannot become a folder, if it has one."""
     if not isinstance(name, str) or _NAME.fullmatch(name):
         return []
     return [Problem(keys, f"expected letters, digits, '.', '_', '+', '-', with '/' between parts; found {name!r}")]

@@ -100,7 +100,7 @@ def _nest_runs(data: dict[str, Any], marks: dict[Keys, Place]) -> tuple[dict[Key
             inner = {keys[3:]: place for keys, place in marks.items() if keys[:3] == (*here, key)}
             if key.count(".") >= yaml_marks.DEEPEST:
                 place = marks[*here, key]
-                raise UserError(f"{place}  expected at most {yaml_marks.DEEPEST} keys in one another")
+                raise UserError(f"{place}  expected at most {yaml_marks.DEEPEST} levels of nesting")
             tree.nest(tuple(key.split(".")), value, inner)
         runs[name] = tree.data
         problems += [problem.under(*here) for problem in tree.problems]

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sj_lang.compat import spikingjelly
+from sj_lang.masks import State
 from sj_lang.testing.check import check
 from sj_lang.testing.compare import How, assert_close, assert_equal, assert_same, outcome, pieces, stepwise, whole
-from sj_lang.testing.subject import State, Subject
+from sj_lang.testing.subject import Subject
 
 
 def called(mode: str) -> How:

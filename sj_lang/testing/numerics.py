@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.gradcheck import GradcheckError, gradcheck
 
+from sj_lang.masks import State
 from sj_lang.testing.check import check
 from sj_lang.testing.compare import (
     How,
@@ -23,7 +24,7 @@ from sj_lang.testing.compare import (
     stepwise,
     whole,
 )
-from sj_lang.testing.subject import State, Subject
+from sj_lang.testing.subject import Subject
 
 
 @check(once=True)

@@ -63,7 +63,7 @@ def _assert_complete(candidate: Any, name: str) -> None:
 def listed(what: str, values: Iterable[T]) -> list[T]:
     """The values of an argument that is a list; a single name or dtype is refused."""
     if isinstance(values, str | torch.dtype):
-        raise TypeError(f"{what}: a list is meant, {what}=[{values!r}]")
+        raise TypeError(f"{what}: expected a list, such as {what}=[{values!r}]")
     return list(values)
 
 

@@ -250,7 +250,7 @@ def test_teachers_that_do_not_fit(
         teacher(name="short", max_position_embeddings=8): r"reads 8 tokens at most, but the task has 16",
         str(bare): r"holds no model",
         cut_off: r"task\.teacher: .*cut.* cannot be loaded as .*incomplete",
-        "./nowhere": r"\./nowhere is no folder",
+        "./nowhere": r"\./nowhere is not a folder",
     }
     for place, message in cases.items():
         with pytest.raises(UserError, match=message):

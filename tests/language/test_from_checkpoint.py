@@ -124,7 +124,7 @@ def test_the_stored_recipe_of_a_run_shows_them_and_runs_again(store: Callable[..
     assert run.execute(stored, dry_run=True) == 0
     Path("bert").rename("gone")
     assert run.evaluate("first") == 0
-    with pytest.raises(UserError, match=r"first/recipe\.yaml:\d+:\d+  model\.init_from: bert is no folder"):
+    with pytest.raises(UserError, match=r"first/recipe\.yaml:\d+:\d+  model\.init_from: bert is not a folder"):
         load("first/recipe.yaml", ["output=second"])
 
 
@@ -234,7 +234,9 @@ def test_another_architecture_and_pickles_are_refused_before_anything_is_built(s
 def test_another_vocabulary_than_the_tokenizer_is_refused(store: Callable[..., Path]) -> None:
     place = store()
     own(f"  init_from: {place}")
-    with pytest.raises(UserError, match=r"tokenizer: \d+ of the \d+ tokens of model.init_from, bert, have another"):
+    with pytest.raises(
+        UserError, match=r"tokenizer: \d+ of the \d+ tokens of model.init_from, bert, have a different id"
+    ):
         assemble(load("own.yaml", ["tokenizer={type: wordpiece, vocab_size: 40}"]))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (place / name).unlink()

@@ -90,7 +90,9 @@ def test_init_from_refuses_a_bert_of_another_shape(tmp_path: Path) -> None:
         config = SNNBertConfig(**{**TINY, **sizes})
         init_from.from_checkpoint(AutoModelForMaskedLM, config, str(tmp_path), [], fixed=sizes)
 
-    with pytest.raises(UserError, match=r"(?s)of another shape:.*intermediate.dense.bias: \[24\] there, \[30\] here"):
+    with pytest.raises(
+        UserError, match=r"(?s)of other shapes:.*intermediate.dense.bias: \[24\] in the checkpoint, \[30\] here"
+    ):
         take(intermediate_size=30)
     with pytest.raises(UserError, match=r"num_attention_heads: the checkpoint .* has 2, the model 4"):
         take(num_attention_heads=4)

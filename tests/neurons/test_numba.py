@@ -105,7 +105,7 @@ def test_linear_scan_says_what_is_wrong() -> None:
         linear_scan(drive, drive.to("meta"), backend="cuda")
     with pytest.raises(RuntimeError, match='linear_scan: backend "numba" runs on the CPU, got a tensor on meta'):
         linear_scan(drive.to("meta"), drive.to("meta"), backend="numba")
-    with pytest.raises(TypeError, match=r"takes real numbers, got torch[.]complex64, torch[.]float32"):
+    with pytest.raises(TypeError, match=r"expected real numbers, got torch[.]complex64, torch[.]float32"):
         linear_scan(drive.to(torch.complex64), drive)
 
 

@@ -46,7 +46,10 @@ class GridNode(Protocol):
     offset: Tensor | None
 
     def fit(self, step: Tensor, offset: Tensor) -> None:
-        """Give each input x the spike clip(round((x - offset) / step)), channel by channel."""
+        """Set the parameters so that an input x gives the spike clip(round((x - offset) / step)).
+
+        step, offset: [C], one value for each channel.
+        """
 
 
 @torch.no_grad()

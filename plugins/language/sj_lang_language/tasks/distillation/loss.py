@@ -67,7 +67,7 @@ class DistillationLoss(nn.Module):
             self._match(ours, theirs)
 
     def _match(self, ours: Any, theirs: Any) -> None:
-        """Which layer of the teacher each of the student's meets, and how it gets there."""
+        """Choose the teacher's layer for each of the student's, and the projection to its width."""
         mine, its = ours["hidden_states"], theirs["hidden_states"]
         depth, deep = len(mine) - 1, len(its) - 1
         self.layers = [round(i * deep / max(depth, 1)) for i in range(depth + 1)]

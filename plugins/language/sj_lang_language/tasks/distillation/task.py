@@ -45,7 +45,7 @@ class Distillation(Task):
         the run's seed, on which the student's spikes and Linear layers are then fitted to the
         teacher's (see `calibration`), and on which the variances of its hidden states are measured:
         match is divided by them. 0: neither.
-    spike_price: of a spike in this calibration (see `fit_spikes` there); 0: none.
+    spike_price: what a spike costs in this calibration (see `fit_spikes` there); 0: nothing.
     embeddings: they are trained; False: they stay as they are.
     firing: weight of the student's firing rate in the loss; 0: what it fires costs nothing.
 
