@@ -157,7 +157,7 @@ def test_all_contradictions_are_told_each_at_its_place(store: Callable[..., Path
 
 
 def test_an_installed_recipe_for_training_from_scratch_gives_way(store: Callable[..., Path]) -> None:
-    recipe = load("text/from-files", [f"model.init_from={store()}", *TABLE])
+    recipe = load("text/from-files-scratch", [f"model.init_from={store()}", *TABLE])
     assert recipe.model["hidden_size"] == 24
     assert recipe.model["gelu"] is True
     assert recipe.model["embedding"] == {"type": "bert_sum"}
@@ -170,7 +170,7 @@ def test_an_installed_recipe_for_training_from_scratch_gives_way(store: Callable
         assert key in note
     assert assemble(recipe).model.config.num_hidden_layers == 3
     with pytest.raises(UserError, match=r"'model\.hidden_size=96'  model\.hidden_size: the checkpoint bert has 24"):
-        load("text/from-files", ["model.init_from=bert", "model.hidden_size=96", *TABLE])
+        load("text/from-files-scratch", ["model.init_from=bert", "model.hidden_size=96", *TABLE])
 
 
 def test_what_a_run_of_an_installed_series_changes_stays(store: Callable[..., Path]) -> None:

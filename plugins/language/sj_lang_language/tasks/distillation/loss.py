@@ -15,6 +15,7 @@ from sj_lang.errors import UserError
 from sj_lang.monitor import undisturbed
 from sj_lang_language.data.text.windows import IGNORED
 from sj_lang_language.tasks.distillation.firing import FiringRates
+from sj_lang_language.tasks.distillation.relations import AttentionRelations
 
 _PROBE = 4  # tokens of the text on which the two models are compared before training
 
@@ -24,7 +25,8 @@ class DistillationLoss(nn.Module):
 
     student: is looked at, not kept. labels: the keys of a batch that hold them, in the order of the
     models' outputs. variances: of the teacher's hidden states; each layer's squares are divided by
-    its own. None: they are not. firing: weight of the student's firing rate.
+    its own. None: they are not. firing: weight of the student's firing rate. relations: weight of
+    the attention relations.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class DistillationLoss(nn.Module):
         hidden: bool,
         variances: Sequence[float] | None = None,
         firing: float = 0.0,
+        relations: float = 0.0,
     ) -> None:
         super().__init__()
         #: what was measured when the student was prepared; figures of the run
@@ -61,6 +64,7 @@ class DistillationLoss(nn.Module):
                 raise UserError(f"task.teacher: it has {wide} outputs, the student has {width}")
         self.variances = variances
         self.firing, self._rates = firing, FiringRates(student) if firing else None
+        self.relations, self._related = relations, AttentionRelations(student, teacher) if relations else None
         self.layers: list[int] = []
         self.projections = nn.ModuleList()
         if hidden:
@@ -86,6 +90,8 @@ class DistillationLoss(nn.Module):
         extra = self._soft(outputs, taught, labels) / count
         if self.layers:
             extra = extra + self._far(outputs, taught, batch, labels[0]) / count
+        if self._related is not None:
+            extra = extra + self.relations * (self._related() * _scored(labels[0])).sum() / count
         task_loss: Tensor = outputs["loss"]
         loss = (1 - self.alpha) * task_loss + self.alpha * extra
         if self._rates is not None:
