@@ -346,7 +346,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
 
 def state_dtype(x: Tensor) -> torch.dtype:
-    """That of states and of all arithmetic beside x."""
+    """The dtype of states, and of all arithmetic on an input x."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

@@ -34,7 +34,7 @@ class Baseline(nn.Module):
 
 
 def _lif(steps: int, channels: int) -> Baseline:
-    """Its fused kernel, with a potential in float32: its node avoids it in half precision."""
+    """Its fused kernel with a float32 potential, which its node avoids in half precision."""
     lif = multi_step("lif")
     if lif is None:
         raise UserError(f"bench: {PREFIX}lif needs SpikingJelly 2.x")

@@ -150,7 +150,7 @@ def _check_place(data: Any, keys: Keys) -> list[Problem]:
     if data in sources or (data and Path(data).expanduser().exists()):
         return []
     hint = choices(data, sources)
-    text = f"'{data}' is no registered source{' (' + hint + ')' if hint else ''}, does not begin with hub:, "
+    text = f"'{data}' is not a registered source{' (' + hint + ')' if hint else ''}, does not begin with hub:, "
     text += "and no file or folder has that path"
     try:
         plugins.get("source", data)

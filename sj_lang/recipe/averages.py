@@ -102,7 +102,7 @@ def _mean(runs: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def stored(computed: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """As metrics.json has them, beside the runs: "average", "average/spiking" ..."""
+    """The averages as metrics.json has them beside the runs: "average", "average/spiking" ..."""
     return {f"average/{column}" if column else "average": values for column, values in computed.items()}
 
 

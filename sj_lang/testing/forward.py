@@ -108,7 +108,7 @@ def potentials_are_stored(subject: Subject) -> None:
 
 
 def _potentials_under_a_mask(subject: Subject, modes: dict[str, How]) -> None:
-    """Those of valid steps, at their places, as if the others were absent; in single steps too."""
+    """Potentials of valid steps are those without the others; in single steps too."""
     node, x = subject.node(), subject.x(6, 3)
     node.store_v_seq = True  # type: ignore[assignment]
     mask = subject.gaps(6, 3)

@@ -30,7 +30,7 @@ class Traits:
 
     @classmethod
     def of(cls, source: Any) -> Traits:
-        """From a Traits, a registration, a `make` with `traits`, or a mapping of flags."""
+        """The traits of a Traits, a registration, a `make` with `traits`, or a mapping of flags."""
         if isinstance(source, cls):
             return source
         flags = source if isinstance(source, Mapping) else getattr(source, "traits", None)
@@ -177,5 +177,5 @@ class Subject:
 
 
 def _seed(seed: int) -> None:
-    """Of the CPU's generator, which is forked; `torch.manual_seed` also keeps stack traces."""
+    """Seed the CPU's generator, which is forked; `torch.manual_seed` also keeps stack traces."""
     torch.default_generator.manual_seed(seed)

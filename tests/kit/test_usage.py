@@ -36,9 +36,9 @@ MAKES = {
     "another width": (lambda channels: Toy(channels=7), r"node of 7 channels: hand the number on, .*channels=7$"),
     "one node": (lambda channels: SHARED, "returns the same node twice"),
     "nothing": (lambda channels: None, r"make\(channels=5\) returns a NoneType, not a node"),
-    "a native class": (spikingjelly("neuron").LIFNode, "LIFNode is no neuron of .* it has no functional, init_state, "),
+    "a native class": (spikingjelly("neuron").LIFNode, "LIFNode is not a neuron .* it has no functional, init_state, "),
     "a native node": (native, "it has no functional, init_state, levels; sj_lang.neuron.Node .*docs/plugins.md$"),
-    "a layer": (lambda channels: nn.Linear(channels, channels), "Linear is no neuron of .* no functional, init_state"),
+    "a layer": (lambda channels: nn.Linear(channels, channels), "Linear is not a neuron .* no functional, init_state"),
 }
 
 

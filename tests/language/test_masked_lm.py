@@ -366,7 +366,7 @@ def test_data_that_are_not_there(tmp_path: Path, book: str) -> None:
 def test_a_list_of_texts_is_checked_in_the_recipe(tmp_path: Path, book: str) -> None:
     path = write_recipe(tmp_path, Path(book))
     assert load(path, [f"task.data=[{book}, {book}]"]).task["data"] == [book, book]
-    with pytest.raises(UserError, match=r"task.data.1.*'nowhere' is no registered source"):
+    with pytest.raises(UserError, match=r"task.data.1.*'nowhere' is not a registered source"):
         load(path, [f"task.data=[{book}, nowhere]"])
     with pytest.raises(UserError, match="found an empty list"):
         load(path, ["task.data=[]"])

@@ -80,7 +80,7 @@ class DistillationLoss(nn.Module):
             self.projections.append(nn.Identity() if width == wide else nn.Linear(width, wide, bias=False))
 
     def forward(self, outputs: Any, batch: Mapping[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
-        """As `sj_lang.task.Objective` says."""
+        """The loss, as `sj_lang.task.Objective` defines it."""
         teacher = self._ready(outputs)
         inputs = {name: value for name, value in batch.items() if name in self._takes}
         with torch.no_grad():
