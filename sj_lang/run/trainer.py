@@ -129,7 +129,7 @@ class RunTrainer(BatchTrainer):
         return output._replace(metrics=metrics | {f"{split}.{name}": value for name, value in figures.items()})
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate on validation data. RunFailed if the figure that chooses checkpoints is not finite."""
+        """Evaluate on validation data. RunFailed if the figure that chooses is not finite."""
         with self.mark.paused(), seeded(self.args.seed):
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         name = self.args.metric_for_best_model
