@@ -5,8 +5,6 @@ guarantees of `sj_lang.neuron.Node` (no mask, no state handed out), and the HGRN
 flash-linear-attention with what it takes to make a neuron of it.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from collections.abc import Callable

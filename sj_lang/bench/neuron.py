@@ -9,8 +9,6 @@ bytes per second (of x, spikes and their gradients, once each), their share of w
 the same run, and the microseconds of the host and of a CUDA graph.
 """
 
-from __future__ import annotations
-
 import copy
 import statistics
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Time and memory of work on the CPU and on a GPU, and the machine that does it."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 import statistics

@@ -1,7 +1,5 @@
 """Parsers of command lines, whose errors are a UserError: one message, exit code 2."""
 
-from __future__ import annotations
-
 import argparse
 from typing import NoReturn
 

@@ -1,7 +1,5 @@
 """`sj-lang doctor`: what works with what is installed here, and why something does not."""
 
-from __future__ import annotations
-
 import importlib
 import platform
 import shutil

@@ -1,7 +1,5 @@
 """What `sj-lang ls` and `sj-lang plugins` print; of these only `--arguments` imports torch."""
 
-from __future__ import annotations
-
 import json
 import textwrap
 from collections.abc import Iterable, Sequence

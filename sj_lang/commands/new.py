@@ -1,7 +1,5 @@
 """`sj-lang new NAME`: write the folder of a new plugin, which installs and runs as it is."""
 
-from __future__ import annotations
-
 import keyword
 import re
 import shutil

@@ -1,7 +1,5 @@
 """A component as a recipe writes it: checked against its class, all defaults written out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args

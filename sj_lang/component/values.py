@@ -3,8 +3,6 @@
 A whole number is a number; true and false are neither numbers nor text; text is never a number.
 """
 
-from __future__ import annotations
-
 import collections.abc
 import enum
 import functools

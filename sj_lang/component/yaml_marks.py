@@ -3,8 +3,6 @@
 `3e-4` and `1e5` are numbers; `on`, `yes` and `1:30` are words. Tags are refused: a file holds data.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

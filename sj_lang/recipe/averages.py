@@ -1,7 +1,5 @@
 """`averages:` of a series: one number over figures of several runs, such as a benchmark's score."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Whether the values of a recipe are right, one by one and together."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Mapping

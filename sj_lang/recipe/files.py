@@ -1,7 +1,5 @@
 """Recipes as files: found by path or name, read with their bases, before anything is checked."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

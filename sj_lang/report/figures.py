@@ -1,7 +1,5 @@
 """The figures of a run, as PNG files: learning curves, firing rates, the spikes of one sample."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
