@@ -31,7 +31,8 @@ class DSN(Node):
     bias b, the initialisation, `alpha_init`, the gradient through alpha, and the firing with a
     surrogate and `v_threshold`.
 
-    channels: size of axis 2 of `[T, B, C, ...]`; each has its own taps, which run along T.
+    channels: size of `axis`, 2 for `[T, B, C, ...]`, -1 for `[T, B, ..., C]`; each has its own taps,
+        which run along T.
     decay: "conv", as above; "linear", a_t = W X_t + b over all channels; "static", a_t = b.
     k: taps of the convolution, in steps; used by "conv" only.
     tau: above 0; the exponent 1 / tau sharpens the leak, so a small tau forgets fast.
@@ -73,6 +74,7 @@ class DSN(Node):
         step_mode: str = "m",
         backend: str = "auto",
         store_v_seq: bool = False,
+        axis: int = 2,
     ) -> None:
         if decay not in ("conv", "linear", "static"):
             raise ValueError(f"DSN: no decay {decay!r}; valid: conv, linear, static")
@@ -87,7 +89,7 @@ class DSN(Node):
         if surrogate_function is not None and n != 1:
             raise ValueError(f"DSN: a surrogate_function fires binary spikes and needs n = 1, got n = {n}")
         self.k = k if decay == "conv" else 1  # before super, which asks for state_shapes
-        super().__init__(channels=channels, step_mode=step_mode, backend=backend, store_v_seq=store_v_seq)
+        super().__init__(channels=channels, step_mode=step_mode, backend=backend, store_v_seq=store_v_seq, axis=axis)
         self.decay, self.tau, self.levels = decay, float(tau), n
         self.v_threshold = float(v_threshold)
         self.surrogate_function: nn.Module = Rect(0, n) if surrogate_function is None else surrogate(surrogate_function)
