@@ -14,8 +14,9 @@ from sj_lang.build import Make
 from sj_lang.compat import OldNode
 from sj_lang.component import schema
 from sj_lang.errors import PluginError, UserError
+from sj_lang.swap.axis import Marks, channels_of
 from sj_lang.swap.mode import step_mode
-from sj_lang.swap.reasons import AXES, reason_of_call, reason_of_input, reason_of_output
+from sj_lang.swap.reasons import reason_of_call, reason_of_mode, reason_of_output
 from sj_lang.swap.report import SwapPlace
 from sj_lang.swap.watch import Seen
 
@@ -40,11 +41,13 @@ def replacement(
     make: Make,
     chosen: Mapping[str, Any],
     asked: str | None,
+    axis: int | None,
+    marks: Marks,
 ) -> tuple[SwapPlace, nn.Module | None]:
     """The new node, or None and the reason. It has its own copies of modules among its arguments.
 
     pristine: a copy of the old node, made before the example ran. chosen: what the user asked for.
-    asked: the step mode of classes that do not say theirs.
+    asked: the step mode of classes that do not say theirs. axis: of the channels, None: look for it.
     """
     was = type(old).__name__
 
@@ -54,10 +57,12 @@ def replacement(
     if reason := reason_of_call(net, name, seen):
         return left(reason)
     mode, reason = step_mode(pristine, seen.inputs[0], seen.names[0] if seen.names else "", asked)
-    if reason or (reason := reason_of_input(seen, mode, make)):
+    if reason or (reason := reason_of_mode(mode, make)):
         return left(reason)
-    channels = seen.inputs[0].shape[AXES[mode]]
-    arguments = {"channels": channels, **copy.deepcopy(modules_of(chosen))}
+    channels = channels_of(seen, mode, axis, marks.of(old, mode))
+    if channels.reason:
+        return left(channels.reason)
+    arguments = {"channels": channels.size, **copy.deepcopy(modules_of(chosen))}
     facts = _facts(old, seen, mode)
     try:
         node = make(**arguments)
@@ -73,6 +78,10 @@ def replacement(
         return left(f"the new node refuses what decides when the old one fires: {error}")
     if reason := reason_of_output(seen, node):
         return left(reason)
+    if channels.axis != 2:
+        if not hasattr(node, "axis"):
+            return left(f"{channels.why} are its axis {channels.axis}, and {type(node).__name__} has them on axis 2")
+        node.axis = channels.axis
     unknown = [keyword for keyword in seen.names if keyword not in inspect.signature(type(node).forward).parameters]
     if unknown:
         return left(f"the net hands it its input by name, {unknown[0]}=, which {type(node).__name__} does not take")
@@ -82,7 +91,9 @@ def replacement(
     _settle(node, old, mode)
     if seen.overwritten and hasattr(node, "copies_input"):
         node.copies_input = True
-    return SwapPlace(name, was, type(node).__name__, channels, note=note), node
+    notes = "; ".join(filter(None, (channels.note, note)))
+    now = type(node).__name__
+    return SwapPlace(name, was, now, channels.size, axis=channels.axis, why=channels.why, note=notes), node
 
 
 def _settle(node: nn.Module, old: nn.Module, mode: str) -> None:

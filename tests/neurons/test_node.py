@@ -413,8 +413,8 @@ def test_the_axis_of_a_step_counts_along_the_sequence() -> None:
     sequence, step = Leaky(channels=4, axis=3), Leaky(channels=4, axis=3, step_mode="s")
     x = random(6, 3, 5, 4, 2)
     assert torch.equal(torch.stack([step(x_t) for x_t in x]), sequence(x))
+    step.reset()
     with pytest.raises(ValueError, match=r"a step of \[T, B, ...\] with the channels on axis 3, got shape \(3, 5\)"):
-        step.reset()
         step(x[0, :, :, 0, 0])
 
 
