@@ -220,9 +220,14 @@ def recurrent_containers() -> tuple[type[Any], ...]:
 
 
 def reset(net: Any) -> None:
-    """`functional.reset_net`, also right after modules of the net were exchanged."""
+    """What `functional.reset_net` does, right after modules of the net were exchanged too.
+
+    0.0.0.0.14's logs a warning for each node of `clock_driven` and fails where `reset` is no method.
+    """
     forget_reset_cache(net)
-    spikingjelly("functional").reset_net(net)
+    for module in net.modules():
+        if callable(getattr(module, "reset", None)):
+            module.reset()
 
 
 def forget_reset_cache(net: Any) -> None:
