@@ -64,17 +64,18 @@ def replacement(
         return left(channels.reason)
     arguments = {"channels": channels.size, **copy.deepcopy(modules_of(chosen))}
     facts = _facts(old, seen, mode)
-    try:
-        node = make(**arguments)
-    except ValueError as error:
-        raise UserError(f"swap: place '{name}': {error}") from error
+    asked_for = dict(arguments)
     try:
         if hasattr(make.target, "in_place_of"):
             arguments |= make.target.in_place_of(facts, chosen)
-            node = make(**arguments)
+        node = make(**arguments)
         carried, note = _carried(facts, node, {**chosen, **arguments})
         node = make(**arguments, **carried) if carried else node
     except (ValueError, PluginError) as error:
+        try:
+            make(**asked_for)
+        except ValueError as wrong:
+            raise UserError(f"swap: place '{name}': {wrong}") from wrong
         return left(f"the new node refuses what decides when the old one fires: {error}")
     if reason := reason_of_output(seen, node):
         return left(reason)

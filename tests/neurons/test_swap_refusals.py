@@ -307,6 +307,15 @@ def test_a_part_of_the_net_that_is_reset_alone() -> None:
     assert torch.equal(net(x), first)
 
 
+@pytest.mark.parametrize("chosen", ["Sigmoid", surrogate.Sigmoid(alpha=5.0)], ids=["name", "module"])
+def test_a_surrogate_of_the_users_choice(chosen: Any) -> None:
+    net = nn.Sequential(neuron.LIFNode(step_mode="m"))
+    swap(net, "dsn", example=9 * torch.rand(4, 2, 5), surrogate_function=chosen)
+    assert (net[0].levels, type(net[0].surrogate_function)) == (1, surrogate.Sigmoid)
+    with pytest.raises(UserError, match="place '0': DSN: a surrogate_function fires binary spikes and needs n = 1"):
+        swap(nn.Sequential(neuron.LIFNode()), "dsn", example=torch.rand(2, 5), surrogate_function=chosen, n=2)
+
+
 def test_small_messages() -> None:
     net = nn.Sequential(layer.Linear(5, 5), neuron.LIFNode())
     functional.set_step_mode(net, "m")
