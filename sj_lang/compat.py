@@ -177,20 +177,26 @@ def multi_step(neuron: str) -> Any:
 def node_classes() -> tuple[type[Any], ...]:
     """SpikingJelly's spiking neurons: integrate-and-fire nodes, and the PSN family if it has it.
 
-    Those of `spikingjelly.clock_driven` too, if the process has imported it; without that no net
-    has any.
+    Those of `spikingjelly.clock_driven` too, and of copies of SpikingJelly inside other packages,
+    if the process has imported them; without that no net has any.
     """
     neuron = spikingjelly("neuron")
     names = ("BaseNode", "PSN", "MaskedPSN", "SlidingPSN")
     classes = tuple(getattr(neuron, name) for name in names if hasattr(neuron, name))
-    older = sys.modules.get(_CLOCK_DRIVEN)
-    return (*classes, older.BaseNode) if older else classes
+    others = [module for name, module in list(sys.modules.items()) if _of_spikingjelly(name)]
+    bases = [module.BaseNode for module in others if hasattr(module, "BaseNode")]
+    return tuple(dict.fromkeys((*classes, *bases)))
+
+
+def _of_spikingjelly(module: str) -> bool:
+    """Whether a module of this name holds nodes of SpikingJelly, or of a copy in a repository."""
+    return module.endswith((".activation_based.neuron", _CLOCK_DRIVEN)) or ".activation_based.neuron." in module
 
 
 def step_mode(module: Any) -> str:
     """ "s" or "m" as a node's class or its attribute says it; "" if neither does."""
     caller = next((one for one in type(module).__mro__ if "forward" in vars(one)), object)
-    if caller.__module__ == _CLOCK_DRIVEN:
+    if caller.__module__.endswith(_CLOCK_DRIVEN):
         return "m" if caller.__name__.startswith("MultiStep") else "s"
     mode = getattr(module, "step_mode", "")
     return mode if mode in ("s", "m") else ""
@@ -201,7 +207,7 @@ def leak_and_gain(node: Any) -> tuple[float | None, float]:
 
     LIF and PLIF with and without `decay_input`, and IF.
     """
-    names = {one.__name__ for one in type(node).__mro__ if one.__module__.startswith("spikingjelly.")}
+    names = {one.__name__ for one in type(node).__mro__ if _of_spikingjelly(one.__module__)}
     if "IFNode" in names:
         return 1.0, 1.0
     if "ParametricLIFNode" in names:

@@ -1,6 +1,7 @@
 """Swapping in networks that are not as they look: a right node in place, or a reason why not."""
 
 import sys
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -64,6 +65,31 @@ class Stateless(nn.Module):
         return (x > 0).to(x)
 
 
+class TernaryLIF(nn.Module):
+    """Forgets so much that only inputs close to its threshold tell one call from the next."""
+
+    step_by_step = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v = torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.step_by_step:
+            return torch.stack([self.step(x_t) for x_t in x])
+        return self.step(x)
+
+    def step(self, x: Tensor) -> Tensor:
+        v = self.v + x
+        spikes = v.sign() * (v.abs() >= 0.5)
+        self.v = 0.25 * v * (1 - spikes.abs())
+        return spikes
+
+
+class TernarySequenceLIF(TernaryLIF):
+    step_by_step = False
+
+
 class Looped(nn.Module):
     """A net that calls its layers once per step."""
 
@@ -112,6 +138,29 @@ def test_an_unclear_step_mode_is_no_guess(node: nn.Module, reason: str) -> None:
     (place,) = swap(net, "dsn", example=x, of=type(node)).left
     assert place.reason.startswith(reason.replace("[4, 3, 6]", str(list(x.shape))))
     assert net[1] is node
+
+
+def test_a_node_that_hardly_remembers() -> None:
+    x = torch.randn(4, 3, 6, 2)
+    for node, mode in ((TernaryLIF(), "s"), (TernarySequenceLIF(), "m")):
+        net = nn.Sequential(nn.Identity(), node)
+        report = swap(net, "bpsn", example=x, of=type(node), spikes="ternary", direction="forward")
+        assert [place.reason for place in report.left] == []
+        assert net[1].step_mode == mode
+
+
+@pytest.mark.parametrize("line", ["activation_based", "clock_driven"])
+def test_a_copy_of_spikingjelly_inside_a_repository(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = types.ModuleType(f"theirs.spikingjelly.{line}.neuron")
+    members = {"__module__": copied.__name__, "tau": 4.0, "v_threshold": 0.5, "decay_input": True}
+    base = type("BaseNode", (OwnSequenceLIF,), dict(members))
+    names = {"activation_based": "LIFNode", "clock_driven": "MultiStepLIFNode"}
+    kind = type(names[line], (type("LIFNode", (base,), members),), {"forward": base.forward, **members})
+    copied.BaseNode = base  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, copied.__name__, copied)
+    net = nn.Sequential(kind())
+    (place,) = swap(net, "dsn", example=9 * torch.rand(4, 2, 5)).swapped
+    assert (place.was, net[0].step_mode, net[0].alpha_init) == (names[line], "m", 0.75)
 
 
 def test_the_step_mode_that_was_asked_for() -> None:
