@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import sys
@@ -32,6 +33,8 @@ SURROGATES = (
     "SquarewaveFourierSeries",
     "SuperSpike",
 )
+#: of which x and alpha only occur as their product, but for a factor of the gradient
+_WIDTHS = ("ATan", "Erf", "PiecewiseExp", "PiecewiseQuadratic", "Sigmoid", "SoftSign")
 
 
 def why_no_psn() -> str:
@@ -78,6 +81,18 @@ def surrogate(spec: Any) -> Any:
     if spec not in available:
         raise ValueError(f"no surrogate {spec!r}; {choices(spec, available, limit=len(SURROGATES))}")
     return getattr(spikingjelly("surrogate"), spec)()
+
+
+def rescaled(surrogate_function: Any, scale: float) -> Any:
+    """The surrogate for potentials that are `scale` times those of this one: as wide for them.
+
+    Itself, if its `alpha` is no width.
+    """
+    if scale <= 0 or scale == 1 or type(surrogate_function).__name__ not in _WIDTHS:
+        return surrogate_function
+    copied = copy.deepcopy(surrogate_function)
+    copied.alpha = surrogate_function.alpha / scale
+    return copied
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def replacement(
         if hasattr(make.target, "in_place_of"):
             arguments |= make.target.in_place_of(facts, chosen)
         node = make(**arguments)
-        carried, note = _carried(facts, node, {**chosen, **arguments})
+        carried, note = _carried(facts, node, chosen, {**chosen, **arguments})
         node = make(**arguments, **carried) if carried else node
     except (ValueError, PluginError) as error:
         try:
@@ -121,8 +121,13 @@ def _facts(old: nn.Module, seen: Seen, mode: str) -> OldNode:
     )
 
 
-def _carried(old: OldNode, node: nn.Module, chosen: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """What means the same in the new node: surrogate and threshold of a binary Heaviside."""
+def _carried(
+    old: OldNode, node: nn.Module, users: Mapping[str, Any], chosen: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """What means the same in the new node: surrogate and threshold of a binary Heaviside.
+
+    users: the arguments that the user chose. chosen: all so far.
+    """
     target: Any = type(node)
     accepted = schema.arguments("neuron", target)
     surrogate = old.surrogate_function
@@ -130,7 +135,10 @@ def _carried(old: OldNode, node: nn.Module, chosen: Mapping[str, Any]) -> tuple[
         return {}, ""
     if getattr(node, "levels", 1) != 1:
         return {}, f"{type(surrogate).__name__} not kept: it fires integers"
-    carried: dict[str, Any] = {"surrogate_function": surrogate}
+    scale = 1.0
+    if old.v_threshold and "v_threshold" not in users:
+        scale = chosen.get("v_threshold", old.v_threshold) / old.v_threshold
+    carried: dict[str, Any] = {"surrogate_function": compat.rescaled(surrogate, scale)}
     if old.v_threshold is not None and "v_threshold" in accepted and "v_threshold" not in chosen:
         carried["v_threshold"] = old.v_threshold
     return carried, ""

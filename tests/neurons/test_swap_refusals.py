@@ -356,6 +356,20 @@ def test_a_part_of_the_net_that_is_reset_alone() -> None:
     assert torch.equal(net(x), first)
 
 
+@pytest.mark.parametrize("name", ["ATan", "Erf", "PiecewiseExp", "PiecewiseQuadratic", "Sigmoid", "SoftSign"])
+@pytest.mark.parametrize("new", ["dsn", "bpsn"])
+def test_the_surrogate_is_as_wide_in_the_units_of_the_new_potential(new: str, name: str) -> None:
+    """The first step of IF: H is half the old potential, and the gradient is the same."""
+    net = nn.Sequential(neuron.IFNode(surrogate_function=getattr(surrogate, name)(), step_mode="m"))
+    x = torch.linspace(-1, 3, 41).view(1, 1, -1)
+    old, leaf = x.clone().requires_grad_(), x.clone().requires_grad_()
+    net(old).sum().backward()
+    functional.reset_net(net)
+    swap(net, new, example=x)
+    net(leaf).sum().backward()
+    torch.testing.assert_close(leaf.grad, old.grad)
+
+
 @pytest.mark.parametrize("chosen", ["Sigmoid", surrogate.Sigmoid(alpha=5.0)], ids=["name", "module"])
 def test_a_surrogate_of_the_users_choice(chosen: Any) -> None:
     net = nn.Sequential(neuron.LIFNode(step_mode="m"))
