@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import sys
@@ -32,6 +33,8 @@ SURROGATES = (
     "SquarewaveFourierSeries",
     "SuperSpike",
 )
+#: of which x and alpha only occur as their product, but for a factor of the gradient
+_WIDTHS = ("ATan", "Erf", "PiecewiseExp", "PiecewiseQuadratic", "Sigmoid", "SoftSign")
 
 
 def why_no_psn() -> str:
@@ -78,6 +81,18 @@ def surrogate(spec: Any) -> Any:
     if spec not in available:
         raise ValueError(f"no surrogate {spec!r}; {choices(spec, available, limit=len(SURROGATES))}")
     return getattr(spikingjelly("surrogate"), spec)()
+
+
+def rescaled(surrogate_function: Any, scale: float) -> Any:
+    """The surrogate for potentials that are `scale` times those of this one: as wide for them.
+
+    Itself, if its `alpha` is no width.
+    """
+    if scale <= 0 or scale == 1 or type(surrogate_function).__name__ not in _WIDTHS:
+        return surrogate_function
+    copied = copy.deepcopy(surrogate_function)
+    copied.alpha = surrogate_function.alpha / scale
+    return copied
 
 
 @dataclass(frozen=True)
@@ -177,20 +192,26 @@ def multi_step(neuron: str) -> Any:
 def node_classes() -> tuple[type[Any], ...]:
     """SpikingJelly's spiking neurons: integrate-and-fire nodes, and the PSN family if it has it.
 
-    Those of `spikingjelly.clock_driven` too, if the process has imported it; without that no net
-    has any.
+    Those of `spikingjelly.clock_driven` too, and of copies of SpikingJelly inside other packages,
+    if the process has imported them; without that no net has any.
     """
     neuron = spikingjelly("neuron")
     names = ("BaseNode", "PSN", "MaskedPSN", "SlidingPSN")
     classes = tuple(getattr(neuron, name) for name in names if hasattr(neuron, name))
-    older = sys.modules.get(_CLOCK_DRIVEN)
-    return (*classes, older.BaseNode) if older else classes
+    others = [module for name, module in list(sys.modules.items()) if _of_spikingjelly(name)]
+    bases = [module.BaseNode for module in others if hasattr(module, "BaseNode")]
+    return tuple(dict.fromkeys((*classes, *bases)))
+
+
+def _of_spikingjelly(module: str) -> bool:
+    """Whether a module of this name holds nodes of SpikingJelly, or of a copy in a repository."""
+    return module.endswith((".activation_based.neuron", _CLOCK_DRIVEN)) or ".activation_based.neuron." in module
 
 
 def step_mode(module: Any) -> str:
     """ "s" or "m" as a node's class or its attribute says it; "" if neither does."""
     caller = next((one for one in type(module).__mro__ if "forward" in vars(one)), object)
-    if caller.__module__ == _CLOCK_DRIVEN:
+    if caller.__module__.endswith(_CLOCK_DRIVEN):
         return "m" if caller.__name__.startswith("MultiStep") else "s"
     mode = getattr(module, "step_mode", "")
     return mode if mode in ("s", "m") else ""
@@ -201,7 +222,7 @@ def leak_and_gain(node: Any) -> tuple[float | None, float]:
 
     LIF and PLIF with and without `decay_input`, and IF.
     """
-    names = {one.__name__ for one in type(node).__mro__ if one.__module__.startswith("spikingjelly.")}
+    names = {one.__name__ for one in type(node).__mro__ if _of_spikingjelly(one.__module__)}
     if "IFNode" in names:
         return 1.0, 1.0
     if "ParametricLIFNode" in names:
@@ -220,9 +241,14 @@ def recurrent_containers() -> tuple[type[Any], ...]:
 
 
 def reset(net: Any) -> None:
-    """`functional.reset_net`, also right after modules of the net were exchanged."""
+    """What `functional.reset_net` does, right after modules of the net were exchanged too.
+
+    0.0.0.0.14's logs a warning for each node of `clock_driven` and fails where `reset` is no method.
+    """
     forget_reset_cache(net)
-    spikingjelly("functional").reset_net(net)
+    for module in net.modules():
+        if callable(getattr(module, "reset", None)):
+            module.reset()
 
 
 def forget_reset_cache(net: Any) -> None:

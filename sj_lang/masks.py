@@ -49,6 +49,11 @@ def sequence(
     return _zero(_reorder(spikes, back), mask), after, potentials
 
 
+def spread(mask: Tensor, places: torch.Size) -> Tensor:
+    """A mask [T, B] or [B] for rows [T, B, *places] or [B, *places] as one axis."""
+    return mask.view(*mask.shape, *(1,) * len(places)).expand(*mask.shape, *places).flatten(mask.dim() - 1)
+
+
 def _over(mask: Tensor, x: Tensor) -> Tensor:
     return mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
 

@@ -27,15 +27,20 @@ base: Any = spikingjelly("base")
 class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly is untyped
     """A spiking neuron with channels in axis 2 of `[T, B, C, ...]`, for both lines of SpikingJelly.
 
+    Its users may have the channels on another axis; a subclass sees them in axis 2.
+
     A subclass gives `state_shapes` and `step`, and `sequence` if it has something better than a
     loop over `step`. It registers no memory, computes in the dtype of its states (float32, or
     float64 for float64 input), and never sees a mask: masked steps are removed before it and are
     zeros after it.
 
-    channels: size of axis 2 (axis 1 in step_mode "s").
+    channels: size of the channel axis.
     backend: "auto", "torch", "numba" (CPU) or "cupy" (GPU); unless "auto", raises if it cannot run.
     store_v_seq: keep the membrane potentials of the last call as `v_seq` [T, B, C, ...]; in
         step_mode "s", of all steps since `reset`.
+    axis: of the channels, 2 or more, or negative from the end: -1 for `[T, B, L, D]`. It counts
+        along `[T, B, ...]` in step_mode "s" too. A channel has the same parameters at all places of
+        the other axes. States have the axes between batch and channels behind the batch.
 
     copies_input: an attribute; if it is set to True, backward reads a copy of the input, which the
         net may then change in place, as `x += f(node(x))` does.
@@ -47,15 +52,17 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     kernels: ClassVar[Mapping[str, Kernel]] = {}
     levels: int = 1
     copies_input: bool = False
+    _axis: int = 2
     _written: Collection[int] = frozenset()  # the ids of the states that the last call wrote
 
     def __init__(
-        self, *, channels: int, step_mode: str = "m", backend: str = "auto", store_v_seq: bool = False
+        self, *, channels: int, step_mode: str = "m", backend: str = "auto", store_v_seq: bool = False, axis: int = 2
     ) -> None:
         super().__init__()
         if channels < 1:
             raise ValueError(f"{self._name}: channels is {channels}, it must be at least 1")
         self.channels = channels
+        self.axis = axis
         self.store_v_seq = store_v_seq
         self.v_seq: Tensor | None = None
         self.step_mode = step_mode
@@ -115,8 +122,9 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     def init_state(self, x: Tensor) -> State:
         """The state before the first step of x, whose values do not matter: `fresh_state`."""
+        x, _, between = self._folded(x, None, self.step_mode == "s")
         shape = x.shape[1:] if self.step_mode == "m" else x.shape
-        return self.fresh_state(x, shape)
+        return _unfolded(self.fresh_state(x, shape), between)
 
     def functional(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
         """Spikes of x in its dtype, and the state after it. Pure: the node's memory is not touched.
@@ -150,13 +158,14 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         self._check(x, mask, single)
         if self.copies_input and torch.is_grad_enabled():
             x = x.clone()
+        x, mask, between = self._folded(x, mask, single)
         dtype = state_dtype(x)
         shape = x.shape if single else x.shape[1:]
         half = zeros = False
         for kernel in () if single else self.kernels.values():  # `sequence` fits both to its choice
             half, zeros = half or kernel.half, zeros or kernel.zeros
         if state is not None:
-            state = self._checked_state(state, x, shape, dtype)
+            state = self._checked_state(state, x, shape, between or shape[:1], dtype)
         else:
             state = {} if zeros else self.fresh_state(x, shape)
         with no_autocast(x):
@@ -167,7 +176,37 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
                 spikes, after, v = masks.step(self.step, current, state, mask)
             else:
                 spikes, after, v = masks.sequence(self.sequence, current, state, mask)
-        return spikes.to(x.dtype), after, v
+        spikes = spikes.to(x.dtype)
+        if between is None:
+            return spikes, after, v
+        batch = 0 if single else 1
+        v = None if v is None else v.unflatten(batch, between)
+        return spikes.unflatten(batch, between), _unfolded(after, between), v
+
+    # Channels
+
+    @property
+    def axis(self) -> int:
+        return self._axis
+
+    @axis.setter
+    def axis(self, value: int) -> None:
+        if type(value) is not int or value in (0, 1):
+            raise ValueError(f"{self._name}: axis is {value!r}; expected 2 or more, or -1 and so on from the end")
+        self._axis = value
+
+    def _channel_axis(self, x: Tensor, single: bool) -> int:
+        """Of this input."""
+        return self._axis + x.dim() if self._axis < 0 else self._axis - int(single)
+
+    def _folded(self, x: Tensor, mask: Tensor | None, single: bool) -> tuple[Tensor, Tensor | None, torch.Size | None]:
+        """Both with all axes before the channels as the batch, and these axes; None: one."""
+        batch = 0 if single else 1
+        between = x.shape[batch : self._channel_axis(x, single)]
+        if len(between) <= 1:
+            return x, mask, None
+        mask = None if mask is None else masks.spread(mask, between[1:])
+        return x.flatten(batch, batch + len(between) - 1), mask, between
 
     # Backends
 
@@ -238,7 +277,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             self.v_seq = self.v_seq.detach()
 
     def extra_repr(self) -> str:
-        return f"channels={self.channels}, step_mode={self.step_mode}, backend={self.backend}"
+        axis = "" if self.axis == 2 else f", axis={self.axis}"
+        return f"channels={self.channels}{axis}, step_mode={self.step_mode}, backend={self.backend}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Node:
         """Move parameters and states; states stay float32 beside half-precision parameters."""
@@ -283,22 +323,22 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     def _keep(self, v: Tensor, single: bool) -> None:
         """Like SpikingJelly, keep in step_mode "s" what came since `reset` or a change of shape."""
-        before = self.v_seq
-        if single:
-            v = v.unsqueeze(0)
-            if before is not None and before.shape[1:] == v.shape[1:]:
-                v = torch.cat((before, v))
+        v, before = v[None] if single else v, self.v_seq
+        if single and before is not None and before.shape[1:] == v.shape[1:]:
+            v = torch.cat((before, v))
         self.v_seq = v
 
     def _check(self, x: Tensor, mask: Tensor | None, single: bool) -> None:
         layout = "[B, C, ...]" if single else "[T, B, C, ...]"
-        axis = 1 if single else 2
+        if self._axis != 2:
+            layout = f"{'a step of ' if single else ''}[T, B, ...] with the channels on axis {self._axis}"
         for name, value in (("input", x), ("mask", mask)):
             if not (isinstance(value, Tensor) or (name == "mask" and value is None)):
                 raise TypeError(f"{self._name}: the {name} must be a tensor, got {type(value).__name__}")
         if not x.is_floating_point():
             raise TypeError(f"{self._name}: the input must be floating point, got {x.dtype}")
-        if x.dim() <= axis:
+        axis = self._channel_axis(x, single)
+        if not (1 if single else 2) <= axis < x.dim():
             mode = "s" if single else "m"
             raise ValueError(f'{self._name}: in step_mode "{mode}" the input is {layout}, got shape {_shape(x)}')
         if x.shape[axis] != self.channels:
@@ -317,8 +357,9 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         if mask is not None:
             masks.refuse_unfit(self._name, mask, x, single)
 
-    def _checked_state(self, state: State, x: Tensor, shape: torch.Size, dtype: torch.dtype) -> State:
-        shapes = self.state_shapes(shape)
+    def _checked_state(self, state: State, x: Tensor, shape: torch.Size, lead: torch.Size, dtype: torch.dtype) -> State:
+        """Checked and folded. lead: the axes before the channels; x and shape have them folded."""
+        shapes = {name: (*lead, *size[1:]) for name, size in self.state_shapes(shape).items()}
         if not isinstance(state, dict):
             raise TypeError(f"{self._name}: the state must be a dict of tensors, got {type(state).__name__}")
         if set(state) != set(shapes):
@@ -328,9 +369,9 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             if not (isinstance(value, Tensor) and value.is_floating_point()):
                 what = value.dtype if isinstance(value, Tensor) else type(value).__name__
                 raise TypeError(f"{self._name}: the state {name!r} must be a floating-point tensor, got {what}")
-            if value.dim() and value.shape[0] != shape[0]:
+            if value.dim() and value.shape[0] != lead[0]:
                 raise ValueError(
-                    f"{self._name}: the state {name!r} is of batch size {value.shape[0]}, the input of {shape[0]}; "
+                    f"{self._name}: the state {name!r} is of batch size {value.shape[0]}, the input of {lead[0]}; "
                     "reset the node (functional.reset_net) or pick the state's rows"
                 )
             if value.shape != size:
@@ -342,7 +383,12 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
                 )
             if value.device != x.device:
                 raise ValueError(f"{self._name}: the state {name!r} is on {value.device}, the input on {x.device}")
-        return {name: state[name].to(dtype) for name in shapes}
+        return {name: state[name].flatten(0, len(lead) - 1).to(dtype) for name in shapes}
+
+
+def _unfolded(state: State, between: torch.Size | None) -> State:
+    """A state with the axes of the batch apart again; no views, as `detach_net` fails on them."""
+    return {name: value.unflatten(0, between).clone() if between else value for name, value in state.items()}
 
 
 def state_dtype(x: Tensor) -> torch.dtype:

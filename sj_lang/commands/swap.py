@@ -26,6 +26,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--like", metavar="REGEX", help="searched in the names of the places")
     parser.add_argument("--step-mode", choices=("s", "m"), help="how the network calls nodes that do not say it")
+    parser.add_argument("--axis", type=int, help="of the channels in [T, B, ...], such as -1 (default: looked for)")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="arguments of the neuron, such as n=4")
 
 
@@ -57,6 +58,7 @@ def main(arguments: argparse.Namespace) -> int:
             of=classes,
             like=arguments.like,
             step_mode=arguments.step_mode,
+            axis=arguments.axis,
             **{name: yaml_marks.scalar(value) for name, value in changes.items()},
         )
     print(report)

@@ -15,6 +15,7 @@ from sj_lang import compat
 from sj_lang.build import part
 from sj_lang.component import schema
 from sj_lang.errors import UserError, describe
+from sj_lang.swap.axis import Marks
 from sj_lang.swap.find import classes_of, neurons_of
 from sj_lang.swap.replace import modules_of, replacement
 from sj_lang.swap.report import SwapPlace, SwapReport
@@ -31,6 +32,7 @@ def swap(
     of: type[nn.Module] | Iterable[type[nn.Module]] | None = None,
     like: str | None = None,
     step_mode: Literal["s", "m"] | None = None,
+    axis: int | None = None,
     **options: Any,
 ) -> SwapReport:
     """Replace neurons of `net` in place and report each of them.
@@ -39,12 +41,16 @@ def swap(
         a surrogate may also be a module.
     example: an input of the network (a tuple: positional arguments). It runs before and after,
         without gradient and in eval mode: the old nodes do not know their channels, and what they
-        return must be something that the new ones can fire. The network is reset each time.
+        return must be something that the new ones can fire. The network is reset each time. A list
+        holds several such inputs: an axis whose size differs between them is none of channels.
     of: classes to replace; by default every integrate-and-fire and parallel spiking node of
         SpikingJelly, those of `clock_driven` included.
     like: regular expression, searched in the place's name in `net.named_modules()`.
     step_mode: how the net calls nodes of classes that do not say it; by default a trial of each
         node decides, and an unclear one is left.
+    axis: of the channels in `[T, B, ...]`, such as -1 for `[T, B, L, D]`; by default the axis of
+        the features that the Linear, Conv or norm before a node makes, or of those that the one
+        behind it takes. If two fit, the place is left.
 
     Kept from the old node: step mode, train / eval, device, dtype of the parameters (its own, or
     those of the network), `store_v_seq`, hooks of its forward and backward. If the new node is
@@ -66,6 +72,11 @@ def swap(
     if step_mode not in (None, "s", "m"):
         raise UserError(f'swap: step_mode={step_mode!r}; expected "s" or "m"')
     chosen = {"type": neuron, **options} if isinstance(neuron, str) else {**neuron, **options}
+    axis = chosen.pop("axis", axis)
+    if not (axis is None or (type(axis) is int and axis not in (0, 1))):
+        raise UserError(f"swap: axis={axis!r}; expected 2 or more, or -1 and so on from the end")
+    if isinstance(example, list) and not example:
+        raise UserError("swap: example=[]; expected an input of the network, or a list of several")
     modules = modules_of(chosen)
     make = part("neuron", {name: value for name, value in chosen.items() if name not in modules})
     if modules.keys() - schema.arguments("neuron", make.target).keys():
@@ -74,13 +85,16 @@ def swap(
     compat.reset(net)
     pristine = {id(old): _kept(old) for _, old in neurons}
     seen = watch(net, {id(old): old for _, old in neurons}, example)
+    marks = Marks(net, example, [old for _, old in neurons])
     fresh: dict[int, SwapPlace] = {}
     nodes: dict[int, nn.Module] = {}
     places: list[SwapPlace] = []
     for name, old in neurons:
         key = id(old)
         if key not in fresh:
-            fresh[key], node = replacement(net, name, old, pristine[key], seen[key], make, chosen, step_mode)
+            fresh[key], node = replacement(
+                net, name, old, pristine[key], seen[key], make, chosen, step_mode, axis, marks
+            )
             if node is not None:
                 nodes[key] = node
         places.append(replace(fresh[key], name=name))

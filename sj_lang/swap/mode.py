@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from sj_lang import compat
 from sj_lang.errors import describe
 
-#: constant inputs, and what takes the place of one slice: below, around and above usual thresholds
+#: constant inputs, sizes of random ones, and what takes the place of one slice: below, around and
+#: above usual thresholds
 _LEVELS = (0.3, 0.6, 1.2, 2.0, 8.0)
+_SIZES = (0.7, 1.5, 5.0)
 _CHANGES = (-1000.0, 0.0, 8.0)
 _ASK = 'pass step_mode="s" (a step per call) or "m" (a sequence)'
 
@@ -62,18 +64,26 @@ def _tried(trial: Trial, x: Tensor) -> tuple[str, str]:
         return "m", ""
     if changed.any():
         return "", f"axis 0 of its input {list(x.shape)} seems to hold time and batch together; fold them apart"
-    for level in _LEVELS:
-        alone = trial(torch.full_like(x, level))
-        for change in _CHANGES:
-            if not torch.equal(trial(torch.full_like(x, change), torch.full_like(x, level)), alone):
+    for base in _inputs(x):
+        alone = trial(base)
+        before = [torch.full_like(x, change) for change in _CHANGES]
+        for other in (*before, base.flatten().flip(0).view_as(base)):
+            if not torch.equal(trial(other, base), alone):
                 return "s", ""
     return "", f"its step mode is not clear: no step of its input changes a later one, and no call the next; {_ASK}"
 
 
+def _inputs(x: Tensor) -> Iterator[Tensor]:
+    """What a node is tried on, in the shape of x."""
+    yield from (torch.full_like(x, level) for level in _LEVELS)
+    generator = torch.Generator().manual_seed(0)
+    for size in _SIZES:
+        yield (size * torch.rand(x.shape, generator=generator)).to(x)
+
+
 def _changed_after(trial: Trial, x: Tensor, axis: int) -> Iterator[Tensor]:
     """Which outputs change if the first slice along the axis does, that axis first; per trial."""
-    for level in _LEVELS:
-        base = torch.full_like(x, level)
+    for base in _inputs(x):
         output = trial(base)
         if output.shape != x.shape:
             raise ValueError(f"an input {list(x.shape)} gives an output {list(output.shape)}")

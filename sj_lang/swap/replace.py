@@ -14,8 +14,9 @@ from sj_lang.build import Make
 from sj_lang.compat import OldNode
 from sj_lang.component import schema
 from sj_lang.errors import PluginError, UserError
+from sj_lang.swap.axis import Marks, channels_of
 from sj_lang.swap.mode import step_mode
-from sj_lang.swap.reasons import AXES, reason_of_call, reason_of_input, reason_of_output
+from sj_lang.swap.reasons import reason_of_call, reason_of_mode, reason_of_output
 from sj_lang.swap.report import SwapPlace
 from sj_lang.swap.watch import Seen
 
@@ -40,11 +41,13 @@ def replacement(
     make: Make,
     chosen: Mapping[str, Any],
     asked: str | None,
+    axis: int | None,
+    marks: Marks,
 ) -> tuple[SwapPlace, nn.Module | None]:
     """The new node, or None and the reason. It has its own copies of modules among its arguments.
 
     pristine: a copy of the old node, made before the example ran. chosen: what the user asked for.
-    asked: the step mode of classes that do not say theirs.
+    asked: the step mode of classes that do not say theirs. axis: of the channels, None: look for it.
     """
     was = type(old).__name__
 
@@ -54,25 +57,32 @@ def replacement(
     if reason := reason_of_call(net, name, seen):
         return left(reason)
     mode, reason = step_mode(pristine, seen.inputs[0], seen.names[0] if seen.names else "", asked)
-    if reason or (reason := reason_of_input(seen, mode, make)):
+    if reason or (reason := reason_of_mode(mode, make)):
         return left(reason)
-    channels = seen.inputs[0].shape[AXES[mode]]
-    arguments = {"channels": channels, **copy.deepcopy(modules_of(chosen))}
+    channels = channels_of(seen, mode, axis, marks.of(old, mode))
+    if channels.reason:
+        return left(channels.reason)
+    arguments = {"channels": channels.size, **copy.deepcopy(modules_of(chosen))}
     facts = _facts(old, seen, mode)
-    try:
-        node = make(**arguments)
-    except ValueError as error:
-        raise UserError(f"swap: place '{name}': {error}") from error
+    asked_for = dict(arguments)
     try:
         if hasattr(make.target, "in_place_of"):
             arguments |= make.target.in_place_of(facts, chosen)
-            node = make(**arguments)
-        carried, note = _carried(facts, node, {**chosen, **arguments})
+        node = make(**arguments)
+        carried, note = _carried(facts, node, chosen, {**chosen, **arguments})
         node = make(**arguments, **carried) if carried else node
     except (ValueError, PluginError) as error:
+        try:
+            make(**asked_for)
+        except ValueError as wrong:
+            raise UserError(f"swap: place '{name}': {wrong}") from wrong
         return left(f"the new node refuses what decides when the old one fires: {error}")
     if reason := reason_of_output(seen, node):
         return left(reason)
+    if channels.axis != 2:
+        if not hasattr(node, "axis"):
+            return left(f"{channels.why} are its axis {channels.axis}, and {type(node).__name__} has them on axis 2")
+        node.axis = channels.axis
     unknown = [keyword for keyword in seen.names if keyword not in inspect.signature(type(node).forward).parameters]
     if unknown:
         return left(f"the net hands it its input by name, {unknown[0]}=, which {type(node).__name__} does not take")
@@ -82,7 +92,9 @@ def replacement(
     _settle(node, old, mode)
     if seen.overwritten and hasattr(node, "copies_input"):
         node.copies_input = True
-    return SwapPlace(name, was, type(node).__name__, channels, note=note), node
+    notes = "; ".join(filter(None, (channels.note, note)))
+    now = type(node).__name__
+    return SwapPlace(name, was, now, channels.size, axis=channels.axis, why=channels.why, note=notes), node
 
 
 def _settle(node: nn.Module, old: nn.Module, mode: str) -> None:
@@ -109,8 +121,13 @@ def _facts(old: nn.Module, seen: Seen, mode: str) -> OldNode:
     )
 
 
-def _carried(old: OldNode, node: nn.Module, chosen: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """What means the same in the new node: surrogate and threshold of a binary Heaviside."""
+def _carried(
+    old: OldNode, node: nn.Module, users: Mapping[str, Any], chosen: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """What means the same in the new node: surrogate and threshold of a binary Heaviside.
+
+    users: the arguments that the user chose. chosen: all so far.
+    """
     target: Any = type(node)
     accepted = schema.arguments("neuron", target)
     surrogate = old.surrogate_function
@@ -118,7 +135,10 @@ def _carried(old: OldNode, node: nn.Module, chosen: Mapping[str, Any]) -> tuple[
         return {}, ""
     if getattr(node, "levels", 1) != 1:
         return {}, f"{type(surrogate).__name__} not kept: it fires integers"
-    carried: dict[str, Any] = {"surrogate_function": surrogate}
+    scale = 1.0
+    if old.v_threshold and "v_threshold" not in users:
+        scale = chosen.get("v_threshold", old.v_threshold) / old.v_threshold
+    carried: dict[str, Any] = {"surrogate_function": compat.rescaled(surrogate, scale)}
     if old.v_threshold is not None and "v_threshold" in accepted and "v_threshold" not in chosen:
         carried["v_threshold"] = old.v_threshold
     return carried, ""

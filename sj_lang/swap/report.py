@@ -10,15 +10,17 @@ class SwapPlace:
     """One neuron of the network.
 
     name: as in `net.named_modules()`. was, now: class names ("" if nothing was put in). channels:
-    size of axis 2 of `[T, B, C, ...]` there. reason: why it was left as it was, "" if it was
-    replaced. note: what did not carry over, or looks odd. rate_before, rate_after: share of the
-    example's neuron steps that fired, None if the place was not swapped.
+    how many, on this axis of `[T, B, ...]`. why: what says that it is this axis. reason: why it was
+    left as it was, "" if it was replaced. note: what did not carry over, or looks odd. rate_before,
+    rate_after: share of the example's neuron steps that fired, None if the place was not swapped.
     """
 
     name: str
     was: str
     now: str = ""
     channels: int = 0
+    axis: int = 2
+    why: str = ""
     reason: str = ""
     note: str = ""
     rate_before: float | None = None
@@ -37,7 +39,9 @@ class SwapPlace:
             silent = ", silent" if self.silenced else ""
             notes.insert(0, f"fires {self.rate_before:.3f} -> {self.rate_after:.3f}{silent}")
         note = f" ({'; '.join(notes)})" if notes else ""
-        return f"{self.name}: {self.was} -> {self.now}, {self.channels} channels{note}"
+        why = f" ({self.why})" if self.why else ""
+        axis = "" if self.axis == 2 else f" on axis {self.axis}{why}"
+        return f"{self.name}: {self.was} -> {self.now}, {self.channels} channels{axis}{note}"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,29 +13,37 @@ from torch import Tensor, nn
 
 from sj_lang import compat
 
-Example = Tensor | tuple[Any, ...]
+Example = Tensor | tuple[Any, ...] | list[Any]
 
 _METHODS = ("multi_step_forward", "single_step_forward")
 _FEEDERS = (
     *(nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm),
-    *(nn.Flatten, nn.Unflatten),
+    *(nn.Embedding, nn.Flatten, nn.Unflatten),
 )
-_SIZES = ("out_channels", "out_features", "num_features", "num_channels", "normalized_shape")
+_SIZES = ("num_features", "num_channels", "normalized_shape")
+_MADE = ("out_channels", "out_features", "embedding_dim", *_SIZES)
+_TAKEN = ("in_channels", "in_features", *_SIZES)
+_RECENT = 6
 
 
 @dataclass(frozen=True)
 class Feeder:
-    """The Conv, Linear or norm that ran last before a node, and how many features it makes."""
+    """A Conv, Linear, norm or embedding that ran near a node. features: how many it makes (behind
+    the node: takes), on this axis of its output of this shape."""
 
     name: str
     features: int
+    module: nn.Module
+    axis: int = -1
+    shape: tuple[int, ...] = ()
 
 
 @dataclass
 class Seen:
     """What one neuron was fed while the example ran, what it returned, and how it was called.
 
-    inputs: the first tensor of each call. names: the keywords by which it was handed over. methods:
+    inputs: the first tensor of each call. names: the keywords by which it was handed over. feeders:
+    the modules that ran before each call, the last one first. behind: what ran after it. methods:
     those of `_METHODS` that were called past `forward`. low, high: the range of its output; whole:
     it holds integers only. fired, steps: neuron steps with an output other than 0, and all. other:
     the class of an output that is no tensor. overwritten: the net changed an input in place
@@ -44,7 +53,8 @@ class Seen:
     inputs: list[Tensor] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
-    feeders: list[Feeder | None] = field(default_factory=list)
+    feeders: list[tuple[Feeder, ...]] = field(default_factory=list)
+    behind: Feeder | None = None
     methods: list[str] = field(default_factory=list)
     low: float = 0.0
     high: float = 0.0
@@ -59,7 +69,7 @@ class Seen:
     def rate(self) -> float:
         return self.fired / max(self.steps, 1)
 
-    def take(self, args: tuple[Any, ...], kwargs: dict[str, Any], feeder: Feeder | None) -> None:
+    def take(self, args: tuple[Any, ...], kwargs: dict[str, Any], feeders: tuple[Feeder, ...]) -> None:
         """Note what the node is called with."""
         self.inside = True
         for name, x in ({"": args[0]} if args else kwargs).items():
@@ -67,7 +77,7 @@ class Seen:
                 self.inputs.append(x)
                 self.versions.append(x._version)
                 self.names += [name] if name else []
-                self.feeders.append(feeder)
+                self.feeders.append(feeders)
                 return
 
     def returned(self, output: Any) -> None:
@@ -85,26 +95,43 @@ class Seen:
 def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> dict[int, Seen]:
     """Run the example once, as `run` does, and watch the nodes, by id."""
     seen = {key: Seen() for key in nodes}
-    last: list[Feeder | None] = [None]
+    recent: list[Feeder] = []  # the last one first
+    waiting: list[Seen] = []  # for what runs behind them
     inner = {id(module) for node in nodes.values() for module in node.modules()}
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen[id(module)].take(args, kwargs, last[0])
+        seen[id(module)].take(args, kwargs, tuple(recent))
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         seen[id(module)].returned(output)
+        waiting.append(seen[id(module)])
 
-    def fed(module: nn.Module, feeder: Feeder | None) -> Any:
-        return module.register_forward_hook(lambda *_: last.__setitem__(0, feeder))
+    def entered(module: nn.Module, args: tuple[Any, ...]) -> None:
+        size = _size(module, _TAKEN)
+        for mine in waiting:
+            if size is not None and mine.behind is None:
+                mine.behind = Feeder(f"{type(module).__name__} '{names[module]}'", size, module)
+        waiting.clear()
+
+    def left(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        size = _size(module, _MADE)
+        if size is None or not isinstance(output, Tensor):  # Flatten: its features are no module's
+            recent.clear()
+            return
+        axis = _feature_axis(module, output)
+        feeder = Feeder(f"{type(module).__name__} '{names[module]}'", size, module, axis, tuple(output.shape))
+        recent[:] = [feeder, *(one for one in recent if one.module is not module)][:_RECENT]
 
     handles: list[Any] = []
     try:
         for module in nodes.values():
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(module.register_forward_hook(after))
-        for name, module in net.named_modules():
+        names = {module: name for name, module in net.named_modules()}
+        for module in names:
             if id(module) not in inner and isinstance(module, _FEEDERS):
-                handles.append(fed(module, _feeder(name, module)))
+                handles.append(module.register_forward_pre_hook(entered))
+                handles.append(module.register_forward_hook(left))
         with _methods_watched(nodes, seen):
             run(net, example)
         for mine in seen.values():
@@ -116,13 +143,17 @@ def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> d
 
 
 def run(net: nn.Module, example: Example) -> None:
-    """The example in eval mode without gradient, reset before and after; modes are kept."""
+    """The example in eval mode without gradient, reset before and after; modes are kept.
+
+    A list: one after the other.
+    """
     modes = {module: module.training for module in net.modules()}
     try:
-        compat.reset(net)
         net.eval()
-        with torch.no_grad():
-            net(*example) if isinstance(example, tuple) else net(example)
+        for one in example if isinstance(example, list) else [example]:
+            compat.reset(net)
+            with torch.no_grad():
+                net(*one) if isinstance(one, tuple) else net(one)
     finally:
         for module, training in modes.items():
             module.training = training
@@ -155,10 +186,50 @@ def _methods_watched(nodes: Mapping[int, nn.Module], seen: Mapping[int, Seen]) -
             vars(module)[name] = method
 
 
-def _feeder(name: str, module: nn.Module) -> Feeder | None:
-    """What a module makes; None for Flatten, after which channels are no features of a module."""
-    for attribute in _SIZES:
-        size = getattr(module, attribute, None)
-        if size is not None:
-            return Feeder(f"{type(module).__name__} '{name}'", size[-1] if isinstance(size, tuple) else int(size))
-    return None
+def run_marked(
+    net: nn.Module, example: Example, feeder: Feeder, nodes: Iterable[nn.Module]
+) -> dict[int, frozenset[int]]:
+    """Node -> the axes of its first input on which a NaN in one feature of a module has one place.
+
+    Empty for a node that it does not reach, or reaches everywhere, and if the example fails with it.
+    """
+    arrived: dict[int, frozenset[int]] = {}
+
+    def mark(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        marked = output.clone()
+        marked.select(feeder.axis, 0).fill_(math.nan)
+        return marked
+
+    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
+        if id(module) in arrived or x is None:
+            return
+        nan = x.isnan().movedim
+        reached = [int(nan(axis, 0).flatten(1).any(1).sum()) for axis in range(x.dim())]
+        arrived[id(module)] = frozenset(axis for axis, size in enumerate(x.shape) if reached[axis] == 1 < size)
+
+    handles: list[Any] = [feeder.module.register_forward_hook(mark)]
+    handles += [node.register_forward_pre_hook(look, with_kwargs=True) for node in nodes]
+    try:
+        run(net, example[0] if isinstance(example, list) else example)
+    except Exception:  # foreign code, fed what it does not expect: it then says nothing
+        return {}
+    finally:
+        for handle in handles:
+            handle.remove()
+    return arrived
+
+
+def _size(module: nn.Module, attributes: tuple[str, ...]) -> int | None:
+    """How many features a module makes, or takes; None for Flatten."""
+    sizes = [getattr(module, attribute) for attribute in attributes if getattr(module, attribute, None) is not None]
+    return None if not sizes else sizes[0][-1] if isinstance(sizes[0], tuple) else int(sizes[0])
+
+
+def _feature_axis(module: nn.Module, output: Tensor) -> int:
+    """Of the features in what a module returned."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return output.dim() - 1 - len(module.kernel_size)
+    if isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm):
+        return 2 if getattr(module, "step_mode", "s") == "m" else 1
+    return output.dim() - 1

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sj_lang.testing.check import check
 from sj_lang.testing.compare import (
+    How,
     Outcome,
     assert_close,
     assert_equal,
@@ -22,7 +23,7 @@ from sj_lang.testing.compare import (
     stepwise,
     whole,
 )
-from sj_lang.testing.subject import GAINS, Subject
+from sj_lang.testing.subject import GAINS, State, Subject
 
 LENGTHS = (*range(1, 10), *(2**n + d for n in range(4, 9) for d in (-1, 0, 1)), 100, 512, 1024)
 WIDTHS = (1, 37, 64, 129, 770)
@@ -102,9 +103,40 @@ def rows_do_not_mix(subject: Subject) -> None:
     for places in ((1,), (4,), (70,), (2, 3), (2, 1, 3)):
         wide = subject.x(7, 2, *places)  # [T, B, C, *places]
         want, _ = whole(node, wide)
-        folded, _ = whole(node, wide.movedim(2, -1).flatten(1, -2))  # [T, B * places, C]
-        got = torch.unflatten(folded, 1, (2, *places)).movedim(-1, 2)
+        folded, _ = whole(node, wide.movedim(subject.axis, -1).flatten(1, -2))  # [T, B * places, C]
+        got = torch.unflatten(folded, 1, (2, *places)).movedim(-1, subject.axis)
         assert_equal(got, want, f"places {list(places)} of x {list(wide.shape)} moved into the batch")
+
+
+@check()
+def channels_on_another_axis(subject: Subject) -> None:
+    """Channels on another axis, by the node's `axis`, are those of axis 2; in pieces, masked too."""
+    node = subject.node()
+    if not hasattr(node, "axis"):
+        return
+    way = (2, 2, 3) if subject.traits.carries_state else (subject.steps(7),)
+    for places, axes in (((3,), (-1, 3)), ((2, 3), (-1, 3))):
+        x = subject.x(7, 2, *places).movedim(subject.axis, 2)
+        for mask in (None, subject.gaps(len(x), 2)) if subject.traits.takes_mask else (None,):
+            want = outcome(node, _with_channels_on(2, pieces(*way)), x, None, mask)
+            for axis in axes:
+                for form in forms(subject):
+                    got = outcome(node, _with_channels_on(axis, pieces(*way, by=(whole, form))), x, None, mask)
+                    what = f"{form.__name__}, channels on axis {axis} against axis 2"
+                    assert_same(subject, got, want, what, x=x, mask=mask)
+
+
+def _with_channels_on(axis: int, how: How) -> How:
+    """The node on x [T, B, C, ...] with C moved to this axis, and its spikes with C moved back."""
+
+    def run(node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        before = node.axis
+        node.axis = axis  # type: ignore[assignment]
+        spikes, _ = how(node, x.movedim(2, axis), state, mask)
+        node.axis = before
+        return spikes.movedim(axis, 2), {}
+
+    return run
 
 
 @check()

@@ -56,7 +56,7 @@ class Subject:
     backend: set on the node before use; None leaves the node as it is built.
     device: where node and inputs live.
     dtype: of parameters, inputs and states; float64 or float32.
-    channels: C of `[T, B, C, ...]`.
+    channels: C of `[T, B, C, ...]`; inputs have it on the node's `axis`, if that is negative.
     length: the one T that a node without `any_length` takes; others are tried at several.
     inputs: shape -> float64 tensor, if noise of a suitable size will not do.
     reference: `reference(node, x, state) -> (spikes, state)`, an independent implementation of the
@@ -122,16 +122,18 @@ class Subject:
 
     def x(self, length: int = 7, batch: int = 3, *trailing: int, seed: int = 0) -> Tensor:
         """Input currents [T, B, C, ...] under which the node both fires and is silent."""
-        return self._noise((self.steps(length), batch, self.channels, *trailing), seed) * (
-            1.0 if self.inputs else self.gain
-        )
+        shape = [self.steps(length), batch, *trailing]
+        shape.insert(self.axis if self.axis > 0 else len(shape) + 1 + self.axis, self.channels)
+        return self._noise(tuple(shape), seed) * (1.0 if self.inputs else self.gain)
 
     def state(self, node: nn.Module, x: Tensor) -> State:
         """A state that the node may be in, for x's batch: after a few steps of other input."""
         if not self.traits.carries_state:
             return {}
         with torch.no_grad():
-            warm = self.x(3, *x.shape[1:2], *x.shape[3:], seed=99)
+            batch = list(x.shape[1:])
+            del batch[self.axis - 1 if self.axis > 0 else self.axis]
+            warm = self.x(3, *batch, seed=99)
             _, state = node.functional(warm)  # type: ignore[operator]
         return {name: value.clone() for name, value in state.items()}
 
@@ -149,6 +151,12 @@ class Subject:
         assert firing, "nothing in the node has set_spiking_mode, the switch to a smooth form: hand in smooth="
         for part in firing:
             part.set_spiking_mode(False)  # type: ignore[operator]
+
+    @cached_property
+    def axis(self) -> int:
+        """Of the channels in the node's inputs."""
+        with torch.random.fork_rng(devices=[]):
+            return getattr(self.make(channels=self.channels), "axis", 2)
 
     @cached_property
     def gain(self) -> float:

@@ -43,6 +43,18 @@ class SingleStepsTakeStridesForGranted(Toy):
         return super().step(x.as_strided(x.shape, torch.empty(x.shape).stride(), x.storage_offset()), state)
 
 
+@fault("channels_on_another_axis", says=r"whole, channels on axis -1 against axis 2, x \[7, 2, 5, 3\]: gradient of x")
+class MovesChannelsOutsideTheGraph(Toy):
+    def advance(self, x, state, mask, *, single):
+        return super().advance(x if self.axis == 2 else x.detach(), state, mask, single=single)
+
+
+@fault("channels_on_another_axis", says=r"step of \[T, B, ...\] with the channels on axis 3, got shape \(2, 3, 5\)")
+class CountsTheAxisOfAStepFromItsBatch(Toy):
+    def _channel_axis(self, x, single):
+        return self.axis + x.dim() if self.axis < 0 else self.axis
+
+
 @fault("eval_changes_nothing", says=r"stepwise, eval\(\) and no_grad against train\(\), x \[6, 3, 5\]")
 class OtherSingleStepsInEvalWithoutGrad(Toy):
     def fire(self, h, axis):

@@ -21,7 +21,13 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "psn": [{"T": 7}],
     "masked_psn": [{"T": 7, "k": 3}, {"T": 7, "k": 3, "lambda_init": 1.0}],
     "sliding_psn": [{"k": 3}, {"k": 1}],
-    "dsn": [{}, {"k": 1, "n": 1, "surrogate_function": "ATan"}, {"decay": "linear"}, {"decay": "static", "tau": 2.0}],
+    "dsn": [
+        {},
+        {"k": 1, "n": 1, "surrogate_function": "ATan"},
+        {"decay": "linear"},
+        {"decay": "static", "tau": 2.0},
+        {"axis": -1},
+    ],
     "bpsn": [
         {},
         {"variant": "A"},
@@ -34,6 +40,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"variant": "A", "direction": "forward", "spikes": "integer", "levels": 3},
         {"variant": "G", "direction": "backward", "spikes": "integer", "levels": 4, "signed": False, "offset": True},
         {"variant": "G", "direction": "forward", "offset": True},
+        {"axis": -1},
+        {"direction": "forward", "axis": -1},
     ],
 }
 

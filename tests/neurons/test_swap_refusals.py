@@ -1,6 +1,7 @@
 """Swapping in networks that are not as they look: a right node in place, or a reason why not."""
 
 import sys
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -64,6 +65,31 @@ class Stateless(nn.Module):
         return (x > 0).to(x)
 
 
+class TernaryLIF(nn.Module):
+    """Forgets so much that only inputs close to its threshold tell one call from the next."""
+
+    step_by_step = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v = torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.step_by_step:
+            return torch.stack([self.step(x_t) for x_t in x])
+        return self.step(x)
+
+    def step(self, x: Tensor) -> Tensor:
+        v = self.v + x
+        spikes = v.sign() * (v.abs() >= 0.5)
+        self.v = 0.25 * v * (1 - spikes.abs())
+        return spikes
+
+
+class TernarySequenceLIF(TernaryLIF):
+    step_by_step = False
+
+
 class Looped(nn.Module):
     """A net that calls its layers once per step."""
 
@@ -114,6 +140,29 @@ def test_an_unclear_step_mode_is_no_guess(node: nn.Module, reason: str) -> None:
     assert net[1] is node
 
 
+def test_a_node_that_hardly_remembers() -> None:
+    x = torch.randn(4, 3, 6, 2)
+    for node, mode in ((TernaryLIF(), "s"), (TernarySequenceLIF(), "m")):
+        net = nn.Sequential(nn.Identity(), node)
+        report = swap(net, "bpsn", example=x, of=type(node), spikes="ternary", direction="forward")
+        assert [place.reason for place in report.left] == []
+        assert net[1].step_mode == mode
+
+
+@pytest.mark.parametrize("line", ["activation_based", "clock_driven"])
+def test_a_copy_of_spikingjelly_inside_a_repository(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = types.ModuleType(f"theirs.spikingjelly.{line}.neuron")
+    members = {"__module__": copied.__name__, "tau": 4.0, "v_threshold": 0.5, "decay_input": True}
+    base = type("BaseNode", (OwnSequenceLIF,), dict(members))
+    names = {"activation_based": "LIFNode", "clock_driven": "MultiStepLIFNode"}
+    kind = type(names[line], (type("LIFNode", (base,), members),), {"forward": base.forward, **members})
+    copied.BaseNode = base  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, copied.__name__, copied)
+    net = nn.Sequential(kind())
+    (place,) = swap(net, "dsn", example=9 * torch.rand(4, 2, 5)).swapped
+    assert (place.was, net[0].step_mode, net[0].alpha_init) == (names[line], "m", 0.75)
+
+
 def test_the_step_mode_that_was_asked_for() -> None:
     net = nn.Sequential(nn.Identity(), Stateless())
     assert swap(net, "dsn", example=torch.rand(4, 3, 6), of=Stateless, step_mode="s").swapped[0].channels == 3
@@ -123,14 +172,11 @@ def test_the_step_mode_that_was_asked_for() -> None:
 
 def test_features_that_lie_behind_the_channel_axis() -> None:
     net = nn.Sequential(nn.Linear(5, 6), neuron.LIFNode(step_mode="m"))
-    (place,) = swap(net, "dsn", example=torch.rand(4, 2, 7, 5)).left
-    assert place.reason == (
-        "the 6 features of Linear '0' are axis 3 of its input [4, 2, 7, 6], and a node's channels are axis 2; "
-        "move them there around the node"
-    )
+    (place,) = swap(net, "dsn", example=torch.rand(4, 2, 7, 5)).swapped
+    assert (place.channels, net[1].axis) == (6, -1)
     net = nn.Sequential(nn.Linear(5, 6), neuron.LIFNode(step_mode="s"))
     (place,) = swap(net, "dsn", example=torch.rand(4, 2, 5)).left
-    assert place.reason.endswith('but it is in step_mode "s", whose channels are axis 1; set it to "m"')
+    assert 'but it is in step_mode "s", whose channels are axis 1; set it to "m"' in place.reason
 
 
 class Readout(nn.Module):
@@ -217,7 +263,8 @@ def test_a_sequence_of_another_length_is_flagged() -> None:
             return self.nodes[2](x.flatten(0, 1))
 
     places = swap(Folds(), "dsn", example=9 * torch.rand(4, 2, 5, 6)).places
-    assert [place.note for place in places] == ["", "", "T is 8 here and 4 elsewhere: does axis 0 hold more than time?"]
+    notes = ["T is" in place.note and place.note for place in places]
+    assert notes == [False, False, "T is 8 here and 4 elsewhere: does axis 0 hold more than time?"]
 
 
 @pytest.mark.parametrize("new", ["dsn", "bpsn"])
@@ -307,6 +354,29 @@ def test_a_part_of_the_net_that_is_reset_alone() -> None:
     first = net(x)
     functional.reset_net(net[0])
     assert torch.equal(net(x), first)
+
+
+@pytest.mark.parametrize("name", ["ATan", "Erf", "PiecewiseExp", "PiecewiseQuadratic", "Sigmoid", "SoftSign"])
+@pytest.mark.parametrize("new", ["dsn", "bpsn"])
+def test_the_surrogate_is_as_wide_in_the_units_of_the_new_potential(new: str, name: str) -> None:
+    """The first step of IF: H is half the old potential, and the gradient is the same."""
+    net = nn.Sequential(neuron.IFNode(surrogate_function=getattr(surrogate, name)(), step_mode="m"))
+    x = torch.linspace(-1, 3, 41).view(1, 1, -1)
+    old, leaf = x.clone().requires_grad_(), x.clone().requires_grad_()
+    net(old).sum().backward()
+    functional.reset_net(net)
+    swap(net, new, example=x)
+    net(leaf).sum().backward()
+    torch.testing.assert_close(leaf.grad, old.grad)
+
+
+@pytest.mark.parametrize("chosen", ["Sigmoid", surrogate.Sigmoid(alpha=5.0)], ids=["name", "module"])
+def test_a_surrogate_of_the_users_choice(chosen: Any) -> None:
+    net = nn.Sequential(neuron.LIFNode(step_mode="m"))
+    swap(net, "dsn", example=9 * torch.rand(4, 2, 5), surrogate_function=chosen)
+    assert (net[0].levels, type(net[0].surrogate_function)) == (1, surrogate.Sigmoid)
+    with pytest.raises(UserError, match="place '0': DSN: a surrogate_function fires binary spikes and needs n = 1"):
+        swap(nn.Sequential(neuron.LIFNode()), "dsn", example=torch.rand(2, 5), surrogate_function=chosen, n=2)
 
 
 def test_small_messages() -> None:

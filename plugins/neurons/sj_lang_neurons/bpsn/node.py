@@ -36,9 +36,9 @@ class BPSN(Node):
     reconstruction of the neuron of "SNN-BERT", Su et al., Neural Networks 180:106630 (2024), from
     its abstract: the equations are not public.
 
-    channels: size of axis 2 of `[T, B, C, ...]`. Every parameter is per channel: decays lf, lb in
-        (0, 1), at the start spread over .1 to .8 and shuffled; gains g0 = 1, gf and gb ~ N(0, .5);
-        rho = sigmoid(r), r = 2; V.
+    channels: size of `axis`, 2 for `[T, B, C, ...]`, -1 for `[T, B, ..., C]`. Every parameter is per
+        channel: decays lf, lb in (0, 1), at the start spread over .1 to .8 and shuffled; gains g0 =
+        1, gf and gb ~ N(0, .5); rho = sigmoid(r), r = 2; V.
     variant: "R", as above. "G", without the term in M. "A", without M and with the numerators in
         place of F and B. "K", the H of G through a quantiser, which bounds every run of spikes: r =
         clip(H / V, 0, kappa), C = cumsum(r), S = floor(C + 1/2) - floor(C_prev + 1/2).
@@ -92,6 +92,7 @@ class BPSN(Node):
         step_mode: str = "m",
         backend: str = "auto",
         store_v_seq: bool = False,
+        axis: int = 2,
     ) -> None:
         if variant not in VARIANTS:
             raise ValueError(f"BPSN: no variant {variant!r}; {choices(str(variant), VARIANTS)}")
@@ -109,7 +110,7 @@ class BPSN(Node):
             what = 'variant "K"' if variant == "K" else "a surrogate_function"
             raise ValueError(f"BPSN: {what} fires binary spikes without an offset, got {spikes=}, {offset=}")
         self.variant, self.direction, self.kappa = variant, direction, float(kappa)
-        super().__init__(channels=channels, step_mode=step_mode, backend=backend, store_v_seq=store_v_seq)
+        super().__init__(channels=channels, step_mode=step_mode, backend=backend, store_v_seq=store_v_seq, axis=axis)
         self.surrogate_function: nn.Module = (
             firing_of(*self.spike_range) if self.has_grid else surrogate(surrogate_function or "ATan")
         )

@@ -31,13 +31,16 @@ class DSN(Node):
     bias b, the initialisation, `alpha_init`, the gradient through alpha, and the firing with a
     surrogate and `v_threshold`.
 
-    channels: size of axis 2 of `[T, B, C, ...]`; each has its own taps, which run along T.
+    channels: size of `axis`, 2 for `[T, B, C, ...]`, -1 for `[T, B, ..., C]`; each has its own taps,
+        which run along T.
     decay: "conv", as above; "linear", a_t = W X_t + b over all channels; "static", a_t = b.
     k: taps of the convolution, in steps; used by "conv" only.
     tau: above 0; the exponent 1 / tau sharpens the leak, so a small tau forgets fast.
     n: largest spike value; spikes are 0, 1, ..., n.
     alpha_init: alpha at the start for zero input, in (0, 1): the bias is logit(alpha_init ** tau).
-        None: as the taps.
+        None: uniform within 1 / sqrt(k).
+    taps_init: the taps at the start are uniform within taps_init / sqrt(k), 0 or more; with 0 alpha
+        is alpha_init whatever the input, and is learned from there.
     surrogate_function: None, firing as above with gradient 1 where 0 <= H <= n ("Rect"); or a
         surrogate of SpikingJelly or its name, for a Heaviside of H - v_threshold, with n = 1.
     v_threshold: threshold of the surrogate's firing, in units of the input; unused without one.
@@ -68,11 +71,13 @@ class DSN(Node):
         tau: float = 0.25,
         n: int = 4,
         alpha_init: float | None = None,
+        taps_init: float = 1.0,
         surrogate_function: str | nn.Module | None = None,
         v_threshold: float = 1.0,
         step_mode: str = "m",
         backend: str = "auto",
         store_v_seq: bool = False,
+        axis: int = 2,
     ) -> None:
         if decay not in ("conv", "linear", "static"):
             raise ValueError(f"DSN: no decay {decay!r}; valid: conv, linear, static")
@@ -84,25 +89,27 @@ class DSN(Node):
             raise ValueError(f"DSN: n is {n}, the largest spike must be at least 1")
         if alpha_init is not None and not 0 < alpha_init < 1:
             raise ValueError(f"DSN: alpha_init is {alpha_init}, it must lie between 0 and 1, exclusive")
+        if not (taps_init >= 0 and math.isfinite(taps_init)):
+            raise ValueError(f"DSN: taps_init is {taps_init}, it must be 0 or more and finite")
         if surrogate_function is not None and n != 1:
             raise ValueError(f"DSN: a surrogate_function fires binary spikes and needs n = 1, got n = {n}")
         self.k = k if decay == "conv" else 1  # before super, which asks for state_shapes
-        super().__init__(channels=channels, step_mode=step_mode, backend=backend, store_v_seq=store_v_seq)
+        super().__init__(channels=channels, step_mode=step_mode, backend=backend, store_v_seq=store_v_seq, axis=axis)
         self.decay, self.tau, self.levels = decay, float(tau), n
         self.v_threshold = float(v_threshold)
         self.surrogate_function: nn.Module = Rect(0, n) if surrogate_function is None else surrogate(surrogate_function)
         width = {"conv": k, "linear": channels, "static": 0}[decay]
         self.weight = nn.Parameter(torch.empty(channels, width)) if width else None
         self.bias = nn.Parameter(torch.empty(channels))
-        self.alpha_init = alpha_init
+        self.alpha_init, self.taps_init = alpha_init, float(taps_init)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Taps and bias uniform within 1 / sqrt(width), or the bias by `alpha_init`."""
+        """Taps uniform within `taps_init` / sqrt(width); the bias likewise, or by `alpha_init`."""
         width = 1 if self.weight is None else self.weight.shape[1]
         with torch.no_grad():
             if self.weight is not None:
-                self.weight.uniform_(-(width**-0.5), width**-0.5)
+                self.weight.uniform_(-(width**-0.5), width**-0.5).mul_(self.taps_init)
             if self.alpha_init is None:
                 self.bias.uniform_(-(width**-0.5), width**-0.5)
             else:
@@ -113,6 +120,8 @@ class DSN(Node):
     def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """Binary, and the old integrator at the start."""
         arguments = {"n": 1, **old.integrator(chosen)}
+        if "alpha_init" in arguments:
+            arguments["taps_init"] = 0.0
         return {name: value for name, value in arguments.items() if name not in chosen}
 
     def state_shapes(self, shape: torch.Size) -> dict[str, tuple[int, ...]]:
