@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sj_lang import run
 from sj_lang.compat import spikingjelly
-from sj_lang.energy import energy, millijoules, spikes
+from sj_lang.energy import energy, ledger, millijoules, spikes
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
 from sj_lang.spikingjelly.nodes import LIF
@@ -31,6 +31,10 @@ class Product(nn.Module):
 
     def forward(self, **inputs: Tensor) -> object:
         return self.run(*self.weights, **inputs)  # type: ignore[operator]
+
+
+def x_of(x: Tensor) -> dict[str, Tensor]:
+    return {"x": x}
 
 
 BINARY = torch.tensor([[1.0, 0, 0, 1], [0, 0, 0, 1]])  # 3 spikes
@@ -139,12 +143,18 @@ def test_a_node_counts_the_same_however_it_is_called_and_is_reset(call: Any) -> 
     assert lif.v is None
 
 
-def test_spikingjellys_own_nodes_leave_the_total_open() -> None:
-    node = spikingjelly("neuron").LIFNode(step_mode="m")
-    model = Product(lambda linear, node, x: linear(node(x)), nn.Linear(4, 5), node)
-    assert energy(model, [{"x": torch.randn(3, 1, 4)}]).keys() == {
-        "energy.synapses_mj", "energy.macs", "energy.accumulations",
-    }  # fmt: skip
+def test_spikingjellys_own_nodes_count_and_others_leave_the_total_open() -> None:
+    lif = spikingjelly("neuron").LIFNode
+    x = torch.randn(3, 1, 4)
+    figures = energy(Product(lambda linear, node, x: linear(node(x)), nn.Linear(4, 5), lif(step_mode="m")), x_of(x))
+    assert figures["energy.neurons_mj"] == pytest.approx(millijoules(12, 12))
+    assert figures["energy.mj"] == figures["energy.synapses_mj"] + figures["energy.neurons_mj"]
+    strange = type("Strange", (lif,), {})(step_mode="m")
+    book = ledger(Product(lambda linear, node, x: linear(node(x)), nn.Linear(4, 5), strange), x_of(x))
+    assert not {"energy.mj", "energy.neurons_mj", "energy.other_mj", "energy.total_mj"} & book.figures().keys()
+    assert "energy.synapses_mj" in book.figures()
+    assert book.uncounted == ["weights.1: Strange, whose `operations` nobody gives"]
+    assert "not counted: weights.1: Strange" in str(book)
 
 
 def test_products_that_torch_keeps_to_itself() -> None:
