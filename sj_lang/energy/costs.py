@@ -70,7 +70,7 @@ def cost_table(table: str | Mapping[str, Any]) -> Costs:
     """A table by its name, or one of your own. UserError for a missing or unknown entry."""
     if isinstance(table, str):
         if table not in TABLES:
-            raise UserError(f"no cost table {table!r}; {choices(table, TABLES)}")
+            raise UserError(f"no cost table {table!r}; {choices(table, list(TABLES))}")
         return TABLES[table]
     entries = {entry.name: entry.default is dataclasses.MISSING for entry in dataclasses.fields(Costs)}
     missing = [name for name, needed in entries.items() if needed and name not in table]

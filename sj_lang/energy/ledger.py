@@ -101,6 +101,20 @@ class Ledger:
         between = f"; between them: {', '.join(names)}" if names else "; no norm or activation between them"
         return f"{len(products) - len(floats)} of {len(products)} products take spikes{between}"
 
+    def content(self) -> dict[str, Any]:
+        """All of it as plain values, of a pass in the mean."""
+        rows = []
+        for row in self.rows:
+            counts = {"macs": row.macs, "accumulations": row.accumulations, "other": row.others}
+            counts |= {f"{column}_bytes": row.bytes(column) for column in COLUMNS}
+            counts |= {"memory_pj": row.memory(self.costs), "compute_pj": row.compute(self.costs)}
+            means = {name: None if count is None else count / self.passes for name, count in counts.items()}
+            rows.append(
+                {"layer": row.layer, "operation": row.operation, "kind": row.kind, "operands": row.told, **means}
+            )
+        missing = [*self.uncounted, *self.unpriced()]
+        return {"costs": self.costs.source, "purity": self.purity(), "not_counted": missing, "rows": rows}
+
     def _mean(self, values: Iterable[float]) -> float:
         return sum(values) / self.passes
 

@@ -114,7 +114,9 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
     def _other(self, func: Any, args: tuple[Any, ...], inputs: list[Tensor], outputs: list[Tensor], out: Any) -> None:
         layer, name = self._layers[-1][0], operators.short(func.overloadpacket)
         count = operators.operations(func, args, out)
-        hides = (bool(outputs) and func.namespace != "aten") or any(part in func.overloadpacket.__name__ for part in CLOSED)
+        hides = (bool(outputs) and func.namespace != "aten") or any(
+            part in func.overloadpacket.__name__ for part in CLOSED
+        )
         if count is None or hides:
             self.uncounted[f"{layer or 'model'}: {name}"] = None
             self.closed |= hides

@@ -3,7 +3,7 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from sj_lang import run
 from sj_lang.compat import spikingjelly
 from sj_lang.energy import energy, ledger, millijoules, spikes
+from sj_lang.energy.costs import TABLES
+from sj_lang.errors import UserError
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
+from sj_lang.recipe.sections import MEASURE
 from sj_lang.spikingjelly.nodes import LIF
 from sj_lang.spikingjelly.psn import PSN
 
@@ -223,3 +226,24 @@ def test_of_a_run(tmp_path: Path) -> None:
     assert ann["energy.accumulations"] == 0
     assert ann["energy.mj"] == ann["energy.synapses_mj"] == pytest.approx(millijoules(ann["energy.macs"], 0))
     assert spiking["energy.accumulations"] > 0
+    assert not (tmp_path / "off" / "ledger.json").exists()
+    book = read_json(tmp_path / "spiking" / "ledger.json")
+    assert "layers.0.neuron: TinyNeuron" in book["not_counted"][0]
+    assert sum(row["macs"] for row in book["rows"] if row["kind"] == "product") == spiking["energy.macs"]
+
+
+def test_a_recipe_that_demands_spikes(tmp_path: Path) -> None:
+    with offered():
+        changes = [f"output={tmp_path / 'run'}", "train.max_steps=2", "model.twin=true", "measure.purity=strict"]
+        with pytest.raises(UserError) as refused:
+            run.execute(load(write_recipe(tmp_path), changes))
+    assert refused.value.exit_code == 2
+    assert str(refused.value) == (
+        "measure.purity: strict: TinyForCausalLM is not made of spikes: layers.0.up: mm multiplies float x weights; "
+        "layers.0.neuron: gelu between spikes; layers.0.down: addmm multiplies float x weights and 4 more"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_names_the_tables_that_there_are() -> None:
+    assert set(get_args(MEASURE["costs"].annotation)) == TABLES.keys()
