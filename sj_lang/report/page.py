@@ -15,11 +15,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder, is_figure
 from sj_lang.manifest import LOSS, read_json, write_text
-from sj_lang.report import figures
+from sj_lang.report import costs, figures
 
 #: order of a table, by the first word of a figure's name; test splits come before these
 GROUPS = ("baseline", "validation", "train", "parameters", "firing_rate", "dead", "energy")
 
+_WHOLE = ("steps", "tokens_per_second", ".macs", ".accumulations", ".other", "_bytes")
 UNITS = {"seconds": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}
 
 EXPLAINED = {
@@ -29,11 +30,17 @@ EXPLAINED = {
     "train.tokens_per_second": "without the time of evaluations, checkpoints and measurements",
     "parameters.neurons": "of the total: parameters inside spiking neurons",
     "firing_rate.mean": "spikes over the most possible, mean over neurons and steps of the test data",
-    "energy.mj": "one forward pass of a test sample at 45 nm, without memory traffic: synapses and neurons",
+    "energy.mj": "one forward pass of a test sample, without memory traffic: synapses and neurons",
     "energy.synapses_mj": "of it, or of its known part: matrix products, as stated in papers",
     "energy.neurons_mj": "of it: the arithmetic inside the neurons",
-    "energy.macs": "multiply-accumulates of the synapses, 4.6 pJ each",
-    "energy.accumulations": "accumulations of the synapses, 0.9 pJ each: one for each unit of a spike",
+    "energy.other_mj": "beside it: norms, softmax, activations, sums of tensors",
+    "energy.memory_mj": "beside it: each operand read once, from the smallest memory that holds it",
+    "energy.total_mj": "all of these",
+    "energy.macs": "multiply-accumulates of the synapses",
+    "energy.accumulations": "accumulations of the synapses: one for each unit of a spike",
+    "energy.ratio": "the total over that of the same products with floats and without neurons",
+    "energy.mean_spike": "accumulations for each multiplication that spikes spare",
+    "energy.crossover": "the mean spike at which the ratio is 1; below 0: never",
     "dead.mean": "share of channels that never fired on the test data",
 }
 
@@ -55,6 +62,7 @@ class Page:
     recipe: str
     sample: str
     pictures: list[Picture]
+    purity: costs.Purity | None
 
     @property
     def layers(self) -> list[tuple[str, float, float]]:
@@ -95,6 +103,9 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
         pages=pages,
         tables=_tables(pages, means),
         explained=EXPLAINED | _losses(pages),
+        bars=costs.bars({page.name: page.metrics for page in pages}),
+        parts=list(costs.PARTS.values()),
+        tasks=len({str(page.manifest.get("recipe", {}).get("task")) for page in pages}),
         compared=_comparison(pages) if len(pages) > 1 else None,
     )
     write_text(target, html)
@@ -119,6 +130,7 @@ def page(root: Path) -> Page:
         recipe=folder.read_text(folder.recipe),
         sample=folder.read_text(folder.sample),
         pictures=_pictures(folder, manifest),
+        purity=costs.purity(folder),
     )
 
 
@@ -178,7 +190,7 @@ def show(name: str, value: Any) -> str:
 
 
 def _number(name: str, value: float) -> str:
-    whole = name.startswith("parameters.") or name.endswith(("steps", "tokens_per_second", ".macs", ".accumulations"))
+    whole = name.startswith("parameters.") or name.endswith(_WHOLE)
     if whole:
         return f"{value:,.0f}"
     if name.endswith("mj"):
