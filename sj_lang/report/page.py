@@ -18,7 +18,8 @@ from sj_lang.manifest import LOSS, read_json, write_text
 from sj_lang.report import costs, figures
 
 #: order of a table, by the first word of a figure's name; test splits come before these
-GROUPS = ("baseline", "validation", "train", "parameters", "firing_rate", "dead", "energy")
+GROUPS = ("baseline", "validation", "train", "parameters", "firing_rate", "dead", "saturated", "longest_run", "energy")
+LAYERED = ("firing_rate.", "dead.", "saturated.", "longest_run.")
 
 _WHOLE = ("steps", "tokens_per_second", ".macs", ".accumulations", ".other", "_bytes")
 UNITS = {"seconds": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}
@@ -41,6 +42,8 @@ EXPLAINED = {
     "energy.ratio": "the total over that of the same products with floats and without neurons",
     "energy.mean_spike": "accumulations for each multiplication that spikes spare",
     "energy.crossover": "the mean spike at which the ratio is 1; below 0: never",
+    "saturated.mean": "share of channels that fired at every step of the test data",
+    "longest_run.max": "most steps in a row at which a neuron fired",
     "dead.mean": "share of channels that never fired on the test data",
 }
 
@@ -65,11 +68,15 @@ class Page:
     purity: costs.Purity | None
 
     @property
-    def layers(self) -> list[tuple[str, float, float]]:
-        """(name, firing rate, share of dead channels) of each layer."""
+    def layers(self) -> list[tuple[str, float, float, str]]:
+        """(name, firing rate, share of dead channels, longest run of spikes) of each layer."""
         names = [name.removeprefix("firing_rate.") for name in self.metrics if name.startswith("firing_rate.")]
-        rows = [(n, self.metrics[f"firing_rate.{n}"], self.metrics.get(f"dead.{n}")) for n in names if n != "mean"]
-        return [(name, rate, dead) for name, rate, dead in rows if rate is not None and dead is not None]
+        rows = []
+        for name in names:
+            rate, dead, run = (self.metrics.get(f"{kind}.{name}") for kind in ("firing_rate", "dead", "longest_run"))
+            if name != "mean" and rate is not None and dead is not None:
+                rows.append((name, rate, dead, "" if run is None else f"{run:.0f}"))
+        return rows
 
 
 def write(run_dirs: Sequence[str | Path]) -> Path:
@@ -172,7 +179,7 @@ def _losses(pages: Sequence[Page]) -> dict[str, str]:
 def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """(name, one text per run) of all figures that any run has, except those of single layers."""
     names = list(dict.fromkeys(name for one in metrics for name in one))
-    plain = [name for name in names if not name.startswith(("firing_rate.", "dead.")) or name.endswith(".mean")]
+    plain = [name for name in names if not name.startswith(LAYERED) or name.endswith((".mean", ".max"))]
     plain.sort(key=lambda name: GROUPS.index(group) if (group := name.split(".")[0]) in GROUPS else -1)
     return [(name, [show(name, one[name]) if name in one else "" for one in metrics]) for name in plain]
 

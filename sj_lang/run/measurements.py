@@ -50,7 +50,8 @@ class Measurements:
         self._monitor.reset()
         with self._monitor.recording():
             yield
-        self._monitor.combine(lambda tensor: self._trainer.accelerator.reduce(tensor, reduction="sum"))
+        accelerator = self._trainer.accelerator
+        self._monitor.combine(lambda tensor: accelerator.reduce(tensor, reduction="sum"), accelerator.gather)
         figures |= self._monitor.figures()
 
     def energy(self, data: MapDataset) -> dict[str, float]:
