@@ -1,4 +1,7 @@
-"""Sphinx settings: Markdown pages through MyST, shown with furo. Built with `sphinx-build -W docs docs/_build`."""
+"""Sphinx settings: Markdown pages through MyST, shown with furo.
+
+Built with `sphinx-build -W docs docs/_build`.
+"""
 
 from importlib.metadata import version as installed
 

@@ -110,7 +110,7 @@ class OldNode:
 
 
 class BothLines:
-    """Before SpikingJelly's `MemoryModule` in the bases of a class that works in both lines.
+    """The base of a class that works in both lines, in front of SpikingJelly's `MemoryModule`.
 
     The class has a method `advance(x, state, mask, *, single) -> (spikes, state, potential)`, state
     a dict of its memories or None.

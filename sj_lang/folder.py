@@ -159,7 +159,7 @@ class RunFolder:
             with tempfile.TemporaryFile(dir=self.root):
                 pass
         except OSError as error:
-            raise UserError(f"output: {self.shown} cannot be written ({error.strerror}). {_ANOTHER}") from error
+            raise UserError(f"output: {self.shown} cannot be written: {error.strerror}. {_ANOTHER}") from error
         note = self.lock()
         if self.manifest.exists():
             self.unlock()
@@ -205,9 +205,9 @@ class RunFolder:
         while not os.path.lexists(nearest):
             nearest = nearest.parent
         if not nearest.is_dir():
-            raise UserError(f"output: {self.shown} cannot be made, {nearest} is a file. {_ANOTHER}")
+            raise UserError(f"output: {self.shown} cannot be created: {nearest} is a file. {_ANOTHER}")
         if not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(f"output: {self.shown} cannot be written, no permission in {nearest}. {_ANOTHER}")
+            raise UserError(f"output: {self.shown} cannot be written: no permission in {nearest}. {_ANOTHER}")
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl. JSON has no NaN and no infinity: they become null."""

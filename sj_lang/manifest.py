@@ -54,23 +54,23 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def plain(content: Any) -> Any:
-    """As read back from JSON: tuples are lists, keys are text, other objects their text."""
+    """What JSON makes of it: tuples are lists, keys are text, other objects their text."""
     return json.loads(json.dumps(content, default=str))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises OSError or ValueError if the file is missing or no JSON object."""
+    """Raises OSError or ValueError if the file is missing or not a JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
-        raise ValueError(f"{path} holds too many lists in one another") from error
+        raise ValueError(f"{path} is nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} does not hold a JSON object")
     return content
 
 
 def versions() -> dict[str, str]:
-    """Of Python, the libraries that decide figures, and every distribution that offers a plugin."""
+    """Versions of Python, of libraries that decide figures, and of distributions with plugins."""
     plugins = {entry.dist.name for entry in entry_points(group="sj_lang") if entry.dist}
     numbers = {"python": platform.python_version()}
     for name in sorted({*_PACKAGES, *plugins}):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+#: the state of a node: tensors by name, the batch on axis 0
 State = dict[str, Tensor]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sj_lang import cuda, masks
 from sj_lang.compat import BothLines, OldNode, spikingjelly
 from sj_lang.errors import choices
+from sj_lang.masks import State as State  # neurons import it from here
 from sj_lang.operators import Kernel as Kernel  # neurons import it from here
 from sj_lang.operators import no_autocast
 
@@ -20,7 +21,6 @@ PREFERRED = ("cupy", "numba", "torch")
 
 _NO_BACKWARD = -1  # the number of the backward pass that this thread is in
 
-State = dict[str, Tensor]
 base: Any = spikingjelly("base")
 
 
@@ -346,7 +346,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
 
 def state_dtype(x: Tensor) -> torch.dtype:
-    """That of states and of all arithmetic beside x."""
+    """The dtype of states, and of all arithmetic on an input x."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

@@ -59,11 +59,14 @@ class Operator:
         self._transformed = self._in_transforms(_no_derivative, lambda ctx, inputs, output: None)
 
     def register_fake(self, fake: Callable[..., Any]) -> None:
-        """As of the custom operator, with the arguments of the body."""
+        """`register_fake` of the custom operator, for a function with the arguments of the body."""
         self._operator.register_fake(lambda *flat: fake(*self._grouped(flat)))
 
     def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., None]) -> None:
-        """As of the custom operator. backward: calls an `Operator` without a derivative."""
+        """`register_autograd` of the custom operator.
+
+        backward: it calls an `Operator` that has no derivative.
+        """
 
         def setup(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
             setup_context(ctx, self._grouped(inputs), output)
@@ -161,7 +164,7 @@ def keep_inputs(ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:
 
 
 def keep_with_last_result(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """As `keep_inputs`, and the last result."""
+    """A `setup_context`: keep what `keep_inputs` keeps, and the last result."""
     _keep(ctx, arguments, output[-1:])
 
 

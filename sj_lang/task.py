@@ -30,6 +30,15 @@ class MapDataset(Protocol):
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
 
+class NumberedEpochs:
+    """Base of data and orders that differ from epoch to epoch; evaluation stays in epoch 0."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+
 class MakeTokenizer(Protocol):
     """Builds the tokenizer of the recipe, which trains on `texts` if it needs training."""
 

@@ -1,4 +1,6 @@
-"""What all tests share: no network, no display, one thread, the machine's cores, and little work beside their own."""
+"""What all tests share: no network, no display, one thread, the machine's cores,
+and little work beside their own.
+"""
 
 import gc
 import os
@@ -9,7 +11,8 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["OMP_NUM_THREADS"] = "1"  # of torch, also in processes that tests start: sizes are tiny, and cores are taken
+# of torch, also in processes that tests start: sizes are tiny, and cores are taken
+os.environ["OMP_NUM_THREADS"] = "1"
 
 MOST_WORKERS = 4  # each imports torch and transformers, and takes up to 1.5 GB of memory
 
@@ -18,8 +21,8 @@ MOST_WORKERS = 4  # each imports torch and transformers, and takes up to 1.5 GB 
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Spread the tests over the cores, where pytest-xdist is installed; `-n 0`: do not.
 
-    Nor is it done where one process is better: for a test that is asked for by name, for what prints (`-s`) or is
-    debugged, and on a GPU, whose memory is measured.
+    Nor is it done where one process is better: for a test that is asked for by name, for what
+    prints (`-s`) or is debugged, and on a GPU, whose memory is measured.
     """
     option = config.option
     single = option.usepdb or option.capture == "no" or option.markexpr == "gpu" or any("::" in a for a in config.args)
@@ -29,7 +32,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Collections of garbage, of which every run asks for some, leave out what was imported: torch alone costs .3 s."""
+    """Collections of garbage, of which every run asks for some, leave out what was imported:
+    torch alone costs .3 s.
+    """
     gc.collect()
     gc.freeze()
 

@@ -5,8 +5,6 @@ guarantees of `sj_lang.neuron.Node` (no mask, no state handed out), and the HGRN
 flash-linear-attention with what it takes to make a neuron of it.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -34,7 +32,7 @@ class Baseline(nn.Module):
 
 
 def _lif(steps: int, channels: int) -> Baseline:
-    """Its fused kernel, with a potential in float32: its node avoids it in half precision."""
+    """Its fused kernel with a float32 potential, which its node avoids in half precision."""
     lif = multi_step("lif")
     if lif is None:
         raise UserError(f"bench: {PREFIX}lif needs SpikingJelly 2.x")

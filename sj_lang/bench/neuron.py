@@ -9,8 +9,6 @@ bytes per second (of x, spikes and their gradients, once each), their share of w
 the same run, and the microseconds of the host and of a CUDA graph.
 """
 
-from __future__ import annotations
-
 import copy
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -104,7 +102,7 @@ def check_parity(text: str, device: str) -> int:
     try:
         return len(check_node(make, only=PARITY, length=length, device=device).passed)
     except NodeFailed as failure:
-        raise RunFailed(f"bench: no speed is printed while parity is red: {failure}") from failure
+        raise RunFailed(f"bench: the parity check failed, so no speed is printed: {failure}") from failure
 
 
 def time_shape(
@@ -208,6 +206,6 @@ def _spikes_and_gradient(node: Any, x: Tensor, gradient: Tensor) -> tuple[Tensor
 def _refuse_unless_rounding(share: float, what: str, node: Any, x: Tensor) -> None:
     if share > FLIPS:
         raise RunFailed(
-            f"bench: no speed is printed while parity is red: {type(node).__name__} at {list(x.shape)} differs from "
-            f"float64 in {share:.2%} of its {what}, rounding explains at most {FLIPS:.2%}"
+            f"bench: the parity check failed, so no speed is printed: {type(node).__name__} at {list(x.shape)} differs "
+            f"from float64 in {share:.2%} of its {what}, rounding explains at most {FLIPS:.2%}"
         )

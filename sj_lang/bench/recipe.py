@@ -6,8 +6,6 @@ compare ratios within one run. Nothing else of a training is included: no data l
 no guards, no evaluation.
 """
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

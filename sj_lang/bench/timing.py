@@ -1,7 +1,5 @@
 """Time and memory of work on the CPU and on a GPU, and the machine that does it."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 import statistics
@@ -37,7 +35,7 @@ class Stopwatch:
             self.times.append(time.perf_counter())
 
     def laps(self) -> list[float]:
-        """Of each pair of neighbours."""
+        """Milliseconds from each mark to the next."""
         if self.cuda:
             torch.cuda.synchronize()
             return [float(before.elapsed_time(after)) for before, after in pairwise(self.events)]
@@ -45,7 +43,7 @@ class Stopwatch:
 
 
 def milliseconds(work: Callable[[], object], device: str) -> float:
-    """Of one call."""
+    """The milliseconds that one call takes."""
     watch = Stopwatch(device)
     watch.mark()
     work()

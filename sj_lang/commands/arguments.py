@@ -1,7 +1,5 @@
 """Parsers of command lines, whose errors are a UserError: one message, exit code 2."""
 
-from __future__ import annotations
-
 import argparse
 from typing import NoReturn
 
@@ -9,7 +7,7 @@ from sj_lang.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, without its way of ending the process."""
+    """argparse's parser, which raises UserError where it would end the process."""
 
     def error(self, message: str) -> NoReturn:
         message = message.replace(", key=value", "")  # argparse counts it among what is required

@@ -1,7 +1,5 @@
 """`sj-lang bench`, of a neuron or of a recipe's training steps: command lines and tables."""
 
-from __future__ import annotations
-
 import json
 import os
 import statistics

@@ -1,7 +1,5 @@
 """`sj-lang doctor`: what works with what is installed here, and why something does not."""
 
-from __future__ import annotations
-
 import importlib
 import platform
 import shutil
@@ -13,12 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from sj_lang import __version__, plugins
+from sj_lang.commands.listing import WIDTH
 from sj_lang.errors import SjLangError, describe
 from sj_lang.hookspecs import KINDS
 
-State = Literal["ok", "none", "hidden", "BROKEN"]
+Verdict = Literal["ok", "none", "hidden", "BROKEN"]
 
-WIDTH = 118
 NEEDED = ("torch", "spikingjelly", "transformers", "accelerate", "datasets", "tokenizers", "matplotlib")
 #: what to import to know that a library works, if its top module imports next to nothing
 PROBES = {
@@ -33,7 +31,7 @@ class Finding:
     """One line. state: "none": not needed; "hidden": broken, harmless; "BROKEN": needs repair."""
 
     about: str
-    state: State
+    state: Verdict
     text: str
 
 
@@ -117,7 +115,7 @@ def backends() -> Iterator[Finding]:
             continue
         chosen = next((name for name, reason in reasons.items() if not reason), "nothing")
         others = [f'"{name}" {reason}' for name, reason in reasons.items() if reason]
-        state: State = "BROKEN" if chosen == "nothing" else "ok"
+        state: Verdict = "BROKEN" if chosen == "nothing" else "ok"
         yield Finding(registration.name, state, "; ".join([chosen, *others]))
 
 

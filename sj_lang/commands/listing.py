@@ -1,7 +1,5 @@
 """What `sj-lang ls` and `sj-lang plugins` print; of these only `--arguments` imports torch."""
 
-from __future__ import annotations
-
 import json
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -12,6 +10,7 @@ from sj_lang import plugins
 from sj_lang.errors import UserError
 from sj_lang.hookspecs import FLAGS, KINDS, Registration
 
+#: columns of what commands print
 WIDTH = 118
 
 

@@ -1,7 +1,5 @@
 """`sj-lang new NAME`: write the folder of a new plugin, which installs and runs as it is."""
 
-from __future__ import annotations
-
 import keyword
 import re
 import shutil
@@ -45,7 +43,7 @@ def checked(name: str) -> str:
             "as in 'resonate' or 'fast-lif'"
         )
     if keyword.iskeyword(neuron) or keyword.issoftkeyword(neuron):
-        raise UserError(f"'{name}' cannot name a plugin: it is a word of Python")
+        raise UserError(f"'{name}' cannot name a plugin: it is a Python keyword")
     for registration in plugins.all("neuron"):
         if registration.name == neuron:
             owner = f"{registration.plugin} {registration.version}"

@@ -4,8 +4,6 @@ Of a config class of transformers it is the fields that the class adds itself. A
 a component too is annotated `neuron: Part["neuron"]` and written `{type: dsn, n: 1}` or `dsn`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """A component as a recipe writes it: checked against its class, all defaults written out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -21,8 +19,9 @@ from sj_lang.component.schema import (
     with_article,
 )
 from sj_lang.errors import PluginError, UserError, choices, nearest
+from sj_lang.hf import HUB
 
-HUB = "hub:"
+#: the parts of a data set, by which a mapping may name its files
 SPLITS = ("train", "validation", "dev", "test")
 
 
@@ -149,7 +148,7 @@ def _check_place(data: Any, keys: Keys) -> list[Problem]:
     if data in sources or (data and Path(data).expanduser().exists()):
         return []
     hint = choices(data, sources)
-    text = f"'{data}' is no registered source{' (' + hint + ')' if hint else ''}, does not begin with hub:, "
+    text = f"'{data}' is not a registered source{' (' + hint + ')' if hint else ''}, does not begin with hub:, "
     text += "and no file or folder has that path"
     try:
         plugins.get("source", data)

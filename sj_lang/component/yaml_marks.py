@@ -3,8 +3,6 @@
 `3e-4` and `1e5` are numbers; `on`, `yes` and `1:30` are words. Tags are refused: a file holds data.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +34,7 @@ def scalar(text: str) -> Any:
     if _INT.fullmatch(text):
         number = (int(text, 0) if text[:2] in ("0o", "0x") else int(text)) if len(text) < 99 else 1 << 64
         if not -(1 << 63) <= number < 1 << 63:
-            raise ValueError("expected a whole number that fits into 64 bits; text of digits stands in quotes")
+            raise ValueError("expected a whole number of at most 64 bits; put digits that are text in quotes")
         return number
     if _FLOAT.fullmatch(text):
         return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
@@ -63,10 +61,8 @@ class Document:
             return None
         self._count += 1 + (len(node.value) // 100 if isinstance(node, yaml.ScalarNode) else 0)
         if len(self._open) >= DEEPEST or self._count > MOST:
-            limit = (
-                f"more than {MOST:,} values" if self._count > MOST else f"more than {DEEPEST} sections in one another"
-            )
-            raise UserError(f"{self._place(node)}  a recipe cannot hold {limit}")
+            limit = f"{MOST:,} values" if self._count > MOST else f"{DEEPEST} levels of nesting"
+            raise UserError(f"{self._place(node)}  a recipe cannot have more than {limit}")
         self._open.append(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
@@ -114,7 +110,7 @@ def parse(text: str, file: str) -> Document:
         where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else file
         raise UserError(f"{where}  not valid YAML: {error.problem or error.context}") from error
     except RecursionError as error:
-        raise UserError(f"{file}  a recipe cannot hold more than {DEEPEST} sections in one another") from error
+        raise UserError(f"{file}  a recipe cannot have more than {DEEPEST} levels of nesting") from error
     except yaml.YAMLError as error:
         raise UserError(f"{file}  not valid YAML: {' '.join(str(error).split())}") from error
     if tag is not None:

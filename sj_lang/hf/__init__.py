@@ -17,6 +17,8 @@ from typing import Any
 
 from sj_lang.errors import describe
 
+#: how the place of something on the hub begins: `hub:owner/name`
+HUB = "hub:"
 PATIENCE = 5.0  # seconds; the libraries' own retries take 23
 
 _hidden: dict[str, str] | None = None

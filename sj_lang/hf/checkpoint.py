@@ -17,8 +17,9 @@ from typing import Any
 
 from sj_lang.errors import SjLangError, Unreachable, UserError, choices, describe
 from sj_lang.folder import model_folder
+from sj_lang.hf import HUB
 
-HUB, PACKAGE = "hub:", "package:"
+PACKAGE = "package:"
 #: Files that hold weights as pickles, which can run code when they are opened; none ever is.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 FORMS = "a folder, package:NAME or hub:OWNER/NAME"
@@ -26,8 +27,10 @@ OFFLINE = "the Hugging Face hub cannot be reached and the local cache has no cop
 
 
 def find(place: str, key: str) -> Path | str:
-    """The folder of a checkpoint; of one on the hub, its name there. UserError, which begins with
-    `key`, if none."""
+    """The folder of a checkpoint, or its name on the hub.
+
+    UserError that begins with `key` if there is no such checkpoint.
+    """
     if place.startswith(HUB):
         if place.removeprefix(HUB).count("/") > 1 or place == HUB:
             raise UserError(f"{key}: expected {HUB}OWNER/NAME, found {place}")
@@ -45,7 +48,7 @@ def find(place: str, key: str) -> Path | str:
             hint = f"for that name on the Hugging Face hub, write {HUB}{place}"
         elif _folders_of_package(place) is not None:
             hint = f"for the installed package of that name, write {PACKAGE}{place}"
-    raise UserError(f"{key}: {place or repr(place)} is no folder; {hint}")
+    raise UserError(f"{key}: {place or repr(place)} is not a folder; {hint}")
 
 
 def _in_package(place: str, key: str) -> Path:
@@ -118,7 +121,7 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {error}") from error
 
 
 @contextmanager

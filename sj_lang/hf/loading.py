@@ -93,7 +93,7 @@ def _refuse_other_files(source: Path | str) -> None:
         raise ValueError(f"config.json names {named!r} as its weights; expected a .safetensors file")
     parts = content(named).get("weight_map", {}) if named.endswith(".json") else {}
     if not isinstance(parts, dict):
-        raise ValueError(f"{named}: weight_map is no mapping from tensors to files")
+        raise ValueError(f"{named}: weight_map is not a mapping from tensors to files")
     for part in [named, *parts.values()]:
         if not isinstance(part, str) or Path(part).name != part or not part.endswith((".safetensors", ".json")):
             raise ValueError(f"{named} leads to {part!r}; expected .safetensors files beside it: no other is opened")

@@ -1,7 +1,5 @@
 """`averages:` of a series: one number over figures of several runs, such as a benchmark's score."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -102,7 +100,7 @@ def _mean(runs: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def stored(computed: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """As metrics.json has them, beside the runs: "average", "average/spiking" ..."""
+    """The averages as metrics.json has them beside the runs: "average", "average/spiking" ..."""
     return {f"average/{column}" if column else "average": values for column, values in computed.items()}
 
 

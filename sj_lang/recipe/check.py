@@ -1,7 +1,5 @@
 """Whether the values of a recipe are right, one by one and together."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Mapping
@@ -53,7 +51,7 @@ def check_head(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def check_name(name: Any, keys: Keys) -> list[Problem]:
-    """Names become folders."""
+    """The problem of a name that cannot become a folder, if it has one."""
     if not isinstance(name, str) or _NAME.fullmatch(name):
         return []
     return [Problem(keys, f"expected letters, digits, '.', '_', '+', '-', with '/' between parts; found {name!r}")]

@@ -5,8 +5,6 @@ recipe that sets sizes describes a model of its own: what it sets of these gives
 too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Recipes as files: found by path or name, read with their bases, before anything is checked."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any
@@ -100,7 +98,7 @@ def _nest_runs(data: dict[str, Any], marks: dict[Keys, Place]) -> tuple[dict[Key
             inner = {keys[3:]: place for keys, place in marks.items() if keys[:3] == (*here, key)}
             if key.count(".") >= yaml_marks.DEEPEST:
                 place = marks[*here, key]
-                raise UserError(f"{place}  expected at most {yaml_marks.DEEPEST} keys in one another")
+                raise UserError(f"{place}  expected at most {yaml_marks.DEEPEST} levels of nesting")
             tree.nest(tuple(key.split(".")), value, inner)
         runs[name] = tree.data
         problems += [problem.under(*here) for problem in tree.problems]

@@ -219,7 +219,7 @@ def from_command_line(texts: Iterable[str]) -> Tree:
             tree.problems.append(Problem((), "expected key=value, such as train.learning_rate=3e-4", place=place))
             continue
         if len(keys) > yaml_marks.DEEPEST:
-            text = f"expected at most {yaml_marks.DEEPEST} keys in one another, found {len(keys)}"
+            text = f"expected at most {yaml_marks.DEEPEST} levels of nesting, found {len(keys)}"
             tree.problems.append(Problem(keys[:3], text, place=Place("command line")))
             continue
         try:

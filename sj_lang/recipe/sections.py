@@ -1,7 +1,5 @@
 """Sections that are no components; `train` and `generate` are transformers', field for field."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """The figures of a run, as PNG files: learning curves, firing rates, the spikes of one sample."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,10 @@ def series(history: History, key: str) -> tuple[list[int], list[float]]:
 
 
 def learning_curves(history: History, path: Path, *, chosen: int | None = None) -> bool:
-    """Training and validation loss over steps. chosen: whose weights were taken. False: no data."""
+    """Draw training and validation loss over steps; returns False if there is no data.
+
+    chosen: the step whose weights were chosen.
+    """
     train, validation = series(history, "train.loss"), series(history, "validation.loss")
     if not train[0]:
         return False

@@ -1,7 +1,5 @@
 """report.html: one self-contained page about one run, or about several side by side."""
 
-from __future__ import annotations
-
 import base64
 import os
 import tempfile

@@ -22,7 +22,7 @@ from transformers.trainer_callback import ExportableState  # noqa: E402
 
 
 class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transformers is untyped
-    """Whose checkpoint it is, which one was best, the cost so far, the losses since the last line.
+    """What a checkpoint keeps of a run: its identity, the best one, the cost so far, recent losses.
 
     best: the name of the checkpoint with the best weights, wherever the folder lies; "": none.
     seconds: wall clock of the training loop. busy_seconds: the same without evaluations,
@@ -88,7 +88,7 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The time inside is not training; may be nested."""
+        """Time spent inside does not count as training. May be nested."""
         if self._since is None or self._pause is not None:
             yield
             return

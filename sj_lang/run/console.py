@@ -54,7 +54,7 @@ class Console:
         self.record(text)
 
     def warn(self, text: str) -> None:
-        """On standard error, when nothing else can be written."""
+        """Print on standard error, when nothing else can be written."""
         sys.stderr.write(printable(f"note: {text}\n"))
 
     def quote(self, text: str) -> None:

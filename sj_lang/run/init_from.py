@@ -83,9 +83,9 @@ def check_tokens(place: str, tokenizer: Any) -> None:
     if other:
         number, token = other[0]
         raise UserError(
-            f"tokenizer: {len(other)} of the {len(its)} tokens of model.init_from, {place}, have another number here, "
-            f"the first of them {token!r}, {number} there and {mine.get(token, 'none')} here, so that its embeddings "
-            "would mean nothing; take the checkpoint's own tokenizer"
+            f"tokenizer: {len(other)} of the {len(its)} tokens of model.init_from, {place}, have a different id here, "
+            f"such as {token!r}: {number} in the checkpoint, {mine.get(token, 'none')} here. Embeddings would be those "
+            "of other tokens; use the checkpoint's own tokenizer"
         )
 
 
@@ -188,9 +188,9 @@ def _refuse_other_shapes(model: PreTrainedModel, mismatched: Iterable[tuple[str,
     shapes = {name: (tuple(its), tuple(mine)) for name, its, mine in mismatched}
     wrong = {name: pair for name, pair in sorted(shapes.items()) if inside(model, name)}
     if wrong:
-        lines = [f"  {name}: {list(its)} there, {list(mine)} here" for name, (its, mine) in wrong.items()]
+        lines = [f"  {name}: {list(its)} in the checkpoint, {list(mine)} here" for name, (its, mine) in wrong.items()]
         shown = lines[:20] + ([f"  and {len(lines) - 20} more"] if len(lines) > 20 else [])
-        raise UserError(f"{KEY}: {place} is of another shape:\n" + "\n".join(shown))
+        raise UserError(f"{KEY}: {place} has tensors of other shapes:\n" + "\n".join(shown))
     return set(shapes)
 
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
+from sj_lang.task import NumberedEpochs
 
-class OneLength(Sampler[int]):
+
+class OneLength(NumberedEpochs, Sampler[int]):
     """An order in which each `batch` indices in a row have one length, drawn anew in each epoch.
 
     What is left of each length goes, sorted, into batches of neighbouring lengths: fewer than one
@@ -21,10 +23,7 @@ class OneLength(Sampler[int]):
     """
 
     def __init__(self, lengths: Sequence[int], *, batch: int, seed: int) -> None:
-        self.lengths, self.batch, self.seed, self.epoch = np.asarray(lengths), batch, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.lengths, self.batch, self.seed = np.asarray(lengths), batch, seed
 
     def __len__(self) -> int:
         return len(self.lengths)

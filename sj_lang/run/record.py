@@ -45,8 +45,8 @@ def refuse_changes(
     processes = previous.content.get("machine", {}).get("world_size", world_size)
     if processes != world_size:
         raise UserError(
-            f"--resume: {folder.shown} is trained by {processes} process(es), and this is a start of {world_size}: its "
-            f"batches would be others. Start as many (torchrun --nproc_per_node), or start a new run: output=..."
+            f"--resume: {folder.shown} was trained by {processes} process(es) and would now be by {world_size}, with "
+            f"other batches. Use {processes} again (torchrun --nproc_per_node), or start a new run: output=..."
         )
     differing = compared(previous.content.get("data", data), data)
     if not differing:

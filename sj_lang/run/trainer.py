@@ -129,7 +129,7 @@ class RunTrainer(BatchTrainer):
         return output._replace(metrics=metrics | {f"{split}.{name}": value for name, value in figures.items()})
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """On validation data. RunFailed if the figure that chooses the checkpoint is not finite."""
+        """Evaluate on validation data. RunFailed if the figure that chooses is not finite."""
         with self.mark.paused(), seeded(self.args.seed):
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         name = self.args.metric_for_best_model
@@ -200,7 +200,7 @@ class RunTrainer(BatchTrainer):
     # Checkpoints
 
     def _run_epoch(self, **options: Any) -> None:
-        """Nothing after the last step: resumed there, transformers would train one more."""
+        """Stop after the last step: resumed there, transformers would train one more."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return

@@ -1,1 +1,1 @@
-"""SpikingJelly's own neurons, offered through the hook like everybody's."""
+"""SpikingJelly's own neurons, offered through the same hook as any plugin's."""

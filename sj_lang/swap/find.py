@@ -44,7 +44,7 @@ def neurons_of(net: nn.Module, classes: tuple[type[nn.Module], ...], like: str |
         try:
             pattern = re.compile(like)
         except (re.error, TypeError) as error:
-            raise UserError(f"swap: like={like!r} is no regular expression: {error}") from error
+            raise UserError(f"swap: like={like!r} is not a valid regular expression: {error}") from error
         chosen = [(name, module) for name, module in neurons if pattern.search(name)]
         if not chosen:
             raise UserError(f"swap: like={like!r} matches none of: {', '.join(name for name, _ in neurons)}")

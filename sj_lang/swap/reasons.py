@@ -48,7 +48,7 @@ def reason_of_output(seen: Seen, node: nn.Module) -> str:
     """Why what the old node returned is nothing that the new one can fire; "" if it can."""
     low, high = getattr(node, "spike_range", (0, getattr(node, "levels", 1)))
     if not seen.whole:
-        return f"its output is no spikes: it has fractions, from {seen.low:.3g} to {seen.high:.3g}"
+        return f"its output is not spikes: it has fractions, from {seen.low:.3g} to {seen.high:.3g}"
     if seen.low < low or seen.high > high:
         return f"it fires from {seen.low:g} to {seen.high:g}, and {type(node).__name__} from {low} to {high}"
     return ""

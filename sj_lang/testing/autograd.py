@@ -1,4 +1,4 @@
-"""Checks: the same numbers whatever is asked of autograd, and however it asks."""
+"""Checks: gradients are the same in each way in which autograd can ask for them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
+from sj_lang.masks import State
 from sj_lang.testing.check import check
 from sj_lang.testing.compare import assert_close, assert_same, forms, outcome, weights, whole
 from sj_lang.testing.numerics import LAYOUTS
-from sj_lang.testing.subject import State, Subject
+from sj_lang.testing.subject import Subject
 
 
 @check(once=True)

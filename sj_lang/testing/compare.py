@@ -12,7 +12,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from sj_lang.testing.subject import State, Subject
+from sj_lang.masks import State
+from sj_lang.testing.subject import Subject
 
 How: TypeAlias = Callable[[nn.Module, Tensor, State | None, Tensor | None], tuple[Tensor, State]]
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.gradcheck import gradcheck
 
+from sj_lang.masks import State
 from sj_lang.testing.compare import assert_close, assert_equal
 from sj_lang.testing.padding import masks
-from sj_lang.testing.subject import State
 
 Make: TypeAlias = Callable[[], nn.Module]
 LENGTH, BATCH = 9, 4
@@ -174,12 +174,11 @@ def check_attention(make: Make, *, dim: int, causal: bool) -> list[str]:
                 pieces, start = [], 0
                 for length in way:
                     part = slice(start, start := start + length)
-                    given = {name: value.clone() for name, value in (state or {}).items()}
+                    before = {name: value.clone() for name, value in (state or {}).items()}
                     y, after = module(x[part], state, None if valid is None else valid[part])
-                    for name, value in given.items():
-                        assert_equal(
-                            (state or {})[name], value, f"the state '{name}' that was handed in, after the call"
-                        )
+                    for name, value in before.items():
+                        what = f"the state '{name}' that was handed in, after the call"
+                        assert_equal((state or {})[name], value, what)
                     pieces.append(y)
                     state = after
                 kept = torch.ones(x.shape[:2], dtype=torch.bool) if valid is None else valid

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sj_lang.compat import spikingjelly
+from sj_lang.masks import State
 from sj_lang.testing.check import check
 from sj_lang.testing.compare import How, assert_close, assert_equal, assert_same, outcome, pieces, stepwise, whole
-from sj_lang.testing.subject import State, Subject
+from sj_lang.testing.subject import Subject
 
 
 def called(mode: str) -> How:
@@ -107,7 +108,7 @@ def potentials_are_stored(subject: Subject) -> None:
 
 
 def _potentials_under_a_mask(subject: Subject, modes: dict[str, How]) -> None:
-    """Those of valid steps, at their places, as if the others were absent; in single steps too."""
+    """Potentials of valid steps are those without the others; in single steps too."""
     node, x = subject.node(), subject.x(6, 3)
     node.store_v_seq = True  # type: ignore[assignment]
     mask = subject.gaps(6, 3)

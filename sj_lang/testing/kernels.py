@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sj_lang.compat import spikingjelly
+from sj_lang.masks import State
 from sj_lang.testing.check import check
 from sj_lang.testing.compare import assert_same, outcome, weighed, whole
 from sj_lang.testing.refuse import REFUSALS
-from sj_lang.testing.subject import State, Subject
+from sj_lang.testing.subject import Subject
 
 TORCH_NAMESPACES = {"aten", "prim", "prims", "profiler", "inductor", "c10d", "mkldnn", "higher_order"}
 

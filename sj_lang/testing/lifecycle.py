@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from sj_lang.compat import spikingjelly
+from sj_lang.masks import State
 from sj_lang.testing.check import check
 from sj_lang.testing.compare import assert_equal, assert_same, detached, forms, outcome, whole
-from sj_lang.testing.subject import State, Subject
+from sj_lang.testing.subject import Subject
 
 
 @check(once=True)

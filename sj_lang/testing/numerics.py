@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.gradcheck import GradcheckError, gradcheck
 
+from sj_lang.masks import State
 from sj_lang.testing.check import check
 from sj_lang.testing.compare import (
     How,
@@ -23,7 +24,7 @@ from sj_lang.testing.compare import (
     stepwise,
     whole,
 )
-from sj_lang.testing.subject import State, Subject
+from sj_lang.testing.subject import Subject
 
 
 @check(once=True)
@@ -37,7 +38,7 @@ def spikes_are_levels(subject: Subject) -> None:
     for size in (0.1, 1.0, 100.0):
         with torch.no_grad():
             spikes, _ = whole(node, subject.x(9, 8) * size)
-        assert bool((spikes == spikes.round()).all()), f"inputs times {size}: spikes that are no integers"
+        assert bool((spikes == spikes.round()).all()), f"inputs times {size}: spikes are not integers"
         low, high = float(spikes.min()), float(spikes.max())
         assert lowest <= low, f"inputs times {size}: a spike of {low}"
         assert high <= highest, f"inputs times {size}: a spike of {high}, levels is {levels}"

@@ -125,7 +125,7 @@ def _strings(words: Sequence[str]) -> ctypes.Array[ctypes.c_char_p]:
 
 
 def compilers() -> list[Compiler]:
-    """Those of NVIDIA's wheels that are installed here, by version."""
+    """The compilers of NVIDIA's wheels that are installed here, by version."""
     spec = importlib.util.find_spec("nvidia")
     places = () if spec is None else spec.submodule_search_locations or ()
     libraries = {lib.resolve() for place in places for lib in Path(place).glob("*/lib/libnvrtc.so.*[0-9]")}

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sj_lang.masks import State
 from sj_lang.testing.compare import whole
-from sj_lang.testing.subject import State
 
 
 def potentials(node: Any, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> Tensor:

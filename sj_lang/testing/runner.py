@@ -21,12 +21,12 @@ class NodeFailed(AssertionError):
     """A node failed checks. failures: one CheckFailed each; the text tells equal ones once."""
 
     def __init__(self, failures: list[CheckFailed], total: int) -> None:
-        lines = "\n".join(f"  {line}" for line in _told(failures))
+        lines = "\n".join(f"  {line}" for line in _failure_lines(failures))
         super().__init__(f"{len(failures)} of {total} checks failed\n{lines}")
         self.failures = failures
 
 
-def _told(failures: list[CheckFailed]) -> Iterator[str]:
+def _failure_lines(failures: list[CheckFailed]) -> Iterator[str]:
     """The lines about them: first what others may follow from; like reasons once."""
     pure = [failure for failure in failures if failure.check == PURE and not failure.reason.startswith("raised ")]
     rest = [failure for failure in failures if failure not in pure]

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sj_lang.masks import State
 from sj_lang.testing.check import check
 from sj_lang.testing.compare import assert_equal, detached, forms, outcome, stepwise, whole
-from sj_lang.testing.subject import State, Subject
+from sj_lang.testing.subject import Subject
 
 
 @check()

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sj_lang.errors import choices
+from sj_lang.masks import State
 
-State: TypeAlias = dict[str, Tensor]
 Reference: TypeAlias = Callable[[nn.Module, Tensor, State | None], tuple[Tensor, State]]
 
 GAINS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -30,7 +30,7 @@ class Traits:
 
     @classmethod
     def of(cls, source: Any) -> Traits:
-        """From a Traits, a registration, a `make` with `traits`, or a mapping of flags."""
+        """The traits of a Traits, a registration, a `make` with `traits`, or a mapping of flags."""
         if isinstance(source, cls):
             return source
         flags = source if isinstance(source, Mapping) else getattr(source, "traits", None)
@@ -91,7 +91,7 @@ class Subject:
         if self.traits.any_length == (self.length is not None):
             raise TypeError("length: give the node's T if any_length is not declared, and only then")
         if isinstance(self.compilers, str):
-            raise TypeError(f"compilers: a list is meant, compilers=[{self.compilers!r}]")
+            raise TypeError(f"compilers: expected a list, such as compilers=[{self.compilers!r}]")
 
     def __str__(self) -> str:
         backend = "" if self.backend is None else f"backend {self.backend}, "
@@ -177,5 +177,5 @@ class Subject:
 
 
 def _seed(seed: int) -> None:
-    """Of the CPU's generator, which is forked; `torch.manual_seed` also keeps stack traces."""
+    """Seed the CPU's generator, which is forked; `torch.manual_seed` also keeps stack traces."""
     torch.default_generator.manual_seed(seed)

@@ -55,7 +55,7 @@ def _assert_complete(candidate: Any, name: str) -> None:
     missing = [needed for needed in NEEDED if not hasattr(candidate, needed)]
     if missing:
         raise TypeError(
-            f"{name} is no neuron of sj_lang's kind, it has no {', '.join(missing)}; "
+            f"{name} is not a neuron as sj_lang needs it: it has no {', '.join(missing)}; "
             "sj_lang.neuron.Node is the base class that brings them, see docs/plugins.md"
         )
 
@@ -63,7 +63,7 @@ def _assert_complete(candidate: Any, name: str) -> None:
 def listed(what: str, values: Iterable[T]) -> list[T]:
     """The values of an argument that is a list; a single name or dtype is refused."""
     if isinstance(values, str | torch.dtype):
-        raise TypeError(f"{what}: a list is meant, {what}=[{values!r}]")
+        raise TypeError(f"{what}: expected a list, such as {what}=[{values!r}]")
     return list(values)
 
 

@@ -74,7 +74,7 @@ def test_a_baseline_is_spikingjellys_own_in_any_precision(name: str) -> None:
 
 
 def test_hgrn_is_dsns_equations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the definition in the place of flash-linear-attention's operator, the baseline is DSN."""
+    """With the definition in place of flash-linear-attention's operator, the baseline is DSN."""
     from sj_lang_neurons import DSN
     from sj_lang_neurons.scan import reference
 

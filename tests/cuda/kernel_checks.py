@@ -1,4 +1,6 @@
-"""The part of the conformance kit that is about a kernel, not about the node around it, and what its states must do."""
+"""The part of the conformance kit that is about a kernel, not about the node around it,
+and what its states must do.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def gradients(node: Node, x: Tensor, *outputs: Tensor) -> list[Tensor]:
 
 
 def no_state_is_zeros(node: Node, x: Tensor, mask: Tensor | None) -> None:
-    """Values and gradients without a state and with one of zeros are the same; no state is a view."""
+    """Values and gradients are the same without a state and with zeros; no state is a view."""
     found = []
     for state in (None, node.init_state(x)):
         with unwritten_memory_is_nan():

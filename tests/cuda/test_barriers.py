@@ -1,4 +1,6 @@
-"""Every barrier of the fused kernels is needed: without any one of them, some order of threads gives another result."""
+"""Every barrier of the fused kernels is needed: without any one of them,
+some order of threads gives another result.
+"""
 
 import re
 from pathlib import Path
@@ -17,7 +19,8 @@ from sj_lang import cuda
 from sj_lang.testing.emulate import ORDERS, compiler, emulated
 
 pytestmark = pytest.mark.skipif(not compiler(), reason="kernels are run as C++, and there is no C++ compiler here")
-#: BPSN's two before factors are written again: with the values that they have, so no result can show it
+#: BPSN's two before factors are written again: with the values that they have, so no result can
+#: show it
 SILENT = {"dsn": 0, "bpsn": 2}
 
 

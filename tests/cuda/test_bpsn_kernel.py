@@ -1,4 +1,6 @@
-"""BPSN's CUDA kernels, run on the CPU, through the conformance kit of the neurons and against the torch operator."""
+"""BPSN's CUDA kernels, run on the CPU, through the
+conformance kit of the neurons and against the torch operator.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -72,7 +74,9 @@ def test_the_operators_run() -> None:
 
 
 def results(node: BPSN, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-    """Spikes, states, and every gradient of a functional of both, begun from a state that has seen something."""
+    """Spikes, states, and every gradient of a functional of both,
+    begun from a state that has seen something.
+    """
     x = x.detach().requires_grad_()
     with torch.no_grad():
         start = node.functional(x[:3])[1]
@@ -179,7 +183,8 @@ def test_decays_from_0_to_1(decay: float) -> None:
     compare(node, torch.randn(300, 1, 2, dtype=torch.float64), tolerance=1e-9)
 
 
-@pytest.mark.parametrize("name", ["ATan", "Sigmoid"])  # all are tested with DSN, and are the same text
+# all are tested with DSN, and are the same text
+@pytest.mark.parametrize("name", ["ATan", "Sigmoid"])
 @pytest.mark.usefixtures("on_cpu")
 def test_surrogates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
@@ -231,7 +236,7 @@ def test_a_surrogate_that_no_kernel_knows() -> None:
 )
 @pytest.mark.usefixtures("on_cpu")
 def test_launches(steps: int, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sentence of BERT's is one chunk, and needs one launch each way; a long text takes three phases."""
+    """A sentence of BERT's is one chunk, one launch each way; a long text takes three phases."""
     seen: list[str] = []
     launch = cupy.cuda.launch
     monkeypatch.setattr(cupy.cuda, "launch", lambda path, name, *a: (seen.append(name), launch(path, name, *a)))
@@ -258,7 +263,8 @@ def test_the_sequence_is_not_copied(dtype: torch.dtype, monkeypatch: pytest.Monk
     assert torch.equal(spikes.float(), node.functional(x.float().contiguous())[0])
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own doing
+# opcheck's own doing
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("carries", [False, True])
 @pytest.mark.parametrize("steps", [5, 200])
 @pytest.mark.usefixtures("on_cpu")

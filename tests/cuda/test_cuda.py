@@ -14,7 +14,9 @@ from sj_lang import cuda
 
 
 class Driver:
-    """A machine with a GPU, as CuPy and torch would show it: driver, NVRTC, capability; and what was launched."""
+    """A machine with a GPU, as CuPy and torch would show it: driver, NVRTC, capability;
+    and what was launched.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.driver, self.toolkit, self.capability, self.devices = 12_040, (12, 9), (9, 0), 2

@@ -1,4 +1,6 @@
-"""DSN's CUDA kernel, run on the CPU, through the conformance kit of the neurons and against the torch operator."""
+"""DSN's CUDA kernel, run on the CPU, through the
+conformance kit of the neurons and against the torch operator.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -187,7 +189,9 @@ def test_exponents(m: float) -> None:
 @pytest.mark.parametrize("name", HEAVISIDES)
 @pytest.mark.usefixtures("on_cpu")
 def test_surrogates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fused spikes and gradients are those of SpikingJelly's module, at several sizes of alpha and of the potential."""
+    """Fused spikes and gradients are those of SpikingJelly's module,
+    at several sizes of alpha and of the potential.
+    """
     if name not in surrogates():
         pytest.skip(f"this SpikingJelly has no {name}")
     torch.manual_seed(0)
@@ -249,7 +253,9 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 def test_the_sequence_is_not_copied(
     layout: Callable[[Tensor], Tensor], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel reads the very memory of x, in its dtype and layout, and the spikes are laid out as x is."""
+    """The kernel reads the very memory of x, in its dtype and layout,
+    and the spikes are laid out as x is.
+    """
     torch.manual_seed(0)
     node, x = DSN(channels=6, backend="cupy"), layout(torch.randn(12, 3, 6).to(dtype))
     read: list[int] = []

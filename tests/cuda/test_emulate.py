@@ -93,7 +93,7 @@ def test_every_barrier_of_the_scan_is_needed(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_rounded_as_torch_rounds(tmp_path: Path, dtype: torch.dtype) -> None:
-    """All 65,536 halves to float; floats of every size, ties, overflow, subnormals, NaN to halves."""
+    """All 65,536 halves to float; floats, ties, overflow, subnormals and NaN to halves."""
     path = tmp_path / "kernel.cu"
     path.write_text(
         cuda.source(cupy.FILE.with_name("tile.cuh"))

@@ -1,6 +1,8 @@
-"""What only a GPU can show: streams, devices, graphs, the compiler, autocast, several processes, the sanitizer.
+"""What only a GPU can show: streams, devices, graphs, the compiler, autocast, several processes,
+the sanitizer.
 
-`pytest -m gpu`. The conformance kit on every neuron and backend is in `tests/neurons/test_conformance.py`.
+`pytest -m gpu`. The conformance kit on every neuron and backend is in
+`tests/neurons/test_conformance.py`.
 """
 
 import shutil
@@ -141,7 +143,9 @@ def test_compiled_without_a_break(make: Any, compiler: str) -> None:
 
 @each_node
 def test_under_autocast(make: Any) -> None:
-    """bfloat16 comes from the layer before, states stay float32, and the spikes are those without autocast."""
+    """bfloat16 comes from the layer before, states stay float32,
+    and the spikes are those without autocast.
+    """
     torch.manual_seed(0)
     layer, node = nn.Linear(64, 64).cuda(), make(64).cuda()
     x = torch.randn(100, 2, 64, device="cuda") * 3

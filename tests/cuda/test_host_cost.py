@@ -53,7 +53,8 @@ class Launches(TorchDispatchMode):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.names: list[str] = []
-        monkeypatch.setattr(operators, "_plain", lambda *_: True)  # what is in an operator is seen too
+        # what is in an operator is seen too
+        monkeypatch.setattr(operators, "_plain", lambda *_: True)
         monkeypatch.setattr(cuda, "launch", lambda path, name, *_: self.names.append(name))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -93,8 +94,9 @@ def test_launches_of_dsn(decay: Any, dtype: torch.dtype, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("options", [{}, {"direction": "forward"}], ids=str)
 @pytest.mark.usefixtures("nothing")
 def test_launches_of_bpsn(options: dict[str, Any], steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One forward, a kernel and a sum backward; three phases each way for more than a chunk, with zeros for a side that
-    is not there."""
+    """One forward, a kernel and a sum backward; three phases each way for more than a chunk, with
+    zeros for a side that is not there.
+    """
     launches = Launches(monkeypatch)
     node, x = BPSN(channels=4, backend="cupy", **options), torch.randn(steps, 2, 4, requires_grad=True)
     leaves, gradient = [x, *node.parameters()], torch.zeros(steps, 2, 4)

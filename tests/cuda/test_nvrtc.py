@@ -1,7 +1,8 @@
-"""Every kernel compiles for every GPU: through NVRTC, which needs no driver, of the versions that are installed.
+"""Every kernel compiles for every GPU: through NVRTC, which needs no driver, of the versions that
+are installed.
 
-By default each file and each dtype, for architectures in turn; `-m slow`: each file with each dtype, for all
-architectures, and in all variants. Prints registers and spills with `-s`.
+By default each file and each dtype, for architectures in turn; `-m slow`: each file with each
+dtype, for all architectures, and in all variants. Prints registers and spills with `-s`.
 """
 
 import locale

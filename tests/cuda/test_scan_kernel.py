@@ -1,4 +1,6 @@
-"""The scan's CUDA kernel against the definition: values, every gradient, lengths, layouts, precisions, schedules."""
+"""The scan's CUDA kernel against the definition: values, every gradient, lengths,
+layouts, precisions, schedules.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -133,7 +135,8 @@ def test_nothing_to_do() -> None:
     assert last.shape == (0, 4)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own doing
+# opcheck's own doing
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.usefixtures("on_cpu")
 def test_operators_are_registered_completely() -> None:
     g, u, h_0 = (x.unsqueeze(-1).detach() for x in inputs(9, 2, 3))

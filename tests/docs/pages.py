@@ -1,4 +1,4 @@
-"""Markdown pages as the tests see them: their fenced blocks, and commands with the output they show."""
+"""Markdown pages as the tests see them: their fenced blocks, and commands with their output."""
 
 import re
 import shlex
@@ -20,7 +20,9 @@ CHEAP = {"ls", "plugins", "show", "validate", "--help", "--version"}
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. line: of its first line of content. title: of `path`: in the line above, if that is all of it."""
+    """A fenced block. line: of its first line of content. title: of `path`: in the line above,
+    if that is all of it.
+    """
 
     language: str
     text: str
@@ -67,7 +69,7 @@ def commands(path: Path) -> list[Command]:
 
 
 def sj_lang(*words: str) -> str:
-    """Run `sj-lang ...` in this process, which has imported what it needs, and return what it prints."""
+    """Run `sj-lang ...` in this process, which has its imports, and return what it prints."""
     with patch.dict("os.environ", COLUMNS="100"), redirect_stdout(StringIO()) as out, redirect_stderr(out):
         try:
             code: object = cli.main(words)
@@ -78,7 +80,9 @@ def sj_lang(*words: str) -> str:
 
 
 def tree(path: Path) -> list[str]:
-    """The paths in the page's tree: an indented name is inside the folder above it; `a b  text` names two."""
+    """The paths in the page's tree: an indented name is inside the folder above it;
+    `a b  text` names two.
+    """
     (block,) = blocks(path, "text")
     stack: list[tuple[int, str]] = []
     paths = []
@@ -93,7 +97,7 @@ def tree(path: Path) -> list[str]:
 
 
 def prose(path: Path) -> list[tuple[int, str]]:
-    """The page's lines of prose, with their numbers: no blocks, indented code, tables or headings."""
+    """The page's numbered lines of prose: no blocks, indented code, tables or headings."""
     lines = []
     fence, indented, before = "", False, ""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -110,7 +114,7 @@ def prose(path: Path) -> list[tuple[int, str]]:
 
 
 def missing_lines(shown: str, output: str) -> list[str]:
-    """The lines shown on a page that the output does not have in this order; `...` stands for any lines."""
+    """The lines of a page that the output lacks in this order; `...` stands for any lines."""
     rest = [" ".join(line.split()) for line in output.splitlines()]
     absent = []
     for line in (" ".join(line.split()) for line in shown.splitlines()):

@@ -1,5 +1,6 @@
-"""docs/architecture.md: its tree is true and complete, and the modules and classes that it names exist."""
+"""docs/architecture.md: its tree is true and complete, and what it names exists."""
 
+import ast
 import re
 from pkgutil import resolve_name
 
@@ -12,6 +13,14 @@ PACKAGES = ["sj_lang", "plugins/neurons/sj_lang_neurons", "plugins/language/sj_l
 TEXT = PAGE.read_text(encoding="utf-8")
 NAMES = sorted(set(re.findall(r"`(sj_lang\w*(?:\.\w+)+)`", TEXT)))
 PATHS = sorted(set(re.findall(r"`((?:sj_lang|plugins|tests|docs)/[\w./]*)`", TEXT)))
+
+
+def test_the_folders_open_to_plugins_are_those_of_the_import_rules() -> None:
+    rules = ast.parse((ROOT / "tests/host/test_import_rules.py").read_text(encoding="utf-8"))
+    (folders,) = [ast.literal_eval(line.value) for line in rules.body if ast.unparse(line).startswith("OPEN =")]
+    *first, last = [f"`{folder}`" for folder in folders]
+    listed = f"{', '.join(first)} and {last}"
+    assert " ".join(TEXT.split()).count(listed) == 2
 
 
 @pytest.mark.parametrize("path", TREE)

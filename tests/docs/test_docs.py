@@ -1,4 +1,6 @@
-"""What the pages say: their code runs, their commands answer as shown, and everything that is offered has its page."""
+"""What the pages say: their code runs, their commands answer as shown,
+and everything that is offered has its page.
+"""
 
 import re
 import sys
@@ -28,10 +30,13 @@ WITH_PYTHON = [page for page in PAGES if any(not block.title for block in blocks
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=[str(page.relative_to(ROOT)) for page in WITH_PYTHON])
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python blocks of a page run one after the other, as one program; a traceback has the page's line numbers."""
+    """The Python blocks of a page run one after the other, as one program;
+    a traceback has the page's line numbers.
+    """
     monkeypatch.chdir(tmp_path)
     module = ModuleType("a_page")
-    monkeypatch.setitem(sys.modules, "a_page", module)  # where dataclasses and pickle look for a class's module
+    # where dataclasses and pickle look for a class's module
+    monkeypatch.setitem(sys.modules, "a_page", module)
     for block in blocks(page, "python"):
         if not block.title:
             exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), vars(module))
@@ -42,7 +47,8 @@ RECIPES = [(page, block) for page in PAGES for block in blocks(page, "yaml") if 
 
 @pytest.mark.parametrize(("page", "block"), RECIPES, ids=[f"{page.stem}:{block.line}" for page, block in RECIPES])
 def test_recipe_on_a_page_is_valid(page: Path, block: Block, tmp_path: Path) -> None:
-    neuron = re.search(r"type: (ember)", block.text)  # the plugin that docs/plugins.md writes is not installed
+    # the plugin that docs/plugins.md writes is not installed
+    neuron = re.search(r"type: (ember)", block.text)
     (tmp_path / "page.yaml").write_text(block.text.replace("ember, decay: 0.5", "dsn") if neuron else block.text)
     recipe.load(str(tmp_path / "page.yaml"))
 
@@ -56,7 +62,7 @@ CASES = [(page, command) for page in PAGES for command in commands(page) if comm
 def test_command_answers_as_shown(
     page: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cheap command is run, and prints the lines shown; of `run`, the recipe and its changes are checked."""
+    """A cheap command prints the lines shown; of `run`, the recipe and its changes are checked."""
     monkeypatch.chdir(tmp_path)
     verb, *rest = command.words[1:]
     for name in re.findall(r"=package:(\S+)", " ".join(rest)):
@@ -72,7 +78,9 @@ def test_command_answers_as_shown(
 
 @pytest.mark.parametrize("component", own(), ids=lambda component: f"{component.kind}/{component.name}")
 def test_every_component_has_its_page(component: plugins.Registration) -> None:
-    """A neuron, model or task has a page of its own (SpikingJelly's nodes share one); any other is named on a page."""
+    """A neuron, model or task has a page of its own (SpikingJelly's nodes share one);
+    any other is named on a page.
+    """
     folder = FOLDERS.get(component.kind)
     if folder and component.plugin != "sj-lang":
         page = DOCS / folder / f"{component.name}.md"

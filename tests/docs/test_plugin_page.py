@@ -1,4 +1,6 @@
-"""The plugin of docs/plugins.md: it is the template of `sj-lang new`, and it installs and runs from the page alone."""
+"""The plugin of docs/plugins.md: it is the template of `sj-lang new`,
+and it installs and runs from the page alone.
+"""
 
 import os
 import subprocess
@@ -30,7 +32,7 @@ def test_the_page_shows_every_file_of_the_template() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_it_works_from_the_page_alone(tmp_path: Path) -> None:
-    """Write the listings to files, build and install them with pip, run the tests and the recipe."""
+    """Write the listings to files, build and install them, run the tests and the recipe."""
     source, site, work = tmp_path / "source", tmp_path / "site", tmp_path / "work"
     work.mkdir()
     for block in listings():

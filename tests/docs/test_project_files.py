@@ -1,6 +1,7 @@
-"""Files for contributors say what CI does and what the distributions declare; prose has 100 columns."""
+"""Files for contributors say what CI does and distributions declare; prose has 100 columns."""
 
 import ast
+import re
 import tokenize
 import tomllib
 from collections.abc import Iterator
@@ -36,19 +37,36 @@ def test_the_citation_is_of_this_version() -> None:
     assert len(citation["references"]) == 3
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+TEMPLATE = ROOT / "sj_lang/commands/template"
+WRAPPED = [*PAGES, *sorted(ROOT.glob("plugins/*/README.md")), *sorted(TEMPLATE.rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", WRAPPED, ids=[str(page.relative_to(ROOT)) for page in WRAPPED])
 def test_prose_is_wrapped(page: Path) -> None:
     """At 100 characters; a single word, such as a long link, may be longer."""
     assert [number for number, line in prose(page) if len(line) > 100 and " " in line.strip()] == []
 
 
-PACKAGES = [ROOT / "sj_lang", *sorted(path.parent for path in ROOT.glob("plugins/*/sj_lang_*/__init__.py"))]
+PYTHON = ("sj_lang", "plugins/neurons/sj_lang_neurons", "plugins/language/sj_lang_language", "tests", "docs")
+#: files that are not Python -> what a comment begins with; an empty text stands for every line
+COMMENTS = {
+    "CITATION.cff": "",
+    ".ci/run": "#",
+    ".pre-commit-config.yaml": "#",
+    "pyproject.toml": "#",
+    "plugins/*/pyproject.toml": "#",
+    "sj_lang/commands/template/pyproject.toml": "#",
+    "recipes/**/*.yaml": "#",
+    "sj_lang/commands/template/**/*.yaml": "#",
+    "sj_lang/testing/*.h": "//",
+    "plugins/neurons/sj_lang_neurons/*/*.cu*": "//",
+}
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 DIRECTIVES = ("# type: ignore", "# noqa", "# fmt: ")
 
 
 def documented(path: Path) -> Iterator[int]:
-    """The numbers of a module's lines with a docstring or a comment that is not for a tool alone."""
+    """The numbers of a module's lines with a docstring, or with a comment for people."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
             yield from range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)
@@ -64,11 +82,25 @@ def wide(path: Path) -> list[int]:
     return sorted({number for number in documented(path) if len(lines[number - 1]) > 100})
 
 
-@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
-def test_docstrings_and_comments_have_100_columns(package: Path) -> None:
-    modules = sorted(package.rglob("*.py"))
+@pytest.mark.parametrize("folder", PYTHON)
+def test_docstrings_and_comments_have_100_columns(folder: str) -> None:
+    modules = sorted((ROOT / folder).rglob("*.py"))
     assert modules
     assert {str(path.relative_to(ROOT)): wide(path) for path in modules if wide(path)} == {}
+
+
+def wide_comments(text: str, mark: str) -> list[int]:
+    """The numbers of the lines that have a comment and more than 100 columns."""
+    comment = re.compile(rf"(^|\s){re.escape(mark)}")
+    return [n for n, line in enumerate(text.splitlines(), 1) if len(line) > 100 and comment.search(line)]
+
+
+@pytest.mark.parametrize("pattern", COMMENTS)
+def test_comments_of_other_files_have_100_columns(pattern: str) -> None:
+    paths = sorted(ROOT.glob(pattern))
+    assert paths
+    texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
+    assert [name for name, text in texts.items() if wide_comments(text, COMMENTS[pattern])] == []
 
 
 def test_a_wide_line_of_prose_is_caught(tmp_path: Path) -> None:
@@ -77,3 +109,4 @@ def test_a_wide_line_of_prose_is_caught(tmp_path: Path) -> None:
     text = f'"""Summary.\n\n{tail}.\n"""\nname = "{tail}"\ni = 1  # {tail}\nj = "{tail}"  # type: ignore[misc]\n'
     module.write_text(text, encoding="utf-8")
     assert wide(module) == [3, 6]
+    assert wide_comments(f"# {tail}\nkey: {tail} # why\nkey: {tail}", "#") == [1, 2]

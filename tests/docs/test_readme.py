@@ -1,4 +1,6 @@
-"""The README's two commands, its tree and its links are true. Its code and other commands: test_docs.py."""
+"""The README's two commands, its tree and its links are
+true. Its code and other commands: test_docs.py.
+"""
 
 import re
 

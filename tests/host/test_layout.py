@@ -12,7 +12,8 @@ import pytest
 from source_tree import ROOT, Tree, below, imports
 
 Breaches = Callable[[Tree], Iterable[str]]
-#: a module of a later package may import an earlier one's, never the other way round
+#: A module of a later package may reach an earlier one's, never the other way round. Flat files and
+#: all other folders stand with "build".
 ORDER = ("component", "build", "recipe", "run", "bench", "commands", "cli")
 REPORT_MAY_IMPORT = ("sj_lang.report", "sj_lang.folder", "sj_lang.manifest", "sj_lang.errors")
 
@@ -61,7 +62,7 @@ def test_no_modules_import_one_another(package: str) -> None:
 
 
 def imports_by_string(tree: Tree) -> Iterator[str]:
-    """Calls of `import_module` or `__import__` with a name of ours, written out or begun by a literal."""
+    """Calls of `import_module` or `__import__` with a name of ours, whole or its beginning."""
     for path in tree.sources("sj_lang"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not ast.unparse(node.func).endswith(("import_module", "__import__")):
@@ -76,22 +77,34 @@ def test_the_host_imports_itself_by_no_string() -> None:
 
 
 def out_of_order(tree: Tree) -> Iterator[str]:
-    """Imports of a later package, those of type checkers left out."""
-    for path in tree.sources("sj_lang"):
+    """Modules that reach a later package, also through others; type checkers' imports left out."""
+    graph = {path: tree.needed(path) for path in tree.sources("sj_lang")}
+    for path, imported in graph.items():
         name = tree.name(path)
-        for other in map(tree.name, tree.needed(path)):
-            if _place(name) is not None and (_place(other) or 0) > (_place(name) or 0):
-                yield f"{name} imports {other}"
+        last = _place(name, ORDER.index("build"))
+        late = (other for other in map(tree.name, _reached(graph, path)) if _place(other, 0) > last)
+        yield from (f"{name} reaches {other}" for other in late if name != "sj_lang.__main__")
+        for other in map(tree.name, imported):
             if other == "sj_lang.cli" and name != "sj_lang.__main__":
                 yield f"{name} imports {other}"
             if below(name, "sj_lang.report") and not below(other, *REPORT_MAY_IMPORT):
                 yield f"{name} imports {other}"
 
 
-def _place(name: str) -> int | None:
-    """The place of a module in `ORDER`; None if its package has none."""
+def _reached(graph: dict[Path, set[Path]], start: Path) -> set[Path]:
+    seen: set[Path] = set()
+    waiting = [start]
+    while waiting:
+        new = graph[waiting.pop()] - seen
+        seen |= new
+        waiting += new
+    return seen
+
+
+def _place(name: str, default: int) -> int:
+    """The place of a module in `ORDER`, or the default if its package has none."""
     parts = name.split(".")
-    return ORDER.index(parts[1]) if len(parts) > 1 and parts[1] in ORDER else None
+    return ORDER.index(parts[1]) if len(parts) > 1 and parts[1] in ORDER else default
 
 
 def test_the_packages_of_the_host_import_in_their_order() -> None:
@@ -99,7 +112,8 @@ def test_the_packages_of_the_host_import_in_their_order() -> None:
 
 
 def test_transformers_is_prepared_in_one_file_and_before_it_is_imported() -> None:
-    """`sj_lang.hf` alone hides packages, and modules of the host that import transformers at the top call it first.
+    """`sj_lang.hf` alone hides packages, and modules of the host that import transformers at the
+    top call it first.
 
     For modules of plugins, their registration does.
     """
@@ -128,6 +142,28 @@ def test_a_class_name_stands_once() -> None:
     assert not list(classes_of_one_name(Tree(ROOT)))
 
 
+#: what a local could be called whatever it holds
+EMPTY_NAMES = {"found", "own", "given", "known", "wanted", "told"}
+
+
+def empty_names(tree: Tree) -> Iterator[str]:
+    """Locals, arguments of functions and loop variables whose name does not say what they hold."""
+    for package in tree.packages:
+        for path in tree.sources(package):
+            for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                    continue
+                for node in ast.walk(function):
+                    stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id
+                    name = node.arg if isinstance(node, ast.arg) else stored
+                    if name in EMPTY_NAMES:
+                        yield f"{tree.name(path)}:{node.lineno}: {name}"
+
+
+def test_locals_say_what_they_hold() -> None:
+    assert not list(empty_names(Tree(ROOT)))
+
+
 @pytest.mark.parametrize(
     ("breaches", "place", "line"),
     [
@@ -135,8 +171,13 @@ def test_a_class_name_stands_once() -> None:
         (imports_by_string, "monitor", "importlib.import_module(f'sj_lang.{name}')"),
         (out_of_order, "component/values", "from sj_lang.run import series"),
         (out_of_order, "monitor", "from sj_lang import cli"),
+        (out_of_order, "folder", "def f():\n    from sj_lang.run import record"),
+        (out_of_order, "hf/loading", "from sj_lang.bench import timing"),
+        (out_of_order, "energy/products", "from sj_lang.recipe import averages"),
+        (out_of_order, "swap/find", "from sj_lang.commands import swap"),
         (out_of_order, "report/page", "from sj_lang.monitor import nodes"),
         (classes_of_one_name, "monitor", "class RunFolder:\n    pass"),
+        (empty_names, "monitor", "def f(x):\n    return [own for own in x]"),
     ],
 )
 def test_a_planted_breach_is_caught(breaches: Breaches, place: str, line: str, tmp_path: Path) -> None:
@@ -144,3 +185,9 @@ def test_a_planted_breach_is_caught(breaches: Breaches, place: str, line: str, t
     with copy.planted(f"sj_lang/{place}.py", line):
         name = f"sj_lang.{place.replace('/', '.')}"
         assert any(name in breach for breach in breaches(copy))
+
+
+def test_a_run_that_is_reached_through_another_module_is_caught(tmp_path: Path) -> None:
+    copy = Tree(ROOT).copy(tmp_path)
+    with copy.planted("sj_lang/folder.py", "def f():\n    from sj_lang.run import console"):
+        assert "sj_lang.hf.checkpoint reaches sj_lang.run.console" in set(out_of_order(copy))

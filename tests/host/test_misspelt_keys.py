@@ -1,4 +1,6 @@
-"""Whatever key of a recipe is misspelt, the answer names the right one: a letter doubled in every key, in turn."""
+"""Whatever key of a recipe is misspelt, the answer names the right one:
+a letter doubled in every key, in turn.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def keys(node: yaml.Node | None, above: tuple[str, ...] = ()) -> Iterator[tuple[
 
 
 def misspellings(text: str) -> Iterator[tuple[str, int, str]]:
-    """(text with one letter doubled in one key, its line, the right word). Keys with dots are several words."""
+    """(text with one letter doubled in one key, its line,
+    the right word). Keys with dots are several words.
+    """
     for _, node in keys(yaml.compose(text, Loader=yaml.BaseLoader)):
         start = node.start_mark.index
         for match in re.finditer(r"[^.]+", node.value):

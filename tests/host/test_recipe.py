@@ -1,4 +1,6 @@
-"""A recipe is checked whole: every problem at once, each with its place; and its resolved copy means the same."""
+"""A recipe is checked whole: every problem at once, each with its place;
+and its resolved copy means the same.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A component is checked once, when the recipe is loaded, and handed on to data, config and model."""
+"""A component is checked once, when its recipe is loaded, then handed to data, config and model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = ("task", "tokenizer", "model", "neuron", "embedding", "attention", "norm
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each kind of component is resolved, and how often ("values") one value is checked."""
+    """How often each kind of component is resolved, and ("values") how often a value is checked."""
     counts: Counter[str] = Counter()
     resolve, check_value = spec.resolve, values.check
 

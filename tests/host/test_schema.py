@@ -233,15 +233,15 @@ def test_data_that_can_be_meant(data: Any) -> None:
     [
         (
             "peom",
-            "data: 'peom' is no registered source (did you mean 'poem'?), does not begin with hub:, "
+            "data: 'peom' is not a registered source (did you mean 'poem'?), does not begin with hub:, "
             "and no file or folder has that path",
         ),
         ("hub:glue", "data: expected hub:owner/name[/config], found 'hub:glue'"),
-        ("", "data: '' is no registered source"),
+        ("", "data: '' is not a registered source"),
         (3, "data: expected a registered source"),
         ({}, "data: expected a registered source"),
         ({"trian": "poem"}, "data.trian: unknown key; did you mean 'train'?"),
-        ({"train": "nowhere.txt"}, "data.train: 'nowhere.txt' is no registered source"),
+        ({"train": "nowhere.txt"}, "data.train: 'nowhere.txt' is not a registered source"),
     ],
 )
 def test_data_that_cannot(data: Any, message: str) -> None:

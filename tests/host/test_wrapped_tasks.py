@@ -1,4 +1,6 @@
-"""A task that wraps another one, laid over a recipe: it takes the recipe's own, and hands on what is meant for it."""
+"""A task that wraps another one, laid over a recipe: it takes the recipe's own,
+and hands on what is meant for it.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,8 @@ def test_keys_of_the_wrapped_task_are_handed_on(write: Write) -> None:
     in_full, short = (recipe.load("wrapped.yaml", [f"{key}.split=[1, 0, 0]"]).task for key in ("task.task", "task"))
     assert in_full == short
     assert short["task"] == {**WHOLE, "split": [1.0, 0.0, 0.0]}
-    lines = refused(write(RUNS), ["task.task.split=[1, 0, 0]"])  # the recipe's own task wraps nothing
+    # the recipe's own task wraps nothing
+    lines = refused(write(RUNS), ["task.task.split=[1, 0, 0]"])
     assert any(line.startswith("command line 'task.task.split=[1, 0, 0]'  task.task: unknown key") for line in lines)
 
 

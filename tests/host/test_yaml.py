@@ -20,14 +20,14 @@ BOMB = "a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (BOMB, r"^f:\d+:\d+  a recipe cannot hold more than 50,000 values"),
+        (BOMB, r"^f:\d+:\d+  a recipe cannot have more than 50,000 values"),
         (
             'a: &a "' + "x" * 9000 + '"\nb: [' + "*a, " * 900 + "]",
-            "^f:1:4  a recipe cannot hold more than 50,000 values",
+            "^f:1:4  a recipe cannot have more than 50,000 values",
         ),
         ("".join(f"a{n}: 1\n" for n in range(1001)), "^f:1:1  a section cannot hold more than 1,000 keys"),
-        ("a: " + "[" * 3000 + "]" * 3000, "^f  a recipe cannot hold more than 32 sections"),
-        ("a: " + "[" * 50 + "]" * 50, r"^f:1:\d+  a recipe cannot hold more than 32 sections"),
+        ("a: " + "[" * 3000 + "]" * 3000, "^f  a recipe cannot have more than 32 levels of nesting"),
+        ("a: " + "[" * 50 + "]" * 50, r"^f:1:\d+  a recipe cannot have more than 32 levels of nesting"),
     ],
     ids=["aliases", "texts", "keys", "depth", "some depth"],
 )

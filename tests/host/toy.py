@@ -1,4 +1,4 @@
-"""Small components for the tests of the host: a plugin as a stranger would write it, on plain classes."""
+"""Small components for the tests of the host: a stranger's plugin, on plain classes."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal

@@ -1,4 +1,6 @@
-"""Faults that show by what is asked of autograd: of one gradient alone, of incoming ones as they lie, of none."""
+"""Faults that show by what is asked of autograd: of one gradient alone,
+of incoming ones as they lie, of none.
+"""
 
 import torch
 from planted import fault

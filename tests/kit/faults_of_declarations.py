@@ -1,4 +1,6 @@
-"""Faults in what a node declares: that it takes a mask, looks back alone, steps, carries a state, takes any length."""
+"""Faults in what a node declares: that it takes a mask, looks back alone, steps,
+carries a state, takes any length.
+"""
 
 import torch
 from planted import fault

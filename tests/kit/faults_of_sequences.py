@@ -162,7 +162,7 @@ class GradientEndsAfterStep70(Toy):
 
 
 class Stateless(Toy):
-    """Begins each call at rest, and sees the step ahead: as a bidirectional node, it has no pieces."""
+    """Begins each call at rest and sees the step ahead: being bidirectional, it has no pieces."""
 
     def supported_step_mode(self):
         return ("m",)

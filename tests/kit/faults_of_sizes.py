@@ -7,7 +7,7 @@ from toy_node import Toy, over
 
 
 def in_chunks(node, size, x, state, carry):
-    """`Toy.sequence` in chunks of so many steps; `carry` makes the state that the next begins with."""
+    """`Toy.sequence` in chunks of so many steps; `carry` makes the state that the next one gets."""
     spikes, potentials = [], []
     for part in x.split(size):
         fired, after, h = Toy.sequence(node, part, state, None)

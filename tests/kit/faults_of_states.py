@@ -24,7 +24,9 @@ class StateWithTheBatchLast(Toy):
 
 
 class Transposed(Toy):
-    """The state under a mask is a view where the batch is 1, as contiguous() of a transposed tensor is."""
+    """The state under a mask is a view where the batch is 1,
+    as contiguous() of a transposed tensor is.
+    """
 
     def functional(self, x, state=None, mask=None):
         spikes, after = super().functional(x, state, mask)

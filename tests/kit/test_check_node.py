@@ -1,4 +1,6 @@
-"""check_node as people call it: declarations, selections, reports, messages; and the helpers for paper properties."""
+"""check_node as people call it: declarations, selections, reports, messages;
+and the helpers for paper properties.
+"""
 
 import re
 import subprocess
@@ -195,7 +197,9 @@ def test_backends_are_asked_for_one_by_one():
 
 
 def test_spikes_may_differ_within_the_margin_only():
-    """A threshold that the two forms see a hair apart passes if an input change of the margin explains it."""
+    """A threshold that the two forms see a hair apart passes
+    if an input change of the margin explains it.
+    """
 
     class Hair(Toy):
         shift = 1e-7
@@ -271,7 +275,8 @@ def test_what_grows_is_named_and_what_is_computed_once_is_no_fault():
 
         def sequence(self, x, state, lengths):
             self.kept.setdefault(tuple(x.shape), torch.zeros(x.shape))
-            self.fired, after, h = super().sequence(x, state, lengths)  # with its graph, which ends at the state
+            # with its graph, which ends at the state
+            self.fired, after, h = super().sequence(x, state, lengths)
             return self.fired.clone(), after, h
 
     states.nothing_piles_up(Subject(make=Caches, traits=Traits(**ALL)))

@@ -1,4 +1,6 @@
-"""The kit is proven: each planted fault is caught, by the check that names it; and the node without it passes."""
+"""The kit is proven: each planted fault is caught, by the check that names it;
+and the node without it passes.
+"""
 
 import re
 

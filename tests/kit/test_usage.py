@@ -1,4 +1,6 @@
-"""check_node called wrongly: one error that says what is wrong and what is right, before any check runs."""
+"""check_node called wrongly: one error that says what is wrong and what is right,
+before any check runs.
+"""
 
 from typing import Any
 
@@ -34,9 +36,9 @@ MAKES = {
     "another width": (lambda channels: Toy(channels=7), r"node of 7 channels: hand the number on, .*channels=7$"),
     "one node": (lambda channels: SHARED, "returns the same node twice"),
     "nothing": (lambda channels: None, r"make\(channels=5\) returns a NoneType, not a node"),
-    "a native class": (spikingjelly("neuron").LIFNode, "LIFNode is no neuron of .* it has no functional, init_state, "),
+    "a native class": (spikingjelly("neuron").LIFNode, "LIFNode is not a neuron .* it has no functional, init_state, "),
     "a native node": (native, "it has no functional, init_state, levels; sj_lang.neuron.Node .*docs/plugins.md$"),
-    "a layer": (lambda channels: nn.Linear(channels, channels), "Linear is no neuron of .* no functional, init_state"),
+    "a layer": (lambda channels: nn.Linear(channels, channels), "Linear is not a neuron .* no functional, init_state"),
 }
 
 
@@ -70,11 +72,11 @@ def test_a_node_need_not_say_its_channels() -> None:
 
 ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "skip": ({"skip": ["compiles"]}, "skip: a mapping of each check to the reason, .* got a list"),
-    "only": ({"only": "odd_sizes"}, r"only: a list is meant, only=\['odd_sizes'\]"),
-    "backends": ({"backends": "torch"}, r"backends: a list is meant, backends=\['torch'\]"),
+    "only": ({"only": "odd_sizes"}, r"only: expected a list, such as only=\['odd_sizes'\]"),
+    "backends": ({"backends": "torch"}, r"backends: expected a list, such as backends=\['torch'\]"),
     "no backends": ({"backends": ()}, "backends: the list is empty, nothing would be run"),
-    "compilers": ({"compilers": "inductor"}, r"compilers: a list is meant, compilers=\['inductor'\]"),
-    "dtypes": ({"dtypes": torch.float32}, r"dtypes: a list is meant, dtypes=\[torch.float32\]"),
+    "compilers": ({"compilers": "inductor"}, r"compilers: expected a list, such as compilers=\['inductor'\]"),
+    "dtypes": ({"dtypes": torch.float32}, r"dtypes: expected a list, such as dtypes=\[torch.float32\]"),
     "a dtype's name": ({"dtypes": ("float32",)}, "dtypes: 'float32' is neither torch.float64 nor torch.float32"),
     "a narrow dtype": ({"dtypes": [torch.bfloat16]}, "dtypes: torch.bfloat16 is neither"),
     "no dtypes": ({"dtypes": []}, "dtypes: the list is empty"),
@@ -107,5 +109,5 @@ def test_building_to_look_leaves_the_random_numbers_alone() -> None:
 
 
 def test_a_subject_refuses_a_name_for_a_list() -> None:
-    with pytest.raises(TypeError, match="compilers: a list is meant"):
+    with pytest.raises(TypeError, match="compilers: expected a list"):
         Subject(make=Toy, traits=Traits(**ALL), compilers="inductor")  # type: ignore[arg-type]

@@ -45,7 +45,9 @@ scan.register_autograd(backward, setup_context=keep)
 
 
 class Toy(Node):
-    """alpha_t = sigmoid(w_0 X_{t-1} + w_1 X_t), H_t = alpha_t H_{t-1} + (1 - alpha_t) X_t, S_t = [H_t >= threshold]."""
+    """alpha_t = sigmoid(w_0 X_{t-1} + w_1 X_t), H_t = alpha_t H_{t-1} + (1 - alpha_t) X_t,
+    S_t = [H_t >= threshold].
+    """
 
     kernels: ClassVar = {"torch": Kernel(scan)}
 

@@ -1,4 +1,6 @@
-"""A tiny BERT of transformers, offered to recipes like a model of a plugin, beside this distribution's components."""
+"""A tiny BERT of transformers, offered to recipes like a model of a plugin,
+beside this distribution's components.
+"""
 
 from __future__ import annotations
 

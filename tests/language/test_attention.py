@@ -67,7 +67,8 @@ def test_memory_is_linear_in_the_length() -> None:
 
 
 def test_half_precision_counts_exactly() -> None:
-    q, k, v = (spikes(1, 600, 4, seed=seed) + 1 for seed in range(3))  # sums far beyond 256, bfloat16's last integer
+    # sums far beyond 256, bfloat16's last integer
+    q, k, v = (spikes(1, 600, 4, seed=seed) + 1 for seed in range(3))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out, state = causal_linear(q.bfloat16(), k.bfloat16(), v.bfloat16())
     assert state.dtype == torch.float32
@@ -103,7 +104,8 @@ def test_softmax_over_a_whole_text_reads_valid_tokens_only() -> None:
     right = ((q[1, :, :4] @ k[1, :, :4].mT) * 0.7).softmax(-1) @ v[1, :, :4]
     torch.testing.assert_close(found[1, :, :4], right)
     torch.testing.assert_close(found[:1], whole_softmax(q[:1], k[:1], v[:1], scale=0.7))
-    repeated = [x[:, None].expand(-1, 5, -1, -1, -1) for x in (q, k, v)]  # repeat coding: [B, T, H, L, K]
+    # repeat coding: [B, T, H, L, K]
+    repeated = [x[:, None].expand(-1, 5, -1, -1, -1) for x in (q, k, v)]
     torch.testing.assert_close(whole_softmax(*repeated, valid, scale=0.7)[:, 3], found)
     assert whole_softmax(q, k, v, torch.zeros_like(valid)).isfinite().all()
 

@@ -1,4 +1,4 @@
-"""bert_ngram: BERT's embedding with a convolution over neighbouring tokens, and matches in a pair."""
+"""bert_ngram: BERT's embedding with a convolution over neighbours, and matches in a pair."""
 
 from __future__ import annotations
 

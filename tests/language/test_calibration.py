@@ -1,4 +1,4 @@
-"""Where a spiking student starts: the nearest grids, refitted Linear layers, and what cannot be calibrated."""
+"""Where a spiking student starts: nearest grids, refitted Linear layers, and refusals."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def test_a_grid_is_no_worse_than_one_that_is_searched_for(low: int, high: int, c
     x = torch.stack(list(channels().values()), 1)
     deviation, mean = x.std(0), x.mean(0)
     searched = torch.full_like(mean, torch.inf)
-    for width in torch.linspace(0.1, 4, 79):  # of the grid, from its middle to its edge, in deviations
+    # of the grid, from its middle to its edge, in deviations
+    for width in torch.linspace(0.1, 4, 79):
         step = width * deviation * 2 / (high - low)
         for place in torch.linspace(-3, 3, 61) if centred else [None]:
             offset = torch.zeros_like(step) if place is None else mean + place * deviation - step * (high + low) / 2
@@ -117,7 +118,9 @@ def test_a_channel_that_nothing_reads_is_silent() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("ridge", [0.0, 0.1, 10.0])
 def test_a_refitted_layer_is_the_closed_form(ridge: float, bias: bool) -> None:
-    """Against a least squares problem with a row for each input and each weight's pull, solved as a whole."""
+    """Against a least squares problem with a row for each input and each weight's pull,
+    solved as a whole.
+    """
     torch.manual_seed(0)
     neurons = SpikingLayer(neuron=parts.part("neuron", INTEGER), channels=5, scaled=True)
     assert neurons.scale is not None
@@ -192,7 +195,7 @@ def test_layers_come_nearer_to_the_twins_and_the_errors_are_theirs() -> None:
 )
 @torch.no_grad()
 def test_spikes_without_a_sign_keep_as_much_and_are_binary_in_substeps(attention: dict[str, Any]) -> None:
-    """0 to 8 is the grid of -4 to 4 with another offset, which the bias takes; its sub-steps are 0 or 1."""
+    """0 to 8 is the grid of -4 to 4 with its offset in the bias; its sub-steps are 0 or 1."""
     (signed, twin), (unsigned, _) = (
         pair(attention=attention, neuron={**INTEGER, **changes}) for changes in ({}, {"levels": 8, "signed": False})
     )

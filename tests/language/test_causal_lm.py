@@ -99,7 +99,7 @@ def test_figures_are_exact_whatever_the_batches(book: str, tokenizer: Any) -> No
 
 
 def test_any_causal_model_of_transformers_is_scored_on_every_target(book: str, tmp_path: Path) -> None:
-    """The last token of a window predicts too, also in a model that knows nothing of this package."""
+    """The last token of a window predicts too, also in a model from outside this package."""
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
     ready = prepare(data=book, length=16)
@@ -206,4 +206,5 @@ def test_smoothed_labels_are_refused_in_a_recipe_and_shifted_by_the_plain_traine
     found = trainer.compute_loss(model.eval(), {"input_ids": ids, "labels": ids.clone()})
     torch.testing.assert_close(found, model(ids, labels=ids).loss)
     texts = [{"input_ids": row, "labels": row} for row in ids.tolist()]
-    assert trainer.evaluate(texts)["eval_loss"] == pytest.approx(found.item(), rel=1e-5)  # it finds the labels
+    # it finds the labels
+    assert trainer.evaluate(texts)["eval_loss"] == pytest.approx(found.item(), rel=1e-5)

@@ -1,4 +1,4 @@
-"""The recipes glue/* and text/*, on small data of each form: built whole, and two trained for a few steps."""
+"""The recipes glue/* and text/* on small data of each form: built whole, two trained a little."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sj_lang.run import assembly, series
 
 RUNS = ("twin", "spiking", "softmax_free")  # of each recipe glue/TASK
 SCRATCH = [name for name in plugins.recipes() if name.startswith("glue/") and name.endswith(("-scratch", "-ablations"))]
-TEXT = [name for name in plugins.recipes() if name.startswith("text/") and name != "text/from-checkpoint"]
+TEXT = [name for name in plugins.recipes() if name.startswith("text/") and name.endswith("-scratch")]
 SMALL = ["tokenizer.vocab_size=300", "model.hidden_size=8", "model.intermediate_size=8"]
 SHORT = ["train.max_steps=2", "train.eval_steps=2", "train.per_device_train_batch_size=8", "seeds=null"]
 
@@ -35,7 +35,7 @@ def test_there_is_a_recipe_for_each_task() -> None:
     assert {f"glue/{name}-scratch" for name in NINE} <= set(plugins.recipes())
     assert {f"glue/{name}" for name in NINE} <= set(plugins.recipes())
     assert len(TEXT) >= 4
-    assert "text/from-checkpoint" in plugins.recipes()
+    assert {"text/from-files", "text/sst5"} <= set(plugins.recipes())
 
 
 @pytest.mark.parametrize("name", SCRATCH)
@@ -176,8 +176,8 @@ def test_a_table_of_texts_from_a_checkpoint(tmp_path: Path, monkeypatch: pytest.
     Path("reviews.csv").write_text(f"stars,review\n{rows}", encoding="utf-8")
     table = ["task.data=reviews.csv", "task.text=review", "task.label=stars"]
     with pytest.raises(UserError, match=r"model\.init_from is not set: .*model\.init_from=FOLDER"):
-        run.execute(load("text/from-checkpoint", table))
-    assert run.execute(load("text/from-checkpoint", ["model.init_from=bert", *table, *SHORT[:3], "output=out"])) == 0
+        run.execute(load("text/from-files", table))
+    assert run.execute(load("text/from-files", ["model.init_from=bert", *table, *SHORT[:3], "output=out"])) == 0
     metrics = read_json(Path("out/metrics.json"))
     assert list(metrics) == list(RUNS)
     assert {"dev.accuracy", "calibration.error.layer.1", "energy.mj", "firing_rate.mean"} <= metrics["spiking"].keys()

@@ -1,4 +1,4 @@
-"""Distillation: the equations, exactness under accumulation, what is stored, and teachers that do not fit."""
+"""Distillation: equations, exactness under accumulation, what is stored, wrong teachers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def tokenizer(book: Path) -> Any:
 
 @pytest.fixture
 def teacher(tokenizer: Any, tmp_path: Path) -> Callable[..., str]:
-    """Store a random teacher, wider and deeper than the student, with a tokenizer; returns its folder."""
+    """Store a random teacher, wider and deeper than the student, and a tokenizer;
+    return the folder.
+    """
 
     def make(kind: Any = StockForMaskedLM, name: str = "teacher", own: Any = None, **changes: Any) -> str:
         torch.manual_seed(7)
@@ -87,7 +89,7 @@ def recipe(tmp_path: Path, book: Path, place: str, *changes: str) -> Any:
 
 
 def test_the_loss_is_what_the_page_says() -> None:
-    """Against the equations written out, sample by sample, with padding, in two layers of another width."""
+    """Against the equations, sample by sample, with padding, in two layers of another width."""
     torch.manual_seed(0)
     options = {"vocab_size": 30, "max_position_embeddings": 8, "hidden_dropout_prob": 0.0}
     student = StockForMaskedLM(StockConfig(**options)).eval()
@@ -196,7 +198,8 @@ def test_a_run_comes_nearer_to_its_teacher_and_stores_the_student_alone(
     figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert figures["parameters.total"] == sum(p.numel() for p in student.parameters())
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("mean negative log likelihood of a masked token, in nats") == 2  # not of train.loss
+    # not of train.loss
+    assert page.count("mean negative log likelihood of a masked token, in nats") == 2
     again = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert again["test.loss"] == figures["test.loss"]
 
@@ -247,7 +250,7 @@ def test_teachers_that_do_not_fit(
         teacher(name="short", max_position_embeddings=8): r"reads 8 tokens at most, but the task has 16",
         str(bare): r"holds no model",
         cut_off: r"task\.teacher: .*cut.* cannot be loaded as .*incomplete",
-        "./nowhere": r"\./nowhere is no folder",
+        "./nowhere": r"\./nowhere is not a folder",
     }
     for place, message in cases.items():
         with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""`sj-lang eval RUN --unrolled`, on the two runs of text/from-checkpoint."""
+"""`sj-lang eval RUN --unrolled`, on the two runs of text/from-files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store_bert(str(folder / "bert"))
     changes = [f"model.init_from={folder / 'bert'}", f"task.data={folder / 'train.csv'}", f"output={folder / 'out'}"]
     short = ["train.max_steps=2", "train.eval_steps=2", "train.per_device_train_batch_size=8", "measure.raster=false"]
-    assert run.execute(load("text/from-checkpoint", [*changes, *short, "train.bf16=false"])) == 0
+    assert run.execute(load("text/from-files", [*changes, *short, "train.bf16=false"])) == 0
     return folder / "out"
 
 

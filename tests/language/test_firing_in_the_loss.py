@@ -1,4 +1,6 @@
-"""The firing rate of a student as a part of distillation's loss: what it is, what it does, what it refuses."""
+"""The firing rate of a student as a part of distillation's loss: what it is, what it does,
+what it refuses.
+"""
 
 from __future__ import annotations
 

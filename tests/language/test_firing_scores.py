@@ -34,7 +34,7 @@ def spikes(*shape: int, seed: int) -> torch.Tensor:
 
 
 def defined(module: FiringScoresAttention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """The docstring's equations, of the values that the spikes stand for, one query after the other."""
+    """The docstring's equations, of the values that spikes stand for, query by query."""
     assert module.values is not None
     assert module.threshold is not None
     assert module.log_step is not None

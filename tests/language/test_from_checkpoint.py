@@ -124,7 +124,7 @@ def test_the_stored_recipe_of_a_run_shows_them_and_runs_again(store: Callable[..
     assert run.execute(stored, dry_run=True) == 0
     Path("bert").rename("gone")
     assert run.evaluate("first") == 0
-    with pytest.raises(UserError, match=r"first/recipe\.yaml:\d+:\d+  model\.init_from: bert is no folder"):
+    with pytest.raises(UserError, match=r"first/recipe\.yaml:\d+:\d+  model\.init_from: bert is not a folder"):
         load("first/recipe.yaml", ["output=second"])
 
 
@@ -157,7 +157,7 @@ def test_all_contradictions_are_told_each_at_its_place(store: Callable[..., Path
 
 
 def test_an_installed_recipe_for_training_from_scratch_gives_way(store: Callable[..., Path]) -> None:
-    recipe = load("text/from-files", [f"model.init_from={store()}", *TABLE])
+    recipe = load("text/from-files-scratch", [f"model.init_from={store()}", *TABLE])
     assert recipe.model["hidden_size"] == 24
     assert recipe.model["gelu"] is True
     assert recipe.model["embedding"] == {"type": "bert_sum"}
@@ -170,7 +170,7 @@ def test_an_installed_recipe_for_training_from_scratch_gives_way(store: Callable
         assert key in note
     assert assemble(recipe).model.config.num_hidden_layers == 3
     with pytest.raises(UserError, match=r"'model\.hidden_size=96'  model\.hidden_size: the checkpoint bert has 24"):
-        load("text/from-files", ["model.init_from=bert", "model.hidden_size=96", *TABLE])
+        load("text/from-files-scratch", ["model.init_from=bert", "model.hidden_size=96", *TABLE])
 
 
 def test_what_a_run_of_an_installed_series_changes_stays(store: Callable[..., Path]) -> None:
@@ -234,7 +234,9 @@ def test_another_architecture_and_pickles_are_refused_before_anything_is_built(s
 def test_another_vocabulary_than_the_tokenizer_is_refused(store: Callable[..., Path]) -> None:
     place = store()
     own(f"  init_from: {place}")
-    with pytest.raises(UserError, match=r"tokenizer: \d+ of the \d+ tokens of model.init_from, bert, have another"):
+    with pytest.raises(
+        UserError, match=r"tokenizer: \d+ of the \d+ tokens of model.init_from, bert, have a different id"
+    ):
         assemble(load("own.yaml", ["tokenizer={type: wordpiece, vocab_size: 40}"]))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (place / name).unlink()

@@ -306,7 +306,8 @@ def test_the_real_files(name: str) -> None:
     if not data:
         pytest.skip("SJ_LANG_DATA, the folder of the real data, is not set")
     words = None if name in ("cola", "rte", "wnli") else one_token
-    ready = prepare(name, words, data=data, length=64, baselines=False, phrases=False)  # phrases: test_phrases.py
+    # phrases: test_phrases.py
+    ready = prepare(name, words, data=data, length=64, baselines=False, phrases=False)
     sizes = {"cola": 522, "sst2": 436, "mrpc": 204, "stsb": 750, "qqp": 1748, "mnli": 4908}
     sizes |= {"qnli": 2732, "rte": 139, "wnli": 71}
     assert len(ready.tests["dev"]) == sizes[name]

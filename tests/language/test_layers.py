@@ -1,4 +1,4 @@
-"""A spiking Linear knows the neurons whose spikes enter it, and a twin is the same class without them."""
+"""A spiking Linear knows the neurons whose spikes enter it; a twin is the same class without."""
 
 from __future__ import annotations
 

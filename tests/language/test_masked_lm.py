@@ -1,4 +1,4 @@
-"""Masked language modelling: what is masked, how pairs are made, exact figures, streams, and bad input."""
+"""Masked language modelling: masks, pairs, exact figures, streams, and bad input."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_masks_are_new_in_each_epoch_and_fixed_in_evaluation(book: str) -> None:
 
 @pytest.mark.parametrize("length", [8, 16, 33])
 def test_each_held_out_token_is_maskable_in_one_window(book: str, length: int) -> None:
-    """The last window ends with the text, and what it shares with the one before is context only."""
+    """The last window ends with the text; what it shares with the one before is context only."""
     ready = prepare(data=book, length=length)
     windows = ready.tests["test"].items
     ids = ready.tokenizer(TEXT[int(len(TEXT) * 0.95 + 1e-6) :], add_special_tokens=False)["input_ids"]
@@ -221,7 +221,8 @@ def test_a_stream_of_files_is_the_text_in_windows(book: str) -> None:
     assert all(item["input_ids"].shape == (16,) and (item["labels"] != -100).any() for item in seen)
     text = f" {' '.join(map(str, ids))} "
     inner = [f" {' '.join(map(str, restored(item)[1:-1].tolist()))} " for item in seen]
-    assert sum(window in text for window in inner) > 0.95 * len(seen)  # all but those across the end of the text
+    # all but those across the end of the text
+    assert sum(window in text for window in inner) > 0.95 * len(seen)
     starts = [text.find(window) for window in inner]
     assert starts != sorted(starts)
 
@@ -240,7 +241,9 @@ def test_what_a_stream_holds_out_is_not_trained_on(tmp_path: Path) -> None:
 
 
 def test_workers_of_a_stream_share_its_files_and_hold_out_the_same(tmp_path: Path) -> None:
-    """What is held out is in one file; the worker that reads the other one must not skip rows of its own."""
+    """What is held out is in one file; the worker that reads
+    the other one must not skip rows of its own.
+    """
     (tmp_path / "books").mkdir()
     for name, word in (("a", "apple"), ("b", "banana")):
         (tmp_path / "books" / f"{name}.txt").write_text("\n\n".join(f"{word} {i} is red or yellow" for i in range(90)))
@@ -294,7 +297,8 @@ def test_a_dry_run_without_network_checks_all_but_the_data(
     assert "vocab_size 999" in shown
     assert "total" in shown  # the table of parameters
     assert not (tmp_path / "runs").exists()
-    with pytest.raises(UserError, match=r"num_attention_heads|hidden size"):  # the model is built all the same
+    # the model is built all the same
+    with pytest.raises(UserError, match=r"num_attention_heads|hidden size"):
         execute(load(path, [*changes, "model.num_attention_heads=3"]), dry_run=True)
     with pytest.raises(Unreachable, match="cannot be reached"):
         execute(load(path, changes))
@@ -362,7 +366,7 @@ def test_data_that_are_not_there(tmp_path: Path, book: str) -> None:
 def test_a_list_of_texts_is_checked_in_the_recipe(tmp_path: Path, book: str) -> None:
     path = write_recipe(tmp_path, Path(book))
     assert load(path, [f"task.data=[{book}, {book}]"]).task["data"] == [book, book]
-    with pytest.raises(UserError, match=r"task.data.1.*'nowhere' is no registered source"):
+    with pytest.raises(UserError, match=r"task.data.1.*'nowhere' is not a registered source"):
         load(path, [f"task.data=[{book}, nowhere]"])
     with pytest.raises(UserError, match="found an empty list"):
         load(path, ["task.data=[]"])

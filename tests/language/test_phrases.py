@@ -18,7 +18,9 @@ from sj_lang.errors import UserError
 
 
 def treebank(sentences: int = 200, seed: int = 0) -> Examples:
-    """Sentences over few words, so that they share phrases, and all halves of halves of each, in any order."""
+    """Sentences over few words, so that they share phrases, and all halves of halves of each,
+    in any order.
+    """
     rng = random.Random(seed)
     texts = set()
 
@@ -130,7 +132,8 @@ def test_sst2_has_the_sentences_of_the_treebank() -> None:
         places=[row[0] for row in rows],
     )
     train, validation, dropped = phrases.cut(whole, 500)
-    assert len(phrases._sentences([tuple(text.split()) for text in whole.first])) == 6885  # 6,920 rows in SST-2's paper
+    # 6,920 rows in SST-2's paper
+    assert len(phrases._sentences([tuple(text.split()) for text in whole.first])) == 6885
     assert len(validation) >= 500
     assert dropped > 3000
     lengths = [len(text.split()) for text in validation.first]

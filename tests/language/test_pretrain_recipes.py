@@ -1,4 +1,6 @@
-"""The recipes pretrain/*: SNN-BERT is pre-trained, taught by its twin, and is where another task starts."""
+"""The recipes pretrain/*: SNN-BERT is pre-trained, taught by its twin,
+and is where another task starts.
+"""
 
 from __future__ import annotations
 

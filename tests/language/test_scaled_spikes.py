@@ -1,4 +1,6 @@
-"""Spikes that stand for values: what Linear layers and attention make of them, folding, and running in sub-steps."""
+"""Spikes that stand for values: what Linear layers and attention make of them, folding,
+and running in sub-steps.
+"""
 
 from __future__ import annotations
 
@@ -257,7 +259,8 @@ def test_there_is_nothing_to_fold_in_a_twin_or_in_plain_spikes() -> None:
 def test_what_shifts_add_to_a_bias_costs_no_energy() -> None:
     model, sample = scaled(), {"input_ids": texts()[0][:1]}
     width = model.config.hidden_size
-    assert energy(model, [sample])["energy.macs"] == width * width + width * model.config.num_labels  # pooler, head
+    # pooler, head
+    assert energy(model, [sample])["energy.macs"] == width * width + width * model.config.num_labels
     costs = energy(model, [sample])
     model.fold()
     assert energy(model, [sample]) == pytest.approx(costs)
@@ -273,7 +276,8 @@ def test_every_product_of_spikes_runs_in_substeps_and_changes_nothing() -> None:
     plain = model(**inputs()).logits
     with unrolled(model) as mode:
         in_substeps = model(**inputs()).logits
-    # per layer: Q, K, V, the three dense ones; Q' K^T with the spikes of K, weights times the spikes of V
+    # per layer: Q, K, V, the three dense ones; Q' K^T with the spikes of K, weights times the
+    # spikes of V
     assert mode.products == model.config.num_hidden_layers * 8
     assert mode.most == 4
     assert mode.products < mode.substeps <= 4 * mode.products
@@ -282,7 +286,7 @@ def test_every_product_of_spikes_runs_in_substeps_and_changes_nothing() -> None:
 
 @torch.no_grad()
 def test_before_folding_products_hold_the_spikes_too() -> None:
-    """The values are in the weights in training already; only where spikes meet spikes is a float."""
+    """The values are in the weights in training already; a float is left if spikes meet spikes."""
     model = scaled()
     with unrolled(model) as mode:
         model(**inputs())

@@ -52,7 +52,8 @@ def test_the_twin_is_bert(head: Any) -> None:
     twin = build("twin", head, layer_norm_eps=1e-12)
     found = twin.load_state_dict(bert.state_dict(), strict=False)
     assert found.missing_keys == []
-    assert set(found.unexpected_keys) <= {"cls.predictions.decoder.bias"}  # tied to cls.predictions.bias
+    # tied to cls.predictions.bias
+    assert set(found.unexpected_keys) <= {"cls.predictions.decoder.bias"}
     ids, segments = texts()
     mask = torch.ones_like(ids)
     mask[0, 7:] = 0
@@ -81,7 +82,8 @@ def test_all_kinds_have_berts_parameters_outside_the_neurons(kind: str) -> None:
 
 @pytest.mark.parametrize("side", ["left", "right", "between"])
 def test_padding_changes_no_output_and_no_gradient(kind: str, side: str) -> None:
-    model = build(kind, SNNBertForPreTraining).double()  # the order of summation differs, and rounding with it
+    # the order of summation differs, and rounding with it
+    model = build(kind, SNNBertForPreTraining).double()
     ids, segments = texts()
     text, parts, junk = ids[:1, :6], segments[:1, 3:9], torch.full((1, 3), 5)
     where = {
@@ -160,7 +162,8 @@ def test_every_parameter_learns(kind: str) -> None:
     ids, segments = texts()
     model(ids, None, segments, labels=ids, next_sentence_label=torch.tensor([1, 0, 1])).loss.backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    # a key's bias shifts all scores of a query alike, and softmax does not see it, but through a neuron's threshold
+    # a key's bias shifts all scores of a query alike, and softmax does not see it, but through a
+    # neuron's threshold
     assert [name for name in silent if not (kind == "twin" and name.endswith("key.bias"))] == []
 
 

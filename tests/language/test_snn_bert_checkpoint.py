@@ -1,4 +1,6 @@
-"""SNN-BERT in the hands of transformers: checkpoints, Trainer, pipeline, compile, checkpointing, bf16."""
+"""SNN-BERT in the hands of transformers: checkpoints, Trainer, pipeline, compile,
+checkpointing, bf16.
+"""
 
 from __future__ import annotations
 
@@ -249,7 +251,8 @@ def test_masked_lm_divides_by_what_the_trainer_says() -> None:
 def test_pre_training_in_micro_batches(sparse: bool) -> None:
     """Exact for masked tokens; pairs count by their micro-batch's share of these."""
     model, (ids, _) = build(model=SNNBertForPreTraining, sparse_prediction=sparse, **STILL), texts()
-    labels = ids.masked_fill(torch.arange(11) % torch.tensor([[2], [3], [5]]) != 0, -100)  # 6, 4 and 3 scored tokens
+    # 6, 4 and 3 scored tokens
+    labels = ids.masked_fill(torch.arange(11) % torch.tensor([[2], [3], [5]]) != 0, -100)
     model.train()  # sparse predictions are made in training alone
     parts = [slice(0, 1), slice(1, 3)]
     masked = sum(model(ids[at], labels=labels[at], num_items_in_batch=13).loss for at in parts)

@@ -90,14 +90,16 @@ def test_init_from_refuses_a_bert_of_another_shape(tmp_path: Path) -> None:
         config = SNNBertConfig(**{**TINY, **sizes})
         init_from.from_checkpoint(AutoModelForMaskedLM, config, str(tmp_path), [], fixed=sizes)
 
-    with pytest.raises(UserError, match=r"(?s)of another shape:.*intermediate.dense.bias: \[24\] there, \[30\] here"):
+    with pytest.raises(
+        UserError, match=r"(?s)of other shapes:.*intermediate.dense.bias: \[24\] in the checkpoint, \[30\] here"
+    ):
         take(intermediate_size=30)
     with pytest.raises(UserError, match=r"num_attention_heads: the checkpoint .* has 2, the model 4"):
         take(num_attention_heads=4)
     for layers in (1, 3):
         with pytest.raises(UserError, match=rf"num_hidden_layers: the checkpoint .* has 2, the model {layers}"):
             take(num_hidden_layers=layers)
-    with pytest.raises(UserError, match=r"position_embeddings.weight: \[14, 16\] there, \[10, 16\] here"):
+    with pytest.raises(UserError, match=r"position_embeddings.weight: \[14, 16\] in the checkpoint, \[10, 16\] here"):
         take(max_position_embeddings=10)
 
 
@@ -108,14 +110,14 @@ def test_init_from_keeps_the_rows_that_pad_a_table_beyond_its_tokenizer(tmp_path
         config = SNNBertConfig(**{**TINY, "vocab_size": tokens})
         return init_from.from_checkpoint(AutoModelForMaskedLM, config, str(tmp_path), [], fixed={})
 
-    with pytest.raises(UserError, match=r"word_embeddings.weight: \[23, 16\] there, \[20, 16\] here"):
+    with pytest.raises(UserError, match=r"word_embeddings.weight: \[23, 16\] in the checkpoint, \[20, 16\] here"):
         take(20)
     (tmp_path / "vocab.txt").write_text("".join(f"token{n}\n" for n in range(20)))
     model = take(20)
     assert model.config.vocab_size == 23
     assert model(torch.zeros(1, 4, dtype=torch.long)).logits.shape == (1, 4, 23)
     for tokens in (19, 24):
-        with pytest.raises(UserError, match=rf"\[23, 16\] there, \[{tokens}, 16\] here"):
+        with pytest.raises(UserError, match=rf"\[23, 16\] in the checkpoint, \[{tokens}, 16\] here"):
             take(tokens)
 
 

@@ -1,4 +1,6 @@
-"""SpikeDecoder: one code path for training and generation, padding that changes nothing, spikes, the ANN twin."""
+"""SpikeDecoder: one code path for training and generation, padding that changes nothing,
+spikes, the ANN twin.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,8 @@ def test_padding_changes_no_logit_and_no_gradient(build: Build, kind: str, ids: 
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     labels = padded.masked_fill(mask == 0, -100)
-    if side == "between":  # transformers shifts by one place, so what stands before a hole has no next token
+    # transformers shifts by one place, so what stands before a hole has no next token
+    if side == "between":
         labels = labels.masked_fill(torch.arange(9) == 5, -100)
         plain = text.masked_fill(torch.arange(6) == 2, -100)
     else:

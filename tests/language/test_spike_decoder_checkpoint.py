@@ -1,4 +1,6 @@
-"""Configs and checkpoints: everything written down, nothing unknown taken, nothing left as raw memory."""
+"""Configs and checkpoints: everything written down, nothing unknown taken,
+nothing left as raw memory.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,8 @@ def test_missing_parameters_are_initialised_like_fresh_ones(
     kept = {name: value for name, value in load_file(file).items() if ".node." not in name and "norm" not in name}
     save_file(kept, file, metadata={"format": "pt"})
     torch.manual_seed(3)
-    waste = [torch.full((10_000,), float("nan")) for _ in range(50)]  # memory that is handed out again is not zero
+    # memory that is handed out again is not zero
+    waste = [torch.full((10_000,), float("nan")) for _ in range(50)]
     del waste
     again, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     fresh = build(kind)
@@ -75,7 +78,9 @@ def test_missing_parameters_are_initialised_like_fresh_ones(
 
 
 class Counting(torch.nn.Module):
-    """A node with a parameter, a buffer that is stored and one that is not, and no reset_parameters()."""
+    """A node with a parameter, a buffer that is stored and one that is not,
+    and no reset_parameters().
+    """
 
     def __init__(self, *, channels: int) -> None:
         super().__init__()
@@ -95,7 +100,8 @@ def test_a_foreign_node_keeps_its_own_initial_values(build: Build) -> None:
     with torch.no_grad():
         for tensor in (*model.output.node.parameters(), *model.output.node.buffers()):
             tensor.fill_(torch.nan)
-    model.output.node.gain._is_hf_initialized = True  # what from_pretrained does with what it has loaded
+    # what from_pretrained does with what it has loaded
+    model.output.node.gain._is_hf_initialized = True
     model.initialize_weights()
     node = model.output.node
     assert node.gain.isnan().all()

@@ -1,4 +1,6 @@
-"""From a pre-trained BERT to a spiking student: a twin teaches, the student starts from it and is calibrated."""
+"""From a pre-trained BERT to a spiking student: a twin teaches,
+the student starts from it and is calibrated.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +143,8 @@ def test_a_trained_student_serves_in_a_pipeline_folded_or_not(place: Path) -> No
 def test_a_trained_student_is_an_embedding_model(place: Path) -> None:
     sentence_transformers: Any = pytest.importorskip("sentence_transformers", reason="sentence-transformers is absent")
     assert run.execute(load("both.yaml", ["output=out"])) == 0
-    embedder = sentence_transformers.SentenceTransformer("out/spiking/model", device="cpu")  # its default is the mean
+    # its default is the mean
+    embedder = sentence_transformers.SentenceTransformer("out/spiking/model", device="cpu")
     texts = ["film 3 was good", "film 4 was bad and poor and dull"]
     vectors = torch.as_tensor(embedder.encode(texts))
     tokens = AutoTokenizer.from_pretrained("out/spiking/model")(texts, padding=True, return_tensors="pt")
@@ -156,7 +159,7 @@ def test_a_trained_student_is_an_embedding_model(place: Path) -> None:
 
 
 def test_steps_of_both_are_timed_once_the_twin_is_there(place: Path) -> None:
-    with pytest.raises(UserError, match=r"task\.teacher: runs/both/twin is no folder"):
+    with pytest.raises(UserError, match=r"task\.teacher: runs/both/twin is not a folder"):
         time_steps(load("both.yaml"), 1)
     assert run.execute(load("both.yaml", ["train.max_steps=2", "train.eval_steps=2"])) == 0
     timed, device = time_steps(load("both.yaml"), 1)
@@ -180,7 +183,10 @@ def test_a_student_starts_with_its_teachers_tensors(student: Callable[..., Any])
 
 def test_starts_that_are_refused(student: Callable[..., Any]) -> None:
     wide = build("twin", gelu=True)
-    with pytest.raises(UserError, match=r"task\.start: \d+ tensors of the teacher have another shape, such as bert\."):
+    with pytest.raises(
+        UserError,
+        match=r"task\.start: \d+ tensors of the teacher have a different shape in the student, such as bert\.",
+    ):
         start_from(build("bpsn", intermediate_size=32), wide)
     with pytest.raises(
         UserError, match=r"no place for 16 tensors of the teacher, such as bert\.encoder\.layer\.1\.attention\.output"
@@ -267,7 +273,9 @@ def test_embeddings_stay_or_are_trained(student: Callable[..., Any]) -> None:
 
 
 def test_variances_divide_what_hidden_states_differ_by(student: Callable[..., Any]) -> None:
-    """Against the equations written out, with the variances of the teacher's states on its sentences."""
+    """Against the equations written out, with the variances of
+    the teacher's states on its sentences.
+    """
     job = assemble(student("task.calibrate=5000", "task.temperature=2.0", "task.alpha=0.75"), Path("out"))
     loss, model = job.objective, job.model.eval()
     assert isinstance(loss, DistillationLoss)
@@ -324,7 +332,8 @@ def test_with_variances_it_is_exact_under_gradient_accumulation(student: Callabl
 
 def test_a_run_reference_in_a_single_run(student: Callable[..., Any]) -> None:
     with pytest.raises(
-        UserError, match=r"task\.teacher: run:twin is no folder; it means another run of the same series, and this is"
+        UserError,
+        match=r"task\.teacher: run:twin is not a folder; it means another run of the same series, and this is",
     ):
         run.execute(student("task.teacher=run:twin"), dry_run=True)
 

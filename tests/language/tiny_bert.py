@@ -18,7 +18,8 @@ TINY: dict[str, Any] = {
     "intermediate_size": 24,
     "initializer_range": 0.4,
 }
-SHARP = {"type": "softmax", "scale": 5.7, "gain": 4.0}  # tiny and untrained, attention is flat and its neurons silent
+# tiny and untrained, attention is flat and its neurons silent
+SHARP = {"type": "softmax", "scale": 5.7, "gain": 4.0}
 KINDS: dict[str, dict[str, Any]] = {
     "bpsn": {"attention": SHARP},
     "counting": {"neuron": {"type": "bpsn", "variant": "K"}, "attention": {"type": "ssa", "scale": 0.3}, "gelu": False},
@@ -31,7 +32,9 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def build(kind: str = "bpsn", model: Any = SNNBertForSequenceClassification, **changes: Any) -> Any:
-    """One of KINDS, with biases and running figures away from their initial values, so that a lost one shows."""
+    """One of KINDS, with biases and running figures away from their initial values,
+    so that a lost one shows.
+    """
     torch.manual_seed(0)
     made = model(SNNBertConfig(**{**TINY, **KINDS[kind], **changes})).eval()
     with torch.no_grad():
@@ -54,7 +57,7 @@ def dirty_memory() -> None:
 
 
 def store_bert(folder: str, **sizes: int) -> None:
-    """Store a tiny BERT of transformers with a tokenizer beside it, as a checkpoint to start from."""
+    """Store a tiny BERT of transformers with its tokenizer, as a checkpoint to start from."""
     words = wordpiece(texts=[f"some other film {n} is good or bad words" for n in range(60)], vocab_size=80)
     torch.manual_seed(0)
     options = {**TINY, "vocab_size": len(words), "max_position_embeddings": 150, **sizes}

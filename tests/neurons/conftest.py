@@ -1,4 +1,4 @@
-"""Modules of SpikingJelly that 0.0.0.0.14 imports late, with warnings that are no fault of a test."""
+"""Modules of SpikingJelly that 0.0.0.0.14 imports late, with warnings that no test caused."""
 
 from sj_lang.compat import spikingjelly
 

@@ -1,4 +1,6 @@
-"""BPSN against its equations: spikes, potentials, states and every gradient, for any shape, mask and way of cutting."""
+"""BPSN against its equations: spikes, potentials, states and every gradient, for any shape,
+mask and way of cutting.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -115,7 +117,8 @@ def test_equals_the_equations_with_every_gradient(
         monkeypatch.setattr(tiles, "BLOCK", cut[0])
         monkeypatch.setattr(tiles, "COLUMNS", cut[1])
     node = built(variant, direction, store_v_seq=True)
-    with torch.no_grad():  # at 90 steps fast decays are settled in the middle: weights of the interior
+    # at 90 steps fast decays are settled in the middle: weights of the interior
+    with torch.no_grad():
         for decay in (node.decay_f, node.decay_b):
             if decay is not None and steps == 90:
                 decay[0] = -1.0
@@ -138,7 +141,9 @@ def test_equals_the_equations_with_every_gradient(
 def test_a_last_tile_that_is_narrower_has_no_more_rows_than_the_memory(
     monkeypatch: pytest.MonkeyPatch, variant: str, direction: str
 ) -> None:
-    """Sequences in tiles of 3 and 2: a block would be 2 steps of the first and 4 of the second, in one memory."""
+    """Sequences in tiles of 3 and 2: a block would be 2 steps of the first and 4 of the second,
+    in one memory.
+    """
     monkeypatch.setattr(tiles, "BLOCK", 40)
     monkeypatch.setattr(tiles, "COLUMNS", 15)
     node = built(variant, direction, store_v_seq=True)
@@ -164,7 +169,7 @@ def test_steps_equal_the_sequence_in_the_reference(variant: str) -> None:
 
 @pytest.mark.parametrize(("variant", "direction"), CASES)
 def test_the_operator_runs_and_equals_the_equations_in_the_kit(variant: str, direction: str) -> None:
-    """The kit's other checks run on every registered neuron; here are those that need to know BPSN."""
+    """The kit's other checks run on every registered neuron; these need to know BPSN."""
     forward = direction == "forward"
     report = check_node(
         lambda channels: BPSN(channels=channels, variant=variant, direction=direction),  # type: ignore[arg-type]

@@ -1,4 +1,6 @@
-"""Faults planted in copies of BPSN, each caught by the check of the kit that names it; the copy without one passes."""
+"""Faults planted in copies of BPSN, each caught by the check of the kit that names it;
+the copy without one passes.
+"""
 
 from __future__ import annotations
 

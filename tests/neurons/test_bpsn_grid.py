@@ -1,4 +1,6 @@
-"""BPSN's spikes on a grid: against the equations, with every gradient; what fits an input; what is refused."""
+"""BPSN's spikes on a grid: against the equations, with every gradient; what fits an input;
+what is refused.
+"""
 
 import re
 from typing import Any
@@ -156,10 +158,10 @@ def test_fit_refuses_what_it_cannot_do(
         ({"spikes": "integer"}, 'levels is None; spikes="integer" needs the largest spike'),
         ({"spikes": "integer", "levels": 0}, 'levels is 0; spikes="integer" needs the largest spike'),
         ({"spikes": "integer", "levels": 1.5}, "a whole number of at least 1"),
-        ({"spikes": "ternary", "levels": 1}, 'levels is 1, which spikes="ternary" does not take; "integer" does'),
-        ({"levels": 2}, 'levels is 2, which spikes="binary" does not take'),
-        ({"spikes": "ternary", "signed": False}, 'signed=False is for spikes="integer", not for "ternary"'),
-        ({"signed": False}, 'signed=False is for spikes="integer", not for "binary"'),
+        ({"spikes": "ternary", "levels": 1}, 'levels=1 needs spikes="integer", got spikes="ternary"'),
+        ({"levels": 2}, 'levels=2 needs spikes="integer", got spikes="binary"'),
+        ({"spikes": "ternary", "signed": False}, 'signed=False needs spikes="integer", got spikes="ternary"'),
+        ({"signed": False}, 'signed=False needs spikes="integer", got spikes="binary"'),
         ({"variant": "K", "spikes": "ternary"}, 'variant "K" fires binary spikes without an offset'),
         ({"variant": "K", "offset": True}, 'variant "K" fires binary spikes without an offset'),
         ({"surrogate_function": "ATan", "offset": True}, "a surrogate_function fires binary spikes without an offset"),
@@ -193,7 +195,8 @@ def test_gradients_by_torch_func(grid: dict[str, Any]) -> None:
     torch.func.vmap(torch.func.grad(loss))(x[None])
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own doing
+# opcheck's own doing
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_the_compiled_operator_is_registered_completely() -> None:
     pytest.importorskip("numba")
     torch.manual_seed(0)

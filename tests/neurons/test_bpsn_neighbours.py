@@ -1,4 +1,4 @@
-"""A task that needs both neighbours, y_t = x_{t-1} + x_{t+1} mod 3: one side alone stays at chance."""
+"""A task that needs both neighbours, y_t = x_{t-1} + x_{t+1} mod 3: one side stays at chance."""
 
 from typing import Any
 
@@ -37,7 +37,9 @@ def batch(steps: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 def learned(seed: int = 0, **options: Any) -> tuple[float, int]:
-    """Accuracy at four times the length of training, and the longest run of spikes of any neuron there."""
+    """Accuracy at four times the length of training,
+    and the longest run of spikes of any neuron there.
+    """
     torch.manual_seed(seed)
     net = Net(**options)
     optimizer = torch.optim.Adam(net.parameters())

@@ -1,4 +1,6 @@
-"""What BPSN is for: the columns of the table of variants, the bound on runs of K, K as the sequential neuron it is."""
+"""What BPSN is for: the columns of the table of variants, the bound on runs of K,
+K as the sequential neuron it is.
+"""
 
 import math
 from fractions import Fraction
@@ -73,7 +75,9 @@ def test_padding_is_not_there(variant: str, direction: str) -> None:
 
 
 def test_weak_constant_input_is_silent_where_the_table_says_so() -> None:
-    """Gains that sum to 1 and an input of .9 V: G and R are silent, A adds up until it fires, K counts nine in ten."""
+    """Gains that sum to 1 and an input of .9 V: G and R are silent, A adds up until it fires,
+    K counts nine in ten.
+    """
     rates = {variant: float(interior(even(variant), 0.9).mean()) for variant in ("A", "G", "R")}
     assert rates == {"A": 1.0, "G": 0.0, "R": 0.0}
     counted = even("K", kappa=0.95).functional(constant(0.9, steps=1000))[0].detach()
@@ -100,7 +104,8 @@ def test_long_runs_are_bounded_where_the_table_says_so() -> None:
     assert loud["R"] <= 2  # at rho = .88 the lateral mean holds it down; the edges miss a side
 
     node = even("R")
-    with torch.no_grad():  # a ramp: the past, which is lower, is forgotten more slowly than the future, which is higher
+    # a ramp: the past, which is lower, is forgotten more slowly than the future, which is higher
+    with torch.no_grad():
         assert node.decay_f is not None
         assert node.decay_b is not None
         node.decay_f.fill_(3.0)
@@ -113,7 +118,7 @@ def test_long_runs_are_bounded_where_the_table_says_so() -> None:
 @pytest.mark.parametrize("kappa", ["1/10", "1/2", "3/4", "7/8", "9/10", "99/100"])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_runs_of_k_never_exceed_their_bound(kappa: str, direction: str) -> None:
-    """At most ceil(1 / (1 - kappa)) - 1 spikes in a row, whatever the input; some input reaches it."""
+    """At most ceil(1 / (1 - kappa)) - 1 spikes in a row for any input; some input reaches it."""
     torch.manual_seed(0)
     share = Fraction(kappa)
     bound = math.ceil(1 / (1 - share)) - 1
@@ -136,13 +141,16 @@ def test_runs_of_k_never_exceed_their_bound(kappa: str, direction: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_k_is_the_integrate_and_fire_neuron_with_soft_reset(direction: str, dtype: torch.dtype) -> None:
-    """SpikingJelly's IFNode, driven by the clipped current and begun at 1/2: every one of its spikes, and no other."""
+    """SpikingJelly's IFNode, driven by the clipped current and begun at 1/2:
+    every one of its spikes, and no other.
+    """
     torch.manual_seed(0)
     node = BPSN(channels=16, variant="K", direction=direction).to(dtype)  # type: ignore[arg-type]
     x = torch.randn(5000, 2, 16, dtype=dtype) + 0.5
     h = potentials(node, x)
     current = (h / nn.functional.softplus(node.threshold)).clamp(0, 7 / 8)
-    current = (current.double() * 2**24).round() / 2**24  # whole ticks: float64 adds them without rounding
+    # whole ticks: float64 adds them without rounding
+    current = (current.double() * 2**24).round() / 2**24
     serial = compat.spikingjelly("neuron").IFNode(v_threshold=1.0, v_reset=None, step_mode="m")
     serial.v = torch.full((2, 16), 0.5, dtype=torch.float64)
     want = serial(current)
@@ -182,7 +190,8 @@ def test_parameters_at_the_start() -> None:
     decays = [node.decay_f.sigmoid(), node.decay_b.sigmoid()]  # type: ignore[union-attr]
     for decay in decays:
         torch.testing.assert_close(decay.sort().values, 0.1 + 0.7 * (torch.arange(1000) + 0.5) / 1000)
-    assert float(torch.corrcoef(torch.stack(decays).detach())[0, 1].abs()) < 0.1  # each shuffled on its own
+    # each shuffled on its own
+    assert float(torch.corrcoef(torch.stack(decays).detach())[0, 1].abs()) < 0.1
     for gain in (node.gain_f, node.gain_b):
         assert gain is not None
         assert float(gain.detach().std()) == pytest.approx(0.5, abs=0.05)

@@ -1,4 +1,6 @@
-"""Every neuron that is registered and available here keeps what it declares. A new one is tested by registering it."""
+"""Every neuron that is registered and available here keeps
+what it declares. A new one is tested by registering it.
+"""
 
 import shutil
 from typing import Any
@@ -9,7 +11,8 @@ import torch
 from sj_lang import build, plugins
 from sj_lang.testing import check_node
 
-# name -> options to test it with, beside its defaults; a neuron that is not listed is tested as it is built by default.
+# name -> options to test it with, beside its defaults; a neuron that is not listed is tested as it
+# is built by default.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "if": [{}, {"v_reset": None, "detach_reset": True}],
     "lif": [{}, {"v_reset": None, "decay_input": False, "surrogate_function": "ATan"}, {"v_reset": 0.2, "tau": 3.0}],

@@ -48,7 +48,7 @@ def equations(node: DSN, x: Tensor, state: State | None, fire: Callable[[Tensor]
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_the_operator_runs_and_equals_the_equations_in_the_kit(options: dict[str, Any]) -> None:
-    """The kit's other checks run on every registered neuron; here are those that need to know DSN."""
+    """The kit's other checks run on every registered neuron; these need to know DSN."""
     report = check_node(
         lambda channels: DSN(channels=channels, **options),
         traits=plugins.get("neuron", "dsn"),
@@ -89,7 +89,9 @@ def test_equals_the_equations_with_every_gradient(
 
 @torch.no_grad()
 def test_spikes_in_float32_differ_only_at_ties() -> None:
-    """512 steps against the equations in float64: a spike may differ within 1e-5 of a threshold, and few do."""
+    """512 steps against the equations in float64:
+    a spike may differ within 1e-5 of a threshold, and few do.
+    """
     torch.manual_seed(0)
     node = DSN(channels=64, alpha_init=0.9, store_v_seq=True)
     x = torch.randn(512, 2, 64) * 4
@@ -108,7 +110,9 @@ def test_spikes_in_float32_differ_only_at_ties() -> None:
 
 
 def test_long_memory_settles_on_the_input() -> None:
-    """H of a constant input is that input in the end, however near to 1 alpha is: 1 - alpha has all its digits."""
+    """H of a constant input is that input in the end, however near to 1 alpha is:
+    1 - alpha has all its digits.
+    """
     node = DSN(channels=3, decay="static", alpha_init=0.9999, n=8)
     _, state = node.functional(torch.full((120_000, 1, 3), 3.0))
     torch.testing.assert_close(state["h"], torch.full((1, 3), 3.0), rtol=2e-5, atol=0)
@@ -128,7 +132,9 @@ def test_potential_never_exceeds_the_input(tau: float) -> None:
 
 
 def test_short_control() -> None:
-    """If H >= V and the inputs after it stay below V / D, small enough an alpha brings H below V within D steps."""
+    """If H >= V and the inputs after it stay below V / D,
+    small enough an alpha brings H below V within D steps.
+    """
     torch.manual_seed(0)
     potential, threshold, span = 3.0, 1.0, 5
     x = torch.rand(span, 1, 200) * threshold / span
@@ -234,7 +240,8 @@ def test_nothing_of_the_size_of_the_input_is_kept_but_the_input() -> None:
     assert sum(kept.values()) <= 1.05 * x.nbytes
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own doing
+# opcheck's own doing
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("taps", [0, 1, 4])
 def test_operators_are_registered_completely(taps: int) -> None:
     torch.manual_seed(0)

@@ -59,7 +59,8 @@ def test_steps_move_only_where_padding_is_not_on_the_right(monkeypatch: pytest.M
     for mask, moves in ((step < 6 + valid, 0), (step < valid, 0), (step >= valid, 1), ((step + valid) % 3 > 0, 1)):
         quick = run(mask)
         assert len(moved) == moves
-        with monkeypatch.context() as compiling:  # where nothing is looked at, every mask is put in order
+        # where nothing is looked at, every mask is put in order
+        with monkeypatch.context() as compiling:
             compiling.setattr(torch.compiler, "is_compiling", lambda: True)
             slow = run(mask)
         assert len(moved) == moves + 1

@@ -1,4 +1,6 @@
-"""Backend "numba": as "torch", with any number of threads and every firing; and what it says where it cannot run."""
+"""Backend "numba": as "torch", with any number of threads and every firing;
+and what it says where it cannot run.
+"""
 
 import hashlib
 import importlib
@@ -49,7 +51,9 @@ def test_dsn_is_that_of_torch(options: dict[str, Any]) -> None:
 
 
 def test_large_inputs_forget_at_once() -> None:
-    """With w = 1 the potential is the input to the last digit: what is left of it would be a gradient of the taps."""
+    """With w = 1 the potential is the input to the last digit:
+    what is left of it would be a gradient of the taps.
+    """
     torch.manual_seed(0)
     compiled, plain = (DSN(channels=33, backend=name) for name in ("numba", "torch"))
     plain.load_state_dict(compiled.state_dict())
@@ -73,7 +77,8 @@ def test_any_tau(tau: float) -> None:
     assert_close(*both(DSN, {"tau": tau}, (70, 2, 24)))
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own doing
+# opcheck's own doing
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("decays", [1, 70])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -100,7 +105,7 @@ def test_linear_scan_says_what_is_wrong() -> None:
         linear_scan(drive, drive.to("meta"), backend="cuda")
     with pytest.raises(RuntimeError, match='linear_scan: backend "numba" runs on the CPU, got a tensor on meta'):
         linear_scan(drive.to("meta"), drive.to("meta"), backend="numba")
-    with pytest.raises(TypeError, match=r"takes real numbers, got torch[.]complex64, torch[.]float32"):
+    with pytest.raises(TypeError, match=r"expected real numbers, got torch[.]complex64, torch[.]float32"):
         linear_scan(drive.to(torch.complex64), drive)
 
 
@@ -202,7 +207,9 @@ def test_a_tensor_elsewhere_is_refused() -> None:
 
 
 def test_the_cache_sees_a_change_of_the_shared_code() -> None:
-    """numba's cache on disk is keyed by the kernels' own file: without this an upgrade would go on with old code."""
+    """numba's cache on disk is keyed by the kernels' own file:
+    without this an upgrade would go on with old code.
+    """
     root = Path(sj_lang_neurons.__file__).parent
     shared = b"".join((root / name).read_bytes() for name in ("jit.py", "firing.py"))
     line = f"# jit.py and firing.py: {hashlib.sha256(shared).hexdigest()[:16]}"

@@ -1,4 +1,6 @@
-"""Operators go past torch's dispatcher where it has nothing to add, and only there; both ways give the same."""
+"""Operators go past torch's dispatcher where it has nothing to add, and only there;
+both ways give the same.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -184,7 +186,8 @@ def test_compiled_graphs_hold_the_operator() -> None:
     assert [str(target) for target in seen] == ["sj_lang_toy.product.default"]
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own doing
+# opcheck's own doing
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_the_operators_are_sound() -> None:
     torch.library.opcheck(torch.ops.sj_lang_toy.product.default, (*inputs(), 0.5))
 
@@ -206,11 +209,14 @@ def test_neurons_are_the_same_both_ways(make: Any, backend: str) -> None:
             assert torch.equal(a, b)
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap of an operator runs row after row
+# vmap of an operator runs row after row
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("backend", ["torch", "numba"])
 @pytest.mark.parametrize("make", [DSN, BPSN])
 def test_transforms_of_torch(make: Any, backend: str) -> None:
-    """Gradients, for each sequence alone too, Jacobians, parameters as arguments; a second derivative is refused."""
+    """Gradients, for each sequence alone too, Jacobians, parameters as arguments;
+    a second derivative is refused.
+    """
     node, x = make(channels=3, backend=backend), torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
     leaf = x.clone().requires_grad_()
 

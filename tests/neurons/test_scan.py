@@ -1,4 +1,6 @@
-"""The linear recurrence against its definition: values, every gradient, odd sizes, both ways of computing it."""
+"""The linear recurrence against its definition: values, every gradient, odd sizes,
+both ways of computing it.
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -11,7 +13,8 @@ from sj_lang_neurons.scan import torch_blocks as rows
 from torch import Tensor
 
 linear_scan = partial(linear.linear_scan, backend="torch")
-SHAPES = [(1, 3), (7, 5), (9, 1), (63, 3), (170, 16), (33, 2500)]  # the last is wide enough for the loop
+# the last is wide enough for the loop
+SHAPES = [(1, 3), (7, 5), (9, 1), (63, 3), (170, 16), (33, 2500)]
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +113,9 @@ def test_pieces_equal_the_whole() -> None:
 
 @pytest.mark.parametrize("width", [3, 2500])
 def test_long_memory_in_float32(width: int) -> None:
-    """Decays near 1 over 4,096 steps: the error stays that of the stored decay, about eps / (1 - decay)."""
+    """Decays near 1 over 4,096 steps: the error stays that of the stored decay,
+    about eps / (1 - decay).
+    """
     steps = 4096 if width == 3 else 300
     decay = 1 - torch.rand(steps, width, generator=torch.Generator().manual_seed(0)).mul(0.01).add(0.001)
     drive = torch.randn(steps, width, generator=torch.Generator().manual_seed(1))
@@ -151,7 +156,8 @@ def test_gradcheck(constant: bool, reverse: bool) -> None:
     assert torch.autograd.gradcheck(lambda *x: linear_scan(*x, reverse=reverse), given)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own doing
+# opcheck's own doing
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("constant", [False, True])
 def test_operator_is_registered_completely(constant: bool) -> None:
     torch.use_deterministic_algorithms(False)  # the fake operators of opcheck do not like NaN

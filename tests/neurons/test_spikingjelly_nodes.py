@@ -1,4 +1,6 @@
-"""The adapters compute what SpikingJelly's own nodes compute, on both release lines, and keep what those do not."""
+"""The adapters compute what SpikingJelly's own nodes compute, on both release lines,
+and keep what those do not.
+"""
 
 import inspect
 
@@ -65,7 +67,8 @@ def test_serial_nodes_are_spikingjellys(name, options):
     theirs = original(name, options)
     theirs.step_mode = "m"
     torch.manual_seed(0)
-    size = 0.5 if name in ("qif", "eif") else 2.0  # these two run away from large inputs without a hard reset
+    # these two run away from large inputs without a hard reset
+    size = 0.5 if name in ("qif", "eif") else 2.0
     for x in torch.randn(2, 9, 4, 5) * size + 0.5:  # twice: the state is carried
         for got, want in zip(of(mine, x), of(theirs, x), strict=True):
             torch.testing.assert_close(got, want)

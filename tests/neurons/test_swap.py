@@ -251,7 +251,7 @@ def test_an_of_or_like_that_is_none_is_told_in_one_sentence() -> None:
     for wrong in ("LIFNode", ["LIFNode"], 3, ()):
         with pytest.raises(UserError, match=r"swap: of=.*expected a class, such as neuron\.LIFNode"):
             swap(csnn(), "dsn", example=X, of=wrong)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"swap: like='\(' is no regular expression: .*position 0"):
+    with pytest.raises(UserError, match=r"swap: like='\(' is not a valid regular expression: .*position 0"):
         swap(csnn(), "dsn", example=X, like="(")
     assert len(swap(csnn(), "dsn", example=X, of=(module for module in (neuron.IFNode,))).swapped) == 1
 

@@ -162,7 +162,7 @@ def test_a_place_whose_output_is_no_spikes() -> None:
     head = net[3]
     report = swap(net, "dsn", example=9 * torch.rand(4, 2, 5), of=(neuron.LIFNode, Readout))
     assert [place.name for place in report.swapped] == ["1"]
-    assert report.left[0].reason.startswith("its output is no spikes: it has fractions, from ")
+    assert report.left[0].reason.startswith("its output is not spikes: it has fractions, from ")
     assert net[3] is head
     (place,) = swap(nn.Sequential(Pair()), "dsn", example=torch.rand(4, 2, 5), of=Pair).left
     assert place.reason == "it returns a tuple, and a node returns its spikes alone"
@@ -335,5 +335,6 @@ def test_bpsn_starts_as_the_old_integrator() -> None:
     node.store_v_seq = True
     x = torch.rand(1, 2, 5).repeat(4, 1, 1)
     node(x)
-    torch.testing.assert_close(node.v_seq[1:], x[1:])  # H = (1 - alpha) x + alpha times the mean of the past
+    # H = (1 - alpha) x + alpha times the mean of the past
+    torch.testing.assert_close(node.v_seq[1:], x[1:])
     torch.testing.assert_close(node.v_seq[0], 0.25 * x[0])

@@ -1,4 +1,6 @@
-"""Training with nodes that were swapped in: inputs changed in place, and forwards that a backward pass runs again."""
+"""Training with nodes that were swapped in: inputs changed in place,
+and forwards that a backward pass runs again.
+"""
 
 import pytest
 import torch

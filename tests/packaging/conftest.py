@@ -11,7 +11,7 @@ from environments import NOT_SOURCE, ROOT, Environment, make_environment
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheels of the three distributions, built from a clean copy of the sources."""
+    """A folder with the wheels of the three distributions, built from a copy of the sources."""
     source = tmp_path_factory.mktemp("source") / "sj_lang"
     shutil.copytree(ROOT, source, ignore=NOT_SOURCE)
     out = tmp_path_factory.mktemp("wheels")

@@ -1,4 +1,6 @@
-"""Environments for the slow tests: new ones that see the heavy dependencies of this one and nothing else of it."""
+"""Environments for the slow tests: new ones that see the
+heavy dependencies of this one and nothing else of it.
+"""
 
 import os
 import shutil
@@ -37,7 +39,9 @@ class Environment:
         assert done.returncode == 0, done.stderr
 
     def run(self, *command: str | Path, code: int = 0) -> str:
-        """Run a command of the environment in the working directory, check its exit code, return its output."""
+        """Run a command of the environment in the working directory, check its exit code,
+        return its output.
+        """
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SJ_LANG", "VIRTUAL_ENV"))}
         program = self.folder / "bin" / command[0]
         done = subprocess.run([program, *command[1:]], cwd=self.work, env=environment, capture_output=True, text=True)

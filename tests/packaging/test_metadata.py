@@ -20,14 +20,18 @@ def metadata(name: str) -> dict[str, Any]:
 
 
 def test_host_lists_its_packages() -> None:
-    """The host's list is written by hand, as setuptools cannot both search and map recipes/ to sj_lang_recipes."""
+    """The host's list is written by hand, as setuptools cannot
+    both search and map recipes/ to sj_lang_recipes.
+    """
     packages = find_packages(str(ROOT), include=["sj_lang", "sj_lang.*"])
     assert metadata("sj-lang")["tool"]["setuptools"]["packages"] == [*sorted(packages), "sj_lang_recipes"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_folder_of_modules_is_a_package(name: str) -> None:
-    """A folder without __init__.py would be left out of the wheel, and work all the same where it is editable."""
+    """A folder without __init__.py would be left out of the wheel,
+    and work all the same where it is editable.
+    """
     package = FOLDERS[name] / name.replace("-", "_")
     modules = [path for path in package.rglob("*.py") if "template" not in path.parts]
     assert modules
@@ -70,7 +74,8 @@ def test_plugins_depend_on_the_host_and_not_on_each_other() -> None:
 
 #: imported where it is installed only, and said so by `sj-lang doctor`
 OPTIONAL = {"cupy", "numba", "torchaudio", "torchvision"}
-DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit-learn"}  # where a module's name is not its distribution's
+# where a module's name is not its distribution's
+DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit-learn"}
 
 
 def imported(package: Path) -> dict[str, str]:

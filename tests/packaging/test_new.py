@@ -54,7 +54,7 @@ def test_names_that_cannot_be(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["lambda", "match"])
 def test_words_of_python(name: str) -> None:
-    with pytest.raises(UserError, match="a word of Python"):
+    with pytest.raises(UserError, match="a Python keyword"):
         new.checked(name)
 
 

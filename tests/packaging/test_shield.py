@@ -1,4 +1,4 @@
-"""The shield against a torchaudio or torchvision that cannot load, with packages made for the test."""
+"""The shield against a torchaudio or torchvision that cannot load, with packages made for it."""
 
 import os
 import subprocess
@@ -12,7 +12,9 @@ WARNS = "import warnings; warnings.warn('no codec found'); VALUE = 1"
 
 
 def run(site: Path, code: str) -> str:
-    """Run code in a fresh interpreter, in which `site` comes first and a stand-in for torch saves the seconds."""
+    """Run code in a fresh interpreter, in which `site` comes
+    first and a stand-in for torch saves the seconds.
+    """
     if not (site / "torch.py").exists():
         (site / "torch.py").write_text("")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), *filter(None, sys.path)])}

@@ -23,7 +23,9 @@ Install = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def install(tmp_path_factory: pytest.TempPathFactory) -> Install:
-    """Return pip install --target of the named distributions, each once; skips where the registry has none."""
+    """Return pip install --target of the named distributions, each once;
+    skips where the registry has none.
+    """
     done: dict[tuple[str, ...], Path] = {}
 
     def install(*distributions: str) -> Path:
@@ -46,7 +48,9 @@ def python(code: str, *sites: Path) -> subprocess.CompletedProcess[str]:
 
 
 def check(version: str, *sites: Path) -> None:
-    """What does not load breaks transformers at first; with the shield everything works, and just that is named."""
+    """What does not load breaks transformers at first; with the shield everything works,
+    and just that is named.
+    """
     broken = [name for name in ("torchaudio", "torchvision") if python(f"import {name}", *sites).returncode]
     plain = python("from transformers import Trainer", *sites)
     assert plain.returncode != 0, "nothing to shield against: these wheels load beside this torch"

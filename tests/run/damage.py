@@ -1,4 +1,6 @@
-"""Ways in which a run folder breaks: each takes the folder and a random source, and changes one file."""
+"""Ways in which a run folder breaks: each takes the folder and a random source,
+and changes one file.
+"""
 
 from __future__ import annotations
 

@@ -119,7 +119,9 @@ def outcome(root: Path) -> dict[str, Any]:
 
 
 def states(recipe: str, changes: list[str], folder: Path) -> list[Path]:
-    """Copies of a run's folder before each of its operations, and with each file that is written cut in half."""
+    """Copies of a run's folder before each of its operations,
+    and with each file that is written cut in half.
+    """
     root, copies = folder / "r", folder / "states"
     copies.mkdir()
 

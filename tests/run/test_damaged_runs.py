@@ -1,4 +1,6 @@
-"""Damaged and hostile run folders: each command says which file is wrong and how, and nothing is unexpected."""
+"""Damaged and hostile run folders: each command says which file is wrong and how,
+and nothing is unexpected.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Recipes with one or two things wrong: refused with exit code 2, or they run; nothing is unexpected."""
+"""Recipes with one or two things wrong: refused with exit code 2, or they run;
+nothing is unexpected.
+"""
 
 from __future__ import annotations
 

@@ -123,7 +123,8 @@ def test_the_stored_model_serves_a_pipeline(tmp_path: Path) -> None:
     "change", ["train.train_sampling_strategy=group_by_length", "train.dataloader_drop_last=true", "seed=1"]
 )
 def test_predictions_are_in_the_order_of_the_file_however_training_goes(tmp_path: Path, change: str) -> None:
-    head, *lines = rows(150, 100).splitlines()  # the first half stands in train, and a part of it has other labels here
+    # the first half stands in train, and a part of it has other labels here
+    head, *lines = rows(150, 100).splitlines()
     lines[:20] = [line.replace("pos", "neg") for line in lines[:20]]
     (tmp_path / "dev.tsv").write_text("\n".join([head, *lines]) + "\n")
     assert run.execute(load("sentences.yaml", [change, "train.per_device_eval_batch_size=16"])) == 0

@@ -22,7 +22,8 @@ SETTINGS = ["model.dropout=0.0", "train.max_steps=4", "train.eval_steps=2"]
 
 def torchrun(path: str, *changes: str, **more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["--log-dir", str(Path(path).parent)]  # else it leaves a folder among the temporary ones
+    # else it leaves a folder among the temporary ones
+    command += ["--log-dir", str(Path(path).parent)]
     environment = {**os.environ, **more, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*command, str(Path(tiny.__file__)), path, *changes],

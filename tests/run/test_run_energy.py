@@ -73,7 +73,8 @@ def test_fused_attention_is_two_products(causal: bool) -> None:
     q[0, 0, 0, :3] = 1
     model = Product(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=causal))
     figures = energy(model, [{"q": q, "k": torch.randn(1, 2, 6, 4), "v": v}])
-    assert figures["energy.accumulations"] == pytest.approx(3 * 6)  # Q K^T: each spike of Q meets 6 keys
+    # Q K^T: each spike of Q meets 6 keys
+    assert figures["energy.accumulations"] == pytest.approx(3 * 6)
     assert figures["energy.macs"] == 2 * 6 * 6 * 4  # the weights of softmax, and V
     figures = energy(model, [{"q": v, "k": v, "v": q}])
     assert (figures["energy.macs"], figures["energy.accumulations"]) == (2 * 6 * 6 * 4, pytest.approx(3 * 6))

@@ -1,4 +1,6 @@
-"""`model.init_from`: what has a place goes there, what is new is told, what does not fit is refused."""
+"""`model.init_from`: what has a place goes there, what is new is told,
+what does not fit is refused.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ def test_another_tokenizer_is_refused(job: Callable[..., assembly.Job], stored: 
     vocabulary[one], vocabulary[two] = second, first
     file.write_text(json.dumps(content))
     with pytest.raises(
-        UserError, match=f"tokenizer: 2 of the {len(tokenizer)} tokens of model.init_from, .*'{two}', 0"
+        UserError, match=f"tokenizer: 2 of the {len(tokenizer)} tokens of model.init_from, .*'{two}': 0"
     ):
         job(f"model.init_from={stored}")
 
@@ -89,7 +91,7 @@ def test_another_shape_is_refused_naming_the_tensors(job: Callable[..., assembly
     save_file({**kept, name: torch.zeros(rows + 1, columns)}, file, {"format": "pt"})
     with pytest.raises(UserError) as error:
         job(f"model.init_from={stored}")
-    assert f"{name}: [{rows + 1}, {columns}] there, [{rows}, {columns}] here" in str(error.value)
+    assert f"{name}: [{rows + 1}, {columns}] in the checkpoint, [{rows}, {columns}] here" in str(error.value)
 
 
 def test_a_checkpoint_of_another_kind_is_refused(job: Callable[..., assembly.Job], stored: Path) -> None:
@@ -99,7 +101,7 @@ def test_a_checkpoint_of_another_kind_is_refused(job: Callable[..., assembly.Job
 
 
 def test_what_is_no_checkpoint_says_so(job: Callable[..., assembly.Job], tmp_path: Path, stored: Path) -> None:
-    with pytest.raises(UserError, match=r"init_from: ./nowhere is no folder"):
+    with pytest.raises(UserError, match=r"init_from: ./nowhere is not a folder"):
         job("model.init_from=./nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no checkpoint with safetensors in .*empty"):
@@ -134,5 +136,5 @@ def test_a_dry_run_checks_it_and_a_run_goes_on_from_a_run(tmp_path: Path, capsys
     assert any(note.startswith(f"init_from {first}") for note in notes)
     before, after = (load_file(folder / "model" / "model.safetensors") for folder in (first, second))
     assert all(torch.equal(before[name], after[name]) for name in before)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         run.execute(recipe.load(path, [f"output={second}2", "model.init_from=./gone"]), dry_run=True)

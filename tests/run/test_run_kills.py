@@ -1,4 +1,4 @@
-"""A run that is ended at any of its file operations and resumed ends as if it had never been ended."""
+"""A run killed at any of its file operations and resumed ends as if it had never been killed."""
 
 from __future__ import annotations
 

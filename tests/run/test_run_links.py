@@ -31,7 +31,8 @@ class Pupil(TinyText):
 
     def prepare(self, tokenizer: Any, *, seed: int) -> Prepared:
         prepared = super().prepare(tokenizer, seed=seed)
-        prepared.objective = self._trained  # as a distillation's teacher, it is looked at when the run starts
+        # as a distillation's teacher, it is looked at when the run starts
+        prepared.objective = self._trained
         return prepared
 
     def _trained(self, model: Any) -> None:

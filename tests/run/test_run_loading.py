@@ -121,7 +121,8 @@ def test_code_is_neither_run_nor_asked_about(
     output, errors = capfd.readouterr()
     assert not (model / "ran").exists()
     assert "y/N" not in output
-    assert code == 2 or (file, command) == ("tokenizer_config.json", COMMANDS[2])  # it brings a tokenizer of its own
+    # it brings a tokenizer of its own
+    assert code == 2 or (file, command) == ("tokenizer_config.json", COMMANDS[2])
     assert "unexpected" not in errors
 
 

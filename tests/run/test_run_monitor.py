@@ -86,7 +86,8 @@ def test_watching_changes_nothing() -> None:
 def test_raster_puts_repeat_coding_token_by_token() -> None:
     model = nn.ModuleDict({"node": Given()})
     monitor = Monitor(model)
-    spikes = torch.arange(4 * 3 * 2, dtype=torch.float32).reshape(4, 3, 2)  # [T, L, C]: one sample, folded
+    # [T, L, C]: one sample, folded
+    spikes = torch.arange(4 * 3 * 2, dtype=torch.float32).reshape(4, 3, 2)
     with monitor.recording(keep=True):
         model["node"].functional(spikes)
     raster = monitor.raster()["node"]

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-State = dict[str, Tensor]
+from sj_lang.masks import State
+
 MakeNeuron = Callable[..., nn.Module]
 MakeNorm = Callable[..., nn.Module]
 MakeAttention = Callable[..., nn.Module]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sj_lang_language.layers import State
+from sj_lang.masks import State
 
 
 def causal_softmax(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from sj_lang.masks import State
 from sj_lang_language.attention.self_attention import SelfAttention
-from sj_lang_language.layers import State
 
 # Starts of the calibration, in deviations of the scores: thresholds, and steps times levels / 2.
 THRESHOLDS = (-1.0, -0.5, 0.0, 0.4, 0.8, 1.2, 1.6)

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
+from sj_lang.masks import State
 from sj_lang_language.attention.dot_product import causal_softmax, whole_softmax
 from sj_lang_language.layers import (
     MakeNeuron,
     MakeNorm,
     SpikingLayer,
     SpikingLinear,
-    State,
     float_in_place_of_spikes,
     inner,
     joined,

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sj_lang.masks import State
 from sj_lang_language.attention.dot_product import causal_softmax, whole_softmax
 from sj_lang_language.attention.self_attention import SelfAttention
-from sj_lang_language.layers import State
 
 
 class SoftmaxAttention(SelfAttention):

@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
+from sj_lang.masks import State
 from sj_lang_language.attention.linear import causal_linear, whole_linear
 from sj_lang_language.attention.self_attention import SelfAttention
-from sj_lang_language.layers import State
 
 
 class SpikingSelfAttention(SelfAttention):

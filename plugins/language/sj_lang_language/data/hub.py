@@ -3,11 +3,9 @@
 from typing import Any
 
 from sj_lang.errors import Unreachable, UserError
-from sj_lang.hf import reached
+from sj_lang.hf import HUB, reached
 from sj_lang_language.data.tables import table_files
 from sj_lang_language.data.text.text_files import PARTS
-
-HUB = "hub:"
 
 
 def read(place: str) -> dict[str, str]:

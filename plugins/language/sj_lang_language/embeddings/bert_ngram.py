@@ -49,7 +49,7 @@ class BertNgram(BertSum):
     def forward(
         self, ids: Tensor, positions: Tensor, segments: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """As `BertSum`'s; the valid tokens of a text stand first."""
+        """Embed as `BertSum` does; the valid tokens of a text stand first."""
         words = self.word_embeddings(ids)
         if self.training and self.word_dropout:
             words = words.masked_fill(torch.rand_like(words[..., :1]) < self.word_dropout, 0)

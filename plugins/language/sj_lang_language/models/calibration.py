@@ -46,7 +46,10 @@ class GridNode(Protocol):
     offset: Tensor | None
 
     def fit(self, step: Tensor, offset: Tensor) -> None:
-        """Give each input x the spike clip(round((x - offset) / step)), channel by channel."""
+        """Set the parameters so that an input x gives the spike clip(round((x - offset) / step)).
+
+        step, offset: [C], one value for each channel.
+        """
 
 
 @torch.no_grad()
@@ -225,7 +228,9 @@ def _attentions(model: PreTrainedModel) -> dict[str, SelfAttention]:
 def _check_twin(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """UserError unless the teacher has the student's Linear layers and places of tokens."""
     if getattr(student.config, "repeats", None):
-        raise UserError("calibration: with repeat coding a spike is no value of a token; set model.coding=individual")
+        raise UserError(
+            "calibration: with repeat coding a spike does not stand for a token's value; set model.coding=individual"
+        )
     theirs = _linears(teacher)
     for name, linear in _linears(student).items():
         shape = theirs[name].weight.shape if name in theirs else None

@@ -85,7 +85,7 @@ class SpikingConfig:
             raise UserError(f"{name}: num_attention_heads {heads} must divide hidden_size {width}")
 
     def _refuse_unknown(self, name: str, others: Mapping[str, Any]) -> None:
-        """transformers takes any key as an attribute: misspelt ones, those of other models."""
+        """UserError for keys that are no fields; transformers would keep them as attributes."""
         kind = others.get("model_type", self.model_type)
         if kind != self.model_type:
             raise UserError(

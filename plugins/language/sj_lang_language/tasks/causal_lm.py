@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from sj_lang.component.schema import Data
 from sj_lang.errors import UserError
-from sj_lang.task import MakeTokenizer, Prepared, Task
+from sj_lang.task import MakeTokenizer, Prepared
 from sj_lang_language.data.text import corpus
 from sj_lang_language.data.text.windows import IGNORED, HeldOutWindows, TrainingWindows, stack
 from sj_lang_language.tasks import texts
 
 
-class CausalLM(Task):
+class CausalLM(texts.TextTask):
     """Train on windows of a text, and test on the end of it.
 
     data: a registered source, hub:owner/name[/config], a .txt or .txt.gz file, a folder of them, a
@@ -81,9 +81,6 @@ class CausalLM(Task):
             fingerprint={"data": self.data, **corpus.fingerprint(parts)},
             notes=self._notes(made, parts, tokens),
         )
-
-    def outline(self) -> Mapping[str, Any]:
-        return {"max_position_embeddings": self.length}
 
     def sample_prompt(self, prepared: Prepared) -> str | None:
         """The beginning of the test text, an eighth of a window long."""

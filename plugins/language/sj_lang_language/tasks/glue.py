@@ -99,7 +99,7 @@ class Glue(SentenceTask):
 
     def outline(self) -> dict[str, object]:
         """The width of the output and the length are known without the data."""
-        return {"max_position_embeddings": self.length, **head(self._kind())}
+        return {**super().outline(), **head(self._kind())}
 
     def _kind(self) -> Classes | Scores:
         names = self.spec.labels

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sj_lang.component.schema import Data
 from sj_lang.errors import UserError
-from sj_lang.task import MakeTokenizer, Prepared, Task
+from sj_lang.task import MakeTokenizer, Prepared
 from sj_lang_language.data.text import corpus
 from sj_lang_language.data.text.masked import Frame, Item, Masked, Masking, Windows, add_mask_token
 from sj_lang_language.data.text.pairs import Pairs, documents, pairs
@@ -26,7 +26,7 @@ HELD_OUT = 0  # the seed of masks in validation and test, so that all seeds comp
 VOCABULARY = 100_000  # rows of each streamed source from which a tokenizer may learn
 
 
-class MaskedLM(Task):
+class MaskedLM(texts.TextTask):
     """Train on windows of a text to predict the tokens that are masked.
 
     data, split: as for `causal_lm`.
@@ -76,9 +76,6 @@ class MaskedLM(Task):
         """Read, cut and tokenize. seed: of the masks and pairs of the training."""
         texts.check_given(self.data)
         return self._streamed(tokenizer, seed) if self.streaming else self._held(tokenizer, seed)
-
-    def outline(self) -> Mapping[str, Any]:
-        return {"max_position_embeddings": self.length}
 
     def _held(self, tokenizer: MakeTokenizer, seed: int) -> Prepared:
         parts = texts.read(self.data, self.split)

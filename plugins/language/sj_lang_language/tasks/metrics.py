@@ -64,6 +64,6 @@ def _correlation(name: str, predicted: Array, labels: Array) -> float:
 
 
 def _constant(values: Array) -> bool:
-    """Up to rounding: the last digits have no meaning, and the formulas warn of them."""
+    """Whether all values are equal up to rounding, so that a correlation is not defined."""
     values = values.astype(np.float64)
     return len(values) < 2 or bool(np.ptp(values) <= 1e-7 * max(1.0, float(np.abs(values).max())))

@@ -10,12 +10,12 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from sj_lang.errors import UserError
-from sj_lang.task import MakeTokenizer, Prepared, Task
+from sj_lang.task import MakeTokenizer, Prepared
 from sj_lang_language.data.tables import examples
 from sj_lang_language.data.tables.examples import Classes, Examples, Scores
 from sj_lang_language.tasks import bag_of_words
 from sj_lang_language.tasks.metrics import Array
-from sj_lang_language.tasks.texts import model_fields
+from sj_lang_language.tasks.texts import TextTask, model_fields
 
 #: (predictions: class numbers or scores, labels) -> figures
 Figures = Callable[[Array, Array], dict[str, float]]
@@ -51,14 +51,12 @@ class Encoded:
         return item if self.labels is None else item | {"labels": self.labels[index].item()}
 
 
-class SentenceTask(Task):
+class SentenceTask(TextTask):
     """Base: a subclass reads `Parts`, and says what the labels and the figures are."""
 
     auto_class = "AutoModelForSequenceClassification"
     causal = False
     pads = True
-    #: tokens of an example at most
-    length: int
     #: None: if train has up to `CHEAP` examples
     baselines: bool | None
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sj_lang.component.schema import Data
+from sj_lang.component.spec import SPLITS
 from sj_lang.errors import UserError
+from sj_lang.hf import HUB
 from sj_lang.task import MakeTokenizer, Prepared
 from sj_lang_language.data import hub
 from sj_lang_language.data.tables import examples, table_files
@@ -15,8 +17,7 @@ from sj_lang_language.data.tables.table_files import DataTable
 from sj_lang_language.tasks import metrics
 from sj_lang_language.tasks.sentences import Parts, SentenceTask, check_share, default_share, lines
 
-NAMES = ("train", "validation", "dev", "test")
-_STEMS = {"valid": "validation", "val": "validation", **{name: name for name in NAMES}}
+_STEMS = {"valid": "validation", "val": "validation", **{name: name for name in SPLITS}}
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.parquet$)")  # as the hub names the files of a part
 
 
@@ -95,15 +96,11 @@ class TextClassification(SentenceTask):
             self._parts(parts, notes),
             tokenizer,
             kind=kind,
-            figures=dict.fromkeys(NAMES, figures),
+            figures=dict.fromkeys(SPLITS, figures),
             select="accuracy",
             data=self.data,
             predictions=lambda split, predicted: {f"{split}.tsv": lines([kind.names[one] for one in predicted])},
         )
-
-    def outline(self) -> dict[str, object]:
-        """The length is known without the data."""
-        return {"max_position_embeddings": self.length}
 
     def _labels(self, table: DataTable) -> Classes:
         values = [examples.written(value) for value in table.column(self.label, "task.label")]
@@ -164,8 +161,8 @@ def read(
     if isinstance(data, Mapping):
         if "train" not in data:
             raise UserError(f"task.data: the mapping has no 'train', only {', '.join(data)}")
-        return {name: table(data[name]) for name in NAMES if name in data}
-    if data.startswith(hub.HUB):
+        return {name: table(data[name]) for name in SPLITS if name in data}
+    if data.startswith(HUB):
         return _of_hub(data)
     place = Path(data).expanduser()
     if not place.is_dir():
@@ -189,7 +186,7 @@ def read(
         raise UserError(f"task.data: the folder {place} holds no training file; expected one of {expected}")
     return {
         name: table(files[0]) if len(files) == 1 else table_files.read_parquet(files, str(place / f"{name}-*.parquet"))
-        for name in NAMES
+        for name in SPLITS
         if (files := named.get(name))
     }
 
@@ -199,7 +196,7 @@ def _of_hub(data: str) -> dict[str, DataTable]:
     by_part = {_STEMS[split]: hub.table(loaded[split], f"{data}, {split}") for split in loaded if split in _STEMS}
     if "train" not in by_part:
         raise UserError(f"task.data: {data} has no split 'train', it has {', '.join(map(str, loaded))}")
-    return {name: by_part[name] for name in NAMES if name in by_part}
+    return {name: by_part[name] for name in SPLITS if name in by_part}
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What the tasks on running text share: tokens of long texts, and what is wrong with a text."""
+"""What tasks on texts share: their length, tokens of long texts, and what is wrong with a text."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -8,9 +8,20 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sj_lang.errors import UserError
+from sj_lang.task import Task
 from sj_lang_language.data.text import corpus
 
 PIECE = 1 << 17  # characters that are tokenized at a time: a tokenizer needs some 200 bytes a token
+
+
+class TextTask(Task):
+    """Base: a task whose longest text is known without the data."""
+
+    #: tokens of a text at most
+    length: int
+
+    def outline(self) -> dict[str, object]:
+        return {"max_position_embeddings": self.length}
 
 
 def check_split(split: Sequence[float]) -> None:

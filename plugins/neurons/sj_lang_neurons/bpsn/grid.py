@@ -22,9 +22,9 @@ def spike_range(spikes: str, levels: int | None, signed: bool) -> tuple[int, int
             )
         return -levels if signed else 0, levels
     if levels is not None:
-        raise ValueError(f'BPSN: levels is {levels!r}, which spikes="{spikes}" does not take; "integer" does')
+        raise ValueError(f'BPSN: levels={levels!r} needs spikes="integer", got spikes="{spikes}"')
     if not signed:
-        raise ValueError(f'BPSN: signed=False is for spikes="integer", not for "{spikes}"')
+        raise ValueError(f'BPSN: signed=False needs spikes="integer", got spikes="{spikes}"')
     return (0, 1) if spikes == "binary" else (-1, 1)
 
 

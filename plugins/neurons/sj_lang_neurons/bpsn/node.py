@@ -156,7 +156,7 @@ class BPSN(Node):
 
     @torch.no_grad()
     def fit(self, step: Tensor, offset: Tensor) -> None:
-        """Make it the elementwise S = clip(round((x - offset) / step), low, high).
+        """Set the parameters so that S = clip(round((x - offset) / step), low, high), elementwise.
 
         V = step, o = offset / step, g0 = 1, gf = gb = 0. step > 0, offset: [C], in units of the
         input. Raises ValueError for other values, and if the node has no grid, has no parameter for

@@ -122,7 +122,7 @@ class BPSNTile:
         return pieces(start, stop, self.rows)
 
     def powers(self, t: slice) -> tuple[Tensor, Tensor]:
-        """Of the past, lambda^n and its derivative, [R, 1, C, 1]."""
+        """The past's lambda^n and its derivative, [R, 1, C, 1]."""
         n = torch.arange(t.start, t.stop, device=self.x.device, dtype=self.x.dtype).view(-1, 1, 1, 1)
         decay = self.sides[0].decay
         power = (n * decay.log()).clamp(min=-80).exp()  # lower ones are denormal, and slow

@@ -49,12 +49,12 @@ class Block:
 
     @cached_property
     def alpha(self) -> Tensor:
-        """[R + 1, N]: of the block and of the step after it."""
+        """[R + 1, N]: the decays of the block and of the step after it."""
         return self._memory(self._rows + 1)
 
     @cached_property
     def alpha_next(self) -> Rows:
-        """Of the step after each step."""
+        """The decay of the step that follows each step."""
         return Rows(self.alpha[1:])
 
     @cached_property
@@ -121,7 +121,7 @@ class Block:
 
 
 def block(like: Tensor, rows: int, width: int, taps: int) -> Block:
-    """A block of memory with what was left there; good until this thread asks for the next."""
+    """A block of memory, not cleared; valid until this thread asks for the next one."""
     if like.device.type != "cpu":
         return Block(like, rows, width, taps)
     kept: OrderedDict[tuple[object, ...], Block] = _of_thread.__dict__.setdefault("kept", OrderedDict())

@@ -24,7 +24,7 @@ class Tile:
 
     @property
     def length(self) -> int:
-        """Steps of a tile."""
+        """How many steps a tile has."""
         return self.runs * self.steps
 
     @property

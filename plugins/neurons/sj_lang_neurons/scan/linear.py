@@ -8,7 +8,7 @@ from sj_lang.errors import choices
 from sj_lang_neurons.scan.numba import scan_numba
 from sj_lang_neurons.scan.torch import scan_torch
 
-BACKENDS = ("auto", "torch", "numba")
+SCAN_BACKENDS = ("auto", "torch", "numba")
 
 
 def linear_scan(
@@ -29,11 +29,13 @@ def linear_scan(
         raise ValueError(f"linear_scan: the drive is [T, ...] with T >= 1, got shape {tuple(drive.shape)}")
     tensors = (decay, drive) if h_0 is None else (decay, drive, h_0)
     if any(x.is_complex() for x in tensors):
-        raise TypeError(f"linear_scan: takes real numbers, got {', '.join(str(x.dtype) for x in tensors)}")
-    if backend not in BACKENDS:
-        raise ValueError(f"linear_scan: no backend {backend!r}; {choices(backend, BACKENDS)}")
+        raise TypeError(f"linear_scan: expected real numbers, got {', '.join(str(x.dtype) for x in tensors)}")
+    if backend not in SCAN_BACKENDS:
+        raise ValueError(f"linear_scan: no backend {backend!r}; {choices(backend, SCAN_BACKENDS)}")
     if any(x.device != drive.device for x in tensors):
-        raise ValueError(f"linear_scan: takes tensors of one device, got {', '.join(str(x.device) for x in tensors)}")
+        raise ValueError(
+            f"linear_scan: expected tensors on one device, got {', '.join(str(x.device) for x in tensors)}"
+        )
     shape = drive.shape[1:]
     fits = decay.dim() == drive.dim() and decay.shape[0] in (1, drive.shape[0])
     if not fits or any(a not in (1, n) for a, n in zip(decay.shape[1:], shape, strict=True)):

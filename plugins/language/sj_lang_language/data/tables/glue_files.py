@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sj_lang.errors import UserError
+from sj_lang.hf import HUB
 from sj_lang_language.data import hub
 from sj_lang_language.data.tables import table_files
 from sj_lang_language.data.tables.table_files import DataTable
@@ -130,7 +131,7 @@ def read(name: str, data: str | Mapping[str, str], files: Mapping[str, str], not
     source = "the mapping"
     if isinstance(data, Mapping):
         files = {**data, **files}
-    elif data == "hub" or data.startswith(hub.HUB):
+    elif data == "hub" or data.startswith(HUB):
         source = data
         by_part = _of_hub(name, data, skip=set(files))
     else:

@@ -162,7 +162,7 @@ def _json(text: str, place: str) -> DataTable:
         raise UserError(f"task.data: {place}, line {line_number}: {problem}") from error
     except (ValueError, RecursionError) as error:  # too many digits, too deep a list
         line_shown = "" if listed else f", line {number}"
-        reason = "too many lists in one another" if isinstance(error, RecursionError) else str(error)
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise UserError(f"task.data: {place}{line_shown}: not JSON that can be read ({reason})") from error
     wrong = next((number for number, row in rows if not isinstance(row, dict)), None)
     if wrong is not None:

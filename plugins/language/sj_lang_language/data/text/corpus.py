@@ -7,6 +7,7 @@ from typing import Any
 
 from sj_lang import build, plugins
 from sj_lang.errors import UserError
+from sj_lang.hf import HUB
 from sj_lang_language.data import hub
 from sj_lang_language.data.text import text_files
 
@@ -58,7 +59,7 @@ def sources() -> list[str]:
 def _read_one(place: str) -> dict[str, str]:
     if place in sources():
         return dict(build.part("source", place)().texts())
-    if place.startswith(hub.HUB):
+    if place.startswith(HUB):
         return hub.read(place)
     return text_files.read(Path(place).expanduser())
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
+from sj_lang.task import NumberedEpochs
 from sj_lang_language.data.text.windows import IGNORED
 
 MASK = "[MASK]"
@@ -118,17 +119,14 @@ class Masking:
         return {**rest, "input_ids": ids, "labels": labels}
 
 
-class Masked:
+class Masked(NumberedEpochs):
     """Items, masked by (seed, epoch, number): anew in each epoch, also of a resumed training.
 
     In evaluation nobody sets the epoch, and the masks are always the same.
     """
 
     def __init__(self, items: Items | Sequence[Item], masking: Masking, seed: int) -> None:
-        self.items, self.masking, self.seed, self.epoch = items, masking, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.items, self.masking, self.seed = items, masking, seed
 
     def __len__(self) -> int:
         return len(self.items)

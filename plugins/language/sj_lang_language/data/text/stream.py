@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from sj_lang.errors import UserError
+from sj_lang.hf import HUB
 from sj_lang_language.data import hub
 from sj_lang_language.data.text import text_files
 from sj_lang_language.data.text.masked import Frame, Item, Masking
@@ -47,7 +48,7 @@ def digest(text: str) -> bytes:
 
 def open_source(place: str) -> Source:
     """The split `train` of hub:owner/name[/config], or the paragraphs of a text file or folder."""
-    if place.startswith(hub.HUB):
+    if place.startswith(HUB):
         rows, column, size = hub.stream(place)
         return Source(place, rows, column, size)
     return Source(place, text_files.stream(Path(place).expanduser()), "text")

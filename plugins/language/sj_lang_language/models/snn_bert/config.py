@@ -40,6 +40,7 @@ class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
 
     #: D, channels of the stream
     hidden_size: int = 128
+    #: each of attention and a feed-forward part
     num_hidden_layers: int = 2
     #: must divide D
     num_attention_heads: int = 2

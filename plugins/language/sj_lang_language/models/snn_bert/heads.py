@@ -124,7 +124,7 @@ class _WithTokenLogits(SNNBertPreTrainedModel):
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
-        """As in transformers, together with the bias of the logits, 0 for a new token."""
+        """Resize as transformers does, and the bias of the logits too, 0 for a new token."""
         table: nn.Embedding = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         self.cls.predictions.resize(len(table.weight))
         return table

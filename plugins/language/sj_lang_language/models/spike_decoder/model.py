@@ -24,6 +24,7 @@ from transformers.utils import can_return_tuple
 
 from sj_lang.build import check_neurons
 from sj_lang.errors import UserError
+from sj_lang.masks import State
 from sj_lang.state_cache import StateCache, StatefulGeneration
 from sj_lang_language.layers import (
     MakeAttention,
@@ -31,7 +32,6 @@ from sj_lang_language.layers import (
     MakeNorm,
     SpikingLayer,
     SpikingLinear,
-    State,
     float_in_place_of_spikes,
     gelu_in_place_of_spikes,
     inner,

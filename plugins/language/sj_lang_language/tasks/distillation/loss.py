@@ -15,6 +15,7 @@ from sj_lang.errors import UserError
 from sj_lang.monitor import undisturbed
 from sj_lang_language.data.text.windows import IGNORED
 from sj_lang_language.tasks.distillation.firing import FiringRates
+from sj_lang_language.tasks.distillation.relations import AttentionRelations
 
 _PROBE = 4  # tokens of the text on which the two models are compared before training
 
@@ -24,7 +25,8 @@ class DistillationLoss(nn.Module):
 
     student: is looked at, not kept. labels: the keys of a batch that hold them, in the order of the
     models' outputs. variances: of the teacher's hidden states; each layer's squares are divided by
-    its own. None: they are not. firing: weight of the student's firing rate.
+    its own. None: they are not. firing: weight of the student's firing rate. relations: weight of
+    the attention relations.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class DistillationLoss(nn.Module):
         hidden: bool,
         variances: Sequence[float] | None = None,
         firing: float = 0.0,
+        relations: float = 0.0,
     ) -> None:
         super().__init__()
         #: what was measured when the student was prepared; figures of the run
@@ -61,13 +64,14 @@ class DistillationLoss(nn.Module):
                 raise UserError(f"task.teacher: it has {wide} outputs, the student has {width}")
         self.variances = variances
         self.firing, self._rates = firing, FiringRates(student) if firing else None
+        self.relations, self._related = relations, AttentionRelations(student, teacher) if relations else None
         self.layers: list[int] = []
         self.projections = nn.ModuleList()
         if hidden:
             self._match(ours, theirs)
 
     def _match(self, ours: Any, theirs: Any) -> None:
-        """Which layer of the teacher each of the student's meets, and how it gets there."""
+        """Choose the teacher's layer for each of the student's, and the projection to its width."""
         mine, its = ours["hidden_states"], theirs["hidden_states"]
         depth, deep = len(mine) - 1, len(its) - 1
         self.layers = [round(i * deep / max(depth, 1)) for i in range(depth + 1)]
@@ -76,7 +80,7 @@ class DistillationLoss(nn.Module):
             self.projections.append(nn.Identity() if width == wide else nn.Linear(width, wide, bias=False))
 
     def forward(self, outputs: Any, batch: Mapping[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
-        """As `sj_lang.task.Objective` says."""
+        """The loss, as `sj_lang.task.Objective` defines it."""
         teacher = self._ready(outputs)
         inputs = {name: value for name, value in batch.items() if name in self._takes}
         with torch.no_grad():
@@ -86,6 +90,8 @@ class DistillationLoss(nn.Module):
         extra = self._soft(outputs, taught, labels) / count
         if self.layers:
             extra = extra + self._far(outputs, taught, batch, labels[0]) / count
+        if self._related is not None:
+            extra = extra + self.relations * (self._related() * _scored(labels[0])).sum() / count
         task_loss: Tensor = outputs["loss"]
         loss = (1 - self.alpha) * task_loss + self.alpha * extra
         if self._rates is not None:

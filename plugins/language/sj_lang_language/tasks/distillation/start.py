@@ -28,8 +28,8 @@ def start_from(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     if other:
         name = other[0]
         raise UserError(
-            f"task.start: {len(other)} tensors of the teacher have another shape, such as {name}: "
-            f"{list(tensors[name].shape)} there, {list(places[name].shape)} here"
+            f"task.start: {len(other)} tensors of the teacher have a different shape in the student, such as "
+            f"{name}: {list(tensors[name].shape)} in the teacher, {list(places[name].shape)} in the student"
         )
     for name, tensor in tensors.items():
         places[name].copy_(tensor)

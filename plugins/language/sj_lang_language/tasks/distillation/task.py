@@ -27,9 +27,10 @@ else:
 class Distillation(Task):
     """Another task with a teacher (Hinton, Vinyals, Dean 2015; Romero et al. 2015).
 
-        loss = (1 - alpha) own + alpha (soft + match) + firing rate
+        loss = (1 - alpha) own + alpha (soft + match + relations missed) + firing rate
         soft  = t^2 H(softmax(teacher / t), softmax(student / t)), nats, t the temperature
         match = mean over layers of |W h_student - h_teacher|^2 / teacher's width   (hidden: true)
+        missed = mean over tokens of what the student's attention relations lack
         rate  = mean over layers of neurons of |spikes| / largest spike
 
     task: the task that is learned; its figures are this one's.
@@ -45,9 +46,10 @@ class Distillation(Task):
         the run's seed, on which the student's spikes and Linear layers are then fitted to the
         teacher's (see `calibration`), and on which the variances of its hidden states are measured:
         match is divided by them. 0: neither.
-    spike_price: of a spike in this calibration (see `fit_spikes` there); 0: none.
+    spike_price: what a spike costs in this calibration (see `fit_spikes` there); 0: nothing.
     embeddings: they are trained; False: they stay as they are.
     firing: weight of the student's firing rate in the loss; 0: what it fires costs nothing.
+    relations: weight of the attention relations, see `AttentionRelations`; 0: they do not count.
 
     H is taken where the own loss is, at labels that are not -100, and is averaged over them. The
     squares are averaged over the tokens of a sample that are no padding, and over the samples by
@@ -69,7 +71,10 @@ class Distillation(Task):
         spike_price: float = 0.0,
         embeddings: bool = True,
         firing: float = 0.0,
+        relations: float = 0.0,
     ) -> None:
+        if not 0 <= relations < math.inf:
+            raise UserError(f"task.relations: {relations}; give the weight of the attention relations, 0 or more")
         if not 0 <= firing < math.inf:
             raise UserError(f"task.firing: {firing}; give the weight of the firing rate in the loss, 0 or more")
         if not 0 <= spike_price < math.inf:
@@ -88,7 +93,7 @@ class Distillation(Task):
             raise UserError("task.task: a distillation cannot wrap a distillation")
         self.teacher, self.temperature, self.alpha, self.hidden = teacher, temperature, alpha, hidden
         self.start, self.calibrate, self.spike_price = start, calibrate, spike_price
-        self.embeddings, self.firing = embeddings, firing
+        self.embeddings, self.firing, self.relations = embeddings, firing, relations
         self.auto_class, self.causal, self.pads = self.task.auto_class, self.task.causal, self.task.pads
 
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
@@ -123,6 +128,7 @@ class Distillation(Task):
                 hidden=self.hidden,
                 variances=variances,
                 firing=self.firing,
+                relations=self.relations,
             )
             loss.figures = figures
             return loss
