@@ -36,6 +36,7 @@ class RunFolder:
         self.manifest = self.root / "manifest.json"
         self.metrics = self.root / "metrics.json"
         self.history = self.root / "metrics.jsonl"
+        self.ledger = self.root / "ledger.json"
         self.log = self.root / "log.txt"
         self.model = self.root / "model"
         self.predictions = self.root / "predictions"

@@ -61,13 +61,17 @@ class LayerFiring:
     """Counts of one layer, summed over all calls since `Monitor.reset`.
 
     rate: |spikes| / levels, mean over valid steps and neurons; 1 is the most at every step.
-    dead: share of channels that never fired.
+    dead: share of channels that never fired. saturated: of those that fired at every valid step.
+    longest: the longest uninterrupted run of spikes of a neuron within a call, in valid steps; 0 of
+    calls of single steps.
     """
 
     levels: float
     spikes: Tensor  # int64 scalar: sum of the sizes of the spikes, which are integers
     steps: Tensor  # int64 scalar: valid steps x neurons
     fired: Tensor  # bool [channels]
+    silent: Tensor  # bool [channels]: at any valid step
+    longest: Tensor  # int64 scalar
 
     @property
     def rate(self) -> float:
@@ -76,6 +80,10 @@ class LayerFiring:
     @property
     def dead(self) -> float:
         return 1.0 - int(self.fired.sum()) / self.fired.numel()
+
+    @property
+    def saturated(self) -> float:
+        return int((self.fired & ~self.silent).sum()) / self.fired.numel()
 
 
 class Monitor:
@@ -110,21 +118,30 @@ class Monitor:
     def _count(self, name: str, node: nn.Module, spikes: Tensor, mask: Tensor | None) -> None:
         lead = 1 if getattr(node, "step_mode", "m") == "s" else 2
         axis = getattr(node, "axis", 2)
-        fired = (spikes != 0).transpose(0, axis - (2 - lead) if axis > 0 else axis).flatten(1).any(1)  # [C]
+        channels = axis - (2 - lead) if axis > 0 else axis
+        fires = spikes != 0
+        fired = fires.transpose(0, channels).flatten(1).any(1)  # [C]
+        valid = None if mask is None else mask.view(*mask.shape, *[1] * (spikes.dim() - lead))
+        silent = (~fires if valid is None else ~fires & valid).transpose(0, channels).flatten(1).any(1)
+        longest = _longest_run(fires, valid) if lead == 2 else torch.zeros((), dtype=torch.int64, device=spikes.device)
         # masked steps hold zeros: they add no spikes and are not counted as steps
         total = spikes.abs().sum(dtype=torch.int64)
         steps = torch.as_tensor(neuron_steps(spikes, mask, lead), device=spikes.device, dtype=torch.int64)
         if name not in self.layers:
             levels = float(cast(Any, node.levels))
-            self.layers[name] = LayerFiring(levels=levels, spikes=total, steps=steps, fired=fired)
+            self.layers[name] = LayerFiring(
+                levels=levels, spikes=total, steps=steps, fired=fired, silent=silent, longest=longest
+            )
             return
         layer = self.layers[name]
         layer.spikes, layer.steps, layer.fired = layer.spikes + total, layer.steps + steps, layer.fired | fired
+        layer.silent, layer.longest = layer.silent | silent, torch.maximum(layer.longest, longest)
 
     def figures(self) -> dict[str, float]:
-        """`firing_rate.` and `dead.`, with `mean` and `<layer>`; empty without spiking neurons.
+        """`firing_rate.`, `dead.`, `saturated.` (with `mean` and `<layer>`) and `longest_run.` (with
+        `max`); empty without spiking neurons.
 
-        The mean rate weighs each neuron step alike; the mean dead share weighs each channel alike.
+        The mean rate weighs each neuron step alike; the mean shares weigh each channel alike.
         """
         if not self.layers:
             return {}
@@ -134,16 +151,23 @@ class Monitor:
         values = {
             "firing_rate.mean": sum(layer.rate * int(layer.steps) for layer in layers) / max(steps, 1),
             "dead.mean": 1.0 - sum(int(layer.fired.sum()) for layer in layers) / channels,
+            "saturated.mean": sum(layer.saturated * layer.fired.numel() for layer in layers) / channels,
+            "longest_run.max": float(max(int(layer.longest) for layer in layers)),
         }
         values.update({f"firing_rate.{name}": layer.rate for name, layer in self.layers.items()})
         values.update({f"dead.{name}": layer.dead for name, layer in self.layers.items()})
+        values.update({f"saturated.{name}": layer.saturated for name, layer in self.layers.items()})
+        values.update({f"longest_run.{name}": float(layer.longest) for name, layer in self.layers.items()})
         return values
 
-    def combine(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Add up the counts of several processes. total: sums a tensor over them."""
+    def combine(self, total: Callable[[Tensor], Tensor], gather: Callable[[Tensor], Tensor]) -> None:
+        """Add up the counts of several processes. total: sums a tensor over them. gather: a scalar
+        of each, as a vector."""
         for layer in self.layers.values():
             layer.spikes, layer.steps = total(layer.spikes), total(layer.steps)
             layer.fired = total(layer.fired.to(torch.int32)) > 0
+            layer.silent = total(layer.silent.to(torch.int32)) > 0
+            layer.longest = gather(layer.longest).max()
 
     def raster(self) -> dict[str, Tensor]:
         """Layer -> spikes of a single recorded sample, [steps, channels].
@@ -152,6 +176,14 @@ class Monitor:
         """
         spikes = {name: torch.cat(calls) for name, calls in self.rasters.items()}
         return {name: x.flatten(2).transpose(0, 1).flatten(0, 1) if x.dim() > 2 else x for name, x in spikes.items()}
+
+
+def _longest_run(fires: Tensor, valid: Tensor | None) -> Tensor:
+    """The most valid steps in a row, axis 0, at which a neuron fires."""
+    steps = torch.arange(1, len(fires) + 1, device=fires.device).view(-1, *[1] * (fires.dim() - 1))
+    count = steps if valid is None else valid.cumsum(0)
+    last_silence = torch.where(fires if valid is None else fires | ~valid, 0, count).cummax(0).values
+    return (count - last_silence).max()
 
 
 @contextmanager

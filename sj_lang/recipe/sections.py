@@ -7,7 +7,7 @@ import operator
 import re
 import typing
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from sj_lang import hf
 from sj_lang.component import values
@@ -79,6 +79,9 @@ GENERATE_LIMITS: Mapping[str, Mapping[str, Any]] = {
 GENERATE_DEFAULTS: Mapping[str, Any] = {"prompt": None, "max_new_tokens": 200, "do_sample": True}
 #: What is measured beside the task's figures.
 MEASURE = {name: Argument(name, bool, True) for name in ("firing_rate", "raster", "energy")}
+#: `costs`: a table of sj_lang.energy; `purity`: what must be made of spikes, or the run is refused.
+MEASURE["costs"] = Argument("costs", Literal["45nm", "7nm", "loihi"], "45nm")
+MEASURE["purity"] = Argument("purity", Literal["products", "strict"] | None, None)
 
 ELSEWHERE = {
     "seed": "the seed has one place: 'seed' at the top level",

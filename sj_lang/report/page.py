@@ -13,11 +13,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder, is_figure
 from sj_lang.manifest import LOSS, read_json, write_text
-from sj_lang.report import figures
+from sj_lang.report import costs, figures
 
 #: order of a table, by the first word of a figure's name; test splits come before these
-GROUPS = ("baseline", "validation", "train", "parameters", "firing_rate", "dead", "energy")
+GROUPS = ("baseline", "validation", "train", "parameters", "firing_rate", "dead", "saturated", "longest_run", "energy")
+LAYERED = ("firing_rate.", "dead.", "saturated.", "longest_run.")
 
+_WHOLE = ("steps", "tokens_per_second", ".macs", ".accumulations", ".other", "_bytes")
 UNITS = {"seconds": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}
 
 EXPLAINED = {
@@ -27,11 +29,19 @@ EXPLAINED = {
     "train.tokens_per_second": "without the time of evaluations, checkpoints and measurements",
     "parameters.neurons": "of the total: parameters inside spiking neurons",
     "firing_rate.mean": "spikes over the most possible, mean over neurons and steps of the test data",
-    "energy.mj": "one forward pass of a test sample at 45 nm, without memory traffic: synapses and neurons",
+    "energy.mj": "one forward pass of a test sample, without memory traffic: synapses and neurons",
     "energy.synapses_mj": "of it, or of its known part: matrix products, as stated in papers",
     "energy.neurons_mj": "of it: the arithmetic inside the neurons",
-    "energy.macs": "multiply-accumulates of the synapses, 4.6 pJ each",
-    "energy.accumulations": "accumulations of the synapses, 0.9 pJ each: one for each unit of a spike",
+    "energy.other_mj": "beside it: norms, softmax, activations, sums of tensors",
+    "energy.memory_mj": "beside it: each operand read once, from the smallest memory that holds it",
+    "energy.total_mj": "all of these",
+    "energy.macs": "multiply-accumulates of the synapses",
+    "energy.accumulations": "accumulations of the synapses: one for each unit of a spike",
+    "energy.ratio": "the total over that of the same products with floats and without neurons",
+    "energy.mean_spike": "accumulations for each multiplication that spikes spare",
+    "energy.crossover": "the mean spike at which the ratio is 1; below 0: never",
+    "saturated.mean": "share of channels that fired at every step of the test data",
+    "longest_run.max": "most steps in a row at which a neuron fired",
     "dead.mean": "share of channels that never fired on the test data",
 }
 
@@ -53,13 +63,18 @@ class Page:
     recipe: str
     sample: str
     pictures: list[Picture]
+    purity: costs.Purity | None
 
     @property
-    def layers(self) -> list[tuple[str, float, float]]:
-        """(name, firing rate, share of dead channels) of each layer."""
+    def layers(self) -> list[tuple[str, float, float, str]]:
+        """(name, firing rate, share of dead channels, longest run of spikes) of each layer."""
         names = [name.removeprefix("firing_rate.") for name in self.metrics if name.startswith("firing_rate.")]
-        rows = [(n, self.metrics[f"firing_rate.{n}"], self.metrics.get(f"dead.{n}")) for n in names if n != "mean"]
-        return [(name, rate, dead) for name, rate, dead in rows if rate is not None and dead is not None]
+        rows = []
+        for name in names:
+            rate, dead, run = (self.metrics.get(f"{kind}.{name}") for kind in ("firing_rate", "dead", "longest_run"))
+            if name != "mean" and rate is not None and dead is not None:
+                rows.append((name, rate, dead, "" if run is None else f"{run:.0f}"))
+        return rows
 
 
 def write(run_dirs: Sequence[str | Path]) -> Path:
@@ -93,6 +108,9 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
         pages=pages,
         tables=_tables(pages, means),
         explained=EXPLAINED | _losses(pages),
+        bars=costs.bars({page.name: page.metrics for page in pages}),
+        parts=list(costs.PARTS.values()),
+        tasks=len({str(page.manifest.get("recipe", {}).get("task")) for page in pages}),
         compared=_comparison(pages) if len(pages) > 1 else None,
     )
     write_text(target, html)
@@ -117,6 +135,7 @@ def page(root: Path) -> Page:
         recipe=folder.read_text(folder.recipe),
         sample=folder.read_text(folder.sample),
         pictures=_pictures(folder, manifest),
+        purity=costs.purity(folder),
     )
 
 
@@ -158,7 +177,7 @@ def _losses(pages: Sequence[Page]) -> dict[str, str]:
 def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """(name, one text per run) of all figures that any run has, except those of single layers."""
     names = list(dict.fromkeys(name for one in metrics for name in one))
-    plain = [name for name in names if not name.startswith(("firing_rate.", "dead.")) or name.endswith(".mean")]
+    plain = [name for name in names if not name.startswith(LAYERED) or name.endswith((".mean", ".max"))]
     plain.sort(key=lambda name: GROUPS.index(group) if (group := name.split(".")[0]) in GROUPS else -1)
     return [(name, [show(name, one[name]) if name in one else "" for one in metrics]) for name in plain]
 
@@ -176,7 +195,7 @@ def show(name: str, value: Any) -> str:
 
 
 def _number(name: str, value: float) -> str:
-    whole = name.startswith("parameters.") or name.endswith(("steps", "tokens_per_second", ".macs", ".accumulations"))
+    whole = name.startswith("parameters.") or name.endswith(_WHOLE)
     if whole:
         return f"{value:,.0f}"
     if name.endswith("mj"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sized
 
+from sj_lang.energy import ledger
 from sj_lang.errors import UserError, choices
 from sj_lang.hf import shield
 from sj_lang.monitor import seeded, undisturbed
@@ -37,6 +38,20 @@ def check_smoothing(trainer: RunTrainer) -> None:
         raise UserError(
             "train.label_smoothing_factor: only a loss that is the cross-entropy of `labels` alone is smoothed, "
             "as in classification or masked-LM without nsp; leave it out"
+        )
+
+
+def check_purity(trainer: RunTrainer, purity: str | None) -> None:
+    """What `measure.purity` demands of the model, tried on the samples of the probe."""
+    if purity is None:
+        return
+    book = ledger(trainer.model, trainer.probe)
+    wrong = [*(f"{text} is not counted" for text in book.uncounted), *book.impurities(strict=purity == "strict")]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"measure.purity: {purity}: {type(trainer.model).__name__} is not made of spikes: "
+            f"{'; '.join(wrong[:3])}{more}"
         )
 
 

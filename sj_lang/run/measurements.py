@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor
 
-from sj_lang.energy import energy
+from sj_lang.energy import Ledger, ledger
 from sj_lang.monitor import Monitor, undisturbed
 from sj_lang.run.batches import BatchTrainer
 from sj_lang.task import MapDataset
@@ -16,15 +17,20 @@ _COSTED = 32  # test samples on which energy is measured
 
 
 class Measurements:
-    """Measurements on the model of a trainer. measure: the recipe's section, of switches."""
+    """Measurements on the model of a trainer. measure: the recipe's section.
 
-    def __init__(self, trainer: BatchTrainer, measure: Mapping[str, bool]) -> None:
+    ledger: what `energy` has measured last; None: nothing.
+    """
+
+    def __init__(self, trainer: BatchTrainer, measure: Mapping[str, Any]) -> None:
         self._trainer = trainer
         self._monitor = Monitor(trainer.model)
         fires = bool(self._monitor.nodes)
         self._measures_firing = measure["firing_rate"] and fires
         self._measures_raster = measure["raster"] and fires
         self._measures_energy = measure["energy"]
+        self._costs: str = measure["costs"]
+        self.ledger: Ledger | None = None
 
     def probe(self) -> dict[str, float]:
         """Firing on the probe batch."""
@@ -44,7 +50,8 @@ class Measurements:
         self._monitor.reset()
         with self._monitor.recording():
             yield
-        self._monitor.combine(lambda tensor: self._trainer.accelerator.reduce(tensor, reduction="sum"))
+        accelerator = self._trainer.accelerator
+        self._monitor.combine(lambda tensor: accelerator.reduce(tensor, reduction="sum"), accelerator.gather)
         figures |= self._monitor.figures()
 
     def energy(self, data: MapDataset) -> dict[str, float]:
@@ -52,7 +59,9 @@ class Measurements:
         if not self._measures_energy:
             return {}
         trainer, count = self._trainer, min(_COSTED, len(data))
-        return energy(trainer.model, (trainer.samples(data, 1, first) for first in range(count)))
+        samples = (trainer.samples(data, 1, first) for first in range(count))
+        self.ledger = ledger(trainer.model, samples, costs=self._costs)
+        return self.ledger.figures()
 
     def raster(self) -> dict[str, Tensor]:
         """Layer -> spikes [steps, channels] of the first sample of the probed data."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sj_lang.errors import SjLangError, Unreachable, UserError, describe
 from sj_lang.folder import RunFolder
-from sj_lang.manifest import Manifest, device, plain
+from sj_lang.manifest import Manifest, device, plain, write_json
 from sj_lang.monitor import neuron_parameters, undisturbed
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import figures, page
@@ -81,6 +81,7 @@ def _check(trainer: RunTrainer, job: Job) -> None:
     checks.check_loss(trainer)
     checks.check_smoothing(trainer)
     checks.check_choice(trainer)
+    checks.check_purity(trainer, job.recipe.measure["purity"])
     prompt = _prompt(job)
     check_prompt(job.model, job.prepared.tokenizer, prompt)
     job.notes += unknown_in(job.prepared.tokenizer, prompt)
@@ -164,6 +165,8 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     if not is_main_process():
         return
     folder.write_metrics(metrics)
+    if trainer.measurements.ledger is not None:
+        write_json(folder.ledger, trainer.measurements.ledger.content())
     notes = [*job.notes, *job.prepared.remarks]
     record.update({"chosen_step": trainer.chosen_step(), "notes": notes, "files": folder.digests()})
     history = folder.read_history()

@@ -36,7 +36,10 @@ def test_a_sound_recipe(write: Write) -> None:
     assert loaded.tokenizer == {"type": "letters", "lowercase": False}
     assert loaded.model["neuron"]["tau"] == 4.0
     assert loaded.train["learning_rate"] == 1e-3
-    assert loaded.measure == {"firing_rate": True, "raster": True, "energy": True}
+    assert loaded.measure == {
+        **{"firing_rate": True, "raster": True, "energy": True},
+        **{"costs": "45nm", "purity": None},
+    }
     assert loaded.generate["temperature"] == 0.8
     assert (loaded.children(), loaded.notes, loaded.is_series) == ([], [], False)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 FILES = (
-    "manifest.json", "recipe.yaml", "metrics.json", "metrics.jsonl", "sample.txt", "log.txt", "report.html",
-    "model/config.json", "model/generation_config.json", "model/model.safetensors", "model/tokenizer.json",
-    "model/tokenizer_config.json", "figures/learning_curves.png", "figures/raster.png", "predictions/test.npz",
+    "manifest.json", "recipe.yaml", "metrics.json", "metrics.jsonl", "ledger.json", "sample.txt", "log.txt",
+    "report.html", "model/config.json", "model/generation_config.json", "model/model.safetensors",
+    "model/tokenizer.json", "model/tokenizer_config.json", "figures/learning_curves.png",
+    "figures/raster.png", "predictions/test.npz",
 )  # fmt: skip
 #: What may stand in JSON or YAML where something else is expected.
 ODD: tuple[Any, ...] = (

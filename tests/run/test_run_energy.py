@@ -3,7 +3,7 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from sj_lang import run
 from sj_lang.compat import spikingjelly
-from sj_lang.energy import energy, millijoules, spikes
+from sj_lang.energy import energy, ledger, millijoules, spikes
+from sj_lang.energy.costs import TABLES
+from sj_lang.errors import UserError
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
+from sj_lang.recipe.sections import MEASURE
 from sj_lang.spikingjelly.nodes import LIF
 from sj_lang.spikingjelly.psn import PSN
 
@@ -31,6 +34,10 @@ class Product(nn.Module):
 
     def forward(self, **inputs: Tensor) -> object:
         return self.run(*self.weights, **inputs)  # type: ignore[operator]
+
+
+def x_of(x: Tensor) -> dict[str, Tensor]:
+    return {"x": x}
 
 
 BINARY = torch.tensor([[1.0, 0, 0, 1], [0, 0, 0, 1]])  # 3 spikes
@@ -140,12 +147,18 @@ def test_a_node_counts_the_same_however_it_is_called_and_is_reset(call: Any) -> 
     assert lif.v is None
 
 
-def test_spikingjellys_own_nodes_leave_the_total_open() -> None:
-    node = spikingjelly("neuron").LIFNode(step_mode="m")
-    model = Product(lambda linear, node, x: linear(node(x)), nn.Linear(4, 5), node)
-    assert energy(model, [{"x": torch.randn(3, 1, 4)}]).keys() == {
-        "energy.synapses_mj", "energy.macs", "energy.accumulations",
-    }  # fmt: skip
+def test_spikingjellys_own_nodes_count_and_others_leave_the_total_open() -> None:
+    lif = spikingjelly("neuron").LIFNode
+    x = torch.randn(3, 1, 4)
+    figures = energy(Product(lambda linear, node, x: linear(node(x)), nn.Linear(4, 5), lif(step_mode="m")), x_of(x))
+    assert figures["energy.neurons_mj"] == pytest.approx(millijoules(12, 12))
+    assert figures["energy.mj"] == figures["energy.synapses_mj"] + figures["energy.neurons_mj"]
+    strange = type("Strange", (lif,), {})(step_mode="m")
+    book = ledger(Product(lambda linear, node, x: linear(node(x)), nn.Linear(4, 5), strange), x_of(x))
+    assert not {"energy.mj", "energy.neurons_mj", "energy.other_mj", "energy.total_mj"} & book.figures().keys()
+    assert "energy.synapses_mj" in book.figures()
+    assert book.uncounted == ["weights.1: Strange, whose `operations` nobody gives"]
+    assert "not counted: weights.1: Strange" in str(book)
 
 
 def test_products_that_torch_keeps_to_itself() -> None:
@@ -214,3 +227,24 @@ def test_of_a_run(tmp_path: Path) -> None:
     assert ann["energy.accumulations"] == 0
     assert ann["energy.mj"] == ann["energy.synapses_mj"] == pytest.approx(millijoules(ann["energy.macs"], 0))
     assert spiking["energy.accumulations"] > 0
+    assert not (tmp_path / "off" / "ledger.json").exists()
+    book = read_json(tmp_path / "spiking" / "ledger.json")
+    assert "layers.0.neuron: TinyNeuron" in book["not_counted"][0]
+    assert sum(row["macs"] for row in book["rows"] if row["kind"] == "product") == spiking["energy.macs"]
+
+
+def test_a_recipe_that_demands_spikes(tmp_path: Path) -> None:
+    with offered():
+        changes = [f"output={tmp_path / 'run'}", "train.max_steps=2", "model.twin=true", "measure.purity=strict"]
+        with pytest.raises(UserError) as refused:
+            run.execute(load(write_recipe(tmp_path), changes))
+    assert refused.value.exit_code == 2
+    assert str(refused.value) == (
+        "measure.purity: strict: TinyForCausalLM is not made of spikes: layers.0.up: mm multiplies float x weights; "
+        "layers.0.neuron: gelu between spikes; layers.0.down: addmm multiplies float x weights and 4 more"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_names_the_tables_that_there_are() -> None:
+    assert set(get_args(MEASURE["costs"].annotation)) == TABLES.keys()

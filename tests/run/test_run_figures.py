@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from sj_lang.errors import UserError
 from sj_lang.manifest import Manifest, write_json
-from sj_lang.report import figures, page
+from sj_lang.report import costs, figures, page
 from sj_lang.task import Prepared
 
 pytestmark = pytest.mark.draws
@@ -129,3 +130,38 @@ def test_a_loss_is_what_its_task_says(tmp_path: Path) -> None:
     html = page.write([tmp_path / name for name in ("a", "b", "old")]).read_text()
     both = "mean A, in nats; or, of other tasks here: mean B"
     assert f"{both}; or, of other tasks here: {Prepared.loss}</small>" in html
+
+
+ENERGY = {"energy.synapses_mj": 1.0, "energy.neurons_mj": 0.5, "energy.other_mj": 0.0, "energy.memory_mj": 2.5}
+
+
+def test_bars_of_energy_have_the_same_scale() -> None:
+    twin = ENERGY | {"energy.synapses_mj": 5.0, "energy.neurons_mj": 0.0}
+    spiking, ann = costs.bars({"spiking": ENERGY, "ann": twin, "closed": {"energy.synapses_mj": 9.0}})
+    assert ann.parts == [(0, pytest.approx(100 * 5 / 7.5)), (3, pytest.approx(100 * 2.5 / 7.5))]
+    assert spiking.parts[0] == (0, pytest.approx(100 / 7.5))
+    assert spiking.text == "4 mJ: products 1, neurons 0.5, memory 2.5"
+    _, floats = costs.bars({"one": ENERGY | {"energy.mean_spike": 0.2, "energy.ratio": 0.5}})
+    assert floats.text == "8 mJ"
+    assert not costs.bars({"one": {}})
+
+
+def test_the_page_shows_energy_and_purity(tmp_path: Path) -> None:
+    row = {"layer": "up", "operation": "addmm", "kind": "product", "operands": "float x weights", "macs": 5}
+    for name, task in {"a": "causal_lm", "b": "glue"}.items():
+        (tmp_path / name).mkdir()
+        recipe = {"task": {"type": task}}
+        manifest = {"name": name, "status": "done", "started": "today", "recipe": recipe}
+        write_json(tmp_path / name / "manifest.json", manifest)
+        write_json(tmp_path / name / "metrics.json", ENERGY)
+        book = {"purity": "0 of 1 products take spikes", "not_counted": ["x: fft"], "rows": [row]}
+        write_json(tmp_path / name / "ledger.json", book)
+    html = page.write([tmp_path / "a", tmp_path / "b"]).read_text("utf-8")
+    assert 'aria-label="a: 4 mJ: products 1, neurons 0.5, memory 2.5"' in html
+    assert "These runs differ in their tasks" in html
+    assert "<td>float x weights</td><td>no</td>" in html
+    assert "Not counted: x: fft" in html
+    assert "These runs differ" not in page.write([tmp_path / "a"]).read_text("utf-8")
+    write_json(tmp_path / "a" / "ledger.json", {"rows": 5})
+    with pytest.raises(UserError, match=r"ledger.json: cannot be read"):
+        page.write([tmp_path / "a"])

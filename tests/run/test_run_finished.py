@@ -41,7 +41,8 @@ def test_the_folder_holds_what_it_should(finished: tuple[Path, str]) -> None:
         str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and "checkpoint" not in str(path)
     }
     assert names == {
-        "recipe.yaml", "manifest.json", "metrics.json", "metrics.jsonl", "log.txt", "sample.txt", "report.html",
+        "recipe.yaml", "manifest.json", "metrics.json", "metrics.jsonl", "ledger.json", "log.txt", "sample.txt",
+        "report.html",
         "model/config.json", "model/generation_config.json", "model/model.safetensors", "model/tokenizer.json",
         "model/tokenizer_config.json", "predictions/test.npz",
         "figures/learning_curves.png", "figures/firing_rates.png", "figures/raster.png", ".lock",

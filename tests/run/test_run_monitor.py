@@ -125,3 +125,30 @@ def test_undisturbed_restores_each_module() -> None:
         assert not model[0].training
         assert not torch.is_grad_enabled()
     assert [module.training for module in model] == [True, False]
+
+
+def test_longest_runs_and_saturated_channels_leave_padding_out() -> None:
+    model = nn.ModuleDict({"node": Given()})
+    monitor = Monitor(model)
+    spikes = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [1, 1, 1]], dtype=torch.float32).unsqueeze(1)
+    with monitor.recording():
+        model["node"].functional(spikes)  # [T, B, C]
+    figures = monitor.figures()
+    assert (figures["longest_run.node"], figures["longest_run.max"]) == (3, 3)
+    assert (figures["saturated.node"], figures["dead.node"]) == (0, 0)
+    mask = torch.tensor([1, 0, 0, 1, 1], dtype=torch.bool).unsqueeze(1)
+    monitor.reset()
+    with monitor.recording():
+        model["node"].functional(spikes, None, mask)
+    figures = monitor.figures()
+    assert figures["longest_run.node"] == 3  # steps 0, 3 and 4 of the first two channels
+    assert figures["saturated.node"] == figures["saturated.mean"] == pytest.approx(2 / 3)
+
+
+def test_no_run_in_nothing_but_padding() -> None:
+    model = nn.ModuleDict({"node": Given()})
+    monitor = Monitor(model)
+    with monitor.recording():
+        model["node"].functional(torch.ones(3, 1, 2), None, torch.zeros(3, 1, dtype=torch.bool))
+    figures = monitor.figures()
+    assert (figures["longest_run.node"], figures["saturated.node"], figures["firing_rate.node"]) == (0, 0, 0)
