@@ -1,8 +1,9 @@
 """Values laid over others: a recipe over its base, a run or the command line over a recipe.
 
-Mappings are merged, everything else is replaced. Null in place of a run drops it. A component that gets another `type` loses the old
-type's arguments. A component that wraps another of its kind, as a distillation wraps a task, wraps
-the one that was there unless it names one, and hands on the keys that only the wrapped one has.
+Mappings are merged, everything else is replaced; null in place of a run drops it. A component that
+gets another `type` loses the old type's arguments. A component that wraps another of its kind, as a
+distillation wraps a task, wraps the one that was there unless it names one, and hands on the keys
+that only the wrapped one has.
 """
 
 from __future__ import annotations
