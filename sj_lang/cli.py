@@ -196,7 +196,9 @@ def _recipe_of(run: str | None) -> str:
 
     if run is None:
         raise UserError("the following arguments are required: RECIPE; see `sj-lang run --help`")
-    path = RunFolder(Path(run)).recipe
+    folder = RunFolder(Path(run))
+    folder.refuse_links()
+    path = folder.recipe
     if not path.is_file():
         raise UserError(f"--resume: {run} is not a run folder (it has no {path.name})")
     return str(path)

@@ -7,13 +7,15 @@ import json
 import math
 import os
 import platform
+import shutil
+import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sj_lang.errors import UserError
-from sj_lang.manifest import Manifest, plain, write_json, write_text
+from sj_lang.manifest import Manifest, plain, read_json, write_json, write_text
 
 #: fields of a manifest on which something relies, and what they hold
 _MANIFEST: dict[str, type] = {"id": str, "name": str, "status": str, "recipe": dict, "children": list}
@@ -24,6 +26,11 @@ _ANOTHER = "Choose another folder: output=..."
 _BEGUN = {".lock", "recipe.yaml", "recipe.yaml.part", "manifest.json.part"}
 #: what may be changed when a run is resumed: the weights do not depend on it
 CHANGEABLE = ("generate", "measure")
+
+
+def is_figure(value: Any) -> bool:
+    """Whether this is a number, of 64 bits if it is whole."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
 
 
 class RunFolder:
@@ -113,13 +120,18 @@ class RunFolder:
         return manifest
 
     def refuse_links(self) -> None:
-        """UserError if a symbolic link is in the folder: files of a run are not behind links."""
+        """UserError if the folder holds a symbolic link, or what is neither file nor folder.
+
+        Files of a run are not behind links, and opening a pipe would wait for ever.
+        """
         for where, folders, files in os.walk(self.root):
             for name in (*folders, *files):
                 path = Path(where, name)
-                if path.is_symlink():
-                    inside = path.relative_to(self.root)
+                inside, mode = path.relative_to(self.root), path.lstat().st_mode
+                if stat.S_ISLNK(mode):
                     raise UserError(f"{self.shown}: {inside} is a link to {os.readlink(path)}; put a copy there")
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    raise UserError(f"{self.shown}: {inside} is a pipe or a device, which no run writes; remove it")
 
     def read(self, path: Path) -> bytes:
         """The content of a file of the run, b"" without it. UserError if it cannot be read."""
@@ -237,13 +249,34 @@ class RunFolder:
         kept = [entry for entry in self.read_history() if entry.get("step", 0) <= step]
         write_text(self.history, "".join(json.dumps(entry) + "\n" for entry in kept))
 
+    def discard_results(self) -> None:
+        """Remove what a run writes at its end, which it will write again."""
+        for path in (self.model, self.predictions, self.figures, self.sample, self.report):
+            remove(path)
+
+    def read_metrics(self, sound: Callable[[Any], bool] = is_figure, what: str = "a number") -> dict[str, Any]:
+        """metrics.json; empty if there is none yet. UserError if a value is not sound, i.e. `what`."""
+        if not self.metrics.exists():
+            return {}
+        try:
+            metrics = read_json(self.metrics)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.metrics}: cannot be read ({error})") from error
+        for name, value in metrics.items():
+            if not sound(value):
+                raise UserError(f"{self.metrics}: {name} is {value!s:.60}; expected {what}")
+        return metrics
+
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         write_json(self.metrics, dict(metrics))
 
 
-def is_figure(value: Any) -> bool:
-    """Whether this is a number, of 64 bits if it is whole."""
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
+def remove(path: Path) -> None:
+    """A file, or a folder with all that is in it; nothing happens if there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def model_folder(place: str, key: str) -> Path:

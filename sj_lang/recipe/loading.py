@@ -15,7 +15,7 @@ from typing import Any
 
 from sj_lang.component import values, yaml_marks
 from sj_lang.component.problems import Keys, Problem, merge_misspelt, report, shown, unknown
-from sj_lang.errors import PluginError, UserError
+from sj_lang.errors import PluginError, UserError, choices
 from sj_lang.recipe import averages, checkpoint, overrides
 from sj_lang.recipe.check import FORMAT, KEYS, PARENTS, SECTIONS, check_body, check_head, check_name
 from sj_lang.recipe.files import is_installed, locate, read_tree
@@ -125,7 +125,7 @@ _OF_LISTS = (*PARENTS, "summary")
 
 def _load(path: Path, name: str, changes: Tree, chain: tuple[Path, ...]) -> tuple[Recipe | None, list[Problem]]:
     tree = read_tree(path)
-    listed = isinstance(changes.data.get("runs", tree.data.get("runs")), list)
+    listed = _stays_a_list(tree, changes)
     tree.lay_over(changes.only(_OF_LISTS) if listed else changes)
     tree.data.setdefault("name", name)
     head, problems = check_head(tree.data)
@@ -142,7 +142,7 @@ def _load(path: Path, name: str, changes: Tree, chain: tuple[Path, ...]) -> tupl
             inner = Tree({**inner.data, "seeds": head.pop("seeds")}, {**tree.marks, **changes.marks})
         runs, wrong = _load_listed(tree, written, path, inner, (*chain, path.resolve()))
     elif isinstance(written, dict):
-        runs, wrong = _load_named(tree, written, path, changes.only(changes.data.keys() - PARENTS))
+        runs, wrong = _load_named(tree, written, path, changes)
     else:
         text = f"expected names with changes, or a list of recipes; found {values.tell(written)}"
         wrong = [Problem(("runs",), text)]
@@ -156,8 +156,25 @@ def _load(path: Path, name: str, changes: Tree, chain: tuple[Path, ...]) -> tupl
     return Recipe(path=path, runs=runs, notes=notes, **head, **body), []
 
 
+def _stays_a_list(tree: Tree, changes: Tree) -> bool:
+    """Whether `runs` is a list with the command line over it. UserError, or a problem of the tree,
+    for a change of a run that there is not."""
+    written, asked = tree.data.get("runs"), changes.data.get("runs")
+    if not isinstance(asked, dict):
+        return isinstance(changes.data.get("runs", written), list)
+    for name, change in asked.items():
+        place = changes.marks["runs", name]
+        if isinstance(written, list) and not name.isdigit():
+            raise UserError(f"{place}  runs: is a list of recipes here, in which no run can be changed alone")
+        if isinstance(written, dict) and change is None and name not in written:
+            tree.problems.append(Problem(("runs", name), f"no such run; {choices(name, list(written))}", place=place))
+    return isinstance(written, list)
+
+
 def _load_named(tree: Tree, runs: dict[str, Any], path: Path, changes: Tree) -> tuple[dict[str, Recipe], list[Problem]]:
-    """`runs: {name: changes}`: the recipe with the changes of each run, then the command line's."""
+    """`runs: {name: changes}`: the recipe with the changes of each run, then the command line's,
+    of which those that name the run come last."""
+    common, named = changes.only(changes.data.keys() - PARENTS), changes.data.get("runs")
     children: dict[str, Recipe] = {}
     problems = [] if runs else [Problem(("runs",), "is empty; name at least one run, or leave 'runs' out")]
     for name, written in runs.items():
@@ -178,7 +195,8 @@ def _load_named(tree: Tree, runs: dict[str, Any], path: Path, changes: Tree) -> 
         child.lay_over(Tree(written, marks).only(allowed))
         if is_installed(path):
             child.notes.clear()
-        child.lay_over(changes)
+        child.lay_over(common)
+        child.lay_over(Tree(named[name] if isinstance(named, dict) and name in named else {}, marks).only(allowed))
         head_keys = [key for key in child.data if key in ("name", "summary", "seed")]
         head, wrong_head = check_head({"recipe": FORMAT} | {key: child.data[key] for key in head_keys})
         contradictions = checkpoint.settle(child)

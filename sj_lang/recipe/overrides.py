@@ -1,8 +1,9 @@
 """Values laid over others: a recipe over its base, a run or the command line over a recipe.
 
-Mappings are merged, everything else is replaced. A component that gets another `type` loses the old
-type's arguments. A component that wraps another of its kind, as a distillation wraps a task, wraps
-the one that was there unless it names one, and hands on the keys that only the wrapped one has.
+Mappings are merged, everything else is replaced; null in place of a run drops it. A component that
+gets another `type` loses the old type's arguments. A component that wraps another of its kind, as a
+distillation wraps a task, wraps the one that was there unless it names one, and hands on the keys
+that only the wrapped one has.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ class Tree:
         return self._merged(keys, old, new, marks)
 
     def _merged(self, keys: Keys, old: dict[str, Any], new: dict[str, Any], marks: Marks) -> dict[str, Any]:
-        return old | {key: self._laid((*keys, key), old.get(key), value, marks) for key, value in new.items()}
+        merged = old | {key: self._laid((*keys, key), old.get(key), value, marks) for key, value in new.items()}
+        dropped = [name for name in old if name in new and new[name] is None] if keys == ("runs",) else []
+        return {key: value for key, value in merged.items() if key not in dropped}
 
     def _laid_items(self, keys: Keys, old: list[Any], new: dict[str, Any], marks: Marks) -> list[Any]:
         items = list(old)

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder, is_figure
-from sj_lang.manifest import LOSS, read_json, write_text
+from sj_lang.manifest import LOSS, write_text
 from sj_lang.report import costs, figures
 
 #: order of a table, by the first word of a figure's name; test splits come before these
@@ -100,7 +100,11 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
         shared = _shared_folder(roots)
         name = "comparison.html" if (shared / "manifest.json").exists() else "report.html"
         title, target = "Comparison of runs", shared / name
-    means = _read_metrics(RunFolder(roots[0]), means=True) if len(roots) == 1 and children(roots[0]) else {}
+    means = (
+        RunFolder(roots[0]).read_metrics(_are_means, "means of figures")
+        if len(roots) == 1 and children(roots[0])
+        else {}
+    )
     loader = PackageLoader("sj_lang.report", "")
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = jinja.get_template("report.html.j2").render(
@@ -131,7 +135,7 @@ def page(root: Path) -> Page:
         name=manifest["name"],
         folder=folder,
         manifest=manifest,
-        metrics=_read_metrics(folder),
+        metrics=folder.read_metrics(),
         recipe=folder.read_text(folder.recipe),
         sample=folder.read_text(folder.sample),
         pictures=_pictures(folder, manifest),
@@ -268,21 +272,6 @@ def _comparison(pages: Sequence[Page]) -> Picture | None:
 
 def _inline(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-
-def _read_metrics(folder: RunFolder, *, means: bool = False) -> dict[str, Any]:
-    """Figures by name; means: of a series, by run and name. UserError if they are none."""
-    if not folder.metrics.exists():
-        return {}
-    try:
-        metrics = read_json(folder.metrics)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder.metrics}: cannot be read ({error})") from error
-    for name, value in metrics.items():
-        if not (_are_means(value) if means else is_figure(value)):
-            what = "means of figures" if means else "a number"
-            raise UserError(f"{folder.metrics}: {name} is {value!s:.60}; expected {what}")
-    return metrics
 
 
 def _are_means(figures: Any) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sj_lang.errors import UserError
+from sj_lang.folder import remove
 from sj_lang.manifest import read_json, write_json
 
 #: where a checkpoint lies until it is whole
@@ -28,7 +29,7 @@ def steps(root: Path) -> dict[int, Path]:
     """step -> checkpoint folder, the newest first."""
     folders = {}
     for folder in root.glob("checkpoint-*"):
-        number = re.fullmatch(r"checkpoint-(\d+)", folder.name)
+        number = re.fullmatch(r"checkpoint-([1-9][0-9]*)", folder.name)
         if number and folder.is_dir():
             folders[int(number[1])] = folder
     return dict(sorted(folders.items(), reverse=True))
@@ -56,11 +57,11 @@ def publish(root: Path, step: int) -> None:
 
 def clear(root: Path, step: int) -> None:
     """Before a training goes on from `step`: remove what is unfinished, set later ones aside."""
-    shutil.rmtree(root / SCRATCH, ignore_errors=True)
+    remove(root / SCRATCH)
     for later, folder in steps(root).items():
         if later > step:
             aside = root / f"damaged-{later}"
-            shutil.rmtree(aside, ignore_errors=True)
+            remove(aside)
             os.replace(folder, aside)
 
 
@@ -101,46 +102,60 @@ def mark(checkpoint: Path) -> dict[str, Any]:
 
 def why_not(folder: Path, run: str) -> str:
     """Why a checkpoint cannot be loaded; "" if it can, as far as its files tell."""
-    if reason := _damage(folder):
+    if reason := _damage(folder, run):
         return reason
-    try:
-        owner = read_json(folder / _STATE)["stateful_callbacks"][MARK]["args"]["run"]
-        best = mark(folder)["best"]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return f"{_STATE} is cut off or damaged"
-    if owner != run:
-        return _FOREIGN
+    best = mark(folder)["best"]
     sharded = any(path.is_dir() for path in folder.iterdir())
     for needed in () if sharded else _NEEDED:
         if not any(folder.glob(needed)):
             return f"{needed} is missing (a checkpoint saved with save_only_model cannot be resumed)"
-    if best and best != folder.name and (reason := _damage(folder.parent / best)):
+    if best and best != folder.name and (reason := _damage(folder.parent / best, run)):
         return f"{best}, the best so far, is lost: {reason}"
     return ""
 
 
-def _damage(folder: Path) -> str:
-    """The first file of a checkpoint that is not as it was written; "" if all are."""
+def _damage(folder: Path, run: str) -> str:
+    """The first file of a checkpoint that is not as it was written, or whose checkpoint it is
+    instead; "" if all is right."""
     if not (folder / _STATE).exists():
         return f"{_STATE} is missing, so it was not written to its end"
-    if not (folder / SUMS).exists():
-        return ""
+    if not (folder / SUMS).exists() and any(folder.parent.glob(f"checkpoint-*/{SUMS}")):
+        return f"{SUMS} is missing"  # it is no run of an earlier version, which had none
+    if (folder / SUMS).exists() and (reason := _changed(folder)):
+        return reason
+    try:
+        owner = read_json(folder / _STATE)["stateful_callbacks"][MARK]["args"]["run"]
+        step, best = read_json(folder / _STATE)["global_step"], mark(folder)["best"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return f"{_STATE} is cut off or damaged"
+    if owner != run:
+        return _FOREIGN
+    if name(step) != folder.name:
+        return f"its {_STATE} is of step {step!s:.20}"
+    return "" if best in ("", Path(best).name) else f"{_STATE} names {best!r:.60} as the best"
+
+
+def _changed(folder: Path) -> str:
+    """The first file of a checkpoint that is not as its sums say; "" if all are."""
     try:
         sums = read_json(folder / SUMS)
     except (OSError, ValueError):
         sums = {}
-    if _STATE not in sums:
+    if _STATE not in sums or any(Path(file).is_absolute() or ".." in Path(file).parts for file in sums):
         return f"{SUMS} is cut off or damaged"
     for file, expected in sums.items():
         try:
             sound = _digest(folder / file) == expected
         except FileNotFoundError:
             return f"{file} is missing"
-        except OSError as error:
-            return f"{file} cannot be read ({error.strerror})"
+        except (OSError, ValueError) as error:
+            return f"{file:.60} cannot be read ({getattr(error, 'strerror', error)})"
         if not sound:
             return f"{file} is cut off or damaged"
-    return ""
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    known = {*sums, SUMS, *(str(above) for file in sums for above in Path(file).parents)}
+    added = sorted(file for file in present - known if not Path(file).name.startswith("."))
+    return f"{added[0]!r:.60} was added to it" if added else ""
 
 
 def _digest(path: Path) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 from sj_lang.errors import Interrupted, RunFailed, SjLangError, UserError, choices, describe
 from sj_lang.folder import RunFolder
-from sj_lang.manifest import read_json
 from sj_lang.recipe import averages
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import page
@@ -142,17 +141,18 @@ def _conclude(recipe: Recipe, folder: RunFolder, groups: Mapping[str, list[str]]
     """metrics.json, report.html and the last table, from the runs that are finished."""
     if not is_main_process():
         return
-    metrics: dict[str, Any] = {}
     figures: dict[str, list[Mapping[str, float]]] = {}
     texts: dict[str, str] = {}
     for run, names in groups.items():
-        finished = [RunFolder(folder.root / name) for name in names]
-        finished = [one for one in finished if one.metrics.exists()]
-        if finished:
-            figures[run] = [read_json(one.metrics) for one in finished]
-            metrics[run] = summary(figures[run])
-        if finished and finished[0].sample.exists():
-            texts[run] = finished[0].sample.read_text(encoding="utf-8")
+        for one in (RunFolder(folder.root / name) for name in names):
+            try:
+                read, text = one.read_metrics(), one.read_text(one.sample)
+            except UserError:
+                continue  # it is among the runs that failed
+            if read:
+                figures.setdefault(run, []).append(read)
+                texts |= {run: text} if text and run not in texts else {}
+    metrics: dict[str, Any] = {run: summary(each) for run, each in figures.items()}
     computed, notes = averages.compute(recipe.averages or {}, figures)
     folder.write_metrics(metrics | averages.stored(computed))
     try:

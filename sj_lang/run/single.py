@@ -41,6 +41,8 @@ def train(
     folder, previous = claim(recipe, resume, console, dry_run=dry_run)
     try:
         if previous and previous.status == "done":
+            if not folder.read_metrics():
+                raise UserError(f"{folder.shown} is done, by its manifest.json, and has no figures in metrics.json")
             if is_main_process() and not dry_run and not folder.report.exists():
                 page.write([folder.root])
             console.say(f"{recipe.name} is finished: {folder.shown}")
@@ -142,6 +144,7 @@ def _begin(
     if previous and is_main_process():
         step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
         folder.rewind(step)
+        folder.discard_results()
         checkpoints.clear(folder.root, step)
     return record
 

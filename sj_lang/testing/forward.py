@@ -103,6 +103,12 @@ def potentials_are_stored(subject: Subject) -> None:
             assert_close(gradient, first.gradients[leaf], f"{what}, against that of a sequence")
         node.reset()  # type: ignore[operator]
         assert node.v_seq is None, "v_seq is still there after reset"
+    wide = subject.x(6, 2, 4)
+    folded, _ = _kept(called("m"))(node, wide.movedim(2, -1).flatten(1, -2), None, None)
+    for name, run in modes.items():
+        v, _ = _kept(run)(node, wide, None, None)
+        want = torch.unflatten(folded, 1, (2, 4)).movedim(-1, 2)
+        assert_close(v, want, f"v_seq of {name}, x {list(wide.shape)}, against its places moved into the batch")
     if subject.traits.takes_mask:
         _potentials_under_a_mask(subject, modes)
 

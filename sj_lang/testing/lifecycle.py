@@ -85,10 +85,15 @@ def _written(node: nn.Module, donor: nn.Module) -> None:
         mine.copy_(other)
 
 
+def _copied(donor: nn.Module) -> State:
+    return {name: value.clone() for name, value in donor.state_dict().items()}
+
+
 CHANGES: dict[str, Callable[[nn.Module, nn.Module], object]] = {
     "its weights were updated in place": _written,
     "its weights were assigned to .data": _assigned,
     "load_state_dict": lambda node, donor: node.load_state_dict(donor.state_dict()),
+    "load_state_dict with assign=True": lambda node, donor: node.load_state_dict(_copied(donor), assign=True),
 }
 
 

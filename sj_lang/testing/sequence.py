@@ -25,8 +25,8 @@ from sj_lang.testing.compare import (
 )
 from sj_lang.testing.subject import GAINS, State, Subject
 
-LENGTHS = (*range(1, 10), *(2**n + d for n in range(4, 9) for d in (-1, 0, 1)), 100, 512, 1024)
-WIDTHS = (1, 37, 64, 129, 770)
+LENGTHS = (*range(1, 10), *(2**n + d for n in range(4, 9) for d in (-1, 0, 1)), 48, 96, 100, 384, 512, 768, 1000, 1024)
+WIDTHS = (1, 37, 64, 129, 96, 256, 770)
 
 
 @check(needs="steps")
@@ -100,7 +100,7 @@ def rows_do_not_mix(subject: Subject) -> None:
         assert_equal(alone, spikes[:, b : b + 1], f"row {b} alone against row {b} of the batch")
         for name in final:
             assert_close(last[name], final[name][b : b + 1], f"state '{name}' of row {b}")
-    for places in ((1,), (4,), (70,), (2, 3), (2, 1, 3)):
+    for places in ((1,), (4,), (64,), (70,), (2, 3), (2, 1, 3)):
         wide = subject.x(7, 2, *places)  # [T, B, C, *places]
         want, _ = whole(node, wide)
         folded, _ = whole(node, wide.movedim(subject.axis, -1).flatten(1, -2))  # [T, B * places, C]
@@ -141,7 +141,7 @@ def _with_channels_on(axis: int, how: How) -> How:
 
 @check()
 def large_batches(subject: Subject) -> None:
-    """9,000 neurons in one call are those of small batches: spikes, states, all gradients."""
+    """9,000 neurons, or 256 rows, are those of small batches, masked too: all gradients."""
     node = subject.node()
     rows = max(2, -(-9000 // subject.channels))
     few = min(100, max(1, rows // 10))
@@ -151,6 +151,13 @@ def large_batches(subject: Subject) -> None:
         got = outcome(node, whole, x, start)
         want = outcome(node, batches_of(few), x, start)
         assert_same(subject, got, want, f"a batch of {rows} against batches of {few}", x=x, state=start)
+    x = subject.x(5, 256)
+    state, step = subject.state(node, x), torch.arange(5, device=x.device)[:, None]
+    ends = step < 1 + torch.arange(256, device=x.device) % 5
+    for mask in (None, ends, ends | (step == 4)) if subject.traits.takes_mask else (None,):
+        got, want = (outcome(node, form, x, state, mask) for form in (whole, batches_of(30)))
+        what = f"a batch of 256 against batches of 30{'' if mask is None else ', masked'}"
+        assert_same(subject, got, want, what, x=x, state=state, mask=mask)
 
 
 @check(once=True)

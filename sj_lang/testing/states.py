@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import partial
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -106,22 +107,36 @@ def _same(a: Any, b: Any) -> bool:
 @check(once=True)
 def nothing_global_changes(subject: Subject) -> None:
     """No call or backward pass draws from a global random generator or changes a setting."""
+    default = torch.get_default_dtype()
+    try:
+        for dtype, grad in product((torch.float32, torch.float64), (True, False)):
+            with torch.set_grad_enabled(grad):
+                _assert_nothing_changes(subject.at(dtype), grad)
+    finally:
+        torch.set_default_dtype(default)
+
+
+def _assert_nothing_changes(subject: Subject, grad: bool) -> None:
     node, x = subject.node(), subject.x(5, 3).requires_grad_()
     state, mask = subject.state(node, x) or None, subject.gaps(len(x), 3) if subject.traits.takes_mask else None
     calls: dict[str, Callable[[], object]] = {
         "init_state": lambda: node.init_state(x),  # type: ignore[operator]
         **{f"functional, {form.__name__}": partial(form, node, x, state, mask) for form in forms(subject)},
         "forward": lambda: node(x),
-        "the backward pass": lambda: outcome(node, whole, x),
         "reset": lambda: node.reset(),  # type: ignore[operator]
     }
+    if grad:
+        calls["the backward pass"] = lambda: outcome(node, whole, x)
     for training in (True, False):
         node.train(training)
         for name, call in calls.items():
+            # another than the node's own, which an earlier call may have set
+            torch.set_default_dtype(torch.float32 if subject.dtype == torch.float64 else torch.float64)
             before = _surroundings(subject.device)
             call()
             changed = [what for what, value in _surroundings(subject.device).items() if value != before[what]]
-            assert not changed, f"{name}, in {'train' if training else 'eval'}(), changes {', '.join(changed)}"
+            where = f"in {'train' if training else 'eval'}(){'' if grad else ' and no_grad'}"
+            assert not changed, f"{name}, {where}, changes {', '.join(changed)}"
 
 
 def _surroundings(device: str) -> dict[str, object]:

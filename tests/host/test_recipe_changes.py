@@ -162,6 +162,55 @@ def test_the_command_line_wins_over_runs_and_can_name_one(write: Write) -> None:
     assert dict(recipe.load(write(RUNS), ["runs.twin.train.max_steps=4"]).children())["twin"].train["max_steps"] == 4
 
 
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("common", "named", "expected"),
+    [
+        ("train.max_steps=2", "runs.twin.train.max_steps=4", [2, 4, 2]),
+        ("seed=5", "runs.twin.seed=4", [5, 4, 5]),
+        ("summary=all", "runs.twin.summary=one", ["all", "one", "all"]),
+        ("model.neuron=toy_delay", "runs.twin.model.neuron=toy_lif", ["toy_delay", "toy_lif", "toy_delay"]),
+        ("model.neuron.tau=7", "runs.twin.model.neuron.tau=9", [7.0, 9.0, 7.0]),
+        ("generate.max_new_tokens=3", "runs.twin.generate.max_new_tokens=null", [3, None, 3]),
+    ],
+)
+def test_a_change_of_one_run_wins_over_one_of_all(
+    write: Write, common: str, named: str, expected: list[Any], order: int
+) -> None:
+    text = RUNS.replace("    model.neuron: toy_delay\n", "    train.bf16: true\n")
+    children = dict(recipe.load(write(text), [common, named][::order]).children())
+    found: list[Any] = []
+    for child in children.values():
+        value: Any = child.resolved()
+        for key in common.partition("=")[0].split("."):
+            value = value.get(key)
+        found.append(value["type"] if isinstance(value, dict) else value)
+    assert found == expected
+
+
+def test_null_drops_a_run(write: Write) -> None:
+    assert [name for name, _ in recipe.load(write(RUNS), ["runs.twin=null"]).children()] == ["plain", "far"]
+    write(RUNS, "first.yaml")
+    loaded = recipe.load(write("base: first.yaml\nrecipe: 1\nruns: {plain: , twin: null, new: }\n"), ["runs.new="])
+    assert [name for name, _ in loaded.children()] == ["far"]
+    none = ["runs.plain=", "runs.twin=", "runs.far="]
+    assert "runs: is empty; name at least one run" in refused(write(RUNS), none)[0]
+    assert refused(write(RUNS), ["runs.twn=null"]) == [
+        "command line 'runs.twn=null'  runs.twn: no such run; did you mean 'twin'? valid: far, plain, twin"
+    ]
+
+
+def test_in_a_list_no_run_can_be_changed_alone(write: Write) -> None:
+    write(SOUND, "one.yaml")
+    listed = write("recipe: 1\nname: all\nruns: [one.yaml]\n", "all.yaml")
+    for change in ("runs.one.seed=1", "runs.one=null"):
+        (line,) = refused(listed, [change])
+        assert line == f"command line '{change}'  runs: is a list of recipes here, in which no run can be changed alone"
+    write(SOUND, "two.yaml")
+    children = dict(recipe.load(listed, ["runs.0=two.yaml", "train.max_steps=3"]).children())
+    assert {name: child.train["max_steps"] for name, child in children.items()} == {"two": 3}
+
+
 def test_a_new_type_drops_the_old_arguments_of_a_run_of_the_base_too(write: Write) -> None:
     write(SOUND + "runs: {a: {model.neuron: {type: toy_delay, delays: 4}}}\n", "first.yaml")
     loaded = recipe.load(write("base: first.yaml\nrecipe: 1\nruns: {a: {model: {neuron: toy_lif}}}\n"))

@@ -1,6 +1,8 @@
 """Faults of one way to call a node: ties, layouts, eval, new weights, step modes; side effects."""
 
 import random
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from planted import fault
@@ -108,6 +110,16 @@ class LoadsWeightsBeforeUseOnly(Toy):
         return None if self.used else super().load_state_dict(state_dict, *args, **options)
 
 
+@fault("weights_may_change", says=r"after load_state_dict with assign=True, against a fresh one")
+class KeepsTheParameterThatItHadFirst(Toy):
+    first: ClassVar = WeakKeyDictionary()
+
+    def fire(self, h, axis):
+        threshold = self.first.setdefault(self, self.threshold)
+        spikes = self.surrogate_function(h - over(threshold, h, axis))
+        return spikes.masked_fill(h.isnan(), torch.nan)
+
+
 @fault("forward_wraps_functional", says=r"a sequence, two single steps, a sequence, x \[6, 3, 5\], against functional")
 class ChangeOfStepModeForgetsTheState(Toy):
     @property
@@ -144,6 +156,13 @@ class PotentialsAreDetached(Toy):
     def advance(self, x, state, mask, *, single):
         spikes, after, v = super().advance(x, state, mask, single=single)
         return spikes, after, v.detach()
+
+
+@fault("potentials_are_stored", says=r"v_seq of a sequence, x \[6, 2, 5, 4\], against its places moved into the batch")
+class PotentialsReversedWithATrailingAxis(Toy):
+    def advance(self, x, state, mask, *, single):
+        spikes, after, v = super().advance(x, state, mask, single=single)
+        return spikes, after, v.flip(-1) if x.dim() + single > 3 else v
 
 
 @fault("potentials_are_stored", says=r"v_seq of single steps, x \[6, 3, 5\]: gradient of x, against that of a sequence")
@@ -193,6 +212,20 @@ class DrawsFromTheGlobalGenerator(Toy):
     def decay(self, x, before, axis):
         torch.rand(1)
         return super().decay(x, before, axis)
+
+
+@fault("nothing_global_changes", says=r"functional, whole, in train\(\), changes torch.get_default_dtype\(\)")
+class SetsTheDefaultDtype(Toy):
+    def sequence(self, x, state, lengths):
+        torch.set_default_dtype(x.dtype)
+        return super().sequence(x, state, lengths)
+
+
+@fault("nothing_global_changes", says=r"functional, stepwise, in train\(\) and no_grad, changes torch.is_grad_enabled")
+class TurnsGradientsOn(Toy):
+    def step(self, x, state):
+        torch.set_grad_enabled(True)
+        return super().step(x, state)
 
 
 @fault("nothing_global_changes", says=r"changes: the backward pass, in eval\(\), changes the state of random's")

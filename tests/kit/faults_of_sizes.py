@@ -21,6 +21,12 @@ def forgotten(state):
     return {**state, "h": torch.zeros_like(state["h"])}
 
 
+def silent(spikes, axis, block):
+    """The spikes, those of the last along an axis 0 if `block` divides its size."""
+    size = spikes.shape[axis]
+    return spikes if size % block else spikes * over(torch.arange(size) < size - 1, spikes, axis)
+
+
 @fault("long_sequences", says=r"1025 steps against pieces of 205, x \[1025, 2, 5\]")
 class CarryLostAtStep512(Toy):
     def sequence(self, x, state, lengths):
@@ -57,6 +63,13 @@ class FinalStateWrongIf64DividesTheLength(Toy):
         return spikes, after if len(x) % 64 else {**after, "h": after["h"] + 0.01}, h
 
 
+@fault("every_length", says=r"48 steps: one call against calls of one step, x \[48, 2, 5\]: final state 'h' differs")
+class FinalStateWrongIf48DividesTheLength(Toy):
+    def sequence(self, x, state, lengths):
+        spikes, after, h = super().sequence(x, state, lengths)
+        return spikes, after if len(x) % 48 else {**after, "h": after["h"] + 0.01}, h
+
+
 @fault("every_length", says=r"17 steps: .*, x \[17, 2, 5\]: final state 'last' differs")
 class FinalStateOfAnOddTail(Toy):
     def sequence(self, x, state, lengths):
@@ -90,6 +103,34 @@ class RowsMixedAboveABatchOf300(Toy):
     def decay(self, x, before, axis):
         mixed = x - x.mean(axis - 1, keepdim=True) if x.shape[axis - 1] > 300 else x
         return super().decay(mixed, before, axis)
+
+
+@fault("large_batches", says=r"a batch of 256 against batches of 30, x \[5, 256, 5\]: \d+ of 6400 spikes differ")
+class LastRowSilentIf64DividesTheBatch(Toy):
+    def sequence(self, x, state, lengths):
+        spikes, after, h = super().sequence(x, state, lengths)
+        return silent(spikes, 1, 64), after, h
+
+
+@fault("large_batches", says=r"a batch of 256 against batches of 30, masked, x \[5, 256, 5\]")
+class MaskIgnoredBeyondRow64(Toy):
+    def sequence(self, x, state, lengths):
+        if lengths is not None:
+            lengths = torch.where(torch.arange(len(lengths)) < 64, lengths, len(x))
+        return super().sequence(x, state, lengths)
+
+
+@fault("channels_are_alike", says=r"spikes of 256 channels of equal parameters and inputs, from number \[255\] on")
+class LastChannelSilentIf128DividesTheChannels(Toy):
+    def fire(self, h, axis):
+        return silent(super().fire(h, axis), axis, 128)
+
+
+@fault("rows_do_not_mix", says=r"places \[64\] of x \[7, 2, 5, 64\] moved into the batch")
+class LastPlaceSilentIf16DividesTheAxis(Toy):
+    def fire(self, h, axis):
+        spikes = super().fire(h, axis)
+        return silent(spikes, axis + 1, 16) if h.dim() == axis + 2 else spikes
 
 
 @fault("channels_are_alike", says=r"spikes of 129 channels of equal parameters and inputs, from number \[64\] on")

@@ -151,7 +151,8 @@ def checkpoint(root: Path, step: int, run: str = "me") -> Path:
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         torch.save({"x": torch.arange(6.0)}, folder / name)
     mark = {"args": {"run": run}, "attributes": {"tokens": 5}}
-    (folder / "trainer_state.json").write_text(json.dumps({"stateful_callbacks": {"RunMark": mark}}))
+    state = {"global_step": step, "stateful_callbacks": {"RunMark": mark}}
+    (folder / "trainer_state.json").write_text(json.dumps(state))
     checkpoints.seal(folder)
     return folder
 
@@ -216,6 +217,40 @@ def test_damage_to_the_best_checkpoint_is_seen(tmp_path: Path) -> None:
     assert chosen is None
     assert "checkpoint-9, the best so far, is lost: model.safetensors is cut off or damaged" in notes[0]
     assert notes[-1] == "none of its checkpoints can be loaded: it starts from the beginning"
+
+
+def test_a_checkpoint_under_the_name_of_another_is_skipped(tmp_path: Path) -> None:
+    older, newer = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
+    newer.rename(tmp_path / "checkpoint-11")
+    chosen, notes = checkpoints.newest(tmp_path, "me")
+    assert chosen == older
+    assert notes == ["checkpoint-11 is skipped: its trainer_state.json is of step 10. It is kept as damaged-11"]
+
+
+@pytest.mark.parametrize("added", ["pytorch_model.bin", "model.safetensors.index.json", "pytorch_model_fsdp_0/"])
+def test_a_checkpoint_to_which_something_was_added_is_skipped(tmp_path: Path, added: str) -> None:
+    older, newest = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
+    (newest / ".hidden").touch()
+    assert checkpoints.newest(tmp_path, "me")[0] == newest
+    (newest / added).mkdir() if added.endswith("/") else (newest / added).write_text("{}")
+    chosen, notes = checkpoints.newest(tmp_path, "me")
+    assert chosen == older
+    assert f"'{added.rstrip('/')}' was added to it" in notes[0]
+
+
+@pytest.mark.parametrize("file", ["../../secret", "/etc/passwd", "a\0b", "a" * 5000])
+def test_sums_of_strange_files_are_damage(tmp_path: Path, file: str) -> None:
+    older, newest = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
+    write_json(newest / "checksums.json", {**read_json(newest / "checksums.json"), file: "0"})
+    assert checkpoints.newest(tmp_path, "me")[0] == older
+
+
+def test_sums_that_only_others_have_are_missing(tmp_path: Path) -> None:
+    older, newest = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
+    (newest / "checksums.json").unlink()
+    chosen, notes = checkpoints.newest(tmp_path, "me")
+    assert chosen == older
+    assert "checkpoint-10 is skipped: checksums.json is missing" in notes[0]
 
 
 def test_a_checkpoint_without_sums_is_taken_with_a_note(tmp_path: Path) -> None:

@@ -54,6 +54,48 @@ def test_no_link_is_followed(root: Path, name: str, command: str, capfd: pytest.
     assert name == "report.html" or "a secret" not in (root / "report.html").read_text()
 
 
+@pytest.mark.parametrize("command", ["report", "eval", "generate", "run --resume"])
+@pytest.mark.parametrize("name", ["manifest.json", "recipe.yaml", "model/config.json", "anything"])
+def test_no_pipe_is_opened(root: Path, name: str, command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    (root / name).unlink(missing_ok=True)
+    os.mkfifo(root / name)
+    assert cli.main([*command.split(), str(root)]) == 2
+    assert f"{name} is a pipe or a device" in capfd.readouterr().err
+
+
+def test_a_resume_reads_no_recipe_through_a_link(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    secret = root.with_name("secret")
+    secret.write_text("a secret")
+    (root / "recipe.yaml").unlink()
+    (root / "recipe.yaml").symlink_to(secret)
+    assert cli.main(["run", "--resume", str(root)]) == 2
+    errors = capfd.readouterr().err
+    assert "recipe.yaml is a link to" in errors
+    assert "a secret" not in errors
+
+
+def test_a_run_that_says_done_needs_figures(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (root / "metrics.json").unlink()
+    assert cli.main(["run", "--resume", str(root)]) == 2
+    assert "is done, by its manifest.json, and has no figures in metrics.json" in capfd.readouterr().err
+
+
+def test_a_resume_writes_its_results_anew(root: Path) -> None:
+    """What lies at their places, of an earlier end or by accident, is not mixed with them."""
+    weights = (root / "model/model.safetensors").read_bytes()
+    manifest = read_json(root / "manifest.json")
+    (root / "manifest.json").write_text(json.dumps(manifest | {"status": "interrupted"}))
+    (root / "model/model.safetensors.index.json").write_text("{}")
+    for name in ("figures", "predictions"):
+        shutil.rmtree(root / name)
+        (root / name).touch()
+    (root / "unfinished").touch()
+    assert cli.main(["run", "--resume", str(root)]) == 0
+    assert (root / "model/model.safetensors").read_bytes() == weights
+    assert not (root / "model/model.safetensors.index.json").exists()
+    assert (root / "predictions/test.npz").is_file()
+
+
 def test_a_comparison_replaces_a_link(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(root, root.with_name("s"))
     secret, page = root.with_name("secret"), root.with_name("report.html")

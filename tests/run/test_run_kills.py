@@ -69,6 +69,9 @@ def test_a_series_goes_on_without_a_run_whose_folder_is_damaged(tmp_path: Path) 
     with pytest.raises(RunFailed, match=r"1 of 2 runs failed:\nseed-1: .*manifest\.json cannot be read"):
         run.execute(load("s/recipe.yaml"), resume="s")
     assert (tmp_path / "s/seed-2/report.html").exists()
+    (tmp_path / "s/seed-2/metrics.json").write_text('{"test.loss": "x"}')
+    with pytest.raises(RunFailed, match=r"2 of 2 runs failed:(.|\n)*seed-2: .*test\.loss is x; expected a number"):
+        run.execute(load("s/recipe.yaml"), resume="s")
 
 
 @pytest.mark.slow
