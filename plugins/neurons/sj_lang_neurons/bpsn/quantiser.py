@@ -20,7 +20,7 @@ def counted(r: Tensor, count: Tensor, lengths: Tensor | None) -> tuple[Tensor, T
     """
     ticks = (r.detach() * TICKS).long()
     if lengths is not None:
-        valid = torch.arange(len(r), device=r.device)[:, None] < lengths
+        valid = torch.arange(r.shape[0], device=r.device)[:, None] < lengths
         ticks = ticks.masked_fill(~valid.view(valid.shape + (1,) * (r.dim() - 2)), 0)
     after = (count.detach() * TICKS).long() + ticks.cumsum(0)
     v = (after - ticks + TICKS // 2) % TICKS

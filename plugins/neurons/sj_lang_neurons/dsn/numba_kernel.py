@@ -47,7 +47,7 @@ def backward(
         q, w = np.empty((ROWS, width), x.dtype), np.empty((ROWS, width), x.dtype)
         h = np.empty((ROWS + 1, width), x.dtype)
         g = np.zeros((ROWS + reach, width), x.dtype)  # and the next block's first rows
-        for number in range(len(borders) - 1, -1, -1):
+        for number in range((len(x) - 1) // ROWS, -1, -1):
             start = number * ROWS
             rows = min(ROWS, len(x) - start)
             h[0] = borders[number, c]
