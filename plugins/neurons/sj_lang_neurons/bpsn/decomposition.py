@@ -45,13 +45,11 @@ def _side(
         valid = valid & (torch.arange(steps, device=x.device)[:, None] < lengths)[..., None, None]
     P = torch.zeros_like(x[0]) if P is None else P
     D = x.new_zeros(batch, channels, 1) if D is None else D[..., None]
-    keep = decay[:, None]
 
-    def step(states: Tensors, inputs: Tensors) -> tuple[Tensors, Tensors]:
-        (P, D), (x_t, valid_t) = states, inputs
-        return (torch.where(valid_t, keep * P + x_t, P), torch.where(valid_t, keep * D + 1, D)), (P.clone(), D.clone())
+    def step(P: Tensor, D: Tensor, x: Tensor, valid: Tensor, decay: Tensor) -> Tensors:
+        return torch.where(valid, decay * P + x, P), torch.where(valid, decay * D + 1, D), P.clone(), D.clone()
 
-    (last, _), (P, D) = recurrence(step, (P, D), (x, valid), reverse=reverse)
+    last, _, P, D = recurrence(step, (P, D), (x, valid), (decay[:, None],), reverse=reverse)
     return P, D, last
 
 

@@ -8,7 +8,7 @@ TICKS = 2**24  # of a threshold; what a float32 holds exactly between 0 and 1
 
 def in_ticks(h: Tensor, threshold: Tensor, kappa: float) -> Tensor:
     """r = clip(h / threshold, 0, kappa) in ticks, kappa rounded down, with the clip's gradient."""
-    r = (h / threshold).clamp(0, int(kappa * TICKS) / TICKS)
+    r = (h / threshold).clamp(0.0, int(kappa * TICKS) / TICKS)
     return r + ((r.detach() * TICKS).round() / TICKS - r.detach())
 
 

@@ -20,10 +20,9 @@ def forward(flat: DSNColumns, kind: int, alpha: float, threshold: float) -> tupl
     if lengths is not None:
         z = z.masked_fill(torch.arange(steps, device=x.device)[:, None] >= lengths, -torch.inf)
 
-    def step(states: Tensors, inputs: Tensors) -> tuple[Tensors, Tensors]:
-        (h,), (x_t, w_t) = states, inputs
-        h = torch.lerp(h, x_t, w_t)
-        return (h,), (h.clone(),)
+    def step(h: Tensor, x: Tensor, w: Tensor) -> Tensors:
+        h = torch.lerp(h, x, w)
+        return h, h.clone()
 
-    (h_last,), (h,) = recurrence(step, (h_0,), (x, gain(z, m)), reverse=False)
+    h_last, h = recurrence(step, (h_0,), (x, gain(z, m)))
     return fire(h, kind, alpha, threshold), h_last, x.new_empty(0)

@@ -109,7 +109,7 @@ def _backward(
     return grad_x, grad_tail, grad_h, grad_weight.mul_(-m), grad_bias.mul_(-m)
 
 
-_forward.register_decomposition(lambda flat, n, size, width: forward(flat, RECT if n else POTENTIALS, n, 0.0))
+_forward.register_decomposition(lambda flat, n, size, width: forward(flat, RECT if n else POTENTIALS, float(n), 0.0))
 complete(_forward, _backward)
 
 
