@@ -128,7 +128,9 @@ class Operator:
 
     def _decomposed_for_onnx(self, *inputs: Any) -> Any:
         if self._decomposed is None:
-            raise NotImplementedError(f"{self._name} has no form in ONNX: export the model on the CPU, with model.cpu()")
+            raise NotImplementedError(
+                f"{self._name} has no form in ONNX: export the model on the CPU, with model.cpu()"
+            )
         return self._decomposed(*inputs)
 
 

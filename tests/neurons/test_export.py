@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from sj_lang_neurons import BPSN, DSN
+from sj_lang_neurons.scan.linear import linear_scan
 from torch import Tensor, fx, nn
 from torch.export import Dim, default_decompositions, export
 from torch.utils._pytree import tree_leaves
@@ -16,7 +18,6 @@ from sj_lang.compat import reset, spikingjelly
 from sj_lang.neuron import Node
 from sj_lang.operators import decompositions
 from sj_lang.swap import swap
-from sj_lang_neurons import BPSN, DSN
 
 SIZES = [(1, 1), (1, 3), (2, 1), (40, 2)]  # steps, batch; 40 steps are two blocks of the numba kernel
 T, B = Dim("T", min=1), Dim("B", min=1)
@@ -182,7 +183,7 @@ def test_the_state_of_an_earlier_call_is_no_constant_of_a_program() -> None:
 
 
 def test_a_node_is_a_leaf_of_torch_fx() -> None:
-    net, inputs = csnn("dsn")
+    net, _ = csnn("dsn")
     graph = fx.Tracer().trace(net[1:2])
     assert [(node.op, node.target) for node in graph.nodes][1] == ("call_module", "1")
     traced = fx.GraphModule(net[1:2], graph)
@@ -190,3 +191,19 @@ def test_a_node_is_a_leaf_of_torch_fx() -> None:
     spikes = traced(x)
     reset(net)
     assert torch.equal(spikes, net[1](x))
+
+
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_decomposed_linear_scan(backend: str, reverse: bool) -> None:
+    class Scan(nn.Module):
+        def forward(self, decay: Tensor, drive: Tensor) -> Tensor:
+            return linear_scan(decay, drive, reverse=reverse, backend=backend)
+
+    decay, drive = torch.rand(7, 3), torch.randn(7, 3)
+    program = export(Scan(), (decay, drive), dynamic_shapes=({0: T}, {0: T}))
+    plain = program.run_decompositions({**default_decompositions(), **decompositions()})
+    assert "sj_lang" not in str(plain.graph)
+    for steps in (1, 7, 40):
+        decay, drive = torch.rand(steps, 3), torch.randn(steps, 3)
+        torch.testing.assert_close(plain.module()(decay, drive), linear_scan(decay, drive, reverse=reverse))

@@ -77,7 +77,9 @@ def last_inputs(inputs: DSNInputs) -> Tensor:
     assert tail is not None
     steps, reach = x.shape[0], tail.shape[1]
     if lengths is None and torch.compiler.is_compiling():  # for any number of steps
-        return torch.cat((tail, x.transpose(0, 1)), 1).narrow(1, steps, reach).clone(memory_format=torch.contiguous_format)
+        return (
+            torch.cat((tail, x.transpose(0, 1)), 1).narrow(1, steps, reach).clone(memory_format=torch.contiguous_format)
+        )
     if lengths is None or not reach:
         recent = x[max(0, steps - reach) :].transpose(0, 1)
         if steps < reach:

@@ -259,9 +259,7 @@ class SNNBertModel(SNNBertPreTrainedModel):
             hidden_states=tuple(_put_back(outside(x), mask, back) for x in hidden_states) if keep_hidden else None,
         )
 
-    def _order(
-        self, attention_mask: Tensor | None, ids: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def _order(self, attention_mask: Tensor | None, ids: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The mask, tokens first, the order that puts them there and its inverse, `[B, L]`.
 
         None if all are tokens.
