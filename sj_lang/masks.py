@@ -43,7 +43,7 @@ def sequence(
     if look and not bool((mask[1:] & ~mask[:-1]).any()):  # they are there already
         spikes, after, v = run(_zero(x, mask), state, mask.sum(0))
         return _zero(spikes, mask), after, None if v is None else _zero(v, mask)
-    valid_first, back = _orders(mask)
+    valid_first, back = orders(mask, 0)
     spikes, after, v = run(_reorder(_zero(x, mask), valid_first), state, mask.sum(0))
     potentials = None if v is None else _zero(_reorder(v, back), mask)
     return _zero(_reorder(spikes, back), mask), after, potentials
@@ -67,10 +67,13 @@ def choose(mask: Tensor, after: State, before: State) -> State:
     return {name: torch.where(_over(mask, after[name]), after[name], before[name]) for name in after}
 
 
-def _orders(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The order of time with each sequence's valid steps first, and its inverse, both [T, B]."""
-    valid_first = torch.argsort((~mask).to(torch.uint8), dim=0, stable=True)
-    return valid_first, torch.argsort(valid_first, dim=0)
+def orders(mask: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """The order along an axis that puts what is valid first, and its inverse; both keep orders."""
+    valid, rest = mask.cumsum(axis), (~mask).cumsum(axis)
+    back = torch.where(mask, valid, valid.narrow(axis, -1, 1) + rest) - 1
+    places = torch.arange(mask.shape[axis], device=mask.device)
+    places = places.view(-1, *(1,) * (mask.dim() - 1 - axis)).expand_as(mask)
+    return torch.zeros_like(back).scatter(axis, back, places), back
 
 
 def _reorder(x: Tensor, order: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from sj_lang import cuda, masks
 from sj_lang.compat import BothLines, OldNode, spikingjelly
 from sj_lang.errors import choices
 from sj_lang.masks import State as State  # neurons import it from here
 from sj_lang.operators import Kernel as Kernel  # neurons import it from here
-from sj_lang.operators import no_autocast
+from sj_lang.operators import is_exporting, no_autocast
 
 BACKENDS = ("auto", "torch", "numba", "cupy")
 PREFERRED = ("cupy", "numba", "torch")
@@ -141,6 +142,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`functional` with the state kept in the node, until SpikingJelly's `reset_net`."""
+        if isinstance(x, Proxy):  # a leaf of torch.fx
+            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x, mask), {})  # type: ignore
         return self._call(x, mask, single=self.step_mode == "s")
 
     def single_step_forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -299,6 +302,13 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     def _call(self, x: Tensor, mask: Tensor | None, *, single: bool) -> Tensor:
         memories = dict(self.named_memories())
         state = None if any(value is None for value in memories.values()) else memories
+        if is_exporting():
+            if state:
+                raise RuntimeError(
+                    f"{self._name}: an export would make the state of its last call a constant; reset the net first "
+                    "(functional.reset_net)"
+                )
+            return self.advance(x, None, mask, single=single)[0]
         if not torch.compiler.is_compiling():
             self._warn_if_recomputed(state)
         spikes, after, v = self.advance(x, state, mask, single=single)

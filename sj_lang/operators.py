@@ -34,7 +34,11 @@ for _key in _KEYS if _TOLD else ():
     _PLAIN |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _key)).raw_repr()
 
 
+_is_exporting = getattr(torch.compiler, "is_exporting", bool)  # torch 2.6 has none
+
 G = TypeVar("G", bound=NamedTuple)
+
+_decompositions: dict[Any, Callable[..., Any]] = {}
 
 
 class Operator:
@@ -56,6 +60,7 @@ class Operator:
             name, lambda *flat: body(*self._grouped(flat)), mutates_args=(), schema=_schema(hints, returned)
         )
         self._function: Any = None
+        self._decomposed: Callable[..., Any] | None = None
         self._transformed = self._in_transforms(_no_derivative, lambda ctx, inputs, output: None)
 
     def register_fake(self, fake: Callable[..., Any]) -> None:
@@ -80,6 +85,11 @@ class Operator:
         self._operator.register_autograd(backward, setup_context=setup)
         self._function = self._new_function(forward=forward, backward=backward)
         self._transformed = self._in_transforms(backward, setup)
+
+    def register_decomposition(self, decomposed: Callable[..., Any]) -> None:
+        """decomposed: the body in torch's own operators, for programs that leave sj_lang."""
+        self._decomposed = decomposed
+        _decompositions[self._operator._opoverload] = lambda *flat: decomposed(*self._grouped(flat))
 
     def _in_transforms(self, backward: Callable[..., Any], setup_context: Callable[..., None]) -> Any:
         """For `torch.func.grad`: a forward without ctx, which is slower, and vmap row after row."""
@@ -109,7 +119,7 @@ class Operator:
         at = self._at
         flat = inputs if self._kind is None else (*inputs[:at], *inputs[at], *inputs[at + 1 :])
         if torch.compiler.is_compiling() or not _TOLD:
-            return self._operator(*flat)
+            return self._decomposed_for_onnx(*inputs) if torch.onnx.is_in_onnx_export() else self._operator(*flat)
         tensors = [x for x in flat if isinstance(x, Tensor)]
         if forward_ad._current_level >= 0 and any(map(_has_tangent, tensors)):
             raise NotImplementedError(f"{self._name} has no forward-mode derivative (jvp); use reverse mode")
@@ -118,6 +128,23 @@ class Operator:
         if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
             return (self._function.apply if self._function else self._operator)(*flat)
         return self._body(*inputs)
+
+    def _decomposed_for_onnx(self, *inputs: Any) -> Any:
+        if self._decomposed is None:
+            raise NotImplementedError(
+                f"{self._name} has no form in ONNX: export the model on the CPU, with model.cpu()"
+            )
+        return self._decomposed(*inputs)
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """The CPU operators in torch's own, for `ExportedProgram.run_decompositions`."""
+    return dict(_decompositions)
+
+
+def is_exporting() -> bool:
+    """Whether this is a trace of `torch.export` or of `torch.onnx.export`."""
+    return torch.compiler.is_compiling() and _is_exporting()
 
 
 @dataclass(frozen=True)

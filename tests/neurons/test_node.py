@@ -45,17 +45,17 @@ def test_steps_move_only_where_padding_is_not_on_the_right(monkeypatch: pytest.M
     node, x = Leaky(channels=4), random(6, 3, 4).requires_grad_()
     step, valid = torch.arange(6)[:, None], torch.tensor([6, 4, 0])
     moved: list[Tensor] = []
-    orders = masks._orders
+    orders = masks.orders
 
-    def spy(mask: Tensor) -> tuple[Tensor, Tensor]:
+    def spy(mask: Tensor, axis: int) -> tuple[Tensor, Tensor]:
         moved.append(mask)
-        return orders(mask)
+        return orders(mask, axis)
 
     def run(mask: Tensor) -> list[Tensor]:
         spikes, state = node.functional(x, mask=mask)
         return [spikes, *state.values(), *torch.autograd.grad(state["v"].sum(), x)]
 
-    monkeypatch.setattr(masks, "_orders", spy)
+    monkeypatch.setattr(masks, "orders", spy)
     for mask, moves in ((step < 6 + valid, 0), (step < valid, 0), (step >= valid, 1), ((step + valid) % 3 > 0, 1)):
         quick = run(mask)
         assert len(moved) == moves

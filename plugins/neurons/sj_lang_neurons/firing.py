@@ -39,6 +39,15 @@ class Fused(NamedTuple):
     margin: float = 0.0
 
 
+def fire(u: Tensor, kind: int, alpha: float, threshold: float) -> Tensor:
+    """What a kernel fires, in torch's own operators; arguments of `Fused`."""
+    if kind == POTENTIALS:
+        return u
+    if kind == RECT:
+        return u.round().clamp(threshold, alpha)
+    return (u >= threshold).to(u.dtype).masked_fill(u.isnan(), math.nan)
+
+
 class Rect(nn.Module):
     """S = clip(round(u), low, high), dS/du = 1 where low - margin <= u <= high + margin, else 0.
 
@@ -170,6 +179,7 @@ def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(torch.split(t, size) for t in flat), strict=True)
 
 
+fire_atan.register_decomposition(lambda u, alpha: fire(u, HEAVISIDES["ATan"], alpha, 0.0))
 fire_atan.register_fake(lambda u, alpha: u.new_empty(u.shape))
 fire_atan_backward.register_fake(lambda grad, u, alpha: u.new_empty(u.shape))
 

@@ -28,7 +28,7 @@ class SpikingSelfAttention(SelfAttention):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, state: State | None) -> tuple[Tensor, State]:
         if valid is not None:
-            k = k.masked_fill(~valid.view(len(valid), *(1,) * (k.dim() - 3), -1, 1), 0)
+            k = k.masked_fill(~valid.view(valid.shape[0], *(1,) * (k.dim() - 3), -1, 1), 0)
         if not self.causal:
             return whole_linear(q, k, v) * self.scale, {}
         o, kv = causal_linear(q, k, v, None if state is None else state["kv"], self.chunk)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sj_lang.cpu import array, over_columns
 from sj_lang.operators import gradients, keep_inputs, kept, operator
+from sj_lang_neurons.bpsn.decomposition import forward
 from sj_lang_neurons.bpsn.inputs import BPSNInputs, BPSNOutputs, BPSNTerms, outputs_of, results_of, terms_of
 from sj_lang_neurons.firing import Firing
 
@@ -63,6 +64,7 @@ def _backward(
     return grad_x, grad_start, sums
 
 
+_forward.register_decomposition(lambda terms, kind, level, lowest, margin: forward(terms, kind, level, lowest))
 _forward.register_fake(lambda terms, *_: results_of(terms))
 
 

@@ -8,7 +8,7 @@ TICKS = 2**24  # of a threshold; what a float32 holds exactly between 0 and 1
 
 def in_ticks(h: Tensor, threshold: Tensor, kappa: float) -> Tensor:
     """r = clip(h / threshold, 0, kappa) in ticks, kappa rounded down, with the clip's gradient."""
-    r = (h / threshold).clamp(0, int(kappa * TICKS) / TICKS)
+    r = (h / threshold).clamp(0.0, int(kappa * TICKS) / TICKS)
     return r + ((r.detach() * TICKS).round() / TICKS - r.detach())
 
 
@@ -20,7 +20,7 @@ def counted(r: Tensor, count: Tensor, lengths: Tensor | None) -> tuple[Tensor, T
     """
     ticks = (r.detach() * TICKS).long()
     if lengths is not None:
-        valid = torch.arange(len(r), device=r.device)[:, None] < lengths
+        valid = torch.arange(r.shape[0], device=r.device)[:, None] < lengths
         ticks = ticks.masked_fill(~valid.view(valid.shape + (1,) * (r.dim() - 2)), 0)
     after = (count.detach() * TICKS).long() + ticks.cumsum(0)
     v = (after - ticks + TICKS // 2) % TICKS

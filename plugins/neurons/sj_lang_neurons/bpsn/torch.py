@@ -12,9 +12,10 @@ from torch import Tensor
 
 from sj_lang.operators import gradients, keep_inputs, kept, needed, operator
 from sj_lang_neurons.bpsn import torch_passes
+from sj_lang_neurons.bpsn.decomposition import forward
 from sj_lang_neurons.bpsn.inputs import BPSNInputs, BPSNOutputs, BPSNTerms, outputs_of, results_of, terms_of
 from sj_lang_neurons.bpsn.torch_tiles import tiles
-from sj_lang_neurons.firing import Firing
+from sj_lang_neurons.firing import POTENTIALS, Firing
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -37,6 +38,7 @@ def potential(terms: BPSNTerms) -> tuple[Tensor, Tensor]:
     return u, after
 
 
+potential.register_decomposition(lambda terms: forward(terms, POTENTIALS, 0.0, 0.0))
 potential.register_fake(results_of)
 
 

@@ -1,5 +1,6 @@
 """What DSN's kernels take and return: as the node has it, and with the columns as one axis."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -55,12 +56,12 @@ def columns(inputs: DSNInputs) -> DSNColumns:
     assert tail is not None
     assert h_0 is not None
     shape = x.shape[1:]
-    step = shape.numel()
+    steps, step = x.shape[0], math.prod(shape)
     one = (shape[1], *(1,) * (len(shape) - 2))  # [C] over [B, C, ...]
     taps = weight.shape[1]
-    logit = bias.view(one).expand(1, *shape).reshape(1, step) if bias.dim() == 1 else bias.reshape(len(x), step)
+    logit = bias.view(one).expand(1, *shape).reshape(1, step) if bias.dim() == 1 else bias.reshape(steps, step)
     return DSNColumns(
-        x.reshape(len(x), step).contiguous(),
+        x.reshape(steps, step).contiguous(),
         tail.transpose(0, 1).reshape(tail.shape[1], step).contiguous(),
         h_0.reshape(step).contiguous(),
         weight.t().reshape(taps, 1, *one).expand(taps, *shape).reshape(taps, step).contiguous(),
@@ -75,6 +76,10 @@ def last_inputs(inputs: DSNInputs) -> Tensor:
     x, tail, lengths = inputs.x, inputs.tail, inputs.lengths
     assert tail is not None
     steps, reach = x.shape[0], tail.shape[1]
+    if lengths is None and torch.compiler.is_compiling():  # for any number of steps
+        return (
+            torch.cat((tail, x.transpose(0, 1)), 1).narrow(1, steps, reach).clone(memory_format=torch.contiguous_format)
+        )
     if lengths is None or not reach:
         recent = x[max(0, steps - reach) :].transpose(0, 1)
         if steps < reach:

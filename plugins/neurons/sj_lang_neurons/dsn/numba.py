@@ -5,8 +5,9 @@ from torch import Tensor
 
 from sj_lang.cpu import array, over_columns
 from sj_lang.operators import operator
+from sj_lang_neurons.dsn.decomposition import forward
 from sj_lang_neurons.dsn.inputs import DSNColumns, DSNInputs, DSNOutputs, columns, last_inputs
-from sj_lang_neurons.dsn.operator import complete
+from sj_lang_neurons.dsn.operator import borders_of, complete
 from sj_lang_neurons.firing import Firing
 
 
@@ -33,8 +34,7 @@ def _forward(
 
 
 def _results(flat: DSNColumns, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    steps, width = flat.x.shape
-    return torch.empty_like(flat.x), torch.empty_like(flat.h_0), flat.x.new_empty(-(-steps // rows), width)
+    return torch.empty_like(flat.x), torch.empty_like(flat.h_0), borders_of(flat.x, rows)
 
 
 @operator("sj_lang::dsn_numba_backward")
@@ -67,4 +67,5 @@ def _(flat: DSNColumns, *numbers: float) -> tuple[Tensor, Tensor, Tensor]:
     return _results(flat, ROWS)
 
 
+_forward.register_decomposition(lambda flat, kind, level, threshold, margin: forward(flat, kind, level, threshold))
 complete(_forward, _backward)

@@ -9,6 +9,17 @@ from sj_lang.operators import gradients, keep_with_last_result, kept
 from sj_lang_neurons.dsn.inputs import DSNColumns
 
 
+def borders_of(x: Tensor, size: int) -> Tensor:
+    """Memory for the potentials before blocks of so many steps of x [T, N].
+
+    It has a row of zeros to spare, as `torch.export` would fix the number of steps if there could be one.
+    """
+    steps, width = x.shape
+    borders = x.new_empty((steps - 1) // size + 2, width)
+    borders[-1] = 0
+    return borders
+
+
 def complete(forward: Any, backward: Any) -> None:
     """Register them. `forward(flat, ...)` returns spikes, last potential, those before blocks.
 

@@ -19,15 +19,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sj_lang.operators import operator
+from sj_lang.operators import is_exporting, operator
+from sj_lang_neurons.dsn.decomposition import forward
 from sj_lang_neurons.dsn.inputs import DSNColumns, DSNInputs, DSNOutputs, columns, last_inputs
-from sj_lang_neurons.dsn.operator import complete
+from sj_lang_neurons.dsn.operator import borders_of, complete
 from sj_lang_neurons.dsn.torch_block import block
-from sj_lang_neurons.firing import RECT, Firing, Fused
+from sj_lang_neurons.firing import POTENTIALS, RECT, Firing, Fused
 from sj_lang_neurons.scan.torch_blocks import pieces
 
 BLOCK = 1 << 17  # elements of a block: the arrays of one fit into the second-level caches
 WIDTH = 1 << 13  # columns of a part, or more if there are few steps: rows must be worth a call
+EXPORTED = 128, 1024  # rows and columns in an exported program, which knows no sizes
 
 
 def dsn_torch(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
@@ -68,8 +70,7 @@ def _forward(flat: DSNColumns, n: int, size: int, width: int) -> tuple[Tensor, T
 
 
 def _results(flat: DSNColumns, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    borders = flat.x.new_empty(-(-flat.x.shape[0] // size), flat.x.shape[1])
-    return torch.empty_like(flat.x), torch.empty_like(flat.h_0), borders
+    return torch.empty_like(flat.x), torch.empty_like(flat.h_0), borders_of(flat.x, size)
 
 
 _forward.register_fake(lambda flat, n, size, width: _results(flat, size))
@@ -108,6 +109,7 @@ def _backward(
     return grad_x, grad_tail, grad_h, grad_weight.mul_(-m), grad_bias.mul_(-m)
 
 
+_forward.register_decomposition(lambda flat, n, size, width: forward(flat, RECT if n else POTENTIALS, float(n), 0.0))
 complete(_forward, _backward)
 
 
@@ -122,6 +124,8 @@ def _parts(flat: DSNColumns, width: int) -> Iterator[tuple[slice, DSNColumns]]:
 
 def _cuts(x: Tensor) -> tuple[int, int]:
     """Rows of a block and columns of a part; all of them if not on a CPU."""
+    if is_exporting():
+        return EXPORTED
     steps, width = x.shape
     if x.device.type != "cpu":
         return steps, max(1, width)

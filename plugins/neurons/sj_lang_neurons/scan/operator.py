@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sj_lang_neurons.scan.decomposition import linear
+
 
 def complete(scan: Any, backward: Any) -> None:
     """Register them for `scan(a, u, h_0, reverse)` and `backward(grad, a, h, h_0, reverse)`."""
@@ -20,6 +22,7 @@ def complete(scan: Any, backward: Any) -> None:
         a, h, h_0 = ctx.saved_tensors
         return *backward(grad, a, h, h_0, ctx.reverse), None
 
+    scan.register_decomposition(linear)
     scan.register_fake(lambda a, u, h_0, reverse: like(u))
     backward.register_fake(lambda grad, a, h, h_0, reverse: (like(a), like(h), like(h_0)))
     scan.register_autograd(differentiate, setup_context=keep)

@@ -26,6 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
+from sj_lang import masks
 from sj_lang.errors import UserError
 from sj_lang_language.layers import (
     MakeAttention,
@@ -233,7 +234,7 @@ class SNNBertModel(SNNBertPreTrainedModel):
         output_hidden_states: also the embedding's and each layer's output, 0 at padding, of repeat
         coding the means over T.
         """
-        mask, order = self._order(attention_mask, input_ids)
+        mask, order, back = self._order(attention_mask, input_ids)
         ids = _take(input_ids, order)
         segments = None if token_type_ids is None else _take(token_type_ids, order).T
         positions = self._positions(ids, mask)
@@ -252,29 +253,31 @@ class SNNBertModel(SNNBertPreTrainedModel):
                 hidden_states.append(x)
 
         packed = outside(x)
-        back = None if order is None else order.argsort(1)
         return BaseModelOutputWithPooling(
             last_hidden_state=_put_back(packed, mask, back),
             pooler_output=None if self.pooler is None else self.pooler(packed, mask),
             hidden_states=tuple(_put_back(outside(x), mask, back) for x in hidden_states) if keep_hidden else None,
         )
 
-    def _order(self, attention_mask: Tensor | None, ids: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The mask, tokens first, and the order that puts them there, `[B, L]`; None if all are."""
+    def _order(self, attention_mask: Tensor | None, ids: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The mask, tokens first, the order that puts them there and its inverse, `[B, L]`.
+
+        None if all are tokens.
+        """
         if attention_mask is None:
-            return None, None
+            return None, None, None
         if attention_mask.shape != ids.shape:
             raise ValueError(f"attention_mask is {list(attention_mask.shape)}, expected {list(ids.shape)} as input_ids")
         mask = attention_mask.bool()
         if not torch.compiler.is_compiling() and mask.all():
-            return None, None
-        order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
-        return mask.gather(1, order), order
+            return None, None, None
+        order, back = masks.orders(mask, 1)
+        return mask.gather(1, order), order, back
 
     def _positions(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         """`[L, B]`. Padding has no position of its own; it gets the last one, and is not read."""
         longest, length = getattr(self.embeddings, "max_length", None), ids.shape[1]
-        positions = torch.arange(length, device=ids.device)[:, None].expand(-1, len(ids))
+        positions = torch.arange(length, device=ids.device)[:, None].expand(-1, ids.shape[0])
         if longest is None or length <= longest:
             return positions
         tokens = length if mask is None else int(mask.sum(1).max())

@@ -25,6 +25,7 @@ from transformers.utils import can_return_tuple
 from sj_lang.build import check_neurons
 from sj_lang.errors import UserError
 from sj_lang.masks import State
+from sj_lang.operators import is_exporting
 from sj_lang.state_cache import StateCache, StatefulGeneration
 from sj_lang_language.layers import (
     MakeAttention,
@@ -212,7 +213,7 @@ class SpikeDecoderForCausalLM(SpikingModel, StatefulGeneration, PreTrainedModel,
                 + (f" or [{batch}, {before + tokens}] with those of the cache" if before else "")
             )
         mask = attention_mask[:, -tokens:].T.bool()
-        return None if mask.all() else mask
+        return None if not is_exporting() and mask.all() else mask
 
     def _positions(
         self, mask: Tensor | None, input_ids: Tensor, before: State | None, seen: int
@@ -223,7 +224,7 @@ class SpikeDecoderForCausalLM(SpikingModel, StatefulGeneration, PreTrainedModel,
         steps = torch.ones_like(input_ids.T) if mask is None else mask.long()
         count = start + steps.cumsum(0)
         # seen counts padding too, but is known without waiting for the device
-        if longest is not None and seen + len(steps) > longest and count[-1].max() > longest:
+        if longest is not None and seen + steps.shape[0] > longest and count[-1].max() > longest:
             raise UserError(
                 f"the text is {int(count[-1].max())} tokens long, this SpikeDecoder has positions for {longest} "
                 "(max_position_embeddings): give or generate fewer tokens"
