@@ -29,7 +29,8 @@ Launch = Callable[[Shape, Shape, Sequence[int | float]], None]
 #: the macro IO of a kernel
 IO = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 GRID_LIMIT = (2**31 - 1, 65_535)
-OPTIONS = ("-std=c++17", "--restrict")
+#: -ftz: subnormal float is 0; CuPy adds it, so that other compilers and the emulator must see it
+OPTIONS = ("-std=c++17", "--restrict", "-ftz=true")
 INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
 
 
