@@ -24,12 +24,15 @@ from sj_lang.errors import not_imported
 
 Argument = Tensor | int | float | None
 Shape = tuple[int, int]
+#: of a variant, in order of their names: hashed in each launch
+Macros = tuple[tuple[str, int], ...]
 Launch = Callable[[Shape, Shape, Sequence[int | float]], None]
 
 #: the macro IO of a kernel
 IO = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 GRID_LIMIT = (2**31 - 1, 65_535)
-OPTIONS = ("-std=c++17", "--restrict")
+#: -ftz: subnormal float is 0; CuPy adds it, so that other compilers and the emulator must see it
+OPTIONS = ("-std=c++17", "--restrict", "-ftz=true")
 INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
 
 
@@ -40,7 +43,7 @@ class Engine(Hashable, Protocol):
         """Why no kernel can run on the device of this index (None: on any); "" if it can."""
         ...
 
-    def function(self, path: Path, name: str, macros: tuple[tuple[str, int], ...], index: int) -> Launch:
+    def function(self, path: Path, name: str, macros: Macros, index: int) -> Launch:
         """The compiled kernel; called with grid, block and arguments."""
         ...
 
@@ -61,10 +64,15 @@ def _inline(path: Path, seen: set[Path]) -> str:
     return INCLUDE.sub(replace, path.read_text(encoding="utf-8"))
 
 
+def macros_of(**values: int) -> Macros:
+    """Those of a variant, for `launch`. Keep them: they need not be put together for each launch."""
+    return tuple(sorted(values.items()))
+
+
 def launch(
     path: Path,
     name: str,
-    macros: Mapping[str, int],
+    macros: Mapping[str, int] | Macros,
     grid: Shape,
     block: Shape,
     arguments: Sequence[Argument],
@@ -97,14 +105,15 @@ def launch(
     engine = ENGINES.get(device.type)
     if engine is None:
         raise RuntimeError(f"{name}: {unavailable(device.type, None)}")
-    _function(engine, path, name, frozenset(macros.items()), _index(device))(grid, block, values)
+    variant = macros if isinstance(macros, tuple) else macros_of(**macros)
+    _function(engine, path, name, variant, _index(device))(grid, block, values)
 
 
 @cache
-def _function(engine: Engine, path: Path, name: str, macros: frozenset[tuple[str, int]], index: int) -> Launch:
+def _function(engine: Engine, path: Path, name: str, macros: Macros, index: int) -> Launch:
     if reason := engine.why_not(index):
         raise RuntimeError(f"{name}: {reason}")
-    return engine.function(path, name, tuple(sorted(macros)), index)
+    return engine.function(path, name, macros, index)
 
 
 def _index(device: torch.device) -> int:
@@ -144,9 +153,14 @@ class CuPy:
     def why_not(self, index: int | None) -> str:
         return _missing() or ("" if index is None else _unsupported(index))
 
-    def function(self, path: Path, name: str, macros: tuple[tuple[str, int], ...], index: int) -> Launch:
+    def function(self, path: Path, name: str, macros: Macros, index: int) -> Launch:
         import cupy
 
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                f"{name}: a kernel is compiled and loaded when it is first called, which CUDA does not allow while a "
+                "graph is captured: run forward and backward once, with the same shapes and dtypes, before the capture"
+            )
         options = (*OPTIONS, *(f"-D{key}={value}" for key, value in macros))
         with torch.cuda.device(index):
             kernel = cupy.RawModule(code=source(path), options=options, backend="nvrtc").get_function(name)

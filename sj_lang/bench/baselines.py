@@ -1,8 +1,10 @@
 """Foreign neurons to time against: `sj-lang bench dsn --against native:lif,native:psn`.
 
-SpikingJelly's own functions and modules as they come, in the dtype of the input and without the
-guarantees of `sj_lang.neuron.Node` (no mask, no state handed out), and the HGRN operator of
-flash-linear-attention with what it takes to make a neuron of it.
+They run in the dtype of the input and without the guarantees of `sj_lang.neuron.Node` (no mask, no
+state handed out). LIF and PSN are SpikingJelly's own, as they come. The sliding PSN has the
+equations of SpikingJelly's as one convolution: its own module multiplies with a T x T matrix that
+it fills row by row, with a backward pass of T^3. HGRN is the operator of flash-linear-attention
+with its own convolution, and what it takes to make a neuron of it.
 """
 
 import importlib
@@ -21,11 +23,14 @@ PREFIX = "native:"
 
 
 class Baseline(nn.Module):
-    """`functional(x) -> (spikes, None)` for [T, B, C], as the benchmark calls a node."""
+    """`functional(x) -> (spikes, None)` for [T, B, C], as the benchmark calls a node.
 
-    def __init__(self, run: Callable[[Tensor], Tensor], *parts: nn.Module) -> None:
+    batch_major: it is fastest with the memory of x as [B, T, C], and the benchmark gives it that.
+    """
+
+    def __init__(self, run: Callable[[Tensor], Tensor], *parts: nn.Module, batch_major: bool = False) -> None:
         super().__init__()
-        self.run, self.parts = run, nn.ModuleList(parts)
+        self.run, self.parts, self.batch_major = run, nn.ModuleList(parts), batch_major
 
     def functional(self, x: Tensor) -> tuple[Tensor, None]:
         return self.run(x), None
@@ -52,7 +57,13 @@ def _psn(steps: int, channels: int) -> Baseline:
 
 def _sliding_psn(steps: int, channels: int) -> Baseline:
     node = _class("SlidingPSN")(k=4, surrogate_function=spikingjelly("surrogate").ATan(), step_mode="m")
-    return Baseline(node, node)
+
+    def run(x: Tensor) -> Any:
+        rows = F.pad(x.flatten(1).t().unsqueeze(1), (node.k - 1, 0))  # [B C, 1, T]
+        h = F.conv1d(rows, node.weight.view(1, 1, -1)).squeeze(1).t().reshape(x.shape)
+        return node.surrogate_function(h + node.bias)
+
+    return Baseline(run, node)
 
 
 def _class(name: str) -> Any:
@@ -67,16 +78,17 @@ def _hgrn(steps: int, channels: int) -> Baseline:
     if not has_hgrn():
         raise UserError(f"bench: {PREFIX}hgrn needs flash-linear-attention: pip install flash-linear-attention")
     chunk_hgrn = importlib.import_module("fla.ops.hgrn").chunk_hgrn
-    taps = nn.Conv1d(channels, channels, 4, groups=channels)
+    convolution = importlib.import_module("fla.modules.causal_conv1d").ShortConvolution
+    taps = convolution(channels, 4, bias=True, activation=None)
     fire = spikingjelly("surrogate").ATan()
 
     def run(x: Tensor) -> Any:
-        rows = x.permute(1, 2, 0)  # [B, C, T]
-        g = 4 * F.logsigmoid(taps(F.pad(rows, (3, 0)))).transpose(1, 2)
-        h, _ = chunk_hgrn(-torch.expm1(g) * x.transpose(0, 1), g)
+        rows = x.transpose(0, 1)  # [B, T, C]
+        g = 4 * F.logsigmoid(taps(rows)[0])
+        h, _ = chunk_hgrn(-torch.expm1(g) * rows, g)
         return fire(h.transpose(0, 1) - 1)
 
-    return Baseline(run, taps)
+    return Baseline(run, taps, batch_major=True)
 
 
 def has_hgrn() -> bool:

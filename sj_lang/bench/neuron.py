@@ -4,12 +4,14 @@ For the training steps of a recipe's runs, see `sj-lang bench lm/quickstart --he
 shape are timed in turn, round after round, in one process: compare ratios within one run, not
 milliseconds. Parity is checked twice: by the conformance kit on small shapes, and at each timed
 shape, spikes and gradients of x, against float64. `native:lif` and its like are baselines as they
-come (`sj_lang.bench.baselines`). On a GPU, times are those of its own clock. Further columns are
-bytes per second (of x, spikes and their gradients, once each), their share of what a copy moves in
-the same run, and the microseconds of the host and of a CUDA graph.
+come (`sj_lang.bench.baselines`). On a GPU, times are those of kernels, queued so that none waits
+for the host, on inputs in turn that no cache holds. Further columns are bytes per second (of x,
+spikes and their gradients, once each), their share of what a copy moves in the same run, and the
+microseconds of the host and of a CUDA graph.
 """
 
 import copy
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +22,8 @@ import torch
 from torch import Tensor
 
 from sj_lang import plugins
-from sj_lang.bench import baselines
-from sj_lang.bench.timing import Stopwatch, graph_us, host_us, in_turn, milliseconds, peak
+from sj_lang.bench import baselines, gpu
+from sj_lang.bench.timing import Stopwatch, in_turn, milliseconds, peak
 from sj_lang.build import part
 from sj_lang.component import yaml_marks
 from sj_lang.errors import RunFailed, UserError
@@ -51,8 +53,9 @@ class Timing:
     spread_ms: interquartile range of the total. peak_mb: memory above what was resident before.
     flips: share of spikes that differ from the same node's in float64; None for a baseline.
 
-    On a GPU: bytes_per_s of `PASSES` over x; of_copy, their share of a copy's; host_us, until
-    forward and backward are handed over; graph_us, both as a CUDA graph.
+    On a GPU the times are those of kernels (`sj_lang.bench.gpu`). bytes_per_s: of `PASSES` over x;
+    of_copy: their share of a copy's. host_us: until forward and backward are handed over.
+    host_bound: the host was behind, so the times are the host's. graph_us: both as a CUDA graph.
     """
 
     neuron: str
@@ -66,6 +69,7 @@ class Timing:
     bytes_per_s: float | None = None
     of_copy: float | None = None
     host_us: float | None = None
+    host_bound: bool | None = None
     graph_us: float | None = None
 
 
@@ -105,6 +109,47 @@ def check_parity(text: str, device: str) -> int:
         raise RunFailed(f"bench: the parity check failed, so no speed is printed: {failure}") from failure
 
 
+class Pass:
+    """Forward, and forward with backward, of a node on inputs in turn.
+
+    Gradients are returned, not accumulated, which would be time of the optimizer's.
+    """
+
+    def __init__(self, node: Any, inputs: Sequence[Tensor], output_gradients: Sequence[Tensor]) -> None:
+        self.node = node
+        self.foreign = isinstance(node, baselines.Baseline)
+        lay_out = _batch_major if self.foreign and node.batch_major else torch.detach
+        self.inputs = [lay_out(x).requires_grad_() for x in inputs]
+        self.output_gradients = [lay_out(gradient) for gradient in output_gradients]
+        self.parameters = [p for p in node.parameters() if p.requires_grad]
+
+    def forward(self, number: int) -> Tensor:
+        spikes: Tensor = self.node.functional(self.inputs[number % len(self.inputs)])[0]
+        return spikes
+
+    def backward(self, spikes: Tensor, number: int) -> None:
+        which = number % len(self.inputs)
+        leaves = [self.inputs[which], *self.parameters]
+        torch.autograd.grad(spikes, leaves, self.output_gradients[which], allow_unused=True)
+
+    def both(self, number: int) -> None:
+        self.backward(self.forward(number), number)
+
+    def on_cpu(self) -> list[float]:
+        """Milliseconds of one forward and of one backward pass, from rest."""
+        watch = Stopwatch("cpu")
+        watch.mark()
+        spikes = self.forward(0)
+        watch.mark()
+        self.backward(spikes, 0)
+        watch.mark()
+        return watch.laps()
+
+
+def _batch_major(x: Tensor) -> Tensor:
+    return x.detach().transpose(0, 1).contiguous().transpose(0, 1)
+
+
 def time_shape(
     makers: Sequence[tuple[str, Callable[[int, int], Any]]],
     shape: tuple[int, int, int],
@@ -121,68 +166,83 @@ def time_shape(
     """
     steps, batch, channels = shape
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(steps, batch, channels, generator=generator).to(device=device, dtype=dtype)
-    gradient = torch.randn(steps, batch, channels, generator=generator).to(device=device, dtype=dtype)
-    out = torch.empty_like(x)
-    nodes, flips = [], []
+
+    def random() -> Tensor:
+        return torch.randn(steps, batch, channels, generator=generator).to(device=device, dtype=dtype)
+
+    size = 4 * math.prod(shape) * dtype.itemsize  # of x, spikes and their gradients
+    count = 1 if copy_rate is None else gpu.inputs_in_turn(size)
+    inputs, output_gradients = [random() for _ in range(count)], [random() for _ in range(count)]
+    passes, flips = [], []
     for _, make in makers:
         node = make(steps, channels).to(device)
         foreign = isinstance(node, baselines.Baseline)
-        flips.append(None if foreign else _flips(node, x, gradient))
-        nodes.append(node.to(dtype) if foreign else node)
-    works = [partial(_forward_backward, node, x, gradient, device) for node in nodes]
-    floor = len(works)
-    timed: dict[int, Callable[[], list[float]]] = dict(enumerate(works))
-    timed[floor] = lambda: [milliseconds(lambda: torch.mul(x, 2.0, out=out), device)]  # the least
-    laps = in_turn(timed, rounds)
+        flips.append(None if foreign else _flips(node, inputs[0], output_gradients[0]))
+        passes.append(Pass(node.to(dtype) if foreign else node, inputs, output_gradients))
+    out = torch.empty_like(inputs[0])
+
+    def elementwise(number: int) -> None:  # the least
+        torch.mul(inputs[number % count], 2.0, out=out)
+
+    timed = _on_cpu(passes, elementwise, rounds) if copy_rate is None else _on_gpu(passes, elementwise, rounds)
+    laps, floor_ms, others = timed
     timings = []
-    for index, ((name, _), node, work) in enumerate(zip(makers, nodes, works, strict=True)):
-        forward, backward = zip(*laps[index], strict=True)
-        totals = [sum(both) for both in laps[index]]
+    for (name, _), each, share, times, more in zip(makers, passes, flips, laps, others, strict=True):
+        forward, totals = zip(*times, strict=True)
         low, _, high = statistics.quantiles(totals, n=4) if len(totals) > 1 else (totals[0],) * 3
-        total_ms = statistics.median(totals)
+        forward_ms, total_ms = statistics.median(forward), statistics.median(totals)
+        rate = None if copy_rate is None else PASSES * inputs[0].nbytes / (total_ms / 1e3)
         timing = Timing(
             name,
             "x".join(map(str, shape)),
-            statistics.median(forward),
-            statistics.median(backward),
+            forward_ms,
+            statistics.median([both - ahead for ahead, both in times]),
             total_ms,
             high - low,
-            peak(work, device),
-            flips[index],
-            **({} if copy_rate is None else _on_gpu(node, x, gradient, total_ms, copy_rate)),
+            peak(partial(each.both, 0), device),
+            share,
+            rate,
+            None if rate is None or copy_rate is None else rate / copy_rate,
+            **more,
         )
         timings.append(timing)
-    return timings, statistics.median(lap for (lap,) in laps[floor])
+    return timings, floor_ms
 
 
-def _on_gpu(node: Any, x: Tensor, gradient: Tensor, total_ms: float, copy_rate: float) -> dict[str, float | None]:
-    rate = PASSES * x.nbytes / (total_ms / 1e3)
-    leaf = x.detach().requires_grad_()
-    parameters = [p for p in node.parameters() if p.requires_grad]
-
-    def work() -> None:
-        torch.autograd.grad(node.functional(leaf)[0], [leaf, *parameters], gradient, allow_unused=True)
-
-    ours = not isinstance(node, baselines.Baseline)  # a foreign kernel may not be safe in a graph
-    return {
-        "bytes_per_s": rate,
-        "of_copy": rate / copy_rate,
-        "host_us": host_us(work),
-        "graph_us": graph_us(work) if ours else None,
-    }
+Laps = list[list[tuple[float, float]]]  # of each node in each round: forward, forward and backward
 
 
-def _forward_backward(node: Any, x: Tensor, gradient: Tensor, device: str) -> list[float]:
-    """Milliseconds of one forward and of one backward pass, from rest."""
-    leaf = x.clone().requires_grad_()
-    watch = Stopwatch(device)
-    watch.mark()
-    spikes = node.functional(leaf)[0]
-    watch.mark()
-    spikes.backward(gradient)
-    watch.mark()
-    return watch.laps()
+def _on_cpu(passes: Sequence[Pass], elementwise: gpu.Call, rounds: int) -> tuple[Laps, float, Sequence[dict[str, Any]]]:
+    timed: dict[int, Callable[[], list[float]]] = {number: each.on_cpu for number, each in enumerate(passes)}
+    floor = len(passes)
+    timed[floor] = lambda: [milliseconds(lambda: elementwise(0), "cpu")]
+    laps = in_turn(timed, rounds)
+    both = [[(forward, forward + backward) for forward, backward in laps[number]] for number in range(floor)]
+    return both, statistics.median(lap for (lap,) in laps[floor]), [{} for _ in passes]
+
+
+def _on_gpu(passes: Sequence[Pass], elementwise: gpu.Call, rounds: int) -> tuple[Laps, float, Sequence[dict[str, Any]]]:
+    queues = [(gpu.queue(each.forward), gpu.queue(each.both)) for each in passes]
+    floor = gpu.queue(elementwise)
+    timed = {number: partial(_queued, *pair) for number, pair in enumerate(queues)}
+    slow = [number for number, (_, both) in enumerate(queues) if both.slow]
+    laps = in_turn(timed, rounds, slow)
+    others = [
+        {
+            "host_us": both.host_us,
+            "host_bound": not all(ahead for *_, ahead in laps[number]),
+            # a foreign kernel may not be safe in a graph
+            "graph_us": None if each.foreign else gpu.graph_us(each.both, len(each.inputs)),
+        }
+        for number, (each, (_, both)) in enumerate(zip(passes, queues, strict=True))
+    ]
+    floor_ms = statistics.median(floor.timed()[0] for _ in range(rounds))
+    return [[(f, b) for f, b, _ in laps[number]] for number in timed], floor_ms, others
+
+
+def _queued(forward: gpu.Queue, both: gpu.Queue) -> tuple[float, float, bool]:
+    (forward_ms, ahead), (both_ms, ahead_of_both) = forward.timed(), both.timed()
+    return forward_ms, both_ms, ahead and ahead_of_both
 
 
 def _flips(node: Any, x: Tensor, gradient: Tensor) -> float:

@@ -2,9 +2,8 @@
 
 import ctypes
 import platform
-import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +13,6 @@ import torch
 
 Name = TypeVar("Name", bound=Hashable)
 Times = TypeVar("Times")
-
-COPY = 1 << 28  # bytes: far more than a cache holds
 
 
 class Stopwatch:
@@ -51,59 +48,23 @@ def milliseconds(work: Callable[[], object], device: str) -> float:
     return watch.laps()[0]
 
 
-def in_turn(timed: Mapping[Name, Callable[[], Times]], rounds: int) -> dict[Name, list[Times]]:
+def in_turn(
+    timed: Mapping[Name, Callable[[], Times]], rounds: int, slow: Collection[Name] = ()
+) -> dict[Name, list[Times]]:
     """What each function returns in each round; one more round before them warms up.
 
-    The functions take turns, so that a noisy machine disturbs all of them alike.
+    The functions take turns, so that a noisy machine disturbs all of them alike. Those named in
+    `slow` take part in the first round only.
     """
     times: dict[Name, list[Times]] = {name: [] for name in timed}
     for turn in range(rounds + 1):
         for name, once in timed.items():
+            if turn > 1 and name in slow:
+                continue
             result = once()
             if turn:
                 times[name].append(result)
     return times
-
-
-def copy_rate(device: str, repeat: int = 10) -> float:
-    """Bytes per second, read and written, of a copy from device to device."""
-    source = torch.empty(COPY, dtype=torch.uint8, device=device).fill_(1)
-    target = torch.empty_like(source)
-    watch = Stopwatch(device)
-    for _ in range(repeat + 1):
-        target.copy_(source)
-        watch.mark()
-    return 2 * COPY / (statistics.median(watch.laps()) / 1e3)
-
-
-def host_us(work: Callable[[], object], repeat: int = 50) -> float:
-    """Microseconds until the work is handed to the GPU, not until it is done."""
-    times = []
-    for _ in range(repeat):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        work()
-        times.append((time.perf_counter() - start) * 1e6)
-    torch.cuda.synchronize()
-    return statistics.median(times)
-
-
-def graph_us(work: Callable[[], object], repeat: int = 50) -> float:
-    """Microseconds of the work replayed as a CUDA graph, on the GPU's clock."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    watch = Stopwatch("cuda")
-    for _ in range(repeat + 1):
-        graph.replay()
-        watch.mark()
-    return statistics.median(watch.laps()) * 1e3
 
 
 def peak(work: Callable[[], object], device: str) -> float | None:

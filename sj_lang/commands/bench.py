@@ -12,7 +12,8 @@ import torch
 
 from sj_lang.bench import baselines, neuron
 from sj_lang.bench import recipe as recipe_bench
-from sj_lang.bench.timing import copy_rate, machine
+from sj_lang.bench.gpu import copy_rate
+from sj_lang.bench.timing import machine
 from sj_lang.commands.arguments import Parser, positive
 from sj_lang.errors import UserError
 from sj_lang.recipe.loading import load
@@ -65,14 +66,14 @@ def _bench_neuron(words: Sequence[str]) -> int:
         )
         results += timings
         print_timings(timings, floor_ms, shape)
-    if options.json:
-        record = {
-            "machine": machine(device),
-            "dtype": options.dtype,
-            "copy_bytes_per_s": rate,
-            "timings": [asdict(timing) for timing in results],
-        }
-        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        if options.json:  # after each shape: a run that is cut off leaves what it has
+            record = {
+                "machine": machine(device),
+                "dtype": options.dtype,
+                "copy_bytes_per_s": rate,
+                "timings": [asdict(timing) for timing in results],
+            }
+            options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
@@ -110,7 +111,9 @@ def print_timings(timings: Sequence[neuron.Timing], floor_ms: float, shape: tupl
             row += [f"{timing.bytes_per_s / 1e9:.0f}", f"{timing.of_copy:.0%}"]
             row += [_or_dash(timing.host_us, ".0f"), _or_dash(timing.graph_us, ".1f")]
         rows.append(row)
-    print(textwrap.dedent(table(rows)))
+    print(textwrap.dedent(table(rows)), flush=True)
+    if behind := ", ".join(timing.neuron for timing in timings if timing.host_bound):
+        print(f"slower to hand over than to run, so its times are the host's: {behind}")
 
 
 def _or_dash(value: float | None, form: str) -> str:

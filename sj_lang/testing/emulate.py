@@ -4,7 +4,9 @@
         ...                          # backend "cupy" runs on the CPU
 
 `cuda_on_cpu.h` stands in for CUDA's names. Slow, and exact: what it tests is the text of the
-kernel, its indices, its barriers and its arithmetic. Needs a C++ compiler.
+kernel, its indices, its barriers and its arithmetic. Subnormal floats are 0, as `cuda.OPTIONS` asks
+of NVRTC. With `rough=True` fast functions err and products are fused into sums, as on a GPU. Needs
+a C++ compiler.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from sj_lang import cuda
 from sj_lang.cuda import Launch, Shape
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
-FLAGS = ("-std=c++17", "-Og", "-shared", "-fPIC", "-w", "-ffp-contract=off")
+FLAGS = ("-std=c++17", "-Og", "-shared", "-fPIC", "-w", f"-DFLUSH={int('-ftz=true' in cuda.OPTIONS)}")
+EXACT = ("-ffp-contract=off", "-DROUGH=0")
+ROUGH = ("-O2", "-ffp-contract=fast", "-march=native", "-DROUGH=1")
 KERNELS = re.compile(r"__global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(")
 ORDERS = {"first to last": 0, "last to first": 1, "shuffled": 2}
 
@@ -39,11 +43,15 @@ def compiler() -> str | None:
 
 
 @contextmanager
-def emulated(order: str = "first to last") -> Iterator[None]:
-    """Inside, CUDA kernels run on CPU tensors. order: of a block's threads between barriers."""
+def emulated(order: str = "first to last", *, rough: bool = False) -> Iterator[None]:
+    """Inside, CUDA kernels run on CPU tensors.
+
+    order: of a block's threads between barriers. rough: with the errors of a GPU's fast functions.
+    """
     assert "cpu" not in cuda.ENGINES, "emulated() inside emulated()"
-    _EMULATOR.order = ORDERS[order]
-    cuda.ENGINES["cpu"] = _EMULATOR
+    emulator = _EMULATORS[rough]
+    emulator.order = ORDERS[order]
+    cuda.ENGINES["cpu"] = emulator
     torch._dynamo.reset()  # it takes for constant what it saw of the engines
     try:
         yield
@@ -57,11 +65,14 @@ class Emulator:
 
     order = 0
 
+    def __init__(self, rough: bool) -> None:
+        self.rough = rough
+
     def why_not(self, index: int | None) -> str:
         return "" if compiler() else "needs a C++ compiler to be emulated"
 
     def function(self, path: Path, name: str, macros: tuple[tuple[str, int], ...], index: int) -> Launch:
-        library = ctypes.PyDLL(str(build(path, macros)))  # PyDLL: one launch at a time
+        library = ctypes.PyDLL(str(build(path, macros, rough=self.rough)))  # PyDLL: one launch at a time
         parameters, enter = library[f"parameters_of_{name}"], library[f"run_{name}"]
         parameters.restype = ctypes.c_char_p
         parameter_types = parameters().decode().replace("p", "i")  # a pointer comes as an address
@@ -79,11 +90,11 @@ class Emulator:
         return run
 
 
-_EMULATOR = Emulator()  # one, as what it compiled is kept by it
+_EMULATORS = {rough: Emulator(rough) for rough in (False, True)}  # they keep what they compiled
 _BUILDING = threading.Lock()
 
 
-def build(path: Path, macros: tuple[tuple[str, int], ...]) -> Path:
+def build(path: Path, macros: tuple[tuple[str, int], ...], *, rough: bool = False) -> Path:
     """The shared library of one variant of a file, with all its kernels; built once per process."""
     tool = compiler()
     if tool is None:
@@ -91,7 +102,7 @@ def build(path: Path, macros: tuple[tuple[str, int], ...]) -> Path:
     text = cuda.source(path)
     entries = "\n".join(f"CUDA_ON_CPU({name})" for name in KERNELS.findall(text))
     text = f'#include "{HEADER}"\n{text}\n{entries}\n'
-    defines = [f"-D{key}={value}" for key, value in macros]
+    defines = [*(ROUGH if rough else EXACT), *(f"-D{key}={value}" for key, value in macros)]
     key = hashlib.sha256("\n".join([HEADER.read_text(encoding="utf-8"), text, *defines]).encode()).hexdigest()[:24]
     library = Path(_folder().name) / f"{path.parent.name}_{key}.so"
     with _BUILDING:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sj_lang.bench import baselines, timing
-from sj_lang.bench.neuron import Timing
+from sj_lang.bench.neuron import Pass, Timing
 from sj_lang.commands import bench
 from sj_lang.compat import multi_step
 from sj_lang.errors import RunFailed, UserError
@@ -62,7 +62,7 @@ def test_the_peak_is_seen_though_the_memory_was_used_before() -> None:
 
 @pytest.mark.skipif(multi_step("lif") is None, reason="SpikingJelly 2.x has them")
 @pytest.mark.parametrize("name", ["lif", "psn", "sliding_psn"])
-def test_a_baseline_is_spikingjellys_own_in_any_precision(name: str) -> None:
+def test_a_baseline_runs_in_any_precision(name: str) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         node = baselines.baseline(f"native:{name}")(6, 3).to(dtype)
         x = torch.randn(6, 2, 3).mul(3).to(dtype).requires_grad_()
@@ -73,19 +73,41 @@ def test_a_baseline_is_spikingjellys_own_in_any_precision(name: str) -> None:
         assert x.grad is not None
 
 
+@pytest.mark.skipif(multi_step("lif") is None, reason="SpikingJelly 2.x has it")
+def test_the_sliding_psn_as_one_convolution_is_spikingjellys() -> None:
+    node = baselines.baseline("native:sliding_psn")(9, 3).double()
+    theirs = node.parts[0]
+    x, weight = torch.randn(9, 2, 3, dtype=torch.float64, requires_grad=True), torch.randn(9, 2, 3)
+    results = []
+    for spikes in (node.functional(x)[0], theirs(x)):
+        results.append([spikes, *torch.autograd.grad((spikes * weight).sum(), [x, *theirs.parameters()])])
+    assert torch.equal(results[0][0], results[1][0])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_hgrn_is_dsns_equations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the definition in place of flash-linear-attention's operator, the baseline is DSN."""
+    """With the definition in the place of flash-linear-attention's operators, the baseline is DSN."""
     from sj_lang_neurons import DSN
     from sj_lang_neurons.scan import reference
 
     def chunk_hgrn(x: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, None]:
         return reference.sequence(g.exp().transpose(0, 1), x.transpose(0, 1), x[:, 0] * 0).transpose(0, 1), None
 
-    hgrn = ModuleType("fla.ops.hgrn")
+    class ShortConvolution(torch.nn.Conv1d):
+        def __init__(self, size: int, taps: int, bias: bool, activation: str | None) -> None:
+            assert activation is None
+            super().__init__(size, size, taps, groups=size, bias=bias, padding=taps - 1)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+            return super().forward(x.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2), None
+
+    hgrn: Any = ModuleType("fla.ops.hgrn")
     hgrn.chunk_hgrn = chunk_hgrn
-    for part in ("fla", "fla.ops"):
-        monkeypatch.setitem(sys.modules, part, ModuleType(part))
-    monkeypatch.setitem(sys.modules, "fla.ops.hgrn", hgrn)
+    convolution: Any = ModuleType("fla.modules.causal_conv1d")
+    convolution.ShortConvolution = ShortConvolution
+    for module in (ModuleType("fla"), ModuleType("fla.ops"), ModuleType("fla.modules"), hgrn, convolution):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(baselines, "has_hgrn", lambda: True)
     node = baselines.baseline("native:hgrn")(9, 3).double()
     ours = DSN(channels=3, n=1, surrogate_function="ATan").double()
@@ -93,12 +115,14 @@ def test_hgrn_is_dsns_equations(monkeypatch: pytest.MonkeyPatch) -> None:
     ours.load_state_dict({"weight": taps.weight[:, 0].detach(), "bias": taps.bias.detach()})
     x = torch.randn(9, 2, 3, dtype=torch.float64) * 3
     assert torch.equal(node.functional(x)[0], ours.functional(x)[0])
+    assert Pass(node, [x], [x]).inputs[0].transpose(0, 1).is_contiguous()
 
 
 def test_a_gpus_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    measured = Timing("dsn", "5x2x3", 0.1, 0.2, 0.3, 0.01, 5.0, None, 2e12, 0.8, 61.0, 9.5)
+    measured = Timing("dsn", "5x2x3", 0.1, 0.2, 0.3, 0.01, 5.0, None, 2e12, 0.8, 61.0, True, 9.5)
     bench.print_timings([measured], 0.05, (5, 2, 3))
-    title, line = capsys.readouterr().out.splitlines()[-2:]
+    title, line, remark = capsys.readouterr().out.splitlines()[-3:]
+    assert remark == "slower to hand over than to run, so its times are the host's: dsn"
     assert title.split()[-8:] == ["flips", "GB/s", "of", "copy", "host", "us", "graph", "us"]
     assert line.split()[-5:] == ["-", "2000", "80%", "61", "9.5"]
 

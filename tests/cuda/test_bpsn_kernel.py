@@ -284,3 +284,12 @@ def test_operators_are_registered_completely(steps: int, carries: bool) -> None:
     detached = [v.detach() if isinstance(v, Tensor) else v for v in given]
     backward = (torch.randn_like(x), *of_states, borders.detach(), *detached)
     torch.library.opcheck(torch.ops.sj_lang.bpsn_cuda_backward.default, backward)
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_more_chunks_than_a_grid_takes() -> None:
+    """Chunks are the second axis of the grid: too long a sequence is refused before anything is launched."""
+    node = BPSN(channels=1, backend="cupy")
+    x = torch.zeros((), dtype=torch.bfloat16).expand(65_536 * 256, 1, 1)
+    with pytest.raises(ValueError, match=r"bpsn_chunks: 65536 blocks are more .* split the batch or the sequence"):
+        node.functional(x)

@@ -42,6 +42,8 @@ class Driver:
         self.stream = 71
         monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=self.stream))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: self.devices)
+        self.capturing = False
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
 
     @contextmanager
     def inside(self, what: str) -> Iterator[None]:
@@ -106,6 +108,19 @@ def test_one_module_per_variant_on_torchs_stream_and_device(driver: Driver, tmp_
     where = ["torch device 1", "cupy device 1", "stream 71"]
     assert driver.launched == [(where, (3, 1), (32, 4), (first, 0.5, 0)) for first in (7, 8, 9)]
     assert not driver.stack
+
+
+def test_a_first_call_while_a_graph_is_captured(driver: Driver, tmp_path: Path) -> None:
+    """It cannot be compiled then; what was compiled before is launched."""
+    (tmp_path / "kernel.cu").write_text("text")
+    driver.capturing = True
+    with pytest.raises(RuntimeError, match=r"go: a kernel is compiled .* before the capture"):
+        launch(tmp_path / "kernel.cu", {}, [])
+    driver.capturing = False
+    launch(tmp_path / "kernel.cu", {}, [])
+    driver.capturing = True
+    launch(tmp_path / "kernel.cu", {}, [])
+    assert len(driver.launched) == 2
 
 
 def test_streams_are_wrapped_once_on_their_device(driver: Driver, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The stand-in for CUDA: it finds what a GPU would punish, and it computes what a GPU computes."""
 
+import platform
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sj_lang_neurons import BPSN, DSN
 from sj_lang_neurons.scan import cuda_layout as layout
 from sj_lang_neurons.scan import cupy
 from torch import Tensor
@@ -110,6 +112,60 @@ def test_half_precision_is_rounded_as_torch_rounds(tmp_path: Path, dtype: torch.
             cuda.launch(path, "convert", macros, (65_536, 1), (1, 1), [halves, wide, floats, narrow], wide.device)
         torch.testing.assert_close(wide, halves.float(), rtol=0, atol=0, equal_nan=True)
         torch.testing.assert_close(narrow, floats.to(dtype), rtol=0, atol=0, equal_nan=True)
+
+
+FAST = """
+extern "C" __global__ void fast(const float *x, float *out) {
+    out[0] = x[0] * 0.5f, out[1] = __expf(x[1]), out[2] = __fdividef(x[2], x[3]), out[3] = __fdividef(4.0f, x[4]);
+    out[4] = x[5] * x[5] - x[6];
+}
+"""
+
+
+@pytest.mark.parametrize("rough", [False, True])
+def test_arithmetic_of_a_gpu(tmp_path: Path, rough: bool) -> None:
+    """Subnormal floats are 0; with `rough`, fast functions err and a product is not rounded before a sum."""
+    path, out = kernel(tmp_path, FAST), torch.empty(5)
+    square = 1 + 2.0**-12
+    x = torch.tensor([2.0**-126, 3.3, 1.0, 3.0, 1e38, square, 1 + 2.0**-11])
+    with emulated(rough=rough):
+        cuda.launch(path, "fast", {}, (1, 1), (1, 1), [x, out], x.device)
+    flushed, exp, third, fourth, rest = out.tolist()
+    assert flushed == 0 or platform.machine() not in ("x86_64", "AMD64")
+    assert exp == pytest.approx(float(x[1].double().exp()), rel=1e-6)
+    assert third == pytest.approx(1 / 3, rel=3e-7)
+    exact = (float(x[1].exp()), float(torch.tensor(1.0) / 3))
+    assert ((exp, third) != exact) == rough
+    assert fourth == (0 if rough else pytest.approx(4e-38))
+    assert rest == (2.0**-24 if rough else 0)
+
+
+@pytest.mark.parametrize("rough", [False, True])
+def test_subnormal_halves_are_numbers(rough: bool) -> None:
+    """A GPU takes subnormal floats for 0; those of float16 are normal floats."""
+    u = torch.tensor([3e-5, -5e-6, 6e-8, 7e-5]).half().view(1, 1, 4)
+    with emulated(rough=rough):
+        h, last = cupy.log_scan(torch.zeros_like(u), u, torch.zeros(1, 4))
+    assert torch.equal(h, u)
+    assert torch.equal(last, u[0].float())
+
+
+@pytest.mark.parametrize(("make", "far"), [(DSN, 1e-5), (BPSN, 1e-4)], ids=["dsn", "bpsn"])
+def test_neurons_bear_the_errors_of_a_gpu(make: Any, far: float) -> None:
+    torch.manual_seed(0)
+    node, x = make(channels=5), torch.randn(150, 2, 5).mul(2).requires_grad_()
+    results = []
+    for backend in ("torch", "cupy"):
+        with emulated(rough=True):
+            node.backend = backend
+            spikes = node.functional(x)[0]
+            results.append(
+                [spikes.detach(), *torch.autograd.grad((spikes * x.detach()).sum(), [x, *node.parameters()])]
+            )
+    (spikes, *gradients), (true_spikes, *true) = results
+    assert (spikes != true_spikes).float().mean() <= 1e-3
+    for a, b in zip(gradients, true, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=far * float(b.abs().max()))
 
 
 def test_threads_build_the_same_kernel(tmp_path: Path) -> None:

@@ -97,11 +97,22 @@ def test_compiles_with_inductor(name: str) -> None:
     conforms(name, OPTIONS.get(name, [{}])[0], only=["compiles"], compilers=("inductor",))
 
 
+def backends_on_cuda(name: str) -> list[str]:
+    """All but numba, which is for tensors on the CPU."""
+    kernels = getattr(plugins.get("neuron", name).load(), "kernels", {})
+    return ["auto", *(backend for backend in kernels if backend != "numba")]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_node_on_cuda(name: str, options: dict[str, Any]) -> None:
-    kernels = getattr(plugins.get("neuron", name).load(), "kernels", {})
-    conforms(name, options, device="cuda", backends=["auto", *kernels], dtypes=[torch.float32, torch.float64])
+    conforms(name, options, device="cuda", backends=backends_on_cuda(name), dtypes=[torch.float32, torch.float64])
+
+
+def test_what_is_tested_on_cuda_takes_its_tensors() -> None:
+    for name in OPERATORS:
+        assert set(backends_on_cuda(name)) == {"auto", "torch", "cupy"}
+    assert backends_on_cuda("lif") == ["auto"]
 
 
 def test_all_neurons_are_found() -> None:

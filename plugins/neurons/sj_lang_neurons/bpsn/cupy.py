@@ -1,6 +1,7 @@
 """BPSN on the GPU, without K's quantiser: `kernel.cu` as a torch operator."""
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,15 @@ def bpsn_cupy(inputs: BPSNInputs, firing: Firing) -> BPSNOutputs:
     )
 
 
+@cache
+def _macros(
+    dtype: torch.dtype, past: bool, future: bool, lateral: bool, normalised: bool, softplus: bool, kind: int, tile: Tile
+) -> cuda.Macros:
+    sides = {"PAST": int(past), "FUTURE": int(future), "LATERAL": int(lateral)}
+    variant = {"NORMALISED": int(normalised), "SOFTPLUS": int(softplus), "FIRE": kind}
+    return cuda.macros_of(IO=cuda.IO[dtype], **sides, **variant, **tile.macros)
+
+
 class _Call:
     """One call: what all its launches share."""
 
@@ -48,9 +58,8 @@ class _Call:
         self.chunks = self.tile.tiles(steps)
         self.decays = lf, lb
         self.sizes = [self.chunks, *sizes(self.x)]
-        sides = {"PAST": int(lf is not None), "FUTURE": int(lb is not None), "LATERAL": int(rho is not None)}
-        variant = {"NORMALISED": int(normalised), "SOFTPLUS": int(softplus), "FIRE": kind}
-        self.macros = {"IO": cuda.IO[self.x.dtype], **sides, **variant, **self.tile.macros}
+        present = (lf is not None, lb is not None, rho is not None)
+        self.macros = _macros(self.x.dtype, *present, normalised, softplus, kind, self.tile)
 
     def launch(self, name: str, arguments: list[Any], *, chunks: bool = True) -> None:
         grid = self.tile.blocks(self.columns), self.chunks if chunks else 1

@@ -37,10 +37,10 @@ def _tile(x: Tensor) -> Tile:
 @cache
 def _macros(
     dtype: torch.dtype, taps: int, of_bias: int, m: float, kind: int, following: bool, tile: Tile
-) -> dict[str, int]:
+) -> cuda.Macros:
     power = int(m) if m.is_integer() and m <= 64 else 0
     variant = {"IO": cuda.IO[dtype], "TAPS": taps, "LOGIT": int(of_bias > 1), "POWER": power, "FIRE": kind}
-    return {**variant, "NEXT": int(following), **tile.macros}
+    return cuda.macros_of(**variant, NEXT=int(following), **tile.macros)
 
 
 def _launch(name: str, inputs: DSNInputs, kind: int, following: bool, arguments: list[Any]) -> None:

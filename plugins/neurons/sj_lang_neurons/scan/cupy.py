@@ -1,6 +1,7 @@
 """The linear recurrence with a logarithmic decay on the GPU: `kernel.cu` as a torch operator."""
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from sj_lang import cuda
 from sj_lang.neuron import state_dtype
 from sj_lang.operators import operator
-from sj_lang_neurons.scan.cuda_layout import like, memory, schedule, sizes
+from sj_lang_neurons.scan.cuda_layout import Tile, like, memory, schedule, sizes
 
 FILE = Path(__file__).with_name("kernel.cu")
 
@@ -51,11 +52,15 @@ def _empty(h_0: Tensor) -> Tensor:
     return torch.empty_like(h_0, memory_format=torch.contiguous_format)
 
 
+@cache
+def _macros(dtype: torch.dtype, tile: Tile) -> cuda.Macros:
+    return cuda.macros_of(IO=cuda.IO[dtype], **tile.macros)
+
+
 def _launch(name: str, u: Tensor, arguments: list[Any]) -> None:
     columns = math.prod(u.shape[1:])
     tile = schedule(columns, u.shape[0])
-    macros = {"IO": cuda.IO[u.dtype], **tile.macros}
-    cuda.launch(FILE, name, macros, (tile.blocks(columns), 1), tile.block, arguments, u.device)
+    cuda.launch(FILE, name, _macros(u.dtype, tile), (tile.blocks(columns), 1), tile.block, arguments, u.device)
 
 
 _forward.register_fake(lambda g, u, h_0, lengths: (like(u), _empty(h_0)))
