@@ -149,6 +149,13 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unrolled", action="store_true", help=unrolled)
 
 
+def _push_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
+    parser.add_argument("repository", nargs="?", metavar="OWNER/NAME", help="where on the hub; created if it is new")
+    parser.add_argument("--dry-run", action="store_true", help="show the card and the files, send nothing")
+    parser.add_argument("--private", action="store_true", help="create a private repository")
+
+
 def _report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
 
@@ -249,6 +256,12 @@ def _eval(arguments: argparse.Namespace) -> int:
     return run.evaluate(arguments.run, unrolled=arguments.unrolled)
 
 
+def _push(arguments: argparse.Namespace) -> None:
+    from sj_lang.commands import push
+
+    push.main(arguments.run, arguments.repository, dry_run=arguments.dry_run, private=arguments.private)
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from sj_lang.report import page
 
@@ -309,6 +322,12 @@ COMMANDS: dict[str, tuple[Command, str, str, Callable[[argparse.ArgumentParser],
         _generate_options,
     ),
     "eval": (_eval, "evaluate a trained model again", "eval runs/lm/shakespeare", _eval_options),
+    "push": (
+        _push,
+        "put a trained model on the Hugging Face hub, or show what would go",
+        "push runs/lm/shakespeare --dry-run",
+        _push_options,
+    ),
     "report": (_report, "write one page that compares runs", "report runs/lm/quickstart", _report_options),
     "bench": (
         _bench,

@@ -94,11 +94,13 @@ def _one(registration: Registration, as_json: bool, with_arguments: bool) -> str
     lines = [f"{registration.kind} {registration.name}: {registration.summary}"]
     facts = {"cite": registration.cite, "from": _owner(shown), "target": registration.target}
     facts |= {"not here": registration.missing} if registration.missing else {}
-    if registration.traits:
+    if registration.kind == "neuron":
         facts["modes"] = "single-step and multi-step" if registration.traits["steps"] else "multi-step"
         flags = [flag for flag in FLAGS if flag != "steps"]
         facts |= {flag.replace("_", " "): "yes" if registration.traits[flag] else "no" for flag in flags}
         facts["parameters per channel"] = str(registration.traits["parameters_per_channel"])
+    elif registration.traits:
+        facts["causal"] = "yes" if registration.traits["causal"] else "no"
     for condition, changed in registration.variants.items():
         words = [f"{flag.replace('_', ' ')}: {'yes' if changed[flag] else 'no'}" for flag in FLAGS if flag in changed]
         facts[f"with {condition}"] = ", ".join(words)

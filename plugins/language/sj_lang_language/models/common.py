@@ -26,7 +26,16 @@ else:
 
 # what transformers itself stores in, or adds to, a config
 _OF_TRANSFORMERS = frozenset(
-    {"name_or_path", "_name_or_path", "model_type", "torch_dtype", "num_labels", "use_cache", "_commit_hash"}
+    {
+        "name_or_path",
+        "_name_or_path",
+        "model_type",
+        "torch_dtype",
+        "num_labels",
+        "use_cache",
+        "_commit_hash",
+        "auto_map",
+    }
     | {"output_attentions", "attn_implementation", "_attn_implementation", "experts_implementation"}
 )
 # tau 2, threshold 1, hard reset, detached are SpikeDecoder's. The input is not halved (ours): with
@@ -60,6 +69,8 @@ class SpikingConfig:
     twin: bool
     hidden_size: int
     num_attention_heads: int
+    #: why no token may depend on a later one; "" if it may
+    causal: ClassVar[str] = ""
     #: what neurons that run along the tokens must be able to do, and why
     along_tokens: ClassVar[dict[str, str]] = {"any_length": "texts have any length"}
 
@@ -75,9 +86,10 @@ class SpikingConfig:
 
     def requires(self, pads: bool) -> dict[str, dict[str, str]]:
         """What the components must be able to do, and why. pads: batches may hold padding."""
-        if not self.runs_along_tokens:
-            return {}
-        return {"neuron": self.along_tokens | ({"takes_mask": "batches hold padding"} if pads else {})}
+        needs = {kind: {"causal": self.causal} for kind in ("embedding", "attention") if self.causal}
+        if self.runs_along_tokens:
+            needs["neuron"] = self.along_tokens | ({"takes_mask": "batches hold padding"} if pads else {})
+        return needs
 
     def complete(self, name: str, others: Mapping[str, Any], sizes: Iterable[str]) -> None:
         """Check the config, and write out all options of its components, as defaults may change.

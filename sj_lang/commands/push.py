@@ -1,0 +1,98 @@
+"""`sj-lang push RUN OWNER/NAME`: put a trained model on the Hugging Face hub, or show what would go."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sj_lang import hf, plugins
+from sj_lang.errors import UserError, describe
+from sj_lang.folder import RunFolder
+from sj_lang.recipe.loading import Recipe, load
+from sj_lang.run import card
+from sj_lang.run.assembly import make_task
+
+MODULE = "modeling_sj_lang"
+#: The code on the hub: it only imports what is installed.
+CODE = '''\
+"""Lets transformers find the classes of this model, which are those of an installed package."""
+
+try:
+    from {package} import {names}
+except ImportError as error:
+    raise ImportError("this model needs sj_lang; install it with: pip install {distributions}") from error
+
+__all__ = [{quoted}]
+'''
+
+
+def main(run: str, repository: str | None, *, dry_run: bool, private: bool) -> None:
+    """Stage the files of a run's model; show or send them."""
+    folder = RunFolder(Path(run))
+    model = folder.trained_model()
+    if not dry_run and (repository or "").count("/") != 1:
+        raise UserError("push: give the name on the hub, OWNER/NAME; --dry-run shows what would go without one")
+    recipe = load(str(folder.recipe), ["model.init_from=null"])
+    with tempfile.TemporaryDirectory() as scratch:
+        stage = Path(scratch)
+        _stage(model, recipe, stage)
+        if dry_run:
+            print((stage / card.FILE).read_text(encoding="utf-8"))
+            print(f"to {repository or 'OWNER/NAME'} would go:")
+            for path in sorted(stage.iterdir()):
+                print(f"  {path.name:<28} {path.stat().st_size:>12,} bytes")
+            return
+        _send(stage, str(repository), private=private)
+    print(f"pushed {folder.shown} to {repository}")
+
+
+def _stage(model: Path, recipe: Recipe, stage: Path) -> None:
+    """Copy a stored model; add the module that imports its classes, and name it in config.json."""
+    for path in model.iterdir():
+        if path.is_file():
+            shutil.copyfile(path, stage / path.name)
+    if not (stage / card.FILE).is_file():  # a run of an earlier version
+        (stage / card.FILE).write_text(card.write(recipe, make_task(recipe).auto_class, {}), encoding="utf-8")
+    target = plugins.get("model", recipe.model["type"]).load()
+    classes = _auto_classes(target)
+    file = stage / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["auto_map"] = {auto: f"{MODULE}.{name}" for auto, name in classes.items()}
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    names = sorted(set(classes.values()))
+    code = CODE.format(
+        package=card.package(recipe),
+        names=", ".join(names),
+        quoted=", ".join(f'"{name}"' for name in names),
+        distributions=" ".join(card.distributions(recipe.model)),
+    )
+    (stage / f"{MODULE}.py").write_text(code, encoding="utf-8")
+
+
+def _auto_classes(config: Any) -> dict[str, str]:
+    """Auto class -> the class that it builds from a config class, of all that know it."""
+    from transformers.models.auto import modeling_auto
+
+    classes = {"AutoConfig": config.__name__}
+    for name, auto in vars(modeling_auto).items():
+        mapping = getattr(auto, "_model_mapping", None)
+        if name.startswith("AutoModel") and mapping is not None and config in mapping:
+            classes[name] = mapping[config].__name__
+    return classes
+
+
+def _send(stage: Path, repository: str, *, private: bool) -> None:
+    from huggingface_hub import HfApi
+
+    with hf.reached() as online:
+        if not online:
+            raise UserError("push: the Hugging Face hub cannot be reached from here; try again with a network")
+        try:
+            api = HfApi()
+            api.create_repo(repository, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repository, folder_path=stage, commit_message="Model of a run of sj_lang")
+        except Exception as error:  # the HTTP library behind differs between releases
+            raise UserError(f"push: the hub refuses {repository}: {describe(error)}") from error
