@@ -33,35 +33,34 @@ def main(run: str, repository: str | None, *, dry_run: bool, private: bool) -> N
     """Stage the files of a run's model; show or send them."""
     folder = RunFolder(Path(run))
     model = folder.trained_model()
-    if not dry_run and (repository or "").count("/") != 1:
-        raise UserError("push: give the name on the hub, OWNER/NAME; --dry-run shows what would go without one")
+    if not dry_run:
+        _refuse_unless_possible(repository or "")
     recipe = load(str(folder.recipe), ["model.init_from=null"])
     with tempfile.TemporaryDirectory() as scratch:
-        stage = Path(scratch)
-        _stage(model, recipe, stage)
+        files = Path(scratch)
+        stage(model, recipe, files)
         if dry_run:
-            print((stage / card.FILE).read_text(encoding="utf-8"))
+            print((files / card.FILE).read_text(encoding="utf-8"))
             print(f"to {repository or 'OWNER/NAME'} would go:")
-            for path in sorted(stage.iterdir()):
+            for path in sorted(files.iterdir()):
                 print(f"  {path.name:<28} {path.stat().st_size:>12,} bytes")
             return
-        _send(stage, str(repository), private=private)
+        _send(files, str(repository), private=private)
     print(f"pushed {folder.shown} to {repository}")
 
 
-def _stage(model: Path, recipe: Recipe, stage: Path) -> None:
-    """Copy a stored model; add the module that imports its classes, and name it in config.json."""
+def stage(model: Path, recipe: Recipe, files: Path) -> None:
+    """Copy a stored model to the folder `files`, and add the module that imports its classes, which
+    its config.json names."""
     for path in model.iterdir():
         if path.is_file():
-            shutil.copyfile(path, stage / path.name)
-    if not (stage / card.FILE).is_file():  # a run of an earlier version
-        (stage / card.FILE).write_text(card.write(recipe, make_task(recipe).auto_class, {}), encoding="utf-8")
-    target = plugins.get("model", recipe.model["type"]).load()
-    classes = _auto_classes(target)
-    file = stage / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
+            shutil.copyfile(path, files / path.name)
+    if not (files / card.FILE).is_file():  # a run of an earlier version
+        (files / card.FILE).write_text(card.write(recipe, make_task(recipe).auto_class, {}), encoding="utf-8")
+    classes = _auto_classes(plugins.get("model", recipe.model["type"]).load())
+    config = json.loads((files / "config.json").read_text(encoding="utf-8"))
     config["auto_map"] = {auto: f"{MODULE}.{name}" for auto, name in classes.items()}
-    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (files / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     names = sorted(set(classes.values()))
     code = CODE.format(
         package=card.package(recipe),
@@ -69,7 +68,15 @@ def _stage(model: Path, recipe: Recipe, stage: Path) -> None:
         quoted=", ".join(f'"{name}"' for name in names),
         distributions=" ".join(card.distributions(recipe.model)),
     )
-    (stage / f"{MODULE}.py").write_text(code, encoding="utf-8")
+    (files / f"{MODULE}.py").write_text(code, encoding="utf-8")
+
+
+def _refuse_unless_possible(repository: str) -> None:
+    if repository.count("/") != 1:
+        raise UserError("push: give the name on the hub, OWNER/NAME; --dry-run shows what would go without one")
+    with hf.reached() as online:
+        if not online:
+            raise UserError("push: the Hugging Face hub cannot be reached from here; try again with a network")
 
 
 def _auto_classes(config: Any) -> dict[str, str]:
@@ -84,15 +91,12 @@ def _auto_classes(config: Any) -> dict[str, str]:
     return classes
 
 
-def _send(stage: Path, repository: str, *, private: bool) -> None:
+def _send(files: Path, repository: str, *, private: bool) -> None:
     from huggingface_hub import HfApi
 
-    with hf.reached() as online:
-        if not online:
-            raise UserError("push: the Hugging Face hub cannot be reached from here; try again with a network")
-        try:
-            api = HfApi()
-            api.create_repo(repository, private=private, exist_ok=True)
-            api.upload_folder(repo_id=repository, folder_path=stage, commit_message="Model of a run of sj_lang")
-        except Exception as error:  # the HTTP library behind differs between releases
-            raise UserError(f"push: the hub refuses {repository}: {describe(error)}") from error
+    try:
+        api = HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=files, commit_message="Model of a run of sj_lang")
+    except Exception as error:  # the HTTP library behind differs between releases
+        raise UserError(f"push: the hub refuses {repository}: {describe(error)}") from error
