@@ -15,9 +15,16 @@ from sj_lang.hookspecs import FLAGS, KINDS, Registration
 WIDTH = 118
 
 
-def recipes() -> str:
+def recipes(*, as_json: bool = False) -> str:
     """The installed recipes with their summaries, and what keeps others from being shown."""
     rows = [(name, _summary(path)) for name, path in plugins.recipes().items()]
+    if as_json:
+        files = plugins.recipes()
+        return json.dumps(
+            [{"name": name, "summary": text, "file": str(files[name])} for name, text in rows],
+            indent=2,
+            ensure_ascii=False,
+        )
     lines = _columns([("RECIPE", "SUMMARY"), *rows]) if rows else ["no recipe is installed"]
     trouble = [f"{plugin} failed to load; see `sj-lang plugins`" for plugin in plugins.registry().broken()]
     trouble += [text for (kind, _), text in plugins.registry().clashes().items() if kind == "recipe"]
@@ -36,6 +43,8 @@ def _summary(path: Path) -> str:
 def plugin_table(what: str = "", *, as_json: bool = False, with_arguments: bool = False) -> str:
     """All components, those of one kind, or one of them ("neuron/dsn"), and broken plugins."""
     kind, _, name = what.partition("/")
+    if what and not name and kind not in KINDS:
+        kind, name = _of_any_kind(what)
     if kind:
         plugins.all(kind)  # refuses an unknown kind
     if with_arguments and not name:
@@ -59,6 +68,14 @@ def plugin_table(what: str = "", *, as_json: bool = False, with_arguments: bool 
     if table["clashes"]:
         lines += ["", "OFFERED TWICE: neither can be used", *(f"  {text}" for text in table["clashes"])]
     return "\n".join(lines[1:])
+
+
+def _of_any_kind(name: str) -> tuple[str, str]:
+    """Kind and name of the one component that is called so; if there is none, the name as a kind."""
+    kinds = [kind for kind in KINDS if any(registration.name == name for registration in plugins.all(kind))]
+    if len(kinds) > 1:
+        raise UserError(f"several components are called '{name}': {', '.join(f'{kind}/{name}' for kind in kinds)}")
+    return (kinds[0], name) if kinds else (name, "")
 
 
 def _neurons(rows: list[dict[str, Any]]) -> list[str]:

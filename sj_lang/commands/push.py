@@ -1,4 +1,4 @@
-"""`sj-lang push RUN OWNER/NAME`: put a trained model on the Hugging Face hub, or show what would go."""
+"""`sj-lang push RUN OWNER/NAME`: put a model on the Hugging Face hub, or show what would go."""
 
 from __future__ import annotations
 
