@@ -71,11 +71,14 @@ class Make:
         if self.kind not in MODULES:
             return self.target(**options)
         try:
-            return self.target(**options)
+            module = self.target(**options)
         except (ValueError, SjLangError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a plugin is foreign code
             raise PluginError(f"{self._where}: building it failed: {describe(error)}") from error
+        if isinstance(module, torch.nn.Module):
+            module.built_as = self._where
+        return module
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.spec.items() if name != "type")
@@ -92,17 +95,31 @@ def part(kind: str, spec: str | Mapping[str, Any]) -> Make:
     return Make(kind, resolved)
 
 
+def blame(error: BaseException) -> str:
+    """The innermost component in which an error was raised, with its plugin; "" if in none."""
+    name, trace = "", error.__traceback__
+    while trace is not None:
+        name = getattr(trace.tb_frame.f_locals.get("self"), "built_as", "") or name
+        trace = trace.tb_next
+    return name
+
+
 def check_neurons(config: Any, *, pads: bool) -> None:
-    """Refuse neurons whose declared traits are not what the model, or padding, asks of them."""
+    """Refuse neurons, and other components, whose declared traits are not what the model, or
+    padding, asks of them."""
     if not hasattr(config, "requires"):
         return
     needs: Mapping[str, Mapping[str, str]] = config.requires(pads=pads)
     for key, reasons in needs.items():
-        make = part("neuron", _at(config, key))
+        kind = key.rpartition(".")[2]
+        kind = kind if kind in MODULES else "neuron"
+        make = part(kind, _at(config, key))
         lacking = [trait for trait in reasons if not make.traits.get(trait)]
         if lacking:
             faults = "; ".join(f"it {_LACKS[trait]}, and {reasons[trait]}" for trait in lacking)
-            raise UserError(f"model.{key}: {_named(make)} cannot be used here: {faults}. {_suitable(list(reasons))}")
+            raise UserError(
+                f"model.{key}: {_named(make)} cannot be used here: {faults}. {_suitable(kind, list(reasons))}"
+            )
 
 
 def _at(config: Any, key: str) -> Any:
@@ -113,23 +130,23 @@ def _at(config: Any, key: str) -> Any:
 
 
 def _named(make: Make) -> str:
-    """The neuron, with the options on which its declaration depends."""
-    variants = plugins.get("neuron", make.name).variants
+    """The component, with the options on which its declaration depends."""
+    variants = plugins.get(make.kind, make.name).variants
     deciding = [name for name in make.spec if any(condition.startswith(name + "=") for condition in variants)]
     options = ", ".join(f"{name}={make.spec[name]}" for name in deciding)
     return f"{make.name} ({options})" if options else make.name
 
 
-def _suitable(traits: list[str]) -> str:
+def _suitable(kind: str, traits: list[str]) -> str:
     names = []
-    for neuron in plugins.all("neuron"):
-        if neuron.missing:
+    for one in plugins.all(kind):
+        if one.missing:
             continue
-        if all(neuron.traits.get(trait) for trait in traits):
-            names.append(neuron.name)
+        if all(one.traits.get(trait) for trait in traits):
+            names.append(one.name)
             continue
-        for condition, flags in neuron.variants.items():
-            if all({**neuron.traits, **flags}.get(trait) for trait in traits):
-                names.append(f"{neuron.name} with {condition}")
+        for condition, flags in one.variants.items():
+            if all({**one.traits, **flags}.get(trait) for trait in traits):
+                names.append(f"{one.name} with {condition}")
                 break
-    return f"Neurons that can: {', '.join(names)}" if names else "No installed neuron can"
+    return f"{kind.capitalize()}s that can: {', '.join(names)}" if names else f"No installed {kind} can"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sj_lang import __version__
-from sj_lang.commands.arguments import Parser
+from sj_lang.commands.arguments import Parser, positive
 from sj_lang.errors import SjLangError, UserError, choices, printable
 
 if TYPE_CHECKING:
@@ -124,6 +124,15 @@ def _recipe(parser: argparse.ArgumentParser) -> None:
     _changes(parser)
 
 
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _show_options(parser: argparse.ArgumentParser) -> None:
+    _recipe(parser)
+    _json(parser)
+
+
 def _changes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("changes", nargs="*", metavar="key=value", help="changes, such as train.learning_rate=3e-4")
 
@@ -134,6 +143,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     _changes(parser)
     parser.add_argument("--dry-run", action="store_true", help="check everything, build data and model, train nothing")
     parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder from its last checkpoint")
+    parser.add_argument("--threads", type=positive, help="of torch on the CPU (default: what is free at the start)")
     parser.add_argument("--changed-data", action="store_true", help="with --resume: accept data that have changed")
 
 
@@ -149,6 +159,13 @@ def _eval_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unrolled", action="store_true", help=unrolled)
 
 
+def _push_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
+    parser.add_argument("repository", nargs="?", metavar="OWNER/NAME", help="where on the hub; created if it is new")
+    parser.add_argument("--dry-run", action="store_true", help="show the card and the files, send nothing")
+    parser.add_argument("--private", action="store_true", help="create a private repository")
+
+
 def _report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
 
@@ -160,7 +177,7 @@ def _cp_options(parser: argparse.ArgumentParser) -> None:
 
 def _plugin_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="?", default="", metavar="KIND[/NAME]", help="such as neuron, or neuron/dsn")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    _json(parser)
     parser.add_argument(
         "--arguments", action="store_true", help="with KIND/NAME: what a recipe can set (imports torch)"
     )
@@ -179,8 +196,10 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.recipe = _recipe_of(arguments.resume)
     recipe = _load(arguments)
     from sj_lang import run
+    from sj_lang.commands import threads
 
     run.quiet_libraries()
+    threads.use(arguments.threads, arguments.resume)
     return run.execute(
         recipe,
         dry_run=arguments.dry_run,
@@ -205,7 +224,7 @@ def _recipe_of(run: str | None) -> str:
 
 
 def _validate(arguments: argparse.Namespace) -> None:
-    from sj_lang.run.series import linked
+    from sj_lang.recipe.links import linked
 
     children = linked(dict((recipe := _load(arguments)).children()))
     runs = f", {len(children)} runs: {', '.join(children)}" if children else ""
@@ -213,13 +232,21 @@ def _validate(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    print(_load(arguments).dump_yaml(), end="")
+    recipe = _load(arguments)
+    if arguments.json:
+        import json
+
+        from sj_lang.manifest import plain
+
+        print(json.dumps(plain(recipe.resolved()), indent=2, ensure_ascii=False))
+    else:
+        print(recipe.dump_yaml(), end="")
 
 
 def _ls(arguments: argparse.Namespace) -> None:
     from sj_lang.commands import listing
 
-    print(listing.recipes())
+    print(listing.recipes(as_json=arguments.json))
 
 
 def _cp(arguments: argparse.Namespace) -> None:
@@ -251,6 +278,12 @@ def _eval(arguments: argparse.Namespace) -> int:
     return run.evaluate(arguments.run, unrolled=arguments.unrolled)
 
 
+def _push(arguments: argparse.Namespace) -> None:
+    from sj_lang.commands import push
+
+    push.main(arguments.run, arguments.repository, dry_run=arguments.dry_run, private=arguments.private)
+
+
 def _report(arguments: argparse.Namespace) -> None:
     from sj_lang.report import page
 
@@ -264,7 +297,7 @@ def _bench(arguments: argparse.Namespace) -> None:
 def _doctor(arguments: argparse.Namespace) -> int:
     from sj_lang.commands import doctor
 
-    return doctor.main()
+    return doctor.main(as_json=arguments.json)
 
 
 def _new(arguments: argparse.Namespace) -> None:
@@ -300,8 +333,8 @@ def _load(arguments: argparse.Namespace) -> Recipe:
 COMMANDS: dict[str, tuple[Command, str, str, Callable[[argparse.ArgumentParser], None] | None]] = {
     "run": (_run, "train and evaluate a recipe", "run lm/quickstart train.max_steps=100", _run_options),
     "validate": (_validate, "check a recipe without running it", "validate my.yaml model.neuron=lif", _recipe),
-    "show": (_show, "print a recipe with all defaults written out", "show lm/quickstart", _recipe),
-    "ls": (_ls, "list the recipes that are installed", "ls", None),
+    "show": (_show, "print a recipe with all defaults written out", "show lm/quickstart", _show_options),
+    "ls": (_ls, "list the recipes that are installed", "ls", _json),
     "cp": (_cp, "copy a recipe, to make it your own", "cp lm/quickstart my.yaml", _cp_options),
     "plugins": (_plugins, "list what recipes can name, and broken plugins", "plugins neuron/dsn", _plugin_options),
     "generate": (
@@ -311,6 +344,12 @@ COMMANDS: dict[str, tuple[Command, str, str, Callable[[argparse.ArgumentParser],
         _generate_options,
     ),
     "eval": (_eval, "evaluate a trained model again", "eval runs/lm/shakespeare", _eval_options),
+    "push": (
+        _push,
+        "put a trained model on the Hugging Face hub, or show what would go",
+        "push runs/lm/shakespeare --dry-run",
+        _push_options,
+    ),
     "report": (_report, "write one page that compares runs", "report runs/lm/quickstart", _report_options),
     "bench": (
         _bench,
@@ -324,6 +363,6 @@ COMMANDS: dict[str, tuple[Command, str, str, Callable[[argparse.ArgumentParser],
         "swap mypackage.models:resnet18 --to dsn --example 4,2,3,32,32",
         _swap_options,
     ),
-    "doctor": (_doctor, "say what works with what is installed here", "doctor", None),
+    "doctor": (_doctor, "say what works with what is installed here", "doctor", _json),
     "new": (_new, "write the folder of a new plugin", "new ember", _new_options),
 }

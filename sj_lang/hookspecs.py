@@ -48,7 +48,8 @@ class Registration:
 
     kind: one of `KINDS`. name: what recipes call it. target: "package.module:Class".
     plugin, version: of the distribution. missing: why it cannot be used here, "" if it can.
-    traits: for neurons, the `FLAGS` and `parameters_per_channel`.
+    traits: for neurons, the `FLAGS` and `parameters_per_channel`; for embeddings and attentions
+        `causal`.
     variants: "option=value" -> the flags that are different when the option has that value.
     """
 
@@ -129,13 +130,24 @@ class Register:
         traits["parameters_per_channel"] = str(parameters_per_channel)
         self._add("neuron", name, target, summary=summary, cite=cite, missing=missing, traits=traits, variants=variants)
 
-    def embedding(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
-        """Offer an embedding: token ids [L, B] to currents or spikes [L, B, D]."""
-        self._add("embedding", name, target, summary=summary, cite=cite, missing=missing)
+    def embedding(
+        self, name: str, target: str, *, summary: str, cite: str = "", causal: bool = False, missing: str = ""
+    ) -> None:
+        """Offer an embedding: token ids [L, B] to currents or spikes [L, B, D].
 
-    def attention(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
-        """Offer an attention over tokens."""
-        self._add("attention", name, target, summary=summary, cite=cite, missing=missing)
+        causal: a token depends on itself and those before it only; causal models take no other.
+        """
+        self._add("embedding", name, target, summary=summary, cite=cite, missing=missing, traits={"causal": causal})
+
+    def attention(
+        self, name: str, target: str, *, summary: str, cite: str = "", causal: bool = False, missing: str = ""
+    ) -> None:
+        """Offer an attention over tokens.
+
+        causal: built with `causal=True`, a token meets itself and those before it only, and the
+        state carries these on; causal models take no other.
+        """
+        self._add("attention", name, target, summary=summary, cite=cite, missing=missing, traits={"causal": causal})
 
     def norm(self, name: str, target: str, *, summary: str, cite: str = "", missing: str = "") -> None:
         """Offer a normalization that takes `mask`."""

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 
 from sj_lang.bench.timing import in_turn, milliseconds
+from sj_lang.recipe.links import linked
 from sj_lang.recipe.loading import Recipe
 from sj_lang.run.assembly import assemble
 from sj_lang.run.console import Console
-from sj_lang.run.series import grouped, linked
+from sj_lang.run.series import grouped
 from sj_lang.run.trainer import RunTrainer
 
 

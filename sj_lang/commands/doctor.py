@@ -1,12 +1,13 @@
 """`sj-lang doctor`: what works with what is installed here, and why something does not."""
 
 import importlib
+import json
 import platform
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
@@ -35,19 +36,25 @@ class Finding:
     text: str
 
 
-def main(say: Callable[[str], None] = print) -> int:
+def main(say: Callable[[str], None] = print, *, as_json: bool = False) -> int:
     """Print all findings. 0: runs work here; 1: what every run needs is broken; 3: a plugin is."""
-    say(f"sj_lang {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    code = 0
     sections = {"Libraries": (libraries, 1), "Plugins": (installed_plugins, 3), "Backend under 'auto'": (backends, 3)}
+    header = f"sj_lang {__version__}, Python {platform.python_version()}, {platform.platform()}"
+    code, found = 0, {}
+    tell = (lambda text: None) if as_json else say
+    tell(header)
     for title, (findings, failure) in sections.items():
-        say(f"\n{title}")
+        tell(f"\n{title}")
+        found[title] = []
         for finding in findings():
+            found[title].append(asdict(finding))
             first = f"  {finding.about:<17} {finding.state:<7} "
-            say(textwrap.fill(first + finding.text, WIDTH, subsequent_indent=" " * len(first)))
+            tell(textwrap.fill(first + finding.text, WIDTH, subsequent_indent=" " * len(first)))
             code = code or (failure if finding.state == "BROKEN" else 0)
     verdict = {0: "Runs work here.", 1: "Runs do not work here: see BROKEN.", 3: "Runs that need a BROKEN plugin fail."}
-    say(f"\n{verdict[code]}")
+    tell(f"\n{verdict[code]}")
+    if as_json:
+        say(json.dumps({"sj_lang": header, "findings": found, "verdict": verdict[code]}, indent=2))
     return code
 
 
@@ -144,7 +151,9 @@ def _device() -> str:
     if torch.cuda.is_available():
         return f"CUDA {torch.version.cuda}: {torch.cuda.get_device_name()}"
     built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for the CPU only"
-    return f"CPU, {torch.get_num_threads()} threads; no CUDA device seen ({built})"
+    from sj_lang.commands.threads import choose
+
+    return f"CPU, {choose()[1]}; no CUDA device seen ({built})"
 
 
 def _optional(name: str, module: str, why: str) -> Finding:

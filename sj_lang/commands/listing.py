@@ -14,9 +14,16 @@ from sj_lang.hookspecs import FLAGS, KINDS, Registration
 WIDTH = 118
 
 
-def recipes() -> str:
+def recipes(*, as_json: bool = False) -> str:
     """The installed recipes with their summaries, and what keeps others from being shown."""
     rows = [(name, _summary(path)) for name, path in plugins.recipes().items()]
+    if as_json:
+        files = plugins.recipes()
+        return json.dumps(
+            [{"name": name, "summary": text, "file": str(files[name])} for name, text in rows],
+            indent=2,
+            ensure_ascii=False,
+        )
     lines = _columns([("RECIPE", "SUMMARY"), *rows]) if rows else ["no recipe is installed"]
     trouble = [f"{plugin} failed to load; see `sj-lang plugins`" for plugin in plugins.registry().broken()]
     trouble += [text for (kind, _), text in plugins.registry().clashes().items() if kind == "recipe"]
@@ -35,6 +42,8 @@ def _summary(path: Path) -> str:
 def plugin_table(what: str = "", *, as_json: bool = False, with_arguments: bool = False) -> str:
     """All components, those of one kind, or one of them ("neuron/dsn"), and broken plugins."""
     kind, _, name = what.partition("/")
+    if what and not name and kind not in KINDS:
+        kind, name = _of_any_kind(what)
     if kind:
         plugins.all(kind)  # refuses an unknown kind
     if with_arguments and not name:
@@ -58,6 +67,14 @@ def plugin_table(what: str = "", *, as_json: bool = False, with_arguments: bool 
     if table["clashes"]:
         lines += ["", "OFFERED TWICE: neither can be used", *(f"  {text}" for text in table["clashes"])]
     return "\n".join(lines[1:])
+
+
+def _of_any_kind(name: str) -> tuple[str, str]:
+    """Kind and name of the one component that is called so; if there is none, the name as a kind."""
+    kinds = [kind for kind in KINDS if any(registration.name == name for registration in plugins.all(kind))]
+    if len(kinds) > 1:
+        raise UserError(f"several components are called '{name}': {', '.join(f'{kind}/{name}' for kind in kinds)}")
+    return (kinds[0], name) if kinds else (name, "")
 
 
 def _neurons(rows: list[dict[str, Any]]) -> list[str]:
@@ -93,11 +110,13 @@ def _one(registration: Registration, as_json: bool, with_arguments: bool) -> str
     lines = [f"{registration.kind} {registration.name}: {registration.summary}"]
     facts = {"cite": registration.cite, "from": _owner(shown), "target": registration.target}
     facts |= {"not here": registration.missing} if registration.missing else {}
-    if registration.traits:
+    if registration.kind == "neuron":
         facts["modes"] = "single-step and multi-step" if registration.traits["steps"] else "multi-step"
         flags = [flag for flag in FLAGS if flag != "steps"]
         facts |= {flag.replace("_", " "): "yes" if registration.traits[flag] else "no" for flag in flags}
         facts["parameters per channel"] = str(registration.traits["parameters_per_channel"])
+    elif registration.traits:
+        facts["causal"] = "yes" if registration.traits["causal"] else "no"
     for condition, changed in registration.variants.items():
         words = [f"{flag.replace('_', ' ')}: {'yes' if changed[flag] else 'no'}" for flag in FLAGS if flag in changed]
         facts[f"with {condition}"] = ", ".join(words)

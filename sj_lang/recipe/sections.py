@@ -89,6 +89,22 @@ ELSEWHERE = {
     "output_dir": "the run folder has one place: 'output' at the top level",
 }
 #: Our one key of `train:`: the learning rate of the neurons' parameters; null: that of all others.
+#: what other libraries call fields of TrainingArguments
+OTHER_NAMES = {
+    "lr": "learning_rate",
+    "batch_size": "per_device_train_batch_size",
+    "bs": "per_device_train_batch_size",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "wd": "weight_decay",
+    "optimizer": "optim",
+    "scheduler": "lr_scheduler_type",
+    "warmup": "warmup_steps",
+    "grad_clip": "max_grad_norm",
+    "clip": "max_grad_norm",
+    "accumulate": "gradient_accumulation_steps",
+}
 NEURON_RATE = "neuron_learning_rate"
 
 
@@ -158,6 +174,12 @@ def resolve_measure(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Pr
     return resolve_arguments(MEASURE, section, ("measure",))
 
 
+def _with_meaning(problem: Problem) -> Problem:
+    """The problem of an unknown key that other libraries use, with what it is called here."""
+    meaning = OTHER_NAMES.get(str(problem.keys[-1])) if problem.kind == "unknown" else None
+    return dataclasses.replace(problem, message=f"unknown key; did you mean '{meaning}'?") if meaning else problem
+
+
 def resolve_train(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """Check `train:`; return it with all fields, and its problems."""
     fields = {name: value for name, value in section.items() if name not in ELSEWHERE}
@@ -165,6 +187,7 @@ def resolve_train(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Prob
     options, problems = resolve_arguments(
         train_arguments(), shown, ("train",), home="the keys are the fields of transformers.TrainingArguments"
     )
+    problems = [_with_meaning(problem) for problem in problems]
     problems += [Problem(("train", name), text) for name, text in ELSEWHERE.items() if name in section]
     steps = options.get("max_steps")
     if isinstance(steps, int) and steps < 1 and steps != -1:

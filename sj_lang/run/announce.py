@@ -25,7 +25,7 @@ def start(job: Job, folder: RunFolder, console: Console, steps: int, checkpoint:
     if processes:
         factors += f" x {arguments.world_size} processes"
     sizes = {"train": prepared.train, "validation": prepared.validation, **prepared.tests, **prepared.unlabelled}
-    samples = [f"{name} {_size(data)}" for name, data in sizes.items() if data is not None]
+    samples = [f"{name} {size(data)}" for name, data in sizes.items() if data is not None]
     rows = [
         ["device", f"{arguments.device}, {torch.get_num_threads()} thread(s){processes}"],
         ["parameters", f"{total_parameters(job.model):,}, {neuron_parameters(job.model):,} of them in spiking neurons"],
@@ -56,5 +56,6 @@ def without_data(recipe: Recipe, folder: RunFolder, console: Console, error: Unr
         console.say(f"The model is built with vocab_size {assumed:,}; the tokenizer will decide it")
 
 
-def _size(data: object) -> str:
+def size(data: object) -> str:
+    """The number of samples."""
     return f"{len(data):,}" if isinstance(data, Sized) else "a stream"

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sj_lang.build import blame
 from sj_lang.errors import Interrupted, RunFailed, SjLangError, UserError
 from sj_lang.folder import RunFolder, compared, listed
 from sj_lang.manifest import Manifest, Status, plain, write_text
@@ -119,6 +120,8 @@ def recorded(record: Manifest, folder: RunFolder, console: Console, debug: bool)
         hint = "Lower train.per_device_train_batch_size and raise gradient_accumulation_steps. " if memory else ""
         text = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {text[0] if text else 'no message'}"
+        if name := blame(error):
+            reason += f" (in {name})"
         end("failed", RunFailed.exit_code, reason)
         if debug:
             raise

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sj_lang.errors import Interrupted, RunFailed, SjLangError, UserError, choices, describe
+from sj_lang.errors import Interrupted, RunFailed, SjLangError, UserError, describe
 from sj_lang.folder import RunFolder
 from sj_lang.recipe import averages
+from sj_lang.recipe.links import linked
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import page
 from sj_lang.run.console import Console, is_main_process, table
@@ -54,37 +55,6 @@ def execute(
         console.close()
         folder.unlock()
     return 0
-
-
-def linked(runs: Mapping[str, Recipe]) -> dict[str, Recipe]:
-    """The runs, with the folder of another run of the same seed in place of `run:NAME` in a task.
-
-    Runs are carried out in their order, so the other one must stand before. UserError if it does
-    not.
-    """
-    before: dict[str, Recipe] = {}
-    for name, recipe in runs.items():
-        head, _, last = name.rpartition("/")
-        seed = f"/{last}" if last.startswith("seed-") else ""
-        folders = {other.removesuffix(seed): run.output for other, run in before.items() if other.endswith(seed)}
-        # in a list of recipes each of which is a series, a run means those of its own
-        group = (head if seed else name).rpartition("/")[0]
-        folders |= {other.removeprefix(f"{group}/"): folder for other, folder in folders.items() if group}
-        before[name] = replace(recipe, task=_with_folders(recipe.task, folders, name))
-    return before
-
-
-def _with_folders(value: Any, folders: Mapping[str, str], name: str) -> Any:
-    if isinstance(value, dict):
-        return {key: _with_folders(inside, folders, name) for key, inside in value.items()}
-    if isinstance(value, list):
-        return [_with_folders(inside, folders, name) for inside in value]
-    if not isinstance(value, str) or not value.startswith("run:"):
-        return value
-    other = value.removeprefix("run:")
-    if other not in folders:
-        raise UserError(f"run '{name}': {value} names no run that comes before it; {choices(other, list(folders))}")
-    return folders[other]
 
 
 def grouped(names: Sequence[str], default: str) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ from sj_lang.manifest import Manifest, device, plain, write_json
 from sj_lang.monitor import neuron_parameters, undisturbed
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import figures, page
-from sj_lang.run import announce, checkpoints, checks
+from sj_lang.run import announce, card, checkpoints, checks, trial
 from sj_lang.run.assembly import Job, assemble, parameter_table, total_parameters
 from sj_lang.run.console import Console, duration, is_main_process, table
 from sj_lang.run.evaluation import final_figures
@@ -61,7 +61,7 @@ def train(
             previous.update({"data": data})
         job.notes[:0] = notes
         trainer = _trainer(job, folder, console)
-        _check(trainer, job)
+        _check(trainer, job, dry_run=dry_run)
         announce.start(job, folder, console, checks.planned_steps(trainer), checkpoint)
         if dry_run:
             console.say(table(parameter_table(job.model)))
@@ -78,8 +78,12 @@ def train(
     return folder
 
 
-def _check(trainer: RunTrainer, job: Job) -> None:
-    """Find what would end the run late: a wrong loss, a missing figure, impossible options."""
+def _check(trainer: RunTrainer, job: Job, *, dry_run: bool) -> None:
+    """Find what would end the run late: a part that fails, a wrong loss, impossible options."""
+    if not trainer.is_spread:
+        trial.try_step(trainer, backward=dry_run)
+        if job.task.causal:
+            trial.check_causality(trainer)
     checks.check_loss(trainer)
     checks.check_smoothing(trainer)
     checks.check_choice(trainer)
@@ -162,6 +166,9 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     trainer.termination.check()
     trainer.release_model()
     trainer.save_model(str(folder.model))
+    splits = {"validation": job.prepared.validation, **job.prepared.tests, **job.prepared.unlabelled}
+    counts = [f"{name} ({announce.size(data)})" for name, data in splits.items() if data is not None]
+    console.say(f"the weights are stored; predicting {', '.join(counts)}, and measuring" if counts else "measuring")
     metrics = final_figures(trainer, folder if is_main_process() else None) | _training_figures(trainer, job, folder)
     spikes = trainer.measurements.raster()
     trainer.termination.check()
@@ -170,8 +177,10 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     folder.write_metrics(metrics)
     if trainer.measurements.ledger is not None:
         write_json(folder.ledger, trainer.measurements.ledger.content())
+    (folder.model / card.FILE).write_text(card.write(job.recipe, job.task.auto_class, metrics), encoding="utf-8")
     notes = [*job.notes, *job.prepared.remarks]
     record.update({"chosen_step": trainer.chosen_step(), "notes": notes, "files": folder.digests()})
+    console.say("drawing the figures" + (", and writing a text" if _prompt(job) is not None else ""))
     history = folder.read_history()
     figures.learning_curves(history, folder.figures / "learning_curves.png", chosen=trainer.chosen_step())
     figures.firing_rates(history, folder.figures / "firing_rates.png")

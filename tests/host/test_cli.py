@@ -243,7 +243,7 @@ def test_the_other_commands_hand_on(capsys: Out, stand_in: Callable[..., Any], t
     )
     stand_in("report.page", write=lambda runs: calls.append(("report", runs)) or Path("report.html"))
     stand_in("commands.bench", main=lambda words: calls.append(("bench", words)) or 1)
-    stand_in("commands.doctor", main=lambda: 3)
+    stand_in("commands.doctor", main=lambda as_json: 3)
     stand_in("commands.new", create=lambda name, dest: calls.append(("new", name, dest)) or Path("sj-lang-x"))
     assert cli.main(["generate", "runs/a", "--prompt", "A:", "temperature=0.7", "seed=2"]) == 0
     assert cli.main(["eval", "runs/a"]) == 0
@@ -271,3 +271,30 @@ def test_a_closed_pipe_is_no_error() -> None:
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [(["ls"], 0), (["plugins"], "components"), (["plugins", "toy_lif"], "kind"), (["show", "r.yaml"], "model")],
+)
+def test_json_for_programs(
+    toy: Registry, write: Callable[..., str], capsys: pytest.CaptureFixture[str], words: list[str], key: Any
+) -> None:
+    write()
+    assert cli.main([*words, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert isinstance(data, list) if key == 0 else data[key]
+
+
+def test_a_component_is_found_without_its_kind(toy: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plugins", "toy_lif"]) == 0
+    assert capsys.readouterr().out.startswith("neuron toy_lif: leaks")
+    assert cli.main(["plugins", "nothing"]) == 2
+    assert "no such kind of component: 'nothing'" in capsys.readouterr().err
+
+
+def test_what_other_libraries_call_it_is_understood(
+    toy: Registry, write: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["validate", write(), "train.lr=0.1"]) == 2
+    assert "train.lr: unknown key; did you mean 'learning_rate'?" in capsys.readouterr().err

@@ -173,7 +173,7 @@ def test_what_the_components_must_be_able_to_do() -> None:
     needed = SpikeDecoderConfig().requires(pads=False)["neuron"]
     assert set(needed) == {"causal", "carries_state", "any_length"}
     assert "takes_mask" in SpikeDecoderConfig().requires(pads=True)["neuron"]
-    assert SpikeDecoderConfig(coding="repeat").requires(pads=True) == {}
+    assert set(SpikeDecoderConfig(coding="repeat").requires(pads=True)) == {"attention", "embedding"}
     assert parts.part("neuron", SpikeDecoderConfig(coding="repeat").neuron).name == "lif"
 
 

@@ -13,12 +13,14 @@ def sj_lang_register(register: Register) -> None:
         "sj_lang_language.embeddings.learned_sum:LearnedSum",
         summary="learned token and position tables, summed, then binarised",
         cite=SPIKE_DECODER,
+        causal=True,
     )
     register.embedding(
         "bert_sum",
         "sj_lang_language.embeddings.bert_sum:BertSum",
         summary="token, position and segment tables, summed and normalized; floats",
         cite="arXiv 1810.04805",
+        causal=True,
     )
     register.embedding(
         "bert_ngram",
@@ -31,6 +33,7 @@ def sj_lang_register(register: Register) -> None:
         "sj_lang_language.attention.ssa:SpikingSelfAttention",
         summary="spiking self-attention without softmax; causal: linear memory, constant state",
         cite=SPIKE_DECODER,
+        causal=True,
     )
     register.attention(
         "firing_scores",
@@ -42,6 +45,7 @@ def sj_lang_register(register: Register) -> None:
         "sj_lang_language.attention.softmax:SoftmaxAttention",
         summary="self-attention of spikes with softmax, causal or over the whole text",
         cite="arXiv 1706.03762",
+        causal=True,
     )
     register.norm("layer", "sj_lang_language.norms.layer:LayerNorm", summary="layer normalization over the channels")
     register.norm(

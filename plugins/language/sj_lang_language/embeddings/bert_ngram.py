@@ -47,15 +47,23 @@ class BertNgram(BertSum):
         self.convolution = nn.Conv1d(dim, dim, n, padding=n // 2)
 
     def forward(
-        self, ids: Tensor, positions: Tensor, segments: Tensor | None = None, mask: Tensor | None = None
+        self,
+        ids: Tensor | None,
+        positions: Tensor,
+        segments: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        vectors: Tensor | None = None,
     ) -> Tensor:
-        """Embed as `BertSum` does; the valid tokens of a text stand first."""
-        words = self.word_embeddings(ids)
+        """Embed as `BertSum` does; the valid tokens of a text stand first, and `match` needs ids."""
+        if ids is None and self.match_embeddings is not None:
+            raise ValueError("bert_ngram with match compares the ids of tokens, so it takes no inputs_embeds")
+        words = self.word_embeddings(ids) if vectors is None else vectors
         if self.training and self.word_dropout:
             words = words.masked_fill(torch.rand_like(words[..., :1]) < self.word_dropout, 0)
-        segments = torch.zeros_like(ids) if segments is None else segments
+        segments = torch.zeros_like(positions) if segments is None else segments
         x = words + self.position_embeddings(positions) + self.token_type_embeddings(segments)
-        if self.match_embeddings is not None:
+        if self.match_embeddings is not None and ids is not None:
             x = x + self.match_embeddings(_in_another(ids, segments, mask).long())
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)

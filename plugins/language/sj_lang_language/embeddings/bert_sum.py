@@ -40,10 +40,20 @@ class BertSum(nn.Module):
         return self.word_embeddings
 
     def forward(
-        self, ids: Tensor, positions: Tensor, segments: Tensor | None = None, mask: Tensor | None = None
+        self,
+        ids: Tensor | None,
+        positions: Tensor,
+        segments: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        vectors: Tensor | None = None,
     ) -> Tensor:
-        """ids, positions, segments (None: 0), mask (True = valid) `[L, B]` to `[L, B, D]`."""
-        segments = torch.zeros_like(ids) if segments is None else segments
-        x = self.word_embeddings(ids) + self.position_embeddings(positions) + self.token_type_embeddings(segments)
+        """ids, positions, segments (None: 0), mask (True = valid) `[L, B]` to `[L, B, D]`.
+
+        vectors: `[L, B, D]`, in the place of the table's rows; ids may then be None.
+        """
+        segments = torch.zeros_like(positions) if segments is None else segments
+        words = self.word_embeddings(ids) if vectors is None else vectors
+        x = words + self.position_embeddings(positions) + self.token_type_embeddings(segments)
         currents: Tensor = self.dropout(self.LayerNorm(x))
         return currents

@@ -43,10 +43,19 @@ class LearnedSum(nn.Module):
         self.step = nn.Identity() if twin else compat.surrogate(surrogate_function)
 
     def forward(
-        self, ids: Tensor, positions: Tensor, segments: Tensor | None = None, mask: Tensor | None = None
+        self,
+        ids: Tensor | None,
+        positions: Tensor,
+        segments: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        vectors: Tensor | None = None,
     ) -> Tensor:
-        """ids, positions `[L, B]` to spikes `[L, B, D]`. segments and mask are not read."""
-        currents: Tensor = self.token(ids)
+        """ids, positions `[L, B]` to spikes `[L, B, D]`. segments and mask are not read.
+
+        vectors: `[L, B, D]`, in the place of the table's rows; ids may then be None.
+        """
+        currents: Tensor = self.token(ids) if vectors is None else vectors
         if self.position is not None:
             currents = currents + self.position(positions)
         spikes: Tensor = self.step(currents)

@@ -1,10 +1,11 @@
 """What the spiking models share: rules of their configs, fresh weights, Auto classes."""
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers import initialization as init
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -25,7 +26,16 @@ else:
 
 # what transformers itself stores in, or adds to, a config
 _OF_TRANSFORMERS = frozenset(
-    {"name_or_path", "_name_or_path", "model_type", "torch_dtype", "num_labels", "use_cache", "_commit_hash"}
+    {
+        "name_or_path",
+        "_name_or_path",
+        "model_type",
+        "torch_dtype",
+        "num_labels",
+        "use_cache",
+        "_commit_hash",
+        "auto_map",
+    }
     | {"output_attentions", "attn_implementation", "_attn_implementation", "experts_implementation"}
 )
 # tau 2, threshold 1, hard reset, detached are SpikeDecoder's. The input is not halved (ours): with
@@ -37,6 +47,15 @@ REPEATED: Mapping[str, Any] = {
     "decay_input": False,
     "detach_reset": True,
     "surrogate_function": "ATan",
+}
+#: arguments of other transformers models that have no meaning here, and why
+_WITHOUT_MEANING = {
+    "position_ids": "positions count the tokens that attention_mask leaves",
+    "output_attentions": "attention keeps no weights that could be returned",
+    "head_mask": "heads cannot be switched off",
+    "past_key_values": "there are no keys and values; neurons carry a state of their own",
+    "encoder_hidden_states": "there is no cross-attention",
+    "encoder_attention_mask": "there is no cross-attention",
 }
 
 
@@ -50,6 +69,8 @@ class SpikingConfig:
     twin: bool
     hidden_size: int
     num_attention_heads: int
+    #: why no token may depend on a later one; "" if it may
+    causal: ClassVar[str] = ""
     #: what neurons that run along the tokens must be able to do, and why
     along_tokens: ClassVar[dict[str, str]] = {"any_length": "texts have any length"}
 
@@ -65,9 +86,10 @@ class SpikingConfig:
 
     def requires(self, pads: bool) -> dict[str, dict[str, str]]:
         """What the components must be able to do, and why. pads: batches may hold padding."""
-        if not self.runs_along_tokens:
-            return {}
-        return {"neuron": self.along_tokens | ({"takes_mask": "batches hold padding"} if pads else {})}
+        needs = {kind: {"causal": self.causal} for kind in ("embedding", "attention") if self.causal}
+        if self.runs_along_tokens:
+            needs["neuron"] = self.along_tokens | ({"takes_mask": "batches hold padding"} if pads else {})
+        return needs
 
     def complete(self, name: str, others: Mapping[str, Any], sizes: Iterable[str]) -> None:
         """Check the config, and write out all options of its components, as defaults may change.
@@ -95,6 +117,24 @@ class SpikingConfig:
         valid = sorted(field for field in self.__dataclass_fields__ if not field.startswith("_"))
         for key in sorted(set(others) - _OF_TRANSFORMERS):
             raise UserError(f"{name} has no option '{key}'; {choices(key, valid, limit=30)}")
+
+
+def inputs_of(
+    model: nn.Module, input_ids: Tensor | None, inputs_embeds: Tensor | None, more: Mapping[str, Any]
+) -> Tensor:
+    """What is given of the first two; both have shape `[B, L, ...]`.
+
+    ValueError if both or none are. TypeError if `more`, the further arguments of a forward pass,
+    holds anything but what is None or False.
+    """
+    for name, value in more.items():
+        if value is not None and value is not False:
+            reason = f"; {_WITHOUT_MEANING[name]}" if name in _WITHOUT_MEANING else ""
+            raise TypeError(f"{type(model).__name__} has no {name}{reason}")
+    one, *rest = [x for x in (input_ids, inputs_embeds) if x is not None] or [None]
+    if one is None or rest:
+        raise ValueError(f"{type(model).__name__}: give either input_ids or inputs_embeds")
+    return one
 
 
 def component(config: Any, kind: str) -> build.Make:
@@ -128,6 +168,22 @@ class SpikingModel:
             for name, child in [*module.named_children()]:
                 if child is old:  # an assignment would not call a property's setter
                     setattr(module, name, value)
+
+    def embed(self, ids: Tensor | None, vectors: Tensor | None, *others: Tensor | None) -> Tensor:
+        """The embedding of ids `[L, B]`, or of vectors `[L, B, D]` in the place of their rows.
+
+        others: positions, segments and mask, `[L, B]` or None.
+        """
+        if vectors is None:
+            embedded: Tensor = self.embedding(ids, *others)
+            return embedded
+        if "vectors" not in inspect.signature(self.embedding.forward).parameters:
+            raise UserError(
+                f"inputs_embeds: the embedding {type(self.embedding).__name__} takes token ids only; its forward() has "
+                "no argument `vectors`"
+            )
+        embedded = self.embedding(None, *others, vectors=vectors)
+        return embedded
 
     def initial_std(self, module: nn.Module) -> float:
         """Deviation of the normal distribution from which this Linear or Embedding is drawn."""

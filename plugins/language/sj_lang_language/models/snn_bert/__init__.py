@@ -2,9 +2,10 @@
 
 A reconstruction of "SNN-BERT", Su et al., Neural Networks 180:106630 (2024), from what its abstract
 states: no code and no equations are public. `config`: its sizes and components; `encoder`: what it
-computes; `heads`: what it is used for.
+computes; `heads` and `answers`: what it is used for.
 """
 
+from sj_lang_language.models.snn_bert.answers import SNNBertForMultipleChoice, SNNBertForQuestionAnswering
 from sj_lang_language.models.snn_bert.config import SNNBertConfig
 from sj_lang_language.models.snn_bert.encoder import SNNBertModel, SNNBertPreTrainedModel
 from sj_lang_language.models.snn_bert.heads import (
@@ -17,7 +18,9 @@ from sj_lang_language.models.snn_bert.heads import (
 __all__ = [
     "SNNBertConfig",
     "SNNBertForMaskedLM",
+    "SNNBertForMultipleChoice",
     "SNNBertForPreTraining",
+    "SNNBertForQuestionAnswering",
     "SNNBertForSequenceClassification",
     "SNNBertForTokenClassification",
     "SNNBertModel",

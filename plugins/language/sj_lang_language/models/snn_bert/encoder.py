@@ -38,7 +38,7 @@ from sj_lang_language.layers import (
     outside,
 )
 from sj_lang_language.models.calibration import calibrate
-from sj_lang_language.models.common import SpikingModel, asked_if, component
+from sj_lang_language.models.common import SpikingModel, asked_if, component, inputs_of
 from sj_lang_language.models.snn_bert.config import SNNBertConfig
 
 #: Share of the neurons that fire at a token, by which fresh weights are drawn: BPSN's on currents
@@ -223,23 +223,30 @@ class SNNBertModel(SNNBertPreTrainedModel):
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        position_ids: None = None,
+        inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        **more: Any,
     ) -> BaseModelOutputWithPooling:
         """Vectors of tokens, `last_hidden_state` `[B, L, D]`, and texts, `pooler_output` `[B, D]`.
 
         input_ids, attention_mask (0: padding, on any side), token_type_ids (None: 0): `[B, L]`.
+        inputs_embeds: `[B, L, D]`, in the place of the rows that input_ids choose.
         output_hidden_states: also the embedding's and each layer's output, 0 at padding, of repeat
-        coding the means over T.
+        coding the means over T. Others of BERT's arguments, such as position_ids, have no meaning
+        here: they may be None.
         """
-        mask, order, back = self._order(attention_mask, input_ids)
-        ids = _take(input_ids, order)
-        segments = None if token_type_ids is None else _take(token_type_ids, order).T
-        positions = self._positions(ids, mask)
+        inputs = inputs_of(self, input_ids, inputs_embeds, {"position_ids": position_ids, **more})
+        mask, order, back = self._order(attention_mask, inputs)
+        ids, vectors, segments = (
+            None if x is None else _take(x, order).transpose(0, 1) for x in (input_ids, inputs_embeds, token_type_ids)
+        )
+        positions = self._positions(inputs, mask)
         valid = None if mask is None else mask.T
-        x = self.embeddings(ids.T, positions, segments, valid)  # [L, B, D]
+        x = self.embed(ids, vectors, positions, segments, valid)  # [L, B, D]
 
         repeats, inside = self.config.repeats, valid
         if repeats:
@@ -259,25 +266,28 @@ class SNNBertModel(SNNBertPreTrainedModel):
             hidden_states=tuple(_put_back(outside(x), mask, back) for x in hidden_states) if keep_hidden else None,
         )
 
-    def _order(self, attention_mask: Tensor | None, ids: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def _order(
+        self, attention_mask: Tensor | None, inputs: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The mask, tokens first, the order that puts them there and its inverse, `[B, L]`.
 
         None if all are tokens.
         """
         if attention_mask is None:
             return None, None, None
-        if attention_mask.shape != ids.shape:
-            raise ValueError(f"attention_mask is {list(attention_mask.shape)}, expected {list(ids.shape)} as input_ids")
+        if attention_mask.shape != inputs.shape[:2]:
+            expected = f"{list(inputs.shape[:2])} as {'input_ids' if inputs.dim() == 2 else 'inputs_embeds'}"
+            raise ValueError(f"attention_mask is {list(attention_mask.shape)}, expected {expected}")
         mask = attention_mask.bool()
         if not torch.compiler.is_compiling() and mask.all():
             return None, None, None
         order, back = masks.orders(mask, 1)
         return mask.gather(1, order), order, back
 
-    def _positions(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+    def _positions(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """`[L, B]`. Padding has no position of its own; it gets the last one, and is not read."""
-        longest, length = getattr(self.embeddings, "max_length", None), ids.shape[1]
-        positions = torch.arange(length, device=ids.device)[:, None].expand(-1, ids.shape[0])
+        longest, length = getattr(self.embeddings, "max_length", None), inputs.shape[1]
+        positions = torch.arange(length, device=inputs.device)[:, None].expand(-1, inputs.shape[0])
         if longest is None or length <= longest:
             return positions
         tokens = length if mask is None else int(mask.sum(1).max())
@@ -290,7 +300,10 @@ class SNNBertModel(SNNBertPreTrainedModel):
 
 
 def _take(x: Tensor, order: Tensor | None) -> Tensor:
-    return x if order is None else x.gather(1, order)
+    """`[B, L]` or `[B, L, D]` in that order."""
+    if order is None:
+        return x
+    return x.gather(1, order if x.dim() == 2 else order[..., None].expand_as(x))
 
 
 def _put_back(x: Tensor, mask: Tensor | None, back: Tensor | None) -> Tensor:

@@ -74,18 +74,22 @@ class _OneHead:
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        position_ids: None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        **more: Any,
     ) -> ModelOutput:
         """Inputs as for `SNNBertModel`; labels and logits as the class says.
 
         num_items_in_batch: divides the summed loss, for exact gradient accumulation.
         """
-        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, output_hidden_states)
+        encoded = self.bert(*inputs, return_dict=True, **more)
         logits, labels = self.predict(encoded, labels)
         loss = None if labels is None else self.loss(logits, labels, num_items_in_batch)
         return self.output_class(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
@@ -153,13 +157,16 @@ class SNNBertForPreTraining(_WithTokenLogits):
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        position_ids: None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
         output_hidden_states: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        **more: Any,
     ) -> BertForPreTrainingOutput:
         """Logits `[B, L, V]` of tokens and `[B, 2]` of pairs; inputs as for `SNNBertModel`.
 
@@ -170,7 +177,8 @@ class SNNBertForPreTraining(_WithTokenLogits):
         for exact gradient accumulation. The mean of the pairs counts by the micro-batch's share of
         the scored tokens, which is exact if all micro-batches have equally many.
         """
-        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states, return_dict=True)
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, output_hidden_states)
+        encoded = self.bert(*inputs, return_dict=True, **more)
         logits, labels = self.predict(encoded, labels)
         follows = self.cls.seq_relationship(encoded.pooler_output)
         losses = []

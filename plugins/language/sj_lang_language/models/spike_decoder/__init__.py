@@ -1,6 +1,6 @@
 """SpikeDecoder: GPT with spiking neurons. `config`: sizes, components; `model`: computation."""
 
 from sj_lang_language.models.spike_decoder.config import SpikeDecoderConfig
-from sj_lang_language.models.spike_decoder.model import SpikeDecoderForCausalLM
+from sj_lang_language.models.spike_decoder.model import SpikeDecoderForCausalLM, SpikeDecoderModel
 
-__all__ = ["SpikeDecoderConfig", "SpikeDecoderForCausalLM"]
+__all__ = ["SpikeDecoderConfig", "SpikeDecoderForCausalLM", "SpikeDecoderModel"]

@@ -15,6 +15,7 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     model_type = "sj-spike-decoder"
     keys_to_ignore_at_inference = ["cache"]  # noqa: RUF012  # transformers reads a list here
     meaning = ("coding", "timesteps", "twin")
+    causal: ClassVar[str] = "the model predicts the next token"
     along_tokens: ClassVar[dict[str, str]] = {
         "causal": "the model predicts the next token, and its neurons run along the tokens",
         "carries_state": "cached generation carries the neurons' state from token to token",

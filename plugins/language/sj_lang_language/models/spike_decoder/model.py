@@ -12,14 +12,15 @@ repeat coding (the paper's) runs them along T copies of each token. Shapes: toke
 `[L, B, D]` or `[T, B, L, D]`; `[B, L]` outside.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from sj_lang.build import check_neurons
@@ -39,7 +40,7 @@ from sj_lang_language.layers import (
     joined,
     outside,
 )
-from sj_lang_language.models.common import SpikingModel, asked_if, component, register
+from sj_lang_language.models.common import SpikingModel, asked_if, component, inputs_of, register
 from sj_lang_language.models.spike_decoder.config import SpikeDecoderConfig
 
 
@@ -92,13 +93,12 @@ class SpikeDecoderBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         return x + self.dropout(y), joined(attention=attention_state, mlp=mlp_state)
 
 
-class SpikeDecoderForCausalLM(SpikingModel, StatefulGeneration, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
-    """SpikeDecoder with a head for the next token."""
+class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedModel):  # type: ignore[misc]
+    """SpikeDecoder up to what its head reads."""
 
     config_class = SpikeDecoderConfig
     base_model_prefix = ""
     supports_gradient_checkpointing = True
-    accepts_loss_kwargs = True
     _no_split_modules = ["SpikeDecoderBlock"]  # noqa: RUF012  # transformers reads a list here
 
     def __init__(self, config: SpikeDecoderConfig) -> None:
@@ -114,50 +114,29 @@ class SpikeDecoderForCausalLM(SpikingModel, StatefulGeneration, PreTrainedModel,
             for _ in range(config.num_hidden_layers)
         )
         self.output = SpikingLayer(neuron=float_in_place_of_spikes if config.twin else neuron, channels=dim)
-        self.lm_head = nn.Linear(dim, config.vocab_size, bias=False)
-        self.post_init()
 
-    @can_return_tuple  # type: ignore[untyped-decorator]
-    def forward(
+    def encode(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        cache: StateCache | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int = 0,
-        output_hidden_states: bool | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        **more: Tensor,
-    ) -> CausalLMOutputWithPast:
-        """Logits of the token after each token.
-
-        input_ids: `[B, L]`. attention_mask: `[B, L]`, or `[B, before + L]` with the tokens of the
-        cache; 0 is padding, on any side. cache: state of the tokens before, continued in place;
-        use_cache: begin one. labels: `[B, L]`, token i is predicted at i - 1; or shift_labels:
-        `[B, L]`, what is predicted at i itself, which prevails. -100 is not scored, nor is padding.
-        num_items_in_batch: divides the summed loss, for exact gradient accumulation.
-        logits_to_keep: only the last so many positions, 0 for all. output_hidden_states: also the
-        embedding's and each block's output, `[B, L, D]` (of repeat coding, the means over T).
-        """
-        shift_labels = more.pop("shift_labels", None)  # the Trainer would require a named one
-        more.pop("tokenizer", None)  # `generate(stop_strings=...)` hands it on
-        if more:
-            raise TypeError(f"SpikeDecoder has no {', '.join(more)}")
-        if shift_labels is None and labels is not None:
-            shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
-        if shift_labels is not None and logits_to_keep:
-            raise ValueError("logits_to_keep drops logits that the labels need; give only one of the two")
-        tokens = input_ids.shape[1]
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        cache: StateCache | None,
+        use_cache: bool | None,
+        output_hidden_states: bool | None,
+        more: Mapping[str, Any],
+    ) -> tuple[BaseModelOutputWithPast, Tensor | None]:
+        """What enters the head, with all that goes with it, and the mask of the tokens `[L, B]`."""
+        inputs = inputs_of(self, input_ids, inputs_embeds, more)
         if cache is None and use_cache:
             cache = self.new_cache()
         parts = len(self.layers) + 1
         before = [None if cache is None else cache.read(part) for part in range(parts)]
         seen = 0 if cache is None else cache.get_seq_length()
-        mask = self._mask(attention_mask, input_ids, cache)  # [L, B]
-        positions, count = self._positions(mask, input_ids, inner(before[-1], "count"), seen)
+        mask = self._mask(attention_mask, inputs, cache)
+        positions, count = self._positions(mask, inputs, inner(before[-1], "count"), seen)
 
-        x = self.embedding(input_ids.T, positions)  # [L, B, D]
+        ids, vectors = (None if x is None else x.transpose(0, 1) for x in (input_ids, inputs_embeds))
+        x = self.embed(ids, vectors, positions, None, mask)  # [L, B, D]
         repeats, inside = self.config.repeats, mask
         if repeats:
             x = x.transpose(0, 1).expand(repeats, -1, -1, -1)  # [T, B, L, D]
@@ -171,17 +150,12 @@ class SpikeDecoderForCausalLM(SpikingModel, StatefulGeneration, PreTrainedModel,
             if keep_hidden:
                 hidden_states.append(outside(x))
         x, output_state = self.output(x, inner(before[-1], "output"), inside)
-        x = outside(x)
         after.append(joined(output=output_state, count=count))
         if cache is not None:
             for part, state_after in enumerate(after):
-                cache.write(part, state_after, tokens)
-
-        logits = self.lm_head(x[:, -logits_to_keep:])
-        loss = None if shift_labels is None else self._loss(logits, shift_labels, mask, num_items_in_batch)
-        return CausalLMOutputWithPast(
-            loss=loss, logits=logits, cache=cache, hidden_states=tuple(hidden_states) if keep_hidden else None
-        )
+                cache.write(part, state_after, inputs.shape[1])
+        states = tuple(hidden_states) if keep_hidden else None
+        return BaseModelOutputWithPast(last_hidden_state=outside(x), cache=cache, hidden_states=states), mask
 
     def new_cache(self) -> StateCache:
         """An empty state: one part per block, one for the head and the positions."""
@@ -193,18 +167,12 @@ class SpikeDecoderForCausalLM(SpikingModel, StatefulGeneration, PreTrainedModel,
         limit: int | None = getattr(self.embedding, "max_length", None)
         return limit
 
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def set_output_embeddings(self, value: nn.Linear) -> None:
-        self.lm_head = value
-
-    def _mask(self, attention_mask: Tensor | None, input_ids: Tensor, cache: StateCache | None) -> Tensor | None:
+    def _mask(self, attention_mask: Tensor | None, inputs: Tensor, cache: StateCache | None) -> Tensor | None:
         """The mask of these tokens, `[L, B]`, None if all are valid."""
-        batch, tokens = input_ids.shape
+        batch, tokens = inputs.shape[:2]
         before = 0 if cache is None else cache.get_seq_length()
         if before and cache is not None and cache.batch_size != batch:
-            raise ValueError(f"the cache holds {cache.batch_size} texts, input_ids {batch}")
+            raise ValueError(f"the cache holds {cache.batch_size} texts, the inputs {batch}")
         if attention_mask is None:
             return None
         if attention_mask.shape not in ((batch, tokens), (batch, before + tokens)):
@@ -215,13 +183,13 @@ class SpikeDecoderForCausalLM(SpikingModel, StatefulGeneration, PreTrainedModel,
         mask = attention_mask[:, -tokens:].T.bool()
         return None if not is_exporting() and mask.all() else mask
 
-    def _positions(
-        self, mask: Tensor | None, input_ids: Tensor, before: State | None, seen: int
-    ) -> tuple[Tensor, State]:
+    def _positions(self, mask: Tensor | None, inputs: Tensor, before: State | None, seen: int) -> tuple[Tensor, State]:
         """Positions `[L, B]`, padding not counted, and the number of valid tokens so far, `[B]`."""
         longest = self.text_limit
-        start = input_ids.new_zeros(input_ids.shape[0]) if before is None else before["valid"]
-        steps = torch.ones_like(input_ids.T) if mask is None else mask.long()
+        batch, tokens = inputs.shape[:2]
+        ones = torch.ones(tokens, batch, dtype=torch.long, device=inputs.device)
+        start = ones.new_zeros(batch) if before is None else before["valid"]
+        steps = ones if mask is None else mask.long()
         count = start + steps.cumsum(0)
         # seen counts padding too, but is known without waiting for the device
         if longest is not None and seen + steps.shape[0] > longest and count[-1].max() > longest:
@@ -230,6 +198,88 @@ class SpikeDecoderForCausalLM(SpikingModel, StatefulGeneration, PreTrainedModel,
                 "(max_position_embeddings): give or generate fewer tokens"
             )
         return (count - 1).clamp(min=0), {"valid": count[-1]}
+
+
+class SpikeDecoderModel(SpikeDecoderPreTrainedModel):
+    """SpikeDecoder without a head: the spikes that a head reads; of repeat coding, their rates."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]  # noqa: RUF012  # as above
+
+    def __init__(self, config: SpikeDecoderConfig) -> None:
+        super().__init__(config)
+        self.post_init()
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cache: StateCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **more: Any,
+    ) -> BaseModelOutputWithPast:
+        """`last_hidden_state` `[B, L, D]`; the inputs are those of `SpikeDecoderForCausalLM`."""
+        return self.encode(input_ids, inputs_embeds, attention_mask, cache, use_cache, output_hidden_states, more)[0]
+
+
+class SpikeDecoderForCausalLM(SpikeDecoderPreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """SpikeDecoder with a head for the next token."""
+
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: SpikeDecoderConfig) -> None:
+        super().__init__(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        cache: StateCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        output_hidden_states: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **more: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits of the token after each token.
+
+        input_ids: `[B, L]`. inputs_embeds: `[B, L, D]`, in the place of the rows that input_ids
+        choose. attention_mask: `[B, L]`, or `[B, before + L]` with the tokens of the
+        cache; 0 is padding, on any side. cache: state of the tokens before, continued in place;
+        use_cache: begin one. labels: `[B, L]`, token i is predicted at i - 1; or shift_labels:
+        `[B, L]`, what is predicted at i itself, which prevails. -100 is not scored, nor is padding.
+        num_items_in_batch: divides the summed loss, for exact gradient accumulation.
+        logits_to_keep: only the last so many positions, 0 for all. output_hidden_states: also the
+        embedding's and each block's output, `[B, L, D]` (of repeat coding, the means over T).
+        Other arguments of transformers' models, such as position_ids, may be None.
+        """
+        shift_labels = more.pop("shift_labels", None)  # the Trainer would require a named one
+        more.pop("tokenizer", None)  # `generate(stop_strings=...)` hands it on
+        if shift_labels is None and labels is not None:
+            shift_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+        if shift_labels is not None and logits_to_keep:
+            raise ValueError("logits_to_keep drops logits that the labels need; give only one of the two")
+        encoded, mask = self.encode(
+            input_ids, inputs_embeds, attention_mask, cache, use_cache, output_hidden_states, more
+        )
+        logits = self.lm_head(encoded.last_hidden_state[:, -logits_to_keep:])
+        loss = None if shift_labels is None else self._loss(logits, shift_labels, mask, num_items_in_batch)
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, cache=encoded.cache, hidden_states=encoded.hidden_states
+        )
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        self.lm_head = value
 
     def _loss(self, logits: Tensor, targets: Tensor, mask: Tensor | None, items: Tensor | int | None) -> Tensor:
         if mask is not None:
@@ -240,4 +290,4 @@ class SpikeDecoderForCausalLM(SpikingModel, StatefulGeneration, PreTrainedModel,
         return loss
 
 
-register(SpikeDecoderConfig, (AutoModelForCausalLM, SpikeDecoderForCausalLM))
+register(SpikeDecoderConfig, (AutoModel, SpikeDecoderModel), (AutoModelForCausalLM, SpikeDecoderForCausalLM))
