@@ -143,7 +143,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`functional` with the state kept in the node, until SpikingJelly's `reset_net`."""
         if isinstance(x, Proxy):  # a leaf of torch.fx
-            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x, mask), {})  # type: ignore
+            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x, mask), {})
         return self._call(x, mask, single=self.step_mode == "s")
 
     def single_step_forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -183,8 +183,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         if between is None:
             return spikes, after, v
         batch = 0 if single else 1
-        v = None if v is None else v.unflatten(batch, between)
-        return spikes.unflatten(batch, between), _unfolded(after, between), v
+        v = None if v is None else torch.unflatten(v, batch, between)
+        return torch.unflatten(spikes, batch, between), _unfolded(after, between), v
 
     # Channels
 
@@ -398,7 +398,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
 def _unfolded(state: State, between: torch.Size | None) -> State:
     """A state with the axes of the batch apart again; no views, as `detach_net` fails on them."""
-    return {name: value.unflatten(0, between).clone() if between else value for name, value in state.items()}
+    return {name: torch.unflatten(value, 0, between).clone() if between else value for name, value in state.items()}
 
 
 def state_dtype(x: Tensor) -> torch.dtype:

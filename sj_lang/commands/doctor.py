@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
+from typing import Any, Literal
 
 from sj_lang import __version__, plugins
 from sj_lang.commands.listing import WIDTH
@@ -40,21 +40,22 @@ def main(say: Callable[[str], None] = print, *, as_json: bool = False) -> int:
     """Print all findings. 0: runs work here; 1: what every run needs is broken; 3: a plugin is."""
     sections = {"Libraries": (libraries, 1), "Plugins": (installed_plugins, 3), "Backend under 'auto'": (backends, 3)}
     header = f"sj_lang {__version__}, Python {platform.python_version()}, {platform.platform()}"
-    code, found = 0, {}
+    code = 0
+    by_section: dict[str, list[Any]] = {}
     tell = (lambda text: None) if as_json else say
     tell(header)
     for title, (findings, failure) in sections.items():
         tell(f"\n{title}")
-        found[title] = []
+        by_section[title] = []
         for finding in findings():
-            found[title].append(asdict(finding))
+            by_section[title].append(asdict(finding))
             first = f"  {finding.about:<17} {finding.state:<7} "
             tell(textwrap.fill(first + finding.text, WIDTH, subsequent_indent=" " * len(first)))
             code = code or (failure if finding.state == "BROKEN" else 0)
     verdict = {0: "Runs work here.", 1: "Runs do not work here: see BROKEN.", 3: "Runs that need a BROKEN plugin fail."}
     tell(f"\n{verdict[code]}")
     if as_json:
-        say(json.dumps({"sj_lang": header, "findings": found, "verdict": verdict[code]}, indent=2))
+        say(json.dumps({"sj_lang": header, "findings": by_section, "verdict": verdict[code]}, indent=2))
     return code
 
 

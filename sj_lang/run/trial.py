@@ -64,8 +64,8 @@ def check_causality(trainer: RunTrainer) -> None:
             if _depends(_first(y, split), x, split, _axis(x))
             or (
                 name in changed_parts
-                and _same(*(_first(part[name][0], split) for part in (parts, changed_parts)))
-                and not _same(*(_first(part[name][1], split) for part in (parts, changed_parts)), 10 * noise)
+                and _same(_first(parts[name][0], split), _first(changed_parts[name][0], split))
+                and not _same(_first(parts[name][1], split), _first(changed_parts[name][1], split), 10 * noise)
             )
         )
         name = next(names, None)

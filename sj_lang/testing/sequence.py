@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from sj_lang.masks import State
 from sj_lang.testing.check import check
 from sj_lang.testing.compare import (
     How,
@@ -23,7 +24,7 @@ from sj_lang.testing.compare import (
     stepwise,
     whole,
 )
-from sj_lang.testing.subject import GAINS, State, Subject
+from sj_lang.testing.subject import GAINS, Subject
 
 LENGTHS = (*range(1, 10), *(2**n + d for n in range(4, 9) for d in (-1, 0, 1)), 48, 96, 100, 384, 512, 768, 1000, 1024)
 WIDTHS = (1, 37, 64, 129, 96, 256, 770)
