@@ -84,6 +84,8 @@ def open_run(run_dir: str | Path) -> Stored:
     model = folder.trained_model()
     tokenizer = load_tokenizer(model, f"{model} holds no tokenizer that can be read")
     recipe = load(str(folder.recipe), ["model.init_from=null"])  # where it started from may be gone
+    if recipe.is_series:
+        raise UserError(f"{folder.recipe} is the recipe of a series, but {folder.shown} is a single run")
     return Stored(folder=folder, manifest=folder.read_manifest(), recipe=recipe, tokenizer=tokenizer)
 
 
