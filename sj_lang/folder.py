@@ -21,6 +21,8 @@ from sj_lang.manifest import Manifest, plain, read_json, write_json, write_text
 _MANIFEST: dict[str, type] = {"id": str, "name": str, "status": str, "recipe": dict, "children": list}
 _MANIFEST |= dict.fromkeys(("machine", "versions", "commits", "data", "files"), dict)
 _MANIFEST |= dict.fromkeys(("argv", "notes", "resumed"), list) | {"loss": str, "started": str}
+#: stands for a key that is not there, in differences
+ABSENT = "(not set)"
 _ANOTHER = "Choose another folder: output=..."
 #: what a run that was ended while it began leaves behind
 _BEGUN = {".lock", "recipe.yaml", "recipe.yaml.part", "manifest.json.part"}
@@ -302,11 +304,10 @@ def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tup
 def compared(stored: Mapping[str, Any], present: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """(key path, stored, present) for each difference of two nested mappings."""
     ours, theirs = _flat(stored), _flat(present)
-    absent = "(not set)"
     return [
-        (key, ours.get(key, absent), theirs.get(key, absent))
+        (key, ours.get(key, ABSENT), theirs.get(key, ABSENT))
         for key in sorted({*ours, *theirs})
-        if ours.get(key, absent) != theirs.get(key, absent)
+        if ours.get(key, ABSENT) != theirs.get(key, ABSENT)
     ]
 
 

@@ -14,7 +14,7 @@ import torch
 from sj_lang import plugins
 from sj_lang.component.problems import report
 from sj_lang.errors import SjLangError, UserError, describe
-from sj_lang.folder import RunFolder
+from sj_lang.folder import ABSENT, RunFolder, differences
 from sj_lang.hf import shield
 from sj_lang.hf.checkpoint import reading
 from sj_lang.hf.loading import amiss, load_model, load_tokenizer
@@ -58,10 +58,15 @@ class Stored:
         return model
 
     def tell_changes(self, console: Console) -> None:
-        """Say which files of the model are not those that the run wrote."""
+        """Say which files of the model are not those that the run wrote, and what the recipe says
+        that its run was not told."""
+        for key, before, value in differences(self.manifest.content.get("recipe", {}), self.recipe.resolved()):
+            if before != ABSENT and key != "model.init_from":
+                console.say(f"note: {self.folder.shown}/recipe.yaml: {key} is {value!r}, in the run it was {before!r}")
         now = self.folder.digests()
-        for name, digest in self.manifest.content.get("files", {}).items():
-            if now.get(name) != digest:
+        written = self.manifest.content.get("files", now)
+        for name in {**written, **now}:
+            if now.get(name) != written.get(name):
                 console.say(f"note: {self.folder.shown}/{name} is not the file that the run wrote")
 
     def _check_config(self, config: Any) -> None:
@@ -79,6 +84,8 @@ def open_run(run_dir: str | Path) -> Stored:
     model = folder.trained_model()
     tokenizer = load_tokenizer(model, f"{model} holds no tokenizer that can be read")
     recipe = load(str(folder.recipe), ["model.init_from=null"])  # where it started from may be gone
+    if recipe.is_series:
+        raise UserError(f"{folder.recipe} is the recipe of a series, but {folder.shown} is a single run")
     return Stored(folder=folder, manifest=folder.read_manifest(), recipe=recipe, tokenizer=tokenizer)
 
 

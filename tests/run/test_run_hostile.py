@@ -74,6 +74,22 @@ def test_a_resume_reads_no_recipe_through_a_link(root: Path, capfd: pytest.Captu
     assert "a secret" not in errors
 
 
+@pytest.mark.parametrize("more", ["runs: {a: {}}\n", "seeds: [1, 2]\n"])
+def test_the_recipe_of_a_run_is_that_of_no_series(root: Path, more: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with (root / "recipe.yaml").open("a") as file:
+        file.write(more)
+    for command in ("eval", "generate"):
+        assert cli.main([command, str(root)]) == 2
+        assert "recipe.yaml is the recipe of a series" in capfd.readouterr().err
+
+
+def test_a_changed_recipe_is_noted(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = root / "recipe.yaml"
+    path.write_text(path.read_text().replace("windows: 48", "windows: 40"))
+    assert cli.main(["eval", str(root)]) == 0
+    assert "recipe.yaml: task.windows is 40, in the run it was 48" in capfd.readouterr().out
+
+
 def test_a_run_that_says_done_needs_figures(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (root / "metrics.json").unlink()
     assert cli.main(["run", "--resume", str(root)]) == 2
