@@ -15,7 +15,7 @@ from sj_lang.swap.watch import Example, Feeder, Seen, run_marked
 Shape = tuple[int, ...]
 Marked = Callable[[Feeder], frozenset[int]]
 
-_WRITE = "write axis=2, or axis=-1 for the last one, or give two examples of different lengths, example=[x1, x2]"
+_WRITE = "swap again with axis=2, or axis=-1 for the last one, or give two lengths, example=[x1, x2]"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def channels_of(seen: Seen, mode: str, asked: int | None, marked: Marked) -> Cha
     shapes = [single + tuple(x.shape) for x in seen.inputs]
     shape = shapes[0]
     if asked is not None:
-        return _asked(shapes, seen.inputs[0].shape, asked)
+        return _asked(shapes, seen, asked)
     if any(len(other) < 3 for other in shapes):
         flat = next(other for other in shapes if len(other) < 3)
         layout = "[B, C, ...]" if single else "[T, B, C, ...]"
@@ -108,16 +108,21 @@ def channels_of(seen: Seen, mode: str, asked: int | None, marked: Marked) -> Cha
     return take(axis, "", note)
 
 
-def _asked(shapes: Sequence[Shape], shape: Shape, asked: int) -> Channels:
-    """The axis that the user wants, if each input has it."""
-    sizes = set()
+def _asked(shapes: Sequence[Shape], seen: Seen, asked: int) -> Channels:
+    """The axis that the user wants, if each input has it and no module clearly says another one."""
+    sizes, shape = set(), shapes[0]
     for other in shapes:
         axis = asked + len(other) if asked < 0 else asked
         if not 2 <= axis < len(other):
-            return Channels(reason=f"its input {list(shape)} has no axis {asked} behind time and batch")
+            return Channels(reason=f"its input {list(seen.inputs[0].shape)} has no axis {asked} behind time and batch")
         sizes.add(other[axis])
     if len(sizes) > 1:
         return Channels(reason=f"it was fed {' and '.join(map(str, sorted(sizes)))} channels on axis {asked}")
+    for feeder in seen.feeders[0][:1]:
+        fits = [axis for axis in range(2, len(shape)) if shape[axis] == feeder.features]
+        if len(fits) == 1 and fits[0] not in (asked, asked + len(shape)) and _unchanged(feeder, shape, fits[0]):
+            where = f"the {feeder.features} features of {feeder.name} are axis {fits[0]} of its input {list(shape)}"
+            return Channels(reason=f"{where}, not {asked}; swap it in a call without axis=")
     return Channels(asked, sizes.pop())
 
 

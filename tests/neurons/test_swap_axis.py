@@ -66,9 +66,7 @@ def test_a_transformer_with_tokens_before_features(new: str, example: Any) -> No
     report = swap(net, new, example=example)
     if isinstance(example, Tensor) and example.shape[2] == 8:  # then attention says nothing, and two axes fit
         assert [place.name for place in report.left] == ["0.nodes.3"]
-        reason = (
-            "axes 2 and 3 of its input [4, 2, 8, 8] all fit the 8 features of BatchNorm1d '0.norms.2'; write axis=2"
-        )
+        reason = "axes 2 and 3 of its input [4, 2, 8, 8] all fit the 8 features of BatchNorm1d '0.norms.2'; swap again"
         assert report.left[0].reason.startswith(reason)
         report = swap(net, new, example=example, axis=-1)
     assert not report.left
@@ -120,11 +118,19 @@ def test_features_that_lie_on_two_axes() -> None:
     assert place.note == "the 8 features of Linear 'linear' lie on its axes 2 and 4; axis 2 is taken"
     (place,) = swap(Heads(last=True), "dsn", example=tokens(7)).left
     assert place.reason.startswith(
-        "the 8 features of Linear 'linear' lie on axes 3 and 4 of its input [4, 2, 7, 2, 4]; write axis=2, or axis=-1"
+        "the 8 features of Linear 'linear' lie on axes 3 and 4 of its input [4, 2, 7, 2, 4]; swap again with axis=2"
     )
     net = Heads(last=True)
     assert swap(net, "dsn", example=tokens(7), axis=3).swapped[0].channels == 2
     learns(net, tokens(9))
+
+
+def test_an_axis_that_is_clearly_wrong() -> None:
+    net = nn.Sequential(layer.Conv2d(1, 6, 3, padding=1), lif())
+    functional.set_step_mode(net, "m")
+    (place,) = swap(net, "dsn", example=9 * torch.rand(4, 2, 1, 5, 7), axis=-1).left
+    where = "the 6 features of Conv2d '0' are axis 2 of its input [4, 2, 6, 5, 7], not -1"
+    assert place.reason == f"{where}; swap it in a call without axis="
 
 
 class Steps(nn.Module):

@@ -267,40 +267,6 @@ def test_a_sequence_of_another_length_is_flagged() -> None:
     assert notes == [False, False, "T is 8 here and 4 elsewhere: does axis 0 hold more than time?"]
 
 
-@pytest.mark.parametrize("new", ["dsn", "bpsn"])
-def test_what_keeps_a_network_working_is_the_default(new: str) -> None:
-    net = nn.Sequential(neuron.LIFNode(tau=4.0, v_threshold=0.5, surrogate_function=surrogate.ATan(), step_mode="m"))
-    swap(net, new, example=9 * torch.rand(4, 2, 5))
-    node = net[0]
-    assert (node.levels, node.v_threshold, type(node.surrogate_function)) == (1, 0.5, surrogate.ATan)
-    if new == "dsn":
-        assert node.alpha_init == 0.75
-        alpha = node.bias.sigmoid() ** (1 / node.tau)
-        torch.testing.assert_close(alpha, torch.full((5,), 0.75))
-    else:
-        assert node.variant == "G"
-
-
-def test_the_threshold_follows_the_units_of_the_potential() -> None:
-    """Without `decay_input` the old potential is 1 / (1 - alpha) times H; IF never leaks."""
-    nodes = [neuron.LIFNode(tau=4.0, decay_input=False, step_mode="m"), neuron.IFNode(step_mode="m")]
-    net = nn.Sequential(*nodes, neuron.ParametricLIFNode(init_tau=4.0, step_mode="m"))
-    swap(net, "dsn", example=9 * torch.rand(4, 2, 5))
-    assert net[0].v_threshold == pytest.approx(0.25)
-    assert net[1].v_threshold == pytest.approx(1 - net[1].alpha_init)
-    assert net[2].alpha_init == pytest.approx(0.75)
-    x = 2 * torch.rand(6, 3, 5)
-    below = 0.1 * x  # nothing fires, so both are the same leaky sum
-    old = neuron.LIFNode(tau=4.0, decay_input=False, step_mode="m", store_v_seq=True)
-    old(below)
-    new = net[0]
-    with torch.no_grad():
-        new.weight.zero_()
-    new.store_v_seq = True
-    new(below)
-    torch.testing.assert_close(new.v_seq, old.v_seq * new.v_threshold / old.v_threshold)
-
-
 def test_bpsn_on_input_that_is_the_same_at_each_step() -> None:
     x = torch.rand(1, 2, 5).repeat(4, 1, 1) * 9
     with warnings.catch_warnings(record=True) as caught:
@@ -356,29 +322,6 @@ def test_a_part_of_the_net_that_is_reset_alone() -> None:
     assert torch.equal(net(x), first)
 
 
-@pytest.mark.parametrize("name", ["ATan", "Erf", "PiecewiseExp", "PiecewiseQuadratic", "Sigmoid", "SoftSign"])
-@pytest.mark.parametrize("new", ["dsn", "bpsn"])
-def test_the_surrogate_is_as_wide_in_the_units_of_the_new_potential(new: str, name: str) -> None:
-    """The first step of IF: H is half the old potential, and the gradient is the same."""
-    net = nn.Sequential(neuron.IFNode(surrogate_function=getattr(surrogate, name)(), step_mode="m"))
-    x = torch.linspace(-1, 3, 41).view(1, 1, -1)
-    old, leaf = x.clone().requires_grad_(), x.clone().requires_grad_()
-    net(old).sum().backward()
-    functional.reset_net(net)
-    swap(net, new, example=x)
-    net(leaf).sum().backward()
-    torch.testing.assert_close(leaf.grad, old.grad)
-
-
-@pytest.mark.parametrize("chosen", ["Sigmoid", surrogate.Sigmoid(alpha=5.0)], ids=["name", "module"])
-def test_a_surrogate_of_the_users_choice(chosen: Any) -> None:
-    net = nn.Sequential(neuron.LIFNode(step_mode="m"))
-    swap(net, "dsn", example=9 * torch.rand(4, 2, 5), surrogate_function=chosen)
-    assert (net[0].levels, type(net[0].surrogate_function)) == (1, surrogate.Sigmoid)
-    with pytest.raises(UserError, match="place '0': DSN: a surrogate_function fires binary spikes and needs n = 1"):
-        swap(nn.Sequential(neuron.LIFNode()), "dsn", example=torch.rand(2, 5), surrogate_function=chosen, n=2)
-
-
 def test_small_messages() -> None:
     net = nn.Sequential(layer.Linear(5, 5), neuron.LIFNode())
     functional.set_step_mode(net, "m")
@@ -395,16 +338,3 @@ def test_silence_has_no_sign() -> None:
     swap(net, "dsn", example=9 * torch.rand(4, 2, 5), n=4, backend="torch")
     x = torch.cat((torch.full((2, 2, 5), -0.0), -torch.rand(2, 2, 5)))
     assert not torch.signbit(net(x)).any()
-
-
-def test_bpsn_starts_as_the_old_integrator() -> None:
-    net = nn.Sequential(neuron.LIFNode(tau=4.0, step_mode="m"))
-    swap(net, "bpsn", example=9 * torch.rand(4, 2, 5), backend="torch")
-    node = net[0]
-    assert node.alpha_init == 0.75
-    node.store_v_seq = True
-    x = torch.rand(1, 2, 5).repeat(4, 1, 1)
-    node(x)
-    # H = (1 - alpha) x + alpha times the mean of the past
-    torch.testing.assert_close(node.v_seq[1:], x[1:])
-    torch.testing.assert_close(node.v_seq[0], 0.25 * x[0])

@@ -36,9 +36,9 @@ class BPSN(Node):
     reconstruction of the neuron of "SNN-BERT", Su et al., Neural Networks 180:106630 (2024), from
     its abstract: the equations are not public.
 
-    channels: size of `axis`, 2 for `[T, B, C, ...]`, -1 for `[T, B, ..., C]`. Every parameter is per
-        channel: decays lf, lb in (0, 1), at the start spread over .1 to .8 and shuffled; gains g0 =
-        1, gf and gb ~ N(0, .5); rho = sigmoid(r), r = 2; V.
+    channels: size of `axis`, 2 for `[T, B, C, ...]`, -1 for `[T, B, ..., C]`. Every parameter is
+        per channel: decays lf, lb in (0, 1), at the start spread over .1 to .8 and shuffled; gains
+        g0 = 1, gf and gb ~ N(0, .5); rho = sigmoid(r), r = 2; V.
     variant: "R", as above. "G", without the term in M. "A", without M and with the numerators in
         place of F and B. "K", the H of G through a quantiser, which bounds every run of spikes: r =
         clip(H / V, 0, kappa), C = cumsum(r), S = floor(C + 1/2) - floor(C_prev + 1/2).

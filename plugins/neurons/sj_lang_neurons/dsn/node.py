@@ -31,8 +31,8 @@ class DSN(Node):
     bias b, the initialisation, `alpha_init`, the gradient through alpha, and the firing with a
     surrogate and `v_threshold`.
 
-    channels: size of `axis`, 2 for `[T, B, C, ...]`, -1 for `[T, B, ..., C]`; each has its own taps,
-        which run along T.
+    channels: size of `axis`, 2 for `[T, B, C, ...]`, -1 for `[T, B, ..., C]`; each has its own
+        taps, which run along T.
     decay: "conv", as above; "linear", a_t = W X_t + b over all channels; "static", a_t = b.
     k: taps of the convolution, in steps; used by "conv" only.
     tau: above 0; the exponent 1 / tau sharpens the leak, so a small tau forgets fast.
