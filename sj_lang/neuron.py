@@ -135,7 +135,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`functional` with the state kept in the node, until SpikingJelly's `reset_net`."""
         if isinstance(x, Proxy):  # a leaf of torch.fx
-            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x, mask), {})  # type: ignore
+            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x, mask), {})
         return self._call(x, mask, single=self.step_mode == "s")
 
     def single_step_forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
