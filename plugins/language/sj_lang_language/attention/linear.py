@@ -28,7 +28,7 @@ def causal_linear(
     with torch.autocast(q.device.type, enabled=False):
         dtype = torch.promote_types(q.dtype, torch.float32)
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-        if not is_exporting() and q.shape[-2] <= chunk:
+        if is_exporting() or q.shape[-2] <= chunk:  # an exported length is open
             return _one_chunk(q, k, v, state)
         return _many_chunks(q, k, v, state, chunk)
 
@@ -43,7 +43,7 @@ def whole_linear(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _one_chunk(q: Tensor, k: Tensor, v: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
     memory = k.mT @ v
-    if q.shape[-2] == 1:
+    if not is_exporting() and q.shape[-2] == 1:
         memory = memory if state is None else memory + state
         return q @ memory, memory
     out = (q @ k.mT).tril() @ v
@@ -53,8 +53,6 @@ def _one_chunk(q: Tensor, k: Tensor, v: Tensor, state: Tensor | None) -> tuple[T
 def _many_chunks(q: Tensor, k: Tensor, v: Tensor, state: Tensor | None, chunk: int) -> tuple[Tensor, Tensor]:
     length = q.shape[-2]
     count = -(-length // chunk)
-    if is_exporting():
-        count = (length - 1) // chunk + 3  # to spare: `torch.export` would fix the length for a count of 1
     # zeros at the end: they add nothing to S and their outputs are cut off
     padded = [torch.nn.functional.pad(x, (0, 0, 0, count * chunk - length)) for x in (q, k, v)]
     q, k, v = (torch.unflatten(x, -2, (count, chunk)) for x in padded)  # [..., count, chunk, K]

@@ -28,9 +28,8 @@ def forward(terms: BPSNTerms, kind: int, level: float, lowest: float) -> tuple[T
         h = h + gain[:, None] * (_mean(P, D) if normalised else P)
     if rho is not None and normalised:
         gains = g0[:, None] + sum(torch.where(D > 0, gain[:, None], 0) for gain, _, D in sides)
-        zero = torch.zeros(())
-        both = _mean(sum((P for _, P, _ in sides), zero), sum((D for *_, D in sides), zero))
-        h = h - rho[:, None] * gains * both
+        P, D = sum((P for _, P, _ in sides[1:]), sides[0][1]), sum((D for *_, D in sides[1:]), sides[0][2])
+        h = h - rho[:, None] * gains * _mean(P, D)
     return fire(h, kind, level, lowest), after
 
 
