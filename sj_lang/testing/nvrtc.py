@@ -39,10 +39,15 @@ class CompileError(Exception):
 
 @dataclass(frozen=True)
 class Program:
-    """log: all that the compiler said. size: bytes of the binary."""
+    """log: all that the compiler said. binary: for the GPU."""
 
     log: str
-    size: int
+    binary: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of the binary."""
+        return len(self.binary)
 
     @property
     def complaints(self) -> list[str]:
@@ -103,7 +108,7 @@ class Compiler:
             log = self._read(program, "ProgramLog").decode(errors="replace")
             if failed:
                 raise CompileError(f"{path} {arch} {' '.join(defines)}:\n{log}")
-            return Program(log, len(self._read(program, "CUBIN")))
+            return Program(log, self._read(program, "CUBIN"))
         finally:
             self._check(self.library.nvrtcDestroyProgram(ctypes.byref(program)))
 

@@ -1,14 +1,18 @@
 """The check for a GPU, as far as it runs without one."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from check import sanitizer, variants
+from check import run, sanitizer, variants
 from sj_lang_neurons.bpsn import cupy as bpsn
 from sj_lang_neurons.dsn import cupy as dsn
 from sj_lang_neurons.scan import cupy as scan
 
 from sj_lang import cuda
+from sj_lang.testing.emulate import compiler
 
 
 @pytest.mark.parametrize("tool", sanitizer.TOOLS)
@@ -31,9 +35,20 @@ def test_variants_are_compiled_side_by_side(monkeypatch: pytest.MonkeyPatch) -> 
     few = {(scan.FILE, (("IO", io),)): "log_scan" for io in range(3)}
     monkeypatch.setattr(variants, "variants", lambda: few)
     monkeypatch.setattr(variants, "compile_one", _compile_nothing)
-    assert variants.compile_all(workers=2) == 3
+    assert variants.compile_all(workers=1) == 3
 
 
 def _compile_nothing(path: Path, name: str, macros: tuple[tuple[str, int], ...]) -> None:
     assert path.exists()
     assert name == "log_scan"
+
+
+@pytest.mark.skipif(not compiler(), reason="kernels are run as C++, and there is no C++ compiler here")
+def test_dry_run(tmp_path: Path) -> None:
+    """All that the check measures is written where it says; only the tests of pytest are left out."""
+    command = [sys.executable, run.__file__, str(tmp_path), "--dry", "--only", "correct,speed"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + (tmp_path / "correct.log").read_text()
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [line["ok"] for line in results["correct"]["lines"]] == [True] * len(run.DRY)
+    assert len(results["speed"]["lines"]) == 2

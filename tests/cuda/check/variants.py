@@ -24,7 +24,8 @@ from sj_lang.neuron import state_dtype
 Variant = tuple[Path, tuple[tuple[str, int], ...]]  # a file and its macros
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
-SIZES = ((1, 4), (32, 4), (100, 4), (300, 4), (40, 33_000))  # steps and channels, so that each tile occurs
+#: steps and channels, so that each tile occurs
+SIZES = ((1, 4), (32, 4), (100, 4), (300, 4), (40, 33_000), (32, 8_192), (8, 65_536))
 NODES: list[tuple[Any, dict[str, Any]]] = [
     (DSN, {}),
     (DSN, {"n": 1, "surrogate_function": "ATan"}),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sj_lang import cuda
 from sj_lang.operators import gradients, kept, operator
+from sj_lang_neurons.dsn import cupy_fast
 from sj_lang_neurons.dsn.inputs import DSNInputs, DSNOutputs
 from sj_lang_neurons.firing import Firing
 from sj_lang_neurons.scan.cuda_layout import STEPS, Tile, keep, like, memory, schedule, sizes, whole, zeros
@@ -30,8 +31,9 @@ def too_many_taps(k: int) -> str:
     return f"takes at most {MOST_TAPS} taps, k is {k}" if k > MOST_TAPS else ""
 
 
-def _tile(x: Tensor) -> Tile:
-    return schedule(math.prod(x.shape[1:]), x.shape[0])
+def _tile(inputs: DSNInputs, kind: int) -> Tile:
+    x = inputs.x
+    return cupy_fast.schedule(inputs, kind) or schedule(math.prod(x.shape[1:]), x.shape[0])
 
 
 @cache
@@ -43,9 +45,13 @@ def _macros(
     return cuda.macros_of(**variant, NEXT=int(following), **tile.macros)
 
 
+def _variant(inputs: DSNInputs, kind: int, following: bool, tile: Tile) -> cuda.Macros:
+    return _macros(inputs.x.dtype, inputs.weight.shape[1], inputs.bias.dim(), inputs.m, kind, following, tile)
+
+
 def _launch(name: str, inputs: DSNInputs, kind: int, following: bool, arguments: list[Any]) -> None:
-    x, tile = inputs.x, _tile(inputs.x)
-    macros = _macros(x.dtype, inputs.weight.shape[1], inputs.bias.dim(), inputs.m, kind, following, tile)
+    x, tile = inputs.x, _tile(inputs, kind)
+    macros = _variant(inputs, kind, following, tile)
     cuda.launch(FILE, name, macros, (tile.blocks(math.prod(x.shape[1:])), 1), tile.block, arguments, x.device)
 
 
@@ -56,6 +62,10 @@ def _forward(
     """Spikes or potentials, last potential, last inputs, potentials before each tile."""
     x, tail, h_0, weight, bias, lengths, m = inputs
     out, *states = results = _results(inputs, kind)
+    fast = cupy_fast.schedule(inputs, kind)
+    if fast and cupy_fast.aligned(x, out):
+        cupy_fast.forward(inputs, _variant(inputs, kind, False, fast), fast, results, alpha, threshold)
+        return results
     read = [*memory(x), *map(whole, (tail, h_0, weight, bias)), lengths]
     _launch("dsn", inputs, kind, False, [*read, *memory(out), *states, *sizes(x), m, alpha, threshold])
     return results
@@ -66,7 +76,7 @@ def _results(inputs: DSNInputs, kind: int) -> tuple[Tensor, Tensor, Tensor, Tens
     steps, *step = x.shape
     out = like(x, None if kind else weight.dtype)
     tail = weight.new_empty(step[0], max(weight.shape[1] - 1, 0), *step[1:])
-    return out, weight.new_empty(step), tail, weight.new_empty(_tile(x).tiles(steps), *step)
+    return out, weight.new_empty(step), tail, weight.new_empty(_tile(inputs, kind).tiles(steps), *step)
 
 
 _forward.register_fake(lambda inputs, kind, *_: _results(inputs, kind))
@@ -87,6 +97,12 @@ def _backward(
     """Gradients of x; tail, h_0 or empty; weight and bias by column; stepwise bias or empty."""
     x, tail, _, weight, bias, lengths, m = inputs
     grad_x, *others = results = _gradients(inputs)
+    fast = None if grad_next is not None else cupy_fast.schedule(inputs, kind)
+    if fast and cupy_fast.aligned(x, grad, grad_x):
+        read, written = (grad, whole(grad_last), borders), (grad_x, others[2])
+        variant = _variant(inputs, kind, False, fast)
+        cupy_fast.backward(inputs, variant, fast, read, written, alpha, threshold, margin)
+        return results
     write = [*memory(grad_x), *(None if g.numel() == 0 else g for g in others)]
     read = [*memory(grad), whole(grad_last), whole(grad_next), borders, *memory(x), *map(whole, (tail, weight, bias))]
     arguments = [*read, lengths, *write, *sizes(x), m, alpha, threshold, margin]

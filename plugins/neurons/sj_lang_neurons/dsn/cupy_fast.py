@@ -1,0 +1,99 @@
+"""DSN's kernel without bounds: the calls that it takes, its schedule and its launches; `fast.cu`."""
+
+import struct
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sj_lang import cuda
+from sj_lang_neurons.dsn.inputs import DSNInputs
+from sj_lang_neurons.scan.cuda_layout import PLAIN, STEPS, Tile, sizes
+
+FILE = Path(__file__).with_name("fast.cu")
+PAIRS = 32  # of columns, in a block
+LEAST_COLUMNS = 8_192  # with fewer, more runs than these fill the GPU better
+MOST_STRIDE = 2**26  # words between steps: offsets within a run are counted in int
+
+
+def schedule(inputs: DSNInputs, kind: int) -> Tile | None:
+    """Of a call that `fast.cu` takes if its memory allows; None: one that needs bounds.
+
+    Both passes ask with the same inputs, as the backward pass must find a state per tile.
+    """
+    x, tail, h_0, weight, bias, lengths, _ = inputs
+    if x.dtype not in (torch.bfloat16, torch.float16) or not kind or x.dim() != 3:
+        return None
+    if not (tail is None and h_0 is None and lengths is None) or bias.dim() > 1 or weight.shape[1] == 0:
+        return None
+    steps, batch, channels = x.shape
+    columns = batch * channels
+    if columns < LEAST_COLUMNS or columns % (2 * PAIRS) or channels % 2:
+        return None
+    tile = Tile(PAIRS, 1 if columns >= 2 * PLAIN else 4, STEPS)
+    return tile if steps and steps % tile.length == 0 else None
+
+
+def aligned(*tensors: Tensor) -> bool:
+    """Whether two neighbouring channels of each [T, B, C] are one word."""
+    for x in tensors:
+        step, sequence, channel = x.stride()
+        if channel != 1 or step % 2 or (sequence % 2 and x.shape[1] > 1) or x.data_ptr() % 4:
+            return False
+        if step // 2 >= MOST_STRIDE:
+            return False
+    return True
+
+
+def words(x: Tensor) -> tuple[Tensor, int, int]:
+    """x as the kernel takes it: strides of steps and sequences, in words."""
+    return x, x.stride(0) // 2, x.stride(1) // 2
+
+
+@lru_cache(maxsize=64)
+def bits(number: float) -> int:
+    """Those of a float32, which the kernel takes for a number that is float there."""
+    value: int = struct.unpack("<I", struct.pack("<f", number))[0]
+    return value
+
+
+def forward(inputs: DSNInputs, macros: cuda.Macros, tile: Tile, results: tuple[Tensor, ...], *firing: float) -> None:
+    """Launch it. firing: alpha and threshold."""
+    out, *states = results
+    parameters = (inputs.weight.contiguous(), inputs.bias.contiguous())
+    _launch("dsn_fast", inputs, macros, tile, [*words(inputs.x), *parameters, *words(out), *states], firing)
+
+
+def backward(
+    inputs: DSNInputs,
+    macros: cuda.Macros,
+    tile: Tile,
+    read: tuple[Tensor, Tensor | None, Tensor],
+    written: tuple[Tensor, Tensor],
+    *firing: float,
+) -> None:
+    """Launch it. read: gradients of spikes and last potential, borders. written: those of x, sums.
+
+    firing: alpha, threshold and margin.
+    """
+    grad, *others = read
+    grad_x, sums = written
+    parameters = (inputs.weight.contiguous(), inputs.bias.contiguous())
+    arguments = [*words(grad), *others, *words(inputs.x), *parameters, *words(grad_x), sums]
+    _launch("dsn_fast_backward", inputs, macros, tile, arguments, firing)
+
+
+def _launch(
+    name: str,
+    inputs: DSNInputs,
+    macros: cuda.Macros,
+    tile: Tile,
+    arguments: list[Tensor | int | None],
+    firing: tuple[float, ...],
+) -> None:
+    x = inputs.x
+    steps, batch, channels, _ = sizes(x)
+    numbers = [bits(number) for number in (inputs.m, *firing)]
+    grid = (batch * channels // (2 * PAIRS), 1)
+    cuda.launch(FILE, name, macros, grid, tile.block, [*arguments, steps, batch, channels, *numbers], x.device)

@@ -1,0 +1,268 @@
+// DSN without bounds: whole tiles of sequences in half precision without mask, state or padding,
+// two neighbouring columns a thread. The equations, the schedule and what is kept for the backward
+// pass are those of kernel.cu, which takes all else; so one may follow upon the other.
+//
+// A thread reads and writes two columns as one 32-bit word; steps and channels are counted in int,
+// and numbers come as float in the bits of a long long: a double parameter would be converted in
+// the loop. Strides are in words. Macros: those of kernel.cu, with IO 2 or 3, LOGIT 0, NEXT 0.
+#include "../scan/tile.cuh"
+#include "../scan/surrogates.cuh"
+#include "gain.cuh"
+
+typedef unsigned word;
+constexpr int REACH = TAPS > 1 ? TAPS - 1 : 0, WINDOW = REACH + STEPS;
+static_assert(REACH <= STEPS && TAPS > 0 && FIRE > 0, "see kernel.cu");
+
+struct alignas(8) Pair {
+    real v[2];
+};
+typedef Pair SharedPair[RUNS][COLUMNS];
+
+// One instruction each from compute capability 8.0 on. What they compute is that of the other text.
+__device__ __forceinline__ Pair unpack(word both) {
+#if IO == 2 && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    Pair pair;
+    asm("{.reg .f16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}"
+        : "=f"(pair.v[0]), "=f"(pair.v[1])
+        : "r"(both));
+    return pair;
+#else
+    return {load((io)(both & 0xffffu)), load((io)(both >> 16))};
+#endif
+}
+
+__device__ __forceinline__ word pack(real low, real high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    word both;
+#if IO == 3
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+#else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+#endif
+    return both;
+#else
+    return (word)store(low) | (word)store(high) << 16;
+#endif
+}
+
+__device__ __forceinline__ real number(index_t bits) { return __uint_as_float((unsigned)bits); }
+
+// The states before the thread's run; moves `state` over the tile. Call after a barrier.
+template <bool BACKWARDS>
+__device__ __forceinline__ Pair enter_pair(Pair &state, SharedPair added, SharedPair factor) {
+    Pair own = state;
+#pragma unroll
+    for (int i = 0; i < RUNS; i++) {
+        const int run = BACKWARDS ? RUNS - 1 - i : i;
+        const Pair sum = added[run][threadIdx.x], gain = factor[run][threadIdx.x];
+#pragma unroll
+        for (int v = 0; v < 2; v++) {
+            if (run == (int)threadIdx.y) own.v[v] = state.v[v];
+            state.v[v] = leaked(state.v[v], sum.v[v], gain.v[v]);
+        }
+    }
+    return own;
+}
+
+#define BOTH _Pragma("unroll") for (int v = 0; v < 2; v++)
+
+// Pair `n` of columns, of channels `c` and c + 1 of sequence `b`.
+#define PLACE                                                                                       \
+    const int n = blockIdx.x * COLUMNS + threadIdx.x, words = channels / 2, b = n / words;          \
+    const int c = n % words * 2, steps = (int)all_steps, columns = (int)(batch * channels);         \
+    real taps[TAPS][2], offset[2];                                                                  \
+    BOTH {                                                                                          \
+        offset[v] = bias[c + v];                                                                    \
+        _Pragma("unroll") for (int j = 0; j < TAPS; j++) taps[j][v] = weight[(c + v) * TAPS + j];   \
+    }                                                                                               \
+    const real m = POWER ? (real)POWER : number(m_bits), alpha = number(alpha_bits);                \
+    const real threshold = number(threshold_bits);
+
+#define AT(x) (b * x##_b + c / 2)
+
+// A run's inputs and the REACH before it; 0 before the sequence, which only the first run sees.
+__device__ __forceinline__ void read_window(word *out, const word *x, int stride, bool first) {
+#pragma unroll
+    for (int i = 0; i < WINDOW; i++) out[i] = i < REACH && first ? 0 : x[(i - REACH) * stride];
+}
+
+// q and w of a step of one column.
+__device__ __forceinline__ void step_gain(const real (*taps)[2], real a, const Pair *window, int v, real m, real &q, real &w) {
+#pragma unroll
+    for (int j = 0; j < TAPS; j++) a = fma(taps[j][v], window[j].v[v], a);
+    gain(a, m, q, w);
+}
+
+extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
+    dsn_fast(const word *x, index_t x_t, index_t x_b, const real *weight, const real *bias, word *out, index_t out_t,
+             index_t out_b, real *h_last, real *next_tail, real *borders, index_t all_steps, index_t batch, index_t channels,
+             index_t m_bits, index_t alpha_bits, index_t threshold_bits) {
+    __shared__ SharedPair added, factor;
+    PLACE
+    const int x_step = (int)x_t, out_step = (int)out_t;
+    Pair state = {0, 0}, *border = (Pair *)borders + n;
+    x += AT(x) + threadIdx.y * STEPS * x_t, out += AT(out) + threadIdx.y * STEPS * out_t;
+
+    word next[WINDOW];
+    read_window(next, x, x_step, threadIdx.y == 0);
+    for (int tile = 0; tile < steps; tile += TILE) {
+        Pair current[WINDOW], sum = {0, 0}, all = {0, 0};
+        real w[STEPS][2], q;
+#pragma unroll
+        for (int i = 0; i < WINDOW; i++) current[i] = unpack(next[i]);
+        x += TILE * x_t;
+        if (tile + TILE < steps) read_window(next, x, x_step, false);
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) BOTH {
+            step_gain(taps, offset[v], current + i, v, m, q, w[i][v]);
+            if (RUNS == 1) continue;
+            sum.v[v] = fma(w[i][v], current[REACH + i].v[v] - sum.v[v], sum.v[v]);
+            all.v[v] = fma(1 - all.v[v], w[i][v], all.v[v]);
+        }
+        if (threadIdx.y == 0) *border = state;
+        border += columns / 2;
+
+        Pair h = state;
+        if (RUNS > 1) {
+            added[threadIdx.y][threadIdx.x] = sum, factor[threadIdx.y][threadIdx.x] = all;
+            barrier();
+            h = enter_pair<false>(state, added, factor);
+            barrier();
+        }
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            real s[2];
+            BOTH {
+                h.v[v] = fma(w[i][v], current[REACH + i].v[v] - h.v[v], h.v[v]);
+                s[v] = fire(h.v[v], alpha, threshold);
+            }
+            out[i * out_step] = pack(s[0], s[1]);
+        }
+        out += TILE * out_t;
+        if (RUNS == 1) state = h;
+    }
+    if (threadIdx.y) return;
+    *((Pair *)h_last + n) = state;
+    for (int i = 0; i < REACH; i++)
+        *(Pair *)(next_tail + (b * REACH + i) * channels + c) = unpack(x[(i - REACH) * x_step]);
+}
+
+// grad_last: of h_last, or null. sums [TAPS + 1, B, C]: gradients of weights and bias, by column.
+extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
+    dsn_fast_backward(const word *grad, index_t grad_t, index_t grad_b, const real *grad_last, const real *borders,
+                      const word *x, index_t x_t, index_t x_b, const real *weight, const real *bias, word *grad_x, index_t grad_x_t,
+                      index_t grad_x_b, real *sums, index_t all_steps, index_t batch, index_t channels, index_t m_bits,
+                      index_t alpha_bits, index_t threshold_bits, index_t margin_bits) {
+    __shared__ SharedPair added, factor, passed, first[REACH + 1];
+    PLACE
+    const real margin = number(margin_bits);
+    const int x_step = (int)x_t, grad_step = (int)grad_t, out_step = (int)grad_x_t;
+    int tile = steps - TILE;
+    const index_t start = tile + threadIdx.y * STEPS;
+    x += AT(x) + start * x_t, grad += AT(grad) + start * grad_t, grad_x += AT(grad_x) + start * grad_x_t;
+    const Pair *border = (const Pair *)borders + n + (index_t)(tile / TILE) * (columns / 2);
+    Pair carry = grad_last ? *((const Pair *)grad_last + n) : Pair{0, 0}, later[REACH + 1], total[TAPS + 1];
+    for (int j = 0; j <= REACH; j++) later[j] = {0, 0};
+    for (int j = 0; j <= TAPS; j++) total[j] = {0, 0};
+
+    word next[WINDOW], next_grad[STEPS];
+    Pair next_border = *border;
+    read_window(next, x, x_step, start == 0);
+#pragma unroll
+    for (int i = 0; i < STEPS; i++) next_grad[i] = grad[i * grad_step];
+    for (; tile >= 0; tile -= TILE) {
+        Pair current[WINDOW], g[STEPS], h = next_border, sum = {0, 0}, all = {0, 0};
+        real w[STEPS][2], q[STEPS][2];
+#pragma unroll
+        for (int i = 0; i < WINDOW; i++) current[i] = unpack(next[i]);
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) g[i] = unpack(next_grad[i]);
+        x -= TILE * x_t, grad -= TILE * grad_t, border -= columns / 2;
+        if (tile) {
+            read_window(next, x, x_step, tile == TILE && threadIdx.y == 0);
+#pragma unroll
+            for (int i = 0; i < STEPS; i++) next_grad[i] = grad[i * grad_step];
+            next_border = *border;
+        }
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) BOTH {
+            step_gain(taps, offset[v], current + i, v, m, q[i][v], w[i][v]);
+            if (RUNS == 1) continue;
+            sum.v[v] = fma(w[i][v], current[REACH + i].v[v] - sum.v[v], sum.v[v]);
+            all.v[v] = fma(1 - all.v[v], w[i][v], all.v[v]);
+        }
+        if (RUNS > 1) {
+            added[threadIdx.y][threadIdx.x] = sum, factor[threadIdx.y][threadIdx.x] = all;
+            barrier();
+            h = enter_pair<false>(h, added, factor);
+        }
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) BOTH {
+            const real u = current[REACH + i].v[v];
+            h.v[v] = fma(w[i][v], u - h.v[v], h.v[v]);
+            g[i].v[v] *= slope(h.v[v], alpha, threshold, margin);
+            q[i][v] *= m * (h.v[v] - u);  // times gh: ga
+        }
+        Pair after = carry;
+        if (RUNS > 1) {
+            Pair back = {0, 0};
+#pragma unroll
+            for (int i = STEPS - 1; i >= 0; i--) BOTH {
+                back.v[v] += g[i].v[v];
+                back.v[v] = fma(-w[i][v], back.v[v], back.v[v]);
+            }
+            passed[threadIdx.y][threadIdx.x] = back;
+            barrier();
+            after = enter_pair<true>(carry, passed, factor);
+        }
+#pragma unroll
+        for (int i = STEPS - 1; i >= 0; i--) BOTH {
+            const real gh = g[i].v[v] + after.v[v];
+            after.v[v] = fma(-w[i][v], gh, gh);
+            g[i].v[v] = w[i][v] * gh;
+            q[i][v] *= gh;
+            total[TAPS].v[v] += q[i][v];
+#pragma unroll
+            for (int j = 0; j < TAPS; j++) total[j].v[v] = fma(q[i][v], current[i + j].v[v], total[j].v[v]);
+        }
+        if (RUNS == 1) carry = after;
+
+        // ga of REACH steps after the run: of the next run, or of the tile after this one.
+        real ga[WINDOW][2];
+        if (RUNS > 1) {
+#pragma unroll
+            for (int j = 0; j < REACH; j++) first[j][threadIdx.y][threadIdx.x] = {q[j][0], q[j][1]};
+            barrier();
+        }
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) BOTH ga[i][v] = q[i][v];
+#pragma unroll
+        for (int j = 0; j < REACH; j++) {
+            Pair ahead = later[j];
+            later[j] = {q[j][0], q[j][1]};
+            if (RUNS > 1) {
+                if (threadIdx.y + 1 < RUNS) ahead = first[j][threadIdx.y + 1][threadIdx.x];
+                later[j] = first[j][0][threadIdx.x];
+            }
+            BOTH ga[STEPS + j][v] = ahead.v[v];
+        }
+#pragma unroll
+        for (int i = 0; i < STEPS; i++) {
+            BOTH {
+#pragma unroll
+                for (int j = 0; j < TAPS; j++) g[i].v[v] = fma(taps[TAPS - 1 - j][v], ga[i + j][v], g[i].v[v]);
+            }
+            grad_x[i * out_step] = pack(g[i].v[0], g[i].v[1]);
+        }
+        grad_x -= TILE * grad_x_t;
+    }
+    for (int j = 0; j <= TAPS; j++) {
+        barrier();
+        added[threadIdx.y][threadIdx.x] = total[j];
+        barrier();
+        if (threadIdx.y) continue;
+        Pair sum = added[0][threadIdx.x];
+        for (int run = 1; run < RUNS; run++) BOTH sum.v[v] += added[run][threadIdx.x].v[v];
+        *((Pair *)(sums + (index_t)j * columns) + n) = sum;
+    }
+}
