@@ -42,7 +42,8 @@ def main(say: Callable[[str], None] = print, *, as_json: bool = False) -> int:
     """Print all findings. 0: runs work here; 1: what every run needs is broken; 3: a plugin is."""
     sections = {"Libraries": (libraries, 1), "Plugins": (installed_plugins, 3), "Backend under 'auto'": (backends, 3)}
     header = f"sj_lang {__version__}, Python {platform.python_version()}, {platform.platform()}"
-    code, found = 0, {}
+    code = 0
+    found: dict[str, list[dict[str, str]]] = {}
     tell = (lambda text: None) if as_json else say
     tell(header)
     for title, (findings, failure) in sections.items():

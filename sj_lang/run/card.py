@@ -31,7 +31,7 @@ def write(recipe: Recipe, auto_class: str, metrics: Mapping[str, float]) -> str:
         library_name="transformers",
         pipeline_tag=PIPELINES.get(auto_class),
         tags=["spiking-neural-network", "sj-lang", str(recipe.model["type"])],
-        **({"base_model": base} if (base := _base(recipe)) else {}),
+        base_model=_base(recipe),
     )
     rows = [f"| `{name}` | {value:.6g} |" for name, value in metrics.items() if name.startswith(SHOWN)]
     figures = ["## Figures", "", "| figure | value |", "|---|---|", *rows, ""] if rows else []
@@ -66,10 +66,10 @@ def write(recipe: Recipe, auto_class: str, metrics: Mapping[str, float]) -> str:
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n"))
 
 
-def _base(recipe: Recipe) -> str:
-    """The model on the hub from which the weights started; "" if there is none."""
+def _base(recipe: Recipe) -> str | None:
+    """The model on the hub from which the weights started, if there is one."""
     place = str(recipe.model.get("init_from") or "")
-    return place.removeprefix("hub:") if place.startswith("hub:") else ""
+    return place.removeprefix("hub:") if place.startswith("hub:") else None
 
 
 def package(recipe: Recipe) -> str:

@@ -131,10 +131,10 @@ def inputs_of(
         if value is not None and value is not False:
             reason = f"; {_WITHOUT_MEANING[name]}" if name in _WITHOUT_MEANING else ""
             raise TypeError(f"{type(model).__name__} has no {name}{reason}")
-    one, *rest = [x for x in (input_ids, inputs_embeds) if x is not None] or [None]
-    if one is None or rest:
+    inputs = [x for x in (input_ids, inputs_embeds) if x is not None]
+    if len(inputs) != 1:
         raise ValueError(f"{type(model).__name__}: give either input_ids or inputs_embeds")
-    return one
+    return inputs[0]
 
 
 def component(config: Any, kind: str) -> build.Make:
