@@ -77,7 +77,7 @@ class Make:
         except Exception as error:  # a plugin is foreign code
             raise PluginError(f"{self._where}: building it failed: {describe(error)}") from error
         if isinstance(module, torch.nn.Module):
-            module.built_as = self._where  # type: ignore[assignment]
+            vars(module)["built_as"] = self._where  # for `blame`
         return module
 
     def __repr__(self) -> str:

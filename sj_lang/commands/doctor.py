@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Literal
 
 from sj_lang import __version__, plugins
 from sj_lang.commands.listing import WIDTH
@@ -41,7 +41,7 @@ def main(say: Callable[[str], None] = print, *, as_json: bool = False) -> int:
     sections = {"Libraries": (libraries, 1), "Plugins": (installed_plugins, 3), "Backend under 'auto'": (backends, 3)}
     header = f"sj_lang {__version__}, Python {platform.python_version()}, {platform.platform()}"
     code = 0
-    by_section: dict[str, list[Any]] = {}
+    by_section: dict[str, list[dict[str, str]]] = {}
     tell = (lambda text: None) if as_json else say
     tell(header)
     for title, (findings, failure) in sections.items():

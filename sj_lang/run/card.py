@@ -67,7 +67,7 @@ def write(recipe: Recipe, auto_class: str, metrics: Mapping[str, float]) -> str:
 
 
 def _base(recipe: Recipe) -> str | None:
-    """The model on the hub from which the weights started."""
+    """The model on the hub from which the weights started, if there is one."""
     place = str(recipe.model.get("init_from") or "")
     return place.removeprefix("hub:") if place.startswith("hub:") else None
 

@@ -80,12 +80,12 @@ def train(
 
 def _check(trainer: RunTrainer, job: Job, *, dry_run: bool) -> None:
     """Find what would end the run late: a part that fails, a wrong loss, impossible options."""
+    checks.check_smoothing(trainer)
     if not trainer.is_spread:
         trial.try_step(trainer, backward=dry_run)
         if job.task.causal:
             trial.check_causality(trainer)
     checks.check_loss(trainer)
-    checks.check_smoothing(trainer)
     checks.check_choice(trainer)
     checks.check_purity(trainer, job.recipe.measure["purity"])
     prompt = _prompt(job)

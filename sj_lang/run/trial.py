@@ -58,24 +58,24 @@ def check_causality(trainer: RunTrainer) -> None:
         seen = any(_depends(first, x, split, axis) for x, axis in rows)
         if not seen and _same(first, others[:, :split], 10 * noise):
             return
-        names = (
-            name
-            for name, (x, y) in parts.items()
-            if _depends(_first(y, split), x, split, _axis(x))
-            or (
-                name in changed_parts
-                and _same(_first(parts[name][0], split), _first(changed_parts[name][0], split))
-                and not _same(_first(parts[name][1], split), _first(changed_parts[name][1], split), 10 * noise)
-            )
-        )
-        name = next(names, None)
+        name = next((name for name in parts if _leaks(parts[name], changed_parts[name], split, 10 * noise)), None)
     what = "a token changes the logits of those before it, so the model would see what it has to predict"
     if name is None:
         raise UserError(f"model: {what}")
     raise PluginError(f"{model.get_submodule(name).built_as}: {what}")
 
 
-Parts = dict[str, tuple[Tensor, Tensor]]
+Part = tuple[Tensor, Tensor]
+Parts = dict[str, Part]
+
+
+def _leaks(part: Part, changed: Part, split: int, noise: float) -> bool:
+    """Whether what a component gives at the first tokens depends on later ones of its input."""
+    (x, y), (other_x, other_y) = part, changed
+    if _depends(_first(y, split), x, split, _axis(x)):
+        return True
+    same_input = _same(_first(x, split), _first(other_x, split))
+    return same_input and not _same(_first(y, split), _first(other_y, split), noise)
 
 
 def _traced(model: Any, ids: Tensor) -> tuple[Tensor, Parts, list[tuple[Tensor, int]]]:

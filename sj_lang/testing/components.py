@@ -79,7 +79,7 @@ def check_norm(make: Make, *, dim: int) -> list[str]:
             assert_equal(value, before[name], f"'{name}' after reset_parameters()")
 
     checks = (shapes_and_dtypes, padding_is_removal, gradients_are_exact, eval_is_per_position)
-    return _run("norm", (*checks, reset_parameters_begins_anew))
+    return run_checks("norm", (*checks, reset_parameters_begins_anew))
 
 
 def check_embedding(make: Make, *, vocab_size: int, dim: int, causal: bool = False) -> list[str]:
@@ -124,7 +124,7 @@ def check_embedding(make: Make, *, vocab_size: int, dim: int, causal: bool = Fal
         _assert_learns(module, call(module, ids))
 
     checks = (shapes_and_dtypes, texts_do_not_mix, padding_is_removal, causal_as_declared, gradients_reach_all)
-    return _run("embedding", checks)
+    return run_checks("embedding", checks)
 
 
 def check_attention(make: Make, *, dim: int, causal: bool) -> list[str]:
@@ -192,7 +192,7 @@ def check_attention(make: Make, *, dim: int, causal: bool) -> list[str]:
         _assert_learns(module, module(leaf)[0], leaf)
 
     checks = (shapes_and_dtypes, texts_do_not_mix, padding_is_removal, causal_as_declared, pieces_equal_whole)
-    return _run("attention", (*checks, gradients_reach_all))
+    return run_checks("attention", (*checks, gradients_reach_all))
 
 
 def _built(make: Make) -> nn.Module:
@@ -222,7 +222,7 @@ def _assert_learns(module: nn.Module, out: Tensor, *inputs: Tensor) -> None:
         assert bool(gradient.isfinite().all()), f"the gradient for '{name}' is not finite, output {list(out.shape)}"
 
 
-def _run(kind: str, checks: Iterable[Callable[[], None]]) -> list[str]:
+def run_checks(kind: str, checks: Iterable[Callable[[], None]]) -> list[str]:
     passed, failures = [], {}
     for check in checks:
         try:

@@ -102,7 +102,7 @@ def test_a_series_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: 
     recipe = load(write_recipe(tmp_path, TWO), SHORT)
     with monkeypatch.context() as patch:
         patch.setattr(Windows, "__getitem__", Windows.__getitem__)
-        StopAt(70)
+        StopAt(13)
         with pytest.raises(Interrupted, match=r"To continue: sj-lang run s/recipe\.yaml --resume s$"):
             run.execute(recipe)
     assert read_json(tmp_path / "s/manifest.json")["status"] == "interrupted"

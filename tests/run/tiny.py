@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tiny_task import Windows
+from tiny_task import HELD_OUT, Windows
 
 from sj_lang.hookspecs import Register, hookimpl
 from sj_lang.plugins import Plugin, Registry, use
@@ -83,8 +83,8 @@ class StopAt:
         original = Windows.__getitem__
 
         def counted(windows: Windows, index: int) -> dict[str, Any]:
-            self.left -= 1
-            if self.left == 0:
+            self.left -= len(windows) != HELD_OUT
+            if self.left == 0 and len(windows) != HELD_OUT:
                 os.kill(os.getpid(), signal.SIGTERM)
             return original(windows, index)
 

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 LETTERS = "abcdefghij"
+HELD_OUT = 11  # windows of the validation and of the test split
 
 
 class Windows:
@@ -73,17 +74,17 @@ class TinyText(Task):
             raise UserError(f"task.windows is {self.windows}, it must be at least 1")
         source = random.Random(7)
         text, letter = [], 0
-        for _ in range(12 * (self.windows + 22)):
+        for _ in range(12 * (self.windows + 2 * HELD_OUT)):
             letter = (letter + 1) % 10 if source.random() < 0.9 else source.randrange(10)
             text.append(letter)
-        rows = [text[12 * i : 12 * i + 12] for i in range(self.windows + 22)]
+        rows = [text[12 * i : 12 * i + 12] for i in range(self.windows + 2 * HELD_OUT)]
         words = tokenizer(texts=[LETTERS])
         train = Windows(rows[: self.windows], self.ragged)
         return Prepared(
             tokenizer=words,
             train=Stream(train) if self.stream else train,
-            validation=Windows(rows[self.windows : self.windows + 11], self.ragged) if self.validation else None,
-            tests={"test": Windows(rows[self.windows + 11 :], self.ragged)},
+            validation=Windows(rows[self.windows : self.windows + HELD_OUT], self.ragged) if self.validation else None,
+            tests={"test": Windows(rows[self.windows + HELD_OUT :], self.ragged)},
             reduce=reduce,
             metrics=metrics,
             model={"vocab_size": 10, "max_position_embeddings": 12},

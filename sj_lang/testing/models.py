@@ -1,0 +1,167 @@
+"""Kits for a whole language model and for a task.
+
+    check_model(lambda: MyForCausalLM(MyConfig()).eval(), vocab_size=23, causal=True)
+    check_task(lambda: MyTask(data="text.txt"), tokenizer=make_tokenizer, model=make_model)
+
+All checks run; `PartFailed` names those that failed, and what they found.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sj_lang.hf import shield
+from sj_lang.task import MakeTokenizer, Prepared, Task
+from sj_lang.testing.compare import assert_close, assert_equal
+from sj_lang.testing.components import run_checks
+
+shield()
+
+from transformers import default_data_collator  # noqa: E402
+
+LENGTH, BATCH = 8, 3
+
+
+def check_model(make: Callable[[], Any], *, vocab_size: int, causal: bool) -> list[str]:
+    """A transformers model with `logits`, `[B, L, ...]` of tokens or `[B, ...]` of texts, and a
+    vocabulary of at least 3. make: builds it with the same weights each time, for `LENGTH` tokens.
+    """
+    ids = torch.randint(vocab_size, (BATCH, LENGTH), generator=torch.Generator().manual_seed(0))
+
+    def built() -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            return make().double().eval()
+
+    def logits(model: Any, ids: Tensor, **more: Any) -> Tensor:
+        out: Tensor = model(input_ids=ids, **more).logits
+        assert out.shape[0] == len(ids), f"logits {list(out.shape)} of {len(ids)} texts: the batch is not first"
+        return out
+
+    def of_tokens(out: Tensor) -> bool:
+        return out.dim() == 3 and out.shape[1] == LENGTH
+
+    def called_as_transformers_own() -> None:
+        model = built()
+        want = logits(model, ids)
+        for name in ("attention_mask", "output_hidden_states", "output_attentions", "labels", "inputs_embeds"):
+            assert_equal(logits(model, ids, **{name: None}), want, f"with {name}=None")
+        first = model(input_ids=ids, return_dict=False)[0]
+        assert_equal(first, want, "the first of return_dict=False, against the logits")
+
+    def texts_do_not_mix() -> None:
+        model = built()
+        assert_close(logits(model, ids[1:2]), logits(model, ids)[1:2], "a text alone against its batch")
+
+    def padding_is_removal() -> None:
+        model = built()
+        for side in ("right", "left"):
+            kept = slice(0, LENGTH - 3) if side == "right" else slice(3, None)
+            mask = torch.zeros_like(ids)
+            mask[:, kept] = 1
+            out, alone = logits(model, ids, attention_mask=mask), logits(model, ids[:, kept])
+            assert_close(out[:, kept] if of_tokens(out) else out, alone, f"{side} padding, against the text alone")
+
+    def causal_as_declared() -> None:
+        model = built()
+        for t in range(1, LENGTH) if causal else ():
+            moved = torch.cat((ids[:, :t], (ids[:, t:] + 1) % vocab_size), 1)
+            what = f"tokens from {t} on change the logits of those before"
+            assert_close(logits(model, moved)[:, :t], logits(model, ids)[:, :t], what)
+
+    def pieces_equal_whole() -> None:
+        model, cache, pieces = built(), None, []
+        for t in range(LENGTH) if causal else ():
+            out = model(input_ids=ids[:, t : t + 1], use_cache=True, **({} if cache is None else {"cache": cache}))
+            cache = out.cache
+            assert cache is not None, "no `cache` with use_cache=True"
+            pieces.append(out.logits)
+        if causal:
+            assert_close(torch.cat(pieces, 1), logits(model, ids), "token by token with a cache, against the whole")
+
+    def a_checkpoint_rebuilds_itself() -> None:
+        model = built()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.01)
+        want = logits(model, ids)
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            again = type(model).from_pretrained(folder, dtype=torch.float64).eval()
+        assert_equal(logits(again, ids), want, "logits of what was stored and loaded")
+
+    def gradients_reach_all() -> None:
+        model = built().train()
+        out = logits(model, ids)
+        torch.autograd.backward(out.square().sum())
+        missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not missing, f"no gradient for {', '.join(missing)}"
+
+    checks = (called_as_transformers_own, texts_do_not_mix, padding_is_removal, causal_as_declared)
+    return run_checks("model", (*checks, pieces_equal_whole, a_checkpoint_rebuilds_itself, gradients_reach_all))
+
+
+def check_task(make: Callable[[], Task], *, tokenizer: MakeTokenizer, model: Callable[[Prepared], Any]) -> list[str]:
+    """A task. model: builds one of its `auto_class` for the prepared data."""
+
+    def prepared(seed: int = 0) -> Prepared:
+        return make().prepare(tokenizer, seed=seed)
+
+    def splits(data: Prepared) -> dict[str, Any]:
+        named = {"train": data.train, "validation": data.validation, **data.tests}
+        return {name: split for name, split in named.items() if split is not None and hasattr(split, "__len__")}
+
+    def batch(data: Prepared, items: list[Any]) -> dict[str, Any]:
+        return (data.collate or default_data_collator)(items)
+
+    def figures(data: Prepared, network: Any, split: str, size: int) -> Mapping[str, float]:
+        items = [splits(data)[split][i] for i in range(min(5, len(splits(data)[split])))]
+        reduced, labels = [], []
+        for start in range(0, len(items), size):
+            part = batch(data, items[start : start + size])
+            with torch.no_grad():
+                out = network(**part)
+            out = data.reduce(out["logits"], part["labels"])
+            reduced.append([one.numpy() for one in (out if isinstance(out, tuple) else (out,))])
+            labels.append(part["labels"].numpy())
+        joined = tuple(np.concatenate(parts) for parts in zip(*reduced, strict=True))
+        return data.metrics(split, joined if len(joined) > 1 else joined[0], np.concatenate(labels))
+
+    def declares_what_it_is() -> None:
+        task = make()
+        for name, kind in (("auto_class", str), ("causal", bool), ("pads", bool)):
+            assert isinstance(getattr(task, name, None), kind), f"no {name}, a {kind.__name__}"
+
+    def the_same_seed_gives_the_same_data() -> None:
+        one, other = prepared(), prepared()
+        assert one.fingerprint == other.fingerprint, "the fingerprint of the data changes"
+        for name, split in splits(one).items():
+            for i in range(min(5, len(split))):
+                first, second = batch(one, [split[i]]), batch(other, [splits(other)[name][i]])
+                for key, value in first.items():
+                    assert_equal(second[key], value, f"'{key}' of item {i} of {name}, prepared again")
+
+    def pads_as_declared() -> None:
+        data, pads = prepared(), make().pads
+        for name, split in splits(data).items():
+            mask = batch(data, [split[i] for i in range(min(5, len(split)))]).get("attention_mask")
+            assert pads or mask is None or bool(mask.all()), f"declared to hold no padding, but {name} has some"
+
+    def figures_are_exact() -> None:
+        data = prepared()
+        network = model(data).eval()
+        for name in [name for name in splits(data) if name != "train"]:
+            whole, pieces = (figures(data, network, name, size) for size in (5, 2))
+            assert data.select in whole, f"{name}: no figure '{data.select}', which chooses the checkpoint"
+            for key, value in whole.items():
+                close = abs(pieces[key] - value) <= 1e-5 * max(1.0, abs(value))
+                assert close, f"{name}: {key} is {value:.6g} of a batch of 5, {pieces[key]:.6g} of batches of 2"
+
+    checks = (declares_what_it_is, the_same_seed_gives_the_same_data, pads_as_declared, figures_are_exact)
+    return run_checks("task", checks)
