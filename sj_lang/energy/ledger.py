@@ -105,7 +105,11 @@ class Ledger:
         """All of it as plain values, of a pass in the mean."""
         rows = []
         for row in self.rows:
-            counts = {"macs": row.macs, "accumulations": row.accumulations, "other": row.others}
+            counts: dict[str, float | None] = {
+                "macs": row.macs,
+                "accumulations": row.accumulations,
+                "other": row.others,
+            }
             counts |= {f"{column}_bytes": row.bytes(column) for column in COLUMNS}
             counts |= {"memory_pj": row.memory(self.costs), "compute_pj": row.compute(self.costs)}
             means = {name: None if count is None else count / self.passes for name, count in counts.items()}

@@ -60,7 +60,7 @@ def operand(x: Tensor) -> Operand:
     dtype = torch.promote_types(x.dtype, torch.float32)
     numbers = whole_numbers(x, dtype)
     if numbers is None:  # without a spike of 1, as means over a few steps have it
-        sizes = x.detach().abs().unique()
+        sizes = torch.unique(x.detach().abs())
         least = float(sizes[sizes > 0].min()) if bool((sizes > 0).any()) and len(sizes) <= LEVELS else 0.0
         units = (least / k for k in range(2, 9) if least and whole_numbers(sizes, dtype, least / k))
         numbers = next((whole_numbers(x, dtype, unit) for unit in units), None)
