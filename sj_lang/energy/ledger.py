@@ -85,13 +85,13 @@ class Ledger:
     def impurities(self, *, strict: bool = True) -> list[str]:
         """What is not made of spikes: products of floats, and if `strict`, the norms and
         activations that no Linear layer absorbs."""
-        found = []
+        impurities = []
         for row in self.rows:
             if row.kind == "product" and row.macs:
-                found.append(f"{row.layer or 'model'}: {row.operation} multiplies {row.told}")
+                impurities.append(f"{row.layer or 'model'}: {row.operation} multiplies {row.told}")
             elif strict and row.kind == "other" and row.operation in NOT_SPIKING:
-                found.append(f"{row.layer or 'model'}: {row.operation} between spikes")
-        return found
+                impurities.append(f"{row.layer or 'model'}: {row.operation} between spikes")
+        return impurities
 
     def purity(self) -> str:
         """One sentence on the products, and one on norms and activations."""
@@ -111,7 +111,6 @@ class Ledger:
                 "other": row.others,
             }
             counts |= {f"{column}_bytes": row.bytes(column) for column in COLUMNS}
-            counts |= {"memory_pj": row.memory(self.costs), "compute_pj": row.compute(self.costs)}
             means = {name: None if count is None else count / self.passes for name, count in counts.items()}
             rows.append(
                 {"layer": row.layer, "operation": row.operation, "kind": row.kind, "operands": row.told, **means}
