@@ -105,11 +105,8 @@ class Ledger:
         """All of it as plain values, of a pass in the mean."""
         rows = []
         for row in self.rows:
-            counts: dict[str, float | None] = {
-                "macs": row.macs,
-                "accumulations": row.accumulations,
-                "other": row.others,
-            }
+            counts: dict[str, float | None] = {"macs": row.macs, "accumulations": row.accumulations}
+            counts |= {"other": row.others, "memory_pj": row.memory(self.costs), "compute_pj": row.compute(self.costs)}
             counts |= {f"{column}_bytes": row.bytes(column) for column in COLUMNS}
             means = {name: None if count is None else count / self.passes for name, count in counts.items()}
             rows.append(
