@@ -85,13 +85,13 @@ class Ledger:
     def impurities(self, *, strict: bool = True) -> list[str]:
         """What is not made of spikes: products of floats, and if `strict`, the norms and
         activations that no Linear layer absorbs."""
-        found = []
+        impurities = []
         for row in self.rows:
             if row.kind == "product" and row.macs:
-                found.append(f"{row.layer or 'model'}: {row.operation} multiplies {row.told}")
+                impurities.append(f"{row.layer or 'model'}: {row.operation} multiplies {row.told}")
             elif strict and row.kind == "other" and row.operation in NOT_SPIKING:
-                found.append(f"{row.layer or 'model'}: {row.operation} between spikes")
-        return found
+                impurities.append(f"{row.layer or 'model'}: {row.operation} between spikes")
+        return impurities
 
     def purity(self) -> str:
         """One sentence on the products, and one on norms and activations."""
@@ -105,13 +105,9 @@ class Ledger:
         """All of it as plain values, of a pass in the mean."""
         rows = []
         for row in self.rows:
-            counts: dict[str, float | None] = {
-                "macs": row.macs,
-                "accumulations": row.accumulations,
-                "other": row.others,
-            }
+            counts: dict[str, float | None] = {"macs": row.macs, "accumulations": row.accumulations}
+            counts |= {"other": row.others, "memory_pj": row.memory(self.costs), "compute_pj": row.compute(self.costs)}
             counts |= {f"{column}_bytes": row.bytes(column) for column in COLUMNS}
-            counts |= {"memory_pj": row.memory(self.costs), "compute_pj": row.compute(self.costs)}
             means = {name: None if count is None else count / self.passes for name, count in counts.items()}
             rows.append(
                 {"layer": row.layer, "operation": row.operation, "kind": row.kind, "operands": row.told, **means}

@@ -27,11 +27,18 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def pair(kind: str = "integer", firing: float = 2.0, alpha: float = 0.5) -> tuple[Any, DistillationLoss]:
+def pair(kind: str = "integer", firing: float = 2.0, alpha: float = 0.5, **more: Any) -> tuple[Any, DistillationLoss]:
     """A student in training mode, and its loss."""
     student, teacher = build("bpsn", **{**STILL, **KINDS[kind]}), build("twin", gelu=True)
     loss = DistillationLoss(
-        student=student, teacher=teacher, labels=["labels"], temperature=1.0, alpha=alpha, hidden=True, firing=firing
+        student=student,
+        teacher=teacher,
+        labels=["labels"],
+        temperature=1.0,
+        alpha=alpha,
+        hidden=True,
+        firing=firing,
+        **more,
     )
     return student.train(), loss
 
@@ -108,6 +115,22 @@ def test_a_student_that_pays_for_it_fires_less() -> None:
     assert rates[50.0] < 0.9 * rates[0.0]
 
 
+@pytest.mark.parametrize("target", [0.05, 0.6])
+def test_a_target_is_reached_from_both_sides(target: float) -> None:
+    torch.manual_seed(0)
+    student, loss = pair("unsigned", firing=50.0, firing_target=target)
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.02)
+    distances = []
+    for _ in range(30):
+        monitor = Monitor(student)
+        optimizer.zero_grad()
+        with monitor.recording():
+            loss_of(student, loss, batch(), None).backward()
+        optimizer.step()
+        distances.append(sum(abs(layer.rate - target) for layer in monitor.layers.values()))
+    assert distances[-1] < 0.6 * distances[0]
+
+
 def test_checkpoints_that_are_not_reentrant_give_the_same_gradients() -> None:
     found = []
     for checkpoints in (False, True):
@@ -122,6 +145,11 @@ def test_checkpoints_that_are_not_reentrant_give_the_same_gradients() -> None:
 
 
 def test_what_is_refused() -> None:
+    for target in (0.0, 1.0, -0.2, float("nan")):
+        with pytest.raises(UserError, match=r"task\.firing_target: .*; give a firing rate between 0 and 1"):
+            Distillation(task=None, teacher="", firing=1.0, firing_target=target)
+    with pytest.raises(UserError, match=r"task\.firing_target: it has no weight in the loss; set task\.firing"):
+        Distillation(task=None, teacher="", firing_target=0.1)
     with pytest.raises(UserError, match=r"task\.firing: -1\.0; give the weight of the firing rate in the loss, 0 or m"):
         Distillation(task=None, teacher="", firing=-1.0)
     with pytest.raises(

@@ -58,6 +58,8 @@ def test_a_spiking_network_by_hand(node: nn.Module) -> None:
     moved = 60 + 56 + 48 + 24.75 + 32 + 16.75
     assert figures["energy.memory_mj"] == pytest.approx(1.25e-9 * moved)  # all fit into 8 KB
     assert figures["energy.mj"] == pytest.approx(millijoules(24 + 6, 12 + 6))
+    assert sum(row["memory_pj"] for row in book.content()["rows"]) == pytest.approx(1.25 * moved)
+    assert sum(row["compute_pj"] for row in book.content()["rows"]) == pytest.approx(4.6 * 30 + 0.9 * 18)
     total = 4.6 * 30 + 0.9 * 18 + 1.25 * moved
     twin = 4.6 * (24 + 12) + 1.25 * (60 + 56 + 32 + 24 + 16)
     assert figures["energy.total_mj"] == pytest.approx(1e-9 * total)

@@ -16,10 +16,12 @@ class FiringRates:
     """The firing rate of each sample in the student's last pass, with its gradient.
 
     A rate is the mean of |S| / largest spike over the valid steps and the channels of a layer, then
-    over the layers. The student is watched as long as it lives. UserError if it has no neurons.
+    over the layers; with a target, the mean of the layers' distances to it. The student is watched
+    as long as it lives. UserError if it has no neurons.
     """
 
-    def __init__(self, student: PreTrainedModel) -> None:
+    def __init__(self, student: PreTrainedModel, target: float | None = None) -> None:
+        self._target = target
         layers = [module for module in student.modules() if isinstance(module, SpikingLayer) and module.spiking]
         if not layers:
             raise UserError(f"task.firing: {type(student).__name__} has no spiking neurons; set task.firing=0")
@@ -45,4 +47,5 @@ class FiringRates:
                 "task.firing: not all layers of neurons were seen with a gradient, as with reentrant checkpoints; set "
                 "train.gradient_checkpointing_kwargs={use_reentrant: false}, or task.firing=0"
             )
-        return torch.stack(rates).mean(0)
+        stacked = torch.stack(rates)  # [layers, B]
+        return (stacked if self._target is None else (stacked - self._target).abs()).mean(0)

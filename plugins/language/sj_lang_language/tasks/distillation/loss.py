@@ -25,7 +25,8 @@ class DistillationLoss(nn.Module):
 
     student: is looked at, not kept. labels: the keys of a batch that hold them, in the order of the
     models' outputs. variances: of the teacher's hidden states; each layer's squares are divided by
-    its own. None: they are not. firing: weight of the student's firing rate. relations: weight of
+    its own. None: they are not. firing: weight of the student's firing rate,
+    or of its distance to `firing_target`. relations: weight of
     the attention relations.
     """
 
@@ -40,6 +41,7 @@ class DistillationLoss(nn.Module):
         hidden: bool,
         variances: Sequence[float] | None = None,
         firing: float = 0.0,
+        firing_target: float | None = None,
         relations: float = 0.0,
     ) -> None:
         super().__init__()
@@ -63,7 +65,7 @@ class DistillationLoss(nn.Module):
             if width != wide:
                 raise UserError(f"task.teacher: it has {wide} outputs, the student has {width}")
         self.variances = variances
-        self.firing, self._rates = firing, FiringRates(student) if firing else None
+        self.firing, self._rates = firing, FiringRates(student, firing_target) if firing else None
         self.relations, self._related = relations, AttentionRelations(student, teacher) if relations else None
         self.layers: list[int] = []
         self.projections = nn.ModuleList()

@@ -49,6 +49,8 @@ class Distillation(Task):
     spike_price: what a spike costs in this calibration (see `fit_spikes` there); 0: nothing.
     embeddings: they are trained; False: they stay as they are.
     firing: weight of the student's firing rate in the loss; 0: what it fires costs nothing.
+    firing_target: a rate between 0 and 1; then `firing` weighs each layer's distance to it. None:
+        the rate itself.
     relations: weight of the attention relations, see `AttentionRelations`; 0: they do not count.
 
     H is taken where the own loss is, at labels that are not -100, and is averaged over them. The
@@ -71,10 +73,15 @@ class Distillation(Task):
         spike_price: float = 0.0,
         embeddings: bool = True,
         firing: float = 0.0,
+        firing_target: float | None = None,
         relations: float = 0.0,
     ) -> None:
         if not 0 <= relations < math.inf:
             raise UserError(f"task.relations: {relations}; give the weight of the attention relations, 0 or more")
+        if firing_target is not None and not 0 < firing_target < 1:
+            raise UserError(f"task.firing_target: {firing_target}; give a firing rate between 0 and 1, both excluded")
+        if firing_target is not None and not firing:
+            raise UserError("task.firing_target: it has no weight in the loss; set task.firing, such as to 1")
         if not 0 <= firing < math.inf:
             raise UserError(f"task.firing: {firing}; give the weight of the firing rate in the loss, 0 or more")
         if not 0 <= spike_price < math.inf:
@@ -94,6 +101,7 @@ class Distillation(Task):
         self.teacher, self.temperature, self.alpha, self.hidden = teacher, temperature, alpha, hidden
         self.start, self.calibrate, self.spike_price = start, calibrate, spike_price
         self.embeddings, self.firing, self.relations = embeddings, firing, relations
+        self.firing_target = firing_target
         self.auto_class, self.causal, self.pads = self.task.auto_class, self.task.causal, self.task.pads
 
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
@@ -128,6 +136,7 @@ class Distillation(Task):
                 hidden=self.hidden,
                 variances=variances,
                 firing=self.firing,
+                firing_target=self.firing_target,
                 relations=self.relations,
             )
             loss.figures = figures
