@@ -50,12 +50,12 @@ class Queue:
     def timed(self) -> tuple[float, bool]:
         """Milliseconds of one call, and whether the host was ahead of the GPU all the time."""
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        torch.cuda._sleep(int(self.sleep * CLOCK))
+        torch.cuda._sleep(int(self.sleep * CLOCK))  # type: ignore[no-untyped-call]
         begin.record()
         for number in range(self.calls):
             self.work(number)
         end.record()
-        ahead = not begin.query()
+        ahead = not begin.query()  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
         return begin.elapsed_time(end) / self.calls, ahead
 
