@@ -65,7 +65,7 @@ def _inline(path: Path, seen: set[Path]) -> str:
 
 
 def macros_of(**values: int) -> Macros:
-    """Those of a variant, for `launch`. Keep them: they need not be put together for each launch."""
+    """Those of a variant, for `launch`. Keep them rather than make them for each launch."""
     return tuple(sorted(values.items()))
 
 

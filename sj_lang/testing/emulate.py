@@ -72,7 +72,8 @@ class Emulator:
         return "" if compiler() else "needs a C++ compiler to be emulated"
 
     def function(self, path: Path, name: str, macros: tuple[tuple[str, int], ...], index: int) -> Launch:
-        library = ctypes.PyDLL(str(build(path, macros, rough=self.rough)))  # PyDLL: one launch at a time
+        # PyDLL: one launch at a time
+        library = ctypes.PyDLL(str(build(path, macros, rough=self.rough)))
         parameters, enter = library[f"parameters_of_{name}"], library[f"run_{name}"]
         parameters.restype = ctypes.c_char_p
         parameter_types = parameters().decode().replace("p", "i")  # a pointer comes as an address
@@ -90,7 +91,8 @@ class Emulator:
         return run
 
 
-_EMULATORS = {rough: Emulator(rough) for rough in (False, True)}  # they keep what they compiled
+#: they keep what they compiled
+_EMULATORS = {rough: Emulator(rough) for rough in (False, True)}
 _BUILDING = threading.Lock()
 
 

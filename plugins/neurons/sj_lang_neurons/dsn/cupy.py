@@ -99,9 +99,9 @@ def _backward(
     grad_x, *others = results = _gradients(inputs)
     fast = None if grad_next is not None else cupy_fast.schedule(inputs, kind)
     if fast and cupy_fast.aligned(x, grad, grad_x):
-        sources, written = (grad, whole(grad_last), borders), (grad_x, others[2])
+        read_fast, sums = (grad, whole(grad_last), borders), others[2]
         variant = _variant(inputs, kind, False, fast)
-        cupy_fast.backward(inputs, variant, fast, sources, written, alpha, threshold, margin)
+        cupy_fast.backward(inputs, variant, fast, read_fast, (grad_x, sums), alpha, threshold, margin)
         return results
     write = [*memory(grad_x), *(None if g.numel() == 0 else g for g in others)]
     read = [*memory(grad), whole(grad_last), whole(grad_next), borders, *memory(x), *map(whole, (tail, weight, bias))]

@@ -1,4 +1,4 @@
-"""DSN's kernel without bounds: the calls that it takes, its schedule and its launches; `fast.cu`."""
+"""DSN's kernel without bounds, `fast.cu`: calls that it takes, schedule, launches."""
 
 import struct
 from functools import lru_cache
