@@ -107,7 +107,8 @@ def potentials_are_stored(subject: Subject) -> None:
     for name, run in modes.items():
         potentials, _ = _kept(run)(node, wide, None, None)
         want = torch.unflatten(folded, 1, (2, 4)).movedim(-1, 2)
-        assert_close(potentials, want, f"v_seq of {name}, x {list(wide.shape)}, against its places moved into the batch")
+        what = f"v_seq of {name}, x {list(wide.shape)}, against its places moved into the batch"
+        assert_close(potentials, want, what)
     if subject.traits.takes_mask:
         _potentials_under_a_mask(subject, modes)
 
