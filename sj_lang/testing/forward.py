@@ -106,9 +106,10 @@ def potentials_are_stored(subject: Subject) -> None:
     wide = subject.x(6, 2, 4)
     folded, _ = _kept(called("m"))(node, wide.movedim(2, -1).flatten(1, -2), None, None)
     for name, run in modes.items():
-        kept, _ = _kept(run)(node, wide, None, None)
+        potentials, _ = _kept(run)(node, wide, None, None)
         want = torch.unflatten(folded, 1, (2, 4)).movedim(-1, 2)
-        assert_close(kept, want, f"v_seq of {name}, x {list(wide.shape)}, against its places moved into the batch")
+        what = f"v_seq of {name}, x {list(wide.shape)}, against its places moved into the batch"
+        assert_close(potentials, want, what)
     if subject.traits.takes_mask:
         _potentials_under_a_mask(subject, modes)
 
