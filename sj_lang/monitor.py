@@ -110,7 +110,7 @@ class Monitor:
     def _count(self, name: str, node: nn.Module, spikes: Tensor, mask: Tensor | None) -> None:
         lead = 1 if getattr(node, "step_mode", "m") == "s" else 2
         axis = getattr(node, "axis", 2)
-        fired = (spikes != 0).transpose(0, axis - (2 - lead) if axis > 0 else axis).flatten(1).any(1)  # [C]
+        fired = (spikes != 0).transpose(0, axis - (2 - lead) if axis > 0 else axis).flatten(1).any(1)
         # masked steps hold zeros: they add no spikes and are not counted as steps
         total = spikes.abs().sum(dtype=torch.int64)
         steps = torch.as_tensor(neuron_steps(spikes, mask, lead), device=spikes.device, dtype=torch.int64)

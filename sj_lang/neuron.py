@@ -180,8 +180,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         if between is None:
             return spikes, after, v
         batch = 0 if single else 1
-        v = None if v is None else v.unflatten(batch, between)
-        return spikes.unflatten(batch, between), _unfolded(after, between), v
+        v = None if v is None else torch.unflatten(v, batch, between)
+        return torch.unflatten(spikes, batch, between), _unfolded(after, between), v
 
     # Channels
 
@@ -388,7 +388,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
 def _unfolded(state: State, between: torch.Size | None) -> State:
     """A state with the axes of the batch apart again; no views, as `detach_net` fails on them."""
-    return {name: value.unflatten(0, between).clone() if between else value for name, value in state.items()}
+    return {name: torch.unflatten(value, 0, between).clone() if between else value for name, value in state.items()}
 
 
 def state_dtype(x: Tensor) -> torch.dtype:

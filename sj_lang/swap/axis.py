@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sj_lang.swap.watch import Feeder, Seen, run_marked
+from sj_lang.swap.watch import Example, Feeder, Seen, run_marked
 
 Shape = tuple[int, ...]
 Marked = Callable[[Feeder], frozenset[int]]
@@ -33,7 +33,7 @@ class Channels:
 class Marks:
     """Runs the example with NaN in one feature of a module, to see where that arrives."""
 
-    def __init__(self, net: nn.Module, example: object, nodes: Sequence[nn.Module]) -> None:
+    def __init__(self, net: nn.Module, example: Example, nodes: Sequence[nn.Module]) -> None:
         self._net, self._example, self._nodes = net, example, nodes
         self._arrived: dict[Feeder, dict[int, frozenset[int]]] = {}
 
