@@ -204,7 +204,7 @@ def node_classes() -> tuple[type[Any], ...]:
 
 
 def _of_spikingjelly(module: str) -> bool:
-    """Whether a module of this name holds nodes of SpikingJelly, or of a copy in a repository."""
+    """Whether a module of this name holds nodes of SpikingJelly, or of a copy of it."""
     return module.endswith((".activation_based.neuron", _CLOCK_DRIVEN)) or ".activation_based.neuron." in module
 
 
@@ -243,7 +243,7 @@ def recurrent_containers() -> tuple[type[Any], ...]:
 def reset(net: Any) -> None:
     """What `functional.reset_net` does, right after modules of the net were exchanged too.
 
-    0.0.0.0.14's logs a warning for each node of `clock_driven` and fails where `reset` is no method.
+    0.0.0.0.14's warns of each node of `clock_driven` and fails where `reset` is no method.
     """
     forget_reset_cache(net)
     for module in net.modules():

@@ -47,7 +47,7 @@ def replacement(
     """The new node, or None and the reason. It has its own copies of modules among its arguments.
 
     pristine: a copy of the old node, made before the example ran. chosen: what the user asked for.
-    asked: the step mode of classes that do not say theirs. axis: of the channels, None: look for it.
+    asked: the step mode of classes that do not say theirs. axis: of the channels; None: find it.
     """
     was = type(old).__name__
 

@@ -189,9 +189,9 @@ def _methods_watched(nodes: Mapping[int, nn.Module], seen: Mapping[int, Seen]) -
 def run_marked(
     net: nn.Module, example: Example, feeder: Feeder, nodes: Iterable[nn.Module]
 ) -> dict[int, frozenset[int]]:
-    """Node -> the axes of its first input on which a NaN in one feature of a module has one place.
+    """Node -> the axes of its first input on which NaN in one feature of a module has one place.
 
-    Empty for a node that it does not reach, or reaches everywhere, and if the example fails with it.
+    Empty for a node that it does not reach or reaches everywhere, and if the example fails.
     """
     arrived: dict[int, frozenset[int]] = {}
 

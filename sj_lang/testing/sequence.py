@@ -111,7 +111,7 @@ def rows_do_not_mix(subject: Subject) -> None:
 
 @check()
 def channels_on_another_axis(subject: Subject) -> None:
-    """Channels on another axis, by the node's `axis`, are those of axis 2; also masked, in pieces."""
+    """Channels on another axis, by the node's `axis`, are those of axis 2, masked or not."""
     node = subject.node()
     if not hasattr(node, "axis"):
         return
