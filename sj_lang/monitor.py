@@ -118,12 +118,17 @@ class Monitor:
     def _count(self, name: str, node: nn.Module, spikes: Tensor, mask: Tensor | None) -> None:
         lead = 1 if getattr(node, "step_mode", "m") == "s" else 2
         axis = getattr(node, "axis", 2)
-        channels = axis - (2 - lead) if axis > 0 else axis
-        fires = spikes != 0
-        fired = fires.transpose(0, channels).flatten(1).any(1)  # [C]
-        valid = None if mask is None else mask.view(*mask.shape, *[1] * (spikes.dim() - lead))
-        silent = (~fires if valid is None else ~fires & valid).transpose(0, channels).flatten(1).any(1)
-        longest = _longest_run(fires, valid) if lead == 2 else torch.zeros((), dtype=torch.int64, device=spikes.device)
+        channels = (axis - (2 - lead) if axis > 0 else axis) % spikes.dim()
+        fires, others = spikes != 0, [other for other in range(spikes.dim()) if other != channels]
+        fired, quiet = fires.any(others), ~fires  # [C]
+        if mask is not None:
+            shape = (*mask.shape, *[1] * (spikes.dim() - lead))
+            quiet &= mask.view(shape)
+            if lead == 2:  # valid steps first: padding interrupts no run
+                order = mask.byte().argsort(dim=0, descending=True, stable=True).view(shape)
+                fires = fires.gather(0, order.expand_as(fires))
+        silent = quiet.any(others)
+        longest = torch.tensor(_longest_run(fires) if lead == 2 else 0, device=spikes.device)
         # masked steps hold zeros: they add no spikes and are not counted as steps
         total = spikes.abs().sum(dtype=torch.int64)
         steps = torch.as_tensor(neuron_steps(spikes, mask, lead), device=spikes.device, dtype=torch.int64)
@@ -178,12 +183,21 @@ class Monitor:
         return {name: x.flatten(2).transpose(0, 1).flatten(0, 1) if x.dim() > 2 else x for name, x in spikes.items()}
 
 
-def _longest_run(fires: Tensor, valid: Tensor | None) -> Tensor:
-    """The most valid steps in a row, axis 0, at which a neuron fires."""
-    steps = torch.arange(1, len(fires) + 1, device=fires.device).view(-1, *[1] * (fires.dim() - 1))
-    count = steps if valid is None else valid.cumsum(0)
-    last_silence = torch.where(fires if valid is None else fires | ~valid, 0, count).cummax(0).values
-    return (count - last_silence).max()
+def _longest_run(fires: Tensor) -> int:
+    """The most steps in a row, axis 0, at which a neuron fires: by doubling, then by halving."""
+    runs = [fires]  # at k: whether a run of 2^k steps begins at a step
+    while len(runs[-1]) > (half := 2 ** (len(runs) - 1)):
+        longer = runs[-1][:-half] & runs[-1][half:]
+        if not bool(longer.any()):
+            break
+        runs.append(longer)
+    length, begins = 0, torch.ones_like(fires)
+    for place, shorter in reversed(list(enumerate(runs))):
+        room = len(fires) - length - 2**place + 1
+        longer = begins[:room] & shorter[length:] if room > 0 else begins[:0]
+        if bool(longer.any()):
+            length, begins = length + 2**place, longer
+    return length
 
 
 @contextmanager

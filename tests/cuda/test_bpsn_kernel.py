@@ -288,7 +288,9 @@ def test_operators_are_registered_completely(steps: int, carries: bool) -> None:
 
 @pytest.mark.usefixtures("on_cpu")
 def test_more_chunks_than_a_grid_takes() -> None:
-    """Chunks are the second axis of the grid: too long a sequence is refused before anything is launched."""
+    """Chunks are the second axis of the grid:
+    too long a sequence is refused before anything is launched.
+    """
     node = BPSN(channels=1, backend="cupy")
     x = torch.zeros((), dtype=torch.bfloat16).expand(65_536 * 256, 1, 1)
     with pytest.raises(ValueError, match=r"bpsn_chunks: 65536 blocks are more .* split the batch or the sequence"):

@@ -124,7 +124,9 @@ extern "C" __global__ void fast(const float *x, float *out) {
 
 @pytest.mark.parametrize("rough", [False, True])
 def test_arithmetic_of_a_gpu(tmp_path: Path, rough: bool) -> None:
-    """Subnormal floats are 0; with `rough`, fast functions err and a product is not rounded before a sum."""
+    """Subnormal floats are 0; with `rough`, fast functions err
+    and a product is not rounded before a sum.
+    """
     path, out = kernel(tmp_path, FAST), torch.empty(5)
     square = 1 + 2.0**-12
     x = torch.tensor([2.0**-126, 3.3, 1.0, 3.0, 1e38, square, 1 + 2.0**-11])

@@ -1,7 +1,9 @@
-"""Instructions that the main loops of the kernels need for an element, compiled for a GPU and counted.
+"""Instructions that the main loops of the kernels need for an element, compiled for a GPU and
+counted.
 
-Copying an H200's memory leaves about 75 instructions an element for forward and backward together: what needs more is
-bound by them. Needs NVRTC, and a disassembler, which Triton's package brings. Prints figures with `-s`.
+Copying an H200's memory leaves about 75 instructions an element for forward and backward together:
+what needs more is bound by them. Needs NVRTC, and a disassembler, which Triton's package brings.
+Prints figures with `-s`.
 """
 
 import importlib.util
@@ -53,7 +55,9 @@ class Loop:
 
 
 def loops(path: Path, macros: Mapping[str, int], folder: Path, *, whole: bool = False) -> dict[str, Loop]:
-    """The longest loop of each kernel in bfloat16 on compute capability 9.0; with `whole`, all of the kernel."""
+    """The longest loop of each kernel in bfloat16 on compute capability 9.0; with `whole`,
+    all of the kernel.
+    """
     program = compilers()[-1].compile(path, {"IO": 3, **SCHEDULE, **macros}, arch="sm_90")
     file = folder / "kernel.cubin"
     file.write_bytes(program.binary)
@@ -101,7 +105,9 @@ def test_kernels_with_bounds(path: Path, macros: dict[str, int], most: dict[str,
 
 
 def test_bpsn(tmp_path: Path) -> None:
-    """A thread computes one run without a loop over tiles: all that it does, for an element of a run."""
+    """A thread computes one run without a loop over tiles: all that it does,
+    for an element of a run.
+    """
     found = loops(bpsn.FILE, BPSN, tmp_path, whole=True)
     for name, most in (("bpsn", 215), ("bpsn_backward", 550)):
         print(f"\n{name}: {per_element(found[name], 1):.0f}")

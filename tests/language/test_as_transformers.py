@@ -1,4 +1,6 @@
-"""The models are called as transformers' own: signatures, vectors in place of ids, PEFT, Auto classes."""
+"""The models are called as transformers' own: signatures, vectors in place of ids, PEFT,
+Auto classes.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ def test_snn_bert_is_called_as_bert(head: str) -> None:
 
 def test_a_decoder_is_called_as_llama(build: Build, ids: torch.Tensor) -> None:
     model = build()
-    its = [name for name in parameters(LlamaModel) if name != "position_ids"]  # `generate` would fill it in
+    # `generate` would fill it in
+    its = [name for name in parameters(LlamaModel) if name != "position_ids"]
     assert parameters(SpikeDecoderModel)[: len(its)] == its
     nothing = {"position_ids": None, "output_attentions": None, "past_key_values": None}
     assert torch.equal(model(ids, **nothing).logits, model(ids).logits)

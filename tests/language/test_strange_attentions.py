@@ -1,4 +1,6 @@
-"""An attention by a stranger: one that sees later tokens, or fails, is found before the training, by its name."""
+"""An attention by a stranger: one that sees later tokens, or fails,
+is found before the training, by its name.
+"""
 
 from __future__ import annotations
 

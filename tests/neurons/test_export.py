@@ -19,7 +19,8 @@ from sj_lang.neuron import Node
 from sj_lang.operators import decompositions
 from sj_lang.swap import swap
 
-SIZES = [(1, 1), (1, 3), (2, 1), (40, 2)]  # steps, batch; 40 steps are two blocks of the numba kernel
+# steps, batch; 40 steps are two blocks of the numba kernel
+SIZES = [(1, 1), (1, 3), (2, 1), (40, 2)]
 T, B = Dim("T", min=1), Dim("B", min=1)
 
 Call = tuple[Tensor, dict[str, Tensor] | None, Tensor | None]

@@ -64,7 +64,8 @@ def learns(net: nn.Module, x: Tensor) -> None:
 def test_a_transformer_with_tokens_before_features(new: str, example: Any) -> None:
     net = nn.Sequential(Block(), nn.Linear(8, 3))
     report = swap(net, new, example=example)
-    if isinstance(example, Tensor) and example.shape[2] == 8:  # then attention says nothing, and two axes fit
+    # then attention says nothing, and two axes fit
+    if isinstance(example, Tensor) and example.shape[2] == 8:
         assert [place.name for place in report.left] == ["0.nodes.3"]
         reason = "axes 2 and 3 of its input [4, 2, 8, 8] all fit the 8 features of BatchNorm1d '0.norms.2'; swap again"
         assert report.left[0].reason.startswith(reason)

@@ -82,5 +82,6 @@ def test_bpsn_starts_as_the_old_integrator() -> None:
     node.store_v_seq = True
     x = torch.rand(1, 2, 5).repeat(4, 1, 1)
     node(x)
-    torch.testing.assert_close(node.v_seq[1:], x[1:])  # H = (1 - alpha) x + alpha times the mean of the past
+    # H = (1 - alpha) x + alpha times the mean of the past
+    torch.testing.assert_close(node.v_seq[1:], x[1:])
     torch.testing.assert_close(node.v_seq[0], 0.25 * x[0])

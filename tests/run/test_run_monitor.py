@@ -9,6 +9,7 @@ from tiny_model import TinyConfig, TinyForCausalLM, TinyNeuron
 from torch import Tensor, nn
 
 from sj_lang.monitor import Monitor, neuron_parameters, nodes, seeded, undisturbed
+from sj_lang.testing.properties import longest_run
 
 
 class Given(nn.Module):
@@ -152,3 +153,13 @@ def test_no_run_in_nothing_but_padding() -> None:
         model["node"].functional(torch.ones(3, 1, 2), None, torch.zeros(3, 1, dtype=torch.bool))
     figures = monitor.figures()
     assert (figures["longest_run.node"], figures["saturated.node"], figures["firing_rate.node"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9, 1.0])
+def test_longest_runs_of_random_spikes(rate: float) -> None:
+    for steps in (1, 2, 7, 40):
+        spikes = (torch.rand(steps, 3, 5) < rate).float()
+        monitor = Monitor(nn.ModuleDict({"node": Given()}))
+        with monitor.recording():
+            monitor.nodes["node"].functional(spikes)
+        assert monitor.figures()["longest_run.node"] == longest_run(spikes)
