@@ -1,4 +1,5 @@
-"""Does a swapped network still learn? A convolutional net and a Spikformer on MNIST: LIF, DSN, BPSN.
+"""Does a swapped network still learn? A convolutional net and a Spikformer on MNIST: LIF, DSN,
+BPSN.
 
     SJ_LANG_DATA=FOLDER python docs/swap_mnist.py [cnn] [spikformer] [--old LIFNode] [--new dsn-n4]
 

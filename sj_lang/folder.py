@@ -257,7 +257,7 @@ class RunFolder:
             remove(path)
 
     def read_metrics(self, sound: Callable[[Any], bool] = is_figure, what: str = "a number") -> dict[str, Any]:
-        """metrics.json; empty if there is none yet. UserError if a value is not sound, i.e. `what`."""
+        """metrics.json; empty if there is none yet. UserError if a value is not `what`."""
         if not self.metrics.exists():
             return {}
         try:

@@ -143,8 +143,8 @@ class Monitor:
         layer.silent, layer.longest = layer.silent | silent, torch.maximum(layer.longest, longest)
 
     def figures(self) -> dict[str, float]:
-        """`firing_rate.`, `dead.`, `saturated.` (with `mean` and `<layer>`) and `longest_run.` (with
-        `max`); empty without spiking neurons.
+        """`firing_rate.`, `dead.`, `saturated.` (with `mean` and `<layer>`) and `longest_run.`
+        (with `max`); empty without spiking neurons.
 
         The mean rate weighs each neuron step alike; the mean shares weigh each channel alike.
         """

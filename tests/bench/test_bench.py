@@ -87,7 +87,7 @@ def test_the_sliding_psn_as_one_convolution_is_spikingjellys() -> None:
 
 
 def test_hgrn_is_dsns_equations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the definition in the place of flash-linear-attention's operators, the baseline is DSN."""
+    """With the definition in place of flash-linear-attention's operators, the baseline is DSN."""
     from sj_lang_neurons import DSN
     from sj_lang_neurons.scan import reference
 

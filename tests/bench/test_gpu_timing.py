@@ -1,4 +1,4 @@
-"""What is timed of a GPU, on a clock and a stream that are simulated: kernels, not the host's gaps."""
+"""What is timed of a GPU, with a simulated clock and stream: kernels, not the host's gaps."""
 
 from __future__ import annotations
 

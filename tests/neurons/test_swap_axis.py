@@ -1,4 +1,4 @@
-"""Swapping in networks that keep tokens before features, [T, B, L, D]: which axis the channels are."""
+"""Swapping in networks with tokens before features, [T, B, L, D]: the axis of the channels."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""SpikingJelly's own tools on nodes of ours: monitors, `v_seq`, and the counters of its 2.x line."""
+"""SpikingJelly's own tools on our nodes: monitors, `v_seq`, and the counters of its 2.x line."""
 
 from typing import Any
 

@@ -55,7 +55,7 @@ class BertNgram(BertSum):
         *,
         vectors: Tensor | None = None,
     ) -> Tensor:
-        """Embed as `BertSum` does; the valid tokens of a text stand first, and `match` needs ids."""
+        """Embed as `BertSum` does; valid tokens stand first, and `match` needs ids."""
         if ids is None and self.match_embeddings is not None:
             raise ValueError("bert_ngram with match compares the ids of tokens, so it takes no inputs_embeds")
         words = self.word_embeddings(ids) if vectors is None else vectors

@@ -12,7 +12,8 @@ from sj_lang_neurons.dsn.inputs import DSNColumns
 def borders_of(x: Tensor, size: int) -> Tensor:
     """Memory for the potentials before blocks of so many steps of x [T, N].
 
-    It has a row of zeros to spare, as `torch.export` would fix the number of steps if there could be one.
+    It has a row of zeros to spare, as `torch.export` would fix the number of steps if there could
+    be one.
     """
     steps, width = x.shape
     borders = x.new_empty((steps - 1) // size + 2, width)

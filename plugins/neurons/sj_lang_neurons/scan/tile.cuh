@@ -37,7 +37,8 @@ __device__ __forceinline__ real load(io bits) {
     const unsigned sign = (unsigned)(bits & 0x8000u) << 16, rest = (unsigned)(bits & 0x7fffu) << 13;
     if (rest >= 0x0f800000u) return __uint_as_float(sign | rest | 0x7f800000u);  // infinite, NaN
     if (rest >= 0x00800000u) return __uint_as_float(sign | (rest + 0x38000000u));
-    const float value = __uint_as_float(rest | 0x38800000u) - __uint_as_float(0x38800000u);  // 2^-14
+    // 0x38800000 is 2^-14
+    const float value = __uint_as_float(rest | 0x38800000u) - __uint_as_float(0x38800000u);
     return __uint_as_float(sign | __float_as_uint(value));  // no subnormal float, which is flushed
 }
 __device__ __forceinline__ io store(real value) {
