@@ -153,8 +153,8 @@ def _changed(folder: Path) -> str:
         if not sound:
             return f"{file} is cut off or damaged"
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
-    known = {*sums, SUMS, *(str(above) for file in sums for above in Path(file).parents)}
-    added = sorted(file for file in present - known if not Path(file).name.startswith("."))
+    summed = {*sums, SUMS, *(str(above) for file in sums for above in Path(file).parents)}
+    added = sorted(file for file in present - summed if not Path(file).name.startswith("."))
     return f"{added[0]!r:.60} was added to it" if added else ""
 
 

@@ -112,7 +112,8 @@ def test_what_tests_import_is_in_the_test_extra() -> None:
     project = metadata("sj-lang")["project"]
     lines = [*project["dependencies"], *project["optional-dependencies"]["test"]]
     declared = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
-    ours = {"sj_lang", "sj_lang_neurons", "sj_lang_language"} | {path.stem for path in (ROOT / "tests").rglob("*.py")}
+    ours = {"sj_lang", "sj_lang_neurons", "sj_lang_language"}
+    ours |= {one.stem for path in (ROOT / "tests").rglob("*.py") for one in (path, path.parent)}
     missing = {}
     for module, path in imported(ROOT / "tests").items():
         distribution = DISTRIBUTIONS.get(module, module).replace("_", "-")
