@@ -104,10 +104,10 @@ def potentials_are_stored(subject: Subject) -> None:
         node.reset()  # type: ignore[operator]
         assert node.v_seq is None, "v_seq is still there after reset"
     wide = subject.x(6, 2, 4)
-    folded, _ = _kept(called("m"))(node, wide.movedim(2, -1).flatten(1, -2), None, None)
+    folded, _ = _kept(called("m"))(node, wide.movedim(subject.axis, -1).flatten(1, -2), None, None)
     for name, run in modes.items():
         potentials, _ = _kept(run)(node, wide, None, None)
-        want = torch.unflatten(folded, 1, (2, 4)).movedim(-1, 2)
+        want = torch.unflatten(folded, 1, (2, 4)).movedim(-1, subject.axis)
         what = f"v_seq of {name}, x {list(wide.shape)}, against its places moved into the batch"
         assert_close(potentials, want, what)
     if subject.traits.takes_mask:

@@ -59,7 +59,7 @@ def test_runs_and_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     for expected in ("spiking  ", "ann", "test.loss", "±", "parameters.neurons", "ann wrote:\n  | a b c"):
         assert expected in last
     page = (tmp_path / "s/report.html").read_text()
-    assert page.count("<h2>") == 2 + 4
+    assert page.count("<h2>") == 2 + 1 + 4  # means, energy, runs
     assert page.count("mean of 2 runs") == 2
     assert page.index("spiking/seed-1") < page.index("ann/seed-1")
     with pytest.raises(UserError, match="is a series; name one of its runs: s/spiking/seed-1, "):
