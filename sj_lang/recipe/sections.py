@@ -88,7 +88,6 @@ ELSEWHERE = {
     "data_seed": "the seed has one place: 'seed' at the top level",
     "output_dir": "the run folder has one place: 'output' at the top level",
 }
-#: Our one key of `train:`: the learning rate of the neurons' parameters; null: that of all others.
 #: what other libraries call fields of TrainingArguments
 OTHER_NAMES = {
     "lr": "learning_rate",
@@ -105,6 +104,7 @@ OTHER_NAMES = {
     "clip": "max_grad_norm",
     "accumulate": "gradient_accumulation_steps",
 }
+#: Our one key of `train:`: the learning rate of the neurons' parameters; null: that of all others.
 NEURON_RATE = "neuron_learning_rate"
 
 
