@@ -1,8 +1,13 @@
-"""What a mask does to a node: masked steps are removed before it runs, and are zeros after it."""
+"""What a node's input is made into before it runs, and its results back.
+
+Masked steps are removed, and are zeros afterwards. Axes between batch and channels are folded into
+the batch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,6 +70,17 @@ def _zero(x: Tensor, mask: Tensor) -> Tensor:
 
 def choose(mask: Tensor, after: State, before: State) -> State:
     return {name: torch.where(_over(mask, after[name]), after[name], before[name]) for name in after}
+
+
+def channel_axis(node: Any, x: Tensor, single: bool) -> int:
+    """The axis of the channels in a step or a sequence x of a node: its `axis`, or 2."""
+    axis: int = getattr(node, "axis", 2)
+    return axis + x.dim() if axis < 0 else axis - int(single)
+
+
+def unfolded(state: State, between: torch.Size | None) -> State:
+    """A state with the axes of the batch apart again; no views, as `detach_net` fails on them."""
+    return {name: torch.unflatten(value, 0, between).clone() if between else value for name, value in state.items()}
 
 
 def orders(mask: Tensor, axis: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sj_lang import masks
+
 Functional = Callable[..., tuple[Tensor, Any]]
 
 
@@ -117,16 +119,14 @@ class Monitor:
 
     def _count(self, name: str, node: nn.Module, spikes: Tensor, mask: Tensor | None) -> None:
         lead = 1 if getattr(node, "step_mode", "m") == "s" else 2
-        axis = getattr(node, "axis", 2)
-        channels = (axis - (2 - lead) if axis > 0 else axis) % spikes.dim()
+        channels = masks.channel_axis(node, spikes, lead == 1)
         fires, others = spikes != 0, [other for other in range(spikes.dim()) if other != channels]
         fired, quiet = fires.any(others), ~fires  # [C]
         if mask is not None:
             shape = (*mask.shape, *[1] * (spikes.dim() - lead))
             quiet &= mask.view(shape)
             if lead == 2:  # valid steps first: padding interrupts no run
-                order = mask.byte().argsort(dim=0, descending=True, stable=True).view(shape)
-                fires = fires.gather(0, order.expand_as(fires))
+                fires = fires.gather(0, masks.orders(mask, 0)[0].view(shape).expand_as(fires))
         silent = quiet.any(others)
         longest = torch.tensor(_longest_run(fires) if lead == 2 else 0, device=spikes.device)
         # masked steps hold zeros: they add no spikes and are not counted as steps

@@ -125,7 +125,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         """The state before the first step of x, whose values do not matter: `fresh_state`."""
         x, _, between = self._folded(x, None, self.step_mode == "s")
         shape = x.shape[1:] if self.step_mode == "m" else x.shape
-        return _unfolded(self.fresh_state(x, shape), between)
+        return masks.unfolded(self.fresh_state(x, shape), between)
 
     def functional(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
         """Spikes of x in its dtype, and the state after it. Pure: the node's memory is not touched.
@@ -184,7 +184,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             return spikes, after, v
         batch = 0 if single else 1
         v = None if v is None else torch.unflatten(v, batch, between)
-        return torch.unflatten(spikes, batch, between), _unfolded(after, between), v
+        return torch.unflatten(spikes, batch, between), masks.unfolded(after, between), v
 
     # Channels
 
@@ -198,14 +198,10 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             raise ValueError(f"{self._name}: axis is {value!r}; expected 2 or more, or -1 and so on from the end")
         self._axis = value
 
-    def _channel_axis(self, x: Tensor, single: bool) -> int:
-        """Of this input."""
-        return self._axis + x.dim() if self._axis < 0 else self._axis - int(single)
-
     def _folded(self, x: Tensor, mask: Tensor | None, single: bool) -> tuple[Tensor, Tensor | None, torch.Size | None]:
         """Both with all axes before the channels as the batch, and these axes; None: one."""
         batch = 0 if single else 1
-        between = x.shape[batch : self._channel_axis(x, single)]
+        between = x.shape[batch : masks.channel_axis(self, x, single)]
         if len(between) <= 1:
             return x, mask, None
         mask = None if mask is None else masks.spread(mask, between[1:])
@@ -347,13 +343,14 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
                 raise TypeError(f"{self._name}: the {name} must be a tensor, got {type(value).__name__}")
         if not x.is_floating_point():
             raise TypeError(f"{self._name}: the input must be floating point, got {x.dtype}")
-        axis = self._channel_axis(x, single)
+        axis = masks.channel_axis(self, x, single)
         if not (1 if single else 2) <= axis < x.dim():
             mode = "s" if single else "m"
-            raise ValueError(f'{self._name}: in step_mode "{mode}" the input is {layout}, got shape {_shape(x)}')
+            raise ValueError(f'{self._name}: in step_mode "{mode}" the input is {layout}, got shape {tuple(x.shape)}')
         if x.shape[axis] != self.channels:
             raise ValueError(
-                f"{self._name}: built for {self.channels} channels, the input {layout} has {x.shape[axis]}: {_shape(x)}"
+                f"{self._name}: built for {self.channels} channels, the input {layout} has {x.shape[axis]}: "
+                f"{tuple(x.shape)}"
             )
         parameters = [p for p in self._parameters.values() if p is not None]  # faster: no recursion
         for parameter in parameters or self.parameters():
@@ -363,7 +360,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         if self.levels > 2 / torch.finfo(x.dtype).eps:
             raise ValueError(f"{self._name}: spikes up to {self.levels} are not exact in {x.dtype}; use a wider dtype")
         if not single and x.shape[0] == 0:
-            raise ValueError(f"{self._name}: the sequence has no steps, T = 0: {_shape(x)}")
+            raise ValueError(f"{self._name}: the sequence has no steps, T = 0: {tuple(x.shape)}")
         if mask is not None:
             masks.refuse_unfit(self._name, mask, x, single)
 
@@ -385,7 +382,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
                     "reset the node (functional.reset_net) or pick the state's rows"
                 )
             if value.shape != size:
-                raise ValueError(f"{self._name}: the state {name!r} must have shape {size}, got {_shape(value)}")
+                raise ValueError(f"{self._name}: the state {name!r} must have shape {size}, got {tuple(value.shape)}")
             if not torch.compiler.is_compiling() and value.is_inference() and not torch.is_inference_mode_enabled():
                 raise ValueError(
                     f"{self._name}: the state {name!r} was made in torch.inference_mode(), and nothing can be learned "
@@ -396,15 +393,6 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         return {name: state[name].flatten(0, len(lead) - 1).to(dtype) for name in shapes}
 
 
-def _unfolded(state: State, between: torch.Size | None) -> State:
-    """A state with the axes of the batch apart again; no views, as `detach_net` fails on them."""
-    return {name: torch.unflatten(value, 0, between).clone() if between else value for name, value in state.items()}
-
-
 def state_dtype(x: Tensor) -> torch.dtype:
     """The dtype of states, and of all arithmetic on an input x."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _shape(x: Tensor) -> tuple[int, ...]:
-    return tuple(x.shape)
