@@ -51,10 +51,15 @@ class MovesChannelsOutsideTheGraph(Toy):
         return super().advance(x if self.axis == 2 else x.detach(), state, mask, single=single)
 
 
-@fault("channels_on_another_axis", says=r"step of \[T, B, ...\] with the channels on axis 3, got shape \(2, 3, 5\)")
+@fault("channels_on_another_axis", says=r"step of \[T, B, ...\] with the channels on axis 4, got shape \(2, 3, 5\)")
 class CountsTheAxisOfAStepFromItsBatch(Toy):
-    def _channel_axis(self, x, single):
-        return self.axis + x.dim() if self.axis < 0 else self.axis
+    def advance(self, x, state, mask, *, single):
+        declared = self._axis
+        self._axis += single and declared > 0
+        try:
+            return super().advance(x, state, mask, single=single)
+        finally:
+            self._axis = declared
 
 
 @fault("eval_changes_nothing", says=r"stepwise, eval\(\) and no_grad against train\(\), x \[6, 3, 5\]")
