@@ -138,16 +138,18 @@ class BothLines:
 
     @step_mode.setter
     def step_mode(self, value: str) -> None:
+        # A mode that this node lacks is refused when the node is called: `set_step_mode` sets one
+        # module after the other, and an error here would leave it halfway through the net.
+        self._step_mode = value if value in ("s", "m") else self.possible_mode(value)
+
+    def possible_mode(self, value: str) -> str:
+        """The step mode; raises ValueError if the node cannot run in it."""
         node: Any = self
-        # 0.0.0.0.14's constructor assigns "s" before it can know what the class supports.
-        if "_step_mode" in self.__dict__ and value not in node.supported_step_mode():
-            valid = " and ".join(f'"{mode}"' for mode in node.supported_step_mode())
-            reason = f": {node.one_mode}" if getattr(node, "one_mode", "") else ""
-            raise ValueError(
-                f'{type(self).__name__}: step_mode "{value}" is not possible; this node has {valid}{reason}. '
-                "If `set_step_mode` set it, modules before this one are set already: set the net back to what it was"
-            )
-        self._step_mode = value
+        if value in node.supported_step_mode():
+            return value
+        valid = " and ".join(f'"{mode}"' for mode in node.supported_step_mode())
+        reason = f": {node.one_mode}" if getattr(node, "one_mode", "") else ""
+        raise ValueError(f'{type(self).__name__}: step_mode "{value}" is not possible; this node has {valid}{reason}')
 
     def __getattr__(self, name: str) -> Any:
         # 0.0.0.0.14's monitors call this method itself, also for attributes that Python would find

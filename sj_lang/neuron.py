@@ -66,7 +66,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         self.axis = axis
         self.store_v_seq = store_v_seq
         self.v_seq: Tensor | None = None
-        self.step_mode = step_mode
+        self.step_mode = self.possible_mode(step_mode)
         self.backend = backend
         for name in self.state_shapes(torch.Size((1, channels))):
             self.register_memory(name, None)
@@ -272,8 +272,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     def detach(self) -> None:
         super().detach()
-        if self.v_seq is not None:
-            self.v_seq = self.v_seq.detach()
+        self.v_seq = None if self.v_seq is None else self.v_seq.detach()
 
     def extra_repr(self) -> str:
         axis = "" if self.axis == 2 else f", axis={self.axis}"
@@ -335,6 +334,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         self.v_seq = v
 
     def _check(self, x: Tensor, mask: Tensor | None, single: bool) -> None:
+        if single:
+            self.possible_mode(self.step_mode)
         layout = "[B, C, ...]" if single else "[T, B, C, ...]"
         if self._axis != 2:
             layout = f"{'a step of ' if single else ''}[T, B, ...] with the channels on axis {self._axis}"

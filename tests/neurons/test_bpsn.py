@@ -317,10 +317,11 @@ def test_bad_options_are_refused(options: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize("direction", ["both", "backward"])
 def test_a_single_step_is_refused_with_the_reason(direction: str) -> None:
     node = BPSN(channels=3, direction=direction)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="needs the whole sequence"):
-        node.step_mode = "s"
     with pytest.raises(TypeError, match="no single step"):
         node.single_step_forward(torch.zeros(2, 3))
+    node.step_mode = "s"
+    with pytest.raises(ValueError, match="needs the whole sequence"):
+        node(torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize("backend", ["torch", "auto"])

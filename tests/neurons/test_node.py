@@ -247,7 +247,10 @@ def test_compiles_without_a_break() -> None:
 def test_a_node_without_single_steps_says_so() -> None:
     node = WholeOnly(channels=4)
     assert node.step_mode == "m"
-    for attempt in (lambda: functional.set_step_mode(node, "s"), lambda: WholeOnly(channels=4, step_mode="s")):
+    functional.set_step_mode(node, "s")
+    assert node.multi_step_forward(random(5, 2, 4)).shape == (5, 2, 4)
+    node.reset()
+    for attempt in (lambda: node(random(5, 2, 4)), lambda: WholeOnly(channels=4, step_mode="s")):
         with pytest.raises(ValueError, match='WholeOnly: step_mode "s" is not possible; this node has "m"'):
             attempt()
 

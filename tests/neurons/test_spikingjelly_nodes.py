@@ -172,8 +172,10 @@ def test_fixed_length_says_what_is_wrong():
         node(x[:3])
     with pytest.raises(ValueError, match="not a single step"):
         node.single_step_forward(x[0])
+    node.step_mode = "s"
     with pytest.raises(ValueError, match=r'step_mode "s" is not possible; this node has "m"'):
-        node.step_mode = "s"
+        node(x[0])
+    node.step_mode = "m"
     valid = torch.ones(4, 3, dtype=torch.bool)
     assert torch.equal(node(x, mask=valid), node(x))
     valid[3, 0] = False

@@ -207,8 +207,15 @@ def test_only_the_forward_direction_goes_where_steps_are() -> None:
 
     net = csnn()
     swap(net, "bpsn", example=X)
+    expected = net(X)
+    functional.reset_net(net)
+    functional.set_step_mode(net, "s")
+    assert {module.step_mode for module in net.modules() if hasattr(module, "step_mode")} == {"s"}
     with pytest.raises(ValueError, match=r'step_mode "s" is not possible.*needs the whole sequence.*"forward" steps'):
-        functional.set_step_mode(net, "s")
+        net(X[0])
+    functional.reset_net(net)
+    functional.set_step_mode(net, "m")
+    assert torch.equal(net(X), expected)
 
 
 def test_a_threshold_that_the_new_node_cannot_have() -> None:

@@ -325,10 +325,7 @@ def test_a_part_of_the_net_that_is_reset_alone() -> None:
 def test_small_messages() -> None:
     net = nn.Sequential(layer.Linear(5, 5), neuron.LIFNode())
     functional.set_step_mode(net, "m")
-    swap(net, "bpsn", example=9 * torch.rand(4, 2, 5))
-    with pytest.raises(ValueError, match="set the net back to what it was"):
-        functional.set_step_mode(net, "s")
-    swap(net, "dsn", example=9 * torch.rand(4, 2, 5), of=type(net[1]))
+    swap(net, "dsn", example=9 * torch.rand(4, 2, 5))
     with pytest.raises(ValueError, match="DSN: 1 states were handed in, it has 2: h, tail"):
         net[1].multi_step_functional_forward((torch.rand(4, 2, 5),), (None,))
 
