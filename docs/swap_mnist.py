@@ -28,6 +28,8 @@ from sj_lang.energy import energy
 from sj_lang.swap import swap
 
 WIDTH, BATCH = 8, 64
+#: how many pixels a step has if the image is a sequence
+SEQUENCES = {"columns": 14, "pixels": 1}
 #: what a node is swapped to: None leaves the old ones
 NEW = {
     "as it was": None,
@@ -50,11 +52,11 @@ def mnist() -> tuple[Tensor, Tensor]:
 
 
 class Net(nn.Module):
-    """Layers in multi-step mode, on an image that is repeated T times. kind: of its nodes."""
+    """Layers in multi-step mode. kind: of its nodes. coding: of an image, in T steps."""
 
-    def __init__(self, kind: str, T: int) -> None:
+    def __init__(self, kind: str, T: int, coding: str) -> None:
         super().__init__()
-        self.T, self.kind = T, kind
+        self.T, self.kind, self.coding = T, kind, coding
         self.layers = nn.Sequential(*self.build())
         functional.set_step_mode(self, "m")
 
@@ -69,7 +71,14 @@ class Net(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x.repeat(self.T, 1, 1, 1, 1)).mean(0)
+        return self.layers(self.coded(x)).mean(0)
+
+    def coded(self, x: Tensor) -> Tensor:
+        """[T, B, 1, 14, 14], each image T times or as random spikes, or [T, B, C], C pixels a step."""
+        if self.coding in ("columns", "pixels"):
+            return x.flatten(1).unflatten(1, (-1, SEQUENCES[self.coding])).movedim(1, 0)
+        x = x.repeat(self.T, 1, 1, 1, 1)
+        return x if self.coding == "repeated" else (torch.rand_like(x) <= x).float()
 
 
 class CNN(Net):
@@ -78,6 +87,14 @@ class CNN(Net):
     def build(self) -> list[nn.Module]:
         convs = [*self.conv(1, WIDTH), layer.MaxPool2d(2), *self.conv(WIDTH, WIDTH)]
         return [*convs, layer.Flatten(), layer.Linear(WIDTH * 7 * 7, 10, bias=False), self.node()]
+
+
+class MLP(Net):
+    """The fully connected net of the tutorials, with a hidden layer."""
+
+    def build(self) -> list[nn.Module]:
+        hidden = layer.Linear(SEQUENCES.get(self.coding, 14 * 14), 64, bias=False)
+        return [layer.Flatten(), hidden, layer.BatchNorm1d(64), self.node(), layer.Linear(64, 10), self.node()]
 
 
 class Tokens(nn.Module):

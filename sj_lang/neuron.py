@@ -15,7 +15,7 @@ from sj_lang.compat import BothLines, OldNode, spikingjelly
 from sj_lang.errors import choices
 from sj_lang.masks import State as State  # neurons import it from here
 from sj_lang.operators import Kernel as Kernel  # neurons import it from here
-from sj_lang.operators import is_exporting, no_autocast
+from sj_lang.operators import is_exporting, leaf, no_autocast
 
 BACKENDS = ("auto", "torch", "numba", "cupy")
 PREFERRED = ("cupy", "numba", "torch")
@@ -142,8 +142,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`functional` with the state kept in the node, until SpikingJelly's `reset_net`."""
-        if isinstance(x, Proxy):  # a leaf of torch.fx
-            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x, mask), {})
+        if isinstance(x, Proxy):
+            return leaf(self, x, mask)
         return self._call(x, mask, single=self.step_mode == "s")
 
     def single_step_forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

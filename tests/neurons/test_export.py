@@ -194,6 +194,17 @@ def test_a_node_is_a_leaf_of_torch_fx() -> None:
     assert torch.equal(spikes, net[1](x))
 
 
+def test_nir_is_refused_in_a_sentence() -> None:
+    class Tracer(fx.Tracer):
+        """What nirtorch, which `export_to_nir` of SpikingJelly 2 calls, traces with."""
+
+        __module__ = "nirtorch.torch_tracer"
+
+    net, _ = csnn("dsn")
+    with pytest.raises(NotImplementedError, match="^DSN: NIR has no node for it; export the net with LIF"):
+        Tracer().trace(net[1:2])
+
+
 @pytest.mark.parametrize("backend", ["torch", "numba"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_decomposed_linear_scan(backend: str, reverse: bool) -> None:
