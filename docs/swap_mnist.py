@@ -145,6 +145,9 @@ class TokenMean(nn.Module):
         return x.mean(2)
 
 
+NETS = {"cnn": CNN, "mlp": MLP, "spikformer": Spikformer}
+
+
 def train(net: Net, seed: int, steps: int) -> float:
     """Seconds of training."""
     images, labels = mnist()
@@ -188,10 +191,11 @@ def measure(net: Net) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("nets", nargs="*", default=["cnn", "spikformer"], help="cnn, spikformer or both")
+    parser.add_argument("nets", nargs="*", default=["cnn", "spikformer"], help=", ".join(NETS))
     parser.add_argument("--old", default="LIFNode", choices=("LIFNode", "IFNode"), help="the nodes of the network")
     parser.add_argument("--new", nargs="*", default=list(NEW), choices=list(NEW), help="what they are swapped to")
-    parser.add_argument("--T", type=int, default=4, help="how often the image is repeated")
+    parser.add_argument("--coding", default="repeated", choices=("repeated", "poisson", *SEQUENCES))
+    parser.add_argument("--T", type=int, default=4, help="steps, if the image is repeated or poisson")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     options = parser.parse_args()
@@ -201,7 +205,7 @@ def main() -> None:
             rows = []
             for seed in options.seeds:
                 torch.manual_seed(seed)
-                net = {"cnn": CNN, "spikformer": Spikformer}[name](options.old, options.T)
+                net = NETS[name](options.old, options.T, options.coding)
                 if NEW[new]:
                     report = swap(net, NEW[new], example=mnist()[0][:BATCH])
                     assert not report.left, str(report)

@@ -201,7 +201,7 @@ def test_nir_is_refused_in_a_sentence() -> None:
         __module__ = "nirtorch.torch_tracer"
 
     net, _ = csnn("dsn")
-    with pytest.raises(NotImplementedError, match="^DSN: NIR has no node for it; export the net with LIF"):
+    with pytest.raises(NotImplementedError, match=r"^DSN: NIR has no node for it; export the net with LIF"):
         Tracer().trace(net[1:2])
 
 
