@@ -101,7 +101,7 @@ class OldNode:
 
     surrogate_function, v_threshold: as it has them. leak: what a step keeps of its potential, 1 if
     all. gain: what a step adds of its input. constant: its input was the same at each step of the
-    example.
+    example. repeated: the number of steps, if the net's own input was; else 0.
     """
 
     surrogate_function: Any
@@ -109,6 +109,7 @@ class OldNode:
     leak: float | None
     gain: float
     constant: bool
+    repeated: int = 0
 
     def integrator(self, chosen: Mapping[str, Any]) -> dict[str, float]:
         """`alpha_init` and `v_threshold` of H_t = alpha H_{t-1} + (1 - alpha) X_t in its place.

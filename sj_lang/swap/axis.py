@@ -54,6 +54,10 @@ def channels_of(seen: Seen, mode: str, asked: int | None, marked: Marked) -> Cha
     single = (1,) if mode == "s" else ()
     shapes = [single + tuple(x.shape) for x in seen.inputs]
     shape = shapes[0]
+    for feeder in seen.feeders[0][:1]:
+        if not single and _on_the_batch(feeder, shape) and marked(feeder) == {1}:
+            where = f"the {feeder.features} features of {feeder.name} are axis 1 of its input {list(shape)}"
+            return Channels(reason=f"{where}, which is the batch in [T, B, C, ...]; is axis 0 time and batch together?")
     if asked is not None:
         return _asked(shapes, seen, asked)
     if any(len(other) < 3 for other in shapes):
@@ -124,6 +128,11 @@ def _asked(shapes: Sequence[Shape], seen: Seen, asked: int) -> Channels:
             where = f"the {feeder.features} features of {feeder.name} are axis {fits[0]} of its input {list(shape)}"
             return Channels(reason=f"{where}, not {asked}; swap it in a call without axis=")
     return Channels(asked, sizes.pop())
+
+
+def _on_the_batch(feeder: Feeder, shape: Shape) -> bool:
+    """Whether a module may have made its features on what a sequence has the batch on."""
+    return len(feeder.shape) == len(shape) and feeder.axis == 1 and shape[1] == feeder.features
 
 
 def _unchanged(feeder: Feeder, shape: Shape, axis: int) -> bool:

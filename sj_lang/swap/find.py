@@ -14,6 +14,7 @@ from sj_lang.errors import UserError
 
 #: what neurons of other code call their threshold, leak, state and surrogate
 _MARKS = re.compile(r"v_th|thresh|^tau$|^decay$|^beta$|^mem|^v$|surrogate|^reset$|step_mode")
+_LAYERS = re.compile(r"\b(activation_based|clock_driven)\.layer")
 _SHOWN = 8
 
 
@@ -57,7 +58,7 @@ def _candidates(net: nn.Module) -> str:
     places = defaultdict(list)
     for name, module in net.named_modules():
         kind = type(module)
-        if not name or kind.__module__.startswith("torch.") or ".layer" in kind.__module__:
+        if not name or kind.__module__.startswith("torch.") or _LAYERS.search(kind.__module__):
             continue
         names = (*vars(module), *module._parameters, *module._buffers, *module._modules, *vars(kind))
         if any(_MARKS.search(attribute) for attribute in names):

@@ -16,6 +16,7 @@ from sj_lang.errors import describe
 _LEVELS = (0.3, 0.6, 1.2, 2.0, 8.0)
 _SIZES = (0.7, 1.5, 5.0)
 _CHANGES = (-1000.0, 0.0, 8.0)
+_TAKES = {"s": "a step", "m": "a sequence"}
 _ASK = 'pass step_mode="s" (a step per call) or "m" (a sequence)'
 
 
@@ -23,16 +24,22 @@ def step_mode(old: nn.Module, x: Tensor, keyword: str, asked: str | None) -> tup
     """ "s" or "m" and ""; or "" and why it is not clear.
 
     old: as it was before the example. x, keyword: its first input, and the name by which it was
-    handed over. asked: the mode of classes that do not say it themselves.
+    handed over. asked: the mode of classes that do not say it themselves; a trial that clearly says
+    something else is right.
     """
-    mode = compat.step_mode(old) or asked
-    if mode:
+    if mode := compat.step_mode(old):
         return mode, ""
     try:
         with torch.no_grad():
-            return _tried(Trial(old, keyword), x.detach().clone())
+            mode, reason, sure = _tried(Trial(old, keyword), x.detach().clone())
     except Exception as error:  # foreign code that is fed what it does not expect
-        return "", f"its step mode is not clear, as a trial of it failed ({describe(error)}); {_ASK}"
+        mode, sure = "", False
+        reason = f"its step mode is not clear, as a trial of it failed ({describe(error)}); {_ASK}"
+    if not asked or (sure and not mode):
+        return mode, reason
+    if sure and mode != asked:
+        return "", f'a trial shows that it takes {_TAKES[mode]} per call, step_mode="{mode}", not "{asked}"'
+    return asked, ""
 
 
 class Trial:
@@ -51,26 +58,30 @@ class Trial:
         return output
 
 
-def _tried(trial: Trial, x: Tensor) -> tuple[str, str]:
-    """Time is the axis on which a step changes the next; without one, a call changes the next."""
+def _tried(trial: Trial, x: Tensor) -> tuple[str, str, bool]:
+    """The mode, or "" and why there is none, and whether that is sure.
+
+    Time is the axis on which a step changes the next; without one, a call changes the next.
+    """
     if len(x) == 1:
         x = torch.cat((x, x))
     if not torch.equal(trial(x.fill_(1.2)), trial(x)):
-        return "", f"its output is random, so its step mode is not clear; {_ASK}"
+        return "", f"its output is random, so its step mode is not clear; {_ASK}", False
     if x.dim() > 1 and x.shape[1] > 1 and any(changed.any() for changed in _changed_after(trial, x, 1)):
-        return "", f"one entry of axis 1 of its input {list(x.shape)} changes the next; a node's time is axis 0"
+        return "", f"one entry of axis 1 of its input {list(x.shape)} changes the next; a node's time is axis 0", True
     changed = torch.stack([change.flatten(1).any(1) for change in _changed_after(trial, x, 0)]).any(0)
     if changed[0]:
-        return "m", ""
+        return "m", "", True
     if changed.any():
-        return "", f"axis 0 of its input {list(x.shape)} seems to hold time and batch together; fold them apart"
+        return "", f"axis 0 of its input {list(x.shape)} seems to hold time and batch together; fold them apart", True
     for base in _inputs(x):
         alone = trial(base)
         before = [torch.full_like(x, change) for change in _CHANGES]
         for other in (*before, base.flatten().flip(0).view_as(base)):
             if not torch.equal(trial(other, base), alone):
-                return "s", ""
-    return "", f"its step mode is not clear: no step of its input changes a later one, and no call the next; {_ASK}"
+                return "s", "", True
+    reason = f"its step mode is not clear: no step of its input changes a later one, and no call the next; {_ASK}"
+    return "", reason, False
 
 
 def _inputs(x: Tensor) -> Iterator[Tensor]:

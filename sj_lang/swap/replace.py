@@ -111,13 +111,13 @@ def _facts(old: nn.Module, seen: Seen, mode: str) -> OldNode:
     """What decides when the old node fires."""
     leak, gain = compat.leak_and_gain(old)
     threshold = getattr(old, "v_threshold", None)
-    x = seen.inputs[0]
     return OldNode(
         surrogate_function=getattr(old, "surrogate_function", None),
         v_threshold=threshold if isinstance(threshold, float) else None,
         leak=leak,
         gain=gain,
-        constant=mode == "m" and len(x) > 1 and bool((x == x[:1]).all()),
+        constant=bool(seen.repeats(mode)),
+        repeated=seen.repeated,
     )
 
 

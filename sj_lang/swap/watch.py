@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from sj_lang import compat
 
@@ -47,7 +48,8 @@ class Seen:
     those of `_METHODS` that were called past `forward`. low, high: the range of its output; whole:
     it holds integers only. fired, steps: neuron steps with an output other than 0, and all. other:
     the class of an output that is no tensor. overwritten: the net changed an input in place
-    afterwards.
+    afterwards. repeated: at how many steps the first node of the net was fed the same; 0 if its
+    input changes.
     """
 
     inputs: list[Tensor] = field(default_factory=list)
@@ -64,6 +66,7 @@ class Seen:
     other: str = ""
     inside: bool = False
     overwritten: bool = False
+    repeated: int = 0
 
     @property
     def rate(self) -> float:
@@ -80,6 +83,13 @@ class Seen:
                 self.feeders.append(feeders)
                 return
 
+    def repeats(self, mode: str) -> int:
+        """At how many steps it was fed the same in this step mode ("": unknown); 0 if its input changes."""
+        single = mode == "s" or (not mode and len(self.inputs) > 1)
+        steps: Any = self.inputs if single else self.inputs[0]
+        same = len(steps) > 1 and all(x.shape == steps[0].shape and bool((x == steps[0]).all()) for x in steps)
+        return len(steps) if same else 0
+
     def returned(self, output: Any) -> None:
         """Note what it returned."""
         self.inside = False
@@ -95,12 +105,14 @@ class Seen:
 def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> dict[int, Seen]:
     """Run the example once, as `run` does, and watch the nodes, by id."""
     seen = {key: Seen() for key in nodes}
+    called: list[int] = []  # the nodes that were fed, the first one first
     recent: list[Feeder] = []  # the last one first
     waiting: list[Seen] = []  # for what runs behind them
     inner = {id(module) for node in nodes.values() for module in node.modules()}
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen[id(module)].take(args, kwargs, tuple(recent))
+        called.extend([id(module)] if seen[id(module)].inputs else [])
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         seen[id(module)].returned(output)
@@ -136,6 +148,9 @@ def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> d
             run(net, example)
         for mine in seen.values():
             mine.overwritten = any(x._version != v for x, v in zip(mine.inputs, mine.versions, strict=True))
+        repeated = max((seen[key].repeats(compat.step_mode(nodes[key])) for key in called[:1]), default=0)
+        for mine in seen.values():
+            mine.repeated = repeated
     finally:
         for handle in handles:
             handle.remove()
@@ -145,15 +160,16 @@ def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> d
 def run(net: nn.Module, example: Example) -> None:
     """The example in eval mode without gradient, reset before and after; modes are kept.
 
-    A list: one after the other.
+    A list: one after the other. The network gets copies, as some change their input in place.
     """
     modes = {module: module.training for module in net.modules()}
     try:
         net.eval()
         for one in example if isinstance(example, list) else [example]:
             compat.reset(net)
+            inputs = tree_map_only(Tensor, Tensor.clone, one)
             with torch.no_grad():
-                net(*one) if isinstance(one, tuple) else net(one)
+                net(*inputs) if isinstance(inputs, tuple) else net(inputs)
     finally:
         for module, training in modes.items():
             module.training = training

@@ -118,10 +118,17 @@ class DSN(Node):
 
     @classmethod
     def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Binary, and the old integrator at the start."""
+        """Binary, and the old integrator at the start.
+
+        If a net is fed the same at T steps, a potential without reset settles, and the neuron then
+        fires always or never. A leak of T / 4 steps makes when it begins to fire tell how strong
+        its input is.
+        """
         arguments = {"n": 1, **old.integrator(chosen)}
         if "alpha_init" in arguments:
             arguments["taps_init"] = 0.0
+            if old.repeated:
+                arguments["alpha_init"] = max(arguments["alpha_init"], 1 - 4 / old.repeated)
         return {name: value for name, value in arguments.items() if name not in chosen}
 
     def state_shapes(self, shape: torch.Size) -> dict[str, tuple[int, ...]]:
