@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from torch import nn
 
 from sj_lang import compat
@@ -30,13 +32,16 @@ def reason_of_mode(mode: str, make: Make) -> str:
     return ""
 
 
-def reason_of_output(seen: Seen, node: nn.Module) -> str:
-    """Why what the old node returned is nothing that the new one can fire; "" if it can."""
+def reason_of_use(seen: Seen, node: nn.Module) -> str:
+    """Why the new node cannot take what the old one took, or fire what it fired; "" if it can."""
+    kind = type(node)
+    if unknown := sorted(seen.keywords - inspect.signature(kind.forward).parameters.keys()):
+        return f"the net calls it with {unknown[0]}=, which {kind.__name__} does not take"
     low, high = getattr(node, "spike_range", (0, getattr(node, "levels", 1)))
     if not seen.whole:
         return f"its output is not spikes: it has fractions, from {seen.low:.3g} to {seen.high:.3g}"
     if seen.low < low or seen.high > high:
-        return f"it fires from {seen.low:g} to {seen.high:g}, and {type(node).__name__} from {low} to {high}"
+        return f"it fires from {seen.low:g} to {seen.high:g}, and {kind.__name__} from {low} to {high}"
     return ""
 
 

@@ -16,7 +16,7 @@ from sj_lang.component import schema
 from sj_lang.errors import PluginError, UserError
 from sj_lang.swap.axis import Marks, channels_of
 from sj_lang.swap.mode import step_mode
-from sj_lang.swap.reasons import reason_of_call, reason_of_mode, reason_of_output
+from sj_lang.swap.reasons import reason_of_call, reason_of_mode, reason_of_use
 from sj_lang.swap.report import SwapPlace
 from sj_lang.swap.watch import Seen
 
@@ -77,7 +77,7 @@ def replacement(
         except ValueError as wrong:
             raise UserError(f"swap: place '{name}': {wrong}") from wrong
         return left(f"the new node refuses what decides when the old one fires: {error}")
-    if reason := reason_of_output(seen, node):
+    if reason := reason_of_use(seen, node):
         return left(reason)
     if channels.axis != 2:
         if not hasattr(node, "axis"):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: steps of the same input after which a neuron with a usual leak has settled
+_MANY = 16
+
 
 @dataclass(frozen=True)
 class SwapPlace:
@@ -13,6 +16,7 @@ class SwapPlace:
     how many, on this axis of `[T, B, ...]`. why: what says that it is this axis. reason: why it was
     left as it was, "" if it was replaced. note: what did not carry over, or looks odd. rate_before,
     rate_after: share of the example's neuron steps that fired, None if the place was not swapped.
+    repeated: at how many steps the net was fed the same, 0 if its input changes.
     """
 
     name: str
@@ -25,6 +29,7 @@ class SwapPlace:
     note: str = ""
     rate_before: float | None = None
     rate_after: float | None = None
+    repeated: int = 0
 
     @property
     def silenced(self) -> bool:
@@ -67,4 +72,12 @@ class SwapReport:
 
     def __str__(self) -> str:
         lines = [f"swapped {len(self.swapped)} of {len(self.places)} neurons"]
-        return "\n".join(lines + [f"  {place}" for place in self.places])
+        lines += [f"  {place}" for place in self.places]
+        repeated = max((place.repeated for place in self.swapped), default=0)
+        if repeated >= _MANY:
+            lines.append(
+                f"  the net is fed the same at each of {repeated} steps: neurons without a reset settle, and then fire "
+                "always or never. When they begin to tells how strong their input is, and a leak that forgets within a "
+                "few steps hides that"
+            )
+        return "\n".join(lines)

@@ -43,18 +43,19 @@ class Feeder:
 class Seen:
     """What one neuron was fed while the example ran, what it returned, and how it was called.
 
-    inputs: the first tensor of each call. names: the keywords by which it was handed over. feeders:
-    the modules that ran before each call, the last one first. behind: what ran after it. methods:
-    those of `_METHODS` that were called past `forward`. low, high: the range of its output; whole:
-    it holds integers only. fired, steps: neuron steps with an output other than 0, and all. other:
-    the class of an output that is no tensor. overwritten: the net changed an input in place
-    afterwards. repeated: at how many steps the first node of the net was fed the same; 0 if its
-    input changes.
+    inputs: the first tensor of each call. names: the keywords by which it was handed over.
+    keywords: of what was handed over beside a positional input. feeders: the modules that ran
+    before each call, the last one first. behind: what ran after it. methods: those of `_METHODS`
+    that were called past `forward`. low, high: the range of its output; whole: it holds integers
+    only. fired, steps: neuron steps with an output other than 0, and all. other: the class of an
+    output that is no tensor. overwritten: the net changed an input in place afterwards. repeated:
+    at how many steps the first node of the net was fed the same; 0 if its input changes.
     """
 
     inputs: list[Tensor] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    keywords: set[str] = field(default_factory=set)
     feeders: list[tuple[Feeder, ...]] = field(default_factory=list)
     behind: Feeder | None = None
     methods: list[str] = field(default_factory=list)
@@ -75,6 +76,7 @@ class Seen:
     def take(self, args: tuple[Any, ...], kwargs: dict[str, Any], feeders: tuple[Feeder, ...]) -> None:
         """Note what the node is called with."""
         self.inside = True
+        self.keywords |= kwargs.keys() if args else set()
         for name, x in ({"": args[0]} if args else kwargs).items():
             if isinstance(x, Tensor):
                 self.inputs.append(x)
@@ -84,7 +86,7 @@ class Seen:
                 return
 
     def repeats(self, mode: str) -> int:
-        """At how many steps it was fed the same in this step mode ("": unknown); 0 if its input changes."""
+        """At how many steps it was fed the same; 0 if its input changes. mode: "" if unknown."""
         single = mode == "s" or (not mode and len(self.inputs) > 1)
         steps: Any = self.inputs if single else self.inputs[0]
         same = len(steps) > 1 and all(x.shape == steps[0].shape and bool((x == steps[0]).all()) for x in steps)

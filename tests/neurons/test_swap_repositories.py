@@ -126,3 +126,24 @@ def test_neurons_in_a_module_called_layers_are_listed() -> None:
     net = nn.Sequential(nn.Linear(5, 6), node(), layer.Linear(6, 6))
     with pytest.raises(UserError, match=r"such as of=LIFSpike: models\.layers\.LIFSpike \(1: 1, \.\.\.\)$"):
         swap(net, "dsn", example=torch.rand(2, 4, 5))
+
+
+def test_keywords_that_the_new_node_does_not_take() -> None:
+    """A loop that resets its nodes with `init=True` at the first step, as online training does."""
+
+    class Online(StepLIF):
+        def forward(self, x: Tensor, init: bool = False) -> Tensor:
+            self.mem = 0.0 if init else self.mem
+            return super().forward(x)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.node = nn.Linear(5, 6), Online()
+
+        def forward(self, x: Tensor) -> Tensor:
+            more = [{"init": t == 0} if isinstance(self.node, Online) else {} for t in range(len(x))]
+            return torch.stack([self.node(self.fc(x_t), **now) for x_t, now in zip(x, more, strict=True)])
+
+    (place,) = swap(Net(), "dsn", example=3 * torch.rand(4, 2, 5), of=Online).left
+    assert place.reason == "the net calls it with init=, which DSN does not take"

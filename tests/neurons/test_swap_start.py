@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sj_lang.compat import spikingjelly
 from sj_lang.errors import UserError
@@ -85,3 +85,35 @@ def test_bpsn_starts_as_the_old_integrator() -> None:
     # H = (1 - alpha) x + alpha times the mean of the past
     torch.testing.assert_close(node.v_seq[1:], x[1:])
     torch.testing.assert_close(node.v_seq[0], 0.25 * x[0])
+
+
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+def test_a_net_that_is_fed_the_same_at_each_step_starts_with_a_slow_leak(step_mode: Any) -> None:
+    """A leak of .5 settles within a few of 64 steps, and what a neuron fires then says one bit."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(5, 6), neuron.LIFNode(), nn.Linear(6, 6), neuron.LIFNode())
+            functional.set_step_mode(self, step_mode)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x) if step_mode == "m" else torch.stack([self.net(x_t) for x_t in x])
+
+    def started(example: Tensor, new: str = "dsn", **options: Any) -> tuple[list[float], str]:
+        net = Net()
+        report = str(swap(net, new, example=example, **options))
+        return [net.net[1].alpha_init, net.net[3].alpha_init], report
+
+    image = 9 * torch.rand(2, 5)
+    leaks, report = started(image.expand(64, -1, -1))
+    assert leaks == [1 - 4 / 64, 1 - 4 / 64]
+    assert "the net is fed the same at each of 64 steps" in report
+    for other in (image.expand(4, -1, -1), 9 * torch.rand(64, 2, 5)):
+        leaks, report = started(other)
+        assert leaks == [0.5, 0.5]
+        assert "fed the same" not in report
+    assert started(image.expand(64, -1, -1), alpha_init=0.6)[0] == [0.6, 0.6]
+    leaks, report = started(image.expand(64, -1, -1), "bpsn", direction="forward")
+    assert leaks == [0.5, 0.5]
+    assert "the net is fed the same at each of 64 steps" in report
