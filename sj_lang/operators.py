@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.fx import Proxy
 
 _TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", int: "int", float: "float", bool: "bool"}
 _KEYS = (
@@ -148,14 +147,13 @@ def is_exporting() -> bool:
     return torch.compiler.is_compiling() and _is_exporting()
 
 
-def leaf(node: Any, x: Proxy, mask: Any) -> Proxy:
+def leaf(node: Any, x: Any, mask: Any) -> Any:
     """The call of a node that torch.fx traces, which does not look inside."""
     if type(x.tracer).__module__.startswith("nirtorch"):
         raise NotImplementedError(
             f"{type(node).__name__}: NIR has no node for it; export the net with LIF, as it was before `swap`"
         )
-    call: Proxy = x.tracer.create_proxy("call_module", x.tracer.path_of_module(node), (x, mask), {})
-    return call
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(node), (x, mask), {})
 
 
 @dataclass(frozen=True)

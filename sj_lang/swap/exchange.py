@@ -172,5 +172,5 @@ def _finished(place: SwapPlace, before: Seen, after: Seen, lengths: Counter[int]
         notes.append(f"T is {steps} here and {usual} elsewhere: does axis 0 hold more than time?")
     if before.overwritten:
         notes.append("the net changes its input in place afterwards, so it keeps a copy for the backward pass")
-    rates = {"rate_before": before.rate, "rate_after": after.rate}
-    return replace(place, note="; ".join(notes), repeated=before.repeated, **rates)
+    note = "; ".join(notes)
+    return replace(place, note=note, rate_before=before.rate, rate_after=after.rate, repeated=before.repeated)

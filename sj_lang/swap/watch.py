@@ -76,7 +76,7 @@ class Seen:
     def take(self, args: tuple[Any, ...], kwargs: dict[str, Any], feeders: tuple[Feeder, ...]) -> None:
         """Note what the node is called with."""
         self.inside = True
-        self.keywords |= kwargs.keys() if args else set()
+        self.keywords.update(kwargs if args else ())
         for name, x in ({"": args[0]} if args else kwargs).items():
             if isinstance(x, Tensor):
                 self.inputs.append(x)
