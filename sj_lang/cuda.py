@@ -22,11 +22,11 @@ from torch import Tensor
 
 from sj_lang.errors import not_imported
 
-Argument = Tensor | int | float | None
-Shape = tuple[int, int]
+KernelArgument = Tensor | int | float | None
+Extent = tuple[int, int]
 #: of a variant, in order of their names: hashed in each launch
 Macros = tuple[tuple[str, int], ...]
-Launch = Callable[[Shape, Shape, Sequence[int | float]], None]
+Launch = Callable[[Extent, Extent, Sequence[int | float]], None]
 
 #: the macro IO of a kernel
 IO = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -73,9 +73,9 @@ def launch(
     path: Path,
     name: str,
     macros: Mapping[str, int] | Macros,
-    grid: Shape,
-    block: Shape,
-    arguments: Sequence[Argument],
+    grid: Extent,
+    block: Extent,
+    arguments: Sequence[KernelArgument],
     device: torch.device,
 ) -> None:
     """Run kernel `name` of a file on the device's current stream, unless the grid is empty.
@@ -167,7 +167,7 @@ class CuPy:
             kernel.compile()
         alone = torch.cuda.device_count() == 1
 
-        def run(grid: Shape, block: Shape, arguments: Sequence[int | float]) -> None:
+        def run(grid: Extent, block: Extent, arguments: Sequence[int | float]) -> None:
             pointer = torch.cuda.current_stream(index).cuda_stream
             if alone:  # no other device to come from
                 with _stream(pointer, index):

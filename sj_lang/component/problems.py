@@ -29,7 +29,7 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
-Marks = Mapping[Keys, Place]
+Places = Mapping[Keys, Place]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Problem:
     kind: Literal["value", "unknown", "missing", "plugin"] = "value"
     place: Place | None = None
 
-    def at(self, marks: Marks) -> Problem:
+    def at(self, marks: Places) -> Problem:
         """The same with its place: that of the key, or of the nearest section around it."""
         if self.place:
             return self

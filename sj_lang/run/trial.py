@@ -65,11 +65,11 @@ def check_causality(trainer: RunTrainer) -> None:
     raise PluginError(f"{model.get_submodule(name).built_as}: {what}")
 
 
-Part = tuple[Tensor, Tensor]
-Parts = dict[str, Part]
+#: what enters a component, and what leaves it
+Passage = tuple[Tensor, Tensor]
 
 
-def _leaks(part: Part, changed: Part, split: int, noise: float) -> bool:
+def _leaks(part: Passage, changed: Passage, split: int, noise: float) -> bool:
     """Whether what a component gives at the first tokens depends on later ones of its input."""
     (x, y), (other_x, other_y) = part, changed
     if _depends(_first(y, split), x, split, _axis(x)):
@@ -78,10 +78,10 @@ def _leaks(part: Part, changed: Part, split: int, noise: float) -> bool:
     return same_input and not _same(_first(y, split), _first(other_y, split), noise)
 
 
-def _traced(model: Any, ids: Tensor) -> tuple[Tensor, Parts, list[tuple[Tensor, int]]]:
+def _traced(model: Any, ids: Tensor) -> tuple[Tensor, dict[str, Passage], list[tuple[Tensor, int]]]:
     """The logits; component -> what enters and leaves it, in the order in which they are computed;
     and the rows of the tables of tokens, with the axis of the tokens."""
-    seen: Parts = {}
+    seen: dict[str, Passage] = {}
     rows: list[tuple[Tensor, int]] = []
     hooks = []
 

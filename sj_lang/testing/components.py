@@ -22,7 +22,7 @@ from sj_lang.masks import State
 from sj_lang.testing.compare import assert_close, assert_equal
 from sj_lang.testing.padding import masks
 
-Make: TypeAlias = Callable[[], nn.Module]
+MakePart: TypeAlias = Callable[[], nn.Module]
 LENGTH, BATCH = 9, 4
 
 
@@ -35,7 +35,7 @@ class PartFailed(AssertionError):
         self.failures = failures
 
 
-def check_norm(make: Make, *, dim: int) -> list[str]:
+def check_norm(make: MakePart, *, dim: int) -> list[str]:
     """A norm: `norm(x, mask)`, x `[..., D]`, mask of x's shape without D, True = valid, or None."""
 
     def shapes_and_dtypes() -> None:
@@ -82,7 +82,7 @@ def check_norm(make: Make, *, dim: int) -> list[str]:
     return run_checks("norm", (*checks, reset_parameters_begins_anew))
 
 
-def check_embedding(make: Make, *, vocab_size: int, dim: int, causal: bool = False) -> list[str]:
+def check_embedding(make: MakePart, *, vocab_size: int, dim: int, causal: bool = False) -> list[str]:
     """`embedding(ids, positions, segments, mask)`, each `[L, B]` or None, to `[L, B, D]`."""
 
     def call(module: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -127,7 +127,7 @@ def check_embedding(make: Make, *, vocab_size: int, dim: int, causal: bool = Fal
     return run_checks("embedding", checks)
 
 
-def check_attention(make: Make, *, dim: int, causal: bool) -> list[str]:
+def check_attention(make: MakePart, *, dim: int, causal: bool) -> list[str]:
     """`attention(x, state, mask)` to y and a state, x `[L, B, D]` or `[T, B, L, D]`."""
     x = 2 * _noise(LENGTH, BATCH, dim)
 
@@ -195,7 +195,7 @@ def check_attention(make: Make, *, dim: int, causal: bool) -> list[str]:
     return run_checks("attention", (*checks, gradients_reach_all))
 
 
-def _built(make: Make) -> nn.Module:
+def _built(make: MakePart) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return make().double()
