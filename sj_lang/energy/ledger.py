@@ -37,7 +37,9 @@ class Ledger:
     def unpriced(self) -> list[str]:
         """Operations that the cost table has no price for."""
         rows = [row for row in self.rows if row.compute(self.costs) is None]
-        return [f"{row.layer or 'model'}: {row.operation} ({row.told or row.kind}), has no price" for row in rows]
+        return [
+            f"{row.layer or 'model'}: {row.operation} ({row.operands_text or row.kind}), has no price" for row in rows
+        ]
 
     def figures(self) -> dict[str, float]:
         """`energy` describes them."""
@@ -88,7 +90,7 @@ class Ledger:
         impurities = []
         for row in self.rows:
             if row.kind == "product" and row.macs:
-                impurities.append(f"{row.layer or 'model'}: {row.operation} multiplies {row.told}")
+                impurities.append(f"{row.layer or 'model'}: {row.operation} multiplies {row.operands_text}")
             elif strict and row.kind == "other" and row.operation in NOT_SPIKING:
                 impurities.append(f"{row.layer or 'model'}: {row.operation} between spikes")
         return impurities
@@ -110,7 +112,8 @@ class Ledger:
             counts |= {f"{column}_bytes": row.bytes(column) for column in COLUMNS}
             means = {name: None if count is None else count / self.passes for name, count in counts.items()}
             rows.append(
-                {"layer": row.layer, "operation": row.operation, "kind": row.kind, "operands": row.told, **means}
+                {"layer": row.layer, "operation": row.operation, "kind": row.kind}
+                | {"operands": row.operands_text, **means}
             )
         missing = [*self.uncounted, *self.unpriced()]
         return {"costs": self.costs.source, "purity": self.purity(), "not_counted": missing, "rows": rows}
@@ -131,7 +134,7 @@ class Ledger:
             cells = [f"{count / self.passes:,.0f}" for count in counts]
             prices = ["no price" if compute is None else compute / self.passes, row.memory(self.costs) / self.passes]
             cells += [price if isinstance(price, str) else f"{price:,.0f}" for price in prices]
-            lines.append([row.layer or "model", row.operation, row.told, *cells])
+            lines.append([row.layer or "model", row.operation, row.operands_text, *cells])
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         figures = [f"{name}: {value:.6g}" for name, value in self.figures().items()]

@@ -123,7 +123,7 @@ def evaluate(run_dir: str | Path, *, unrolled: bool = False) -> int:
 
         with _used(run.folder):
             in_substeps, compared = unrolled_figures(trainer()) if unrolled else ({}, None)
-            figures = final_figures(trainer(), None)
+            figures = final_figures(trainer(), prepared, None)
     stored, columns, titles = figures, [figures], []
     if compared is not None:
         columns, titles = [figures, in_substeps], [["", "as it is", "in sub-steps"]]

@@ -169,23 +169,11 @@ def check_attention(make: MakePart, *, dim: int, causal: bool) -> list[str]:
         module, mask = _built(make).eval(), masks(LENGTH, BATCH)["left"]
         for valid in (None, mask) if causal else ():
             want, _ = module(x, None, valid)
-            for way in ((1,) * LENGTH, (4, 1, LENGTH - 5)):
-                state: State | None = None
-                pieces, start = [], 0
-                for length in way:
-                    part = slice(start, start := start + length)
-                    before = {name: value.clone() for name, value in (state or {}).items()}
-                    y, after = module(x[part], state, None if valid is None else valid[part])
-                    for name, value in before.items():
-                        what = f"the state '{name}' that was handed in, after the call"
-                        assert_equal((state or {})[name], value, what)
-                    pieces.append(y)
-                    state = after
-                kept = torch.ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
-                what = (
-                    f"pieces of {way}{'' if valid is None else ', left padding,'} against the whole, x {list(x.shape)}"
-                )
-                assert_close(torch.cat(pieces)[kept], want[kept], what)
+            kept = torch.ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
+            for lengths in ((1,) * LENGTH, (4, 1, LENGTH - 5)):
+                padded = "" if valid is None else ", left padding,"
+                what = f"pieces of {lengths}{padded} against the whole, x {list(x.shape)}"
+                assert_close(_in_pieces(module, x, valid, lengths)[kept], want[kept], what)
 
     def gradients_reach_all() -> None:
         module, leaf = _built(make), x.clone().requires_grad_()
@@ -193,6 +181,21 @@ def check_attention(make: MakePart, *, dim: int, causal: bool) -> list[str]:
 
     checks = (shapes_and_dtypes, texts_do_not_mix, padding_is_removal, causal_as_declared, pieces_equal_whole)
     return run_checks("attention", (*checks, gradients_reach_all))
+
+
+def _in_pieces(module: nn.Module, x: Tensor, mask: Tensor | None, lengths: Iterable[int]) -> Tensor:
+    """What an attention returns for x in pieces of these lengths; it must not change its state."""
+    state: State | None = None
+    pieces, start = [], 0
+    for length in lengths:
+        part = slice(start, start := start + length)
+        before = {name: value.clone() for name, value in (state or {}).items()}
+        y, after = module(x[part], state, None if mask is None else mask[part])
+        for name, value in before.items():
+            assert_equal((state or {})[name], value, f"the state '{name}' that was handed in, after the call")
+        pieces.append(y)
+        state = after
+    return torch.cat(pieces)
 
 
 def _built(make: MakePart) -> nn.Module:
