@@ -18,14 +18,16 @@ MOST_STRIDE = 2**26  # words between steps: offsets within a run are counted in 
 
 
 def schedule(inputs: DSNInputs, kind: int) -> Tile | None:
-    """Of a call that `fast.cu` takes if its memory allows; None: one that needs bounds.
+    """The tile of a call that `fast.cu` can run if the tensors are `aligned`; None if it cannot.
 
-    Both passes ask with the same inputs, as the backward pass must find a state per tile.
+    Both passes ask with the same inputs, because the backward pass reads one state per tile.
     """
-    x, tail, h_0, weight, bias, lengths, _ = inputs
+    x = inputs.x
     if x.dtype not in (torch.bfloat16, torch.float16) or not kind or x.dim() != 3:
         return None
-    if not (tail is None and h_0 is None and lengths is None) or bias.dim() > 1 or weight.shape[1] == 0:
+    if not (inputs.tail is None and inputs.h_0 is None and inputs.lengths is None):
+        return None
+    if inputs.bias.dim() > 1 or inputs.weight.shape[1] == 0:
         return None
     steps, batch, channels = x.shape
     columns = batch * channels
