@@ -1,9 +1,11 @@
 """What kernels compiled by numba share: their compilation, and arithmetic that becomes vectors.
 
-A kernel works on rows, the columns of one step, by passes over few arrays: with more, any two of
-which might overlap, a loop is not vectorised. numba's cache looks at the kernel's own file alone,
-so each file of kernels ends with a line that changes with this file and firing.py;
-tests/neurons/test_numba.py says what it must be.
+A kernel works on rows, the columns of one step, in passes over few arrays. A loop over more arrays,
+any two of which might overlap, is not vectorised.
+
+numba's cache on disk notices changes of the file that a function is in, and of no other file. This
+file therefore ends with a line that changes with firing.py, and each file of kernels with one that
+changes with firing.py and this file. tests/neurons/test_numba.py says what the lines must be.
 """
 
 from collections.abc import Callable
@@ -153,3 +155,6 @@ def product(a: Array, b: Array, out: Array) -> None:
 def add_product(a: Array, b: Array, out: Array) -> None:
     for n in range(len(a)):
         out[n] += a[n] * b[n]
+
+
+# firing.py: 4e14ca6c5a7a1d52
