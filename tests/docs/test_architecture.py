@@ -35,6 +35,13 @@ def test_the_tree_shows_every_folder(package: str) -> None:
     assert sorted(shipped - set(TREE)) == []
 
 
+@pytest.mark.parametrize("place", ["recipes", "tests", "docs"])
+def test_the_tree_shows_every_folder_beside_the_packages(place: str) -> None:
+    generated = {"_build", "__pycache__"}
+    folders = {path.name for path in (ROOT / place).iterdir() if path.is_dir()} - generated
+    assert sorted(name for name in folders if f"{place}/{name}/" not in TREE) == []
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_tree_shows_every_flat_file(package: str) -> None:
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / package).glob("*.py")}
