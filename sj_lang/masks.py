@@ -1,4 +1,4 @@
-"""What a node's input is made into before it runs, and its results back.
+"""Prepares the input of a node before it runs, and puts its results back.
 
 Masked steps are removed, and are zeros afterwards. Axes between batch and channels are folded into
 the batch.

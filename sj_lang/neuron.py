@@ -116,7 +116,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     @classmethod
     def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments for `swap`, besides the chosen ones, with which the network works on."""
+        """Arguments, besides those that the user chose, with which the node takes the old one's
+        place."""
         return {}
 
     # What users call

@@ -42,7 +42,7 @@ class Problem:
     place: Place | None = None
 
     def at(self, marks: Places) -> Problem:
-        """The same with its place: that of the key, or of the nearest section around it."""
+        """This problem with its place: that of the key, or of the nearest section around it."""
         if self.place:
             return self
         for length in range(len(self.keys), -1, -1):
@@ -51,7 +51,7 @@ class Problem:
         return self
 
     def under(self, *keys: str | int) -> Problem:
-        """The same, its keys below `keys`."""
+        """This problem with `keys` in front of its own keys."""
         return replace(self, keys=(*keys, *self.keys))
 
     def __str__(self) -> str:

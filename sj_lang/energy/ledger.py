@@ -1,4 +1,4 @@
-"""What a forward pass costs, row by row: `energy` gives its figures, `ledger` all of it."""
+"""What a forward pass costs: `ledger` returns it row by row, `energy` as figures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Ledger:
         ]
 
     def figures(self) -> dict[str, float]:
-        """`energy` describes them."""
+        """The figures that `energy` describes."""
         if not self.passes or self.closed:
             return {}
         kinds = {kind: [row for row in self.rows if row.kind == kind] for kind in ("product", "neuron", "other")}
@@ -104,7 +104,7 @@ class Ledger:
         return f"{len(products) - len(floats)} of {len(products)} products take spikes{between}"
 
     def content(self) -> dict[str, Any]:
-        """All of it as plain values, of a pass in the mean."""
+        """Everything as plain values, averaged over the passes."""
         rows = []
         for row in self.rows:
             counts: dict[str, float | None] = {"macs": row.macs, "accumulations": row.accumulations}
@@ -143,12 +143,12 @@ class Ledger:
 
 
 def ledger(model: nn.Module, samples: Samples, *, costs: str | Mapping[str, Any] = "45nm") -> Ledger:
-    """What a forward pass does and costs, in the mean over `samples`.
+    """What a forward pass does and costs, averaged over `samples`.
 
-    samples: a batch, which is a tensor, a tuple of arguments or a dict of named ones; or several of
-    these, of which the passes are averaged. Each pass runs in evaluation mode from reset neurons;
-    afterwards the model's mode and the random numbers are as before, and the neurons' memories
-    reset. costs: the name of a table, or a table of your own. UserError for a batch of padding.
+    samples: a batch, which is a tensor, a tuple of arguments or a dict of named ones; or an
+    iterable of these. Each pass runs in evaluation mode from reset neurons; afterwards the model's
+    mode and the random numbers are as before, and the neurons' memories reset. costs: the name of a
+    table, or a table of your own. UserError for a batch of padding.
     """
     table, passes, recording = cost_table(costs), 0, Recording(model)
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -177,14 +177,14 @@ def _run(model: nn.Module, sample: Any) -> None:
 
 
 def energy(model: nn.Module, samples: Samples, *, costs: str | Mapping[str, Any] = "45nm") -> dict[str, float]:
-    """The figures of `ledger`, which has the arguments. Of a pass, in mJ, operations and bytes:
+    """The figures of `ledger`, with the same arguments: mJ, operations and bytes of one pass.
 
     energy.mj: synapses and neurons. energy.synapses_mj: matrix products and convolutions, which is
     what papers state. energy.neurons_mj: the arithmetic of the neurons, as they declare it.
     energy.other_mj: norms, softmax, activations, sums. energy.memory_mj: all bytes moved.
     energy.total_mj: all of these. energy.macs, energy.accumulations: of the synapses. energy.other:
-    operations of the rest. energy.weights_bytes, states_bytes, activations_bytes: moved.
-    energy.ratio: the total over that of the same products with floats and no neurons.
+    operations of the rest. energy.weights_bytes, energy.states_bytes, energy.activations_bytes: the
+    bytes moved. energy.ratio: the total over that of the same products with floats and no neurons.
     energy.mean_spike: accumulations for each multiplication spared. energy.crossover: the mean
     spike at which the ratio would be 1.
 

@@ -44,7 +44,7 @@ def final_figures(trainer: RunTrainer, prepared: Prepared, folder: RunFolder | N
 def unrolled_figures(trainer: RunTrainer) -> tuple[dict[str, float], unroll.Unrolled]:
     """The figures with spikes in sub-steps, without baselines, and what was compared.
 
-    A model with a `fold` is folded. UserError if it has no spikes to unroll, as one sample shows.
+    A model with a `fold` is folded. UserError if one sample shows that it has no spikes to unroll.
     """
     model = trainer.model
     name = type(model).__name__

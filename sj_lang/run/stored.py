@@ -58,8 +58,8 @@ class Stored:
         return model
 
     def tell_changes(self, console: Console) -> None:
-        """Say which files of the model are not those that the run wrote, and what the recipe says
-        that its run was not told."""
+        """Name the files of the model that the run did not write, and the settings of the recipe
+        that differ from those of the run."""
         for key, before, value in differences(self.manifest.content.get("recipe", {}), self.recipe.resolved()):
             if before != ABSENT and key != "model.init_from":
                 console.say(f"note: {self.folder.shown}/recipe.yaml: {key} is {value!r}, in the run it was {before!r}")

@@ -20,7 +20,7 @@ ROUNDING = 1e-5
 def try_step(trainer: RunTrainer, *, backward: bool) -> None:
     """One forward pass on a few samples; backward: also a backward pass, in training mode.
 
-    PluginError with the name of the component that fails, UserError if it is none.
+    PluginError with the name of the component that fails, UserError if the fault is in none.
     """
     try:
         if backward:
@@ -39,10 +39,11 @@ def try_step(trainer: RunTrainer, *, backward: bool) -> None:
 
 
 def check_causality(trainer: RunTrainer) -> None:
-    """Of a causal task: no logit depends on a token behind it, by values and by gradients.
+    """Refuse a model of a causal task in which a logit depends on a later token.
 
-    Gradients see a dependence that neurons which are silent at first hide. PluginError with the
-    name of the first component in which there is one, UserError if it is none.
+    Values and gradients are compared: a gradient shows a dependence even if neurons hide it by
+    being silent at first. PluginError with the name of the first component that looks ahead,
+    UserError if no component does.
     """
     ids = trainer.probe.get("input_ids")
     if not isinstance(ids, Tensor) or ids.shape[1] < 2:

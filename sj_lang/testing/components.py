@@ -5,7 +5,7 @@
     check_attention(lambda: MyAttention(dim=8, heads=2, causal=True), dim=8, causal=True)
 
 `make` builds a fresh module each time. All checks run, in float64; `PartFailed` names those that
-failed, and what they found. Returned are the names of those that passed.
+failed, and what they found. Each kit returns the names of those that passed.
 """
 
 from __future__ import annotations

@@ -34,7 +34,9 @@ def test_tree(path: str) -> None:
 
 def test_the_tree_shows_every_folder_at_the_top_and_every_distribution() -> None:
     code = [*ROOT.rglob("*.py"), *ROOT.rglob("*.yaml"), *ROOT.rglob("*.md"), ROOT / ".ci/run"]
-    places = [path.relative_to(ROOT).parts for path in code if len(path.relative_to(ROOT).parts) > 2 or ".ci" in path.parts]
+    places = [
+        path.relative_to(ROOT).parts for path in code if len(path.relative_to(ROOT).parts) > 2 or ".ci" in path.parts
+    ]
     shipped = {parts[0] for parts in places if not parts[0].startswith((".", "_")) and "egg-info" not in parts[0]}
     folders = {f"{name}/" for name in shipped - {"plugins", "build", "dist"}} | {".ci/run"}
     folders |= {f"plugins/{path.parent.name}/" for path in ROOT.glob("plugins/*/pyproject.toml")}

@@ -131,7 +131,7 @@ def slope(grad: Array, h: Array, kind: int, level: float, threshold: float, marg
 
 @jit
 def flush(h: Array) -> None:
-    """Arithmetic on numbers too small to be normal is slow."""
+    """Set numbers too small to be normal to 0: arithmetic on them is slow."""
     tiny = np.finfo(h.dtype).tiny
     for n in range(len(h)):
         if abs(h[n]) < tiny:
@@ -140,7 +140,7 @@ def flush(h: Array) -> None:
 
 @jit
 def copy(a: Array, out: Array) -> None:
-    """Faster than an assignment, which looks for an overlap."""
+    """Copy a row; faster than an assignment, which looks for an overlap."""
     for n in range(len(a)):
         out[n] = a[n]
 

@@ -92,8 +92,8 @@ def fit_grid(
 
     Alternates nearest levels and least squares from several starts, and keeps the best of each
     channel. centred: b is free; False: b = 0. With a free b a grid begins around the mean, at the
-    smallest x and at the largest: GELU's outputs and other skewed ones would else end in a poor
-    one.
+    smallest x and at the largest: GELU's outputs and other skewed ones would otherwise end in a
+    poor one.
     price: `[C]`, what a spike costs, in units of the squared error; of the nearest grid and some
     coarser ones, the one whose error and spikes together cost least is taken. None: nothing.
     """

@@ -67,7 +67,7 @@ class _Call:
         cuda.launch(FILE, name, self.macros, grid, block, arguments, self.x.device)
 
     def carries(self, added: Tensor, begin: Tensor | None, end: Tensor | None, *, backwards: bool) -> Tensor:
-        """Phase 2: with what each chunk begins.
+        """Phase 2: the state with which each chunk begins.
 
         The past is carried forwards in time and the future backwards; their adjoints are carried
         the other way.

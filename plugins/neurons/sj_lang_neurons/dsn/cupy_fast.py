@@ -12,7 +12,7 @@ from sj_lang_neurons.dsn.inputs import DSNInputs
 from sj_lang_neurons.scan.cuda_layout import PLAIN, STEPS, Tile, sizes
 
 FILE = Path(__file__).with_name("fast.cu")
-PAIRS = 32  # of columns, in a block
+PAIRS = 32  # pairs of columns in a block
 LEAST_COLUMNS = 8_192  # with fewer, more runs than these fill the GPU better
 MOST_STRIDE = 2**26  # words between steps: offsets within a run are counted in int
 
@@ -55,13 +55,13 @@ def words(x: Tensor) -> tuple[Tensor, int, int]:
 
 @lru_cache(maxsize=64)
 def bits(number: float) -> int:
-    """Those of a float32, which the kernel takes for a number that is float there."""
+    """The bits of a number as float32: the kernel takes them as an integer and reads a float."""
     value: int = struct.unpack("<I", struct.pack("<f", number))[0]
     return value
 
 
 def forward(inputs: DSNInputs, macros: cuda.Macros, tile: Tile, results: tuple[Tensor, ...], *firing: float) -> None:
-    """Launch it. firing: alpha and threshold."""
+    """Launch the forward kernel. firing: alpha and threshold."""
     out, *states = results
     parameters = (inputs.weight.contiguous(), inputs.bias.contiguous())
     _launch("dsn_fast", inputs, macros, tile, [*words(inputs.x), *parameters, *words(out), *states], firing)
@@ -75,7 +75,8 @@ def backward(
     written: tuple[Tensor, Tensor],
     *firing: float,
 ) -> None:
-    """Launch it. read: gradients of spikes and last potential, borders. written: those of x, sums.
+    """Launch the backward kernel. read: the gradients of the spikes and of the last potential, and
+    the borders. written: the gradient of x, and the sums.
 
     firing: alpha, threshold and margin.
     """

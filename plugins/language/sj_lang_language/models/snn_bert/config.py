@@ -81,8 +81,8 @@ class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     coding: Literal["individual", "repeat"] = "individual"
     #: T of repeat coding: how often each token enters
     timesteps: int = 4
-    #: the neurons. None: `bpsn`, variant G (ours: R learns pairs of texts worse); with repeat coding `lif` with
-    #: tau 2, threshold 1, hard reset and an input that is not halved
+    #: the neurons. None: `bpsn`, variant G (ours: R learns pairs of texts worse); with repeat
+    #: coding `lif` with tau 2, threshold 1, hard reset and an input that is not halved
     neuron: Neuron | None = None
     #: how token ids become currents
     embedding: Embedding = "bert_sum"

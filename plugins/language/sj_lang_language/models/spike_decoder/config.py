@@ -43,8 +43,8 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     coding: Literal["individual", "repeat"] = "individual"
     #: T of repeat coding: how often each token enters
     timesteps: int = 4
-    #: the neurons. None: `dsn`; with repeat coding `lif` with tau 2, threshold 1, hard reset and an input that
-    #: is not halved
+    #: the neurons. None: `dsn`; with repeat coding `lif` with tau 2, threshold 1, hard reset and an
+    #: input that is not halved
     neuron: Neuron | None = None
     #: how token ids become currents or spikes
     embedding: Embedding = "learned_sum"
