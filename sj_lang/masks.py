@@ -30,7 +30,7 @@ def refuse_unfit(name: str, mask: Tensor, x: Tensor, single: bool) -> None:
 def step(
     run: Callable[[Tensor, State], tuple[Tensor, State, Tensor]], x: Tensor, state: State, mask: Tensor
 ) -> tuple[Tensor, State, Tensor]:
-    """`run(x, state)`, where the sequences that mask [B] leaves out fire 0 and keep their state."""
+    """`run(x, state)`; sequences that mask [B] leaves out fire 0 and keep their state."""
     spikes, after, v = run(_zero(x, mask), state)
     return _zero(spikes, mask), choose(mask, after, state), _zero(v, mask)
 

@@ -23,7 +23,7 @@ Samples = Tensor | Mapping[str, Any] | tuple[Any, ...] | Iterable[Any]
 
 @dataclass(kw_only=True)
 class Ledger:
-    """Rows, summed over `passes`, and prices. uncounted: operations that nobody counts.
+    """Rows, summed over `passes`, and prices. uncounted: operations whose cost is unknown.
 
     closed: whether there may be products among these.
     """
@@ -188,9 +188,9 @@ def energy(model: nn.Module, samples: Samples, *, costs: str | Mapping[str, Any]
     energy.mean_spike: accumulations for each multiplication spared. energy.crossover: the mean
     spike at which the ratio would be 1.
 
-    Figures that contain an operation which nobody counts, or which has no price, are missing. Empty
-    without samples, and for a model with products that cannot be counted (torch's LSTM and GRU,
-    bilinear layers, sparse matrices).
+    Figures that contain an operation whose cost is unknown, or which has no price, are missing.
+    Empty without samples, and for a model with products that cannot be counted (torch's LSTM and
+    GRU, bilinear layers, sparse matrices).
     """
     return ledger(model, samples, costs=costs).figures()
 

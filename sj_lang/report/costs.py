@@ -31,7 +31,8 @@ class Product(NamedTuple):
 
 
 class Purity(NamedTuple):
-    """products: all of them. text: the sentence of the ledger. missing: what nobody counts."""
+    """products: all of them. text: the sentence of the ledger. missing: operations whose cost is
+    unknown."""
 
     products: list[Product]
     text: str

@@ -63,7 +63,7 @@ class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     #: deviation of the normal distribution from which Linear layers and tables are drawn. None: .02
     #: as in BERT, except for the Linear layers that spikes enter (ours): 1 / sqrt(.15 n) for n
     #: inputs that fire at a rate of .15, so that they give currents of unit deviation. At .02
-    #: hardly any neuron behind them ever fires
+    #: hardly any neuron after them ever fires
     initializer_range: float | int | None = None
     #: what the embedding's and the heads' LayerNorm adds to the variance
     layer_norm_eps: float | int = 1e-5
@@ -88,13 +88,13 @@ class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     embedding: Embedding = "bert_sum"
     #: how tokens see each other
     attention: Attention = "softmax"
-    #: the normalization behind each residual connection; None: `layer` with layer_norm_eps
+    #: the normalization after each residual connection; None: `layer` with layer_norm_eps
     norm: Norm | None = None
     #: what a layer adds to the output of its branches: "float", the stream itself, as in BERT;
     #: "spikes", those that went into the branch
     residual: Literal["float", "spikes"] = "float"
     #: spikes stand for values, a s + b with a scale and a shift for each channel (ours): they are
-    #: learned, and in the weights of the Linear layers behind (`fold` puts them there for good).
+    #: learned, and in the weights of the Linear layers that follow (`fold` puts them there for good).
     #: For weights that come from an ANN
     scaled: bool = False
     #: the feed-forward part has BERT's GELU before its inner neurons

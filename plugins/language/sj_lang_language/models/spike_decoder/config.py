@@ -50,7 +50,7 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     embedding: Embedding = "learned_sum"
     #: how tokens see earlier ones
     attention: Attention = "ssa"
-    #: the normalization behind each Linear of a block
+    #: the normalization after each Linear of a block
     norm: Norm = "layer"
     #: the size-matched ANN, with softmax attention, GELU and a float embedding in the place of
     #: spikes; all parameters outside the neurons have the same names and shapes
