@@ -185,7 +185,7 @@ class BothLines:
 
 
 def multi_step(neuron: str) -> Any:
-    """The pure multi-step function of 2.x, such as `functional.lif_multi_step`; None without one."""
+    """A pure multi-step function of 2.x, such as `functional.lif_multi_step`, or None."""
     return getattr(spikingjelly("functional"), f"{neuron}_multi_step", None)
 
 

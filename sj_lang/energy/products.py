@@ -30,7 +30,7 @@ CLOSED = ("_rnn", "rnn_", "lstm", "gru", "_trilinear", "_native_multi_head_atten
 
 
 class Operand(NamedTuple):
-    """What a tensor holds. most: the largest spike, None for floats. mean: the spikes' mean size."""
+    """What a tensor holds. most: the largest spike, None for floats. mean: the mean spike size."""
 
     most: int | None
     signed: bool

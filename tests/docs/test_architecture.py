@@ -53,6 +53,12 @@ def test_the_paths_in_the_text_exist(path: str) -> None:
     assert (ROOT / path).exists()
 
 
+@pytest.mark.parametrize(("word", "path"), re.findall(r"`(\w+)` (?:and `\w+` )?in `([\w/]+\.\w+)`", TEXT))
+def test_a_file_has_what_is_said_to_be_in_it(word: str, path: str) -> None:
+    folder = "" if "/" in path else "plugins/language/sj_lang_language/tasks/"
+    assert re.search(rf"\b{word}\b", (ROOT / folder / path).read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_named_exists(name: str) -> None:
     assert resolve_name(name)

@@ -218,7 +218,7 @@ def _types(module: ast.Module) -> Iterator[str]:
 
 
 def _bound(statements: Iterable[ast.stmt]) -> Iterator[str]:
-    """The names that statements assign to, also under `if` and `try`, such as `if TYPE_CHECKING`."""
+    """The names that statements assign to, also under `if` (`if TYPE_CHECKING`) and `try`."""
     for statement in statements:
         if isinstance(statement, ast.If | ast.Try):
             yield from _bound(child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.stmt))

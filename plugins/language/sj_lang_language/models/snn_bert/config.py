@@ -93,9 +93,9 @@ class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     #: what a layer adds to the output of its branches: "float", the stream itself, as in BERT;
     #: "spikes", those that went into the branch
     residual: Literal["float", "spikes"] = "float"
-    #: spikes stand for values, a s + b with a scale and a shift for each channel (ours): they are
-    #: learned, and in the weights of the Linear layers that follow (`fold` puts them there for good).
-    #: For weights that come from an ANN
+    #: spikes stand for values, a s + b with a scale and a shift for each channel (ours), for
+    #: weights that come from an ANN. Scales and shifts are learned, and are in the weights of the
+    #: Linear layers that follow (`fold` puts them there for good)
     scaled: bool = False
     #: the feed-forward part has BERT's GELU before its inner neurons
     gelu: bool = True

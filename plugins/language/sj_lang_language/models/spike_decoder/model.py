@@ -201,7 +201,7 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
 
 
 class SpikeDecoderModel(SpikeDecoderPreTrainedModel):
-    """SpikeDecoder without a head: the spikes that a head reads; with repeat coding, their rates."""
+    """SpikeDecoder without a head: the spikes that it reads; with repeat coding, their rates."""
 
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]  # noqa: RUF012  # as above
 
