@@ -105,16 +105,14 @@ class Ledger:
 
     def content(self) -> dict[str, Any]:
         """Everything as plain values, averaged over the passes."""
-        rows = []
+        rows: list[dict[str, Any]] = []
         for row in self.rows:
             counts: dict[str, float | None] = {"macs": row.macs, "accumulations": row.accumulations}
             counts |= {"other": row.others, "memory_pj": row.memory(self.costs), "compute_pj": row.compute(self.costs)}
             counts |= {f"{column}_bytes": row.bytes(column) for column in COLUMNS}
             means = {name: None if count is None else count / self.passes for name, count in counts.items()}
-            rows.append(
-                {"layer": row.layer, "operation": row.operation, "kind": row.kind}
-                | {"operands": row.operands_text, **means}
-            )
+            names = {"layer": row.layer, "operation": row.operation, "kind": row.kind, "operands": row.operands_text}
+            rows.append({**names, **means})
         missing = [*self.uncounted, *self.unpriced()]
         return {"costs": self.costs.source, "purity": self.purity(), "not_counted": missing, "rows": rows}
 

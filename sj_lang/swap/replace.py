@@ -83,7 +83,7 @@ def replacement(
     return SwapPlace(name, was, now, channels.size, axis=channels.axis, why=channels.why, note=notes), node
 
 
-def _made(name: str, facts: OldNode, channels: int, make: Make, chosen: Mapping[str, Any]) -> tuple[nn.Module, str]:
+def _made(name: str, facts: OldNode, channels: int, make: Make, chosen: Mapping[str, Any]) -> tuple[Any, str]:
     """The new node with what it can keep of the old one, and a note about what it cannot."""
     arguments = {"channels": channels, **copy.deepcopy(modules_of(chosen))}
     asked_for = dict(arguments)
