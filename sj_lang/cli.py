@@ -196,7 +196,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.recipe = _recipe_of(arguments.resume)
     recipe = _load(arguments)
     from sj_lang import run
-    from sj_lang.commands import threads
+    from sj_lang.cpu import threads
 
     run.quiet_libraries()
     threads.use(arguments.threads, arguments.resume)

@@ -98,5 +98,5 @@ def _send(files: Path, repository: str, *, private: bool) -> None:
         api = HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=files, commit_message="Model of a run of sj_lang")
-    except Exception as error:  # the HTTP library behind differs between releases
+    except Exception as error:  # the HTTP library differs between releases
         raise UserError(f"push: the hub refuses {repository}: {describe(error)}") from error

@@ -1,7 +1,8 @@
 """The signature of a component is the schema of its section in a recipe.
 
-Of a config class of transformers it is the fields that the class adds itself. An argument that is
-a component too is annotated `neuron: Part["neuron"]` and written `{type: dsn, n: 1}` or `dsn`.
+For a config class of transformers, the schema is the fields that the class itself adds. An argument
+that is a component too is annotated `neuron: Part["neuron"]` and written `{type: dsn, n: 1}` or
+`dsn`.
 """
 
 import dataclasses

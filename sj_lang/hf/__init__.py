@@ -97,7 +97,7 @@ def _answers(address: str) -> bool:
     asked = ThreadPoolExecutor(1)  # a mute name server ignores the request's time limit
     try:
         asked.submit(get_session().head, address, timeout=PATIENCE).result(timeout=PATIENCE)
-    except Exception:  # the HTTP library behind differs between releases, and so do its errors
+    except Exception:  # the HTTP library, and so its errors, differ between releases
         return False
     finally:
         asked.shutdown(wait=False, cancel_futures=True)

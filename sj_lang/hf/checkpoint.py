@@ -1,4 +1,4 @@
-"""Where weights from elsewhere lie, and what their folder says of them without loading any.
+"""Finds checkpoints, and reads what their folders say without loading any weights.
 
 `model.init_from`, `tokenizer.name` and `task.teacher` name a checkpoint in the same three forms: a
 folder (also of a run), `package:NAME` (inside an installed distribution) and `hub:NAME` (on the

@@ -62,7 +62,7 @@ class Console:
         self.say("".join(f"  | {line}\n" for line in text.splitlines()).rstrip("\n"))
 
     def record(self, text: str) -> None:
-        """Into log.txt only; kept until there is one."""
+        """Write to log.txt only; the text is kept until the file exists."""
         if self._handler is None:
             self._early.append(text)
         elif text:

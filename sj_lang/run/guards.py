@@ -21,7 +21,7 @@ from transformers import TrainerCallback  # noqa: E402
 
 
 def finite(values: list[Tensor]) -> Tensor:
-    """Bool scalar on the tensors' device: one norm over all values is finite, so they all are."""
+    """Whether all values are finite, by one norm of them: a bool scalar on their device."""
     local = [value.to_local() if hasattr(value, "to_local") else value for value in values]
     return torch.isfinite(torch.nn.utils.get_total_norm(local))
 

@@ -26,7 +26,7 @@ def execute(
     changed_data: bool = False,
     debug: bool = False,
 ) -> int:
-    """Train every run of a series that is not finished yet, then compare. One may fail.
+    """Train every run of a series that is not finished yet, then compare. A failure stops none.
 
     Raises UserError before the first training if any of the runs cannot be built, RunFailed at the
     end if any failed.

@@ -169,7 +169,8 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     splits = {"validation": job.prepared.validation, **job.prepared.tests, **job.prepared.unlabelled}
     counts = [f"{name} ({announce.size(data)})" for name, data in splits.items() if data is not None]
     console.say(f"the weights are stored; predicting {', '.join(counts)}, and measuring" if counts else "measuring")
-    metrics = final_figures(trainer, folder if is_main_process() else None) | _training_figures(trainer, job, folder)
+    metrics = final_figures(trainer, job.prepared, folder if is_main_process() else None)
+    metrics |= _training_figures(trainer, job, folder)
     spikes = trainer.measurements.raster()
     trainer.termination.check()
     if not is_main_process():

@@ -1,4 +1,4 @@
-"""Checks: one step at a time, in pieces, row by row, of any size, it is the same sequence."""
+"""Checks: a sequence is the same in single steps, in pieces, row by row and at any size."""
 
 from __future__ import annotations
 

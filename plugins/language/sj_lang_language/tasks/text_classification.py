@@ -12,7 +12,7 @@ from sj_lang.hf import HUB
 from sj_lang.task import MakeTokenizer, Prepared
 from sj_lang_language.data import hub
 from sj_lang_language.data.tables import examples, table_files
-from sj_lang_language.data.tables.examples import Classes, Examples
+from sj_lang_language.data.tables.examples import Classes, Examples, NumpyArray
 from sj_lang_language.data.tables.table_files import DataTable
 from sj_lang_language.tasks import metrics
 from sj_lang_language.tasks.sentences import Parts, SentenceTask, check_share, default_share, lines
@@ -85,7 +85,7 @@ class TextClassification(SentenceTask):
             rows = len(by_part["train"]) / len(kind.names)
             notes.insert(1, f"that is one for every {rows:.1f} rows: are they classes?")
 
-        def figures(predicted: metrics.Array, labels: metrics.Array) -> dict[str, float]:
+        def figures(predicted: NumpyArray, labels: NumpyArray) -> dict[str, float]:
             values = {"accuracy": metrics.accuracy(predicted, labels)}
             if len(kind.names) == 2:
                 values["f1"] = metrics.f1(predicted, labels)
