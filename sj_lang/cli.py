@@ -226,13 +226,13 @@ def _recipe_of(run: str | None) -> str:
 def _validate(arguments: argparse.Namespace) -> None:
     from sj_lang.recipe.links import linked
 
-    children = linked(dict((recipe := _load(arguments)).children()))
+    children = linked(dict((recipe := _load_between_processes(arguments)).children()))
     runs = f", {len(children)} runs: {', '.join(children)}" if children else ""
     print(f"{recipe.name}: valid{runs}")
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    recipe = _load(arguments)
+    recipe = _load_between_processes(arguments)
     if arguments.json:
         import json
 
@@ -257,8 +257,11 @@ def _cp(arguments: argparse.Namespace) -> None:
 
 def _plugins(arguments: argparse.Namespace) -> None:
     from sj_lang.commands import listing
+    from sj_lang.component.remember import between_processes
 
-    print(listing.plugin_table(arguments.what, as_json=arguments.json, with_arguments=arguments.arguments))
+    with between_processes():
+        table = listing.plugin_table(arguments.what, as_json=arguments.json, with_arguments=arguments.arguments)
+    print(table)
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -317,6 +320,13 @@ def _swap(arguments: argparse.Namespace) -> int:
     from sj_lang.commands import swap
 
     return swap.main(arguments)
+
+
+def _load_between_processes(arguments: argparse.Namespace) -> Recipe:
+    from sj_lang.component.remember import between_processes
+
+    with between_processes():
+        return _load(arguments)
 
 
 def _load(arguments: argparse.Namespace) -> Recipe:
