@@ -249,6 +249,20 @@ def _ls(arguments: argparse.Namespace) -> None:
     print(listing.recipes(as_json=arguments.json))
 
 
+def _schema_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", nargs="?", default="recipe", metavar="KIND", help="such as neuron (default: a recipe)")
+
+
+def _schema(arguments: argparse.Namespace) -> None:
+    import json
+
+    from sj_lang.commands import schema
+    from sj_lang.component.remember import between_processes
+
+    with between_processes():
+        print(json.dumps(schema.of(arguments.kind), indent=1, ensure_ascii=False))
+
+
 def _cp(arguments: argparse.Namespace) -> None:
     from sj_lang.recipe import files
 
@@ -346,6 +360,12 @@ COMMANDS: dict[str, tuple[Command, str, str, Callable[[argparse.ArgumentParser],
     "show": (_show, "print a recipe with all defaults written out", "show lm/quickstart", _show_options),
     "ls": (_ls, "list the recipes that are installed", "ls", _json),
     "cp": (_cp, "copy a recipe, to make it your own", "cp lm/quickstart my.yaml", _cp_options),
+    "schema": (
+        _schema,
+        "print the JSON Schema of recipes, for editors",
+        "schema > recipe.schema.json",
+        _schema_options,
+    ),
     "plugins": (_plugins, "list what recipes can name, and broken plugins", "plugins neuron/dsn", _plugin_options),
     "generate": (
         _generate,
