@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sj_lang import __version__
-from sj_lang.commands.arguments import Parser, positive
+from sj_lang.commands import options
+from sj_lang.commands.arguments import Parser
 from sj_lang.errors import SjLangError, UserError, choices, printable
 
 if TYPE_CHECKING:
@@ -119,75 +120,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a path, or a name from `sj-lang ls`")
-    _changes(parser)
-
-
-def _json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _show_options(parser: argparse.ArgumentParser) -> None:
-    _recipe(parser)
-    _json(parser)
-
-
-def _changes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="changes, such as train.learning_rate=3e-4")
-
-
-def _run_options(parser: argparse.ArgumentParser) -> None:
-    optional = "a path, or a name from `sj-lang ls`; with --resume it may be left out: it is in the run's folder"
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help=optional)
-    _changes(parser)
-    parser.add_argument("--dry-run", action="store_true", help="check everything, build data and model, train nothing")
-    parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder from its last checkpoint")
-    parser.add_argument("--threads", type=positive, help="of torch on the CPU (default: what is free at the start)")
-    parser.add_argument("--changed-data", action="store_true", help="with --resume: accept data that have changed")
-
-
-def _generate_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
-    parser.add_argument("--prompt", help="the text to continue (default: the recipe's)")
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="generation options, such as temperature=0.7")
-
-
-def _eval_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
-    unrolled = "also with integer spikes as binary ones in sub-steps, every product compared with the whole one"
-    parser.add_argument("--unrolled", action="store_true", help=unrolled)
-
-
-def _push_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
-    parser.add_argument("repository", nargs="?", metavar="OWNER/NAME", help="where on the hub; created if it is new")
-    parser.add_argument("--dry-run", action="store_true", help="show the card and the files, send nothing")
-    parser.add_argument("--private", action="store_true", help="create a private repository")
-
-
-def _report_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
-
-
-def _cp_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a path, or a name from `sj-lang ls`")
-    parser.add_argument("dest", metavar="DEST", help="a file that does not exist, or a folder that does")
-
-
-def _plugin_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="?", default="", metavar="KIND[/NAME]", help="such as neuron, or neuron/dsn")
-    _json(parser)
-    parser.add_argument(
-        "--arguments", action="store_true", help="with KIND/NAME: what a recipe can set (imports torch)"
-    )
-
-
-def _new_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="what recipes will call the new neuron")
-    parser.add_argument("dest", nargs="?", metavar="DEST", help="the folder to write (default: sj-lang-NAME)")
-
-
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.resume is not None and "=" in (arguments.recipe or "") and not Path(arguments.recipe).is_file():
         arguments.changes.insert(0, arguments.recipe)  # argparse takes the first word
@@ -226,13 +158,13 @@ def _recipe_of(run: str | None) -> str:
 def _validate(arguments: argparse.Namespace) -> None:
     from sj_lang.recipe.links import linked
 
-    children = linked(dict((recipe := _load(arguments)).children()))
+    children = linked(dict((recipe := _load_between_processes(arguments)).children()))
     runs = f", {len(children)} runs: {', '.join(children)}" if children else ""
     print(f"{recipe.name}: valid{runs}")
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    recipe = _load(arguments)
+    recipe = _load_between_processes(arguments)
     if arguments.json:
         import json
 
@@ -249,6 +181,16 @@ def _ls(arguments: argparse.Namespace) -> None:
     print(listing.recipes(as_json=arguments.json))
 
 
+def _schema(arguments: argparse.Namespace) -> None:
+    import json
+
+    from sj_lang.commands import schema
+    from sj_lang.component.remember import between_processes
+
+    with between_processes():
+        print(json.dumps(schema.of(arguments.kind), indent=1, ensure_ascii=False))
+
+
 def _cp(arguments: argparse.Namespace) -> None:
     from sj_lang.recipe import files
 
@@ -257,8 +199,11 @@ def _cp(arguments: argparse.Namespace) -> None:
 
 def _plugins(arguments: argparse.Namespace) -> None:
     from sj_lang.commands import listing
+    from sj_lang.component.remember import between_processes
 
-    print(listing.plugin_table(arguments.what, as_json=arguments.json, with_arguments=arguments.arguments))
+    with between_processes():
+        table = listing.plugin_table(arguments.what, as_json=arguments.json, with_arguments=arguments.arguments)
+    print(table)
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -303,20 +248,27 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _new(arguments: argparse.Namespace) -> None:
     from sj_lang.commands import new
 
-    folder = new.create(arguments.name, arguments.dest)
+    folder = new.create(arguments.name, arguments.dest, arguments.kind)
     print(f"wrote {folder}\nnext: pip install -e {folder} && pytest {folder}")
 
 
-def _swap_options(parser: argparse.ArgumentParser) -> None:
-    from sj_lang.commands import swap
+def _completion(arguments: argparse.Namespace) -> None:
+    from sj_lang.commands import completion
 
-    swap.options(parser)
+    print(completion.script(arguments.shell, _parser()))
 
 
 def _swap(arguments: argparse.Namespace) -> int:
     from sj_lang.commands import swap
 
     return swap.main(arguments)
+
+
+def _load_between_processes(arguments: argparse.Namespace) -> Recipe:
+    from sj_lang.component.remember import between_processes
+
+    with between_processes():
+        return _load(arguments)
 
 
 def _load(arguments: argparse.Namespace) -> Recipe:
@@ -331,26 +283,32 @@ def _load(arguments: argparse.Namespace) -> Recipe:
 
 #: name -> (function, what it does, a real example, its options)
 COMMANDS: dict[str, tuple[Command, str, str, Callable[[argparse.ArgumentParser], None] | None]] = {
-    "run": (_run, "train and evaluate a recipe", "run lm/quickstart train.max_steps=100", _run_options),
-    "validate": (_validate, "check a recipe without running it", "validate my.yaml model.neuron=lif", _recipe),
-    "show": (_show, "print a recipe with all defaults written out", "show lm/quickstart", _show_options),
-    "ls": (_ls, "list the recipes that are installed", "ls", _json),
-    "cp": (_cp, "copy a recipe, to make it your own", "cp lm/quickstart my.yaml", _cp_options),
-    "plugins": (_plugins, "list what recipes can name, and broken plugins", "plugins neuron/dsn", _plugin_options),
+    "run": (_run, "train and evaluate a recipe", "run lm/quickstart train.max_steps=100", options.run),
+    "validate": (_validate, "check a recipe without running it", "validate my.yaml model.neuron=lif", options.recipe),
+    "show": (_show, "print a recipe with all defaults written out", "show lm/quickstart", options.show),
+    "ls": (_ls, "list the recipes that are installed", "ls", options.as_json),
+    "cp": (_cp, "copy a recipe, to make it your own", "cp lm/quickstart my.yaml", options.cp),
+    "schema": (
+        _schema,
+        "print the JSON Schema of recipes, for editors",
+        "schema > recipe.schema.json",
+        options.schema,
+    ),
+    "plugins": (_plugins, "list what recipes can name, and broken plugins", "plugins neuron/dsn", options.plugin),
     "generate": (
         _generate,
         "write text with a trained model",
         'generate runs/lm/shakespeare --prompt "ROMEO:" temperature=0.7',
-        _generate_options,
+        options.generate,
     ),
-    "eval": (_eval, "evaluate a trained model again", "eval runs/lm/shakespeare", _eval_options),
+    "eval": (_eval, "evaluate a trained model again", "eval runs/lm/shakespeare", options.eval),
     "push": (
         _push,
         "put a trained model on the Hugging Face hub, or show what would go",
         "push runs/lm/shakespeare --dry-run",
-        _push_options,
+        options.push,
     ),
-    "report": (_report, "write one page that compares runs", "report runs/lm/quickstart", _report_options),
+    "report": (_report, "write one page that compares runs", "report runs/lm/quickstart", options.report),
     "bench": (
         _bench,
         "time a neuron, once its parity check is green, or the training steps of a recipe's runs",
@@ -361,8 +319,14 @@ COMMANDS: dict[str, tuple[Command, str, str, Callable[[argparse.ArgumentParser],
         _swap,
         "say what a swap of neurons would do to a network of yours",
         "swap mypackage.models:resnet18 --to dsn --example 4,2,3,32,32",
-        _swap_options,
+        options.swap,
     ),
-    "doctor": (_doctor, "say what works with what is installed here", "doctor", _json),
-    "new": (_new, "write the folder of a new plugin", "new ember", _new_options),
+    "doctor": (_doctor, "say what works with what is installed here", "doctor", options.as_json),
+    "new": (_new, "write the folder of a new plugin", "new ember", options.new),
+    "completion": (
+        _completion,
+        "print the script that completes words in a shell",
+        "completion bash > ~/.local/share/bash-completion/completions/sj-lang",
+        options.completion,
+    ),
 }

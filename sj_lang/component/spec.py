@@ -10,10 +10,9 @@ from sj_lang.component.problems import Keys, Problem, merge_misspelt, missing, u
 from sj_lang.component.schema import (
     DATA_TEXT,
     MISSING,
-    OURS,
     Argument,
     Data,
-    arguments,
+    arguments_of,
     takes_data,
     takes_several,
     with_article,
@@ -59,7 +58,7 @@ def resolve(kind: str, section: Any, keys: Keys = ()) -> tuple[dict[str, Any], l
     if not isinstance(name, str):
         return {}, [Problem((*keys, "type"), f"expected the name of {with_article(kind)}, found {values.tell(name)}")]
     try:
-        schema = {**arguments(kind, plugins.get(kind, name).load()), **OURS.get(kind, {})}
+        schema = arguments_of(kind, name)
     except UserError as error:
         return {}, [Problem((*keys, "type"), str(error))]
     except PluginError as error:

@@ -2,7 +2,8 @@
 
 All its keys, and the type of each value, are checked before anything is built. Ranges that only a
 component knows are checked when it is built, before training. Importing this module imports no
-torch; checking a recipe does, because components are checked against their classes.
+torch; checking a recipe does, because components are checked against their classes, unless
+`component.remember` knows what that says.
 """
 
 from __future__ import annotations

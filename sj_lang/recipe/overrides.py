@@ -13,7 +13,6 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from sj_lang import plugins
 from sj_lang.component import schema, yaml_marks
 from sj_lang.component.problems import Keys, Place, Places, Problem, dotted
 from sj_lang.errors import PluginError, UserError
@@ -125,7 +124,7 @@ def _names_a_type(value: Any) -> bool:
 def _arguments(kind: str, name: Any) -> Mapping[str, schema.Argument]:
     """The arguments of a component; none if it is unknown, which the later check reports."""
     try:
-        return schema.arguments(kind, plugins.get(kind, name).load()) if isinstance(name, str) else {}
+        return schema.arguments_of(kind, name) if isinstance(name, str) else {}
     except (UserError, PluginError):
         return {}
 
