@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, distributions, entry_points
 from pathlib import Path
 from typing import Any, Literal
 
+from sj_lang.errors import redacted
+
 Status = Literal["running", "done", "failed", "interrupted"]
 #: the field "loss" of a manifest whose task says no more
 LOSS = "mean loss of the split, as its task defines it"
@@ -183,4 +185,4 @@ class Manifest:
         self.content.update(fields)
 
     def write(self) -> None:
-        write_json(self.path, self.content)
+        write_text(self.path, redacted(json.dumps(self.content, indent=2, allow_nan=False)) + "\n")

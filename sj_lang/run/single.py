@@ -238,7 +238,7 @@ def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Consol
         prompt,
         job.recipe.generate,
         job.recipe.seed,
-        stopped=lambda: trainer.termination.requested,
+        stopped=lambda: trainer.termination.requested > 0,
     )
     trainer.termination.check()
     for note in notes:

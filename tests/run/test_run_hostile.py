@@ -200,19 +200,6 @@ def test_a_rank_alone_means_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_main_process()
 
 
-def test_a_token_is_neither_stored_nor_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path = write_recipe(tmp_path)
-    for change in ("train.hub_token=hf_abc", "train.hub_tokn=hf_abc", "train.hub_token=[hf_abc]"):
-        assert cli.main(["run", path, "output=r", change]) == 2
-        assert "hf_abc" not in "".join(capfd.readouterr())
-    Path(path).write_text(Path(path).read_text().replace("max_steps: 12", "max_steps: 12\n  hub_token: hf_abc"))
-    assert cli.main(["run", path, "output=r"]) == 2
-    errors = capfd.readouterr().err
-    assert "train.hub_token: must be null here" in errors
-    assert "hf_abc" not in errors
-    assert not (tmp_path / "r").exists()
-
-
 def test_changes_after_resume_are_changes(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "--resume", str(root), "train.max_steps=60"]) == 2
     assert "train.max_steps: 12 there, 60 now" in capfd.readouterr().err
