@@ -182,6 +182,35 @@ def test_a_run_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "r" / ".reserve").exists()
 
 
+def test_without_room_for_its_reserve_no_run_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, write = write_recipe(tmp_path), Path.write_bytes
+
+    def written(place: Path, data: bytes) -> object:
+        write(place, data[: len(data) // 2])
+        return _full(place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", written)
+        assert cli.main(["run", path, "output=r", "train.max_steps=2"]) == 2
+    assert capfd.readouterr().err == f"error: {tmp_path / 'r/.reserve'}: No space left on device\n"
+    assert {one.name for one in (tmp_path / "r").iterdir()} == {".lock", "recipe.yaml"}
+    assert cli.main(["run", path, "output=r", "train.max_steps=2"]) == 0
+
+
+def test_a_resume_that_cannot_begin_says_so(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    manifest = read_json(root / "manifest.json")
+    (root / "manifest.json").write_text(json.dumps(manifest | {"status": "interrupted"}))
+    monkeypatch.setattr(RunFolder, "rewind", _full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))  # type: ignore[attr-defined]
+    assert cli.main(["run", "--resume", str(root)]) == 1
+    assert "No space left on device. The disk of" in capfd.readouterr().err
+    assert read_json(root / "manifest.json")["status"] == "failed"
+
+
 def test_a_log_that_cannot_be_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     console = run.console.Console()
     console.open(Path("/dev/full"))
