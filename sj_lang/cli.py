@@ -1,8 +1,8 @@
 """The command line: parsing, and a short function per command, which imports what it needs.
 
 Exit codes: 0 done; 1 the run failed; 2 usage or recipe, or anything found wrong before training
-starts; 3 a plugin that is needed failed to load, or to build what it offers; 130 Ctrl-C; 143
-SIGTERM, with a checkpoint saved.
+starts; 3 a plugin that is needed failed to load, or to build what it offers; 129 SIGHUP, 130
+Ctrl-C, 143 SIGTERM; at 129 and 143 a checkpoint is saved.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sj_lang import __version__
 from sj_lang.commands import options
 from sj_lang.commands.arguments import Parser
-from sj_lang.errors import SjLangError, UserError, choices, printable
+from sj_lang.errors import SjLangError, UserError, choices, forget_output, printable, redacted
 
 if TYPE_CHECKING:
     from sj_lang.recipe.loading import Recipe
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain("interrupted", debug)
         return 130
     except BrokenPipeError:  # the reader of a pipe, such as head, has gone
-        _close_output()
+        forget_output()
         return 1
     except OSError as error:
         if error.errno is None:  # no operating system's, but a library's
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = error.filename or ("standard output" if error.errno == errno.ENOSPC else "")
         _complain(f"error: {where}: {error.strerror}" if where else f"error: {error}", debug)
         if error.filename is None:
-            _close_output()
+            forget_output()
         return UserError.exit_code
     except Exception as error:
         return _surprise(error, debug)
@@ -61,15 +62,10 @@ def _surprise(error: Exception, debug: bool) -> int:
     return 1
 
 
-def _close_output() -> None:
-    """Keep the interpreter from writing to standard output once more, at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _complain(message: str, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-    print(printable(message), file=sys.stderr)
+    trace = redacted(traceback.format_exc()) if debug else ""
+    with suppress(OSError):  # the terminal may be gone
+        sys.stderr.write(f"{trace}{printable(message)}\n")
 
 
 def _dispatch(words: list[str]) -> int:

@@ -9,7 +9,7 @@ from sj_lang.component import schema, values
 from sj_lang.component.problems import Keys, Problem, missing, unknown
 from sj_lang.component.remember import remembered
 from sj_lang.component.spec import Spec, resolve
-from sj_lang.errors import PluginError, UserError, describe
+from sj_lang.errors import PluginError, UserError, describe, redacted
 from sj_lang.recipe.overrides import COMPONENTS
 
 FORMAT = 1
@@ -20,6 +20,10 @@ KEYS = (*HEAD, *COMPONENTS, *SECTIONS, *SERIES, "base")
 #: Keys of a series that its runs cannot set.
 PARENTS = ("recipe", "name", "output", "base", *SERIES)
 
+_SECRET = (
+    "holds a token or a password, and a recipe is stored with its run; set HF_TOKEN or use `hf auth login`, and give "
+    "an address without them"
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*")
 
 
@@ -49,6 +53,17 @@ def check_head(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     if isinstance(seeds, list) and not (seeds and len({repr(seed) for seed in seeds}) == len(seeds)):
         problems.append(Problem(("seeds",), f"expected different numbers, at least one; found {seeds}"))
     return head, problems
+
+
+def check_secrets(tree: Any, keys: Keys = ()) -> list[Problem]:
+    """A problem for each text with a token, or with a password in an address."""
+    if isinstance(tree, dict | list):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        named = [
+            Problem(keys, f"a key of it {_SECRET}") for key in tree if isinstance(key, str) and redacted(key) != key
+        ]
+        return named + [problem for key, value in items for problem in check_secrets(value, (*keys, key))]
+    return [Problem(keys, _SECRET)] if isinstance(tree, str) and redacted(tree) != tree else []
 
 
 def check_name(name: Any, keys: Keys) -> list[Problem]:

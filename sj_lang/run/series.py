@@ -50,7 +50,8 @@ def execute(
             if is_main_process():
                 record.end("done", 0)
     except Interrupted as error:
-        raise Interrupted(f"{str(error).partition(' To continue')[0]} To continue: {folder.continuing}") from error
+        stopped = str(error).partition(" To continue")[0]
+        raise Interrupted(f"{stopped} To continue: {folder.continuing}", error.exit_code) from error
     finally:
         console.close()
         folder.unlock()
