@@ -1,6 +1,6 @@
 """From a checked section of a recipe to an object: parts are looked up by name and handed on.
 
-And whether a model's neurons can do what it asks of them, by what they declare.
+`check_neurons` compares what components declare with what the model requires of them.
 """
 
 from __future__ import annotations
@@ -105,8 +105,7 @@ def blame(error: BaseException) -> str:
 
 
 def check_neurons(config: Any, *, pads: bool) -> None:
-    """Refuse neurons, and other components, whose declared traits are not what the model, or
-    padding, asks of them."""
+    """Refuse components whose declared traits are not what the model or its padding requires."""
     if not hasattr(config, "requires"):
         return
     needs: Mapping[str, Mapping[str, str]] = config.requires(pads=pads)

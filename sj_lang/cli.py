@@ -1,8 +1,8 @@
 """The command line: parsing, and a short function per command, which imports what it needs.
 
 Exit codes: 0 done; 1 the run failed; 2 usage or recipe, or anything found wrong before training
-starts; 3 a plugin that is needed failed to load, or to build what it offers; 130 Ctrl-C; 143
-SIGTERM, with a checkpoint saved.
+starts; 3 a plugin that is needed failed to load, or to build what it offers; 129 SIGHUP, 130
+Ctrl-C, 143 SIGTERM; at 129 and 143 a checkpoint is saved.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sj_lang import __version__
-from sj_lang.commands.arguments import Parser, positive
-from sj_lang.errors import SjLangError, UserError, choices, printable
+from sj_lang.commands import options
+from sj_lang.commands.arguments import Parser
+from sj_lang.errors import SjLangError, UserError, choices, forget_output, printable, redacted
 
 if TYPE_CHECKING:
     from sj_lang.recipe.loading import Recipe
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain("interrupted", debug)
         return 130
     except BrokenPipeError:  # the reader of a pipe, such as head, has gone
-        _close_output()
+        forget_output()
         return 1
     except OSError as error:
         if error.errno is None:  # no operating system's, but a library's
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = error.filename or ("standard output" if error.errno == errno.ENOSPC else "")
         _complain(f"error: {where}: {error.strerror}" if where else f"error: {error}", debug)
         if error.filename is None:
-            _close_output()
+            forget_output()
         return UserError.exit_code
     except Exception as error:
         return _surprise(error, debug)
@@ -60,15 +62,10 @@ def _surprise(error: Exception, debug: bool) -> int:
     return 1
 
 
-def _close_output() -> None:
-    """Keep the interpreter from writing to standard output once more, at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _complain(message: str, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-    print(printable(message), file=sys.stderr)
+    trace = redacted(traceback.format_exc()) if debug else ""
+    with suppress(OSError):  # the terminal may be gone
+        sys.stderr.write(f"{trace}{printable(message)}\n")
 
 
 def _dispatch(words: list[str]) -> int:
@@ -119,75 +116,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a path, or a name from `sj-lang ls`")
-    _changes(parser)
-
-
-def _json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _show_options(parser: argparse.ArgumentParser) -> None:
-    _recipe(parser)
-    _json(parser)
-
-
-def _changes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="changes, such as train.learning_rate=3e-4")
-
-
-def _run_options(parser: argparse.ArgumentParser) -> None:
-    optional = "a path, or a name from `sj-lang ls`; with --resume it may be left out: it is in the run's folder"
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help=optional)
-    _changes(parser)
-    parser.add_argument("--dry-run", action="store_true", help="check everything, build data and model, train nothing")
-    parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder from its last checkpoint")
-    parser.add_argument("--threads", type=positive, help="of torch on the CPU (default: what is free at the start)")
-    parser.add_argument("--changed-data", action="store_true", help="with --resume: accept data that have changed")
-
-
-def _generate_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
-    parser.add_argument("--prompt", help="the text to continue (default: the recipe's)")
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="generation options, such as temperature=0.7")
-
-
-def _eval_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
-    unrolled = "also with integer spikes as binary ones in sub-steps, every product compared with the whole one"
-    parser.add_argument("--unrolled", action="store_true", help=unrolled)
-
-
-def _push_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
-    parser.add_argument("repository", nargs="?", metavar="OWNER/NAME", help="where on the hub; created if it is new")
-    parser.add_argument("--dry-run", action="store_true", help="show the card and the files, send nothing")
-    parser.add_argument("--private", action="store_true", help="create a private repository")
-
-
-def _report_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
-
-
-def _cp_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a path, or a name from `sj-lang ls`")
-    parser.add_argument("dest", metavar="DEST", help="a file that does not exist, or a folder that does")
-
-
-def _plugin_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="?", default="", metavar="KIND[/NAME]", help="such as neuron, or neuron/dsn")
-    _json(parser)
-    parser.add_argument(
-        "--arguments", action="store_true", help="with KIND/NAME: what a recipe can set (imports torch)"
-    )
-
-
-def _new_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="what recipes will call the new neuron")
-    parser.add_argument("dest", nargs="?", metavar="DEST", help="the folder to write (default: sj-lang-NAME)")
-
-
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.resume is not None and "=" in (arguments.recipe or "") and not Path(arguments.recipe).is_file():
         arguments.changes.insert(0, arguments.recipe)  # argparse takes the first word
@@ -196,7 +124,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.recipe = _recipe_of(arguments.resume)
     recipe = _load(arguments)
     from sj_lang import run
-    from sj_lang.commands import threads
+    from sj_lang.cpu import threads
 
     run.quiet_libraries()
     threads.use(arguments.threads, arguments.resume)
@@ -226,13 +154,13 @@ def _recipe_of(run: str | None) -> str:
 def _validate(arguments: argparse.Namespace) -> None:
     from sj_lang.recipe.links import linked
 
-    children = linked(dict((recipe := _load(arguments)).children()))
+    children = linked(dict((recipe := _load_between_processes(arguments)).children()))
     runs = f", {len(children)} runs: {', '.join(children)}" if children else ""
     print(f"{recipe.name}: valid{runs}")
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    recipe = _load(arguments)
+    recipe = _load_between_processes(arguments)
     if arguments.json:
         import json
 
@@ -249,6 +177,16 @@ def _ls(arguments: argparse.Namespace) -> None:
     print(listing.recipes(as_json=arguments.json))
 
 
+def _schema(arguments: argparse.Namespace) -> None:
+    import json
+
+    from sj_lang.commands import schema
+    from sj_lang.component.remember import between_processes
+
+    with between_processes():
+        print(json.dumps(schema.of(arguments.kind), indent=1, ensure_ascii=False))
+
+
 def _cp(arguments: argparse.Namespace) -> None:
     from sj_lang.recipe import files
 
@@ -257,8 +195,11 @@ def _cp(arguments: argparse.Namespace) -> None:
 
 def _plugins(arguments: argparse.Namespace) -> None:
     from sj_lang.commands import listing
+    from sj_lang.component.remember import between_processes
 
-    print(listing.plugin_table(arguments.what, as_json=arguments.json, with_arguments=arguments.arguments))
+    with between_processes():
+        table = listing.plugin_table(arguments.what, as_json=arguments.json, with_arguments=arguments.arguments)
+    print(table)
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -303,20 +244,27 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _new(arguments: argparse.Namespace) -> None:
     from sj_lang.commands import new
 
-    folder = new.create(arguments.name, arguments.dest)
+    folder = new.create(arguments.name, arguments.dest, arguments.kind)
     print(f"wrote {folder}\nnext: pip install -e {folder} && pytest {folder}")
 
 
-def _swap_options(parser: argparse.ArgumentParser) -> None:
-    from sj_lang.commands import swap
+def _completion(arguments: argparse.Namespace) -> None:
+    from sj_lang.commands import completion
 
-    swap.options(parser)
+    print(completion.script(arguments.shell, _parser()))
 
 
 def _swap(arguments: argparse.Namespace) -> int:
     from sj_lang.commands import swap
 
     return swap.main(arguments)
+
+
+def _load_between_processes(arguments: argparse.Namespace) -> Recipe:
+    from sj_lang.component.remember import between_processes
+
+    with between_processes():
+        return _load(arguments)
 
 
 def _load(arguments: argparse.Namespace) -> Recipe:
@@ -331,26 +279,32 @@ def _load(arguments: argparse.Namespace) -> Recipe:
 
 #: name -> (function, what it does, a real example, its options)
 COMMANDS: dict[str, tuple[Command, str, str, Callable[[argparse.ArgumentParser], None] | None]] = {
-    "run": (_run, "train and evaluate a recipe", "run lm/quickstart train.max_steps=100", _run_options),
-    "validate": (_validate, "check a recipe without running it", "validate my.yaml model.neuron=lif", _recipe),
-    "show": (_show, "print a recipe with all defaults written out", "show lm/quickstart", _show_options),
-    "ls": (_ls, "list the recipes that are installed", "ls", _json),
-    "cp": (_cp, "copy a recipe, to make it your own", "cp lm/quickstart my.yaml", _cp_options),
-    "plugins": (_plugins, "list what recipes can name, and broken plugins", "plugins neuron/dsn", _plugin_options),
+    "run": (_run, "train and evaluate a recipe", "run lm/quickstart train.max_steps=100", options.run),
+    "validate": (_validate, "check a recipe without running it", "validate my.yaml model.neuron=lif", options.recipe),
+    "show": (_show, "print a recipe with all defaults written out", "show lm/quickstart", options.show),
+    "ls": (_ls, "list the recipes that are installed", "ls", options.as_json),
+    "cp": (_cp, "copy a recipe, to make it your own", "cp lm/quickstart my.yaml", options.cp),
+    "schema": (
+        _schema,
+        "print the JSON Schema of recipes, for editors",
+        "schema > recipe.schema.json",
+        options.schema,
+    ),
+    "plugins": (_plugins, "list what recipes can name, and broken plugins", "plugins neuron/dsn", options.plugin),
     "generate": (
         _generate,
         "write text with a trained model",
         'generate runs/lm/shakespeare --prompt "ROMEO:" temperature=0.7',
-        _generate_options,
+        options.generate,
     ),
-    "eval": (_eval, "evaluate a trained model again", "eval runs/lm/shakespeare", _eval_options),
+    "eval": (_eval, "evaluate a trained model again", "eval runs/lm/shakespeare", options.eval),
     "push": (
         _push,
         "put a trained model on the Hugging Face hub, or show what would go",
         "push runs/lm/shakespeare --dry-run",
-        _push_options,
+        options.push,
     ),
-    "report": (_report, "write one page that compares runs", "report runs/lm/quickstart", _report_options),
+    "report": (_report, "write one page that compares runs", "report runs/lm/quickstart", options.report),
     "bench": (
         _bench,
         "time a neuron, once its parity check is green, or the training steps of a recipe's runs",
@@ -361,8 +315,14 @@ COMMANDS: dict[str, tuple[Command, str, str, Callable[[argparse.ArgumentParser],
         _swap,
         "say what a swap of neurons would do to a network of yours",
         "swap mypackage.models:resnet18 --to dsn --example 4,2,3,32,32",
-        _swap_options,
+        options.swap,
     ),
-    "doctor": (_doctor, "say what works with what is installed here", "doctor", _json),
-    "new": (_new, "write the folder of a new plugin", "new ember", _new_options),
+    "doctor": (_doctor, "say what works with what is installed here", "doctor", options.as_json),
+    "new": (_new, "write the folder of a new plugin", "new ember", options.new),
+    "completion": (
+        _completion,
+        "print the script that completes words in a shell",
+        "completion bash > ~/.local/share/bash-completion/completions/sj-lang",
+        options.completion,
+    ),
 }

@@ -1,4 +1,4 @@
-"""What differs between SpikingJelly's release lines 0.0.0.0.14 and 2.x. No other file knows."""
+"""What differs between SpikingJelly's release lines 0.0.0.0.14 and 2.x, in this file alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SURROGATES = (
     "SquarewaveFourierSeries",
     "SuperSpike",
 )
-#: of which x and alpha only occur as their product, but for a factor of the gradient
+#: surrogates in which x and alpha only occur as a product, apart from a factor of the gradient
 _WIDTHS = ("ATan", "Erf", "PiecewiseExp", "PiecewiseQuadratic", "Sigmoid", "SoftSign")
 
 
@@ -84,9 +84,9 @@ def surrogate(spec: Any) -> Any:
 
 
 def rescaled(surrogate_function: Any, scale: float) -> Any:
-    """The surrogate for potentials that are `scale` times those of this one: as wide for them.
+    """The surrogate that is as wide for potentials of `scale` times the size.
 
-    Itself, if its `alpha` is no width.
+    A surrogate whose `alpha` is no width is returned as it is.
     """
     if scale <= 0 or scale == 1 or type(surrogate_function).__name__ not in _WIDTHS:
         return surrogate_function
@@ -115,7 +115,7 @@ class OldNode:
         """`alpha_init` and `v_threshold` of H_t = alpha H_{t-1} + (1 - alpha) X_t in its place.
 
         alpha is the leak, .5 for IF. The threshold is in the units of H, which is (1 - leak) / gain
-        times the potential before its first reset. Nothing, if the leak is unknown.
+        times the potential before its first reset. Empty if the leak is unknown.
         """
         if self.leak is None:
             return {}
@@ -188,15 +188,15 @@ class BothLines:
 
 
 def multi_step(neuron: str) -> Any:
-    """2.x: `functional.lif_multi_step` for "lif", and its like: pure, with kernels. Or None."""
+    """A pure multi-step function of 2.x, such as `functional.lif_multi_step`, or None."""
     return getattr(spikingjelly("functional"), f"{neuron}_multi_step", None)
 
 
 def node_classes() -> tuple[type[Any], ...]:
     """SpikingJelly's spiking neurons: integrate-and-fire nodes, and the PSN family if it has it.
 
-    Those of `spikingjelly.clock_driven` too, and of copies of SpikingJelly inside other packages,
-    if the process has imported them; without that no net has any.
+    Nodes of `spikingjelly.clock_driven`, and of copies of SpikingJelly inside other packages, are
+    among them if the process has imported them. If it has not, no network can contain one.
     """
     neuron = spikingjelly("neuron")
     names = ("BaseNode", "PSN", "MaskedPSN", "SlidingPSN")
@@ -246,7 +246,8 @@ def recurrent_containers() -> tuple[type[Any], ...]:
 def reset(net: Any) -> None:
     """What `functional.reset_net` does, right after modules of the net were exchanged too.
 
-    0.0.0.0.14's warns of each node of `clock_driven` and fails where `reset` is no method.
+    The function of 0.0.0.0.14 warns of each node of `clock_driven` and fails if a `reset` is no
+    method.
     """
     forget_reset_cache(net)
     for module in net.modules():

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from sj_lang.errors import not_imported
 
-Argument = Tensor | int | float | None
-Shape = tuple[int, int]
-#: of a variant, in order of their names: hashed in each launch
+KernelArgument = Tensor | int | float | None
+Extent = tuple[int, int]
+#: the macros of a variant, in the order of their names: they are hashed in each launch
 Macros = tuple[tuple[str, int], ...]
-Launch = Callable[[Shape, Shape, Sequence[int | float]], None]
+Launch = Callable[[Extent, Extent, Sequence[int | float]], None]
 
 #: the macro IO of a kernel
 IO = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -37,7 +37,7 @@ INCLUDE = re.compile(r'^#include "([^"]+)"$', re.MULTILINE)
 
 
 class Engine(Hashable, Protocol):
-    """Who compiles and launches on one type of device."""
+    """Compiles and launches kernels on one type of device."""
 
     def why_not(self, index: int | None) -> str:
         """Why no kernel can run on the device of this index (None: on any); "" if it can."""
@@ -65,7 +65,7 @@ def _inline(path: Path, seen: set[Path]) -> str:
 
 
 def macros_of(**values: int) -> Macros:
-    """Those of a variant, for `launch`. Keep them rather than make them for each launch."""
+    """The macros of a variant, as `launch` takes them. Make them once, not for each launch."""
     return tuple(sorted(values.items()))
 
 
@@ -73,9 +73,9 @@ def launch(
     path: Path,
     name: str,
     macros: Mapping[str, int] | Macros,
-    grid: Shape,
-    block: Shape,
-    arguments: Sequence[Argument],
+    grid: Extent,
+    block: Extent,
+    arguments: Sequence[KernelArgument],
     device: torch.device,
 ) -> None:
     """Run kernel `name` of a file on the device's current stream, unless the grid is empty.
@@ -133,7 +133,7 @@ def why_not(x: Tensor | None) -> str:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def unavailable(kind: str, index: int | None) -> str:
-    """`why_not` for a type of device and its index."""
+    """Why no kernel can run on a device of this type and index; "" if one can."""
     if kind not in ENGINES:
         return f"needs a CUDA tensor, got one on {kind}"
     return ENGINES[kind].why_not(index)
@@ -148,7 +148,7 @@ def no_device() -> str:
 
 
 class CuPy:
-    """NVIDIA's GPUs."""
+    """Compiles and launches on NVIDIA's GPUs."""
 
     def why_not(self, index: int | None) -> str:
         return _missing() or ("" if index is None else _unsupported(index))
@@ -167,7 +167,7 @@ class CuPy:
             kernel.compile()
         alone = torch.cuda.device_count() == 1
 
-        def run(grid: Shape, block: Shape, arguments: Sequence[int | float]) -> None:
+        def run(grid: Extent, block: Extent, arguments: Sequence[int | float]) -> None:
             pointer = torch.cuda.current_stream(index).cuda_stream
             if alone:  # no other device to come from
                 with _stream(pointer, index):

@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher, get_close_matches
+
+#: a token of the hub; a user and a password in an address; what is no name on the hub; a signed
+#: address
+_SECRETS = (
+    re.compile(r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{16,}|[\w.-]*:?\bhf_\w+(?=@)"),
+    re.compile(r"(?<=://)[^\s/?#'\"]*(?=@)"),
+    re.compile(r"(?<=\bhub:)[\w./-]*[:?#@=&][^\s'\"]+"),
+    re.compile(
+        r"(?<=[?&])((?:[\w-]*(?:token|secret|password|signature|credential|key)|sig)=)[^\s&'\"]+", re.IGNORECASE
+    ),
+)
+_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+def redacted(text: str) -> str:
+    """The text with `***` in place of tokens, and of passwords in addresses."""
+    for secret in filter(None, map(os.environ.get, _VARIABLES)):
+        text = text.replace(secret, "***") if len(secret) > 7 else text
+    for pattern in _SECRETS:
+        text = pattern.sub(lambda found: f"{found[1] if found.re.groups else ''}***", text)
+    return text
 
 
 class SjLangError(Exception):
     """Base of the errors that the command line prints as one message, without a traceback."""
 
     exit_code = 1
+
+    def __init__(self, text: object = "") -> None:
+        super().__init__(redacted(str(text)))
 
 
 class RunFailed(SjLangError):
@@ -37,9 +63,11 @@ class PluginError(SjLangError):
 
 
 class Interrupted(SjLangError):
-    """SIGTERM arrived; a checkpoint is saved."""
+    """SIGTERM or SIGHUP arrived; what is needed to go on is saved."""
 
-    exit_code = 143
+    def __init__(self, text: object, exit_code: int = 143) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
 
 
 def nearest(word: str, valid: Iterable[str], count: int = 3) -> list[str]:
@@ -69,8 +97,14 @@ def choices(word: str, valid: Sequence[str], limit: int = 10) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with control characters, which a terminal obeys, written out; line ends stay."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda control: f"\\x{ord(control[0]):02x}", text)
+    """The text without secrets, and with control characters, which a terminal obeys, written out;
+    line ends stay."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda control: f"\\x{ord(control[0]):02x}", redacted(text))
+
+
+def forget_output() -> None:
+    """Let what is still to be written to standard output go nowhere, also at the end of Python."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def describe(error: BaseException) -> str:

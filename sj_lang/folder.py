@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sj_lang.errors import UserError
-from sj_lang.manifest import Manifest, plain, read_json, write_json, write_text
+from sj_lang.manifest import RESERVE, Manifest, plain, read_json, write_json, write_text
 
 #: fields of a manifest on which something relies, and what they hold
 _MANIFEST: dict[str, type] = {"id": str, "name": str, "status": str, "recipe": dict, "children": list}
@@ -25,7 +25,7 @@ _MANIFEST |= dict.fromkeys(("argv", "notes", "resumed"), list) | {"loss": str, "
 ABSENT = "(not set)"
 _ANOTHER = "Choose another folder: output=..."
 #: what a run that was ended while it began leaves behind
-_BEGUN = {".lock", "recipe.yaml", "recipe.yaml.part", "manifest.json.part"}
+_BEGUN = {".lock", RESERVE, "log.txt", "recipe.yaml", "recipe.yaml.part", "manifest.json.part"}
 #: what may be changed when a run is resumed: the weights do not depend on it
 CHANGEABLE = ("generate", "measure")
 

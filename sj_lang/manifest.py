@@ -15,10 +15,12 @@ from importlib.metadata import PackageNotFoundError, distributions, entry_points
 from pathlib import Path
 from typing import Any, Literal
 
+from sj_lang.errors import redacted
+
 Status = Literal["running", "done", "failed", "interrupted"]
 #: the field "loss" of a manifest whose task says no more
 LOSS = "mean loss of the split, as its task defines it"
-_RESERVE = ".reserve"
+RESERVE = ".reserve"
 
 _PACKAGES = (
     "accelerate", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "datasets", "numpy", "safetensors", "spikingjelly",
@@ -166,10 +168,16 @@ class Manifest:
 
     def reserve(self) -> None:
         """Take room on the disk, so that a run can say how it ended if the disk is full by then."""
-        self.path.with_name(_RESERVE).write_bytes(bytes(1 << 16))
+        path = self.path.with_name(RESERVE)
+        try:
+            path.write_bytes(bytes(1 << 16))
+        except OSError as error:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
     def release(self) -> None:
-        self.path.with_name(_RESERVE).unlink(missing_ok=True)
+        self.path.with_name(RESERVE).unlink(missing_ok=True)
 
     def end(self, status: Status, exit_code: int, error: str = "") -> None:
         self.release()
@@ -183,4 +191,4 @@ class Manifest:
         self.content.update(fields)
 
     def write(self) -> None:
-        write_json(self.path, self.content)
+        write_text(self.path, redacted(json.dumps(self.content, indent=2, allow_nan=False)) + "\n")

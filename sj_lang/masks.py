@@ -1,4 +1,4 @@
-"""What a node's input is made into before it runs, and its results back.
+"""Prepares the input of a node before it runs, and puts its results back.
 
 Masked steps are removed, and are zeros afterwards. Axes between batch and channels are folded into
 the batch.
@@ -30,7 +30,7 @@ def refuse_unfit(name: str, mask: Tensor, x: Tensor, single: bool) -> None:
 def step(
     run: Callable[[Tensor, State], tuple[Tensor, State, Tensor]], x: Tensor, state: State, mask: Tensor
 ) -> tuple[Tensor, State, Tensor]:
-    """`run(x, state)`, where the sequences that mask [B] leaves out fire 0 and keep their state."""
+    """`run(x, state)`; sequences that mask [B] leaves out fire 0 and keep their state."""
     spikes, after, v = run(_zero(x, mask), state)
     return _zero(spikes, mask), choose(mask, after, state), _zero(v, mask)
 

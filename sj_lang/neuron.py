@@ -41,7 +41,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         step_mode "s", of all steps since `reset`.
     axis: of the channels, 2 or more, or negative from the end: -1 for `[T, B, L, D]`. It counts
         along `[T, B, ...]` in step_mode "s" too. A channel has the same parameters at all places of
-        the other axes. States have the axes between batch and channels behind the batch.
+        the other axes. In a state, the axes between batch and channels follow the batch.
 
     copies_input: an attribute; if it is set to True, backward reads a copy of the input, which the
         net may then change in place, as `x += f(node(x))` does.
@@ -116,7 +116,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     @classmethod
     def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments for `swap`, besides the chosen ones, with which the network works on."""
+        """Arguments, besides those that the user chose, with which the node takes the old one's
+        place."""
         return {}
 
     # What users call

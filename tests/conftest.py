@@ -13,6 +13,7 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # of torch, also in processes that tests start: sizes are tiny, and cores are taken
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["SJ_LANG_CACHE"] = ""  # checks of recipes start from nothing
 
 MOST_WORKERS = 4  # each imports torch and transformers, and takes up to 1.5 GB of memory
 

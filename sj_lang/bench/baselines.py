@@ -37,7 +37,7 @@ class Baseline(nn.Module):
 
 
 def _lif(steps: int, channels: int) -> Baseline:
-    """Its fused kernel with a float32 potential, which its node avoids in half precision."""
+    """The fused kernel with a float32 potential; the node itself avoids it in half precision."""
     lif = multi_step("lif")
     if lif is None:
         raise UserError(f"bench: {PREFIX}lif needs SpikingJelly 2.x")
@@ -109,7 +109,7 @@ def baseline(name: str) -> Maker:
 
 
 def here() -> list[str]:
-    """The names of those that can be made here."""
+    """The names of the baselines that can run here."""
     names = []
     for short in MAKERS:
         try:

@@ -36,7 +36,7 @@ def inputs_in_turn(size: int) -> int:
 
 @dataclass(frozen=True)
 class Queue:
-    """How a call is timed: so many of them behind a sleep of so many seconds.
+    """How a call is timed: how many are queued, and the seconds that the GPU sleeps before them.
 
     host_us: until one call is handed over, a median.
     """

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-Name = TypeVar("Name", bound=Hashable)
+Timed = TypeVar("Timed", bound=Hashable)
 Times = TypeVar("Times")
 
 
@@ -49,14 +49,14 @@ def milliseconds(work: Callable[[], object], device: str) -> float:
 
 
 def in_turn(
-    timed: Mapping[Name, Callable[[], Times]], rounds: int, slow: Collection[Name] = ()
-) -> dict[Name, list[Times]]:
+    timed: Mapping[Timed, Callable[[], Times]], rounds: int, slow: Collection[Timed] = ()
+) -> dict[Timed, list[Times]]:
     """What each function returns in each round; one more round before them warms up.
 
     The functions take turns, so that a noisy machine disturbs all of them alike. Those named in
     `slow` take part in the first round only.
     """
-    times: dict[Name, list[Times]] = {name: [] for name in timed}
+    times: dict[Timed, list[Times]] = {name: [] for name in timed}
     for turn in range(rounds + 1):
         for name, once in timed.items():
             if turn > 1 and name in slow:

@@ -7,7 +7,7 @@ from sj_lang.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, which raises UserError where it would end the process."""
+    """argparse's parser, which raises UserError instead of ending the process."""
 
     def error(self, message: str) -> NoReturn:
         message = message.replace(", key=value", "")  # argparse counts it among what is required

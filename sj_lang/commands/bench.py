@@ -4,7 +4,7 @@ import json
 import os
 import statistics
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from sj_lang.recipe.loading import load
 from sj_lang.run.console import quiet_libraries, table
 
 SHAPES = "1024x1x768,2048x8x256,512x8x768,128x32x768,16384x1x256"
+STDOUT = Path("-")
 CUDA_SHAPES = "128x32x768,128x32x3072,1024x8x768,2048x8x1024,32x64x1024,16384x1x1024,16384x16x128"
 
 
@@ -38,12 +39,13 @@ def _bench_neuron(words: Sequence[str]) -> int:
     parser.add_argument("--threads", type=positive, help="torch threads (default: torch's own)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    _add_json(parser)
     options = parser.parse_args(words)
+    say = _nothing if options.json == STDOUT else print
     device, on_cpu = options.device, options.device == "cpu"
     if not on_cpu and not torch.cuda.is_available():
         raise UserError("bench: --device cuda, but torch sees no GPU")
-    if options.json:
+    if options.json and options.json != STDOUT:
         _refuse_unless_writable(options.json)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -54,27 +56,38 @@ def _bench_neuron(words: Sequence[str]) -> int:
     shapes = [_shape(text) for text in (options.shapes or (SHAPES if on_cpu else CUDA_SHAPES)).split(",")]
     makers = [(name, neuron.maker(name)) for name in names]
     passed = neuron.check_parity(options.neuron, device)
-    print(f"parity of {options.neuron}: {passed} checks passed")
-    print(machine(device))
+    say(f"parity of {options.neuron}: {passed} checks passed")
+    say(machine(device))
     rate = None if on_cpu else copy_rate(device)
     if rate:
-        print(f"a copy from device to device moves {rate / 1e9:.0f} GB/s")
+        say(f"a copy from device to device moves {rate / 1e9:.0f} GB/s")
     results: list[neuron.Timing] = []
     for shape in shapes:
         timings, floor_ms = neuron.time_shape(
             makers, shape, device=device, dtype=getattr(torch, options.dtype), rounds=options.repeat, copy_rate=rate
         )
         results += timings
-        print_timings(timings, floor_ms, shape)
-        if options.json:  # after each shape: a run that is cut off leaves what it has
-            record = {
-                "machine": machine(device),
-                "dtype": options.dtype,
-                "copy_bytes_per_s": rate,
-                "timings": [asdict(timing) for timing in results],
-            }
+        print_timings(timings, floor_ms, shape, say)
+        record = {
+            "machine": machine(device),
+            "dtype": options.dtype,
+            "copy_bytes_per_s": rate,
+            "timings": [asdict(timing) for timing in results],
+        }
+        if options.json and options.json != STDOUT:  # after each shape: a run that is cut off leaves what it has
             options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if options.json == STDOUT:
+        print(json.dumps(record, indent=1))
     return 0
+
+
+def _add_json(parser: Parser) -> None:
+    text = "print JSON and nothing else; with FILE, write it there beside what is printed"
+    parser.add_argument("--json", nargs="?", type=Path, const=STDOUT, metavar="FILE", help=text)
+
+
+def _nothing(*texts: str, flush: bool = False) -> None:
+    """Print nothing, where JSON is printed."""
 
 
 def _refuse_unless_writable(file: Path) -> None:
@@ -96,10 +109,12 @@ def _shape(text: str) -> tuple[int, int, int]:
     return (values[0], 1, values[1]) if len(values) == 2 else (values[0], values[1], values[2])
 
 
-def print_timings(timings: Sequence[neuron.Timing], floor_ms: float, shape: tuple[int, int, int]) -> None:
+def print_timings(
+    timings: Sequence[neuron.Timing], floor_ms: float, shape: tuple[int, int, int], say: Callable[..., None] = print
+) -> None:
     """The table of one shape. floor_ms: of one elementwise pass."""
     steps, batch, channels = shape
-    print(f"\nT={steps} B={batch} C={channels} (N={batch * channels}); one elementwise pass: {floor_ms:.3g} ms")
+    say(f"\nT={steps} B={batch} C={channels} (N={batch * channels}); one elementwise pass: {floor_ms:.3g} ms")
     on_gpu = timings[0].of_copy is not None
     titles = ["neuron", "forward ms", "backward ms", "total ms", "+-", "peak MB", "slower by", "flips"]
     rows = [titles + (["GB/s", "of copy", "host us", "graph us"] if on_gpu else [])]
@@ -111,9 +126,9 @@ def print_timings(timings: Sequence[neuron.Timing], floor_ms: float, shape: tupl
             row += [f"{timing.bytes_per_s / 1e9:.0f}", f"{timing.of_copy:.0%}"]
             row += [_or_dash(timing.host_us, ".0f"), _or_dash(timing.graph_us, ".1f")]
         rows.append(row)
-    print(textwrap.dedent(table(rows)), flush=True)
+    say(textwrap.dedent(table(rows)), flush=True)
     if behind := ", ".join(timing.neuron for timing in timings if timing.host_bound):
-        print(f"slower to hand over than to run, so its times are the host's: {behind}")
+        say(f"slower to hand over than to run, so its times are the host's: {behind}")
 
 
 def _or_dash(value: float | None, form: str) -> str:
@@ -126,18 +141,26 @@ def _bench_recipe(words: Sequence[str]) -> int:
     parser.add_argument("changes", nargs="*", metavar="key=value", help="changes, such as model.neuron=lif")
     parser.add_argument("--repeat", type=positive, default=7, help="rounds; medians are printed (default: 7)")
     parser.add_argument("--threads", type=positive, help="torch threads (default: torch's own)")
+    _add_json(parser)
     options = parser.parse_intermixed_args(words)
+    if options.json and options.json != STDOUT:
+        _refuse_unless_writable(options.json)
+    say = _nothing if options.json == STDOUT else print
     quiet_libraries()
     if options.threads:
         torch.set_num_threads(options.threads)
     recipe = load(options.recipe, options.changes)
     times, device = recipe_bench.time_steps(recipe, options.repeat)
-    print(machine("cpu" if device == "cpu" else "cuda"))
-    print(f"a training step of {recipe.name}, median of {options.repeat}:")
+    say(machine("cpu" if device == "cpu" else "cuda"))
+    say(f"a training step of {recipe.name}, median of {options.repeat}:")
     fastest = min(statistics.median(rounds) for rounds in times.values())
     rows = [["", "ms", "least", "most", "times the fastest"]]
     for run, rounds in times.items():
         median = statistics.median(rounds)
         rows.append([run, *(f"{ms:.1f}" for ms in (median, min(rounds), max(rounds))), f"{median / fastest:.2f}"])
-    print(table(rows))
+    say(table(rows))
+    if options.json:
+        record = {"machine": machine("cpu" if device == "cpu" else "cuda"), "recipe": recipe.name, "step_ms": times}
+        text = json.dumps(record, indent=1)
+        print(text) if options.json == STDOUT else options.json.write_text(text + "\n", encoding="utf-8")
     return 0

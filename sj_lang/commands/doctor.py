@@ -152,7 +152,7 @@ def _device() -> str:
     if torch.cuda.is_available():
         return f"CUDA {torch.version.cuda}: {torch.cuda.get_device_name()}"
     built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for the CPU only"
-    from sj_lang.commands.threads import choose
+    from sj_lang.cpu.threads import choose
 
     return f"CPU, {choose()[1]}; no CUDA device seen ({built})"
 

@@ -131,8 +131,7 @@ def _arguments(registration: Registration) -> list[dict[str, str]]:
     from sj_lang.component import schema, values
 
     rows = []
-    arguments = {**schema.arguments(registration.kind, registration.load()), **schema.OURS.get(registration.kind, {})}
-    for argument in arguments.values():
+    for argument in schema.arguments_of(registration.kind, registration.name).values():
         if argument.settable:
             required = argument.default is schema.MISSING
             default = "none, must be set" if required else values.tell_plainly(values.plain(argument.default))

@@ -33,8 +33,10 @@ def main(run: str, repository: str | None, *, dry_run: bool, private: bool) -> N
     """Stage the files of a run's model; show or send them."""
     folder = RunFolder(Path(run))
     model = folder.trained_model()
+    if repository is not None or not dry_run:
+        _refuse_unless_named(repository or "")
     if not dry_run:
-        _refuse_unless_possible(repository or "")
+        _refuse_unless_online()
     recipe = load(str(folder.recipe), ["model.init_from=null"])
     with tempfile.TemporaryDirectory() as scratch:
         files = Path(scratch)
@@ -71,9 +73,12 @@ def stage(model: Path, recipe: Recipe, files: Path) -> None:
     (files / f"{MODULE}.py").write_text(code, encoding="utf-8")
 
 
-def _refuse_unless_possible(repository: str) -> None:
-    if repository.count("/") != 1:
+def _refuse_unless_named(repository: str) -> None:
+    if "/" not in repository or hf.wrong_place(repository):
         raise UserError("push: give the name on the hub, OWNER/NAME; --dry-run shows what would go without one")
+
+
+def _refuse_unless_online() -> None:
     with hf.reached() as online:
         if not online:
             raise UserError("push: the Hugging Face hub cannot be reached from here; try again with a network")
@@ -98,5 +103,5 @@ def _send(files: Path, repository: str, *, private: bool) -> None:
         api = HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=files, commit_message="Model of a run of sj_lang")
-    except Exception as error:  # the HTTP library behind differs between releases
+    except Exception as error:  # the HTTP library differs between releases
         raise UserError(f"push: the hub refuses {repository}: {describe(error)}") from error

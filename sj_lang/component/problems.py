@@ -29,7 +29,7 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
-Marks = Mapping[Keys, Place]
+Places = Mapping[Keys, Place]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Problem:
     kind: Literal["value", "unknown", "missing", "plugin"] = "value"
     place: Place | None = None
 
-    def at(self, marks: Marks) -> Problem:
-        """The same with its place: that of the key, or of the nearest section around it."""
+    def at(self, marks: Places) -> Problem:
+        """This problem with its place: that of the key, or of the nearest section around it."""
         if self.place:
             return self
         for length in range(len(self.keys), -1, -1):
@@ -51,7 +51,7 @@ class Problem:
         return self
 
     def under(self, *keys: str | int) -> Problem:
-        """The same, its keys below `keys`."""
+        """This problem with `keys` in front of its own keys."""
         return replace(self, keys=(*keys, *self.keys))
 
     def __str__(self) -> str:

@@ -1,16 +1,21 @@
 """The signature of a component is the schema of its section in a recipe.
 
-Of a config class of transformers it is the fields that the class adds itself. An argument that is
-a component too is annotated `neuron: Part["neuron"]` and written `{type: dsn, n: 1}` or `dsn`.
+For a config class of transformers, the schema is the fields that the class itself adds. An argument
+that is a component too is annotated `neuron: Part["neuron"]` and written `{type: dsn, n: 1}` or
+`dsn`.
 """
 
+import copyreg
 import dataclasses
 import functools
 import inspect
+import operator
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
+from sj_lang import plugins
 from sj_lang.component import values
+from sj_lang.component.remember import remembered
 from sj_lang.errors import PluginError, choices, describe
 from sj_lang.hookspecs import KINDS
 
@@ -57,6 +62,9 @@ class Part:
         return _PartType(f'Part["{kind}"]', (), {"kind": kind})
 
 
+copyreg.pickle(_PartType, lambda annotation: (operator.getitem, (Part, annotation.kind)))  # type: ignore[arg-type]
+
+
 class Data:
     """What `task.data` holds: a source, `hub:owner/name[/config]`, a path, or these by split.
 
@@ -89,6 +97,18 @@ class Argument:
         default = values.plain(self.default)
         return default if self.part or takes_data(self.annotation) else values.check(self.annotation, default)[0]
 
+    def as_plain(self) -> "Argument":
+        """The same to a recipe, without classes of the component's own modules."""
+        if not self.settable:
+            return dataclasses.replace(self, annotation=Any, default=None)
+        special = self.part or takes_data(self.annotation)
+        plain = self if special else dataclasses.replace(self, annotation=values.simplify(self.annotation))
+        if self.default is MISSING:
+            return plain
+        plain = dataclasses.replace(plain, default=values.plain(self.default))
+        plain.written_default  # noqa: B018  worked out now, and kept with it
+        return plain
+
 
 DATA_TEXT = "a registered source, hub:owner/name[/config], a path, or a mapping of train, validation, dev, test"
 
@@ -99,6 +119,20 @@ def with_article(kind: str) -> str:
 
 #: Keys of a section that the program reads itself, and the class does not get.
 OURS: Mapping[str, Mapping[str, Argument]] = {"model": {"init_from": Argument("init_from", str | None, None)}}
+
+
+def arguments_of(kind: str, name: str) -> dict[str, Argument]:
+    """The arguments of the component of that name, as a recipe needs them, `OURS` among them."""
+    offer = plugins.get(kind, name)
+
+    key = ("arguments", kind, name, offer.target, offer.plugin, offer.version, offer.missing)
+    return remembered(key, lambda: _as_plain(kind, offer.load()))
+
+
+@functools.cache
+def _as_plain(kind: str, target: Any) -> dict[str, Argument]:
+    schema = {**arguments(kind, target), **OURS.get(kind, {})}
+    return {name: argument.as_plain() for name, argument in schema.items()}
 
 
 @functools.cache

@@ -10,16 +10,15 @@ from sj_lang.component.problems import Keys, Problem, merge_misspelt, missing, u
 from sj_lang.component.schema import (
     DATA_TEXT,
     MISSING,
-    OURS,
     Argument,
     Data,
-    arguments,
+    arguments_of,
     takes_data,
     takes_several,
     with_article,
 )
 from sj_lang.errors import PluginError, UserError, choices, nearest
-from sj_lang.hf import HUB
+from sj_lang.hf import HUB, wrong_place
 
 #: the parts of a data set, by which a mapping may name its files
 SPLITS = ("train", "validation", "dev", "test")
@@ -59,7 +58,7 @@ def resolve(kind: str, section: Any, keys: Keys = ()) -> tuple[dict[str, Any], l
     if not isinstance(name, str):
         return {}, [Problem((*keys, "type"), f"expected the name of {with_article(kind)}, found {values.tell(name)}")]
     try:
-        schema = {**arguments(kind, plugins.get(kind, name).load()), **OURS.get(kind, {})}
+        schema = arguments_of(kind, name)
     except UserError as error:
         return {}, [Problem((*keys, "type"), str(error))]
     except PluginError as error:
@@ -141,9 +140,8 @@ def _check_place(data: Any, keys: Keys) -> list[Problem]:
     if not isinstance(data, str):
         return [Problem(keys, f"expected {DATA_TEXT}; found {values.tell(data)}")]
     if data.startswith(HUB):
-        parts = data.removeprefix(HUB).split("/")
-        sound = len(parts) in (2, 3) and all(parts)
-        return [] if sound else [Problem(keys, f"expected hub:owner/name[/config], found '{data}'")]
+        wrong = wrong_place(data, data=True)
+        return [Problem(keys, wrong)] if wrong else []
     sources = [source.name for source in plugins.all("source")]
     if data in sources or (data and Path(data).expanduser().exists()):
         return []

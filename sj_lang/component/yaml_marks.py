@@ -108,7 +108,8 @@ def parse(text: str, file: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else file
-        raise UserError(f"{where}  not valid YAML: {error.problem or error.context}") from error
+        problem = (error.problem or error.context or "").replace("found unexpected", "did not expect the")
+        raise UserError(f"{where}  not valid YAML: {problem}") from error
     except RecursionError as error:
         raise UserError(f"{file}  a recipe cannot have more than {DEEPEST} levels of nesting") from error
     except yaml.YAMLError as error:
@@ -158,7 +159,7 @@ def value(text: str) -> Any:
     try:
         document = parse(stripped, "value")
     except UserError as error:
-        raise ValueError(str(error).partition("  ")[2]) from error
+        raise ValueError(str(error).partition("  ")[2].removeprefix("not valid YAML: ")) from error
     if document.problems:
         raise ValueError(document.problems[0].message)
     return document.data

@@ -1,4 +1,4 @@
-"""What a forward pass costs, row by row: `energy` gives its figures, `ledger` all of it."""
+"""What a forward pass costs: `ledger` returns it row by row, `energy` as figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Samples = Tensor | Mapping[str, Any] | tuple[Any, ...] | Iterable[Any]
 
 @dataclass(kw_only=True)
 class Ledger:
-    """Rows, summed over `passes`, and prices. uncounted: operations that nobody counts.
+    """Rows, summed over `passes`, and prices. uncounted: operations whose cost is unknown.
 
     closed: whether there may be products among these.
     """
@@ -37,10 +37,12 @@ class Ledger:
     def unpriced(self) -> list[str]:
         """Operations that the cost table has no price for."""
         rows = [row for row in self.rows if row.compute(self.costs) is None]
-        return [f"{row.layer or 'model'}: {row.operation} ({row.told or row.kind}), has no price" for row in rows]
+        return [
+            f"{row.layer or 'model'}: {row.operation} ({row.operands_text or row.kind}), has no price" for row in rows
+        ]
 
     def figures(self) -> dict[str, float]:
-        """`energy` describes them."""
+        """The figures that `energy` describes."""
         if not self.passes or self.closed:
             return {}
         kinds = {kind: [row for row in self.rows if row.kind == kind] for kind in ("product", "neuron", "other")}
@@ -88,7 +90,7 @@ class Ledger:
         impurities = []
         for row in self.rows:
             if row.kind == "product" and row.macs:
-                impurities.append(f"{row.layer or 'model'}: {row.operation} multiplies {row.told}")
+                impurities.append(f"{row.layer or 'model'}: {row.operation} multiplies {row.operands_text}")
             elif strict and row.kind == "other" and row.operation in NOT_SPIKING:
                 impurities.append(f"{row.layer or 'model'}: {row.operation} between spikes")
         return impurities
@@ -102,16 +104,15 @@ class Ledger:
         return f"{len(products) - len(floats)} of {len(products)} products take spikes{between}"
 
     def content(self) -> dict[str, Any]:
-        """All of it as plain values, of a pass in the mean."""
-        rows = []
+        """Everything as plain values, averaged over the passes."""
+        rows: list[dict[str, Any]] = []
         for row in self.rows:
             counts: dict[str, float | None] = {"macs": row.macs, "accumulations": row.accumulations}
             counts |= {"other": row.others, "memory_pj": row.memory(self.costs), "compute_pj": row.compute(self.costs)}
             counts |= {f"{column}_bytes": row.bytes(column) for column in COLUMNS}
             means = {name: None if count is None else count / self.passes for name, count in counts.items()}
-            rows.append(
-                {"layer": row.layer, "operation": row.operation, "kind": row.kind, "operands": row.told, **means}
-            )
+            names = {"layer": row.layer, "operation": row.operation, "kind": row.kind, "operands": row.operands_text}
+            rows.append({**names, **means})
         missing = [*self.uncounted, *self.unpriced()]
         return {"costs": self.costs.source, "purity": self.purity(), "not_counted": missing, "rows": rows}
 
@@ -131,7 +132,7 @@ class Ledger:
             cells = [f"{count / self.passes:,.0f}" for count in counts]
             prices = ["no price" if compute is None else compute / self.passes, row.memory(self.costs) / self.passes]
             cells += [price if isinstance(price, str) else f"{price:,.0f}" for price in prices]
-            lines.append([row.layer or "model", row.operation, row.told, *cells])
+            lines.append([row.layer or "model", row.operation, row.operands_text, *cells])
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         figures = [f"{name}: {value:.6g}" for name, value in self.figures().items()]
@@ -140,12 +141,12 @@ class Ledger:
 
 
 def ledger(model: nn.Module, samples: Samples, *, costs: str | Mapping[str, Any] = "45nm") -> Ledger:
-    """What a forward pass does and costs, in the mean over `samples`.
+    """What a forward pass does and costs, averaged over `samples`.
 
-    samples: a batch, which is a tensor, a tuple of arguments or a dict of named ones; or several of
-    these, of which the passes are averaged. Each pass runs in evaluation mode from reset neurons;
-    afterwards the model's mode and the random numbers are as before, and the neurons' memories
-    reset. costs: the name of a table, or a table of your own. UserError for a batch of padding.
+    samples: a batch, which is a tensor, a tuple of arguments or a dict of named ones; or an
+    iterable of these. Each pass runs in evaluation mode from reset neurons; afterwards the model's
+    mode and the random numbers are as before, and the neurons' memories reset. costs: the name of a
+    table, or a table of your own. UserError for a batch of padding.
     """
     table, passes, recording = cost_table(costs), 0, Recording(model)
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -174,20 +175,20 @@ def _run(model: nn.Module, sample: Any) -> None:
 
 
 def energy(model: nn.Module, samples: Samples, *, costs: str | Mapping[str, Any] = "45nm") -> dict[str, float]:
-    """The figures of `ledger`, which has the arguments. Of a pass, in mJ, operations and bytes:
+    """The figures of `ledger`, with the same arguments: mJ, operations and bytes of one pass.
 
     energy.mj: synapses and neurons. energy.synapses_mj: matrix products and convolutions, which is
     what papers state. energy.neurons_mj: the arithmetic of the neurons, as they declare it.
     energy.other_mj: norms, softmax, activations, sums. energy.memory_mj: all bytes moved.
     energy.total_mj: all of these. energy.macs, energy.accumulations: of the synapses. energy.other:
-    operations of the rest. energy.weights_bytes, states_bytes, activations_bytes: moved.
-    energy.ratio: the total over that of the same products with floats and no neurons.
+    operations of the rest. energy.weights_bytes, energy.states_bytes, energy.activations_bytes: the
+    bytes moved. energy.ratio: the total over that of the same products with floats and no neurons.
     energy.mean_spike: accumulations for each multiplication spared. energy.crossover: the mean
     spike at which the ratio would be 1.
 
-    Figures that contain an operation which nobody counts, or which has no price, are missing. Empty
-    without samples, and for a model with products that cannot be counted (torch's LSTM and GRU,
-    bilinear layers, sparse matrices).
+    Figures that contain an operation whose cost is unknown, or which has no price, are missing.
+    Empty without samples, and for a model with products that cannot be counted (torch's LSTM and
+    GRU, bilinear layers, sparse matrices).
     """
     return ledger(model, samples, costs=costs).figures()
 

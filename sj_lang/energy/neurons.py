@@ -1,4 +1,4 @@
-"""What a neuron's step costs: as it declares it, and, of SpikingJelly's own nodes, as we count."""
+"""What a step of a neuron costs, as it declares it or, for SpikingJelly's nodes, as we count it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from sj_lang.compat import spikingjelly
 base: Any = spikingjelly("base")
 Operations = tuple[float, float]
 
-#: multiply-accumulates and accumulations of a step, as `operations` of the nodes that adapt them
+#: multiply-accumulates and accumulations of a step, equal to `operations` of the nodes that adapt
+#: these classes
 OF_SPIKINGJELLY: Mapping[str, Callable[[Any], Operations]] = {
     "IFNode": lambda node: (0, 1),
     "LIFNode": lambda node: (1, 1),
@@ -33,7 +34,7 @@ def foreign(model: nn.Module, ours: Mapping[str, nn.Module]) -> dict[str, nn.Mod
 
 
 def operations(node: Any) -> Operations | None:
-    """Of one step of one neuron; None if nobody says."""
+    """The multiply-accumulates and accumulations of one step of one neuron; None if unknown."""
     if hasattr(node, "operations"):
         declared: Operations | None = node.operations()
         return declared

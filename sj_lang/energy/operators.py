@@ -1,7 +1,8 @@
-"""What torch's operators do apart from products: how many operations, or none.
+"""How many operations torch's operators do, apart from products.
 
-A norm, a softmax or an activation is counted by its formula, an operator that works on each element
-as one operation for each. Comparisons, choices, copies, views and arithmetic on indices are free.
+A norm, a softmax or an activation is counted by its formula. An operator that works on each element
+counts as one operation per element. Comparisons, choices, copies, views and arithmetic on indices
+are free.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ REDUCTIONS |= {"linalg_vector_norm": 2, "norm": 2, "adaptive_avg_pool2d": 1, "ad
 POOLS = {"avg_pool1d", "avg_pool2d", "avg_pool3d"}
 #: read from a table: no operation, but memory
 LOOKUPS = {"embedding", "index_select", "gather", "index"}
-#: comparisons, choices, copies and creation; losses, of which a network in use computes none
+#: comparisons, choices, copies, creation, and losses, which a network in use does not compute
 # fmt: off
 FREE = {
     "eq", "ne", "lt", "le", "gt", "ge", "where", "masked_fill", "logical_and", "logical_or", "logical_not",
@@ -38,7 +39,8 @@ FREE = {
     "binary_cross_entropy_with_logits",
 }
 # fmt: on
-#: between spikes, these make a network that is not made of spikes alone; a batch norm folds
+#: a network with one of these between its spikes is not made of spikes alone; a batch norm is none
+#: of them, because it folds into a Linear layer
 # fmt: off
 NOT_SPIKING = {
     "layer_norm", "group_norm", "rms_norm", "softmax", "safe_softmax", "gelu", "silu", "hardswish",
@@ -49,12 +51,12 @@ NOT_SPIKING = {
 
 
 def short(packet: Any) -> str:
-    """`native_layer_norm` and `_softmax` as people call them, `add_` as `add`."""
+    """The usual name of an operator, such as "softmax" for `_softmax` and "add" for `add_`."""
     return str(packet.__name__).strip("_").removeprefix("native_")
 
 
 def operations(func: Any, args: tuple[Any, ...], out: Any) -> float | None:
-    """How many operations an operator does on numbers of floating point; None: nobody knows."""
+    """How many floating-point operations an operator does; None if that is not known."""
     name = short(func.overloadpacket)
     result = out[0] if isinstance(out, tuple | list) and out else out
     tensors = [x for x in args if isinstance(x, Tensor)]

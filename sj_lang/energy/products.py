@@ -30,7 +30,7 @@ CLOSED = ("_rnn", "rnn_", "lstm", "gru", "_trilinear", "_native_multi_head_atten
 
 
 class Operand(NamedTuple):
-    """What a tensor holds. most: the largest spike, None of floats. mean: of the spikes' sizes."""
+    """What a tensor holds. most: the largest spike, None for floats. mean: the mean spike size."""
 
     most: int | None
     signed: bool
@@ -47,7 +47,7 @@ class Operand(NamedTuple):
         return f"integer, {-self.most if self.signed else 0} to {self.most}"
 
     def wider(self, other: Operand) -> Operand:
-        """What holds both."""
+        """An operand that can hold the values of both."""
         most = None if self.most is None or other.most is None else max(self.most, other.most)
         return Operand(most, self.signed or other.signed, max(self.mean, other.mean), max(self.bits, other.bits))
 
@@ -83,7 +83,7 @@ def spikes(x: Tensor) -> float | None:
 
 
 def terms(packet: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor) -> float:
-    """Multiplications of a product. Padding of a convolution counts as what is around it."""
+    """How many multiplications a product takes. A convolution's padding counts like the rest."""
     if packet is aten.convolution:
         return float(flop_registry[packet](*args, **kwargs, out_val=out) / 2)
     a, b = (args[i] for i in OPERANDS[packet])

@@ -21,7 +21,7 @@ from sj_lang.neuron import Node
 
 
 class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's modes are untyped
-    """Rows of what runs inside. uncounted: operations that nobody counts, with their layers.
+    """Rows of what runs inside. uncounted: operations whose cost is unknown, with their layers.
 
     closed: whether one of them may hide products. Fused attention is run as two products. What is
     computed from parameters and buffers alone costs nothing, as the sample has no part in it.
@@ -179,7 +179,7 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         self._seen.add(name)
         cost = neurons.operations(node)
         if cost is None:
-            self.uncounted[f"{name}: {type(node).__name__}, whose `operations` nobody gives"] = None
+            self.uncounted[f"{name}: {type(node).__name__}, which does not declare its `operations`"] = None
             return
         row = self._row(name, type(node).__name__, "neuron")
         row.neuron_steps += steps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +10,8 @@ from sj_lang.energy.costs import Costs
 from sj_lang.energy.products import Operand
 
 COLUMNS = ("weights", "states", "activations")
+#: bytes by column and by the size of the operand that holds them
+Moved = defaultdict[tuple[str, float], float]
 
 
 @dataclass(kw_only=True)
@@ -18,8 +20,8 @@ class Row:
 
     macs, accumulations: of a product, or inside a neuron. others: operations of any other kind.
     spiking_terms: multiplications that spikes spare. operands: what was multiplied, the widest of
-    all calls, None for weights; of a neuron, what it fired. moved: bytes by column and by the size
-    of the operand that holds them; dense: the same with floats in the place of spikes.
+    all calls, None for weights; of a neuron, what it fired. moved: the bytes that it reads and
+    writes; dense: the same with floats in the place of spikes.
     """
 
     layer: str
@@ -32,8 +34,8 @@ class Row:
     spiking_terms: float = 0.0
     neuron_steps: int = 0
     operands: list[Operand | None] = field(default_factory=list)
-    moved: Counter[tuple[str, float]] = field(default_factory=Counter)
-    dense: Counter[tuple[str, float]] = field(default_factory=Counter)
+    moved: Moved = field(default_factory=lambda: defaultdict(float))
+    dense: Moved = field(default_factory=lambda: defaultdict(float))
 
     def hold(self, operands: Sequence[Operand | None]) -> None:
         """Widen `operands` by those of another call."""
@@ -44,12 +46,12 @@ class Row:
 
     def move(self, column: str, size: float, *, held: float | None = None, dense: float | None = None) -> None:
         """Add `size` bytes of an operand of `held` bytes. dense: its bytes as floats."""
-        self.moved[column, size if held is None else held] += size  # type: ignore[assignment]
+        self.moved[column, size if held is None else held] += size
         as_floats = size if dense is None else dense
-        self.dense[column, as_floats if held is None else held] += as_floats  # type: ignore[assignment]
+        self.dense[column, as_floats if held is None else held] += as_floats
 
     def bytes(self, *columns: str) -> float:
-        return float(sum(size for (column, _), size in self.moved.items() if column in (columns or COLUMNS)))
+        return sum((size for (column, _), size in self.moved.items() if column in (columns or COLUMNS)), 0.0)
 
     def compute(self, costs: Costs) -> float | None:
         """pJ of its operations; None if the table lacks one of them."""
@@ -74,10 +76,10 @@ class Row:
         return macs * (costs.mac or 0.0) + self.others * (costs.other or 0.0) + _price(self.dense, costs)
 
     @property
-    def told(self) -> str:
+    def operands_text(self) -> str:
         """Its operands in words."""
         return " x ".join("weights" if one is None else one.kind for one in self.operands)
 
 
-def _price(moved: Counter[tuple[str, float]], costs: Costs) -> float:
-    return float(sum(size * costs.byte(held) for (_, held), size in moved.items()))
+def _price(moved: Moved, costs: Costs) -> float:
+    return sum((size * costs.byte(held) for (_, held), size in moved.items()), 0.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -19,9 +20,25 @@ from sj_lang.errors import describe
 
 #: how the place of something on the hub begins: `hub:owner/name`
 HUB = "hub:"
+_WORD = r"[\w.-]+"
+_REPOSITORY = re.compile(rf"{_WORD}/{_WORD}|{_WORD}")
+_DATA_SET = re.compile(rf"{_WORD}/{_WORD}(/[^\s/@:?#=&]+)?")
 PATIENCE = 5.0  # seconds; the libraries' own retries take 23
 
 _hidden: dict[str, str] | None = None
+
+
+def wrong_place(place: str, *, data: bool = False) -> str:
+    """What is wrong with the form of a `hub:` place; "" if nothing is. data: a data set's.
+
+    It is shown only if it holds nothing but a path: people write tokens and addresses there.
+    """
+    form, text = (_DATA_SET, "owner/name[/config]") if data else (_REPOSITORY, "OWNER/NAME")
+    name = place.removeprefix(HUB)
+    if form.fullmatch(name):
+        return ""
+    found = repr(place) if re.fullmatch(r"[\w./-]*", name) else "something else, not shown as it may hold a token"
+    return f"expected {HUB}{text}, found {found}"
 
 
 def shield() -> dict[str, str]:
@@ -97,7 +114,7 @@ def _answers(address: str) -> bool:
     asked = ThreadPoolExecutor(1)  # a mute name server ignores the request's time limit
     try:
         asked.submit(get_session().head, address, timeout=PATIENCE).result(timeout=PATIENCE)
-    except Exception:  # the HTTP library behind differs between releases, and so do its errors
+    except Exception:  # the HTTP library, and so its errors, differ between releases
         return False
     finally:
         asked.shutdown(wait=False, cancel_futures=True)

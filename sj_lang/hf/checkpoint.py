@@ -1,4 +1,4 @@
-"""Where weights from elsewhere lie, and what their folder says of them without loading any.
+"""Finds checkpoints, and reads what their folders say without loading any weights.
 
 `model.init_from`, `tokenizer.name` and `task.teacher` name a checkpoint in the same three forms: a
 folder (also of a run), `package:NAME` (inside an installed distribution) and `hub:NAME` (on the
@@ -17,7 +17,7 @@ from typing import Any
 
 from sj_lang.errors import SjLangError, Unreachable, UserError, choices, describe
 from sj_lang.folder import model_folder
-from sj_lang.hf import HUB
+from sj_lang.hf import HUB, wrong_place
 
 PACKAGE = "package:"
 #: Files that hold weights as pickles, which can run code when they are opened; none ever is.
@@ -32,8 +32,8 @@ def find(place: str, key: str) -> Path | str:
     UserError that begins with `key` if there is no such checkpoint.
     """
     if place.startswith(HUB):
-        if place.removeprefix(HUB).count("/") > 1 or place == HUB:
-            raise UserError(f"{key}: expected {HUB}OWNER/NAME, found {place}")
+        if wrong := wrong_place(place):
+            raise UserError(f"{key}: {wrong}")
         return place.removeprefix(HUB)
     if place.startswith(PACKAGE):
         return _in_package(place, key)

@@ -10,7 +10,7 @@ from sj_lang.component.problems import Keys, Problem, unknown
 #: name -> run, or the part before "/" that several runs share -> the figures that count for it
 Averages = Mapping[str, Mapping[str, Sequence[str]]]
 #: run -> the figures of each of its seeds
-Figures = Mapping[str, Sequence[Mapping[str, float]]]
+RunFigures = Mapping[str, Sequence[Mapping[str, float]]]
 
 BASELINE = "baseline."
 KEYS: Keys = ("averages",)
@@ -55,7 +55,7 @@ def _prefixes(run: str) -> list[str]:
     return ["/".join(parts[: count + 1]) for count in range(len(parts))]
 
 
-def compute(averages: Averages, figures: Figures) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def compute(averages: Averages, figures: RunFigures) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Column -> name -> mean, deviation and number; and sentences about what could not be computed.
 
     A column is what the names of the runs end with ("spiking", "ann"), "" if each member is one
@@ -105,7 +105,10 @@ def stored(computed: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, 
 
 
 def rows(
-    averages: Averages, figures: Figures, computed: Mapping[str, Mapping[str, Any]], show: Callable[[str, Any], str]
+    averages: Averages,
+    figures: RunFigures,
+    computed: Mapping[str, Mapping[str, Any]],
+    show: Callable[[str, Any], str],
 ) -> list[list[str]]:
     """The table: a line for each run and figure that counts, then the averages, by columns.
 
@@ -131,7 +134,7 @@ def rows(
     return table
 
 
-def _columns(members: Mapping[str, Sequence[str]], figures: Figures) -> list[str]:
+def _columns(members: Mapping[str, Sequence[str]], figures: RunFigures) -> list[str]:
     """The ends of the names of the runs, then the baselines."""
     ends: dict[str, None] = {}
     baselines: dict[str, None] = {}
@@ -146,7 +149,7 @@ def _columns(members: Mapping[str, Sequence[str]], figures: Figures) -> list[str
     return [*ends, *baselines]
 
 
-def _series(figures: Figures, run: str, column: str, names: Sequence[str]) -> list[float]:
+def _series(figures: RunFigures, run: str, column: str, names: Sequence[str]) -> list[float]:
     """The mean of the named figures for each seed of a run that has any of them."""
     if column.startswith(BASELINE):
         prefix = f"{column}."
@@ -161,7 +164,7 @@ def _series(figures: Figures, run: str, column: str, names: Sequence[str]) -> li
     return means
 
 
-def _absent(name: str, column: str, members: Mapping[str, Sequence[str]], figures: Figures) -> list[str]:
+def _absent(name: str, column: str, members: Mapping[str, Sequence[str]], figures: RunFigures) -> list[str]:
     if column.startswith(BASELINE):
         return []
     notes = []

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from sj_lang.component import schema, values
 from sj_lang.component.problems import Keys, Problem, missing, unknown
+from sj_lang.component.remember import remembered
 from sj_lang.component.spec import Spec, resolve
-from sj_lang.errors import PluginError, UserError, describe
+from sj_lang.errors import PluginError, UserError, describe, redacted
 from sj_lang.recipe.overrides import COMPONENTS
 
 FORMAT = 1
@@ -19,6 +20,10 @@ KEYS = (*HEAD, *COMPONENTS, *SECTIONS, *SERIES, "base")
 #: Keys of a series that its runs cannot set.
 PARENTS = ("recipe", "name", "output", "base", *SERIES)
 
+_SECRET = (
+    "holds a token or a password, and a recipe is stored with its run; set HF_TOKEN or use `hf auth login`, and give "
+    "an address without them"
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*")
 
 
@@ -48,6 +53,17 @@ def check_head(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     if isinstance(seeds, list) and not (seeds and len({repr(seed) for seed in seeds}) == len(seeds)):
         problems.append(Problem(("seeds",), f"expected different numbers, at least one; found {seeds}"))
     return head, problems
+
+
+def check_secrets(tree: Any, keys: Keys = ()) -> list[Problem]:
+    """A problem for each text with a token, or with a password in an address."""
+    if isinstance(tree, dict | list):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        named = [
+            Problem(keys, f"a key of it {_SECRET}") for key in tree if isinstance(key, str) and redacted(key) != key
+        ]
+        return named + [problem for key, value in items for problem in check_secrets(value, (*keys, key))]
+    return [Problem(keys, _SECRET)] if isinstance(tree, str) and redacted(tree) != tree else []
 
 
 def check_name(name: Any, keys: Keys) -> list[Problem]:
@@ -92,17 +108,23 @@ def check_body(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
             problems += wrong
         else:
             problems.append(Problem((key,), f"expected a section with keys, found {values.tell(section)}"))
-    return body, problems or _check_together(body)
+    if not problems:
+        together = body["task"], body["model"]
+        body["model"], problems = remembered(("together", *together), lambda: _check_together(*together))
+    return body, problems
 
 
-def _check_together(body: dict[str, Any]) -> list[Problem]:
-    """Let task and config check their values, and the model its neurons. Builds no weights."""
+def _check_together(task: Spec, model: Spec) -> tuple[Spec, list[Problem]]:
+    """Let task and config check their values, and the model its neurons. Builds no weights.
+
+    Returns the model's options, with those that its config chose, and the problems.
+    """
     from sj_lang.build import Make, check_neurons
 
     problems: list[Problem] = []
     objects: dict[str, Any] = {}
-    for kind in ("task", "model"):
-        make = Make(kind, body[kind])
+    for kind, spec in (("task", task), ("model", model)):
+        make = Make(kind, spec)
         arguments = schema.arguments(kind, make.target).values()
         if any(argument.given and argument.default is schema.MISSING for argument in arguments):
             continue  # cannot be built before the data are read
@@ -115,13 +137,13 @@ def _check_together(body: dict[str, Any]) -> list[Problem]:
         except Exception as error:  # a plugin's own check may raise anything
             problems.append(_placed(kind, " ".join(describe(error).split()).removeprefix("ValueError: ")))
     if "model" in objects:
-        body["model"] = _with_choices(body["model"], objects["model"])
+        model = _with_choices(model, objects["model"])
     if len(objects) == 2:
         try:
             check_neurons(objects["model"], pads=objects["task"].pads)
         except UserError as error:
             problems.append(_placed("model", str(error)))
-    return problems
+    return model, problems
 
 
 def _placed(kind: str, text: str) -> Problem:

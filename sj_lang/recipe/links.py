@@ -13,15 +13,14 @@ from sj_lang.recipe.loading import Recipe
 def linked(runs: Mapping[str, Recipe]) -> dict[str, Recipe]:
     """The runs, with the folder of another run of the same seed in place of `run:NAME` in a task.
 
-    Runs are carried out in their order, so the other one must stand before. UserError if it does
-    not.
+    Runs are carried out in their order, so the other run must come first. UserError if it does not.
     """
     before: dict[str, Recipe] = {}
     for name, recipe in runs.items():
         head, _, last = name.rpartition("/")
         seed = f"/{last}" if last.startswith("seed-") else ""
         folders = {other.removesuffix(seed): run.output for other, run in before.items() if other.endswith(seed)}
-        # in a list of recipes each of which is a series, a run means those of its own
+        # in a list of series, `run:NAME` means a run of the same series
         group = (head if seed else name).rpartition("/")[0]
         folders |= {other.removeprefix(f"{group}/"): folder for other, folder in folders.items() if group}
         before[name] = replace(recipe, task=_with_folders(recipe.task, folders, name))

@@ -2,7 +2,8 @@
 
 All its keys, and the type of each value, are checked before anything is built. Ranges that only a
 component knows are checked when it is built, before training. Importing this module imports no
-torch; checking a recipe does, because components are checked against their classes.
+torch; checking a recipe does, because components are checked against their classes, unless
+`component.remember` knows what that says.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sj_lang.component import values, yaml_marks
 from sj_lang.component.problems import Keys, Problem, merge_misspelt, report, shown, unknown
 from sj_lang.errors import PluginError, UserError, choices
 from sj_lang.recipe import averages, checkpoint, overrides
-from sj_lang.recipe.check import FORMAT, KEYS, PARENTS, SECTIONS, check_body, check_head, check_name
+from sj_lang.recipe.check import FORMAT, KEYS, PARENTS, SECTIONS, check_body, check_head, check_name, check_secrets
 from sj_lang.recipe.files import is_installed, locate, read_tree
 from sj_lang.recipe.overrides import COMPONENTS, Tree
 
@@ -128,6 +129,8 @@ def _load(path: Path, name: str, changes: Tree, chain: tuple[Path, ...]) -> tupl
     listed = _stays_a_list(tree, changes)
     tree.lay_over(changes.only(_OF_LISTS) if listed else changes)
     tree.data.setdefault("name", name)
+    if problems := check_secrets(tree.data):  # before a hub is asked for what holds them
+        return None, [problem.at(tree.marks) for problem in problems]
     head, problems = check_head(tree.data)
     body: dict[str, Any] = {}
     runs: dict[str, Recipe] | None = None

@@ -13,9 +13,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from sj_lang import plugins
 from sj_lang.component import schema, yaml_marks
-from sj_lang.component.problems import Keys, Marks, Place, Problem, dotted
+from sj_lang.component.problems import Keys, Place, Places, Problem, dotted
 from sj_lang.errors import PluginError, UserError
 
 #: Changes whose value no message may show.
@@ -26,7 +25,7 @@ COMPONENTS = ("task", "tokenizer", "model")
 class Tree:
     """Nested values, the place where each was written, notes for the user, and problems of form."""
 
-    def __init__(self, data: Mapping[str, Any] | None = None, marks: Marks | None = None) -> None:
+    def __init__(self, data: Mapping[str, Any] | None = None, marks: Places | None = None) -> None:
         self.data: dict[str, Any] = copy.deepcopy(dict(data or {}))
         self.marks: dict[Keys, Place] = dict(marks or {})
         self.notes: list[str] = []
@@ -41,7 +40,7 @@ class Tree:
         for key, value in changes.data.items():
             self.data[key] = self._laid((key,), self.data.get(key), value, changes.marks)
 
-    def nest(self, keys: Keys, value: Any, marks: Marks) -> None:
+    def nest(self, keys: Keys, value: Any, marks: Places) -> None:
         """Set a value at a path of keys, which may be set in any order, but none twice.
 
         marks: relative to the value; that of () is the place of the entry. A name beside arguments
@@ -53,7 +52,7 @@ class Tree:
         for inner, place in marks.items():
             self.marks.setdefault((*keys, *inner), place)
 
-    def _laid(self, keys: Keys, old: Any, new: Any, marks: Marks) -> Any:
+    def _laid(self, keys: Keys, old: Any, new: Any, marks: Places) -> Any:
         kind = part_kind(self.data, keys)
         if kind and isinstance(new, str | dict) and isinstance(old, str | dict):
             return self._laid_component(kind, keys, _spec(old), _spec(new), marks)
@@ -66,7 +65,7 @@ class Tree:
         return copy.deepcopy(new)
 
     def _laid_component(
-        self, kind: str, keys: Keys, old: dict[str, Any], new: dict[str, Any], marks: Marks
+        self, kind: str, keys: Keys, old: dict[str, Any], new: dict[str, Any], marks: Places
     ) -> dict[str, Any]:
         before, after = old.get("type"), new.get("type", old.get("type"))
         wrapped = _wrapped(kind, after)
@@ -86,12 +85,12 @@ class Tree:
         self._take_mark(keys, marks)
         return self._merged(keys, old, new, marks)
 
-    def _merged(self, keys: Keys, old: dict[str, Any], new: dict[str, Any], marks: Marks) -> dict[str, Any]:
+    def _merged(self, keys: Keys, old: dict[str, Any], new: dict[str, Any], marks: Places) -> dict[str, Any]:
         merged = old | {key: self._laid((*keys, key), old.get(key), value, marks) for key, value in new.items()}
         dropped = [name for name in old if name in new and new[name] is None] if keys == ("runs",) else []
         return {key: value for key, value in merged.items() if key not in dropped}
 
-    def _laid_items(self, keys: Keys, old: list[Any], new: dict[str, Any], marks: Marks) -> list[Any]:
+    def _laid_items(self, keys: Keys, old: list[Any], new: dict[str, Any], marks: Places) -> list[Any]:
         items = list(old)
         for key, value in new.items():
             index = int(key)
@@ -104,11 +103,11 @@ class Tree:
                 self.problems.append(Problem((*keys, key), f"the list has {len(items)} items, from 0", place=place))
         return items
 
-    def _take_mark(self, keys: Keys, marks: Marks) -> None:
+    def _take_mark(self, keys: Keys, marks: Places) -> None:
         if keys in marks and keys not in self.marks:
             self.marks[keys] = marks[keys]
 
-    def _replace_marks(self, keys: Keys, marks: Marks) -> None:
+    def _replace_marks(self, keys: Keys, marks: Places) -> None:
         size = len(keys)
         self.marks = {path: place for path, place in self.marks.items() if path[:size] != keys}
         self.marks |= {path: place for path, place in marks.items() if path[:size] == keys}
@@ -125,7 +124,7 @@ def _names_a_type(value: Any) -> bool:
 def _arguments(kind: str, name: Any) -> Mapping[str, schema.Argument]:
     """The arguments of a component; none if it is unknown, which the later check reports."""
     try:
-        return schema.arguments(kind, plugins.get(kind, name).load()) if isinstance(name, str) else {}
+        return schema.arguments_of(kind, name) if isinstance(name, str) else {}
     except (UserError, PluginError):
         return {}
 
@@ -136,8 +135,8 @@ def _wrapped(kind: str, name: Any) -> str:
 
 
 def _handed_on(
-    kind: str, keys: Keys, wrapped: str, old: dict[str, Any], new: dict[str, Any], marks: Marks
-) -> tuple[dict[str, Any], Marks]:
+    kind: str, keys: Keys, wrapped: str, old: dict[str, Any], new: dict[str, Any], marks: Places
+) -> tuple[dict[str, Any], Places]:
     """`new` and its marks, with keys that only the component inside `old` has below `wrapped`."""
     outside, below = _arguments(kind, old["type"]), new.get(wrapped, {})
     inside = _arguments(kind, _spec(old.get(wrapped, "")).get("type"))
@@ -150,7 +149,7 @@ def _handed_on(
     return {**rest, wrapped: _spec(below) | inner}, marks
 
 
-def _moved(marks: Marks, holder: Keys, old: Keys, new: Keys) -> dict[Keys, Place]:
+def _moved(marks: Places, holder: Keys, old: Keys, new: Keys) -> dict[Keys, Place]:
     """Marks with those below `old` below `new`; the mark of `holder` itself stays."""
     size = len(old)
     return {(new + path[size:] if path[:size] == old and path != holder else path): p for path, p in marks.items()}

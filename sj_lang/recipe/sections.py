@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 from sj_lang import hf
 from sj_lang.component import values
 from sj_lang.component.problems import Keys, Problem
+from sj_lang.component.remember import remembered
 from sj_lang.component.schema import MISSING, Argument, field_default
 from sj_lang.component.spec import resolve_arguments
-from sj_lang.component.values import can_be_written, tell_plainly
+from sj_lang.component.values import can_be_written, simplify, tell_plainly
 
 #: Defaults that differ from TrainingArguments'. Steps below 1 are shares of the whole training.
 TRAIN_DEFAULTS: dict[str, Any] = {"report_to": [], "logging_steps": 0.02, "save_total_limit": 2}
@@ -111,6 +112,10 @@ NEURON_RATE = "neuron_learning_rate"
 @functools.cache
 def train_arguments() -> dict[str, Argument]:
     """The fields of transformers.TrainingArguments that a recipe can set, and `NEURON_RATE`."""
+    return remembered(("train",), _read_train_arguments)
+
+
+def _read_train_arguments() -> dict[str, Argument]:
     hf.shield()
     from transformers import TrainingArguments
 
@@ -124,7 +129,7 @@ def train_arguments() -> dict[str, Argument]:
             decided = entry.name in TRAIN_DECIDED
             annotation = _limited(annotations[entry.name], TRAIN_LIMITS.get(entry.name))
             schema[entry.name] = Argument(entry.name, annotation, default, given=decided)
-    return schema
+    return {name: argument.as_plain() for name, argument in schema.items()}
 
 
 def _limited(annotation: Any, limits: Mapping[str, Any] | None) -> Any:
@@ -144,6 +149,10 @@ def _limited(annotation: Any, limits: Mapping[str, Any] | None) -> Any:
 @functools.cache
 def generate_arguments() -> dict[str, Argument]:
     """The attributes of transformers.GenerationConfig, typed by its docstring, and `prompt`."""
+    return remembered(("generate",), _read_generate_arguments)
+
+
+def _read_generate_arguments() -> dict[str, Argument]:
     hf.shield()
     from transformers import GenerationConfig
 
@@ -154,7 +163,7 @@ def generate_arguments() -> dict[str, Argument]:
         default = GENERATE_DEFAULTS.get(name, MISSING)
         annotation = _limited(_documented(types.get(name, "")), GENERATE_LIMITS.get(name))
         schema[name] = Argument(name, annotation, default, given=default is MISSING)
-    return schema
+    return {name: argument.as_plain() for name, argument in schema.items()}
 
 
 def _documented(text: str) -> Any:
@@ -201,11 +210,12 @@ def resolve_train(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Prob
     for name, (value, reason) in TRAIN_FIXED.items():
         if fields.get(name, value) != value:
             problems.append(Problem(("train", name), f"must be {tell_plainly(value)} here, {reason}"))
-    for name, inner in (
-        ("lr_scheduler_kwargs", _scheduler_arguments(options.get("lr_scheduler_type"))),
-        ("accelerator_config", _accelerator_arguments()),
+    scheduler = options.get("lr_scheduler_type")
+    for name, key, read in (
+        ("lr_scheduler_kwargs", scheduler, lambda: _scheduler_arguments(scheduler)),
+        ("accelerator_config", None, _accelerator_arguments),
     ):
-        if inner is not None and isinstance(options.get(name), dict):
+        if isinstance(options.get(name), dict) and (inner := remembered((name, key), read)) is not None:
             problems += resolve_arguments(inner, options[name], ("train", name))[1]
     return options, problems
 
@@ -220,14 +230,15 @@ def _scheduler_arguments(name: Any) -> dict[str, Argument] | None:
     annotations = typing.get_type_hints(functions[name])
     handed_in = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
     names = [name for name in parameters if name not in handed_in]
-    return {name: Argument(name, annotations.get(name, Any), given=True) for name in names}
+    return {name: Argument(name, simplify(annotations.get(name, Any)), given=True) for name in names}
 
 
 def _accelerator_arguments() -> dict[str, Argument]:
     from transformers.trainer_pt_utils import AcceleratorConfig
 
     annotations = typing.get_type_hints(AcceleratorConfig)
-    return {e.name: Argument(e.name, annotations[e.name], given=True) for e in dataclasses.fields(AcceleratorConfig)}
+    names = [entry.name for entry in dataclasses.fields(AcceleratorConfig)]
+    return {name: Argument(name, simplify(annotations[name]), given=True) for name in names}
 
 
 def resolve_generate(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
@@ -238,7 +249,8 @@ def resolve_generate(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[P
     )
     if "max_length" in section and "max_new_tokens" not in section:
         options.pop("max_new_tokens", None)  # transformers would prefer our default to `max_length`
-    return options, problems or check_generation(options)
+    key = ("generation", sorted(options.items()))
+    return options, problems or remembered(key, lambda: check_generation(options))
 
 
 def check_generation(options: Mapping[str, Any]) -> list[Problem]:

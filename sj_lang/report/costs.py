@@ -31,7 +31,8 @@ class Product(NamedTuple):
 
 
 class Purity(NamedTuple):
-    """products: all of them. text: the sentence of the ledger. missing: what nobody counts."""
+    """products: all of them. text: the sentence of the ledger. missing: operations whose cost is
+    unknown."""
 
     products: list[Product]
     text: str
@@ -39,7 +40,7 @@ class Purity(NamedTuple):
 
 
 def bars(runs: Mapping[str, Mapping[str, Any]]) -> list[Bar]:
-    """A bar for each run with a total; of a single one, also what its products cost with floats."""
+    """A bar for each run with a total. A single run gets a second one: its products with floats."""
     energies: dict[str, list[float]] = {}
     for name, metrics in runs.items():
         parts = [metrics.get(f"energy.{part}_mj") for part in PARTS]
@@ -59,7 +60,8 @@ def _bar(name: str, parts: Sequence[float], widest: float) -> Bar:
 
 
 def purity(folder: RunFolder) -> Purity | None:
-    """Of the run's ledger; None if it has none. UserError if it cannot be read."""
+    """What each product of the run multiplies, from its ledger; None if it has no ledger. UserError
+    if the ledger cannot be read."""
     if not folder.ledger.exists():
         return None
     try:

@@ -83,7 +83,7 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
         return {"tokens_per_second": (self.tokens - tokens) / (self.busy_seconds - seconds)}
 
     def point_to_best(self, args: Any, state: Any) -> None:
-        """transformers remembers a path: that of the scratch folder, or of one that was moved."""
+        """Correct the path that transformers remembers: of a scratch folder, or before a move."""
         state.best_model_checkpoint = str(Path(args.output_dir) / self.best) if self.best else None
 
     @contextmanager
@@ -126,7 +126,7 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
 
 
 class Epochs(TrainerCallback):  # type: ignore[misc]
-    """Numbers the epochs for data with `set_epoch`, as transformers does not in each case."""
+    """Numbers the epochs for data with `set_epoch`, because transformers does not always do so."""
 
     def __init__(self, data: Any) -> None:
         self.data = data

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from sj_lang.errors import printable
+from sj_lang.errors import forget_output, printable, redacted
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 #: libraries whose messages belong in the log of a run; transformers' loggers do not reach the root
@@ -22,9 +22,13 @@ def is_main_process() -> bool:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that ends, and says so once without a traceback, if it cannot be written."""
+    """A log without secrets, which ends, and says so once without a traceback, if it cannot be
+    written."""
 
     broken = False
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not self.broken:
@@ -49,9 +53,19 @@ class Console:
         if self.muted or not is_main_process():
             return
         text = printable(text)
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        self._show(text + "\n")
         self.record(text)
+
+    def _show(self, text: str) -> None:
+        """A run, which has its log, outlives its terminal and the reader of its output."""
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except OSError as error:
+            if self._handler is None:
+                raise
+            forget_output()
+            self.record(f"standard output cannot be written from here on: {error.strerror}")
 
     def warn(self, text: str) -> None:
         """Print on standard error, when nothing else can be written."""
@@ -62,7 +76,7 @@ class Console:
         self.say("".join(f"  | {line}\n" for line in text.splitlines()).rstrip("\n"))
 
     def record(self, text: str) -> None:
-        """Into log.txt only; kept until there is one."""
+        """Write to log.txt only; the text is kept until the file exists."""
         if self._handler is None:
             self._early.append(text)
         elif text:

@@ -16,12 +16,11 @@ from sj_lang.run.trainer import RunTrainer, split_figures
 from sj_lang.task import Prepared
 
 
-def final_figures(trainer: RunTrainer, folder: RunFolder | None) -> dict[str, float]:
+def final_figures(trainer: RunTrainer, prepared: Prepared, folder: RunFolder | None) -> dict[str, float]:
     """Figures of the validation and test splits, firing and energy on test data, and baselines.
 
-    folder: where predictions are written; None: nowhere.
+    prepared: the data that are scored. folder: where predictions are written; None: nowhere.
     """
-    prepared = trainer.prepared
     validation: dict[str, float] = {}
     if prepared.validation is not None:
         validation = _scored("validation", trainer.predict(prepared.validation, metric_key_prefix="validation"))
@@ -45,7 +44,7 @@ def final_figures(trainer: RunTrainer, folder: RunFolder | None) -> dict[str, fl
 def unrolled_figures(trainer: RunTrainer) -> tuple[dict[str, float], unroll.Unrolled]:
     """The figures with spikes in sub-steps, without baselines, and what was compared.
 
-    A model with a `fold` is folded. UserError if it has no spikes to unroll, as one sample shows.
+    A model with a `fold` is folded. UserError if one sample shows that it has no spikes to unroll.
     """
     model = trainer.model
     name = type(model).__name__
@@ -61,9 +60,9 @@ def unrolled_figures(trainer: RunTrainer) -> tuple[dict[str, float], unroll.Unro
             f"eval --unrolled: {name} has no spikes to unroll: none of its matrix products has whole numbers in it; "
             "either no neuron fires, or spikes are scaled before they are multiplied and the model has no `fold`"
         )
-    trainer.prepared = replace(trainer.prepared, baselines=None, unlabelled={})
+    labelled = replace(trainer.prepared, baselines=None, unlabelled={})
     with unroll.unrolled(model) as compared:
-        return final_figures(trainer, None), compared
+        return final_figures(trainer, labelled, None), compared
 
 
 def _scored(split: str, output: Any) -> dict[str, float]:

@@ -27,8 +27,8 @@ def execute(
     changed_data: go on although the data have changed since the run was started.
     debug: let unexpected exceptions through, with their traceback.
 
-    Raises UserError for what is found before training, RunFailed, Interrupted (SIGTERM; a
-    checkpoint is saved) and KeyboardInterrupt, with the manifest saying so.
+    Raises UserError for what is found before training, RunFailed, Interrupted (SIGTERM or
+    SIGHUP; a checkpoint is saved) and KeyboardInterrupt, with the manifest saying so.
     """
     try:
         if recipe.is_series:

@@ -1,4 +1,4 @@
-"""Guards against what transformers' Trainer lets pass: NaN, SIGTERM, a wrongly scaled loss."""
+"""Guards against what transformers' Trainer lets pass: NaN, SIGTERM, SIGHUP, a wrongly scaled loss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transformers import TrainerCallback  # noqa: E402
 
 
 def finite(values: list[Tensor]) -> Tensor:
-    """Bool scalar on the tensors' device: one norm over all values is finite, so they all are."""
+    """Whether all values are finite, by one norm of them: a bool scalar on their device."""
     local = [value.to_local() if hasattr(value, "to_local") else value for value in values]
     return torch.isfinite(torch.nn.utils.get_total_norm(local))
 
@@ -129,8 +129,13 @@ def check_loss_scaling(model: nn.Module, batch: Mapping[str, Any], *, accumulati
         )
 
 
+#: the signals that end a run with a checkpoint; Windows has no SIGHUP
+STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
 class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """SIGTERM in training: finish the step, save a checkpoint, raise Interrupted. Later: `check`.
+    """SIGTERM and SIGHUP, that of a terminal which is closed, in training: finish the step, save a
+    checkpoint, raise Interrupted. Later: `check`.
 
     The handler raises nothing itself: it may run where Python drops exceptions.
     """
@@ -138,29 +143,38 @@ class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is unt
     def __init__(self, continuing: str) -> None:
         self.continuing = continuing  # the command that goes on, for the message
         self.training = False
-        self.requested = False
+        self.requested = 0  # the number of the signal, if there was one
         self._saving = False
         self._at_end = False
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Handle SIGTERM inside the context; signals reach the main thread only."""
+        """Handle the signals inside the context; they reach the main thread only. What is ignored,
+        as SIGHUP is under nohup, stays ignored."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGTERM, self._on_signal)
+        before = {one: signal.getsignal(one) for one in STOPPING}
+        handled = {one: handler for one, handler in before.items() if handler is not signal.SIG_IGN}
+        for one in handled:
+            signal.signal(one, self._on_signal)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for one, handler in handled.items():
+                signal.signal(one, handler)
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        self.requested = True
+        self.requested = number
 
     def check(self) -> None:
-        """Raise Interrupted if SIGTERM has arrived and the training is over."""
+        """Raise Interrupted if a signal has arrived and the training is over."""
         if self.requested and not self.training:
-            raise Interrupted(f"stopped by SIGTERM after the training. To continue: {self.continuing}")
+            raise self._interrupted("after the training")
+
+    def _interrupted(self, when: str) -> Interrupted:
+        name = signal.Signals(self.requested).name
+        return Interrupted(f"stopped by {name} {when}. To continue: {self.continuing}", 128 + self.requested)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.training = True
@@ -185,15 +199,12 @@ class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is unt
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._saving:
-            raise Interrupted(
-                f"stopped by SIGTERM at step {state.global_step}, checkpoint-{state.global_step} is saved. "
-                f"To continue: {self.continuing}"
-            )
+            raise self._interrupted(f"at step {state.global_step}, checkpoint-{state.global_step} is saved")
 
     def _agreed(self, args: Any) -> bool:
         """The signal reaches processes at different steps; all stop at the same one."""
-        if args.world_size == 1:
-            return self.requested
-        anyone = torch.tensor(int(self.requested), device=args.device)
-        torch.distributed.all_reduce(anyone, torch.distributed.ReduceOp.MAX)
-        return bool(anyone)
+        if args.world_size > 1:
+            anyone = torch.tensor(self.requested, device=args.device)
+            torch.distributed.all_reduce(anyone, torch.distributed.ReduceOp.MAX)
+            self.requested = int(anyone)
+        return self.requested > 0

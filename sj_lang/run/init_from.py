@@ -30,7 +30,7 @@ AT_LEAST = {"max_position_embeddings": "positions", "type_vocab_size": "segments
 _ALIKE = ("num_hidden_layers", "num_attention_heads")
 #: What a BERT may lack: one that learned only masked tokens has no pooler.
 _OPTIONAL = "pooler."
-#: A buffer of older BERTs that counts positions; nobody misses it.
+#: A buffer of older BERTs that counts positions; it is not needed.
 _COUNTED = "embeddings.position_ids"
 
 
@@ -150,7 +150,7 @@ def _load(
 def _agree(
     config: PreTrainedConfig, stored: Mapping[str, Any], place: str, fixed: Mapping[str, Any], at_least: Iterable[str]
 ) -> None:
-    """Take over what the checkpoint has more of, refuse what would change its weights' meaning.
+    """Adopt sizes that are larger in the checkpoint; refuse what would change its weights' meaning.
 
     at_least: the sizes that may be larger in the checkpoint.
     """

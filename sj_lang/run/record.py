@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -83,9 +84,9 @@ def begin(
         if not previous or plain(resolved) != record.content.get("recipe"):
             write_text(folder.recipe, recipe.dump_yaml())
         record.update({"recipe": resolved})
-        record.write()
         record.reserve()
         console.open(folder.log)
+        record.write()
     return record
 
 
@@ -113,11 +114,10 @@ def recorded(record: Manifest, folder: RunFolder, console: Console, debug: bool)
         end("failed", error.exit_code, str(error))
         raise
     except Exception as error:
+        hint = _hint(error, folder)
         if is_main_process():
             record.release()  # the log may need the room too
         console.record(traceback.format_exc())
-        memory = isinstance(error, torch.OutOfMemoryError)
-        hint = "Lower train.per_device_train_batch_size and raise gradient_accumulation_steps. " if memory else ""
         text = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {text[0] if text else 'no message'}"
         if name := blame(error):
@@ -128,3 +128,11 @@ def recorded(record: Manifest, folder: RunFolder, console: Console, debug: bool)
         raise RunFailed(
             f"the run failed: {reason}. {hint}The traceback is in {folder.shown}/{folder.log.name}"
         ) from error
+
+
+def _hint(error: Exception, folder: RunFolder) -> str:
+    """What may help, for errors that do not say it themselves."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "Lower train.per_device_train_batch_size and raise gradient_accumulation_steps. "
+    full = shutil.disk_usage(folder.root).free < 1 << 20
+    return f"The disk of {folder.shown} is full; make room and resume. " if full else ""

@@ -26,7 +26,7 @@ def execute(
     changed_data: bool = False,
     debug: bool = False,
 ) -> int:
-    """Train every run of a series that is not finished yet, then compare. One may fail.
+    """Train every run of a series that is not finished yet, then compare. A failure stops none.
 
     Raises UserError before the first training if any of the runs cannot be built, RunFailed at the
     end if any failed.
@@ -50,7 +50,8 @@ def execute(
             if is_main_process():
                 record.end("done", 0)
     except Interrupted as error:
-        raise Interrupted(f"{str(error).partition(' To continue')[0]} To continue: {folder.continuing}") from error
+        stopped = str(error).partition(" To continue")[0]
+        raise Interrupted(f"{stopped} To continue: {folder.continuing}", error.exit_code) from error
     finally:
         console.close()
         folder.unlock()

@@ -70,6 +70,8 @@ def train(
         record = _begin(job, folder, console, previous, checkpoint)
         trainer.mark.run = record.id
         with trainer.termination.watching(), recorded(record, folder, console, debug):
+            if previous and is_main_process():
+                _rewind(folder, checkpoint)
             _train(trainer, folder, checkpoint)
             _conclude(trainer, job, folder, console, record)
     finally:
@@ -129,9 +131,9 @@ def _tensorboard_in(folder: RunFolder) -> Iterator[None]:
 def _begin(
     job: Job, folder: RunFolder, console: Console, previous: Manifest | None, checkpoint: Path | None
 ) -> Manifest:
-    """A new run, or one that goes on from a checkpoint, without what it wrote after that."""
+    """A new run, or one that goes on from a checkpoint."""
     machine = device(job.arguments.world_size, str(job.arguments.device))
-    record = begin(
+    return begin(
         job.recipe,
         folder,
         console,
@@ -145,12 +147,14 @@ def _begin(
             "notes": job.notes,
         },
     )
-    if previous and is_main_process():
-        step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
-        folder.rewind(step)
-        folder.discard_results()
-        checkpoints.clear(folder.root, step)
-    return record
+
+
+def _rewind(folder: RunFolder, checkpoint: Path | None) -> None:
+    """Remove what the run wrote after the checkpoint."""
+    step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    folder.rewind(step)
+    folder.discard_results()
+    checkpoints.clear(folder.root, step)
 
 
 def _train(trainer: RunTrainer, folder: RunFolder, checkpoint: Path | None) -> None:
@@ -169,7 +173,8 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     splits = {"validation": job.prepared.validation, **job.prepared.tests, **job.prepared.unlabelled}
     counts = [f"{name} ({announce.size(data)})" for name, data in splits.items() if data is not None]
     console.say(f"the weights are stored; predicting {', '.join(counts)}, and measuring" if counts else "measuring")
-    metrics = final_figures(trainer, folder if is_main_process() else None) | _training_figures(trainer, job, folder)
+    metrics = final_figures(trainer, job.prepared, folder if is_main_process() else None)
+    metrics |= _training_figures(trainer, job, folder)
     spikes = trainer.measurements.raster()
     trainer.termination.check()
     if not is_main_process():
@@ -238,7 +243,7 @@ def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Consol
         prompt,
         job.recipe.generate,
         job.recipe.seed,
-        stopped=lambda: trainer.termination.requested,
+        stopped=lambda: trainer.termination.requested > 0,
     )
     trainer.termination.check()
     for note in notes:

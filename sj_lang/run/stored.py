@@ -58,8 +58,8 @@ class Stored:
         return model
 
     def tell_changes(self, console: Console) -> None:
-        """Say which files of the model are not those that the run wrote, and what the recipe says
-        that its run was not told."""
+        """Name the files of the model that the run did not write, and the settings of the recipe
+        that differ from those of the run."""
         for key, before, value in differences(self.manifest.content.get("recipe", {}), self.recipe.resolved()):
             if before != ABSENT and key != "model.init_from":
                 console.say(f"note: {self.folder.shown}/recipe.yaml: {key} is {value!r}, in the run it was {before!r}")
@@ -123,7 +123,7 @@ def evaluate(run_dir: str | Path, *, unrolled: bool = False) -> int:
 
         with _used(run.folder):
             in_substeps, compared = unrolled_figures(trainer()) if unrolled else ({}, None)
-            figures = final_figures(trainer(), None)
+            figures = final_figures(trainer(), prepared, None)
     stored, columns, titles = figures, [figures], []
     if compared is not None:
         columns, titles = [figures, in_substeps], [["", "as it is", "in sub-steps"]]

@@ -20,7 +20,7 @@ ROUNDING = 1e-5
 def try_step(trainer: RunTrainer, *, backward: bool) -> None:
     """One forward pass on a few samples; backward: also a backward pass, in training mode.
 
-    PluginError with the name of the component that fails, UserError if it is none.
+    PluginError with the name of the component that fails, UserError if the fault is in none.
     """
     try:
         if backward:
@@ -39,10 +39,11 @@ def try_step(trainer: RunTrainer, *, backward: bool) -> None:
 
 
 def check_causality(trainer: RunTrainer) -> None:
-    """Of a causal task: no logit depends on a token behind it, by values and by gradients.
+    """Refuse a model of a causal task in which a logit depends on a later token.
 
-    Gradients see a dependence that neurons which are silent at first hide. PluginError with the
-    name of the first component in which there is one, UserError if it is none.
+    Values and gradients are compared: a gradient shows a dependence even if neurons hide it by
+    being silent at first. PluginError with the name of the first component that looks ahead,
+    UserError if no component does.
     """
     ids = trainer.probe.get("input_ids")
     if not isinstance(ids, Tensor) or ids.shape[1] < 2:
@@ -65,11 +66,11 @@ def check_causality(trainer: RunTrainer) -> None:
     raise PluginError(f"{model.get_submodule(name).built_as}: {what}")
 
 
-Part = tuple[Tensor, Tensor]
-Parts = dict[str, Part]
+#: what enters a component, and what leaves it
+Passage = tuple[Tensor, Tensor]
 
 
-def _leaks(part: Part, changed: Part, split: int, noise: float) -> bool:
+def _leaks(part: Passage, changed: Passage, split: int, noise: float) -> bool:
     """Whether what a component gives at the first tokens depends on later ones of its input."""
     (x, y), (other_x, other_y) = part, changed
     if _depends(_first(y, split), x, split, _axis(x)):
@@ -78,10 +79,10 @@ def _leaks(part: Part, changed: Part, split: int, noise: float) -> bool:
     return same_input and not _same(_first(y, split), _first(other_y, split), noise)
 
 
-def _traced(model: Any, ids: Tensor) -> tuple[Tensor, Parts, list[tuple[Tensor, int]]]:
+def _traced(model: Any, ids: Tensor) -> tuple[Tensor, dict[str, Passage], list[tuple[Tensor, int]]]:
     """The logits; component -> what enters and leaves it, in the order in which they are computed;
     and the rows of the tables of tokens, with the axis of the tokens."""
-    seen: Parts = {}
+    seen: dict[str, Passage] = {}
     rows: list[tuple[Tensor, int]] = []
     hooks = []
 

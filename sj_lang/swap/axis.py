@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -73,16 +74,7 @@ def channels_of(seen: Seen, mode: str, asked: int | None, marked: Marked) -> Cha
     if dims == 3 and len(shape) == 3:
         return Channels(2, shape[2])
 
-    def take(axis: int, why: str, note: str = "") -> Channels:
-        if single and axis == 3 and len(shape) == 4 and len(shapes) == 1:  # [T, B, C] or [B, L, D]?
-            fed = f"{why or 'its channels'} are axis 2 of its input {list(shape[1:])}"
-            return Channels(
-                reason=f'{fed}, but it is in step_mode "s", whose channels are axis 1; set it to "m", '
-                "or write axis=-1 if the input is a single step [B, L, D]"
-            )
-        last = axis == len(shape) - 1 and axis > 2
-        return Channels(-1 if last else axis, shape[axis], why, note)
-
+    take = partial(_taken, shapes, single)
     feeders = seen.feeders[0]
     fits = [axis for axis in steady if feeders and shape[axis] == feeders[0].features]
     said = f"the {feeders[0].features} features of {feeders[0].name}" if feeders else ""
@@ -110,6 +102,19 @@ def channels_of(seen: Seen, mode: str, asked: int | None, marked: Marked) -> Cha
     axis = 2 if 2 in steady else steady[0]
     note = f"nothing before or behind it says which axis of {list(shape)} its channels are; axis {axis} is taken"
     return take(axis, "", note)
+
+
+def _taken(shapes: Sequence[Shape], single: Shape, axis: int, why: str, note: str = "") -> Channels:
+    """This axis, unless single-step mode, whose channels are axis 1, contradicts it."""
+    shape = shapes[0]
+    if single and axis == 3 and len(shape) == 4 and len(shapes) == 1:  # [T, B, C] or [B, L, D]?
+        fed = f"{why or 'its channels'} are axis 2 of its input {list(shape[1:])}"
+        return Channels(
+            reason=f'{fed}, but it is in step_mode "s", whose channels are axis 1; set it to "m", '
+            "or write axis=-1 if the input is a single step [B, L, D]"
+        )
+    last = axis == len(shape) - 1 and axis > 2
+    return Channels(-1 if last else axis, shape[axis], why, note)
 
 
 def _asked(shapes: Sequence[Shape], seen: Seen, asked: int) -> Channels:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from sj_lang import compat
-from sj_lang.build import part
+from sj_lang.build import Make, part
 from sj_lang.component import schema
 from sj_lang.errors import UserError, describe
 from sj_lang.swap.axis import Marks
@@ -68,47 +68,57 @@ def swap(
     the net is then as it was.
     """
     classes = classes_of(of)
-    if not isinstance(neuron, str | Mapping):
-        raise UserError(f"swap: neuron={neuron!r}; expected a registered name, such as 'dsn', or a mapping with 'type'")
-    if step_mode not in (None, "s", "m"):
-        raise UserError(f'swap: step_mode={step_mode!r}; expected "s" or "m"')
-    chosen = {"type": neuron, **options} if isinstance(neuron, str) else {**neuron, **options}
+    chosen = _chosen(neuron, options)
     axis = chosen.pop("axis", axis)
-    if not (axis is None or (type(axis) is int and axis not in (0, 1))):
-        raise UserError(f"swap: axis={axis!r}; expected 2 or more, or -1 and so on from the end")
-    if isinstance(example, list) and not example:
-        raise UserError("swap: example=[]; expected an input of the network, or a list of several")
-    modules = modules_of(chosen)
-    make = part("neuron", {name: value for name, value in chosen.items() if name not in modules})
-    if modules.keys() - schema.arguments("neuron", make.target).keys():
-        part("neuron", chosen)  # says which argument there is not
+    _check(step_mode, axis, example)
+    make = _factory(chosen)
     neurons = neurons_of(net, classes, like)
     compat.reset(net)
     pristine = {id(old): _kept(old) for _, old in neurons}
     seen = watch(net, {id(old): old for _, old in neurons}, example)
     marks = Marks(net, example, [old for _, old in neurons])
-    fresh: dict[int, SwapPlace] = {}
-    nodes: dict[int, nn.Module] = {}
-    places: list[SwapPlace] = []
+    fresh: dict[int, tuple[SwapPlace, nn.Module | None]] = {}
     for name, old in neurons:
-        key = id(old)
-        if key not in fresh:
-            fresh[key], node = replacement(
-                net, name, old, pristine[key], seen[key], make, chosen, step_mode, axis, marks
-            )
-            if node is not None:
-                nodes[key] = node
-        places.append(replace(fresh[key], name=name))
+        if (key := id(old)) not in fresh:
+            fresh[key] = replacement(net, name, old, pristine[key], seen[key], make, chosen, step_mode, axis, marks)
+    nodes = {key: node for key, (_, node) in fresh.items() if node is not None}
     lengths = _lengths(neurons, nodes, seen)
     after = _exchanged(net, neurons, nodes, example)
-    for index, (_, old) in enumerate(neurons):
-        if id(old) in nodes:
-            places[index] = _finished(places[index], seen[id(old)], after[id(nodes[id(old)])], lengths)
+    places = []
+    for name, old in neurons:
+        place = replace(fresh[id(old)][0], name=name)
+        node = nodes.get(id(old))
+        places.append(place if node is None else _finished(place, seen[id(old)], after[id(node)], lengths))
     report = SwapReport(tuple(places))
     if 2 * len(report.silenced) > len(report.swapped):
         count = f"{len(report.silenced)} of {len(report.swapped)}"
         warnings.warn(f"swap: {count} places fired on the example and are silent now; see the report", stacklevel=2)
     return report
+
+
+def _chosen(neuron: str | Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The name and the options of the new neuron in one mapping."""
+    if not isinstance(neuron, str | Mapping):
+        raise UserError(f"swap: neuron={neuron!r}; expected a registered name, such as 'dsn', or a mapping with 'type'")
+    return {"type": neuron, **options} if isinstance(neuron, str) else {**neuron, **options}
+
+
+def _check(step_mode: str | None, axis: int | None, example: Example) -> None:
+    if step_mode not in (None, "s", "m"):
+        raise UserError(f'swap: step_mode={step_mode!r}; expected "s" or "m"')
+    if not (axis is None or (type(axis) is int and axis not in (0, 1))):
+        raise UserError(f"swap: axis={axis!r}; expected 2 or more, or -1 and so on from the end")
+    if isinstance(example, list) and not example:
+        raise UserError("swap: example=[]; expected an input of the network, or a list of several")
+
+
+def _factory(chosen: Mapping[str, Any]) -> Make:
+    """What builds the new neuron; arguments that are modules are handed over at the call."""
+    modules = modules_of(chosen)
+    make = part("neuron", {name: value for name, value in chosen.items() if name not in modules})
+    if modules.keys() - schema.arguments("neuron", make.target).keys():
+        part("neuron", chosen)  # says which argument there is not
+    return make
 
 
 def _kept(old: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sj_lang import compat
 from sj_lang.build import Make
@@ -62,20 +62,9 @@ def replacement(
     channels = channels_of(seen, mode, axis, marks.of(old, mode))
     if channels.reason:
         return left(channels.reason)
-    arguments = {"channels": channels.size, **copy.deepcopy(modules_of(chosen))}
-    facts = _facts(old, seen, mode)
-    asked_for = dict(arguments)
     try:
-        if hasattr(make.target, "in_place_of"):
-            arguments |= make.target.in_place_of(facts, chosen)
-        node = make(**arguments)
-        carried, note = _carried(facts, node, chosen, {**chosen, **arguments})
-        node = make(**arguments, **carried) if carried else node
+        node, note = _made(name, _facts(old, seen, mode), channels.size, make, chosen)
     except (ValueError, PluginError) as error:
-        try:
-            make(**asked_for)
-        except ValueError as wrong:
-            raise UserError(f"swap: place '{name}': {wrong}") from wrong
         return left(f"the new node refuses what decides when the old one fires: {error}")
     if reason := reason_of_use(seen, node):
         return left(reason)
@@ -86,10 +75,7 @@ def replacement(
     unknown = [keyword for keyword in seen.names if keyword not in inspect.signature(type(node).forward).parameters]
     if unknown:
         return left(f"the net hands it its input by name, {unknown[0]}=, which {type(node).__name__} does not take")
-    x = seen.inputs[0]
-    parameters = (*old.parameters(), *(p for p in net.parameters() if p.is_floating_point()))
-    node = node.to(device=x.device, dtype=parameters[0].dtype if parameters else x.dtype)
-    _settle(node, old, mode)
+    _settle(node, old, net, seen.inputs[0], mode)
     if seen.overwritten and hasattr(node, "copies_input"):
         node.copies_input = True
     notes = "; ".join(filter(None, (channels.note, note)))
@@ -97,8 +83,28 @@ def replacement(
     return SwapPlace(name, was, now, channels.size, axis=channels.axis, why=channels.why, note=notes), node
 
 
-def _settle(node: nn.Module, old: nn.Module, mode: str) -> None:
-    """Give the new node the mode and the hooks of the old one."""
+def _made(name: str, facts: OldNode, channels: int, make: Make, chosen: Mapping[str, Any]) -> tuple[Any, str]:
+    """The new node with what it can keep of the old one, and a note about what it cannot."""
+    arguments = {"channels": channels, **copy.deepcopy(modules_of(chosen))}
+    asked_for = dict(arguments)
+    try:
+        if hasattr(make.target, "in_place_of"):
+            arguments |= make.target.in_place_of(facts, chosen)
+        node = make(**arguments)
+        carried, note = _carried(facts, node, chosen, {**chosen, **arguments})
+        return (make(**arguments, **carried) if carried else node), note
+    except (ValueError, PluginError):
+        try:
+            make(**asked_for)
+        except ValueError as wrong:  # the user's arguments alone are refused
+            raise UserError(f"swap: place '{name}': {wrong}") from wrong
+        raise
+
+
+def _settle(node: nn.Module, old: nn.Module, net: nn.Module, x: Tensor, mode: str) -> None:
+    """Give the new node the device, the dtype, the mode and the hooks of the old one."""
+    parameters = (*old.parameters(), *(p for p in net.parameters() if p.is_floating_point()))
+    node.to(device=x.device, dtype=parameters[0].dtype if parameters else x.dtype)
     node.step_mode = mode  # type: ignore[assignment]
     node.train(old.training)
     if getattr(old, "store_v_seq", False) and hasattr(node, "store_v_seq"):

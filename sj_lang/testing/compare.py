@@ -172,7 +172,7 @@ def assert_same(
     state: State | None = None,
     mask: Tensor | None = None,
 ) -> None:
-    """Spikes equal (see `assert_spikes`), final states and gradients close, or it says what not."""
+    """Spikes are equal (see `assert_spikes`), final states and gradients close; else says which."""
     what = f"{what}, x {list(x.shape)}"
     flips = assert_spikes(subject, got.spikes, want.spikes, what, x=x, state=state, mask=mask)
     assert got.state.keys() == want.state.keys(), f"{what}: states {sorted(got.state)} and {sorted(want.state)}"

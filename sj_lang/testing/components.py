@@ -5,7 +5,7 @@
     check_attention(lambda: MyAttention(dim=8, heads=2, causal=True), dim=8, causal=True)
 
 `make` builds a fresh module each time. All checks run, in float64; `PartFailed` names those that
-failed, and what they found. Returned are the names of those that passed.
+failed, and what they found. Each kit returns the names of those that passed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sj_lang.masks import State
 from sj_lang.testing.compare import assert_close, assert_equal
 from sj_lang.testing.padding import masks
 
-Make: TypeAlias = Callable[[], nn.Module]
+MakePart: TypeAlias = Callable[[], nn.Module]
 LENGTH, BATCH = 9, 4
 
 
@@ -35,7 +35,7 @@ class PartFailed(AssertionError):
         self.failures = failures
 
 
-def check_norm(make: Make, *, dim: int) -> list[str]:
+def check_norm(make: MakePart, *, dim: int) -> list[str]:
     """A norm: `norm(x, mask)`, x `[..., D]`, mask of x's shape without D, True = valid, or None."""
 
     def shapes_and_dtypes() -> None:
@@ -82,7 +82,7 @@ def check_norm(make: Make, *, dim: int) -> list[str]:
     return run_checks("norm", (*checks, reset_parameters_begins_anew))
 
 
-def check_embedding(make: Make, *, vocab_size: int, dim: int, causal: bool = False) -> list[str]:
+def check_embedding(make: MakePart, *, vocab_size: int, dim: int, causal: bool = False) -> list[str]:
     """`embedding(ids, positions, segments, mask)`, each `[L, B]` or None, to `[L, B, D]`."""
 
     def call(module: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -127,7 +127,7 @@ def check_embedding(make: Make, *, vocab_size: int, dim: int, causal: bool = Fal
     return run_checks("embedding", checks)
 
 
-def check_attention(make: Make, *, dim: int, causal: bool) -> list[str]:
+def check_attention(make: MakePart, *, dim: int, causal: bool) -> list[str]:
     """`attention(x, state, mask)` to y and a state, x `[L, B, D]` or `[T, B, L, D]`."""
     x = 2 * _noise(LENGTH, BATCH, dim)
 
@@ -169,23 +169,11 @@ def check_attention(make: Make, *, dim: int, causal: bool) -> list[str]:
         module, mask = _built(make).eval(), masks(LENGTH, BATCH)["left"]
         for valid in (None, mask) if causal else ():
             want, _ = module(x, None, valid)
-            for way in ((1,) * LENGTH, (4, 1, LENGTH - 5)):
-                state: State | None = None
-                pieces, start = [], 0
-                for length in way:
-                    part = slice(start, start := start + length)
-                    before = {name: value.clone() for name, value in (state or {}).items()}
-                    y, after = module(x[part], state, None if valid is None else valid[part])
-                    for name, value in before.items():
-                        what = f"the state '{name}' that was handed in, after the call"
-                        assert_equal((state or {})[name], value, what)
-                    pieces.append(y)
-                    state = after
-                kept = torch.ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
-                what = (
-                    f"pieces of {way}{'' if valid is None else ', left padding,'} against the whole, x {list(x.shape)}"
-                )
-                assert_close(torch.cat(pieces)[kept], want[kept], what)
+            kept = torch.ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
+            for lengths in ((1,) * LENGTH, (4, 1, LENGTH - 5)):
+                padded = "" if valid is None else ", left padding,"
+                what = f"pieces of {lengths}{padded} against the whole, x {list(x.shape)}"
+                assert_close(_in_pieces(module, x, valid, lengths)[kept], want[kept], what)
 
     def gradients_reach_all() -> None:
         module, leaf = _built(make), x.clone().requires_grad_()
@@ -195,7 +183,22 @@ def check_attention(make: Make, *, dim: int, causal: bool) -> list[str]:
     return run_checks("attention", (*checks, gradients_reach_all))
 
 
-def _built(make: Make) -> nn.Module:
+def _in_pieces(module: nn.Module, x: Tensor, mask: Tensor | None, lengths: Iterable[int]) -> Tensor:
+    """What an attention returns for x in pieces of these lengths; it must not change its state."""
+    state: State | None = None
+    pieces, start = [], 0
+    for length in lengths:
+        part = slice(start, start := start + length)
+        before = {name: value.clone() for name, value in (state or {}).items()}
+        y, after = module(x[part], state, None if mask is None else mask[part])
+        for name, value in before.items():
+            assert_equal((state or {})[name], value, f"the state '{name}' that was handed in, after the call")
+        pieces.append(y)
+        state = after
+    return torch.cat(pieces)
+
+
+def _built(make: MakePart) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return make().double()

@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from sj_lang import cuda
-from sj_lang.cuda import Launch, Shape
+from sj_lang.cuda import Extent, Launch
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 FLAGS = ("-std=c++17", "-Og", "-shared", "-fPIC", "-w", f"-DFLUSH={int('-ftz=true' in cuda.OPTIONS)}")
@@ -78,7 +78,7 @@ class Emulator:
         parameters.restype = ctypes.c_char_p
         parameter_types = parameters().decode().replace("p", "i")  # a pointer comes as an address
 
-        def run(grid: Shape, block: Shape, arguments: Sequence[int | float]) -> None:
+        def run(grid: Extent, block: Extent, arguments: Sequence[int | float]) -> None:
             types = "".join("d" if isinstance(a, float) else "i" for a in arguments)
             if types != parameter_types:
                 raise TypeError(f"{name}: parameters are {parameter_types} (i integer, d double), arguments {types}")

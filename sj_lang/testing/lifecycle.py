@@ -99,7 +99,7 @@ CHANGES: dict[str, Callable[[nn.Module, nn.Module], object]] = {
 
 @check(once=True)
 def weights_may_change(subject: Subject) -> None:
-    """A used node goes by the weights that it has now, in train() and eval(), however they came."""
+    """A used node computes with its present weights, in train() and eval(), however they came."""
     x, donor = subject.x(6, 3), subject.node(seed=1)
     for (what, change), training, grad in product(CHANGES.items(), (True, False), (True, False)):
         node, fresh = subject.node().train(training), subject.node().train(training)

@@ -32,79 +32,87 @@ def check_model(make: Callable[[], Any], *, vocab_size: int, causal: bool) -> li
     """A transformers model with `logits`, `[B, L, ...]` of tokens or `[B, ...]` of texts, and a
     vocabulary of at least 3. make: builds it with the same weights each time, for `LENGTH` tokens.
     """
-    ids = torch.randint(vocab_size, (BATCH, LENGTH), generator=torch.Generator().manual_seed(0))
+    kit = _ModelChecks(make, vocab_size, causal)
+    checks = (kit.called_as_transformers_own, kit.texts_do_not_mix, kit.padding_is_removal, kit.causal_as_declared)
+    return run_checks(
+        "model", (*checks, kit.pieces_equal_whole, kit.a_checkpoint_rebuilds_itself, kit.gradients_reach_all)
+    )
 
-    def built() -> Any:
+
+class _ModelChecks:
+    def __init__(self, make: Callable[[], Any], vocab_size: int, causal: bool) -> None:
+        self.make, self.vocab_size, self.causal = make, vocab_size, causal
+        self.ids = torch.randint(vocab_size, (BATCH, LENGTH), generator=torch.Generator().manual_seed(0))
+
+    def built(self) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            return make().double().eval()
+            return self.make().double().eval()
 
-    def logits(model: Any, ids: Tensor, **more: Any) -> Tensor:
-        out: Tensor = model(input_ids=ids, **more).logits
-        assert out.shape[0] == len(ids), f"logits {list(out.shape)} of {len(ids)} texts: the batch is not first"
-        return out
-
-    def of_tokens(out: Tensor) -> bool:
-        return out.dim() == 3 and out.shape[1] == LENGTH
-
-    def called_as_transformers_own() -> None:
-        model = built()
-        want = logits(model, ids)
+    def called_as_transformers_own(self) -> None:
+        model, ids = self.built(), self.ids
+        want = _logits(model, ids)
         for name in ("attention_mask", "output_hidden_states", "output_attentions", "labels", "inputs_embeds"):
-            assert_equal(logits(model, ids, **{name: None}), want, f"with {name}=None")
+            assert_equal(_logits(model, ids, **{name: None}), want, f"with {name}=None")
         first = model(input_ids=ids, return_dict=False)[0]
         assert_equal(first, want, "the first of return_dict=False, against the logits")
 
-    def texts_do_not_mix() -> None:
-        model = built()
-        assert_close(logits(model, ids[1:2]), logits(model, ids)[1:2], "a text alone against its batch")
+    def texts_do_not_mix(self) -> None:
+        model, ids = self.built(), self.ids
+        assert_close(_logits(model, ids[1:2]), _logits(model, ids)[1:2], "a text alone against its batch")
 
-    def padding_is_removal() -> None:
-        model = built()
+    def padding_is_removal(self) -> None:
+        model, ids = self.built(), self.ids
         for side in ("right", "left"):
             kept = slice(0, LENGTH - 3) if side == "right" else slice(3, None)
             mask = torch.zeros_like(ids)
             mask[:, kept] = 1
-            out, alone = logits(model, ids, attention_mask=mask), logits(model, ids[:, kept])
-            assert_close(out[:, kept] if of_tokens(out) else out, alone, f"{side} padding, against the text alone")
+            out, alone = _logits(model, ids, attention_mask=mask), _logits(model, ids[:, kept])
+            of_tokens = out.dim() == 3 and out.shape[1] == LENGTH
+            assert_close(out[:, kept] if of_tokens else out, alone, f"{side} padding, against the text alone")
 
-    def causal_as_declared() -> None:
-        model = built()
-        for t in range(1, LENGTH) if causal else ():
-            moved = torch.cat((ids[:, :t], (ids[:, t:] + 1) % vocab_size), 1)
+    def causal_as_declared(self) -> None:
+        model, ids = self.built(), self.ids
+        for t in range(1, LENGTH) if self.causal else ():
+            moved = torch.cat((ids[:, :t], (ids[:, t:] + 1) % self.vocab_size), 1)
             what = f"tokens from {t} on change the logits of those before"
-            assert_close(logits(model, moved)[:, :t], logits(model, ids)[:, :t], what)
+            assert_close(_logits(model, moved)[:, :t], _logits(model, ids)[:, :t], what)
 
-    def pieces_equal_whole() -> None:
-        model, cache, pieces = built(), None, []
-        for t in range(LENGTH) if causal else ():
-            out = model(input_ids=ids[:, t : t + 1], use_cache=True, **({} if cache is None else {"cache": cache}))
+    def pieces_equal_whole(self) -> None:
+        if not self.causal:
+            return
+        model, cache, pieces = self.built(), None, []
+        for t in range(LENGTH):
+            token = self.ids[:, t : t + 1]
+            out = model(input_ids=token, use_cache=True, **({} if cache is None else {"cache": cache}))
             cache = out.cache
             assert cache is not None, "no `cache` with use_cache=True"
             pieces.append(out.logits)
-        if causal:
-            assert_close(torch.cat(pieces, 1), logits(model, ids), "token by token with a cache, against the whole")
+        whole = _logits(model, self.ids)
+        assert_close(torch.cat(pieces, 1), whole, "token by token with a cache, against the whole")
 
-    def a_checkpoint_rebuilds_itself() -> None:
-        model = built()
+    def a_checkpoint_rebuilds_itself(self) -> None:
+        model = self.built()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.01)
-        want = logits(model, ids)
+        want = _logits(model, self.ids)
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             again = type(model).from_pretrained(folder, dtype=torch.float64).eval()
-        assert_equal(logits(again, ids), want, "logits of what was stored and loaded")
+        assert_equal(_logits(again, self.ids), want, "logits of what was stored and loaded")
 
-    def gradients_reach_all() -> None:
-        model = built().train()
-        out = logits(model, ids)
-        torch.autograd.backward(out.square().sum())
+    def gradients_reach_all(self) -> None:
+        model = self.built().train()
+        torch.autograd.backward(_logits(model, self.ids).square().sum())
         missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert not missing, f"no gradient for {', '.join(missing)}"
 
-    checks = (called_as_transformers_own, texts_do_not_mix, padding_is_removal, causal_as_declared)
-    return run_checks("model", (*checks, pieces_equal_whole, a_checkpoint_rebuilds_itself, gradients_reach_all))
+
+def _logits(model: Any, ids: Tensor, **more: Any) -> Tensor:
+    out: Tensor = model(input_ids=ids, **more).logits
+    assert out.shape[0] == len(ids), f"logits {list(out.shape)} of {len(ids)} texts: the batch is not first"
+    return out
 
 
 def check_task(make: Callable[[], Task], *, tokenizer: MakeTokenizer, model: Callable[[Prepared], Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Checks: what is wrong is refused, with a message that tells."""
+"""Checks: wrong input is refused, with a message that says what is wrong."""
 
 from __future__ import annotations
 

@@ -12,9 +12,11 @@ from torch import nn
 
 from sj_lang.testing import usage
 from sj_lang.testing.check import CHECKS, CheckFailed
+from sj_lang.testing.states import nothing_global_changes, put_back, settings
 from sj_lang.testing.subject import Subject, Traits
 
 PURE = "arguments_are_not_changed"  # a node that is not may fail any check
+WATCH = nothing_global_changes.__name__
 
 
 class NodeFailed(AssertionError):
@@ -91,11 +93,20 @@ def check_node(
     What cannot be run as it is called raises TypeError or ValueError before the first check.
     """
     usage.assert_known(options)
+    before = settings()
     usage.assert_makes_nodes(make, options.get("channels", Subject.channels))
     declared = Traits.of(make if traits is None else traits)
     selected, skipped = usage.selection(only, skip)
     precisions, tried = usage.precisions(dtypes), usage.backends(backends)
     report, failures = Report(skipped=skipped), []
+
+    def watch(what: str, where: str) -> None:
+        """A change that a call leaves behind, whatever its size and form, is a failure too."""
+        changed = put_back(before)
+        if changed and WATCH not in skipped:
+            failures.append(CheckFailed(WATCH, f"{what} changes {', '.join(changed)}", where))
+
+    watch("building the node", f"channels {options.get('channels', Subject.channels)}")
     for backend in tried:
         for dtype in precisions:
             subject = Subject(make=make, traits=declared, backend=backend, dtype=dtype, **options)
@@ -111,6 +122,7 @@ def check_node(
                     failures.append(failure)
                 else:
                     report.passed.append(f"{name} [{subject}]")
+                watch(f"a call in {name}", str(subject))
     if failures:
         raise NodeFailed(failures, len(failures) + len(report.passed))
     return report

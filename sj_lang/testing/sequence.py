@@ -1,4 +1,4 @@
-"""Checks: one step at a time, in pieces, row by row, of any size, it is the same sequence."""
+"""Checks: a sequence is the same in single steps, in pieces, row by row and at any size."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from sj_lang.testing.compare import (
 from sj_lang.testing.subject import GAINS, Subject
 
 LENGTHS = (*range(1, 10), *(2**n + d for n in range(4, 9) for d in (-1, 0, 1)), 48, 96, 100, 384, 512, 768, 1000, 1024)
+ONES = ((True, 5, 2, 1), (False, 4, 3, 1, 1), (True, 4, 2, 3, 1))  # axes of size 1
 WIDTHS = (1, 37, 64, 129, 96, 256, 770)
 
 
@@ -34,7 +35,7 @@ WIDTHS = (1, 37, 64, 129, 96, 256, 770)
 def steps_equal_sequence(subject: Subject) -> None:
     """The single-step form, step after step, is the multi-step form: spikes, all gradients."""
     node = subject.node()
-    for warm, *shape in ((False, 9, 3), (True, 9, 40), (True, 131, 2), (True, 5, 2, 4), (True, 5, 2, 3, 2)):
+    for warm, *shape in ((False, 9, 3), (True, 9, 40), (True, 131, 2), (True, 5, 2, 4), (True, 5, 2, 3, 2), *ONES):
         x = subject.x(*shape)
         state = subject.state(node, x) if warm else None
         step = outcome(node, stepwise, x, state)
@@ -74,7 +75,7 @@ def ties_fire_alike(subject: Subject) -> None:
 def pieces_equal_whole(subject: Subject) -> None:
     """Pieces, and single steps between, the state carried over, are the whole: all gradients."""
     node = subject.node()
-    for shape in ((7, 3), (12, 3), (7, 2, 4), (7, 2, 3, 2)):
+    for shape in ((7, 3), (12, 3), (7, 2, 4), (7, 2, 1), (7, 2, 3, 2)):
         x = subject.x(*shape)
         for state in (None, subject.state(node, x)):
             want = outcome(node, whole, x, state)

@@ -142,16 +142,39 @@ def _assert_nothing_changes(subject: Subject, grad: bool) -> None:
 def _surroundings(device: str) -> dict[str, object]:
     """What a process has once, and a node must leave alone."""
     numpy = sys.modules.get("numpy")
-    return {
+    return settings() | {
         "the state of torch's global random generator": torch.get_rng_state().tolist(),
         "the state of CUDA's": torch.cuda.get_rng_state(device).tolist() if device.startswith("cuda") else None,
         "the state of random's": random.getstate(),
         "the state of numpy's": str(numpy.random.get_state(legacy=False)) if numpy else None,
-        "torch.is_grad_enabled()": torch.is_grad_enabled(),
-        "torch.get_default_dtype()": torch.get_default_dtype(),
-        "torch.get_num_threads()": torch.get_num_threads(),
-        "torch.are_deterministic_algorithms_enabled()": torch.are_deterministic_algorithms_enabled(),
     }
+
+
+#: torch's settings: how to read each -> how to set it
+SETTINGS: dict[Callable[[], Any], Callable[[Any], object]] = {
+    torch.is_grad_enabled: torch.set_grad_enabled,
+    torch.get_default_dtype: torch.set_default_dtype,
+    torch.get_default_device: torch.set_default_device,
+    torch.get_num_threads: torch.set_num_threads,
+    torch.get_float32_matmul_precision: torch.set_float32_matmul_precision,
+    torch.are_deterministic_algorithms_enabled: torch.use_deterministic_algorithms,
+}
+
+
+def settings() -> dict[str, object]:
+    """Torch's settings, by the call that reads each."""
+    return {f"torch.{get.__name__}()": get() for get in SETTINGS}
+
+
+def put_back(before: Mapping[str, object]) -> list[str]:
+    """Set what is not as it was before; returns what that was."""
+    changed = []
+    for get, put in SETTINGS.items():
+        name = f"torch.{get.__name__}()"
+        if (value := get()) != before[name]:
+            changed.append(f"{name} from {before[name]} to {value}")
+            put(before[name])
+    return changed
 
 
 APART = {"_parameters", "_buffers", "_modules", "_memories", "_memories_rv", "v_seq"}

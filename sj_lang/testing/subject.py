@@ -160,7 +160,7 @@ class Subject:
 
     @cached_property
     def gain(self) -> float:
-        """The size of input at which the node's spikes tell something: neither never nor always."""
+        """The size of input at which the node fires sometimes, and not always."""
         node = self.at(torch.float64).node()
         rates = {}
         for gain in GAINS:

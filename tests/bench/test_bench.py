@@ -35,6 +35,12 @@ def test_prints_and_writes_each_node_at_each_shape(capsys: pytest.CaptureFixture
     assert all(r["forward_ms"] > 0 and r["backward_ms"] > 0 for r in record["timings"])
 
 
+def test_json_alone_is_all_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["dsn", "--against", "", "--shapes", "5x2x3", "--repeat", "1", "--json"]) == 0
+    (timing,) = json.loads(capsys.readouterr().out)["timings"]
+    assert timing["neuron"] == "dsn"
+
+
 def test_baselines_are_timed_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
     names = [name for name in baselines.here() if name != "native:hgrn"]
     assert bench.main(["dsn", "--against", ",".join(names), "--shapes", "6x2x3", "--repeat", "1"]) == 0

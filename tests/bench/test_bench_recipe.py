@@ -1,5 +1,6 @@
 """`sj-lang bench RECIPE`."""
 
+import json
 import re
 
 import pytest
@@ -32,6 +33,9 @@ def test_runs_take_turns_and_the_fastest_is_one(capsys: pytest.CaptureFixture[st
 def test_a_recipe_without_runs_is_one_row_and_seeds_count_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["lm/quickstart", "runs=null", "seeds=[0, 1]", "--repeat", "1", *SMALL]) == 0
     assert len(re.findall(r"1\.00$", capsys.readouterr().out, re.MULTILINE)) == 1
+    assert bench.main(["lm/quickstart", "runs=null", "--repeat", "2", *SMALL, "--json"]) == 0
+    (rounds,) = json.loads(capsys.readouterr().out)["step_ms"].values()
+    assert len(rounds) == 2
 
 
 def test_a_step_learns_on_the_first_training_batch() -> None:

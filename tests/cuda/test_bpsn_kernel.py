@@ -202,7 +202,7 @@ def test_surrogates(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_channel_without_places_is_not_for_the_kernel() -> None:
     """No thread would be there to write the state."""
     x = torch.zeros(5, 2, 3, 0)
-    with pytest.raises(RuntimeError, match=r'backend "cupy" needs places behind the channels, got \(5, 2, 3, 0\)'):
+    with pytest.raises(RuntimeError, match=r'backend "cupy" needs places after the channels, got \(5, 2, 3, 0\)'):
         BPSN(channels=3, direction="forward", backend="cupy").functional(x)
     assert BPSN(channels=3, direction="forward").functional(x)[1]["denominator"].gt(0).all()
 

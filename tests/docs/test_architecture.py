@@ -35,6 +35,13 @@ def test_the_tree_shows_every_folder(package: str) -> None:
     assert sorted(shipped - set(TREE)) == []
 
 
+@pytest.mark.parametrize("place", ["recipes", "tests", "docs"])
+def test_the_tree_shows_every_folder_beside_the_packages(place: str) -> None:
+    generated = {"_build", "__pycache__"}
+    folders = {path.name for path in (ROOT / place).iterdir() if path.is_dir()} - generated
+    assert sorted(name for name in folders if f"{place}/{name}/" not in TREE) == []
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_tree_shows_every_flat_file(package: str) -> None:
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / package).glob("*.py")}
@@ -44,6 +51,12 @@ def test_the_tree_shows_every_flat_file(package: str) -> None:
 @pytest.mark.parametrize("path", PATHS)
 def test_the_paths_in_the_text_exist(path: str) -> None:
     assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize(("word", "path"), re.findall(r"`(\w+)` (?:and `\w+` )?in `([\w/]+\.\w+)`", TEXT))
+def test_a_file_has_what_is_said_to_be_in_it(word: str, path: str) -> None:
+    folder = "" if "/" in path else "plugins/language/sj_lang_language/tasks/"
+    assert re.search(rf"\b{word}\b", (ROOT / folder / path).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", NAMES)

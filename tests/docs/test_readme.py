@@ -24,9 +24,23 @@ def test_second_command_is_what_ci_runs_word_by_word() -> None:
     assert INSTALL_AND_TEST in [line.strip() for line in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("path", tree(ROOT / "README.md"))
+TREE = tree(ROOT / "README.md")
+
+
+@pytest.mark.parametrize("path", TREE)
 def test_tree(path: str) -> None:
     assert (ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file()
+
+
+def test_the_tree_shows_every_folder_at_the_top_and_every_distribution() -> None:
+    code = [*ROOT.rglob("*.py"), *ROOT.rglob("*.yaml"), *ROOT.rglob("*.md"), ROOT / ".ci/run"]
+    places = [
+        path.relative_to(ROOT).parts for path in code if len(path.relative_to(ROOT).parts) > 2 or ".ci" in path.parts
+    ]
+    shipped = {parts[0] for parts in places if not parts[0].startswith((".", "_")) and "egg-info" not in parts[0]}
+    folders = {f"{name}/" for name in shipped - {"plugins", "build", "dist"}} | {".ci/run"}
+    folders |= {f"plugins/{path.parent.name}/" for path in ROOT.glob("plugins/*/pyproject.toml")}
+    assert sorted(folders - set(TREE)) == []
 
 
 LINKS = {

@@ -43,7 +43,7 @@ class Tree:
         """The Python files of a package or of one of its folders, without those of templates."""
         paths = sorted(self.packages[package].joinpath(*folders).rglob("*.py"))
         assert paths, (package, folders)
-        return [path for path in paths if "template" not in path.parts]
+        return [path for path in paths if not {"template", "template_parts"} & {*path.parts}]
 
     def name(self, path: Path) -> str:
         """The import name of a file: "sj_lang.run.trainer"; a package is its `__init__.py`."""

@@ -198,3 +198,30 @@ class SingleStepsKeepTheStateInHalfPrecision(Toy):
     def functional(self, x, state=None, mask=None):
         spikes, after = super().functional(x, state, mask)
         return spikes, {name: value.to(x.dtype) for name, value in after.items()} if self.step_mode == "s" else after
+
+
+class RoundsInSingleSteps(Toy):
+    """Potentials in half precision in single steps, if `narrow` says so of their shape."""
+
+    def narrow(self, h):
+        return h.dim() > 2 and h.shape[-1] == 1
+
+    def fire(self, h, axis):
+        return super().fire(h.bfloat16().to(h.dtype) if axis == 1 and self.narrow(h) else h, axis)
+
+
+@fault("steps_equal_sequence", says=r"multi-step against single-step, given state, x \[5, 2, 5, 1\]")
+class RoundsInSingleStepsWithATrailingAxisOf1(RoundsInSingleSteps):
+    pass
+
+
+@fault("half_precision", says=r"stepwise, torch.bfloat16 input against float32, x \[9, 300, 5, 1\]")
+class RoundsHalfPrecisionInSingleStepsWithATrailingAxisOf1(RoundsInSingleSteps):
+    half = False
+
+    def functional(self, x, state=None, mask=None):
+        self.half = x.itemsize == 2
+        return super().functional(x, state, mask)
+
+    def narrow(self, h):
+        return self.half and super().narrow(h)

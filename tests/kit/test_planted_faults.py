@@ -11,6 +11,7 @@ import faults_of_modes  # noqa: F401
 import faults_of_sizes  # noqa: F401
 import faults_of_states  # noqa: F401
 import pytest
+import torch
 from faults_of_sequences import Stateless
 from planted import FAULTS
 from toy_node import Toy, reference
@@ -28,6 +29,52 @@ def test_fault_is_caught_by_the_check_that_names_it(name):
         check_node(node, traits={**ALL, **declared}, only=[check], **GIVEN)
     assert {failure.check for failure in caught.value.failures} == {check}
     assert re.search(says, str(caught.value)), str(caught.value)
+
+
+class SetsIt(Toy):
+    """Sets the default dtype, in calls with such inputs alone."""
+
+    when = staticmethod(lambda x: False)
+
+    def functional(self, x, state=None, mask=None):
+        if self.when(x):
+            torch.set_default_dtype(torch.float16)
+        return super().functional(x, state, mask)
+
+
+class SetsItForHalfPrecision(SetsIt):
+    when = staticmethod(lambda x: x.itemsize == 2)
+
+
+class SetsItInLongSequences(SetsIt):
+    when = staticmethod(lambda x: len(x) > 1000)
+
+
+class SetsItWithTrailingAxes(SetsIt):
+    when = staticmethod(lambda x: x.dim() > 4)
+
+
+class SetsItWhenItIsBuilt(Toy):
+    def __init__(self, **options):
+        super().__init__(**options)
+        torch.set_default_dtype(torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("node", "check", "says"),
+    [
+        (SetsItForHalfPrecision, "half_precision", "a call in half_precision changes"),
+        (SetsItInLongSequences, "long_sequences", "a call in long_sequences changes"),
+        (SetsItWithTrailingAxes, "odd_sizes", "a call in odd_sizes changes"),
+        (SetsItWhenItIsBuilt, "odd_sizes", "building the node changes"),
+    ],
+)
+def test_a_setting_is_watched_in_every_check(node, check, says):
+    before = torch.get_default_dtype()
+    with pytest.raises(NodeFailed) as caught:
+        check_node(node, traits=ALL, only=[check], **GIVEN)
+    assert f"nothing_global_changes: {says} torch.get_default_dtype() from torch.float32 to" in str(caught.value)
+    assert torch.get_default_dtype() == before
 
 
 @pytest.mark.parametrize("check", sorted(CHECKS))

@@ -284,8 +284,8 @@ def test_packages_that_do_not_serve(store: Callable[..., Path], package: Callabl
     assert "no package 'two-bert' is installed here; did you mean 'two-berts'?" in missing
     assert "`pip install two-bert`" in missing
     assert message("package:typing-extensions").endswith(": it holds no weights"), "it has no folder"
-    assert message("hub:") == "model.init_from: expected hub:OWNER/NAME, found hub:"
-    assert message("hub:a/b/c") == "model.init_from: expected hub:OWNER/NAME, found hub:a/b/c"
+    assert message("hub:") == "model.init_from: expected hub:OWNER/NAME, found 'hub:'"
+    assert message("hub:a/b/c") == "model.init_from: expected hub:OWNER/NAME, found 'hub:a/b/c'"
     assert message("package:").startswith("model.init_from: package: names no package")
     assert message("two-berts").endswith("for the installed package of that name, write package:two-berts")
     assert message("some/name").endswith("for that name on the Hugging Face hub, write hub:some/name")

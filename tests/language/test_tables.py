@@ -106,6 +106,7 @@ def test_json_parquet_gzip_and_files_without_a_header(tmp_path: Path) -> None:
         ("a.json", '[{"a": 1},\n{"a": }]', r"a\.json, line 2: not JSON"),
         ("a.jsonl", '{"a": 1}\n[1]\n', r"entry 2: expected an object"),
         ("a.tsv", "s\tl\n", r"a\.tsv, line 2: expected a row after the header"),
+        ("a.csv", 's,l\n"a,0\nb,1\n', r"a\.csv, line 2: a double quote is never closed"),
         ("a.csv", "s,l", r"a\.csv, line 2: expected a row after the header"),
         ("a.json", "[]", r"a\.json has no rows"),
         ("a.jsonl", '{"a": "b"}\n{"a": "b \\ud800"}\n', r"a\.jsonl, line 2: \\ud800 is half of a surrogate pair"),
@@ -131,3 +132,20 @@ def test_malformed_rows_may_be_left_out_and_are_listed(tmp_path: Path) -> None:
     table = table_files.read(write(tmp_path, "a.tsv", "s\tl\na\t0\nb\nc\t1\t2\nd\t1\n"), skip_malformed=True)
     assert table.columns["s"] == ["a", "d"]
     assert table.malformed == [3, 4]
+
+
+def test_a_message_about_a_wide_table_is_short(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("\t".join(f"c{number}" for number in range(10_000)) + "\n" + "\t".join(["x"] * 10_000) + "\n")
+    with pytest.raises(UserError, match=r"has no column 'label'; its columns: c0, c1, .*, c9 \.\.\.$"):
+        table_files.read(path).column("label", "task.label")
+    path.write_text(path.read_text() + "x\n")
+    with pytest.raises(UserError, match=r"line 3: expected 10000 fields \(c0, .*, c9 \.\.\., as in the header\)"):
+        table_files.read(path)
+
+
+def test_dates_that_python_does_not_know(tmp_path: Path) -> None:
+    dates = pyarrow.array([1 << 60], pyarrow.timestamp("us"))
+    pyarrow.parquet.write_table(pyarrow.table({"a": dates}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet cannot be read: date value out of range"):
+        table_files.read(tmp_path / "a.parquet")

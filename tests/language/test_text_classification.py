@@ -268,6 +268,18 @@ def test_values_that_are_no_text(tmp_path: Path) -> None:
         examples.of_table(table, ["sentence"], "label", kind, keys=keys)
 
 
+@pytest.mark.parametrize(("label", "found"), [("[1]", "list"), ('{"a": 1}', "dict")])
+def test_labels_that_are_no_names(label: str, found: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"sentence": "{a}", "label": {label}}}\n' for a, _ in rows(9)))
+    with pytest.raises(UserError, match=rf"task\.label: .*a\.jsonl, line 1: a {found}; expected a name or a number"):
+        prepare(data=str(tmp_path / "a.jsonl"))
+
+
+def test_long_labels_are_cut_in_notes(tmp_path: Path) -> None:
+    long = [(text, label * 10_000) for text, label in rows(40)]
+    assert prepare(data=tsv(tmp_path / "a.tsv", long)).notes[0] == f"2 labels: {'neg' * 19}..., {'pos' * 19}..."
+
+
 def test_a_folder_and_csv_with_quotes(tmp_path: Path) -> None:
     for name, start in (("train", 0), ("valid", 100), ("dev", 200)):
         text = "".join(f'"{a}, ""q""",{b}\n' for a, b in rows(20, start))

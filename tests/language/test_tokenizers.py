@@ -94,3 +94,19 @@ def test_a_tokenizer_of_the_hub_without_a_network_says_so_at_once(offline: Calla
     with pytest.raises(UserError, match=r"tokenizer.name: .*someone/something.*cannot be reached"):
         make("pretrained", name="hub:someone/something")
     assert offline() < hf.PATIENCE + 2
+
+
+@pytest.mark.parametrize("name", ["characters", "bpe"])
+def test_a_boundary_token_is_added_only_if_it_is_asked_for(name: str, tmp_path: Path) -> None:
+    plain, made = make(name), make(name, boundary=True)
+    assert plain.bos_token is None
+    assert made.bos_token_id == made.eos_token_id == made.convert_tokens_to_ids("<|endoftext|>") < 3
+    assert made.bos_token_id not in made(TEXT + "<|endoftext|>")["input_ids"]
+    assert made.decode(made(TEXT)["input_ids"]) == TEXT
+    made.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).bos_token_id == made.bos_token_id
+
+
+def test_the_boundary_counts_as_a_token_of_bpe() -> None:
+    with pytest.raises(UserError, match="bpe needs 258 or more"):
+        make("bpe", vocab_size=257, boundary=True)

@@ -1,4 +1,4 @@
-"""The base class, by a neuron that gives nothing but `step`: all else must come from the base."""
+"""The base class of nodes: sequences, states, masks, dtypes, copies."""
 
 import copy
 import pickle
@@ -6,39 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from leaky import Leaky, random
 from torch import Tensor, nn
 
 from sj_lang import compat, masks
-from sj_lang.neuron import Kernel, Node, State
+from sj_lang.neuron import State
 
 functional: Any = compat.spikingjelly("functional")
 monitor: Any = compat.spikingjelly("monitor")
 base: Any = compat.spikingjelly("base")
-
-
-class Leaky(Node):
-    """v = v / 2 + g x, a spike where v >= 1; counts its valid steps."""
-
-    def __init__(self, *, channels: int, **options: Any) -> None:
-        super().__init__(channels=channels, **options)
-        self.g = nn.Parameter(torch.ones(channels))
-
-    def state_shapes(self, shape: torch.Size) -> dict[str, tuple[int, ...]]:
-        return {"v": tuple(shape), "count": (shape[0], 1)}
-
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
-        gain = self.g.to(x.dtype).view(-1, *(1,) * (x.dim() - 2))
-        v = state["v"] / 2 + gain * x
-        return (v >= 1).to(v), {"v": v.clone(), "count": state["count"] + 1}, v
-
-
-class WholeOnly(Leaky):
-    def supported_step_mode(self) -> tuple[str, ...]:
-        return ("m",)
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_steps_move_only_where_padding_is_not_on_the_right(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,12 +58,12 @@ def test_sequence_equals_steps_and_both_carry_state() -> None:
 
 def test_functional_touches_nothing() -> None:
     node, x = Leaky(channels=4), random(7, 3, 4)
-    given = {"v": random(3, 4, seed=1), "count": torch.zeros(3, 1)}
-    before = copy.deepcopy(given)
-    _, after = node.functional(x, given)
-    assert all(torch.equal(given[name], before[name]) for name in given)
+    state = {"v": random(3, 4, seed=1), "count": torch.zeros(3, 1)}
+    before = copy.deepcopy(state)
+    _, after = node.functional(x, state)
+    assert all(torch.equal(state[name], before[name]) for name in state)
     assert node.v is None
-    assert after["v"].data_ptr() != given["v"].data_ptr()
+    assert after["v"].data_ptr() != state["v"].data_ptr()
     assert node.functional(x)[1].keys() == node.init_state(x).keys() == {"v", "count"}
 
 
@@ -244,128 +220,7 @@ def test_compiles_without_a_break() -> None:
         functional.detach_net(node)
 
 
-def test_a_node_without_single_steps_says_so() -> None:
-    node = WholeOnly(channels=4)
-    assert node.step_mode == "m"
-    functional.set_step_mode(node, "s")
-    assert node.multi_step_forward(random(5, 2, 4)).shape == (5, 2, 4)
-    node.reset()
-    for attempt in (lambda: node(random(5, 2, 4)), lambda: WholeOnly(channels=4, step_mode="s")):
-        with pytest.raises(ValueError, match='WholeOnly: step_mode "s" is not possible; this node has "m"'):
-            attempt()
-
-
 X = torch.zeros(5, 3, 4)
-
-
-@pytest.mark.parametrize(
-    ("x", "mask", "state", "error", "message"),
-    [
-        (torch.zeros(5, 4), None, None, ValueError, r"\[T, B, C, ...\], got shape \(5, 4\)"),
-        (torch.zeros(5, 3, 7), None, None, ValueError, r"built for 4 channels, .* has 7"),
-        (torch.zeros(0, 3, 4), None, None, ValueError, r"T = 0: \(0, 3, 4\)"),
-        (torch.zeros(5, 3, 4).long(), None, None, TypeError, r"floating point, got torch.int64"),
-        (X, torch.ones(5, 3), None, TypeError, r"must be bool, True = valid, got torch.float32"),
-        (X, torch.ones(3, 5).bool(), None, ValueError, r"shape \(5, 3\) for this input, got \(3, 5\)"),
-        (X, None, {"v": torch.zeros(2, 4), "count": torch.zeros(2, 1)}, ValueError, r"batch size 2, the input of 3"),
-        (X, None, {"v": torch.zeros(3, 5), "count": torch.zeros(3, 1)}, ValueError, r"\(3, 4\), got \(3, 5\)"),
-        (X, None, {"v": torch.zeros(3, 4)}, ValueError, r"\['v'\], it must have \['count', 'v'\]"),
-        ([[1.0]], None, None, TypeError, "the input must be a tensor, got list"),
-        (None, None, None, TypeError, "the input must be a tensor, got NoneType"),
-        (X, [[True] * 3] * 5, None, TypeError, "the mask must be a tensor, got list"),
-        (X, torch.ones(5, 3, dtype=torch.bool, device="meta"), None, ValueError, "mask is on meta, the input on cpu"),
-        (X, None, (torch.zeros(3, 4),), TypeError, "the state must be a dict of tensors, got tuple"),
-        (X, None, {"v": [0.0], "count": torch.zeros(3, 1)}, TypeError, "'v' must be a floating-point tensor, got list"),
-        (X, None, {"v": torch.zeros(3, 4).long(), "count": torch.zeros(3, 1)}, TypeError, "got torch.int64"),
-    ],
-)
-def test_input_that_does_not_fit(
-    x: Tensor, mask: Tensor | None, state: State | None, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=f"Leaky: .*{message}"):
-        Leaky(channels=4).functional(x, state, mask)
-
-
-def test_single_step_of_wrong_rank() -> None:
-    with pytest.raises(ValueError, match=r'in step_mode "s" the input is \[B, C, ...\], got shape \(4,\)'):
-        Leaky(channels=4, step_mode="s")(torch.zeros(4))
-
-
-def test_another_batch_size_is_no_silent_reset() -> None:
-    node = Leaky(channels=4)
-    node(torch.zeros(5, 3, 4))
-    with pytest.raises(ValueError, match="batch size 3, the input of 2; reset the node"):
-        node(torch.zeros(5, 2, 4))
-
-
-def test_no_channels() -> None:
-    with pytest.raises(ValueError, match="Leaky: channels is 0"):
-        Leaky(channels=0)
-
-
-def test_spikes_too_large_for_the_dtype() -> None:
-    node = Leaky(channels=4)
-    node.levels = 300
-    node(torch.zeros(2, 1, 4))
-    with pytest.raises(ValueError, match=r"spikes up to 300 are not exact in torch\.bfloat16"):
-        node(torch.zeros(2, 1, 4).bfloat16())
-
-
-class Kernels(Leaky):
-    """Its torch kernel answers 7, its CuPy kernel 8, if it may."""
-
-    kernels = {  # noqa: RUF012
-        "torch": Kernel(run=lambda x: 7),
-        "cupy": Kernel(run=lambda x: 8, why_not=lambda x: "" if x is None or x.shape[0] == 1 else "needs one step"),
-    }
-
-
-def test_unknown_backend() -> None:
-    with pytest.raises(ValueError, match="Leaky: no backend 'cuppy'; did you mean 'cupy'"):
-        Leaky(channels=4, backend="cuppy")
-
-
-def test_cupy_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match='Kernels: backend "cupy" needs a CUDA device, and torch sees none'):
-        Kernels(channels=4, backend="cupy")
-    assert Kernels(channels=4).choose(X).run(X) == 7
-
-
-def test_backend_is_a_contract_and_auto_may_choose(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    auto, torch_only, cupy = (Kernels(channels=4, backend=name) for name in ("auto", "torch", "cupy"))
-    assert [node.choose(X[:1]).run(X) for node in (auto, torch_only, cupy)] == [8, 7, 8]
-    assert auto.choose(X).run(X) == 7
-    with pytest.raises(RuntimeError, match='Kernels: backend "cupy" needs one step'):
-        cupy.choose(X)
-    with pytest.raises(RuntimeError, match='Leaky: backend "cupy" has no kernel for this neuron, which has: torch'):
-        Leaky(channels=4, backend="cupy")
-
-
-@pytest.mark.skipif(not hasattr(functional, "set_backend"), reason="SpikingJelly 2.x has no set_backend")
-def test_set_backend_of_spikingjelly() -> None:
-    net = nn.Sequential(Kernels(channels=4))
-    functional.set_backend(net, "torch")
-    assert net[0].backend == "torch"
-    assert "cupy" in net[0].supported_backends
-    if not torch.cuda.is_available():
-        with pytest.raises(RuntimeError, match="needs a CUDA device"):
-            functional.set_backend(net, "cupy")
-
-
-def test_surrogates_by_name() -> None:
-    available = compat.surrogates()
-    assert {"ATan", "Sigmoid", "Erf", "S2NN"} <= set(available)
-    x = torch.tensor([-1.0, -1e-3, 0.0, 1e-3, 1.0], requires_grad=True)
-    for name in available:
-        module = compat.surrogate(name)
-        assert module(x).tolist() == [0, 0, 1, 1, 1], name
-        assert compat.surrogate(module) is module
-    with pytest.raises(ValueError, match="no surrogate 'Atan'; did you mean 'ATan'"):
-        compat.surrogate("Atan")
-    with pytest.raises(TypeError, match="a name or a module"):
-        compat.surrogate(3)
 
 
 class Resting(Leaky):
@@ -375,56 +230,8 @@ class Resting(Leaky):
 
 def test_a_resting_potential_is_where_states_begin() -> None:
     node, x = Resting(channels=4), random(3, 2, 4)
-    given, own = (node.functional(x, state) for state in (node.init_state(x), None))
-    torch.testing.assert_close(own, given, rtol=0, atol=0)
+    explicit, implicit = (node.functional(x, state) for state in (node.init_state(x), None))
+    torch.testing.assert_close(implicit, explicit, rtol=0, atol=0)
     node(x)
-    assert torch.equal(node.v, own[1]["v"])
-    assert not torch.equal(own[1]["v"], Leaky(channels=4).functional(x)[1]["v"])
-
-
-def test_a_state_of_inference_mode_cannot_be_learned_from() -> None:
-    node, x = Leaky(channels=4), random(3, 2, 4)
-    with torch.inference_mode():
-        node(x)
-        node(x)
-    with pytest.raises(ValueError, match=r"'v' was made in torch\.inference_mode\(\).* reset the node"):
-        node(x)
-    functional.reset_net(node)
-    node(x)
-
-
-def test_channels_on_the_last_axis() -> None:
-    node, x = Leaky(channels=4, axis=-1), random(6, 3, 5, 4)
-    spikes, state = node.functional(x)
-    rows, after = Leaky(channels=4).functional(x.flatten(1, 2))
-    assert torch.equal(spikes, rows.unflatten(1, (3, 5)))
-    assert {name: tuple(value.shape) for name, value in state.items()} == {"v": (3, 5, 4), "count": (3, 5, 1)}
-    assert torch.equal(state["v"].flatten(0, 1), after["v"])
-    node(x)
-    compat.spikingjelly("functional").detach_net(nn.Sequential(node))
-    with pytest.raises(ValueError, match=r"the state 'v' must have shape \(3, 7, 4\), got \(3, 5, 4\)"):
-        node(random(6, 3, 7, 4))
-    node.reset()
-    assert node(random(6, 3, 7, 4)).shape == (6, 3, 7, 4)
-    assert "channels=4, axis=-1," in repr(node)
-    assert pickle.loads(pickle.dumps(node)).axis == -1
-    older = Leaky(channels=4)
-    del older.__dict__["_axis"]  # as pickled before there was one
-    assert older.axis == 2
-
-
-def test_the_axis_of_a_step_counts_along_the_sequence() -> None:
-    sequence, step = Leaky(channels=4, axis=3), Leaky(channels=4, axis=3, step_mode="s")
-    x = random(6, 3, 5, 4, 2)
-    assert torch.equal(torch.stack([step(x_t) for x_t in x]), sequence(x))
-    step.reset()
-    with pytest.raises(ValueError, match=r"a step of \[T, B, ...\] with the channels on axis 3, got shape \(3, 5\)"):
-        step(x[0, :, :, 0, 0])
-
-
-@pytest.mark.parametrize("axis", [0, 1, True, 2.0, "last"])
-def test_an_axis_that_cannot_hold_channels(axis: Any) -> None:
-    with pytest.raises(ValueError, match="expected 2 or more, or -1 and so on from the end"):
-        Leaky(channels=4, axis=axis)
-    with pytest.raises(ValueError, match=r"with the channels on axis -2, got shape \(6, 3, 4\)"):
-        Leaky(channels=4, axis=-2)(random(6, 3, 4))
+    assert torch.equal(node.v, implicit[1]["v"])
+    assert not torch.equal(implicit[1]["v"], Leaky(channels=4).functional(x)[1]["v"])

@@ -3,11 +3,14 @@
 import ast
 import os
 import tomllib
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
 from environments import make_environment
 
+from sj_lang import plugins, recipe
 from sj_lang.commands import new
 from sj_lang.errors import UserError
 
@@ -86,6 +89,28 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*file/x"):
         new.create("resonate", tmp_path / "file" / "x")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in new.KINDS if kind != "neuron"])
+def test_a_component_of_each_kind_passes_its_kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """What is written registers, passes the test that comes with it, and has a valid recipe."""
+    pytest.importorskip("sj_lang_language")
+    name = f"fresh_{kind}"
+    written = tree(new.create(name, tmp_path / "x", kind))
+    assert not [path for path, text in written.items() if "neuron.py" in path + text or new.EXAMPLE in text.lower()]
+    monkeypatch.syspath_prepend(tmp_path / "x")
+    registry = plugins.Registry()
+    for entry in entry_points(group=plugins.GROUP):
+        registry.load(entry)
+    registry.load(EntryPoint(name, f"sj_lang_{name}.plugin", plugins.GROUP))
+    assert registry.broken() == []
+    with plugins.use(registry):
+        test: dict[str, Any] = {}
+        exec(written[f"tests/test_{name}.py"], test)
+        test[f"test_{name}"]()
+        assert "runs" not in recipe.load(f"{name}/quickstart").resolved()
+        with pytest.raises(UserError, match=f"there is an? {kind} '{name}' already"):
+            new.checked(name, kind)
 
 
 @pytest.mark.slow

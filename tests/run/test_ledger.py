@@ -48,11 +48,11 @@ class Mixed(nn.Module):
 def test_a_spiking_network_by_hand(node: nn.Module) -> None:
     book = ledger(Spiking(node), torch.randn(2, 1, 4))  # T = 2
     first, middle, second = book.rows
-    assert (first.macs, first.accumulations, first.told) == (2 * 4 * 3, 0, "float x weights")
+    assert (first.macs, first.accumulations, first.operands_text) == (2 * 4 * 3, 0, "float x weights")
     assert (first.bytes("weights"), first.bytes("activations")) == (4 * (12 + 3), 4 * (8 + 6))
-    assert (middle.macs, middle.accumulations, middle.told) == (6, 6, "binary")
+    assert (middle.macs, middle.accumulations, middle.operands_text) == (6, 6, "binary")
     assert (middle.bytes("states"), middle.bytes("activations")) == (2 * 2 * 4 * 3, 4 * 6 + 6 / 8)
-    assert (second.macs, second.accumulations, second.told) == (0, 2 * 3 * 2, "binary x weights")
+    assert (second.macs, second.accumulations, second.operands_text) == (0, 2 * 3 * 2, "binary x weights")
     assert (second.bytes("weights"), second.bytes("activations")) == (4 * (6 + 2), 6 / 8 + 4 * 4)
     figures = book.figures()
     moved = 60 + 56 + 48 + 24.75 + 32 + 16.75
@@ -149,7 +149,7 @@ def test_spikingjellys_resnet_in_both_step_modes() -> None:
 def test_what_an_operand_is(values: list[float], kind: str, bits: int) -> None:
     linear = nn.Linear(3, 1, bias=False)
     book = ledger(linear, torch.tensor([values], dtype=torch.float32))
-    assert book.rows[0].told == f"{kind} x weights"
+    assert book.rows[0].operands_text == f"{kind} x weights"
     assert book.rows[0].bytes("activations") == 3 * bits / 8 + 4
     assert bool(book.impurities()) == (kind == "float")
 

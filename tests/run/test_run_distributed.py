@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ import tiny
 from safetensors.torch import load_file
 
 from sj_lang import run
+from sj_lang.errors import UserError
+from sj_lang.folder import RunFolder
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
 
@@ -20,15 +24,21 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 SETTINGS = ["model.dropout=0.0", "train.max_steps=4", "train.eval_steps=2"]
 
 
-def torchrun(path: str, *changes: str, **more: str) -> subprocess.CompletedProcess[str]:
+def started(path: str, *changes: str, **more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     # else it leaves a folder among the temporary ones
     command += ["--log-dir", str(Path(path).parent)]
     environment = {**os.environ, **more, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
+    return subprocess.Popen(
         [*command, str(Path(tiny.__file__)), path, *changes],
-        env=environment, capture_output=True, text=True, timeout=550, check=False,
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
+
+
+def torchrun(path: str, *changes: str, **more: str) -> subprocess.CompletedProcess[str]:
+    with started(path, *changes, **more) as process:
+        output, errors = process.communicate(timeout=550)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def test_two_processes_do_what_one_does_with_the_double_batch(tmp_path: Path) -> None:
@@ -67,3 +77,33 @@ def test_sigterm_to_one_process_stops_both_at_the_same_step(tmp_path: Path) -> N
     assert resumed.returncode == 0, resumed.stderr
     assert read_json(tmp_path / "r/manifest.json")["status"] == "done"
     assert read_json(tmp_path / "r/metrics.json")["train.steps"] == 12
+
+
+def test_killed_processes_go_on_bit_by_bit(tmp_path: Path) -> None:
+    """All at once, then one of them, whose loss ends the other; resumed by two at a time."""
+    path = tiny.write_recipe(tmp_path)
+    assert torchrun(path, "output=straight").returncode == 0
+    with started(path, "output=r") as killed:
+        while not (tmp_path / "r/checkpoint-4").exists():
+            assert killed.poll() is None
+            time.sleep(0.01)
+        os.killpg(killed.pid, signal.SIGKILL)
+    assert read_json(tmp_path / "r/manifest.json")["status"] == "running"
+    with pytest.raises(UserError, match=r"trained by 2 process\(es\) and would now be by 1"):
+        run.execute(load("r/recipe.yaml"), resume="r")
+    failed = torchrun(path, "output=r", TINY_RESUME="r", TINY_STOP_AT="18", TINY_STOP_RANK="1", TINY_SIGNAL="SIGKILL")
+    assert failed.returncode != 0
+    assert read_json(tmp_path / "r/manifest.json")["status"] in ("failed", "running", "interrupted")
+    with started(path, "output=r", TINY_RESUME="r") as first, started(path, "output=r", TINY_RESUME="r") as second:
+        ends = [(one.communicate(timeout=550)[1], one.returncode) for one in (first, second)]
+    (_, good), (refused, bad) = sorted(ends, key=lambda end: end[1])
+    assert (good, bad > 0) == (0, True), ends
+    assert "another process has begun a run in r and is still at work" in refused
+    assert read_json(tmp_path / "r/manifest.json")["status"] == "done"
+    for file in ("model/model.safetensors", "sample.txt"):
+        assert (tmp_path / "r" / file).read_bytes() == (tmp_path / "straight" / file).read_bytes()
+    histories = [
+        [{k: v for k, v in line.items() if "second" not in k} for line in RunFolder(tmp_path / name).read_history()]
+        for name in ("r", "straight")
+    ]
+    assert histories[0] == histories[1]

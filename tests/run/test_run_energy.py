@@ -157,7 +157,7 @@ def test_spikingjellys_own_nodes_count_and_others_leave_the_total_open() -> None
     book = ledger(Product(lambda linear, node, x: linear(node(x)), nn.Linear(4, 5), strange), x_of(x))
     assert not {"energy.mj", "energy.neurons_mj", "energy.other_mj", "energy.total_mj"} & book.figures().keys()
     assert "energy.synapses_mj" in book.figures()
-    assert book.uncounted == ["weights.1: Strange, whose `operations` nobody gives"]
+    assert book.uncounted == ["weights.1: Strange, which does not declare its `operations`"]
     assert "not counted: weights.1: Strange" in str(book)
 
 

@@ -182,6 +182,35 @@ def test_a_run_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "r" / ".reserve").exists()
 
 
+def test_without_room_for_its_reserve_no_run_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, write = write_recipe(tmp_path), Path.write_bytes
+
+    def written(place: Path, data: bytes) -> object:
+        write(place, data[: len(data) // 2])
+        return _full(place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", written)
+        assert cli.main(["run", path, "output=r", "train.max_steps=2"]) == 2
+    assert capfd.readouterr().err == f"error: {tmp_path / 'r/.reserve'}: No space left on device\n"
+    assert {one.name for one in (tmp_path / "r").iterdir()} == {".lock", "recipe.yaml"}
+    assert cli.main(["run", path, "output=r", "train.max_steps=2"]) == 0
+
+
+def test_a_resume_that_cannot_begin_says_so(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    manifest = read_json(root / "manifest.json")
+    (root / "manifest.json").write_text(json.dumps(manifest | {"status": "interrupted"}))
+    monkeypatch.setattr(RunFolder, "rewind", _full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))  # type: ignore[attr-defined]
+    assert cli.main(["run", "--resume", str(root)]) == 1
+    assert "No space left on device. The disk of" in capfd.readouterr().err
+    assert read_json(root / "manifest.json")["status"] == "failed"
+
+
 def test_a_log_that_cannot_be_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     console = run.console.Console()
     console.open(Path("/dev/full"))
@@ -198,19 +227,6 @@ def test_a_rank_alone_means_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_main_process()
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert not is_main_process()
-
-
-def test_a_token_is_neither_stored_nor_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path = write_recipe(tmp_path)
-    for change in ("train.hub_token=hf_abc", "train.hub_tokn=hf_abc", "train.hub_token=[hf_abc]"):
-        assert cli.main(["run", path, "output=r", change]) == 2
-        assert "hf_abc" not in "".join(capfd.readouterr())
-    Path(path).write_text(Path(path).read_text().replace("max_steps: 12", "max_steps: 12\n  hub_token: hf_abc"))
-    assert cli.main(["run", path, "output=r"]) == 2
-    errors = capfd.readouterr().err
-    assert "train.hub_token: must be null here" in errors
-    assert "hf_abc" not in errors
-    assert not (tmp_path / "r").exists()
 
 
 def test_changes_after_resume_are_changes(root: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -292,12 +293,36 @@ def test_a_text_that_ends_at_certain_letters(tmp_path: Path, monkeypatch: pytest
     assert len((tmp_path / "r/sample.txt").read_text().strip()) == 4
 
 
-def test_exit_code_of_a_process_that_gets_sigterm(tmp_path: Path, straight: Path) -> None:
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_exit_code_of_a_process_that_gets(name: str, code: int, tmp_path: Path, straight: Path) -> None:
+    """SIGHUP: the terminal of the run is closed, which nothing can be written to from then on."""
     command = [sys.executable, str(Path(tiny.__file__)), write_recipe(tmp_path), "output=r"]
-    environment = {**os.environ, "TINY_STOP_AT": "30", "OMP_NUM_THREADS": "1"}
-    stopped = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=200, check=False)
-    assert stopped.returncode == 143, stopped.stderr
-    assert "is saved. To continue: sj-lang run r/recipe.yaml --resume r" in stopped.stderr
-    assert "Traceback" not in stopped.stderr
+    environment = {**os.environ, "TINY_STOP_AT": "30", "TINY_SIGNAL": name, "OMP_NUM_THREADS": "1"}
+    terminal, end = os.openpty()
+    with subprocess.Popen(command, env=environment, stdout=end, stderr=subprocess.PIPE, text=True) as stopped:
+        os.close(end)
+        if name == "SIGHUP":
+            os.read(terminal, 1)
+            os.close(terminal)
+        errors = stopped.communicate(timeout=200)[1]
+    assert stopped.returncode == code, errors
+    assert re.search(rf"{name} at step \d+, .* is saved\. To continue: sj-lang run r/recipe.yaml --resume r", errors)
+    assert "Traceback" not in errors
+    manifest = read_json(tmp_path / "r/manifest.json")
+    assert (manifest["status"], manifest["exit_code"]) == ("interrupted", code)
+    lost = "standard output cannot be written from here on" in (tmp_path / "r/log.txt").read_text()
+    assert lost == (name == "SIGHUP")
     assert run.execute(load("r/recipe.yaml"), resume="r") == 0
     assert same_weights(tmp_path / "r", straight)
+
+
+def test_nohup_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Windows, "__getitem__", Windows.__getitem__)
+            tiny.StopAt(12, signal.SIGHUP)
+            run.execute(load(write_recipe(tmp_path), ["output=r", "train.max_steps=4"]))
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

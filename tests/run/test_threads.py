@@ -9,7 +9,7 @@ import torch
 from tiny import offered, write_recipe
 
 from sj_lang import cli
-from sj_lang.commands import threads
+from sj_lang.cpu import threads
 
 
 @pytest.fixture

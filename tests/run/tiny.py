@@ -76,16 +76,16 @@ def write_recipe(folder: Path, more: str = "") -> str:
 
 
 class StopAt:
-    """Sends this process SIGTERM when it has read item number `calls` of the training data."""
+    """Sends this process a signal when it has read item number `calls` of the training data."""
 
-    def __init__(self, calls: int) -> None:
+    def __init__(self, calls: int, number: int = signal.SIGTERM) -> None:
         self.left = calls
         original = Windows.__getitem__
 
         def counted(windows: Windows, index: int) -> dict[str, Any]:
             self.left -= len(windows) != HELD_OUT
             if self.left == 0 and len(windows) != HELD_OUT:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             return original(windows, index)
 
         Windows.__getitem__ = counted  # type: ignore[method-assign]
@@ -97,7 +97,7 @@ if __name__ == "__main__":
     from sj_lang.run import execute
 
     if "TINY_STOP_AT" in os.environ and os.environ.get("RANK", "0") == os.environ.get("TINY_STOP_RANK", "0"):
-        StopAt(int(os.environ["TINY_STOP_AT"]))
+        StopAt(int(os.environ["TINY_STOP_AT"]), signal.Signals[os.environ.get("TINY_SIGNAL", "SIGTERM")])
     with offered():
         try:
             execute(load(sys.argv[1], sys.argv[2:]), resume=os.environ.get("TINY_RESUME"))

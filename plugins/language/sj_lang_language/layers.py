@@ -1,4 +1,4 @@
-"""Layers of neurons, the Linear layers behind them, and what an ANN twin has in their place.
+"""Layers of neurons, the Linear layers after them, and what an ANN twin has in their place.
 
 Everything in a model that carries state has one form, `forward(x, state, mask) -> (y, state)`. `x`
 is `[L, B, D]` (individual coding: the token axis is the time axis) or `[T, B, L, D]` (repeat

@@ -1,9 +1,11 @@
 """What kernels compiled by numba share: their compilation, and arithmetic that becomes vectors.
 
-A kernel works on rows, the columns of one step, by passes over few arrays: with more, any two of
-which might overlap, a loop is not vectorised. numba's cache looks at the kernel's own file alone,
-so each file of kernels ends with a line that changes with this file and firing.py;
-tests/neurons/test_numba.py says what it must be.
+A kernel works on rows, the columns of one step, in passes over few arrays. A loop over more arrays,
+any two of which might overlap, is not vectorised.
+
+numba's cache on disk notices changes of the file that a function is in, and of no other file. This
+file therefore ends with a line that changes with firing.py, and each file of kernels with one that
+changes with firing.py and this file. tests/neurons/test_numba.py says what the lines must be.
 """
 
 from collections.abc import Callable
@@ -129,7 +131,7 @@ def slope(grad: Array, h: Array, kind: int, level: float, threshold: float, marg
 
 @jit
 def flush(h: Array) -> None:
-    """Arithmetic on numbers too small to be normal is slow."""
+    """Set numbers too small to be normal to 0: arithmetic on them is slow."""
     tiny = np.finfo(h.dtype).tiny
     for n in range(len(h)):
         if abs(h[n]) < tiny:
@@ -138,7 +140,7 @@ def flush(h: Array) -> None:
 
 @jit
 def copy(a: Array, out: Array) -> None:
-    """Faster than an assignment, which looks for an overlap."""
+    """Copy a row; faster than an assignment, which looks for an overlap."""
     for n in range(len(a)):
         out[n] = a[n]
 
@@ -153,3 +155,6 @@ def product(a: Array, b: Array, out: Array) -> None:
 def add_product(a: Array, b: Array, out: Array) -> None:
     for n in range(len(a)):
         out[n] += a[n] * b[n]
+
+
+# firing.py: 4e14ca6c5a7a1d52

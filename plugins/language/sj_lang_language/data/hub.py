@@ -76,6 +76,6 @@ def _column(strings: list[str], columns: list[str], place: str) -> str:
     if "text" not in strings and len(strings) != 1:
         raise UserError(
             f"task.data: {place} has neither a column 'text' nor exactly one column of strings; "
-            f"its columns: {', '.join(columns)}"
+            f"its columns: {table_files.listed(columns)}"
         )
     return "text" if "text" in strings else strings[0]

@@ -6,8 +6,8 @@ to its input x, channel by channel:
 
     S = clip(round((x - b) / a), lo, hi),   a, b = argmin mean (x - (a S + b))^2
 
-Each Linear layer behind then answers for the error that is left (ridge regression towards its own
-weights W):
+Each Linear layer that follows then compensates for the error that is left (ridge regression towards
+its own weights W):
 
     W' = argmin_W' mean |W' s + c' - y|^2 + ridge tr(G) / n |W' - W|^2,   s = a S + b,  G = cov(s)
 
@@ -61,7 +61,7 @@ def calibrate(
     ridge: float = 0.1,
     spike_price: float = 0.0,
 ) -> dict[str, float]:
-    """Fit the student's spikes and the Linear layers behind them to its ANN twin on one batch.
+    """Fit the student's spikes and the Linear layers after them to its ANN twin on one batch.
 
     student: its layers of neurons have `scaled` spikes. teacher: the same class, `twin`. batch:
     arguments of a forward pass, labels or not. ridge: pull towards the weights that are there; 0
@@ -92,8 +92,8 @@ def fit_grid(
 
     Alternates nearest levels and least squares from several starts, and keeps the best of each
     channel. centred: b is free; False: b = 0. With a free b a grid begins around the mean, at the
-    smallest x and at the largest: GELU's outputs and other skewed ones would else end in a poor
-    one.
+    smallest x and at the largest: GELU's outputs and other skewed ones would otherwise end in a
+    poor one.
     price: `[C]`, what a spike costs, in units of the squared error; of the nearest grid and some
     coarser ones, the one whose error and spikes together cost least is taken. None: nothing.
     """
@@ -193,7 +193,7 @@ def _sparser(
 
 
 def _least_squares(x: Tensor, levels: Tensor, deviation: Tensor, *, centred: bool) -> tuple[Tensor, Tensor]:
-    """Step and offset for given levels; where the levels do not vary, the deviation is the step."""
+    """Step and offset for given levels; if the levels do not vary, the deviation is the step."""
     if not centred:
         step = (x * levels).sum(0) / levels.square().sum(0).clamp_min(1e-6)
         return torch.where(step > 1e-4 * deviation, step, deviation), torch.zeros_like(step)
@@ -216,7 +216,7 @@ class _Valid:
 
 
 def _linears(model: PreTrainedModel) -> dict[str, SpikingLinear]:
-    """The Linear layers behind spikes, by name."""
+    """The Linear layers that spikes enter, by name."""
     inside = model.base_model.named_modules()
     return {name: module for name, module in inside if isinstance(module, SpikingLinear)}
 

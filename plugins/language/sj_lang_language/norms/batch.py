@@ -39,7 +39,8 @@ class BatchNorm(nn.Module):
         nn.init.ones_(self.running_var)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x: `[..., D]`; mask: x's shape without D, True = valid. Others are in no statistics."""
+        """x: `[..., D]`; mask: x's shape without D, True = valid. Other positions do not enter the
+        statistics."""
         if not self.training:
             scale = self.weight * (self.running_var + self.eps).rsqrt()
             return x * scale.to(x.dtype) + (self.bias - self.running_mean * scale).to(x.dtype)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import optimize, sparse
 from tokenizers import normalizers, pre_tokenizers
 
-from sj_lang_language.tasks.metrics import Array
+from sj_lang_language.data.tables.examples import NumpyArray
 
 Texts = tuple[Sequence[str], Sequence[str] | None]
 
@@ -51,14 +51,14 @@ class Words:
         return {word for word, _ in self._split.pre_tokenize_str(self._normalizer.normalize_str(text))}
 
 
-def fit_classes(features: sparse.csr_matrix, labels: Array, classes: int, penalty: float) -> Array:
+def fit_classes(features: sparse.csr_matrix, labels: NumpyArray, classes: int, penalty: float) -> NumpyArray:
     """Weights of least mean cross entropy + penalty / 2 |W|^2, the column of ones free."""
     count = features.shape[0]
     onehot = np.eye(classes)[labels]
     shrunk = np.ones((features.shape[1], 1))
     shrunk[-1] = 0
 
-    def cost(flat: Array) -> tuple[float, Array]:
+    def cost(flat: NumpyArray) -> tuple[float, NumpyArray]:
         weights = flat.reshape(-1, classes)
         scores = features @ weights
         scores = scores - scores.max(1, keepdims=True)
@@ -71,13 +71,13 @@ def fit_classes(features: sparse.csr_matrix, labels: Array, classes: int, penalt
     return _minimum(cost, features.shape[1] * classes).reshape(-1, classes)
 
 
-def fit_scores(features: sparse.csr_matrix, labels: Array, penalty: float) -> Array:
+def fit_scores(features: sparse.csr_matrix, labels: NumpyArray, penalty: float) -> NumpyArray:
     """Weights `[words, 1]` that minimise half the mean squared error + penalty / 2 |W|^2."""
     count = features.shape[0]
     shrunk = np.ones(features.shape[1])
     shrunk[-1] = 0
 
-    def cost(weights: Array) -> tuple[float, Array]:
+    def cost(weights: NumpyArray) -> tuple[float, NumpyArray]:
         rest = features @ weights - labels
         gradient = features.T @ rest / count + penalty * shrunk * weights
         return float(rest @ rest) / count / 2 + penalty / 2 * float((shrunk * weights**2).sum()), gradient
@@ -87,11 +87,11 @@ def fit_scores(features: sparse.csr_matrix, labels: Array, penalty: float) -> Ar
 
 def fitted(
     *,
-    train: tuple[Texts, Array],
-    validation: tuple[Texts, Array] | None,
+    train: tuple[Texts, NumpyArray],
+    validation: tuple[Texts, NumpyArray] | None,
     classes: int | None,
-    quality: Callable[[Array, Array], float],
-) -> Callable[[Texts], Array]:
+    quality: Callable[[NumpyArray, NumpyArray], float],
+) -> Callable[[Texts], NumpyArray]:
     """Train on bags of words; returns texts -> outputs `[N, classes]` or scores `[N, 1]`.
 
     The penalty is the one of `PENALTIES` whose outputs on the validation data have the largest
@@ -100,7 +100,7 @@ def fitted(
     words = Words(train[0])
     features, labels = words(train[0]), train[1]
 
-    def weights_at(penalty: float) -> Array:
+    def weights_at(penalty: float) -> NumpyArray:
         if classes is None:
             return fit_scores(features, labels.astype(np.float64), penalty)
         return fit_classes(features, labels, classes, penalty)
@@ -113,7 +113,7 @@ def fitted(
     return lambda texts: np.asarray(words(texts) @ best)
 
 
-def _minimum(cost: Callable[[Array], tuple[float, Array]], size: int) -> Array:
+def _minimum(cost: Callable[[NumpyArray], tuple[float, NumpyArray]], size: int) -> NumpyArray:
     options = {"maxiter": 200, "maxcor": 10}
-    weights: Array = optimize.minimize(cost, np.zeros(size), jac=True, method="L-BFGS-B", options=options).x
+    weights: NumpyArray = optimize.minimize(cost, np.zeros(size), jac=True, method="L-BFGS-B", options=options).x
     return weights

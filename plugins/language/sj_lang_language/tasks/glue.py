@@ -7,7 +7,7 @@ from typing import Literal
 from sj_lang.errors import UserError, choices
 from sj_lang.task import MakeTokenizer, Prepared
 from sj_lang_language.data.tables import examples, glue_files, phrases
-from sj_lang_language.data.tables.examples import Classes, Examples, Scores
+from sj_lang_language.data.tables.examples import Classes, Examples, NumpyArray, Scores
 from sj_lang_language.data.tables.glue_files import PARTS, SPECS, GlueTask
 from sj_lang_language.data.tables.table_files import DataTable
 from sj_lang_language.tasks import metrics
@@ -107,7 +107,7 @@ class Glue(SentenceTask):
             return Scores(low=0, high=5)
         return Classes(names=names, aliases={str(number): number for number in range(len(names))})
 
-    def _predictions(self, part: str, predicted: metrics.Array) -> dict[str, str]:
+    def _predictions(self, part: str, predicted: NumpyArray) -> dict[str, str]:
         """A submission for a test set; for dev the same under its own name."""
         spec = self.spec
         if not spec.labels:
@@ -119,7 +119,7 @@ class Glue(SentenceTask):
 
 def figures(spec: GlueTask) -> dict[str, Figures]:
     """Part -> its figures; those of the diagnostic set are Matthews and accuracy."""
-    formulas: dict[str, Callable[[metrics.Array, metrics.Array], float]] = {
+    formulas: dict[str, Callable[[NumpyArray, NumpyArray], float]] = {
         "accuracy": metrics.accuracy,
         "f1": metrics.f1,
         "matthews": partial(metrics.matthews, classes=len(spec.labels)),

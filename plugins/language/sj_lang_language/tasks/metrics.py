@@ -1,36 +1,33 @@
 """Figures of classification and regression as GLUE defines them, on arrays of one axis."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from sj_lang_language.data.tables.examples import NumpyArray
 
 
-def confusion(predicted: Array, labels: Array, classes: int) -> Array:
+def confusion(predicted: NumpyArray, labels: NumpyArray, classes: int) -> NumpyArray:
     """C[i, j]: how many examples of class i were taken for class j."""
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
-def accuracy(predicted: Array, labels: Array) -> float:
+def accuracy(predicted: NumpyArray, labels: NumpyArray) -> float:
     """Share of the examples that got their class."""
     return float(np.mean(predicted == labels))
 
 
-def f1(predicted: Array, labels: Array, positive: int = 1) -> float:
+def f1(predicted: NumpyArray, labels: NumpyArray, positive: int = 1) -> float:
     """F1 = 2 TP / (2 TP + FP + FN) of one class; 0 if the class neither occurs nor is predicted."""
     hits = int(np.sum((predicted == positive) & (labels == positive)))
     total = int(np.sum(predicted == positive)) + int(np.sum(labels == positive))
     return 2 * hits / total if total else 0.0
 
 
-def f1_macro(predicted: Array, labels: Array) -> float:
+def f1_macro(predicted: NumpyArray, labels: NumpyArray) -> float:
     """Mean F1 of the classes that occur or are predicted."""
     return float(np.mean([f1(predicted, labels, int(one)) for one in np.union1d(predicted, labels)]))
 
 
-def matthews(predicted: Array, labels: Array, classes: int) -> float:
+def matthews(predicted: NumpyArray, labels: NumpyArray, classes: int) -> float:
     """Matthews correlation of any number of classes (Gorodkin 2004):
 
     R = (c s - sum_k p_k t_k) / sqrt((s^2 - sum_k p_k^2) (s^2 - sum_k t_k^2))
@@ -45,17 +42,17 @@ def matthews(predicted: Array, labels: Array, classes: int) -> float:
     return float((right * count - taken @ true) / np.sqrt(denominator)) if denominator > 0 else 0.0
 
 
-def pearson(predicted: Array, labels: Array) -> float:
+def pearson(predicted: NumpyArray, labels: NumpyArray) -> float:
     """Pearson correlation; 0 if one side is constant, because it is not defined then."""
     return _correlation("pearsonr", predicted, labels)
 
 
-def spearman(predicted: Array, labels: Array) -> float:
+def spearman(predicted: NumpyArray, labels: NumpyArray) -> float:
     """Spearman rank correlation; 0 if one side is constant, because it is not defined then."""
     return _correlation("spearmanr", predicted, labels)
 
 
-def _correlation(name: str, predicted: Array, labels: Array) -> float:
+def _correlation(name: str, predicted: NumpyArray, labels: NumpyArray) -> float:
     from scipy import stats
 
     if _constant(predicted) or _constant(labels):
@@ -63,7 +60,7 @@ def _correlation(name: str, predicted: Array, labels: Array) -> float:
     return float(getattr(stats, name)(predicted.astype(np.float64), labels.astype(np.float64)).statistic)
 
 
-def _constant(values: Array) -> bool:
+def _constant(values: NumpyArray) -> bool:
     """Whether all values are equal up to rounding, so that a correlation is not defined."""
     values = values.astype(np.float64)
     return len(values) < 2 or bool(np.ptp(values) <= 1e-7 * max(1.0, float(np.abs(values).max())))

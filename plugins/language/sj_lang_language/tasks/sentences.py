@@ -12,13 +12,12 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, Prepared
 from sj_lang_language.data.tables import examples
-from sj_lang_language.data.tables.examples import Classes, Examples, Scores
+from sj_lang_language.data.tables.examples import Classes, Examples, NumpyArray, Scores
 from sj_lang_language.tasks import bag_of_words
-from sj_lang_language.tasks.metrics import Array
 from sj_lang_language.tasks.texts import TextTask, model_fields
 
 #: (predictions: class numbers or scores, labels) -> figures
-Figures = Callable[[Array, Array], dict[str, float]]
+Figures = Callable[[NumpyArray, NumpyArray], dict[str, float]]
 
 MOST = 2000  # most validation examples that are cut by default
 CHEAP = 100_000  # most training examples for which a bag of words is fitted by default
@@ -37,7 +36,7 @@ class Parts:
 class Encoded:
     """Tokenized examples: dicts of lists, as long as the texts; batches are padded later."""
 
-    def __init__(self, encoding: Mapping[str, list[Any]], labels: Array | None) -> None:
+    def __init__(self, encoding: Mapping[str, list[Any]], labels: NumpyArray | None) -> None:
         self.columns = dict(encoding)
         self.labels = labels
 
@@ -69,7 +68,7 @@ class SentenceTask(TextTask):
         figures: Mapping[str, Figures],
         select: str,
         data: Any,
-        predictions: Callable[[str, Array], Mapping[str, str]],
+        predictions: Callable[[str, NumpyArray], Mapping[str, str]],
     ) -> Prepared:
         """Tokenize, and hand everything over.
 
@@ -119,7 +118,7 @@ class SentenceTask(TextTask):
         )
 
 
-def _seen(name: str, part: Examples, parts: Parts, notes: list[str]) -> Array:
+def _seen(name: str, part: Examples, parts: Parts, notes: list[str]) -> NumpyArray:
     """Which examples also stand in train or validation."""
     seen = examples.repeated(part, parts.train)
     if parts.validation is not None:
@@ -163,7 +162,7 @@ class SentenceMetrics:
     because all predictions are the same.
     """
 
-    def __init__(self, kind: Classes | Scores, figures: Mapping[str, Figures], seen: Mapping[str, Array]) -> None:
+    def __init__(self, kind: Classes | Scores, figures: Mapping[str, Figures], seen: Mapping[str, NumpyArray]) -> None:
         self.kind, self.figures, self.seen = kind, figures, seen
         self.remarks: list[str] = []
 
@@ -176,15 +175,15 @@ class SentenceMetrics:
             self.remarks.append(f"{split}: all predictions are the same, so the correlation is set to 0")
         return {"loss": self._loss(outputs, labels)} | values
 
-    def decided(self, outputs: Any) -> Array:
+    def decided(self, outputs: Any) -> NumpyArray:
         """Outputs `[N, classes]` to class numbers, or `[N, 1]` to scores within their limits."""
-        values: Array = np.asarray(outputs)
+        values: NumpyArray = np.asarray(outputs)
         if isinstance(self.kind, Scores):
             return values.reshape(-1).clip(self.kind.low, self.kind.high)
-        classes: Array = values.argmax(-1)
+        classes: NumpyArray = values.argmax(-1)
         return classes
 
-    def of(self, split: str, predicted: Array, labels: Array) -> dict[str, float]:
+    def of(self, split: str, predicted: NumpyArray, labels: NumpyArray) -> dict[str, float]:
         """The figures of predictions, and `unseen.*` if some but not all are in train."""
         figures = self.figures.get(split, self.figures["validation"])
         values, seen = figures(predicted, labels), self.seen.get(split)
@@ -193,7 +192,7 @@ class SentenceMetrics:
         unseen = figures(predicted[~seen], labels[~seen])
         return values | {f"unseen.{name}": value for name, value in unseen.items()}
 
-    def _loss(self, outputs: Array, labels: Array) -> float:
+    def _loss(self, outputs: NumpyArray, labels: NumpyArray) -> float:
         if isinstance(self.kind, Scores):
             return float(np.mean((outputs.reshape(-1) - labels) ** 2))
         shifted = outputs - outputs.max(-1, keepdims=True)
@@ -209,7 +208,7 @@ def baseline_figures(
     assert labels is not None
     constant = np.bincount(labels).argmax() if isinstance(kind, Classes) else labels.mean()
 
-    def quality(outputs: Array, labels: Array) -> float:
+    def quality(outputs: NumpyArray, labels: NumpyArray) -> float:
         values = metrics.figures["validation"](metrics.decided(outputs), labels)
         return values[select] if select in values else next(iter(values.values()))
 

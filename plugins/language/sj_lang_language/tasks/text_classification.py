@@ -12,8 +12,8 @@ from sj_lang.hf import HUB
 from sj_lang.task import MakeTokenizer, Prepared
 from sj_lang_language.data import hub
 from sj_lang_language.data.tables import examples, table_files
-from sj_lang_language.data.tables.examples import Classes, Examples
-from sj_lang_language.data.tables.table_files import DataTable
+from sj_lang_language.data.tables.examples import Classes, Examples, NumpyArray
+from sj_lang_language.data.tables.table_files import DataTable, listed
 from sj_lang_language.tasks import metrics
 from sj_lang_language.tasks.sentences import Parts, SentenceTask, check_share, default_share, lines
 
@@ -80,12 +80,12 @@ class TextClassification(SentenceTask):
         by_part = read(self.data, notes, columns=self.columns, quotes=self.quotes)
         kind = self._labels(by_part["train"])
         parts = {name: self._examples(name, table, kind, notes) for name, table in by_part.items()}
-        notes.insert(0, f"{len(kind.names)} labels: {_listed(kind.names)}")
+        notes.insert(0, f"{len(kind.names)} labels: {listed(kind.names)}")
         if len(kind.names) > max(10, len(by_part["train"]) // 10):
             rows = len(by_part["train"]) / len(kind.names)
             notes.insert(1, f"that is one for every {rows:.1f} rows: are they classes?")
 
-        def figures(predicted: metrics.Array, labels: metrics.Array) -> dict[str, float]:
+        def figures(predicted: NumpyArray, labels: NumpyArray) -> dict[str, float]:
             values = {"accuracy": metrics.accuracy(predicted, labels)}
             if len(kind.names) == 2:
                 values["f1"] = metrics.f1(predicted, labels)
@@ -103,13 +103,18 @@ class TextClassification(SentenceTask):
         )
 
     def _labels(self, table: DataTable) -> Classes:
-        values = [examples.written(value) for value in table.column(self.label, "task.label")]
+        column = table.column(self.label, "task.label")
+        nested = next((row for row, value in enumerate(column) if isinstance(value, list | tuple | dict)), None)
+        if nested is not None:
+            found = type(column[nested]).__name__
+            raise UserError(f"task.label: {table.where(nested)}: a {found}; expected a name or a number")
+        values = [examples.written(value) for value in column]
         missing = next((row for row, value in enumerate(values) if not value), None)
         if missing is not None:
             raise UserError(f"task.label: {table.where(missing)}: no label")
         kind = Classes.of(values)
         if len(kind.names) < 2:
-            raise UserError(f"task.label: {table.place}: all labels are '{kind.names[0]}'; expected at least two")
+            raise UserError(f"task.label: {table.place}: all labels are '{listed(kind.names)}'; expected at least two")
         if len(kind.names) > max(2, len(values) // 2):
             raise UserError(
                 f"task.label: {table.place}: the column '{self.label}' has {len(kind.names):,} different values in "
@@ -180,7 +185,7 @@ def read(
             raise UserError(f"task.data: {place} holds two files for '{part}', {named[part][0].name} and {path.name}")
         named.setdefault(part, []).append(path)
     if left and "train" in named:
-        notes.append(f"{place} also holds {_listed(left)}, which is not read; the parts are {', '.join(_STEMS)}")
+        notes.append(f"{place} also holds {listed(left)}, which is not read; the parts are {', '.join(_STEMS)}")
     if "train" not in named:
         expected = ", ".join(f"train{suffix}" for suffix in table_files.SUFFIXES)
         raise UserError(f"task.data: the folder {place} holds no training file; expected one of {expected}")
@@ -197,7 +202,3 @@ def _of_hub(data: str) -> dict[str, DataTable]:
     if "train" not in by_part:
         raise UserError(f"task.data: {data} has no split 'train', it has {', '.join(map(str, loaded))}")
     return {name: by_part[name] for name in SPLITS if name in by_part}
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:10])} ..."

@@ -5,20 +5,24 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-PAD, UNKNOWN = "<pad>", "<unk>"
+PAD, UNKNOWN, BOUNDARY = "<pad>", "<unk>", "<|endoftext|>"
 
 
-def characters(*, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+def characters(*, texts: Iterable[str], boundary: bool = False) -> PreTrainedTokenizerFast:
     """A token for each character of the training text, in the order of their code points.
 
     Two more tokens: `<pad>`, id 0, and `<unk>`, id 1, which stands for every character that the
     training text does not hold. No text is read as one of the two: a literal "<pad>" is five
     characters. Decoding gives the text back exactly, except for unknown characters.
+
+    boundary: also `<|endoftext|>`, id 2, which begins and ends a text (bos and eos) for tools that
+    need such a token, as lm-eval's rolling likelihood does. No training text holds it.
     """
     seen: set[str] = set()
     for text in texts:
         seen.update(text)
-    vocabulary = {token: index for index, token in enumerate([PAD, UNKNOWN, *sorted(seen)])}
+    special = [PAD, UNKNOWN, *[BOUNDARY] * boundary]
+    vocabulary = {token: index for index, token in enumerate([*special, *sorted(seen)])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     core.decoder = decoders.Fuse()
@@ -29,4 +33,5 @@ def characters(*, texts: Iterable[str]) -> PreTrainedTokenizerFast:
         padding_side="left",
         split_special_tokens=True,
         clean_up_tokenization_spaces=False,
+        **(dict.fromkeys(("bos_token", "eos_token"), BOUNDARY) if boundary else {}),
     )

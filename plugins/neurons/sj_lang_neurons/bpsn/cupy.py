@@ -49,17 +49,17 @@ class _Call:
     """One call: what all its launches share."""
 
     def __init__(self, inputs: BPSNInputs, kind: int) -> None:
-        self.x, *parameters, numerator, denominator, self.lengths, normalised, _, softplus = inputs
-        self.parameters, self.start = list(map(whole, parameters)), [whole(numerator), whole(denominator)]
-        _, _, lf, _, lb, _, rho = self.parameters
+        self.x, self.lengths = inputs.x, inputs.lengths
+        self.parameters = [whole(getattr(inputs, name)) for name in LEARNED]
+        self.start = [whole(inputs.numerator), whole(inputs.denominator)]
         steps = self.x.shape[0]
         self.columns = math.prod(self.x.shape[1:])
         self.tile = schedule(self.columns, steps)
         self.chunks = self.tile.tiles(steps)
-        self.decays = lf, lb
+        self.decays = whole(inputs.decay_f), whole(inputs.decay_b)
         self.sizes = [self.chunks, *sizes(self.x)]
-        present = (lf is not None, lb is not None, rho is not None)
-        self.macros = _macros(self.x.dtype, *present, normalised, softplus, kind, self.tile)
+        present = (parameter is not None for parameter in (inputs.decay_f, inputs.decay_b, inputs.lateral))
+        self.macros = _macros(self.x.dtype, *present, inputs.normalised, inputs.softplus, kind, self.tile)
 
     def launch(self, name: str, arguments: list[Any], *, chunks: bool = True) -> None:
         grid = self.tile.blocks(self.columns), self.chunks if chunks else 1
@@ -67,7 +67,11 @@ class _Call:
         cuda.launch(FILE, name, self.macros, grid, block, arguments, self.x.device)
 
     def carries(self, added: Tensor, begin: Tensor | None, end: Tensor | None, *, backwards: bool) -> Tensor:
-        """Phase 2. The past goes with time; among the adjoints, the future's does."""
+        """Phase 2: the state with which each chunk begins.
+
+        The past is carried forwards in time and the future backwards; their adjoints are carried
+        the other way.
+        """
         ahead, back = reversed(self.decays) if backwards else self.decays
         carried = torch.zeros_like(added) if any(d is None for d in self.decays) else torch.empty_like(added)
         arguments = [added, carried, begin, end, ahead, back, int(backwards), self.lengths, *self.sizes]

@@ -66,17 +66,26 @@ class BPSNTerms(NamedTuple):
 
 def terms_of(inputs: BPSNInputs) -> BPSNTerms:
     """Logits become decays and shares; differentiable."""
-    x, gain_0, threshold, decay_f, gain_f, decay_b, gain_b, lateral, *states, lengths, normalised, _, softplus = inputs
-    numerator, denominator = states
+    x, threshold, numerator = inputs.x, inputs.threshold, inputs.numerator
     if threshold is None:
-        threshold = torch.zeros_like(gain_0)
-    elif softplus:
+        threshold = torch.zeros_like(inputs.gain_0)
+    elif inputs.softplus:
         threshold = F.softplus(threshold)
     flat = x.unsqueeze(3) if x.dim() == 3 else x.flatten(3)
-    lf, lb, rho = _decay(decay_f), _decay(decay_b), None if lateral is None else lateral.sigmoid()
-    start = None if numerator is None else numerator.reshape(flat.shape[1:])
-    learned = (gain_0, threshold, lf, gain_f, lb, gain_b, rho)
-    return BPSNTerms(flat, *learned, start, denominator, lengths, normalised)
+    return BPSNTerms(
+        x=flat,
+        g0=inputs.gain_0,
+        threshold=threshold,
+        lf=_decay(inputs.decay_f),
+        gf=inputs.gain_f,
+        lb=_decay(inputs.decay_b),
+        gb=inputs.gain_b,
+        rho=None if inputs.lateral is None else inputs.lateral.sigmoid(),
+        numerator=None if numerator is None else numerator.reshape(flat.shape[1:]),
+        denominator=inputs.denominator,
+        lengths=inputs.lengths,
+        normalised=inputs.normalised,
+    )
 
 
 def results_of(terms: BPSNTerms) -> tuple[Tensor, Tensor]:

@@ -302,4 +302,4 @@ class BPSN(Node):
 
 def _no_places(x: Tensor | None) -> str:
     """Why the CUDA kernel cannot take such an x; "" if it can."""
-    return "" if x is None or 0 not in x.shape[3:] else f"needs places behind the channels, got {tuple(x.shape)}"
+    return "" if x is None or 0 not in x.shape[3:] else f"needs places after the channels, got {tuple(x.shape)}"

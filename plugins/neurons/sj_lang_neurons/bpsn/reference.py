@@ -57,7 +57,7 @@ class Parameters(NamedTuple):
     o: Tensor | None = None
 
 
-class State(NamedTuple):
+class BPSNState(NamedTuple):
     """Of `step`, [B, C] each: numerator and denominator of the strict past; v = frac(C + 1/2)."""
 
     P: Tensor
@@ -95,29 +95,29 @@ def sequence(
     return torch.where(m[:, :, None], fire(v - 1 + r), 0), torch.where(m[:, :, None], H, 0)
 
 
-def initial(x: Tensor) -> State:
+def initial(x: Tensor) -> BPSNState:
     """The state before the first token of x [B, C]."""
-    return State(torch.zeros_like(x), torch.zeros_like(x), torch.full_like(x, 0.5))
+    return BPSNState(torch.zeros_like(x), torch.zeros_like(x), torch.full_like(x, 0.5))
 
 
 def step(
     x: Tensor,
-    state: State,
+    state: BPSNState,
     p: Parameters,
     fire: Callable[[Tensor], Tensor],
     *,
     variant: str = "R",
     kappa: float = 7 / 8,
-) -> tuple[Tensor, Tensor, State]:
+) -> tuple[Tensor, Tensor, BPSNState]:
     """One valid token of the forward direction: x [B, C], state -> S, H, state."""
     assert p.lf is not None
     P, D, v = state
     H = _potential(x, P, D, torch.zeros_like(P), torch.zeros_like(D), p, variant)
     P, D = p.lf * P + x, p.lf * D + 1
     if variant != "K":
-        return fire(_over(H, p)), H, State(P, D, v)
+        return fire(_over(H, p)), H, BPSNState(P, D, v)
     u = v.detach() - 1 + _ticks(H, p.V, kappa)
-    return fire(u), H, State(P, D, torch.where(u >= 0, u, u + 1).detach())
+    return fire(u), H, BPSNState(P, D, torch.where(u >= 0, u, u + 1).detach())
 
 
 def rect(u: Tensor, lo: int, hi: int, w: float) -> Tensor:

@@ -66,9 +66,9 @@ def potential_backward(grad: Tensor, grad_after: Tensor, terms: BPSNTerms, exact
 
 @potential_backward.register_fake
 def _(grad: Tensor, grad_after: Tensor, terms: BPSNTerms, exact_start: bool) -> tuple[Tensor, ...]:
-    *inputs, denominator, _, _ = terms
-    learned = (*inputs, denominator if exact_start else None)
-    return tuple(terms.x.new_empty(0) if value is None else value.new_empty(value.shape) for value in learned)
+    inputs = terms._replace(denominator=terms.denominator if exact_start else None)._asdict()
+    values = [value for name, value in inputs.items() if name not in ("lengths", "normalised")]
+    return tuple(terms.x.new_empty(0) if value is None else value.new_empty(value.shape) for value in values)
 
 
 def _differentiate(ctx: Any, grad: Tensor, grad_after: Tensor) -> tuple[Tensor | None, ...]:

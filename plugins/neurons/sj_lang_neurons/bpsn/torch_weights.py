@@ -6,7 +6,7 @@ lambda^n d0 after a carried d0. With
     G = g0 + the gains of the sides that are there (n > 0),   W = Df + Db,   L = rho G / W
 
 the weight of a side is gain / D - L; without `rho` (variants G, K) gain / D. A side that is not
-there has weight -L, and numerator 0. Where neither is there, L is 0.
+there has weight -L, and numerator 0. If neither is there, L is 0.
 """
 
 from dataclasses import dataclass

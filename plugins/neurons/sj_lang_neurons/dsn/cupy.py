@@ -95,7 +95,7 @@ def _backward(
     margin: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x; tail, h_0 or empty; weight and bias by column; stepwise bias or empty."""
-    x, tail, _, weight, bias, lengths, m = inputs
+    x = inputs.x
     grad_x, *others = results = _gradients(inputs)
     fast = None if grad_next is not None else cupy_fast.schedule(inputs, kind)
     if fast and cupy_fast.aligned(x, grad, grad_x):
@@ -104,20 +104,20 @@ def _backward(
         cupy_fast.backward(inputs, variant, fast, read_fast, (grad_x, sums), alpha, threshold, margin)
         return results
     write = [*memory(grad_x), *(None if g.numel() == 0 else g for g in others)]
-    read = [*memory(grad), whole(grad_last), whole(grad_next), borders, *memory(x), *map(whole, (tail, weight, bias))]
-    arguments = [*read, lengths, *write, *sizes(x), m, alpha, threshold, margin]
+    parameters = map(whole, (inputs.tail, inputs.weight, inputs.bias))
+    read = [*memory(grad), whole(grad_last), whole(grad_next), borders, *memory(x), *parameters, inputs.lengths]
+    arguments = [*read, *write, *sizes(x), inputs.m, alpha, threshold, margin]
     _launch("dsn_backward", inputs, kind, grad_next is not None, arguments)
     return results
 
 
 def _gradients(inputs: DSNInputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    x, tail, h_0, weight, bias, *_ = inputs
-    absent = (0,)
+    weight, bias, absent = inputs.weight, inputs.bias, (0,)
     return (
-        like(x),
-        weight.new_empty(absent if tail is None else tail.shape),
-        weight.new_empty(absent if h_0 is None else h_0.shape),
-        weight.new_empty(weight.shape[1] + 1, *sizes(x)[1:]),
+        like(inputs.x),
+        weight.new_empty(absent if inputs.tail is None else inputs.tail.shape),
+        weight.new_empty(absent if inputs.h_0 is None else inputs.h_0.shape),
+        weight.new_empty(weight.shape[1] + 1, *sizes(inputs.x)[1:]),
         weight.new_empty(bias.shape if bias.dim() > 1 else absent),
     )
 

@@ -12,20 +12,22 @@ from sj_lang_neurons.dsn.inputs import DSNInputs
 from sj_lang_neurons.scan.cuda_layout import PLAIN, STEPS, Tile, sizes
 
 FILE = Path(__file__).with_name("fast.cu")
-PAIRS = 32  # of columns, in a block
+PAIRS = 32  # pairs of columns in a block
 LEAST_COLUMNS = 8_192  # with fewer, more runs than these fill the GPU better
 MOST_STRIDE = 2**26  # words between steps: offsets within a run are counted in int
 
 
 def schedule(inputs: DSNInputs, kind: int) -> Tile | None:
-    """Of a call that `fast.cu` takes if its memory allows; None: one that needs bounds.
+    """The tile of a call that `fast.cu` can run if the tensors are `aligned`; None if it cannot.
 
-    Both passes ask with the same inputs, as the backward pass must find a state per tile.
+    Both passes ask with the same inputs, because the backward pass reads one state per tile.
     """
-    x, tail, h_0, weight, bias, lengths, _ = inputs
+    x = inputs.x
     if x.dtype not in (torch.bfloat16, torch.float16) or not kind or x.dim() != 3:
         return None
-    if not (tail is None and h_0 is None and lengths is None) or bias.dim() > 1 or weight.shape[1] == 0:
+    if not (inputs.tail is None and inputs.h_0 is None and inputs.lengths is None):
+        return None
+    if inputs.bias.dim() > 1 or inputs.weight.shape[1] == 0:
         return None
     steps, batch, channels = x.shape
     columns = batch * channels
@@ -53,13 +55,13 @@ def words(x: Tensor) -> tuple[Tensor, int, int]:
 
 @lru_cache(maxsize=64)
 def bits(number: float) -> int:
-    """Those of a float32, which the kernel takes for a number that is float there."""
+    """The bits of a number as float32: the kernel takes them as an integer and reads a float."""
     value: int = struct.unpack("<I", struct.pack("<f", number))[0]
     return value
 
 
 def forward(inputs: DSNInputs, macros: cuda.Macros, tile: Tile, results: tuple[Tensor, ...], *firing: float) -> None:
-    """Launch it. firing: alpha and threshold."""
+    """Launch the forward kernel. firing: alpha and threshold."""
     out, *states = results
     parameters = (inputs.weight.contiguous(), inputs.bias.contiguous())
     _launch("dsn_fast", inputs, macros, tile, [*words(inputs.x), *parameters, *words(out), *states], firing)
@@ -73,7 +75,8 @@ def backward(
     written: tuple[Tensor, Tensor],
     *firing: float,
 ) -> None:
-    """Launch it. read: gradients of spikes and last potential, borders. written: those of x, sums.
+    """Launch the backward kernel. read: the gradients of the spikes and of the last potential, and
+    the borders. written: the gradient of x, and the sums.
 
     firing: alpha, threshold and margin.
     """

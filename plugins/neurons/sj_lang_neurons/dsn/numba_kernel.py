@@ -152,4 +152,4 @@ def _through_gain(q: Array, h: Array, x: Array, gh: Array, m: float, g: Array) -
         g[n] = power * q[n] * (h[n] - x[n]) * gh[n]
 
 
-# jit.py and firing.py: 39856ae5b3164378
+# jit.py and firing.py: 176a9ef528441709

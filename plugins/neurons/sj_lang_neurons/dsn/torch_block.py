@@ -31,7 +31,7 @@ class Block:
         self._all = self._memory(self.reach + rows)
         self.x = Rows(self._all[self.reach :])
         self._windows = [self._all[i : i + rows] for i in range(taps)]
-        # -a, then q, then the gradient of -a over m; behind it that of the steps after the block
+        # -a, then q, then the gradient of -a over m; then that of the steps after the block
         self.g_on = self._memory(rows + self.reach)
         self.g = self.g_on[:rows]
         self.w, self.h = Rows(self._memory(rows)), Rows(self._memory(rows))

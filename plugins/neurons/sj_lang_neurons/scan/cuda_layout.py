@@ -10,7 +10,7 @@ from torch import Tensor
 from sj_lang.operators import keep_with_last_result
 
 PLAIN = 32_768  # columns from which one thread each keeps the memory busy
-STEPS = 8  # of a run: more take more registers than they hide latency
+STEPS = 8  # steps of a run: more of them would need registers and hide no more latency
 THREADS = 65_536  # wanted with fewer columns, from runs side by side
 
 

@@ -2,7 +2,7 @@
 
     h_t = a_t h_{t-1} + u_t          h_{-1} = h_0, the initial state
 
-In reverse, h_t = a_t h_{t+1} + u_t, begun behind the last step.
+In reverse, h_t = a_t h_{t+1} + u_t, begun after the last step.
 """
 
 import torch

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sj_lang.errors import UserError, choices
 from sj_lang_language.data.tables.table_files import DataTable
 
-Array = NDArray[Any]
+NumpyArray = NDArray[Any]
 
 CUT_SEED = 0  # parts that are cut are the same for every seed of a run
 SMALLER = "expected a share below 1, or a smaller number"
@@ -34,7 +34,7 @@ class Classes:
         ordered = tuple(sorted(distinct, key=(lambda name: (int(name), name)) if numbers else None))
         return cls(names=ordered, aliases={})
 
-    def encode(self, table: DataTable, values: Sequence[Any], key: str) -> Array:
+    def encode(self, table: DataTable, values: Sequence[Any], key: str) -> NumpyArray:
         """Class numbers, int64. UserError, with the line, for an unknown label."""
         places = {**self.aliases, **{name: index for index, name in enumerate(self.names)}}
         texts = [written(value) for value in values]
@@ -55,7 +55,7 @@ class Scores:
     low: float
     high: float
 
-    def encode(self, table: DataTable, values: Sequence[Any], key: str) -> Array:
+    def encode(self, table: DataTable, values: Sequence[Any], key: str) -> NumpyArray:
         """Scores, float32. UserError, with the line, for any other value."""
         scores = []
         for row, value in enumerate(values):
@@ -77,7 +77,7 @@ class Examples:
 
     first: list[str]
     second: list[str] | None
-    labels: Array | None
+    labels: NumpyArray | None
     places: list[str]
 
     def __len__(self) -> int:
@@ -174,7 +174,7 @@ def cut(examples: Examples, share: float, *, classes: bool, key: str = "task.val
     return examples.take(row for row in range(count) if row not in chosen), examples.take(sorted(chosen))
 
 
-def room_for(labels: Array, size: float) -> dict[Any, int]:
+def room_for(labels: NumpyArray, size: float) -> dict[Any, int]:
     """How many examples of each label a part of `size` examples has: its share, rounded.
 
     If rounding leaves places open, the most frequent labels among those rounded down to none get
@@ -189,7 +189,7 @@ def room_for(labels: Array, size: float) -> dict[Any, int]:
     return room
 
 
-def repeated(examples: Examples, train: Examples) -> Array:
+def repeated(examples: Examples, train: Examples) -> NumpyArray:
     """True for each of the examples whose texts also stand in train, bool `[N]`."""
     pairs_of_train = set(train.pairs())
     return np.array([pair in pairs_of_train for pair in examples.pairs()], dtype=bool)

@@ -39,10 +39,8 @@ class DataTable:
     def column(self, name: str, key: str) -> list[Any]:
         """The values of a column. UserError if there is none. key: where a recipe names it."""
         if name not in self.columns:
-            hint = choices(name, list(self.columns))
-            raise UserError(
-                f"{key}: {self.place} has no column '{name}'; {hint or 'its columns: ' + ', '.join(self.columns)}"
-            )
+            hint = choices(name, list(self.columns)) or f"its columns: {listed(list(self.columns))}"
+            raise UserError(f"{key}: {self.place} has no column '{name}'; {hint}")
         return self.columns[name]
 
     def where(self, row: int) -> str:
@@ -87,13 +85,19 @@ def read(
     if table.malformed and not skip_malformed:
         raise UserError(
             f"task.data: {path}, line {table.malformed[0]}: expected {len(table.columns)} fields "
-            f"({', '.join(table.columns)}){', as in the header' if columns is None else ''}; "
+            f"({listed(list(table.columns))}){', as in the header' if columns is None else ''}; "
             f"{len(table.malformed):,} lines have a different number. "
             f"Quotes around fields are {'read' if quoted else 'taken as text'}{option and f' ({option})'}"
         )
     if not table.lines and columns is None:
         raise UserError(f"task.data: {path}, line 2: expected a row after the header, found none")
     return _filled(table)
+
+
+def listed(names: Sequence[str], limit: int = 10) -> str:
+    """The first names in order, long ones cut."""
+    cut = [name if len(name) <= 60 else f"{name[:57]}..." for name in names[:limit]]
+    return ", ".join(cut) + (" ..." if len(names) > limit else "")
 
 
 def of_columns(columns: dict[str, list[Any]], place: str) -> DataTable:
@@ -121,7 +125,8 @@ def _quoted(text: str, separator: str, place: str) -> Iterable[tuple[int, list[s
             yield line, row or [""]
             line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"task.data: {place}, line {line}: {error}") from error
+        problem = "a double quote is never closed" if "end of data" in str(error) else error
+        raise UserError(f"task.data: {place}, line {line}: {problem}") from error
     finally:
         csv.field_size_limit(limit)
 
@@ -185,6 +190,7 @@ def read_parquet(paths: Sequence[Path], place: str) -> DataTable:
     try:
         parts = [pyarrow.parquet.read_table(path) for path in paths]
         whole = pyarrow.concat_tables(parts)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"task.data: {place} cannot be read: {str(error).splitlines()[0]}") from error
-    return of_columns({name: whole.column(name).to_pylist() for name in whole.column_names}, place)
+        columns = {name: whole.column(name).to_pylist() for name in whole.column_names}
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:  # a date of year 38,000
+        raise UserError(f"task.data: {place} cannot be read: {str(error).partition(chr(10))[0]}") from error
+    return of_columns(columns, place)

@@ -122,7 +122,7 @@ class Masking:
 class Masked(NumberedEpochs):
     """Items, masked by (seed, epoch, number): anew in each epoch, also of a resumed training.
 
-    In evaluation nobody sets the epoch, and the masks are always the same.
+    In evaluation the epoch is never set, and the masks are always the same.
     """
 
     def __init__(self, items: Items | Sequence[Item], masking: Masking, seed: int) -> None:

@@ -20,44 +20,52 @@ INDIVIDUAL = {"type": "bpsn", "variant": "G"}
 class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     """Sizes and components of an SNN-BERT; the first two groups have BERT's names and meanings."""
 
+    #: the name of this architecture in config.json, by which transformers' Auto classes find it
     model_type = "sj-snn-bert"
+    #: outputs that transformers' Trainer leaves out when it predicts
     keys_to_ignore_at_inference = ["hidden_states"]  # noqa: RUF012  # a list is read
+    #: architectures whose checkpoints `init_from` accepts
     takes_weights_of = ("bert",)
+    #: fields that change what the same weights compute
     meaning = ("coding", "timesteps", "residual", "scaled", "gelu", "hidden_act", "pooling", "twin", "layer_norm_eps")
 
     # Fixed by the data, as the labels are.
 
-    #: V, tokens
+    #: V, the number of tokens
     vocab_size: int = 30522
     #: the longest text, in tokens
     max_position_embeddings: int = 512
-    #: segments
+    #: the number of segments
     type_vocab_size: int = 2
-    #: of the tokenizer
+    #: the token that pads a batch
     pad_token_id: int | None = 0
+    #: the token that begins a text; None: the tokenizer has none
+    bos_token_id: int | None = None
+    #: the token that ends a text; None: the tokenizer has none
+    eos_token_id: int | None = None
 
     # BERT's.
 
     #: D, channels of the stream
     hidden_size: int = 128
-    #: each of attention and a feed-forward part
+    #: the number of layers, each with attention and a feed-forward part
     num_hidden_layers: int = 2
-    #: must divide D
+    #: the number of attention heads, which must divide D
     num_attention_heads: int = 2
     #: width of the feed-forward part; None: 4 D
     intermediate_size: int | None = None
-    #: probability, on the embeddings and on what each Linear adds to the stream
+    #: probability of dropout on the embeddings and on what each Linear adds to the stream
     hidden_dropout_prob: float | int = 0.1
-    #: probability, on softmax's weights
+    #: probability of dropout on softmax's weights
     attention_probs_dropout_prob: float | int = 0.1
-    #: probability, before the classifier; None: hidden_dropout_prob
+    #: probability of dropout before the classifier; None: hidden_dropout_prob
     classifier_dropout: float | int | None = None
     #: deviation of the normal distribution from which Linear layers and tables are drawn. None: .02
     #: as in BERT, except for the Linear layers that spikes enter (ours): 1 / sqrt(.15 n) for n
     #: inputs that fire at a rate of .15, so that they give currents of unit deviation. At .02
-    #: hardly any neuron behind them ever fires
+    #: hardly any neuron after them ever fires
     initializer_range: float | int | None = None
-    #: of the embedding's and the heads' LayerNorm
+    #: what the embedding's and the heads' LayerNorm adds to the variance
     layer_norm_eps: float | int = 1e-5
     #: the masked-LM head predicts with the table of tokens
     tie_word_embeddings: bool = True
@@ -71,21 +79,23 @@ class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     #: "individual": the token axis is the time axis, each token is computed once; "repeat": each
     #: token enters `timesteps` times
     coding: Literal["individual", "repeat"] = "individual"
-    #: T of repeat coding
+    #: T of repeat coding: how often each token enters
     timesteps: int = 4
-    #: None: `bpsn`, variant G (ours: R learns pairs of texts worse); with repeat coding `lif` with
-    #: tau 2, threshold 1, hard reset and an input that is not halved
+    #: the neurons. None: `bpsn`, variant G (ours: R learns pairs of texts worse); with repeat
+    #: coding `lif` with tau 2, threshold 1, hard reset and an input that is not halved
     neuron: Neuron | None = None
+    #: how token ids become currents
     embedding: Embedding = "bert_sum"
+    #: how tokens see each other
     attention: Attention = "softmax"
-    #: None: `layer` with layer_norm_eps
+    #: the normalization after each residual connection; None: `layer` with layer_norm_eps
     norm: Norm | None = None
     #: what a layer adds to the output of its branches: "float", the stream itself, as in BERT;
     #: "spikes", those that went into the branch
     residual: Literal["float", "spikes"] = "float"
-    #: spikes stand for values, a s + b with a scale and a shift for each channel (ours): they are
-    #: learned, and in the weights of the Linear layers behind (`fold` puts them there for good).
-    #: For weights that come from an ANN
+    #: spikes stand for values, a s + b with a scale and a shift for each channel (ours), for
+    #: weights that come from an ANN. Scales and shifts are learned, and are in the weights of the
+    #: Linear layers that follow (`fold` puts them there for good)
     scaled: bool = False
     #: the feed-forward part has BERT's GELU before its inner neurons
     gelu: bool = True
@@ -94,8 +104,6 @@ class SNNBertConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     #: the size-matched ANN, which is BERT: no neurons, softmax attention, GELU; all parameters
     #: outside the neurons have the same names and shapes
     twin: bool = False
-    bos_token_id: int | None = None
-    eos_token_id: int | None = None
 
     def __post_init__(self, **others: Any) -> None:
         if self.neuron is None:

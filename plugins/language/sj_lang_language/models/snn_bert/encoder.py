@@ -235,9 +235,9 @@ class SNNBertModel(SNNBertPreTrainedModel):
 
         input_ids, attention_mask (0: padding, on any side), token_type_ids (None: 0): `[B, L]`.
         inputs_embeds: `[B, L, D]`, in the place of the rows that input_ids choose.
-        output_hidden_states: also the embedding's and each layer's output, 0 at padding, of repeat
-        coding the means over T. Others of BERT's arguments, such as position_ids, have no meaning
-        here: they may be None.
+        output_hidden_states: also the embedding's and each layer's output, 0 at padding; with
+        repeat coding, the means over T. Others of BERT's arguments, such as position_ids, have no
+        meaning here: they may be None.
         """
         inputs = inputs_of(self, input_ids, inputs_embeds, {"position_ids": position_ids, **more})
         mask, order, back = self._order(attention_mask, inputs)

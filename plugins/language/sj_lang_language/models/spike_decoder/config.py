@@ -12,50 +12,61 @@ from sj_lang_language.models.common import REPEATED, Attention, Embedding, Neuro
 class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     """Sizes and components of a SpikeDecoder."""
 
+    #: the name of this architecture in config.json, by which transformers' Auto classes find it
     model_type = "sj-spike-decoder"
+    #: outputs that transformers' Trainer leaves out when it predicts
     keys_to_ignore_at_inference = ["cache"]  # noqa: RUF012  # transformers reads a list here
+    #: fields that change what the same weights compute
     meaning = ("coding", "timesteps", "twin")
+    #: why neurons and attention must be causal
     causal: ClassVar[str] = "the model predicts the next token"
+    #: what a neuron must be able to do with individual coding, and why
     along_tokens: ClassVar[dict[str, str]] = {
         "causal": "the model predicts the next token, and its neurons run along the tokens",
         "carries_state": "cached generation carries the neurons' state from token to token",
         "any_length": "texts have any length",
     }
 
-    #: V, tokens; fixed by the data
+    #: V, the number of tokens; fixed by the data
     vocab_size: int = 256
     #: the longest text, in tokens; fixed by the data
     max_position_embeddings: int = 256
     #: D, channels of the stream
     hidden_size: int = 128
-    #: blocks
+    #: the number of blocks
     num_hidden_layers: int = 4
-    #: must divide D
+    #: the number of attention heads, which must divide D
     num_attention_heads: int = 4
     #: width of the MLP over D (16 in the paper)
     mlp_ratio: int = 4
     #: "individual": the token axis is the time axis; "repeat": each token enters `timesteps` times
     coding: Literal["individual", "repeat"] = "individual"
-    #: T of repeat coding
+    #: T of repeat coding: how often each token enters
     timesteps: int = 4
-    #: None: `dsn`; with repeat coding `lif` with tau 2, threshold 1, hard reset and an input that
-    #: is not halved
+    #: the neurons. None: `dsn`; with repeat coding `lif` with tau 2, threshold 1, hard reset and an
+    #: input that is not halved
     neuron: Neuron | None = None
+    #: how token ids become currents or spikes
     embedding: Embedding = "learned_sum"
+    #: how tokens see earlier ones
     attention: Attention = "ssa"
+    #: the normalization after each Linear of a block
     norm: Norm = "layer"
     #: the size-matched ANN, with softmax attention, GELU and a float embedding in the place of
     #: spikes; all parameters outside the neurons have the same names and shapes
     twin: bool = False
-    #: probability, on the output of each branch
+    #: probability of dropout on the output of each branch
     dropout: float | int = 0.0
     #: what the gain of the normalization at the end of each branch starts with (ours); below 1 the
     #: stream stays where the neurons' surrogates see it
     branch_gain: float | int = 1.0
     #: deviation of the normal distribution from which Linear layers and embedding tables are drawn
     initializer_range: float | int = 0.05
+    #: the token that pads a batch; None: the tokenizer has none
     pad_token_id: int | None = None
+    #: the token that begins a text; None: the tokenizer has none
     bos_token_id: int | None = None
+    #: the token that ends a text, and generation; None: the tokenizer has none
     eos_token_id: int | None = None
 
     def __post_init__(self, **others: Any) -> None:

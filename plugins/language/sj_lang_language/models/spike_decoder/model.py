@@ -201,7 +201,7 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
 
 
 class SpikeDecoderModel(SpikeDecoderPreTrainedModel):
-    """SpikeDecoder without a head: the spikes that a head reads; of repeat coding, their rates."""
+    """SpikeDecoder without a head: the spikes that it reads; with repeat coding, their rates."""
 
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]  # noqa: RUF012  # as above
 
@@ -257,7 +257,7 @@ class SpikeDecoderForCausalLM(SpikeDecoderPreTrainedModel, GenerationMixin):  # 
         `[B, L]`, what is predicted at i itself, which prevails. -100 is not scored, nor is padding.
         num_items_in_batch: divides the summed loss, for exact gradient accumulation.
         logits_to_keep: only the last so many positions, 0 for all. output_hidden_states: also the
-        embedding's and each block's output, `[B, L, D]` (of repeat coding, the means over T).
+        embedding's and each block's output, `[B, L, D]` (with repeat coding, the means over T).
         Other arguments of transformers' models, such as position_ids, may be None.
         """
         shift_labels = more.pop("shift_labels", None)  # the Trainer would require a named one

@@ -13,7 +13,7 @@ from sj_lang.errors import UserError
 from sj_lang_language.layers import SpikingLayer
 
 
-class Attention(Protocol):
+class AttentionModule(Protocol):
     """What is looked at of a module of self-attention."""
 
     heads: int
@@ -45,12 +45,12 @@ class AttentionRelations:
                     f"task.relations: the teacher has {other.heads} heads, the student {one.heads}; give them the same "
                     "number, or set task.relations=0"
                 )
-        self._masks: dict[Attention, Tensor | None] = {}
-        self._vectors: dict[Attention, Tensor] = {}
+        self._masks: dict[AttentionModule, Tensor | None] = {}
+        self._vectors: dict[AttentionModule, Tensor] = {}
         for module in {*mine, *theirs}:
             module.qkv.register_forward_hook(self._keeper(module))
 
-    def _keeper(self, module: Attention) -> Any:
+    def _keeper(self, module: AttentionModule) -> Any:
         def keep(layer: Any, args: tuple[Any, ...], output: tuple[Tensor, Any]) -> None:
             # [3, B, H, L, K]
             vectors = torch.unflatten(output[0], -1, (3, module.heads, -1)).permute(2, 1, 3, 0, 4)
@@ -84,9 +84,9 @@ def _log_relations(vectors: Tensor, mask: Tensor | None) -> Tensor:
         return scores.log_softmax(-1)
 
 
-def _attentions(model: PreTrainedModel, name: str) -> list[Attention]:
+def _attentions(model: PreTrainedModel, name: str) -> list[AttentionModule]:
     has_qkv = [module for module in model.modules() if isinstance(getattr(module, "qkv", None), SpikingLayer)]
-    attentions = cast(list[Attention], has_qkv)
+    attentions = cast(list[AttentionModule], has_qkv)
     if not attentions or getattr(model.config, "repeats", None):
         why = "has repeat coding" if attentions else "has no attention of sj-lang-language"
         raise UserError(f"task.relations: {name}, {type(model).__name__}, {why}; set task.relations=0")
