@@ -17,7 +17,8 @@ from sj_lang.task import Prepared
 
 
 def final_figures(trainer: RunTrainer, folder: RunFolder | None) -> dict[str, float]:
-    """Figures of the validation and test splits, firing and energy on test data, and baselines.
+    """Figures of the validation and test splits, of the first without each part of the model if
+    that is measured, firing and energy on test data, and baselines.
 
     folder: where predictions are written; None: nowhere.
     """
@@ -33,7 +34,9 @@ def final_figures(trainer: RunTrainer, folder: RunFolder | None) -> dict[str, fl
             _store(prepared, split, output, folder)
     figures |= validation
     if prepared.tests:
-        figures |= trainer.measurements.energy(next(iter(prepared.tests.values())))
+        split, data = next(iter(prepared.tests.items()))
+        figures |= trainer.measurements.energy(data)
+        figures |= trainer.measurements.ablation(data, split)
     for split, data in prepared.unlabelled.items():
         _store(prepared, split, trainer.predict(data, metric_key_prefix=split), folder)
     baselines = prepared.baselines() if prepared.baselines is not None else {}

@@ -32,3 +32,10 @@ def test_attention(name, causal, twin):
     make = build.part("attention", name)
     parts = {"dim": 8, "heads": 2, "neuron": neuron, "norm": NORM, "causal": causal, "twin": twin}
     assert check_attention(lambda: make(**parts), dim=8, causal=causal)
+
+
+@pytest.mark.parametrize("name", ["softmax", "ssa"])
+def test_attention_that_recalls(name):
+    make, norm = build.part("attention", name), {"norm": NORM, "input_norm": NORM, "attended_norm": NORM}
+    parts = {"dim": 8, "heads": 2, "neuron": build.part("neuron", "dsn"), "delayed_keys": True}
+    assert check_attention(lambda: make(**parts, **norm), dim=8, causal=True)

@@ -72,6 +72,11 @@ def sj_lang_register(register: Register) -> None:
         summary="next-token prediction on any text: loss in nats per token, bits per character",
     )
     register.task(
+        "recall",
+        "sj_lang_language.tasks.recall:Recall",
+        summary="predict the repeat of a random string, which only attention can; needs no data",
+    )
+    register.task(
         "masked_lm",
         "sj_lang_language.tasks.masked_lm:MaskedLM",
         summary="BERT's pre-training on any text: masked tokens, and next sentences if wanted",

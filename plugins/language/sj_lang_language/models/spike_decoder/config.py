@@ -52,6 +52,13 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     #: what the gain of the normalization at the end of each branch starts with (ours); below 1 the
     #: stream stays where the neurons' surrogates see it
     branch_gain: float | int = 1.0
+    #: normalize the float stream in front of the neurons of each branch and of the head (ours)
+    input_norm: bool = False
+    #: normalize what attention brings in front of its neurons (ours): its sum grows with the text
+    attended_norm: bool = False
+    #: the keys of attention are of the token before (ours), so that a query finds what followed an
+    #: earlier token of its kind
+    delayed_keys: bool = False
     #: deviation of the normal distribution from which Linear layers and embedding tables are drawn
     initializer_range: float | int = 0.05
     pad_token_id: int | None = None

@@ -55,9 +55,11 @@ class SpikingMLP(nn.Module):
         neuron: MakeNeuron,
         norm: MakeNorm,
         branch_norm: MakeNorm | None = None,
+        input_norm: MakeNorm | None = None,
         twin: bool = False,
     ) -> None:
         super().__init__()
+        self.input_norm = None if input_norm is None else input_norm(dim=dim)
         self.input = SpikingLayer(neuron=float_in_place_of_spikes if twin else neuron, channels=dim)
         self.up_proj = SpikingLinear(self.input, hidden, bias=False)
         self.up_norm = norm(dim=hidden)
@@ -66,6 +68,7 @@ class SpikingMLP(nn.Module):
         self.down_norm = (branch_norm or norm)(dim=dim)
 
     def forward(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        x = x if self.input_norm is None else self.input_norm(x, mask)
         s, input_state = self.input(x, inner(state, "input"), mask)
         h, hidden_state = self.hidden(self.up_norm(self.up_proj(s), mask), inner(state, "hidden"), mask)
         return self.down_norm(self.down_proj(h), mask), joined(input=input_state, hidden=hidden_state)
@@ -82,7 +85,11 @@ class SpikeDecoderBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         parts: dict[str, Any] = {"dim": dim, "neuron": neuron, "norm": norm}
         if config.branch_gain != 1:
             parts["branch_norm"] = partial(norm, gain=config.branch_gain)
-        self.attention = attention(heads=config.num_attention_heads, **parts, **asked_if(twin))
+        if config.input_norm:
+            parts["input_norm"] = norm
+        ours = {"attended_norm": norm} if config.attended_norm else {}
+        ours |= {"delayed_keys": True} if config.delayed_keys else {}
+        self.attention = attention(heads=config.num_attention_heads, **parts, **ours, **asked_if(twin))
         self.mlp = SpikingMLP(hidden=config.mlp_ratio * dim, **parts, **asked_if(twin))
         self.dropout = nn.Dropout(config.dropout)
 
@@ -113,6 +120,7 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
             SpikeDecoderBlock(config, attention=attention, neuron=neuron, norm=norm)
             for _ in range(config.num_hidden_layers)
         )
+        self.output_norm = norm(dim=dim) if config.input_norm else None
         self.output = SpikingLayer(neuron=float_in_place_of_spikes if config.twin else neuron, channels=dim)
 
     def encode(
@@ -149,6 +157,7 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
             after.append(state_after)
             if keep_hidden:
                 hidden_states.append(outside(x))
+        x = x if self.output_norm is None else self.output_norm(x, inside)
         x, output_state = self.output(x, inner(before[-1], "output"), inside)
         after.append(joined(output=output_state, count=count))
         if cache is not None:
@@ -156,6 +165,10 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
                 cache.write(part, state_after, inputs.shape[1])
         states = tuple(hidden_states) if keep_hidden else None
         return BaseModelOutputWithPast(last_hidden_state=outside(x), cache=cache, hidden_states=states), mask
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """What `measure.ablate` replaces by a constant: the branches of each block."""
+        return {"attention": [layer.attention for layer in self.layers], "mlp": [layer.mlp for layer in self.layers]}
 
     def new_cache(self) -> StateCache:
         """An empty state: one part per block, one for the head and the positions."""
