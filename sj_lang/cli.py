@@ -150,6 +150,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 def _generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
     parser.add_argument("--prompt", help="the text to continue (default: the recipe's)")
+    parser.add_argument("--stream", action="store_true", help="print the text word by word, as it is written")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="generation options, such as temperature=0.7")
 
 
@@ -268,7 +269,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     run.quiet_libraries()
     options = loading.generation(arguments.changes)
     seed, prompt = options.pop("seed", None), options.pop("prompt", None)
-    return run.generate(arguments.run, prompt if arguments.prompt is None else arguments.prompt, options, seed=seed)
+    prompt = prompt if arguments.prompt is None else arguments.prompt
+    return run.generate(arguments.run, prompt, options, seed=seed, stream=arguments.stream)
 
 
 def _eval(arguments: argparse.Namespace) -> int:

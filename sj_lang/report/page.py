@@ -16,7 +16,10 @@ from sj_lang.manifest import LOSS, write_text
 from sj_lang.report import costs, figures
 
 #: order of a table, by the first word of a figure's name; test splits come before these
-GROUPS = ("ablation", "baseline", "validation", "train", "parameters", "firing_rate", "dead", "saturated", "longest_run", "energy")
+GROUPS = (
+    *("ablation", "baseline", "validation", "train", "parameters"),
+    *("firing_rate", "dead", "saturated", "longest_run", "energy"),
+)
 LAYERED = ("firing_rate.", "dead.", "saturated.", "longest_run.")
 
 _WHOLE = ("steps", "tokens_per_second", ".macs", ".accumulations", ".other", "_bytes")

@@ -144,3 +144,11 @@ def test_a_whole_text_has_no_state() -> None:
         attention(x, {})
     with pytest.raises(ValueError, match="heads 3 must divide dim 8"):
         build.part("attention", "ssa")(dim=8, heads=3, neuron=build.part("neuron", "if"))
+
+
+def test_the_mask_of_one_token_after_many_is_as_long_as_they_are() -> None:
+    keys = 300_000  # squared they would not fit into memory
+    state = {"k": torch.zeros(1, 1, keys, 1), "v": torch.ones(1, 1, keys, 1)}
+    state |= {"valid": torch.ones(1, keys, dtype=torch.bool)}
+    out, _ = causal_softmax(*torch.zeros(3, 1, 1, 1, 1), state=state)
+    torch.testing.assert_close(out, torch.full((1, 1, 1, 1), keys / (keys + 1)))

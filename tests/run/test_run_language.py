@@ -61,6 +61,10 @@ def test_trained_evaluated_and_written_with(tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     assert run.generate("r") == 0
     assert capsys.readouterr().out == (tmp_path / "r/sample.txt").read_text()
+    assert run.generate("r", stream=True) == 0
+    assert capsys.readouterr().out == (tmp_path / "r/sample.txt").read_text()
+    with pytest.raises(UserError, match="--stream prints one text as it is written; num_beams must be 1"):
+        run.generate("r", options={"num_beams": 2}, stream=True)
 
 
 def test_what_the_tokenizer_does_not_know_of_a_prompt_is_named(capsys: pytest.CaptureFixture[str]) -> None:
