@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from sj_lang.errors import UserError
 from sj_lang_language.models.common import REPEATED, Attention, Embedding, Neuron, Norm, SpikingConfig
 
 
@@ -14,7 +15,8 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
 
     model_type = "sj-spike-decoder"
     keys_to_ignore_at_inference = ["cache"]  # noqa: RUF012  # transformers reads a list here
-    meaning = ("coding", "timesteps", "twin")
+    meaning = ("coding", "timesteps", "twin", "degree", "residual")
+    meaning += ("first_block_fires", "join", "fires_joined", "delayed_keys")
     causal: ClassVar[str] = "the model predicts the next token"
     along_tokens: ClassVar[dict[str, str]] = {
         "causal": "the model predicts the next token, and its neurons run along the tokens",
@@ -47,6 +49,19 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     #: the size-matched ANN, with softmax attention, GELU and a float embedding in the place of
     #: spikes; all parameters outside the neurons have the same names and shapes
     twin: bool = False
+    #: what is made of spikes: 0 nothing (the ANN), 1 the embedding, 2 attention too, 3 the MLPs
+    #: too, 4 what the head reads too
+    degree: Literal[0, 1, 2, 3, 4] = 4
+    #: where neurons stand on the stream: 0 nowhere, 1 before and after each MLP, so that spikes are
+    #: added to spikes, 2 before and after each attention too
+    residual: Literal[0, 1, 2] = 0
+    #: neurons after the first block's attention, so that no floats are added to the embedding's
+    #: spikes
+    first_block_fires: bool = False
+    #: what the head reads of the T steps of repeat coding
+    join: Literal["average", "accumulate", "concatenate", "final"] = "average"
+    #: the head's neurons fire after the steps are joined, not before
+    fires_joined: bool = False
     #: probability, on the output of each branch
     dropout: float | int = 0.0
     #: what the gain of the normalization at the end of each branch starts with (ours); below 1 the
@@ -70,4 +85,37 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
             self.neuron = dict(REPEATED) if self.coding == "repeat" else "dsn"
         sizes = ("vocab_size", "max_position_embeddings", "num_hidden_layers", "mlp_ratio")
         self.complete("spike_decoder", others, sizes)
+        self._refuse_senseless()
         super().__post_init__(**others)
+
+    def is_float(self, degree: int) -> bool:
+        """Whether the parts that a degree of spiking turns into spikes are the ANN's."""
+        return self.twin or self.degree < degree
+
+    @property
+    def repeats(self) -> int | None:
+        """T of repeat coding; None if each token is computed once: individual coding, ANNs."""
+        return self.timesteps if self.coding == "repeat" and not self.is_float(2) else None
+
+    def _refuse_senseless(self) -> None:
+        """UserError for combinations of options that mean nothing. A twin ignores what is of neurons,
+        so that it may share the options of its spiking model."""
+        repeat, degree = self.coding == "repeat", self.degree
+        faults = {
+            f"degree {degree} has no neurons, so its tokens cannot be repeated; take coding individual, or degree 2 "
+            "or more": repeat and degree < 2,
+            f"residual {self.residual} puts neurons around the MLPs, which are floats at degree {degree}; take "
+            "degree 3 or 4, or residual 0": self.residual > 0 and degree < 3,
+            f"first_block_fires puts neurons behind attention, which is float at degree {degree}; take degree 2 or "
+            "more": self.first_block_fires and degree < 2,
+            f"join {self.join} joins the steps of repeat coding, and individual coding has one for each token; take "
+            "coding repeat, or join average": self.join != "average" and not repeat,
+            "fires_joined is of repeat coding, as individual coding has no steps to join; take coding repeat, or leave "
+            "it out": self.fires_joined and not repeat,
+            f"fires_joined needs a head that reads spikes, and at degree {degree} it reads floats; take degree 4": (
+                self.fires_joined and degree < 4
+            ),
+        }
+        for text, is_fault in faults.items():
+            if is_fault and not self.twin:
+                raise UserError(f"spike_decoder: {text}")

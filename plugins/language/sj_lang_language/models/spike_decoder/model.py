@@ -6,8 +6,9 @@
     MLP(x)  = Norm(Linear(N(Norm(Linear(N(x))))))
     logits  = Linear(N(x))
 
-This is the fully spiking model (degree 4 of the paper): what enters a Linear are spikes, there is
-no softmax. Individual coding (ours) runs the neurons along the tokens, each token computed once;
+By default this is the fully spiking model (degree 4 of the paper): what enters a Linear are spikes,
+there is no softmax. At a lower `degree` the head, the MLPs, attention, the embedding are the ANN's,
+in this order. Individual coding (ours) runs the neurons along the tokens, each token computed once;
 repeat coding (the paper's) runs them along T copies of each token. Shapes: tokens first inside,
 `[L, B, D]` or `[T, B, L, D]`; `[B, L]` outside.
 """
@@ -75,13 +76,22 @@ class SpikingMLP(nn.Module):
 
 
 class SpikeDecoderBlock(GradientCheckpointingLayer):  # type: ignore[misc]
-    """x = x + SMHA(x); x = x + MLP(x)."""
+    """x = x + SMHA(x); x = x + MLP(x), with neurons on the stream if the config says so.
+
+    fires_first: neurons after the attention whatever `residual` says.
+    """
 
     def __init__(
-        self, config: SpikeDecoderConfig, *, attention: MakeAttention, neuron: MakeNeuron, norm: MakeNorm
+        self,
+        config: SpikeDecoderConfig,
+        *,
+        attention: MakeAttention,
+        neuron: MakeNeuron,
+        norm: MakeNorm,
+        fires_first: bool = False,
     ) -> None:
         super().__init__()
-        dim, twin = config.hidden_size, config.twin
+        dim = config.hidden_size
         parts: dict[str, Any] = {"dim": dim, "neuron": neuron, "norm": norm}
         if config.branch_gain != 1:
             parts["branch_norm"] = partial(norm, gain=config.branch_gain)
@@ -89,15 +99,30 @@ class SpikeDecoderBlock(GradientCheckpointingLayer):  # type: ignore[misc]
             parts["input_norm"] = norm
         ours = {"attended_norm": norm} if config.attended_norm else {}
         ours |= {"delayed_keys": True} if config.delayed_keys else {}
-        self.attention = attention(heads=config.num_attention_heads, **parts, **ours, **asked_if(twin))
-        self.mlp = SpikingMLP(hidden=config.mlp_ratio * dim, **parts, **asked_if(twin))
+        self.attention = attention(heads=config.num_attention_heads, **parts, **ours, **asked_if(config.is_float(2)))
+        self.mlp = SpikingMLP(hidden=config.mlp_ratio * dim, **parts, **asked_if(config.is_float(3)))
+        fires = {"before_attention": config.residual == 2, "after_attention": config.residual == 2 or fires_first}
+        fires |= {"before_mlp": config.residual > 0, "after_mlp": config.residual > 0}
+        places = [place for place, present in fires.items() if present and not config.is_float(2)]
+        #: the neurons on the stream, if there are any
+        self.stream = nn.ModuleDict({place: SpikingLayer(neuron=neuron, channels=dim) for place in places})
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
-        y, attention_state = self.attention(x, inner(state, "attention"), mask)
-        x = x + self.dropout(y)
-        y, mlp_state = self.mlp(x, inner(state, "mlp"), mask)
-        return x + self.dropout(y), joined(attention=attention_state, mlp=mlp_state)
+        states: dict[str, State] = {}
+        for name, branch in (("attention", self.attention), ("mlp", self.mlp)):
+            x, states[f"before_{name}"] = self._fire(f"before_{name}", x, state, mask)
+            y, states[name] = branch(x, inner(state, name), mask)
+            y, states[f"after_{name}"] = self._fire(f"after_{name}", y, state, mask)
+            x = x + self.dropout(y)
+        return x, joined(**states)
+
+    def _fire(self, place: str, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        """x, or its spikes if there are neurons at this place of the stream."""
+        if place not in self.stream:
+            return x, {}
+        spikes, after = self.stream[place](x, inner(state, place), mask)
+        return spikes, after
 
 
 class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedModel):  # type: ignore[misc]
@@ -114,14 +139,27 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
         neuron, norm, attention = (component(config, kind) for kind in ("neuron", "norm", "attention"))
         dim = config.hidden_size
         self.embedding = component(config, "embedding")(
-            vocab_size=config.vocab_size, dim=dim, max_length=config.max_position_embeddings, **asked_if(config.twin)
+            vocab_size=config.vocab_size,
+            dim=dim,
+            max_length=config.max_position_embeddings,
+            **asked_if(config.is_float(1)),
         )
         self.layers = nn.ModuleList(
-            SpikeDecoderBlock(config, attention=attention, neuron=neuron, norm=norm)
-            for _ in range(config.num_hidden_layers)
+            SpikeDecoderBlock(
+                config,
+                **{"attention": attention, "neuron": neuron, "norm": norm},
+                fires_first=config.first_block_fires and place == 0,
+            )
+            for place in range(config.num_hidden_layers)
         )
+        #: channels that a head reads
+        self.width = dim * (config.repeats or 1 if config.join == "concatenate" else 1)
+        self.fires_joined = config.fires_joined and config.repeats is not None
         self.output_norm = norm(dim=dim) if config.input_norm else None
-        self.output = SpikingLayer(neuron=float_in_place_of_spikes if config.twin else neuron, channels=dim)
+        self.output = SpikingLayer(
+            neuron=float_in_place_of_spikes if config.is_float(4) else neuron,
+            channels=self.width if self.fires_joined else dim,
+        )
 
     def encode(
         self,
@@ -157,14 +195,30 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
             after.append(state_after)
             if keep_hidden:
                 hidden_states.append(outside(x))
-        x = x if self.output_norm is None else self.output_norm(x, inside)
-        x, output_state = self.output(x, inner(before[-1], "output"), inside)
+        x, output_state = self._read(x, inner(before[-1], "output"), inside)
         after.append(joined(output=output_state, count=count))
         if cache is not None:
             for part, state_after in enumerate(after):
                 cache.write(part, state_after, inputs.shape[1])
         states = tuple(hidden_states) if keep_hidden else None
-        return BaseModelOutputWithPast(last_hidden_state=outside(x), cache=cache, hidden_states=states), mask
+        return BaseModelOutputWithPast(last_hidden_state=x, cache=cache, hidden_states=states), mask
+
+    def _read(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        """What a head reads of the stream, `[B, L, C]`, and the state of its neurons."""
+        x = x if self.output_norm is None else self.output_norm(x, mask)
+        if self.fires_joined:
+            return self.output(self._joined(x)[None])[0][0], {}
+        spikes, after = self.output(x, state, mask)
+        return self._joined(spikes), after
+
+    def _joined(self, x: Tensor) -> Tensor:
+        """The T steps of repeat coding as one."""
+        join = self.config.join if x.dim() == 4 else "average"
+        if join == "accumulate":
+            return x.sum(0)
+        if join == "concatenate":
+            return x.permute(1, 2, 0, 3).flatten(2)
+        return x[-1] if join == "final" else outside(x)
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """What `measure.ablate` replaces by a constant: the branches of each block."""
@@ -244,7 +298,7 @@ class SpikeDecoderForCausalLM(SpikeDecoderPreTrainedModel, GenerationMixin):  # 
 
     def __init__(self, config: SpikeDecoderConfig) -> None:
         super().__init__(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(self.width, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple  # type: ignore[untyped-decorator]
