@@ -48,14 +48,14 @@ def final_figures(trainer: RunTrainer, folder: RunFolder | None) -> dict[str, fl
 def unrolled_figures(trainer: RunTrainer) -> tuple[dict[str, float], unroll.Unrolled]:
     """The figures with spikes in sub-steps, without baselines, and what was compared.
 
-    A model with a `fold` is folded. UserError if it has no spikes to unroll, as one sample shows.
+    A model whose config says `scaled` is folded by its `fold`. UserError if it has no spikes to unroll, as one sample shows.
     """
     model = trainer.model
     name = type(model).__name__
     if not nodes(model):
         reason = "it is an ANN twin" if getattr(model.config, "twin", False) else "it has no spiking neurons"
         raise UserError(f"eval --unrolled: {name} has no spikes to unroll: {reason}")
-    if hasattr(model, "fold"):
+    if getattr(model.config, "scaled", False) and hasattr(model, "fold"):
         model.fold()
     with undisturbed(model), unroll.unrolled(model) as probe:
         model(**trainer.probe)

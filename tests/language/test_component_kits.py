@@ -8,13 +8,18 @@ from sj_lang.testing.components import check_attention, check_embedding, check_n
 NORM = build.part("norm", "layer")
 
 
-@pytest.mark.parametrize("name", ["layer", "batch"])
+@pytest.mark.parametrize("name", ["layer", "batch", "power"])
 def test_norm(name):
     assert check_norm(lambda: build.part("norm", name)(dim=6), dim=6)
 
 
 @pytest.mark.parametrize(
-    "spec", ["bert_sum", "bert_ngram", "learned_sum", {"type": "learned_sum", "position": "none"}], ids=str
+    "spec",
+    [
+        *("bert_sum", "bert_ngram", "learned_sum", {"type": "learned_sum", "position": "none"}),
+        {"type": "spike_codes", "summed": True, "position": "static"},
+    ],
+    ids=str,
 )
 def test_embedding(spec):
     make = build.part("embedding", spec)

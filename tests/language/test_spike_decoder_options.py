@@ -120,3 +120,31 @@ def test_a_combination_that_makes_no_sense_is_refused(options: dict[str, Any], r
     with pytest.raises(UserError, match=reason):
         SpikeDecoderConfig(**options)
     assert SpikeDecoderConfig(**options, twin=True).twin
+
+
+@pytest.mark.parametrize("norm", ["batch", {"type": "power", "warmup": 2}])
+@pytest.mark.parametrize("coding", ["individual", "repeat"])
+@torch.no_grad()
+def test_fold(norm: Any, coding: str, tmp_path: Any) -> None:
+    model, ids = built(norm=norm, coding=coding, branch_gain=0.5, delayed_keys=True), torch.randint(0, 11, (4, 9))
+    for _ in range(4):
+        model.train()(ids)
+    before = model.double().eval()(ids).logits
+    model.fold()
+    model.fold()
+    assert not [name for name, _ in model.named_modules() if name.endswith("norm")]
+    torch.testing.assert_close(model(ids).logits, before, rtol=1e-5, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    again = SpikeDecoderForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=0, atol=0)
+
+
+def test_what_cannot_fold_says_so_and_stays_as_it_is() -> None:
+    model = built()
+    with pytest.raises(UserError, match="LayerNorm depends on what it normalizes.*batch and power can be folded"):
+        model.fold()
+    assert model.layers[0].mlp.up_norm is not None
+    with pytest.raises(UserError, match="input_norm and attended_norm have no Linear before them"):
+        built(norm="batch", input_norm=True).fold()
+    with pytest.raises(UserError, match="input_norm and attended_norm have no Linear before them"):
+        SpikeDecoderConfig(norm="batch", input_norm=True, folded=True)

@@ -10,6 +10,8 @@ from sj_lang_language.layers import (
     MakeNorm,
     SpikingLayer,
     SpikingLinear,
+    absorb,
+    check_absorbable,
     float_in_place_of_spikes,
     inner,
     joined,
@@ -83,6 +85,15 @@ class SelfAttention(nn.Module):
             self.out_proj = SpikingLinear(self.attended, dim, bias=bias)
             last = branch_norm or norm
             self.out_norm = None if last is None else last(dim=dim)
+
+    def fold(self) -> None:
+        """Let each Linear absorb the norm behind it. UserError if one cannot be absorbed."""
+        for norm in (*(self.qkv_norms or ()), self.out_norm):
+            check_absorbable(norm)
+        for linear, norm in zip((self.query, self.key, self.value), self.qkv_norms or (), strict=False):
+            absorb(linear, norm)
+        absorb(self.out_proj, self.out_norm)
+        self.qkv_norms = self.out_norm = None
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, state: State | None) -> tuple[Tensor, State]:
         """How tokens meet: Q, K, V `[B, H, L, K]` or `[B, T, H, L, K]` to O of that shape.

@@ -49,6 +49,8 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     #: the size-matched ANN, with softmax attention, GELU and a float embedding in the place of
     #: spikes; all parameters outside the neurons have the same names and shapes
     twin: bool = False
+    #: the norms behind Linear layers are absorbed by them; `model.fold()` does it
+    folded: bool = False
     #: what is made of spikes: 0 nothing (the ANN), 1 the embedding, 2 attention too, 3 the MLPs
     #: too, 4 what the head reads too
     degree: Literal[0, 1, 2, 3, 4] = 4
@@ -110,6 +112,8 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
             "more": self.first_block_fires and degree < 2,
             f"join {self.join} joins the steps of repeat coding, and individual coding has one for each token; take "
             "coding repeat, or join average": self.join != "average" and not repeat,
+            "folded leaves no norm behind a Linear; input_norm and attended_norm have no Linear before them, so turn them "
+            "off": self.folded and (self.input_norm or self.attended_norm),
             "fires_joined is of repeat coding, as individual coding has no steps to join; take coding repeat, or leave "
             "it out": self.fires_joined and not repeat,
             f"fires_joined needs a head that reads spikes, and at degree {degree} it reads floats; take degree 4": (

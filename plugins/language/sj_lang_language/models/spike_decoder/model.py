@@ -35,6 +35,8 @@ from sj_lang_language.layers import (
     MakeNorm,
     SpikingLayer,
     SpikingLinear,
+    absorb,
+    check_absorbable,
     float_in_place_of_spikes,
     gelu_in_place_of_spikes,
     inner,
@@ -54,25 +56,39 @@ class SpikingMLP(nn.Module):
         dim: int,
         hidden: int,
         neuron: MakeNeuron,
-        norm: MakeNorm,
+        norm: MakeNorm | None,
         branch_norm: MakeNorm | None = None,
+        bias: bool = False,
         input_norm: MakeNorm | None = None,
         twin: bool = False,
     ) -> None:
         super().__init__()
         self.input_norm = None if input_norm is None else input_norm(dim=dim)
         self.input = SpikingLayer(neuron=float_in_place_of_spikes if twin else neuron, channels=dim)
-        self.up_proj = SpikingLinear(self.input, hidden, bias=False)
-        self.up_norm = norm(dim=hidden)
+        self.up_proj = SpikingLinear(self.input, hidden, bias=bias)
+        self.up_norm = None if norm is None else norm(dim=hidden)
         self.hidden = SpikingLayer(neuron=gelu_in_place_of_spikes if twin else neuron, channels=hidden)
-        self.down_proj = SpikingLinear(self.hidden, dim, bias=False)
-        self.down_norm = (branch_norm or norm)(dim=dim)
+        self.down_proj = SpikingLinear(self.hidden, dim, bias=bias)
+        last = branch_norm or norm
+        self.down_norm = None if last is None else last(dim=dim)
 
     def forward(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
         x = x if self.input_norm is None else self.input_norm(x, mask)
         s, input_state = self.input(x, inner(state, "input"), mask)
-        h, hidden_state = self.hidden(self.up_norm(self.up_proj(s), mask), inner(state, "hidden"), mask)
-        return self.down_norm(self.down_proj(h), mask), joined(input=input_state, hidden=hidden_state)
+        h = self.up_proj(s)
+        h = h if self.up_norm is None else self.up_norm(h, mask)
+        h, hidden_state = self.hidden(h, inner(state, "hidden"), mask)
+        y = self.down_proj(h)
+        y = y if self.down_norm is None else self.down_norm(y, mask)
+        return y, joined(input=input_state, hidden=hidden_state)
+
+    def fold(self) -> None:
+        """Let each Linear absorb the norm behind it. UserError if one cannot be absorbed."""
+        for norm in (self.up_norm, self.down_norm):
+            check_absorbable(norm)
+        absorb(self.up_proj, self.up_norm)
+        absorb(self.down_proj, self.down_norm)
+        self.up_norm = self.down_norm = None
 
 
 class SpikeDecoderBlock(GradientCheckpointingLayer):  # type: ignore[misc]
@@ -92,8 +108,10 @@ class SpikeDecoderBlock(GradientCheckpointingLayer):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         dim = config.hidden_size
-        parts: dict[str, Any] = {"dim": dim, "neuron": neuron, "norm": norm}
-        if config.branch_gain != 1:
+        parts: dict[str, Any] = {"dim": dim, "neuron": neuron, "norm": None if config.folded else norm}
+        if config.folded:
+            parts["bias"] = True
+        elif config.branch_gain != 1:
             parts["branch_norm"] = partial(norm, gain=config.branch_gain)
         if config.input_norm:
             parts["input_norm"] = norm
@@ -223,6 +241,23 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
     def parts(self) -> dict[str, list[nn.Module]]:
         """What `measure.ablate` replaces by a constant: the branches of each block."""
         return {"attention": [layer.attention for layer in self.layers], "mlp": [layer.mlp for layer in self.layers]}
+
+    def fold(self) -> None:
+        """Let each Linear absorb the batch or power norm behind it, as evaluation computes it.
+
+        Outputs stay as they are, up to rounding. The model is stored and loaded folded. UserError
+        if a norm cannot be absorbed, before anything is changed.
+        """
+        config = self.config
+        if config.folded:
+            return
+        check_absorbable(component(config, "norm")(dim=1))
+        if config.input_norm or config.attended_norm:
+            raise UserError("fold: input_norm and attended_norm have no Linear before them that could absorb them")
+        for layer in self.layers:
+            layer.attention.fold()
+            layer.mlp.fold()
+        config.folded = True
 
     def new_cache(self) -> StateCache:
         """An empty state: one part per block, one for the head and the positions."""
