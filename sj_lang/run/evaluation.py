@@ -48,7 +48,8 @@ def final_figures(trainer: RunTrainer, folder: RunFolder | None) -> dict[str, fl
 def unrolled_figures(trainer: RunTrainer) -> tuple[dict[str, float], unroll.Unrolled]:
     """The figures with spikes in sub-steps, without baselines, and what was compared.
 
-    A model whose config says `scaled` is folded by its `fold`. UserError if it has no spikes to unroll, as one sample shows.
+    A model whose config says `scaled` is folded by its `fold`. UserError if it has no spikes to
+    unroll, as one sample shows.
     """
     model = trainer.model
     name = type(model).__name__

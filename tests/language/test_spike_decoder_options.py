@@ -141,7 +141,7 @@ def test_fold(norm: Any, coding: str, tmp_path: Any) -> None:
 
 def test_what_cannot_fold_says_so_and_stays_as_it_is() -> None:
     model = built()
-    with pytest.raises(UserError, match="LayerNorm depends on what it normalizes.*batch and power can be folded"):
+    with pytest.raises(UserError, match=r"LayerNorm depends on what it normalizes.*batch and power can be folded"):
         model.fold()
     assert model.layers[0].mlp.up_norm is not None
     with pytest.raises(UserError, match="input_norm and attended_norm have no Linear before them"):

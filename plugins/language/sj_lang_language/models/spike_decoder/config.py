@@ -100,8 +100,10 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
         return self.timesteps if self.coding == "repeat" and not self.is_float(2) else None
 
     def _refuse_senseless(self) -> None:
-        """UserError for combinations of options that mean nothing. A twin ignores what is of neurons,
-        so that it may share the options of its spiking model."""
+        """UserError for combinations of options that mean nothing.
+
+        A twin ignores what is of neurons, so it may share the options of its spiking model.
+        """
         repeat, degree = self.coding == "repeat", self.degree
         faults = {
             f"degree {degree} has no neurons, so its tokens cannot be repeated; take coding individual, or degree 2 "
@@ -112,8 +114,8 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
             "more": self.first_block_fires and degree < 2,
             f"join {self.join} joins the steps of repeat coding, and individual coding has one for each token; take "
             "coding repeat, or join average": self.join != "average" and not repeat,
-            "folded leaves no norm behind a Linear; input_norm and attended_norm have no Linear before them, so turn them "
-            "off": self.folded and (self.input_norm or self.attended_norm),
+            "folded leaves no norm; input_norm and attended_norm have no Linear before them, so turn them off": self.folded
+            and (self.input_norm or self.attended_norm),
             "fires_joined is of repeat coding, as individual coding has no steps to join; take coding repeat, or leave "
             "it out": self.fires_joined and not repeat,
             f"fires_joined needs a head that reads spikes, and at degree {degree} it reads floats; take degree 4": (
