@@ -146,5 +146,5 @@ def test_what_cannot_fold_says_so_and_stays_as_it_is() -> None:
     assert model.layers[0].mlp.up_norm is not None
     with pytest.raises(UserError, match="input_norm and attended_norm have no Linear before them"):
         built(norm="batch", input_norm=True).fold()
-    with pytest.raises(UserError, match="input_norm and attended_norm have no Linear before them"):
+    with pytest.raises(UserError, match="folded leaves no norm"):
         SpikeDecoderConfig(norm="batch", input_norm=True, folded=True)

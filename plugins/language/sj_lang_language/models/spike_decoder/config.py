@@ -104,24 +104,29 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
 
         A twin ignores what is of neurons, so it may share the options of its spiking model.
         """
-        repeat, degree = self.coding == "repeat", self.degree
-        faults = {
-            f"degree {degree} has no neurons, so its tokens cannot be repeated; take coding individual, or degree 2 "
-            "or more": repeat and degree < 2,
-            f"residual {self.residual} puts neurons around the MLPs, which are floats at degree {degree}; take "
-            "degree 3 or 4, or residual 0": self.residual > 0 and degree < 3,
-            f"first_block_fires puts neurons behind attention, which is float at degree {degree}; take degree 2 or "
-            "more": self.first_block_fires and degree < 2,
-            f"join {self.join} joins the steps of repeat coding, and individual coding has one for each token; take "
-            "coding repeat, or join average": self.join != "average" and not repeat,
-            "folded leaves no norm; input_norm and attended_norm have no Linear before them, so turn them off": self.folded
-            and (self.input_norm or self.attended_norm),
-            "fires_joined is of repeat coding, as individual coding has no steps to join; take coding repeat, or leave "
-            "it out": self.fires_joined and not repeat,
-            f"fires_joined needs a head that reads spikes, and at degree {degree} it reads floats; take degree 4": (
-                self.fires_joined and degree < 4
+        repeat, degree, normed = self.coding == "repeat", self.degree, self.input_norm or self.attended_norm
+        faults = [
+            (repeat and degree < 2, f"degree {degree} has no neurons that could run along repeated tokens"),
+            (
+                self.residual > 0 and degree < 3,
+                f"residual {self.residual} puts neurons around the MLPs, which are floats at degree {degree}; take "
+                "degree 3 or 4",
             ),
-        }
-        for text, is_fault in faults.items():
+            (
+                self.first_block_fires and degree < 2,
+                f"first_block_fires puts neurons behind attention, which is float at degree {degree}; take 2 or more",
+            ),
+            (
+                self.join != "average" and not repeat,
+                f"join {self.join} joins the steps of repeat coding; individual coding has one step for each token",
+            ),
+            (self.fires_joined and not repeat, "fires_joined is of repeat coding, which has steps to join"),
+            (
+                self.fires_joined and degree < 4,
+                f"fires_joined needs a head that reads spikes, and at degree {degree} it reads floats; take degree 4",
+            ),
+            (self.folded and normed, "folded leaves no norm, and input_norm and attended_norm cannot be folded"),
+        ]
+        for is_fault, text in faults:
             if is_fault and not self.twin:
                 raise UserError(f"spike_decoder: {text}")
