@@ -94,3 +94,11 @@ def test_a_tokenizer_of_the_hub_without_a_network_says_so_at_once(offline: Calla
     with pytest.raises(UserError, match=r"tokenizer.name: .*someone/something.*cannot be reached"):
         make("pretrained", name="hub:someone/something")
     assert offline() < hf.PATIENCE + 2
+
+
+def test_plain_characters_are_those_of_the_paper() -> None:
+    tokenizer = build.part("tokenizer", {"type": "characters", "plain": True})(texts=["Ж"])
+    assert len(tokenizer) == 31
+    ids = tokenizer("Don't -- go!\nNow; 5?")["input_ids"]
+    assert tokenizer.decode(ids) == "don't   go. now  <unk>."
+    assert tokenizer.unk_token_id in ids
