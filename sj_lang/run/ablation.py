@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,11 +22,12 @@ def parts_of(model: nn.Module, *, each_layer: bool) -> Parts:
     The model says it by `parts()`: name -> one module per layer, each of which returns its output
     or a tuple that begins with it. UserError if it has none.
     """
-    if not hasattr(model, "parts"):
+    tells: Callable[[], Parts] | None = getattr(model, "parts", None)
+    if tells is None:
         raise UserError(
             f"measure.ablate: {type(model).__name__} does not say what its parts are; it has no method `parts`"
         )
-    parts: dict[str, Sequence[nn.Module]] = dict(model.parts())
+    parts: dict[str, Sequence[nn.Module]] = dict(tells())
     if each_layer:
         parts |= {f"{name}.{place}": [one] for name, layers in parts.items() for place, one in enumerate(layers)}
     return parts

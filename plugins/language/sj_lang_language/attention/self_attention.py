@@ -172,6 +172,6 @@ def one_token_late(x: Tensor, state: State | None, mask: Tensor | None) -> tuple
         places = torch.arange(1, len(valid) + 1, device=x.device)[:, None] * valid
         latest = torch.cat([torch.zeros_like(places[:1]), places.cummax(0).values])  # into `sequence`
         chosen = latest.view(*latest.shape, *[1] * (tokens.dim() - 2)).expand(-1, -1, *tokens.shape[2:])
-        late, last = sequence.gather(0, chosen).split([len(valid), 1])
-        last = last[0]
+        gathered = sequence.gather(0, chosen)
+        late, last = gathered[:-1], gathered[-1]
     return (late if x.dim() == 3 else late.permute(2, 1, 0, 3)), {"x": last}

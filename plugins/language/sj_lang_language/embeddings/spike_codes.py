@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -50,7 +51,10 @@ class SpikeCodes(nn.Module):
         position_std: float | None = None,
     ) -> None:
         super().__init__()
-        needs = {"one_hot": lambda rows: rows, "binary": digits, "static": lambda rows: dim // 2}
+        needs: dict[str, Callable[[int], int]] = {
+            **{"one_hot": lambda rows: rows, "binary": digits},
+            "static": lambda rows: dim // 2,
+        }
         widths = {"token": dim, "position": dim}
         if position != "none" and not summed:
             fixed = {"token": (token, vocab_size), "position": (position, max_length)}
@@ -70,11 +74,11 @@ class SpikeCodes(nn.Module):
         self, ids: Tensor, positions: Tensor, segments: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """ids, positions `[L, B]` to spikes `[L, B, D]`. segments and mask are not read."""
-        tokens = self.token(ids)
+        tokens: Tensor = self.token(ids)
         tokens = self.token_step(tokens) if isinstance(self.token, nn.Embedding) else tokens
         if self.position is None:
             return tokens
-        places = self.position(positions)
+        places: Tensor = self.position(positions)
         places = self.step(places) if isinstance(self.position, nn.Embedding) else places
         return tokens + places if self.summed else torch.cat([tokens, places], -1)
 
@@ -86,7 +90,7 @@ class Codes(nn.Module):
 
     def __init__(self, make: Callable[[int, int], Tensor], rows: int, width: int) -> None:
         super().__init__()
-        self._fresh = lambda: make(rows, width)
+        self._fresh = partial(make, rows, width)
         self.register_buffer("codes", torch.empty(rows, width))
         self.reset_parameters()
 
@@ -132,7 +136,7 @@ def _part(name: str, kind: str, rows: int, width: int, std: float | None) -> nn.
         return EmbeddingTable(rows, width, std)
     least = {"one_hot": rows, "binary": digits(rows)}.get(kind, 1)
     with torch.device("cpu"):  # transformers builds on `meta`, where nothing can be compared
-        distinct = width >= least and len(makes[kind](rows, width).unique(dim=0)) == rows
+        distinct = width >= least and (kind != "static" or len({*map(tuple, static(rows, width).tolist())}) == rows)
     if not distinct:
         raise UserError(
             f"spike_codes: {name} {kind} of {rows:,} numbers needs {'more' if least == 1 else least} channels for "

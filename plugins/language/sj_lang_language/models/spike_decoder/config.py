@@ -15,8 +15,10 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
 
     model_type = "sj-spike-decoder"
     keys_to_ignore_at_inference = ["cache"]  # noqa: RUF012  # transformers reads a list here
-    meaning = ("coding", "timesteps", "twin", "degree", "residual")
-    meaning += ("first_block_fires", "join", "fires_joined", "delayed_keys")
+    meaning: ClassVar[tuple[str, ...]] = (
+        *("coding", "timesteps", "twin", "degree", "residual", "first_block_fires", "join", "fires_joined"),
+        "delayed_keys",
+    )
     causal: ClassVar[str] = "the model predicts the next token"
     along_tokens: ClassVar[dict[str, str]] = {
         "causal": "the model predicts the next token, and its neurons run along the tokens",

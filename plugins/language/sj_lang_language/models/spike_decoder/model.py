@@ -29,6 +29,7 @@ from sj_lang.errors import UserError
 from sj_lang.masks import State
 from sj_lang.operators import is_exporting
 from sj_lang.state_cache import StateCache, StatefulGeneration
+from sj_lang_language.attention.self_attention import SelfAttention
 from sj_lang_language.layers import (
     MakeAttention,
     MakeNeuron,
@@ -115,7 +116,7 @@ class SpikeDecoderBlock(GradientCheckpointingLayer):  # type: ignore[misc]
             parts["branch_norm"] = partial(norm, gain=config.branch_gain)
         if config.input_norm:
             parts["input_norm"] = norm
-        ours = {"attended_norm": norm} if config.attended_norm else {}
+        ours: dict[str, Any] = {"attended_norm": norm} if config.attended_norm else {}
         ours |= {"delayed_keys": True} if config.delayed_keys else {}
         self.attention = attention(heads=config.num_attention_heads, **parts, **ours, **asked_if(config.is_float(2)))
         self.mlp = SpikingMLP(hidden=config.mlp_ratio * dim, **parts, **asked_if(config.is_float(3)))
@@ -240,7 +241,7 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """What `measure.ablate` replaces by a constant: the branches of each block."""
-        return {"attention": [layer.attention for layer in self.layers], "mlp": [layer.mlp for layer in self.layers]}
+        return {name: [layer.get_submodule(name) for layer in self.layers] for name in ("attention", "mlp")}
 
     def fold(self) -> None:
         """Let each Linear absorb the batch or power norm behind it, as evaluation computes it.
@@ -254,9 +255,12 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
         check_absorbable(component(config, "norm")(dim=1))
         if config.input_norm or config.attended_norm:
             raise UserError("fold: input_norm and attended_norm have no Linear before them that could absorb them")
-        for layer in self.layers:
-            layer.attention.fold()
-            layer.mlp.fold()
+        branches = [branch for branches in self.parts().values() for branch in branches]
+        for branch in branches:
+            if not isinstance(branch, SelfAttention | SpikingMLP):
+                raise UserError(f"fold: {type(branch).__name__} has no fold")
+        for branch in branches:
+            branch.fold()  # type: ignore[operator]
         config.folded = True
 
     def new_cache(self) -> StateCache:
