@@ -209,7 +209,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     run.quiet_libraries()
     options = loading.generation(arguments.changes)
     seed, prompt = options.pop("seed", None), options.pop("prompt", None)
-    return run.generate(arguments.run, prompt if arguments.prompt is None else arguments.prompt, options, seed=seed)
+    prompt = prompt if arguments.prompt is None else arguments.prompt
+    return run.generate(arguments.run, prompt, options, seed=seed, stream=arguments.stream)
 
 
 def _eval(arguments: argparse.Namespace) -> int:

@@ -39,6 +39,7 @@ def run(parser: argparse.ArgumentParser) -> None:
 def generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
     parser.add_argument("--prompt", help="the text to continue (default: the recipe's)")
+    parser.add_argument("--stream", action="store_true", help="print the text word by word, as it is written")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="generation options, such as temperature=0.7")
 
 

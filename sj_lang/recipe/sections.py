@@ -83,6 +83,8 @@ MEASURE = {name: Argument(name, bool, True) for name in ("firing_rate", "raster"
 #: `costs`: a table of sj_lang.energy; `purity`: what must be made of spikes, or the run is refused.
 MEASURE["costs"] = Argument("costs", Literal["45nm", "7nm", "loihi"], "45nm")
 MEASURE["purity"] = Argument("purity", Literal["products", "strict"] | None, None)
+#: `ablate`: the figures again without each kind of part; "layers": also without that of each layer.
+MEASURE["ablate"] = Argument("ablate", bool | Literal["layers"], False)
 
 ELSEWHERE = {
     "seed": "the seed has one place: 'seed' at the top level",

@@ -16,7 +16,10 @@ from sj_lang.manifest import LOSS, write_text
 from sj_lang.report import costs, figures
 
 #: order of a table, by the first word of a figure's name; test splits come before these
-GROUPS = ("baseline", "validation", "train", "parameters", "firing_rate", "dead", "saturated", "longest_run", "energy")
+GROUPS = (
+    *("ablation", "baseline", "validation", "train", "parameters"),
+    *("firing_rate", "dead", "saturated", "longest_run", "energy"),
+)
 LAYERED = ("firing_rate.", "dead.", "saturated.", "longest_run.")
 
 _WHOLE = ("steps", "tokens_per_second", ".macs", ".accumulations", ".other", "_bytes")
@@ -43,6 +46,8 @@ EXPLAINED = {
     "saturated.mean": "share of channels that fired at every step of the test data",
     "longest_run.max": "most steps in a row at which a neuron fired",
     "dead.mean": "share of channels that never fired on the test data",
+    "ablation.attention.loss": "the test loss with the mean of each attention's output in the place of the output",
+    "ablation.mlp.loss": "the same with the outputs of the MLPs",
 }
 
 
@@ -66,14 +71,16 @@ class Page:
     purity: costs.Purity | None
 
     @property
-    def layers(self) -> list[tuple[str, float, float, str]]:
-        """(name, firing rate, share of dead channels, longest run of spikes) of each layer."""
+    def layers(self) -> list[tuple[str, float, float, str, str]]:
+        """(name, firing rate, shares of dead and saturated channels, longest run) of each layer."""
         names = [name.removeprefix("firing_rate.") for name in self.metrics if name.startswith("firing_rate.")]
         rows = []
         for name in names:
-            rate, dead, run = (self.metrics.get(f"{kind}.{name}") for kind in ("firing_rate", "dead", "longest_run"))
+            kinds = ("firing_rate", "dead", "saturated", "longest_run")
+            rate, dead, saturated, run = (self.metrics.get(f"{kind}.{name}") for kind in kinds)
             if name != "mean" and rate is not None and dead is not None:
-                rows.append((name, rate, dead, "" if run is None else f"{run:.0f}"))
+                share = "" if saturated is None else f"{100 * saturated:.1f} %"
+                rows.append((name, rate, dead, share, "" if run is None else f"{run:.0f}"))
         return rows
 
 
@@ -173,7 +180,7 @@ def _losses(pages: Sequence[Page]) -> dict[str, str]:
     explanations: dict[str, dict[str, None]] = {}
     for page in pages:
         for name in page.metrics:
-            if name.endswith(".loss") and name != "train.loss":
+            if name.endswith(".loss") and not name.startswith(("train.", "ablation.")):
                 explanations.setdefault(name, {})[page.manifest.get("loss", LOSS)] = None
     return {name: "; or, of other tasks here: ".join(texts) for name, texts in explanations.items()}
 

@@ -17,7 +17,8 @@ from sj_lang.task import Prepared
 
 
 def final_figures(trainer: RunTrainer, prepared: Prepared, folder: RunFolder | None) -> dict[str, float]:
-    """Figures of the validation and test splits, firing and energy on test data, and baselines.
+    """Figures of the validation and test splits, of the first without each part of the model if
+    that is measured, firing and energy on test data, and baselines.
 
     prepared: the data that are scored. folder: where predictions are written; None: nowhere.
     """
@@ -32,7 +33,9 @@ def final_figures(trainer: RunTrainer, prepared: Prepared, folder: RunFolder | N
             _store(prepared, split, output, folder)
     figures |= validation
     if prepared.tests:
-        figures |= trainer.measurements.energy(next(iter(prepared.tests.values())))
+        split, data = next(iter(prepared.tests.items()))
+        figures |= trainer.measurements.energy(data)
+        figures |= trainer.measurements.ablation(data, split)
     for split, data in prepared.unlabelled.items():
         _store(prepared, split, trainer.predict(data, metric_key_prefix=split), folder)
     baselines = prepared.baselines() if prepared.baselines is not None else {}
@@ -44,14 +47,15 @@ def final_figures(trainer: RunTrainer, prepared: Prepared, folder: RunFolder | N
 def unrolled_figures(trainer: RunTrainer) -> tuple[dict[str, float], unroll.Unrolled]:
     """The figures with spikes in sub-steps, without baselines, and what was compared.
 
-    A model with a `fold` is folded. UserError if one sample shows that it has no spikes to unroll.
+    A model whose config says `scaled` is folded by its `fold`. UserError if it has no spikes to
+    unroll, as one sample shows.
     """
     model = trainer.model
     name = type(model).__name__
     if not nodes(model):
         reason = "it is an ANN twin" if getattr(model.config, "twin", False) else "it has no spiking neurons"
         raise UserError(f"eval --unrolled: {name} has no spikes to unroll: {reason}")
-    if hasattr(model, "fold"):
+    if getattr(model.config, "scaled", False) and hasattr(model, "fold"):
         model.fold()
     with undisturbed(model), unroll.unrolled(model) as probe:
         model(**trainer.probe)

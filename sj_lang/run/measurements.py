@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sj_lang.energy import Ledger, ledger
 from sj_lang.monitor import Monitor, undisturbed
+from sj_lang.run.ablation import Parts, ablated, parts_of
 from sj_lang.run.batches import BatchTrainer
 from sj_lang.task import MapDataset
 
@@ -30,6 +31,8 @@ class Measurements:
         self._measures_raster = measure["raster"] and fires
         self._measures_energy = measure["energy"]
         self._costs: str = measure["costs"]
+        each_layer = measure["ablate"] == "layers"
+        self._ablated: Parts = parts_of(trainer.model, each_layer=each_layer) if measure["ablate"] else {}
         self.ledger: Ledger | None = None
 
     def probe(self) -> dict[str, float]:
@@ -62,6 +65,10 @@ class Measurements:
         samples = (trainer.samples(data, 1, first) for first in range(count))
         self.ledger = ledger(trainer.model, samples, costs=self._costs)
         return self.ledger.figures()
+
+    def ablation(self, data: MapDataset, split: str) -> dict[str, float]:
+        """The task's figures on a split without each part of the model."""
+        return ablated(self._trainer, data, split, self._ablated) if self._ablated else {}
 
     def raster(self) -> dict[str, Tensor]:
         """Layer -> spikes [steps, channels] of the first sample of the probed data."""

@@ -141,17 +141,25 @@ def evaluate(run_dir: str | Path, *, unrolled: bool = False) -> int:
 
 
 def generate(
-    run_dir: str | Path, prompt: str | None = None, options: Mapping[str, Any] | None = None, *, seed: int | None = None
+    run_dir: str | Path,
+    prompt: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    seed: int | None = None,
+    stream: bool = False,
 ) -> int:
     """Print what a run's model writes after `prompt` (None: as at the end of the run).
 
     options: fields of GenerationConfig, laid over the recipe's `generate:`. seed: None is the
-    recipe's.
+    recipe's. stream: print each word as soon as it is written, and notes after the text.
     """
     run = open_run(run_dir)
     chosen = {**run.recipe.generate, **(options or {})}
     if problems := check_generation(chosen):
         raise report(problems, "the generation options")
+    several = [name for name in ("num_beams", "num_return_sequences") if (chosen.get(name) or 1) > 1]
+    if stream and several:
+        raise UserError(f"generate --stream prints one text as it is written; {several[0]} must be 1")
     task = make_task(run.recipe)
     if prompt is None:
         prompt = run.recipe.generate.get("prompt")
@@ -163,13 +171,16 @@ def generate(
     model = run.model(task.auto_class)
     if torch.accelerator.is_available():
         model = model.to(torch.accelerator.current_accelerator())
+    streamer = transformers.TextStreamer(run.tokenizer, skip_special_tokens=True) if stream else None
+    seed = run.recipe.seed if seed is None else seed
     with _used(run.folder):
-        text, notes = write_text(model, run.tokenizer, prompt, chosen, run.recipe.seed if seed is None else seed)
+        text, notes = write_text(model, run.tokenizer, prompt, chosen, seed, streamer=streamer)
     console = Console()
     run.tell_changes(console)
     for note in notes:
         console.say(f"note: {note}")
-    console.say(text)
+    if streamer is None:
+        console.say(text)
     return 0
 
 
@@ -191,11 +202,12 @@ def write_text(
     seed: int,
     *,
     stopped: Callable[[], bool] = lambda: False,
+    streamer: Any = None,
 ) -> tuple[str, list[str]]:
     """The prompt and its continuation, and notes on what of either had to be left out.
 
     options: fields of GenerationConfig; `prompt` among them is left out. stopped: asked after each
-    token, whether to write no more.
+    token, whether to write no more. streamer: a `TextStreamer` of transformers, or None.
     """
     check_prompt(model, tokenizer, prompt)
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(next(model.parameters()).device)
@@ -213,6 +225,7 @@ def write_text(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             tokenizer=tokenizer,  # for stop_strings
+            streamer=streamer,
             stopping_criteria=transformers.StoppingCriteriaList([stop]),
             **chosen,
         )

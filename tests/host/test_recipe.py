@@ -38,7 +38,7 @@ def test_a_sound_recipe(write: Write) -> None:
     assert loaded.train["learning_rate"] == 1e-3
     assert loaded.measure == {
         **{"firing_rate": True, "raster": True, "energy": True},
-        **{"costs": "45nm", "purity": None},
+        **{"costs": "45nm", "purity": None, "ablate": False},
     }
     assert loaded.generate["temperature"] == 0.8
     assert (loaded.children(), loaded.notes, loaded.is_series) == ([], [], False)

@@ -30,6 +30,12 @@ KINDS: dict[str, dict[str, Any]] = {
         "norm": {"type": "layer", "eps": 0.01},
         "branch_gain": 0.5,
     },
+    "recalling": {  # what makes attention work with binary spikes
+        "neuron": {"type": "dsn", "n": 1, "k": 2, "alpha_init": 0.5},
+        "attention": {"type": "ssa", "chunk": 4},
+        **{"input_norm": True, "attended_norm": True, "delayed_keys": True},
+    },
+    "recalling_repeat": {"coding": "repeat", "timesteps": 2, "attention": "softmax", "delayed_keys": True},
 }
 
 

@@ -161,3 +161,11 @@ def test_short_sequences_train_in_half_precision_without_the_flash_kernel() -> N
     assert kernels(torch.float32, 40, trained=True)
     with torch.autocast("cpu", torch.bfloat16):
         assert not kernels(torch.float32, 40, trained=True)
+
+
+def test_the_mask_of_one_token_after_many_is_as_long_as_they_are() -> None:
+    keys = 300_000  # squared they would not fit into memory
+    state = {"k": torch.zeros(1, 1, keys, 1), "v": torch.ones(1, 1, keys, 1)}
+    state |= {"valid": torch.ones(1, keys, dtype=torch.bool)}
+    out, _ = causal_softmax(*torch.zeros(3, 1, 1, 1, 1), state=state)
+    torch.testing.assert_close(out, torch.full((1, 1, 1, 1), keys / (keys + 1)))

@@ -8,13 +8,18 @@ from sj_lang.testing.components import check_attention, check_embedding, check_n
 NORM = build.part("norm", "layer")
 
 
-@pytest.mark.parametrize("name", ["layer", "batch"])
+@pytest.mark.parametrize("name", ["layer", "batch", "power"])
 def test_norm(name):
     assert check_norm(lambda: build.part("norm", name)(dim=6), dim=6)
 
 
 @pytest.mark.parametrize(
-    "spec", ["bert_sum", "bert_ngram", "learned_sum", {"type": "learned_sum", "position": "none"}], ids=str
+    "spec",
+    [
+        *("bert_sum", "bert_ngram", "learned_sum", {"type": "learned_sum", "position": "none"}),
+        {"type": "spike_codes", "summed": True, "position": "static"},
+    ],
+    ids=str,
 )
 def test_embedding(spec):
     make = build.part("embedding", spec)
@@ -32,3 +37,10 @@ def test_attention(name, causal, twin):
     make = build.part("attention", name)
     parts = {"dim": 8, "heads": 2, "neuron": neuron, "norm": NORM, "causal": causal, "twin": twin}
     assert check_attention(lambda: make(**parts), dim=8, causal=causal)
+
+
+@pytest.mark.parametrize("name", ["softmax", "ssa"])
+def test_attention_that_recalls(name):
+    make, norm = build.part("attention", name), {"norm": NORM, "input_norm": NORM, "attended_norm": NORM}
+    parts = {"dim": 8, "heads": 2, "neuron": build.part("neuron", "dsn"), "delayed_keys": True}
+    assert check_attention(lambda: make(**parts, **norm), dim=8, causal=True)

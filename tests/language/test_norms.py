@@ -6,6 +6,7 @@ import pytest
 import torch
 from sj_lang_language.norms.batch import BatchNorm
 from sj_lang_language.norms.layer import LayerNorm
+from sj_lang_language.norms.power import PowerNorm
 
 
 def masked(*lead: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,3 +59,36 @@ def test_gain_is_what_the_weight_starts_with() -> None:
                 tensor.fill_(torch.nan)
         norm.reset_parameters()
         assert norm(torch.randn(6, 5)).isfinite().all()
+
+
+def test_power_norm_divides_by_the_batch_and_then_by_what_is_running() -> None:
+    norm = PowerNorm(dim=5, warmup=2, eps=1e-3)
+    batches = [masked(7, 3)[0] * factor for factor in (1, 2, 4)]
+    moments = [batch.square().mean((0, 1)) for batch in batches]
+    for batch, moment in zip(batches[:2], moments[:2], strict=True):
+        torch.testing.assert_close(norm(batch), batch * (moment + 1e-3).rsqrt())
+    phi = (moments[0] + moments[1]) / 2
+    torch.testing.assert_close(norm.phi, phi)
+    torch.testing.assert_close(norm(batches[2]), batches[2] * (phi + 1e-3).rsqrt())
+    torch.testing.assert_close(norm.phi, 0.9 * phi + 0.1 * moments[2])
+    torch.testing.assert_close(norm.eval()(batches[0]), batches[0] * (norm.phi + 1e-3).rsqrt())
+
+
+def test_power_norm_has_the_papers_backward_pass() -> None:
+    norm, (x, mask) = PowerNorm(dim=5, warmup=1, gain=0.5), masked(7, 3)
+    norm(x, mask)
+    phi, nu = norm.phi.clone(), torch.zeros(5)
+    for seed in (1, 2):
+        leaf = x.masked_fill(~mask[..., None], torch.nan).requires_grad_()
+        slope = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)) * mask[..., None]
+        y = norm(leaf, mask)
+        (y.masked_fill(~mask[..., None], 0) * slope).sum().backward()
+        normalized, grad = x[mask] * (phi + 1e-5).rsqrt(), slope[mask] * 0.5
+        torch.testing.assert_close(leaf.grad[mask], (grad - nu * normalized) * (phi + 1e-5).rsqrt())
+        assert not leaf.grad[~mask].any()
+        nu = nu * (1 - 0.1 * normalized.square().mean(0)) + 0.1 * (grad * normalized).mean(0)
+        torch.testing.assert_close(norm.nu, nu)
+        phi = norm.phi.clone()
+    for options in ({"alpha": 1.0}, {"warmup": 0}):
+        with pytest.raises(ValueError, match="power: "):
+            PowerNorm(dim=5, **options)

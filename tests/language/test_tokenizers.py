@@ -110,3 +110,11 @@ def test_a_boundary_token_is_added_only_if_it_is_asked_for(name: str, tmp_path: 
 def test_the_boundary_counts_as_a_token_of_bpe() -> None:
     with pytest.raises(UserError, match="bpe needs 258 or more"):
         make("bpe", vocab_size=257, boundary=True)
+
+
+def test_plain_characters_are_those_of_the_paper() -> None:
+    tokenizer = build.part("tokenizer", {"type": "characters", "plain": True})(texts=["Ж"])
+    assert len(tokenizer) == 31
+    ids = tokenizer("Don't -- go!\nNow; 5?")["input_ids"]
+    assert tokenizer.decode(ids) == "don't   go. now  <unk>."
+    assert tokenizer.unk_token_id in ids

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from sj_lang import run
+from sj_lang.errors import UserError
 from sj_lang.manifest import read_json
 from sj_lang.plugins import Registry, chosen, use
 from sj_lang.recipe import load
 from sj_lang.run import assembly
+from sj_lang.run.ablation import Mean, parts_of
 from sj_lang.run.checks import check_loss
 from sj_lang.run.console import Console
 from sj_lang.run.guards import FiniteGuard
@@ -59,6 +61,10 @@ def test_trained_evaluated_and_written_with(tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     assert run.generate("r") == 0
     assert capsys.readouterr().out == (tmp_path / "r/sample.txt").read_text()
+    assert run.generate("r", stream=True) == 0
+    assert capsys.readouterr().out == (tmp_path / "r/sample.txt").read_text()
+    with pytest.raises(UserError, match="--stream prints one text as it is written; num_beams must be 1"):
+        run.generate("r", options={"num_beams": 2}, stream=True)
 
 
 def test_what_the_tokenizer_does_not_know_of_a_prompt_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,3 +99,33 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(monkeypatch: pytest.Mon
     assert max(float(grad.abs().max()) for grad in whole.values()) > 1e-4
     for name, grad in whole.items():
         torch.testing.assert_close(parts_[name], grad, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_the_figures_without_each_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.execute(load("real.yaml", ["measure.ablate=layers", "model.num_hidden_layers=2"])) == 0
+    metrics = read_json(tmp_path / "r/metrics.json")
+    ablated = {name: value for name, value in metrics.items() if name.startswith("ablation.")}
+    names = [f"{part}{layer}" for part in ("attention", "mlp") for layer in ("", ".0", ".1")]
+    figures = ("loss", "bits_per_char", "accuracy")
+    assert set(ablated) == {f"ablation.{name}.{figure}" for name in names for figure in figures}
+    losses = [ablated[f"ablation.{name}.loss"] for name in names]
+    assert len({*losses, metrics["test.loss"]}) == 7
+    assert "ablation.mlp.loss" in capsys.readouterr().out
+    assert run.evaluate("r") == 0
+    assert {name: value for name, value in read_json(tmp_path / "r/eval.json").items() if name in ablated} == ablated
+
+
+def test_a_part_is_replaced_by_its_mean_over_valid_positions() -> None:
+    mean, layer = Mean(), torch.nn.Linear(3, 2)
+    x, mask = torch.randn(5, 4, 3), torch.rand(5, 4) < 0.6
+    outputs = [(layer(half), {"state": half}) for half in x.split([2, 3])]
+    for output, valid in zip(outputs, mask.split([2, 3]), strict=True):
+        mean.add((None, valid), output)
+    replaced, state = mean.in_place_of(outputs[0])
+    torch.testing.assert_close(replaced, layer(x)[mask].mean(0).expand(2, 4, 2))
+    assert state is outputs[0][1]
+
+
+def test_a_model_without_parts_cannot_be_ablated() -> None:
+    with pytest.raises(UserError, match=r"measure\.ablate: Linear does not say what its parts are"):
+        parts_of(torch.nn.Linear(2, 2), each_layer=False)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from sj_lang.errors import UserError
 from sj_lang.masks import State
 
 MakeNeuron = Callable[..., nn.Module]
@@ -120,6 +121,26 @@ class SpikingLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return nn.functional.linear(input, *self.folded())
+
+
+def check_absorbable(norm: nn.Module | None) -> None:
+    """UserError unless a norm is the same factor and summand for each position in evaluation."""
+    if norm is not None and not hasattr(norm, "affine"):
+        raise UserError(
+            f"fold: {type(norm).__name__} depends on what it normalizes, so no Linear before it can absorb it; batch "
+            "and power can be folded"
+        )
+
+
+@torch.no_grad()
+def absorb(linear: nn.Linear, norm: nn.Module | None) -> None:
+    """Give a Linear the weights and the bias with which it is followed by a norm no longer."""
+    if norm is None:
+        return
+    check_absorbable(norm)
+    scale, shift = norm.affine()  # type: ignore[operator]
+    linear.bias = nn.Parameter(shift.clone() if linear.bias is None else linear.bias * scale + shift)
+    linear.weight.mul_(scale[:, None])
 
 
 class Activation(nn.Module):

@@ -16,6 +16,13 @@ def sj_lang_register(register: Register) -> None:
         causal=True,
     )
     register.embedding(
+        "spike_codes",
+        "sj_lang_language.embeddings.spike_codes:SpikeCodes",
+        summary="codes of tokens and positions, fixed or learned, side by side or summed",
+        cite=SPIKE_DECODER,
+        causal=True,
+    )
+    register.embedding(
         "bert_sum",
         "sj_lang_language.embeddings.bert_sum:BertSum",
         summary="token, position and segment tables, summed and normalized; floats",
@@ -54,6 +61,12 @@ def sj_lang_register(register: Register) -> None:
         summary="batch normalization over the valid tokens",
         cite="arXiv 1502.03167",
     )
+    register.norm(
+        "power",
+        "sj_lang_language.norms.power:PowerNorm",
+        summary="division by a running root mean square; a Linear can absorb it",
+        cite="arXiv 2003.07845",
+    )
     register.model(
         "spike_decoder",
         "sj_lang_language.models.spike_decoder:SpikeDecoderConfig",
@@ -70,6 +83,11 @@ def sj_lang_register(register: Register) -> None:
         "causal_lm",
         "sj_lang_language.tasks.causal_lm:CausalLM",
         summary="next-token prediction on any text: loss in nats per token, bits per character",
+    )
+    register.task(
+        "recall",
+        "sj_lang_language.tasks.recall:Recall",
+        summary="predict the repeat of a random string, which only attention can; needs no data",
     )
     register.task(
         "masked_lm",

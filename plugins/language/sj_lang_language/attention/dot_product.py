@@ -79,7 +79,7 @@ def _kernel(q: Tensor, k: Tensor) -> AbstractContextManager[None]:
 def _up_to_each(valid: Tensor, queries: int) -> Tensor:
     """Which keys each of the last `queries` tokens sees, `[B, 1, queries, keys]`."""
     keys = valid.shape[1]
-    past = torch.ones(queries, keys, dtype=torch.bool, device=valid.device).tril(keys - queries)
-    itself = torch.eye(keys, dtype=torch.bool, device=valid.device)[keys - queries :]
+    key = torch.arange(keys, device=valid.device)
+    query = key[keys - queries :, None]
     # a masked token still sees itself: a row without any key would be NaN
-    return (past & valid[:, None, :] | itself)[:, None]
+    return ((key < query) & valid[:, None, :] | (key == query))[:, None]

@@ -10,6 +10,8 @@ from sj_lang_language.layers import (
     MakeNorm,
     SpikingLayer,
     SpikingLinear,
+    absorb,
+    check_absorbable,
     float_in_place_of_spikes,
     inner,
     joined,
@@ -18,6 +20,9 @@ from sj_lang_language.layers import (
 
 class SelfAttention(nn.Module):
     """s = N(x);  Q, K, V = N(Norm(Linear(s)));  O = mix(Q, K, V);  y = Norm(Linear(N(O))).
+
+    Ours, both off by default: keys that look back, K_t = N(Norm(Linear(s_(t-1)))), and a
+    normalization of what enters a layer of neurons as a sum, N(Norm(x)) and N(Norm(O)).
 
     N is a layer of neurons. A subclass gives `mix`; the ANN twin has softmax(Q K^T / sqrt(K)) V and
     no neurons. All arguments are handed in by the model.
@@ -28,11 +33,14 @@ class SelfAttention(nn.Module):
     all tokens of the text. core: the neurons in front, if the model fires them and projects O
     itself; then x are their spikes, and only Q, K, V and O are computed here. dropout: probability,
     on softmax's weights. scaled: the spikes of Q, K and V stand for values, see `SpikingLayer`;
-    `mix` gets the spikes and heeds their values.
+    `mix` gets the spikes and heeds their values. delayed_keys: keys are of the token before, in
+    front of the first zeros, so that a query finds what followed an earlier token of its kind.
+    input_norm, attended_norm: build the normalization of x and of O; None: without one.
     """
 
     given = frozenset(
         {"dim", "heads", "neuron", "norm", "branch_norm", "bias", "twin", "causal", "core", "dropout", "scaled"}
+        | {"delayed_keys", "input_norm", "attended_norm"}
     )
 
     def __init__(
@@ -49,11 +57,22 @@ class SelfAttention(nn.Module):
         core: SpikingLayer | None = None,
         dropout: float = 0.0,
         scaled: bool = False,
+        delayed_keys: bool = False,
+        input_norm: MakeNorm | None = None,
+        attended_norm: MakeNorm | None = None,
     ) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"{type(self).__name__}: heads {heads} must divide dim {dim}")
         self.heads, self.twin, self.causal, self.core, self.dropout = heads, twin, causal, core is not None, dropout
+        if (delayed_keys or input_norm or attended_norm) and not (causal and core is None):
+            raise ValueError(
+                f"{type(self).__name__}: delayed_keys, input_norm and attended_norm are of causal models with a branch "
+                "of their own"
+            )
+        self.delayed_keys = delayed_keys
+        self.input_norm = None if input_norm is None else input_norm(dim=dim)
+        self.attended_norm = None if attended_norm is None else attended_norm(dim=dim)
         neuron = float_in_place_of_spikes if twin else neuron
         if core is None:
             self.input = SpikingLayer(neuron=neuron, channels=dim)
@@ -66,6 +85,15 @@ class SelfAttention(nn.Module):
             self.out_proj = SpikingLinear(self.attended, dim, bias=bias)
             last = branch_norm or norm
             self.out_norm = None if last is None else last(dim=dim)
+
+    def fold(self) -> None:
+        """Let each Linear absorb the norm behind it. UserError if one cannot be absorbed."""
+        for norm in (*(self.qkv_norms or ()), self.out_norm):
+            check_absorbable(norm)
+        for linear, norm in zip((self.query, self.key, self.value), self.qkv_norms or (), strict=False):
+            absorb(linear, norm)
+        absorb(self.out_proj, self.out_norm)
+        self.qkv_norms = self.out_norm = None
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, state: State | None) -> tuple[Tensor, State]:
         """How tokens meet: Q, K, V `[B, H, L, K]` or `[B, T, H, L, K]` to O of that shape.
@@ -89,13 +117,18 @@ class SelfAttention(nn.Module):
             raise ValueError(f"{type(self).__name__}: a text that is read as a whole cannot continue from a state")
         states: dict[str, State] = {}
         if not self.core:
+            x = x if self.input_norm is None else self.input_norm(x, mask)
             x, states["input"] = self.input(x, inner(state, "input"), mask)
-        currents = [project(x) for project in (self.query, self.key, self.value)]
+        before = x
+        if self.delayed_keys:
+            before, states["delay"] = one_token_late(x, inner(state, "delay"), mask)
+        currents = [self.query(x), self.key(before), self.value(x)]
         if self.qkv_norms is not None:
             currents = [norm(current, mask) for norm, current in zip(self.qkv_norms, currents, strict=True)]
         qkv, states["qkv"] = self.qkv(torch.cat(currents, dim=-1), inner(state, "qkv"), mask)
         y, states["memory"] = self._attend(qkv, inner(state, "memory"), mask)
         if not self.core:
+            y = y if self.attended_norm is None else self.attended_norm(y, mask)
             y, states["attended"] = self.attended(y, inner(state, "attended"), mask)
             y = self.out_proj(y)
             y = y if self.out_norm is None else self.out_norm(y, mask)
@@ -121,3 +154,24 @@ class SelfAttention(nn.Module):
         if self.causal:
             return causal_softmax(q, k, v, valid, state, dropout=dropout)
         return whole_softmax(q, k, v, valid, dropout=dropout), {}
+
+
+def one_token_late(x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+    """At each token, the x of the last valid token before it; 0 at the first.
+
+    x: `[L, B, D]` or `[T, B, L, D]`; mask: x's shape without D. state: {"x": `[B, D]` or
+    `[B, T, D]`, that of the last valid token so far}.
+    """
+    tokens = x if x.dim() == 3 else x.permute(2, 1, 0, 3)  # [L, B, ...]
+    first = torch.zeros_like(tokens[:1]) if state is None else state["x"].to(x.dtype).unsqueeze(0)
+    sequence = torch.cat([first, tokens])
+    if mask is None:
+        late, last = sequence[:-1], sequence[-1]
+    else:
+        valid = mask if x.dim() == 3 else mask[0].T  # [L, B]
+        places = torch.arange(1, len(valid) + 1, device=x.device)[:, None] * valid
+        latest = torch.cat([torch.zeros_like(places[:1]), places.cummax(0).values])  # into `sequence`
+        chosen = latest.view(*latest.shape, *[1] * (tokens.dim() - 2)).expand(-1, -1, *tokens.shape[2:])
+        gathered = sequence.gather(0, chosen)
+        late, last = gathered[:-1], gathered[-1]
+    return (late if x.dim() == 3 else late.permute(2, 1, 0, 3)), {"x": last}

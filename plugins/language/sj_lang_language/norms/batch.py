@@ -38,12 +38,17 @@ class BatchNorm(nn.Module):
         nn.init.zeros_(self.running_mean)
         nn.init.ones_(self.running_var)
 
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Factor and summand of each channel in evaluation."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: `[..., D]`; mask: x's shape without D, True = valid. Other positions do not enter the
         statistics."""
         if not self.training:
-            scale = self.weight * (self.running_var + self.eps).rsqrt()
-            return x * scale.to(x.dtype) + (self.bias - self.running_mean * scale).to(x.dtype)
+            scale, shift = self.affine()
+            return x * scale.to(x.dtype) + shift.to(x.dtype)
         if mask is None:
             flat = x.reshape(-1, x.shape[-1])
             y = batch_norm(

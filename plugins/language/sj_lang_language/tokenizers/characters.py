@@ -2,28 +2,37 @@
 
 from collections.abc import Iterable
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 PAD, UNKNOWN, BOUNDARY = "<pad>", "<unk>", "<|endoftext|>"
+PLAIN = "abcdefghijklmnopqrstuvwxyz.' "
 
 
-def characters(*, texts: Iterable[str], boundary: bool = False) -> PreTrainedTokenizerFast:
+def characters(*, texts: Iterable[str], plain: bool = False, boundary: bool = False) -> PreTrainedTokenizerFast:
     """A token for each character of the training text, in the order of their code points.
 
     Two more tokens: `<pad>`, id 0, and `<unk>`, id 1, which stands for every character that the
     training text does not hold. No text is read as one of the two: a literal "<pad>" is five
     characters. Decoding gives the text back exactly, except for unknown characters.
 
+    plain: SpikeDecoder's 29 characters, whatever the text: a to z, `.`, `'` and space. Letters are
+    small, `!` and `?` are full stops, `;` and `--` spaces; what is left is unknown.
     boundary: also `<|endoftext|>`, id 2, which begins and ends a text (bos and eos) for tools that
     need such a token, as lm-eval's rolling likelihood does. No training text holds it.
     """
+    if plain:
+        texts = [PLAIN]
     seen: set[str] = set()
     for text in texts:
         seen.update(text)
     special = [PAD, UNKNOWN, *[BOUNDARY] * boundary]
     vocabulary = {token: index for index, token in enumerate([*special, *sorted(seen)])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    if plain:
+        changes = {"!": ".", "?": ".", ";": " ", "--": " ", "\n": " "}
+        replaced = [normalizers.Replace(old, new) for old, new in changes.items()]
+        core.normalizer = normalizers.Sequence([normalizers.Lowercase(), *replaced])
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     core.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(

@@ -6,8 +6,9 @@
     MLP(x)  = Norm(Linear(N(Norm(Linear(N(x))))))
     logits  = Linear(N(x))
 
-This is the fully spiking model (degree 4 of the paper): what enters a Linear are spikes, there is
-no softmax. Individual coding (ours) runs the neurons along the tokens, each token computed once;
+By default this is the fully spiking model (degree 4 of the paper): what enters a Linear are spikes,
+there is no softmax. At a lower `degree` the head, the MLPs, attention, the embedding are the ANN's,
+in this order. Individual coding (ours) runs the neurons along the tokens, each token computed once;
 repeat coding (the paper's) runs them along T copies of each token. Shapes: tokens first inside,
 `[L, B, D]` or `[T, B, L, D]`; `[B, L]` outside.
 """
@@ -28,12 +29,15 @@ from sj_lang.errors import UserError
 from sj_lang.masks import State
 from sj_lang.operators import is_exporting
 from sj_lang.state_cache import StateCache, StatefulGeneration
+from sj_lang_language.attention.self_attention import SelfAttention
 from sj_lang_language.layers import (
     MakeAttention,
     MakeNeuron,
     MakeNorm,
     SpikingLayer,
     SpikingLinear,
+    absorb,
+    check_absorbable,
     float_in_place_of_spikes,
     gelu_in_place_of_spikes,
     inner,
@@ -53,44 +57,91 @@ class SpikingMLP(nn.Module):
         dim: int,
         hidden: int,
         neuron: MakeNeuron,
-        norm: MakeNorm,
+        norm: MakeNorm | None,
         branch_norm: MakeNorm | None = None,
+        bias: bool = False,
+        input_norm: MakeNorm | None = None,
         twin: bool = False,
     ) -> None:
         super().__init__()
+        self.input_norm = None if input_norm is None else input_norm(dim=dim)
         self.input = SpikingLayer(neuron=float_in_place_of_spikes if twin else neuron, channels=dim)
-        self.up_proj = SpikingLinear(self.input, hidden, bias=False)
-        self.up_norm = norm(dim=hidden)
+        self.up_proj = SpikingLinear(self.input, hidden, bias=bias)
+        self.up_norm = None if norm is None else norm(dim=hidden)
         self.hidden = SpikingLayer(neuron=gelu_in_place_of_spikes if twin else neuron, channels=hidden)
-        self.down_proj = SpikingLinear(self.hidden, dim, bias=False)
-        self.down_norm = (branch_norm or norm)(dim=dim)
+        self.down_proj = SpikingLinear(self.hidden, dim, bias=bias)
+        last = branch_norm or norm
+        self.down_norm = None if last is None else last(dim=dim)
 
     def forward(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        x = x if self.input_norm is None else self.input_norm(x, mask)
         s, input_state = self.input(x, inner(state, "input"), mask)
-        h, hidden_state = self.hidden(self.up_norm(self.up_proj(s), mask), inner(state, "hidden"), mask)
-        return self.down_norm(self.down_proj(h), mask), joined(input=input_state, hidden=hidden_state)
+        h = self.up_proj(s)
+        h = h if self.up_norm is None else self.up_norm(h, mask)
+        h, hidden_state = self.hidden(h, inner(state, "hidden"), mask)
+        y = self.down_proj(h)
+        y = y if self.down_norm is None else self.down_norm(y, mask)
+        return y, joined(input=input_state, hidden=hidden_state)
+
+    def fold(self) -> None:
+        """Let each Linear absorb the norm behind it. UserError if one cannot be absorbed."""
+        for norm in (self.up_norm, self.down_norm):
+            check_absorbable(norm)
+        absorb(self.up_proj, self.up_norm)
+        absorb(self.down_proj, self.down_norm)
+        self.up_norm = self.down_norm = None
 
 
 class SpikeDecoderBlock(GradientCheckpointingLayer):  # type: ignore[misc]
-    """x = x + SMHA(x); x = x + MLP(x)."""
+    """x = x + SMHA(x); x = x + MLP(x), with neurons on the stream if the config says so.
+
+    fires_first: neurons after the attention whatever `residual` says.
+    """
 
     def __init__(
-        self, config: SpikeDecoderConfig, *, attention: MakeAttention, neuron: MakeNeuron, norm: MakeNorm
+        self,
+        config: SpikeDecoderConfig,
+        *,
+        attention: MakeAttention,
+        neuron: MakeNeuron,
+        norm: MakeNorm,
+        fires_first: bool = False,
     ) -> None:
         super().__init__()
-        dim, twin = config.hidden_size, config.twin
-        parts: dict[str, Any] = {"dim": dim, "neuron": neuron, "norm": norm}
-        if config.branch_gain != 1:
+        dim = config.hidden_size
+        parts: dict[str, Any] = {"dim": dim, "neuron": neuron, "norm": None if config.folded else norm}
+        if config.folded:
+            parts["bias"] = True
+        elif config.branch_gain != 1:
             parts["branch_norm"] = partial(norm, gain=config.branch_gain)
-        self.attention = attention(heads=config.num_attention_heads, **parts, **asked_if(twin))
-        self.mlp = SpikingMLP(hidden=config.mlp_ratio * dim, **parts, **asked_if(twin))
+        if config.input_norm:
+            parts["input_norm"] = norm
+        ours: dict[str, Any] = {"attended_norm": norm} if config.attended_norm else {}
+        ours |= {"delayed_keys": True} if config.delayed_keys else {}
+        self.attention = attention(heads=config.num_attention_heads, **parts, **ours, **asked_if(config.is_float(2)))
+        self.mlp = SpikingMLP(hidden=config.mlp_ratio * dim, **parts, **asked_if(config.is_float(3)))
+        fires = {"before_attention": config.residual == 2, "after_attention": config.residual == 2 or fires_first}
+        fires |= {"before_mlp": config.residual > 0, "after_mlp": config.residual > 0}
+        places = [place for place, present in fires.items() if present and not config.is_float(2)]
+        #: the neurons on the stream, if there are any
+        self.stream = nn.ModuleDict({place: SpikingLayer(neuron=neuron, channels=dim) for place in places})
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
-        y, attention_state = self.attention(x, inner(state, "attention"), mask)
-        x = x + self.dropout(y)
-        y, mlp_state = self.mlp(x, inner(state, "mlp"), mask)
-        return x + self.dropout(y), joined(attention=attention_state, mlp=mlp_state)
+        states: dict[str, State] = {}
+        for name, branch in (("attention", self.attention), ("mlp", self.mlp)):
+            x, states[f"before_{name}"] = self._fire(f"before_{name}", x, state, mask)
+            y, states[name] = branch(x, inner(state, name), mask)
+            y, states[f"after_{name}"] = self._fire(f"after_{name}", y, state, mask)
+            x = x + self.dropout(y)
+        return x, joined(**states)
+
+    def _fire(self, place: str, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        """x, or its spikes if there are neurons at this place of the stream."""
+        if place not in self.stream:
+            return x, {}
+        spikes, after = self.stream[place](x, inner(state, place), mask)
+        return spikes, after
 
 
 class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedModel):  # type: ignore[misc]
@@ -107,13 +158,27 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
         neuron, norm, attention = (component(config, kind) for kind in ("neuron", "norm", "attention"))
         dim = config.hidden_size
         self.embedding = component(config, "embedding")(
-            vocab_size=config.vocab_size, dim=dim, max_length=config.max_position_embeddings, **asked_if(config.twin)
+            vocab_size=config.vocab_size,
+            dim=dim,
+            max_length=config.max_position_embeddings,
+            **asked_if(config.is_float(1)),
         )
         self.layers = nn.ModuleList(
-            SpikeDecoderBlock(config, attention=attention, neuron=neuron, norm=norm)
-            for _ in range(config.num_hidden_layers)
+            SpikeDecoderBlock(
+                config,
+                **{"attention": attention, "neuron": neuron, "norm": norm},
+                fires_first=config.first_block_fires and place == 0,
+            )
+            for place in range(config.num_hidden_layers)
         )
-        self.output = SpikingLayer(neuron=float_in_place_of_spikes if config.twin else neuron, channels=dim)
+        #: channels that a head reads
+        self.width = dim * (config.repeats or 1 if config.join == "concatenate" else 1)
+        self.fires_joined = config.fires_joined and config.repeats is not None
+        self.output_norm = norm(dim=dim) if config.input_norm else None
+        self.output = SpikingLayer(
+            neuron=float_in_place_of_spikes if config.is_float(4) else neuron,
+            channels=self.width if self.fires_joined else dim,
+        )
 
     def encode(
         self,
@@ -149,13 +214,54 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
             after.append(state_after)
             if keep_hidden:
                 hidden_states.append(outside(x))
-        x, output_state = self.output(x, inner(before[-1], "output"), inside)
+        x, output_state = self._read(x, inner(before[-1], "output"), inside)
         after.append(joined(output=output_state, count=count))
         if cache is not None:
             for part, state_after in enumerate(after):
                 cache.write(part, state_after, inputs.shape[1])
         states = tuple(hidden_states) if keep_hidden else None
-        return BaseModelOutputWithPast(last_hidden_state=outside(x), cache=cache, hidden_states=states), mask
+        return BaseModelOutputWithPast(last_hidden_state=x, cache=cache, hidden_states=states), mask
+
+    def _read(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        """What a head reads of the stream, `[B, L, C]`, and the state of its neurons."""
+        x = x if self.output_norm is None else self.output_norm(x, mask)
+        if self.fires_joined:
+            return self.output(self._joined(x)[None])[0][0], {}
+        spikes, after = self.output(x, state, mask)
+        return self._joined(spikes), after
+
+    def _joined(self, x: Tensor) -> Tensor:
+        """The T steps of repeat coding as one."""
+        join = self.config.join if x.dim() == 4 else "average"
+        if join == "accumulate":
+            return x.sum(0)
+        if join == "concatenate":
+            return x.permute(1, 2, 0, 3).flatten(2)
+        return x[-1] if join == "final" else outside(x)
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """What `measure.ablate` replaces by a constant: the branches of each block."""
+        return {name: [layer.get_submodule(name) for layer in self.layers] for name in ("attention", "mlp")}
+
+    def fold(self) -> None:
+        """Let each Linear absorb the batch or power norm behind it, as evaluation computes it.
+
+        Outputs stay as they are, up to rounding. The model is stored and loaded folded. UserError
+        if a norm cannot be absorbed, before anything is changed.
+        """
+        config = self.config
+        if config.folded:
+            return
+        check_absorbable(component(config, "norm")(dim=1))
+        if config.input_norm or config.attended_norm:
+            raise UserError("fold: input_norm and attended_norm have no Linear before them that could absorb them")
+        branches = [branch for branches in self.parts().values() for branch in branches]
+        for branch in branches:
+            if not isinstance(branch, SelfAttention | SpikingMLP):
+                raise UserError(f"fold: {type(branch).__name__} has no fold")
+        for branch in branches:
+            branch.fold()  # type: ignore[operator]
+        config.folded = True
 
     def new_cache(self) -> StateCache:
         """An empty state: one part per block, one for the head and the positions."""
@@ -231,7 +337,7 @@ class SpikeDecoderForCausalLM(SpikeDecoderPreTrainedModel, GenerationMixin):  # 
 
     def __init__(self, config: SpikeDecoderConfig) -> None:
         super().__init__(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(self.width, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple  # type: ignore[untyped-decorator]
