@@ -76,7 +76,11 @@ def check_body(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     body: dict[str, Any] = {}
     problems: list[Problem] = []
     for kind in COMPONENTS:
-        if kind in data:
+        if kind == "tokenizer" and not _tokenizes(body.get("task", {})):
+            if kind in data:
+                text = f"the task '{body['task']['type']}' reads no text; leave it out"
+                problems.append(Problem((kind,), text))
+        elif kind in data:
             body[kind], wrong = resolve(kind, data[kind], (kind,))
             problems += wrong
         else:
@@ -93,6 +97,13 @@ def check_body(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         else:
             problems.append(Problem((key,), f"expected a section with keys, found {values.tell(section)}"))
     return body, problems or _check_together(body)
+
+
+def _tokenizes(task: Mapping[str, Any]) -> bool:
+    """Whether a resolved task reads texts; so does one with a mistake, whose class is not known."""
+    from sj_lang import plugins
+
+    return not task or bool(getattr(plugins.get("task", task["type"]).load(), "tokenizes", True))
 
 
 def _check_together(body: dict[str, Any]) -> list[Problem]:
