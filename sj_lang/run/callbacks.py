@@ -75,7 +75,7 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
         return taken
 
     def take_speed(self) -> dict[str, float]:
-        """Tokens per second since the last call; empty without training between, or without tokens."""
+        """Tokens per second since the last call; empty if there was no training or no token."""
         seconds, tokens = self._reported
         self._reported = (self.busy_seconds, self.tokens)
         if self.busy_seconds <= seconds:

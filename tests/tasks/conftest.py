@@ -25,7 +25,7 @@ def write_idx(path: Path, array: NDArray[np.uint8]) -> Path:
 
 
 def write_images(folder: Path, part: str, labels: list[int], size: tuple[int, ...] = (6, 5)) -> Path:
-    """Images whose brightness is their label, and the labels, named as MNIST's; returns the folder."""
+    """Images as bright as their label, and the labels, named as MNIST's; returns the folder."""
     folder.mkdir(exist_ok=True)
     noise = np.random.default_rng(len(labels)).integers(0, 20, (len(labels), *size))
     bright = np.array(labels).reshape(-1, *[1] * len(size)) * 40

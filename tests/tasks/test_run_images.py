@@ -45,7 +45,7 @@ def test_a_series_runs_and_its_figures_stand_side_by_side(capsys: pytest.Capture
     assert again["test.accuracy"] == stored["test.accuracy"]
     with pytest.raises(UserError, match="the task 'image_classification' writes no text"):
         run.generate(folder, "Once")
-    run.execute(load(str(folder / "recipe.yaml"), ["output=again"]))  # the resolved copy means the same
+    run.execute(load(str(folder / "recipe.yaml"), ["output=again"]))  # means the same
     assert json.loads(Path("again/metrics.json").read_text())["test.loss"] == stored["test.loss"]
 
 

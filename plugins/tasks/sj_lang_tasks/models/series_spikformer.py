@@ -88,8 +88,8 @@ class SpikformerBlock(nn.Module):
         self.down = NormedLinear(config, config.mlp_ratio * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in self.qkv(x).chunk(3, -1))  # [L, B, H, K]
-        q, k, v = (part.permute(1, 2, 0, 3) for part in (q, k, v))  # [B, H, L, K]
+        heads = (part.unflatten(-1, (self.heads, -1)) for part in self.qkv(x).chunk(3, -1))
+        q, k, v = (part.permute(1, 2, 0, 3) for part in heads)  # [B, H, L, K]
         products = q @ (k.transpose(-1, -2) @ v) * self.scale
         x = x + self.out(self.mixed(products.permute(2, 0, 1, 3).flatten(2)))
         return x + self.down(self.up(x))  # type: ignore[no-any-return]

@@ -70,7 +70,7 @@ class Forecasting(Task):
         scaled = ((table.values - first.mean(0)) / np.maximum(first.std(0), 1e-12)).astype(np.float32)
         starts = (self.length, *ends[:-1])
         parts = {
-            name: Windows(torch.from_numpy(scaled), start, end, self.length, self.horizon)
+            name: SeriesWindows(torch.from_numpy(scaled), start, end, self.length, self.horizon)
             for name, start, end in zip(PARTS, starts, ends, strict=True)
         }
         sizes = ", ".join(f"{name} {len(part):,}" for name, part in parts.items())
@@ -107,7 +107,7 @@ class Forecasting(Task):
                 )
         return ends
 
-    def _last_value(self, parts: Mapping[str, "Windows"]) -> dict[str, float]:
+    def _last_value(self, parts: Mapping[str, "SeriesWindows"]) -> dict[str, float]:
         part = parts["test"]
         items = [part[index] for index in range(len(part))]
         targets = np.stack([item["labels"].numpy() for item in items])
@@ -116,7 +116,7 @@ class Forecasting(Task):
         return {f"test.{name}": value for name, value in figures.items()}
 
 
-class Windows:
+class SeriesWindows:
     """Items `{"past_values": [L, C], "labels": [horizon, C]}`: every window whose targets lie in
     rows start to end."""
 
