@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sj_lang_tasks.data import series
 from sj_lang_tasks.models.series_spikformer import SeriesSpikformerConfig, SeriesSpikformerForPrediction
 from sj_lang_tasks.tasks.forecasting import Forecasting, metrics
 from transformers import AutoModelForTimeSeriesPrediction
@@ -117,6 +118,26 @@ def test_tables_that_are_not_series_are_refused(tmp_path: Path, change: tuple[in
 def test_options_that_do_not_fit_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Forecasting(**{"data": table(tmp_path), **SMALL, **options}).prepare(None, seed=0)
+
+
+def test_a_series_without_a_scale_is_refused(tmp_path: Path) -> None:
+    path = Path(table(tmp_path))
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *(row.rpartition(",")[0] + ",5" for row in rows)]))
+    with pytest.raises(UserError, match="fast is constant in train"):
+        Forecasting(data=str(path), **SMALL).prepare(None, seed=0)
+
+
+def test_targets_that_never_change_are_left_out_of_r2() -> None:
+    targets = np.array([[[0.0, 7.0]], [[2.0, 7.0]]])
+    assert metrics("test", (targets + 0.5, targets), None)["r2"] == pytest.approx(1 - 0.5 / 2)
+    assert metrics("test", (targets[:, :, 1:], targets[:, :, 1:]), None)["r2"] == 0
+
+
+def test_dates_with_a_zone_are_read_in_utc(tmp_path: Path) -> None:
+    lines = ["date,a", *(f"2020-01-01T0{hour}:00:00+01:00,{hour}" for hour in range(9))]
+    (tmp_path / "zone.csv").write_text("\n".join(lines))
+    assert series.read(tmp_path / "zone.csv").step == timedelta(hours=1)
 
 
 @pytest.mark.parametrize("neuron", [{"type": "lif"}, {"type": "psn", "T": 8}, {"type": "dsn", "n": 1}, {"type": "dsn"}])

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -59,9 +59,10 @@ def _numbers(path: Path, line: int, row: list[str], header: list[str]) -> list[f
 
 def _date(path: Path, line: int, text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text.strip())
+        date = datetime.fromisoformat(text.strip())
     except ValueError as error:
         raise UserError(f"task.data: {path}, line {line}: '{text}' is no date as 2016-07-01 00:00:00") from error
+    return date.astimezone(UTC).replace(tzinfo=None) if date.tzinfo else date
 
 
 def _step(path: Path, dates: list[datetime]) -> timedelta:

@@ -30,8 +30,8 @@ class Forecasting(Task):
     Series are shifted and scaled to mean 0 and deviation 1 on train, and so are all figures: `loss`
     and `mse`, the mean squared error; `rse`, its root over that of a prediction of the mean of all
     targets (0 is perfect, 1 is that mean); `r2`, for each series and step ahead 1 - squared errors
-    / squared deviations from the mean of that step's targets, and then the mean. The baseline
-    `last_value` predicts that nothing changes.
+    / squared deviations from the mean of that step's targets, and then the mean, without targets
+    that are all equal. The baseline `last_value` predicts that nothing changes.
     """
 
     auto_class = "AutoModelForTimeSeriesPrediction"
@@ -67,7 +67,10 @@ class Forecasting(Task):
         table = series.read(Path(self.data).expanduser())
         ends = self._ends(len(table.values))
         first = table.values[: ends[0]]
-        scaled = ((table.values - first.mean(0)) / np.maximum(first.std(0), 1e-12)).astype(np.float32)
+        flat = [name for name, low, high in zip(table.names, first.min(0), first.max(0), strict=True) if low == high]
+        if flat:
+            raise UserError(f"task.data: {self.data}: {flat[0]} is constant in train, so it has no scale; leave it out")
+        scaled = ((table.values - first.mean(0)) / first.std(0)).astype(np.float32)
         starts = (self.length, *ends[:-1])
         parts = {
             name: SeriesWindows(torch.from_numpy(scaled), start, end, self.length, self.horizon)
@@ -141,12 +144,13 @@ def metrics(split: str, reduced: Any, labels: Any) -> dict[str, float]:
     deviations = np.square(targets - targets.mean())
     by_step = np.square(targets - targets.mean(0))
     mse = float(errors.mean())
-    r2 = 1 - errors.sum(0) / np.maximum(by_step.sum(0), 1e-12)
+    moving = by_step.sum(0) > 0
+    r2 = 1 - errors.sum(0)[moving] / by_step.sum(0)[moving]
     return {
         "loss": mse,
         "mse": mse,
         "rse": float(np.sqrt(errors.sum() / max(deviations.sum(), 1e-12))),
-        "r2": float(r2.mean()),
+        "r2": float(r2.mean()) if moving.any() else 0.0,
     }
 
 
