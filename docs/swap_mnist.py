@@ -74,7 +74,7 @@ class Net(nn.Module):
         return self.layers(self.coded(x)).mean(0)
 
     def coded(self, x: Tensor) -> Tensor:
-        """[T, B, 1, 14, 14], each image T times or as random spikes, or [T, B, C], C pixels a step."""
+        """[T, B, 1, 14, 14], an image T times or as random spikes; or [T, B, C], C pixels each."""
         if self.coding in ("columns", "pixels"):
             return x.flatten(1).unflatten(1, (-1, SEQUENCES[self.coding])).movedim(1, 0)
         x = x.repeat(self.T, 1, 1, 1, 1)

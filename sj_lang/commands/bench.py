@@ -74,7 +74,8 @@ def _bench_neuron(words: Sequence[str]) -> int:
             "copy_bytes_per_s": rate,
             "timings": [asdict(timing) for timing in results],
         }
-        if options.json and options.json != STDOUT:  # after each shape: a run that is cut off leaves what it has
+        # written after each shape: a run that is cut off leaves what it has
+        if options.json and options.json != STDOUT:
             options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if options.json == STDOUT:
         print(json.dumps(record, indent=1))

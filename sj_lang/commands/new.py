@@ -81,7 +81,10 @@ def create(name: str, dest: str | Path | None = None, kind: str = "neuron") -> P
 
 
 def checked(name: str, kind: str = "neuron") -> str:
-    """The component's name, with '_' for '-'. UserError if it cannot name a package or a component."""
+    """The component's name, with '_' for '-'.
+
+    UserError if it cannot name a package or a component.
+    """
     neuron = re.sub(r"^sj_lang_", "", name.replace("-", "_"))
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", neuron) or len(neuron) > 40:
         raise UserError(

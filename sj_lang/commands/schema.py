@@ -6,7 +6,7 @@ component is required, and what only holds of several values together is not in 
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sj_lang import hf, plugins
@@ -66,7 +66,7 @@ def _object(properties: Schema) -> Schema:
 
 
 def _section(name: str) -> Schema:
-    read = {
+    read: dict[str, Callable[[], Mapping[str, Argument]]] = {
         "train": sections.train_arguments,
         "generate": sections.generate_arguments,
         "measure": lambda: sections.MEASURE,
@@ -86,7 +86,9 @@ def _transformers_texts(name: str) -> dict[str, str]:
 
 def _component(kind: str) -> Schema:
     """A name, a mapping with `type` and its arguments, or one without `type`, for a base."""
-    summaries, mappings, union = {}, [], {}
+    summaries: dict[str, str] = {}
+    mappings: list[Schema] = []
+    union: dict[str, list[Schema]] = {}
     for offer in plugins.all(kind):
         try:
             arguments = arguments_of(kind, offer.name)
@@ -95,7 +97,8 @@ def _component(kind: str) -> Schema:
         except SjLangError:
             continue  # not available here, or broken: `sj-lang plugins` says why
         properties = {name: _argument(a, texts) for name, a in arguments.items() if a.settable}
-        wraps = any(argument.part == kind for argument in arguments.values())  # takes keys of the inner one too
+        # one that wraps another of its kind accepts the inner one's keys too
+        wraps = any(argument.part == kind for argument in arguments.values())
         mapping = _object({"type": {"const": offer.name}, **properties})
         mappings.append({**mapping, "required": ["type"], "additionalProperties": wraps, "title": offer.name})
         summaries[offer.name] = offer.summary

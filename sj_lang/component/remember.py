@@ -27,8 +27,10 @@ T = TypeVar("T")
 #: the folder to keep it in; "": keep nothing. By default sj_lang in the user's cache folder.
 SWITCH = "SJ_LANG_CACHE"
 #: What is read may be made of these modules' classes and functions only.
-_PLAIN = ("_functools", "_operator", "annotated_types", "collections", "copyreg", "functools", "inspect", "operator")
-_PLAIN += ("pydantic.", "pydantic_core.", "types", "typing", "sj_lang.component")
+_PLAIN: tuple[str, ...] = (
+    *("_functools", "_operator", "annotated_types", "collections", "copyreg", "functools", "inspect", "operator"),
+    *("pydantic.", "pydantic_core.", "types", "typing", "sj_lang.component"),
+)
 
 _store: _Store | None = None
 
@@ -61,7 +63,7 @@ def between_processes() -> Iterator[None]:
     if folder == "" or _store is not None:
         yield
         return
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sj_lang"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "sj_lang"
     _store = _Store(Path(folder) if folder else cache)
     try:
         yield
@@ -99,7 +101,8 @@ class _Store:
         if any(changed >= self.started for changed, _ in stamps.values()):
             return
         content = pickle.dumps((self.identity, self.files | stamps, self.values))
-        with contextlib.suppress(OSError):  # a home that cannot be written to: the next check is slow too
+        # if the folder cannot be written to, the next check is slow too
+        with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.path.parent, delete=False) as draft:
                 draft.write(content)

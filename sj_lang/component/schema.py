@@ -62,7 +62,7 @@ class Part:
         return _PartType(f'Part["{kind}"]', (), {"kind": kind})
 
 
-copyreg.pickle(_PartType, lambda annotation: (operator.getitem, (Part, annotation.kind)))  # type: ignore[arg-type]
+copyreg.pickle(_PartType, lambda annotation: (operator.getitem, (Part, annotation.kind)))
 
 
 class Data:

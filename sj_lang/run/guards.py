@@ -1,4 +1,4 @@
-"""Guards against what transformers' Trainer lets pass: NaN, SIGTERM, SIGHUP, a wrongly scaled loss."""
+"""Guards against what transformers' Trainer lets pass: NaN, signals, a wrongly scaled loss."""
 
 from __future__ import annotations
 

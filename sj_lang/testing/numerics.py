@@ -115,7 +115,8 @@ def half_precision(subject: Subject) -> None:
     single = subject.at(torch.float32)
     node = single.node()
     for dtype in (torch.bfloat16, torch.float16):
-        shapes = ((9, 8), (9, 300), (9, 300, 1), (9, 100, 3), (9, 300, 1, 1), (9, 100, 3, 1))  # many: few spikes flip
+        # many channels, of which few flip a spike
+        shapes = ((9, 8), (9, 300), (9, 300, 1), (9, 100, 3), (9, 300, 1, 1), (9, 100, 3, 1))
         for form, *shape in ((whole, 300, 16), *((form, *shape) for form in forms(subject) for shape in shapes)):
             x = single.x(*shape).to(dtype)
             got, want = outcome(node, form, x), outcome(node, form, x.float())

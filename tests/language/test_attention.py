@@ -147,7 +147,7 @@ def test_a_whole_text_has_no_state() -> None:
 
 
 def test_short_sequences_train_in_half_precision_without_the_flash_kernel() -> None:
-    """Its backward pass takes 8 times as long as the plain one at 40 keys; in evaluation it is fine."""
+    """Its backward pass takes 8 times as long as the plain one at 40 keys."""
 
     def kernels(dtype: torch.dtype, length: int, *, trained: bool) -> set[str]:
         q, k, v = (torch.randn(2, 2, length, 4, dtype=dtype, requires_grad=trained) for _ in range(3))

@@ -1,4 +1,4 @@
-"""A stored SNN-BERT embeds texts in sentence-transformers, in which it is a model like any other."""
+"""A stored SNN-BERT embeds texts in sentence-transformers as any other model does."""
 
 from pathlib import Path
 

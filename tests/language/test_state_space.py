@@ -42,7 +42,8 @@ def test_the_state_is_that_of_the_neurons() -> None:
     ids = torch.arange(6)[None]
     last = decoder(ids).logits[0, -1]
     others = [torch.cat((ids[:, :t], 9 - ids[:, t : t + 1], ids[:, t + 1 :]), 1) for t in range(5)]
-    assert any(not torch.equal(decoder(other).logits[0, -1], last) for other in others)  # earlier tokens are remembered
+    # earlier tokens are remembered
+    assert any(not torch.equal(decoder(other).logits[0, -1], last) for other in others)
 
 
 def test_a_twin_and_a_text_as_a_whole_are_refused() -> None:

@@ -1,6 +1,7 @@
 """The attention: how tokens meet."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class Ember(nn.Module):
         self,
         *,
         dim: int,
-        neuron: Callable[..., nn.Module],
+        neuron: Callable[..., Any],
         norm: Callable[..., nn.Module] | None = None,
         twin: bool = False,
         causal: bool = True,
@@ -36,7 +37,7 @@ class Ember(nn.Module):
         self.norm = norm(dim=dim) if norm else None
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
-        """x: [L, B, D], the token axis being time, or [T, B, L, D]; the state has the batch first."""
+        """x: [L, B, D], time runs along the tokens, or [T, B, L, D]. States: batch first."""
         individual = x.dim() == 3
         fired, memory = self._fired(self.project(x), state, mask, individual)
         value, gate = fired.chunk(2, -1)
@@ -61,4 +62,5 @@ class Ember(nn.Module):
             flat, _ = self.fire.functional(x.flatten(1, 2))
             return flat.view(x.shape), {}
         names = set(state or {}) - {"total", "count"}
-        return self.fire.functional(x, {name: state[name] for name in names} if state else None, mask)
+        fired, memory = self.fire.functional(x, {name: state[name] for name in names} if state else None, mask)
+        return fired, memory

@@ -6,7 +6,7 @@ from sj_lang.compat import surrogate
 
 
 class Ember(nn.Module):
-    """s = 1 if E[id] >= 0 else 0: a table of tokens, made binary. Positions are left to the neurons.
+    """s = 1 if E[id] >= 0 else 0: a table of tokens, made binary, without positions.
 
     vocab_size, dim, max_length: sizes; twin: the floats of the ANN twin. All are handed in.
     surrogate_function: name of a surrogate of SpikingJelly, through which the table learns.

@@ -170,7 +170,8 @@ def one_token_late(x: Tensor, state: State | None, mask: Tensor | None) -> tuple
     else:
         valid = mask if x.dim() == 3 else mask[0].T  # [L, B]
         places = torch.arange(1, len(valid) + 1, device=x.device)[:, None] * valid
-        latest = torch.cat([torch.zeros_like(places[:1]), places.cummax(0).values])  # into `sequence`
+        # indices into `sequence`
+        latest = torch.cat([torch.zeros_like(places[:1]), places.cummax(0).values])
         chosen = latest.view(*latest.shape, *[1] * (tokens.dim() - 2)).expand(-1, -1, *tokens.shape[2:])
         gathered = sequence.gather(0, chosen)
         late, last = gathered[:-1], gathered[-1]

@@ -1,4 +1,6 @@
-"""Mixing of tokens by the state of neurons alone: a spiking state-space model in place of attention."""
+"""Mixing of tokens by the state of neurons alone, in place of attention: a spiking state-space
+model.
+"""
 
 from torch import Tensor, nn
 

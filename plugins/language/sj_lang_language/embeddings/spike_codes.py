@@ -117,7 +117,7 @@ def binary(rows: int, width: int) -> Tensor:
 
 
 def static(rows: int, width: int) -> Tensor:
-    """Signs of sines and cosines, whose wavelengths grow evenly in their logarithm from 4 to 2 rows."""
+    """Signs of sines and cosines. Wavelengths grow from 4 to 2 rows, evenly in the logarithm."""
     waves = torch.logspace(math.log2(4), math.log2(max(4, 2 * rows)), max(1, -(-width // 2)), base=2)
     angles = (torch.arange(rows)[:, None] + 0.5) * (2 * math.pi / waves)
     return (torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width] > 0).float()

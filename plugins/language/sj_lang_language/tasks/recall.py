@@ -86,6 +86,7 @@ class Recall(Task):
     def sample_prompt(self, prepared: Prepared) -> str | None:
         """A string and the beginning of its repeat."""
         string = prepared.tests["test"].string(0)  # type: ignore[attr-defined]
+        assert prepared.tokenizer is not None  # this task tokenizes
         return str(prepared.tokenizer.decode(torch.cat([string, string[:BEGINNING]])))
 
 

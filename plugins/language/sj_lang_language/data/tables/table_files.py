@@ -191,6 +191,7 @@ def read_parquet(paths: Sequence[Path], place: str) -> DataTable:
         parts = [pyarrow.parquet.read_table(path) for path in paths]
         whole = pyarrow.concat_tables(parts)
         columns = {name: whole.column(name).to_pylist() for name in whole.column_names}
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:  # a date of year 38,000
+    # OverflowError: a date of the year 38,000
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise UserError(f"task.data: {place} cannot be read: {str(error).partition(chr(10))[0]}") from error
     return of_columns(columns, place)
