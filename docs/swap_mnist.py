@@ -29,7 +29,7 @@ from sj_lang.swap import swap
 
 WIDTH, BATCH = 8, 64
 #: how many pixels a step has if the image is a sequence
-SEQUENCES = {"columns": 14, "pixels": 1}
+SEQUENCES = {"rows": 14, "pixels": 1}
 #: what a node is swapped to: None leaves the old ones
 NEW = {
     "as it was": None,
@@ -74,8 +74,8 @@ class Net(nn.Module):
         return self.layers(self.coded(x)).mean(0)
 
     def coded(self, x: Tensor) -> Tensor:
-        """[T, B, 1, 14, 14], an image T times or as random spikes; or [T, B, C], C pixels each."""
-        if self.coding in ("columns", "pixels"):
+        """[T, B, 1, 14, 14], an image T times or as random spikes; or [T, B, C], the sequence."""
+        if self.coding in ("rows", "pixels"):
             return x.flatten(1).unflatten(1, (-1, SEQUENCES[self.coding])).movedim(1, 0)
         x = x.repeat(self.T, 1, 1, 1, 1)
         return x if self.coding == "repeated" else (torch.rand_like(x) <= x).float()
