@@ -90,7 +90,7 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
 
     The folder of a series stands for its runs, and gets the report that compares them. If the
     shared folder is that of a series, the page is called comparison.html. UserError for a folder
-    that is no run's.
+    that is no run's, and for several folders whose runs have different tasks.
     """
     roots = [Path(run) for run in run_dirs]
     if not roots:
@@ -102,6 +102,8 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
     pages = [page(root) for root in expanded]
     for one, root in zip(pages, expanded, strict=True) if len(pages) > 1 else ():
         one.name = root.absolute().relative_to(_shared_folder(expanded)).as_posix()
+    if len(roots) > 1:
+        _refuse_different_tasks(pages)
     if len(roots) == 1:
         title, target = str(RunFolder(roots[0]).read_manifest("name").content["name"]), roots[0] / "report.html"
     else:
@@ -127,6 +129,25 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
     )
     write_text(target, html)
     return target
+
+
+def _refuse_different_tasks(pages: Sequence[Page]) -> None:
+    """A series may have several tasks, as a benchmark has; runs that are put side by side have one."""
+    runs: dict[str, list[str]] = {}
+    for page in pages:
+        if name := _task(page.manifest.get("recipe", {}).get("task")):
+            runs.setdefault(name, []).append(page.name)
+    if len(runs) > 1:
+        texts = "; ".join(f"{name}: {', '.join(names)}" for name, names in runs.items())
+        raise UserError(f"report: runs of different tasks cannot be compared ({texts}); name runs of one task")
+
+
+def _task(section: Any) -> str:
+    """The task of a recipe in words, such as "glue sst2"; "" if it is not known."""
+    if not isinstance(section, Mapping):
+        return str(section or "")
+    inner = _task(section.get("task"))  # a distillation learns another task
+    return inner or " ".join(str(section[key]) for key in ("type", "name") if section.get(key))
 
 
 def children(root: Path) -> list[Path]:

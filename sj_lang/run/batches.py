@@ -19,7 +19,7 @@ shield()
 
 from transformers import Trainer  # noqa: E402
 
-_PROBE = 8  # samples on which firing is measured at each line of the log
+_PROBE = 8  # samples on which a model is tried before its training
 
 
 class BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here

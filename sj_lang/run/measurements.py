@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from sj_lang.run.ablation import Parts, ablated, parts_of
 from sj_lang.run.batches import BatchTrainer
 from sj_lang.task import MapDataset
 
+_WATCHED = 2  # samples on which firing is measured at each line of the log
 _COSTED = 32  # test samples on which energy is measured
 
 
@@ -36,13 +38,17 @@ class Measurements:
         self.ledger: Ledger | None = None
 
     def probe(self) -> dict[str, float]:
-        """Firing on the probe batch."""
+        """Firing on the first samples of the probed data."""
         if not self._measures_firing:
             return {}
         self._monitor.reset()
         with undisturbed(self._trainer.model), self._monitor.recording():
-            self._trainer.model(**self._trainer.probe)
+            self._trainer.model(**self._watched)
         return self._monitor.figures()
+
+    @cached_property
+    def _watched(self) -> dict[str, Any]:
+        return self._trainer.samples(self._trainer.probed_data, _WATCHED)
 
     @contextmanager
     def firing(self, figures: dict[str, float]) -> Iterator[None]:

@@ -148,9 +148,9 @@ def test_bars_of_energy_have_the_same_scale() -> None:
 
 def test_the_page_shows_energy_and_purity(tmp_path: Path) -> None:
     row = {"layer": "up", "operation": "addmm", "kind": "product", "operands": "float x weights", "macs": 5}
-    for name, task in {"a": "causal_lm", "b": "glue"}.items():
+    for name, length in {"a": 64, "b": 128}.items():
         (tmp_path / name).mkdir()
-        recipe = {"task": {"type": task}}
+        recipe = {"task": {"type": "causal_lm", "length": length}}
         manifest = {"name": name, "status": "done", "started": "today", "recipe": recipe}
         write_json(tmp_path / name / "manifest.json", manifest)
         write_json(tmp_path / name / "metrics.json", ENERGY)
@@ -165,3 +165,20 @@ def test_the_page_shows_energy_and_purity(tmp_path: Path) -> None:
     write_json(tmp_path / "a" / "ledger.json", {"rows": 5})
     with pytest.raises(UserError, match=r"ledger.json: cannot be read"):
         page.write([tmp_path / "a"])
+
+
+def test_runs_of_different_tasks_are_refused_unless_one_series_holds_them(tmp_path: Path) -> None:
+    inner = {"type": "glue", "name": "sst2"}
+    tasks = {"a": {"type": "causal_lm"}, "b": inner, "c": {"type": "distillation", "task": inner}, "d": inner}
+    for name, task in tasks.items():
+        (tmp_path / name).mkdir()
+        manifest = {"name": name, "status": "done", "started": "today", "recipe": {"task": task}}
+        write_json(tmp_path / name / "manifest.json", manifest)
+        write_json(tmp_path / name / "metrics.json", {"test.loss": 1.0})
+    message = r"different tasks cannot be compared \(causal_lm: a; glue sst2: b\)"
+    with pytest.raises(UserError, match=message):
+        page.write([tmp_path / "a", tmp_path / "b"])
+    assert not (tmp_path / "report.html").exists()
+    assert page.write([tmp_path / name for name in ("b", "c", "d")]).is_file()
+    write_json(tmp_path / "manifest.json", {"name": "all", "status": "done", "started": "x", "children": ["a", "b"]})
+    assert page.write([tmp_path]).is_file()

@@ -163,3 +163,23 @@ def test_longest_runs_of_random_spikes(rate: float) -> None:
         with monitor.recording():
             monitor.nodes["node"].functional(spikes)
         assert monitor.figures()["longest_run.node"] == longest_run(spikes)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_counts_equal_those_of_the_plain_definitions(masked: bool, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    spikes = torch.randint(-1, 3, (40, 3, 5), generator=generator).to(dtype)  # [T, B, C]
+    spikes[:, :, 0], spikes[:, :, 1] = 0, 2
+    mask = torch.rand(40, 3, generator=generator) < 0.7 if masked else torch.ones(40, 3, dtype=torch.bool)
+    spikes *= mask[..., None]
+    node = Given(levels=2)
+    monitor = Monitor(nn.ModuleDict({"node": node}))
+    with monitor.recording():
+        node.functional(spikes, None, mask if masked else None)
+    layer = monitor.layers["node"]
+    assert int(layer.spikes) == int(spikes.double().abs().sum())
+    assert layer.fired.tolist() == (spikes != 0).any(1).any(0).tolist()
+    assert layer.silent.tolist() == ((spikes == 0) & mask[..., None]).any(1).any(0).tolist()
+    alone = [longest_run(spikes[mask[:, b], b : b + 1]) for b in range(3)]
+    assert int(layer.longest) == max(alone)
