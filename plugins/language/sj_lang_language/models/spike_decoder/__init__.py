@@ -1,4 +1,4 @@
-"""SpikeDecoder: GPT with spiking neurons. `config`: sizes, components; `model`: computation."""
+"""SpikeDecoder: GPT with spiking neurons. `config`: sizes, parts; `blocks`, `model`: computation."""
 
 from sj_lang_language.models.spike_decoder.config import SpikeDecoderConfig
 from sj_lang_language.models.spike_decoder.model import SpikeDecoderForCausalLM, SpikeDecoderModel
