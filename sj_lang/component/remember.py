@@ -7,7 +7,6 @@ installed package or a plugin is another one, by size and time as Python does it
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import hashlib
 import io
@@ -31,6 +30,9 @@ _PLAIN: tuple[str, ...] = (
     *("_functools", "_operator", "annotated_types", "collections", "copyreg", "functools", "inspect", "operator"),
     *("pydantic.", "pydantic_core.", "types", "typing", "sj_lang.component"),
 )
+#: what annotations and defaults are made of
+_TYPES = {"Ellipsis", "NotImplemented", "bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list"}
+_TYPES |= {"object", "set", "str", "tuple", "type"}
 
 _store: _Store | None = None
 
@@ -121,7 +123,7 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         allowed = module.startswith(_PLAIN)
         if module == "builtins":
-            allowed = name == "Ellipsis" or isinstance(getattr(builtins, name), type)
+            allowed = name in _TYPES
         if not allowed:
             raise pickle.UnpicklingError(f"{module}.{name} is not plain")
         return super().find_class(module, name)

@@ -132,7 +132,7 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
 
 
 def _refuse_different_tasks(pages: Sequence[Page]) -> None:
-    """A series may have several tasks, as a benchmark has; runs that are put side by side have one."""
+    """A series may have several tasks, as a benchmark has. Runs side by side have one."""
     runs: dict[str, list[str]] = {}
     for page in pages:
         if name := _task(page.manifest.get("recipe", {}).get("task")):

@@ -102,6 +102,7 @@ IMPORTED_BY_NAME = {
     "sj_lang.cuda": ["'cupy'"],
     "sj_lang.commands.doctor": ["PROBES.get(name, name)", "module"],
     "sj_lang.commands.swap": ["module"],
+    "sj_lang.commands.completion": ["'shtab'"],
     "sj_lang.bench.baselines": ["'fla.ops.hgrn'", "'fla.modules.causal_conv1d'"],
 }
 #: what imports by a string; `not_imported` is ours

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageClassification, PreTrainedConfig
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 from sj_lang.errors import UserError
-from sj_lang_tasks.models.common import Neuron, NeuronConfig, NeuronLayer, NeuronModel, register
+from sj_lang_tasks.models.common import NeuronChoice, NeuronConfig, NeuronLayer, NeuronModel, register
 
 
 @strict
@@ -45,7 +45,7 @@ class SequenceCNNConfig(NeuronConfig, PreTrainedConfig):  # type: ignore[misc]
     pool: int = 2
     #: width of the layer before the last; None: a quarter of what enters it
     head_size: int | None = None
-    neuron: Neuron = "dsn"
+    neuron: NeuronChoice = "dsn"
     #: the size-matched ANN, with ReLU in the place of neurons: it sees each step alone
     twin: bool = False
 

@@ -21,7 +21,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from sj_lang.errors import UserError
-from sj_lang_tasks.models.common import Neuron, NeuronConfig, NeuronLayer, NeuronModel, register
+from sj_lang_tasks.models.common import NeuronChoice, NeuronConfig, NeuronLayer, NeuronModel, register
 
 
 @strict
@@ -48,7 +48,7 @@ class SeriesSpikformerConfig(NeuronConfig, PreTrainedConfig):  # type: ignore[mi
     mlp_ratio: int = 2
     #: of the attention's products, before their neurons
     attention_scale: float | int = 0.125
-    neuron: Neuron = "dsn"
+    neuron: NeuronChoice = "dsn"
     #: the size-matched ANN: ReLU in the place of neurons, attention as it is
     twin: bool = False
 

@@ -1,4 +1,4 @@
-"""SpikeDecoder: GPT with spiking neurons. `config`: sizes, parts; `blocks`, `model`: computation."""
+"""SpikeDecoder: GPT with spiking neurons. `config` has sizes and parts, `blocks` computes."""
 
 from sj_lang_language.models.spike_decoder.config import SpikeDecoderConfig
 from sj_lang_language.models.spike_decoder.model import SpikeDecoderForCausalLM, SpikeDecoderModel
