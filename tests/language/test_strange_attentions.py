@@ -99,7 +99,7 @@ def test_one_that_does_not_say_that_it_is_causal_is_refused(recipe: str) -> None
             ["model.attention=undeclared"],
             r"model\.attention: undeclared cannot be used here: it is not causal, and the",
         ),
-        (["model.attention=firing_scores"], r"Attentions that can: deaf, peek, softmax, ssa, wrong"),
+        (["model.attention=firing_scores"], r"Attentions that can: deaf, peek, softmax, ssa, state_space, wrong"),
         (["model.embedding=bert_ngram"], r"model\.embedding: bert_ngram .*Embeddings that can: bert_sum, learned_sum"),
     ):
         with pytest.raises(UserError, match=message):

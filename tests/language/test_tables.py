@@ -140,7 +140,7 @@ def test_a_message_about_a_wide_table_is_short(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no column 'label'; its columns: c0, c1, .*, c9 \.\.\.$"):
         table_files.read(path).column("label", "task.label")
     path.write_text(path.read_text() + "x\n")
-    with pytest.raises(UserError, match=r"line 3: expected 10000 fields \(c0, .*, c9 \.\.\., as in the header\)"):
+    with pytest.raises(UserError, match=r"line 3: expected 10000 fields \(c0, .*, c9 \.\.\.\), as in the header"):
         table_files.read(path)
 
 
