@@ -45,6 +45,29 @@ def test_the_reader_of_imports_sees_them_all(tmp_path: Path) -> None:
     assert not imports(path, functions=False, typing=False) & {"cupy", "numpy"}
 
 
+@pytest.mark.parametrize("test", ["TYPE_CHECKING", "typing.TYPE_CHECKING"])
+def test_only_the_body_for_type_checkers_is_left_out(test: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text(
+        f"if {test}:\n    import yaml\nelif FAST:\n    import numba\nelse:\n    import cupy\n"
+        f"if not {test}:\n    import torch\nif {test} or FAST:\n    import numpy\n"
+    )
+    assert imports(path, typing=False) == {"numba", "cupy", "torch", "numpy"}
+    assert imports(path) == {"numba", "cupy", "torch", "numpy", "yaml"}
+
+
+def test_a_package_is_imported_if_something_of_its_own_is_taken(tmp_path: Path) -> None:
+    tree, path = Tree(ROOT), tmp_path / "a.py"
+    for line, files in {
+        "from sj_lang.run import console, guards": ["console.py", "guards.py"],
+        "from sj_lang.run import console, train": ["__init__.py", "console.py"],
+        "from sj_lang.run import train": ["__init__.py"],
+        "from sj_lang.run import *": ["__init__.py"],
+    }.items():
+        path.write_text(line)
+        assert sorted(module.name for module in tree.modules(path)) == files
+
+
 def host_and_plugins(tree: Tree) -> Iterator[str]:
     """1. The host knows no plugin. Plugins know the host's open modules, and not each other."""
     plugins = [name for name in tree.packages if name != "sj_lang"]

@@ -261,6 +261,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     ("breaches", "place", "line"),
     [
         (partial(circles, package="sj_lang"), "errors", "def f():\n    from sj_lang import folder"),
+        (partial(circles, package="sj_lang"), "run/console", "from sj_lang.run import guards, train"),
         (imports_by_string, "monitor", "importlib.import_module(f'sj_lang.{name}')"),
         (imports_by_string, "monitor", "import importlib\nimportlib.import_module('.run', __package__)"),
         (imports_by_string, "monitor", "from importlib import import_module as load\nload(NAME)"),
