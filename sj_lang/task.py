@@ -68,7 +68,7 @@ class Objective(Protocol):
 
 @dataclass(kw_only=True)
 class Prepared:
-    """Data of one run, cut, tokenized and ready to be batched.
+    """Data of one run, cut, tokenized if they are texts, and ready to be batched.
 
     `reduce(logits, labels)` turns one batch's logits `[B, L, V]` (or `[B, classes]`) into what the
     metrics need, on the device and before anything is gathered, so that no `[N, L, V]` is ever
@@ -84,7 +84,8 @@ class Prepared:
     the names of the figures.
     """
 
-    tokenizer: PreTrainedTokenizerBase
+    #: None: the data are no texts (`Task.tokenizes`)
+    tokenizer: PreTrainedTokenizerBase | None = None
     #: a stream (without `__len__`) needs train.max_steps
     train: MapDataset | IterableDataset[dict[str, Any]]
     #: chooses the checkpoint; None: no evaluation during training, and the last weights are taken
@@ -134,6 +135,8 @@ class Task:
     causal: bool
     #: batches may hold padding
     pads: bool
+    #: the data are texts; False: the recipe has no `tokenizer`, and `prepare` gets None for it
+    tokenizes: bool = True
 
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
         """Read, cut and tokenize. Raises UserError for data that cannot be used; writes nothing.

@@ -92,7 +92,11 @@ def check_body(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     body: dict[str, Any] = {}
     problems: list[Problem] = []
     for kind in COMPONENTS:
-        if kind in data:
+        if kind == "tokenizer" and not _tokenizes(body.get("task", {})):
+            if kind in data:
+                text = f"the task '{body['task']['type']}' reads no text; leave it out"
+                problems.append(Problem((kind,), text))
+        elif kind in data:
             body[kind], wrong = resolve(kind, data[kind], (kind,))
             problems += wrong
         else:
@@ -112,6 +116,16 @@ def check_body(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         together = body["task"], body["model"]
         body["model"], problems = remembered(("together", *together), lambda: _check_together(*together))
     return body, problems
+
+
+def _tokenizes(task: Mapping[str, Any]) -> bool:
+    """Whether a resolved task reads texts; so does one with a mistake, whose class is not known."""
+    from sj_lang import plugins
+
+    def read() -> bool:
+        return bool(getattr(plugins.get("task", task["type"]).load(), "tokenizes", True))
+
+    return not task or remembered(("tokenizes", task["type"]), read)
 
 
 def _check_together(task: Spec, model: Spec) -> tuple[Spec, list[Problem]]:

@@ -80,7 +80,8 @@ class Recipe:
         return data | {key: value for key, value in series.items() if value is not None}
 
     def _body(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in ("seed", *COMPONENTS, *SECTIONS)}
+        keys = ("seed", *(key for key in COMPONENTS if getattr(self, key)), *SECTIONS)
+        return {key: getattr(self, key) for key in keys}
 
     def dump_yaml(self) -> str:
         """`resolved()` as YAML text."""

@@ -23,12 +23,13 @@ GROUPS = (
 LAYERED = ("firing_rate.", "dead.", "saturated.", "longest_run.")
 
 _WHOLE = ("steps", "tokens_per_second", ".macs", ".accumulations", ".other", "_bytes")
-UNITS = {"seconds": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}
+UNITS = {"seconds": "s", "seconds_per_step": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}
 
 EXPLAINED = {
     "test.bits_per_char": "bits that the model needs for a character of the test text",
     "train.loss": "what the training minimises, mean over the last steps: those since the previous line of the log",
     "train.seconds": "wall clock of the training loop, evaluations during training included",
+    "train.seconds_per_step": "of the optimizer, without the time of evaluations, checkpoints and measurements",
     "train.tokens_per_second": "without the time of evaluations, checkpoints and measurements",
     "parameters.neurons": "of the total: parameters inside spiking neurons",
     "firing_rate.mean": "spikes over the most possible, mean over neurons and steps of the test data",

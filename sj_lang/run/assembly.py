@@ -45,19 +45,21 @@ class Job:
 def assemble(recipe: Recipe, output: Path, *, with_objective: bool = True) -> Job:
     """Read the data and build the model of a recipe, with the recipe's seed. Writes nothing.
 
-    The tokenizer gets the model's longest text as its `model_max_length`, and is stored with it: a
-    pipeline can cut. Raises UserError for mistakes of the user.
+    The tokenizer, if the task has one, gets the model's longest text as its `model_max_length`, and
+    is stored with it: a pipeline can cut. Raises UserError for mistakes of the user.
     """
     transformers.set_seed(recipe.seed)
     task = make_task(recipe)
     prepared = prepare(task, recipe, tokenizer=_tokenizer(recipe))
     notes = list(prepared.notes)
     arguments = training_arguments(recipe, prepared, output, notes)
-    if place := recipe.model.get("init_from"):
-        init_from.check_tokens(place, prepared.tokenizer)
+    tokenizer, place = prepared.tokenizer, recipe.model.get("init_from")
+    if place and tokenizer is not None:
+        init_from.check_tokens(place, tokenizer)
     transformers.set_seed(recipe.seed)  # weights depend on the seed alone, not on the data
     model = build_model(recipe, task, prepared.model, notes)
-    prepared.tokenizer.model_max_length = longest_text(model) or prepared.tokenizer.model_max_length
+    if tokenizer is not None:
+        tokenizer.model_max_length = longest_text(model) or tokenizer.model_max_length
     objective = prepared.objective(model) if prepared.objective and with_objective else None
     return Job(
         recipe=recipe,

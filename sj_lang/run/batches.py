@@ -30,7 +30,8 @@ class BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         data = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length" or not isinstance(data, Sized):
             return super()._get_train_sampler(train_dataset)
-        name = self.processing_class.model_input_names[0]
+        tokenizer = self.processing_class
+        name = self.model.main_input_name if tokenizer is None else tokenizer.model_input_names[0]
         lengths = [len(data[index][name]) for index in range(len(data))]  # type: ignore[index]
         return OneLength(lengths, batch=self.args.train_batch_size * self.args.world_size, seed=self.args.seed)
 

@@ -75,12 +75,12 @@ class RunMark(TrainerCallback, ExportableState):  # type: ignore[misc]  # transf
         return taken
 
     def take_speed(self) -> dict[str, float]:
-        """Tokens per second since the last call; empty if there was no training between."""
+        """Tokens per second since the last call; empty if there was no training or no token."""
         seconds, tokens = self._reported
         self._reported = (self.busy_seconds, self.tokens)
         if self.busy_seconds <= seconds:
             return {}
-        return {"tokens_per_second": (self.tokens - tokens) / (self.busy_seconds - seconds)}
+        return {"tokens_per_second": (self.tokens - tokens) / (self.busy_seconds - seconds)} if self.tokens else {}
 
     def point_to_best(self, args: Any, state: Any) -> None:
         """Correct the path that transformers remembers: of a scratch folder, or before a move."""

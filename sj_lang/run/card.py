@@ -20,6 +20,8 @@ PIPELINES = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForImageClassification": "image-classification",
+    "AutoModelForTimeSeriesPrediction": "time-series-forecasting",
 }
 #: figures of the test splits and of the model, by the end or the beginning of their names
 SHOWN = ("test.", "dev.", "energy.", "firing_rate.", "parameters.", "train.steps")
@@ -35,6 +37,7 @@ def write(recipe: Recipe, auto_class: str, metrics: Mapping[str, float]) -> str:
     )
     rows = [f"| `{name}` | {value:.6g} |" for name, value in metrics.items() if name.startswith(SHOWN)]
     figures = ["## Figures", "", "| figure | value |", "|---|---|", *rows, ""] if rows else []
+    classes = {"model": auto_class} | ({"tokenizer": "AutoTokenizer"} if recipe.tokenizer else {})
     lines = [
         f"# {recipe.name}",
         "",
@@ -48,10 +51,9 @@ def write(recipe: Recipe, auto_class: str, metrics: Mapping[str, float]) -> str:
         "",
         "```python",
         f"import {package(recipe)}  # makes the model known to transformers",
-        f"from transformers import {auto_class}, AutoTokenizer",
+        f"from transformers import {', '.join(classes.values())}",
         "",
-        f'model = {auto_class}.from_pretrained("FOLDER OR NAME ON THE HUB")',
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER OR NAME ON THE HUB")',
+        *(f'{name} = {auto}.from_pretrained("FOLDER OR NAME ON THE HUB")' for name, auto in classes.items()),
         "```",
         "",
         *figures,

@@ -91,11 +91,14 @@ def _check(trainer: RunTrainer, job: Job, *, dry_run: bool) -> None:
     checks.check_choice(trainer)
     checks.check_purity(trainer, job.recipe.measure["purity"])
     prompt = _prompt(job)
-    check_prompt(job.model, job.prepared.tokenizer, prompt)
-    job.notes += unknown_in(job.prepared.tokenizer, prompt)
-    if prompt is not None and not trainer.is_spread:
+    tokenizer = job.prepared.tokenizer
+    if prompt is None or tokenizer is None:
+        return
+    check_prompt(job.model, tokenizer, prompt)
+    job.notes += unknown_in(tokenizer, prompt)
+    if not trainer.is_spread:
         with undisturbed(job.model), trainer.with_its_cache():
-            check_writing(job.model, job.prepared.tokenizer, prompt, job.recipe.generate)
+            check_writing(job.model, tokenizer, prompt, job.recipe.generate)
 
 
 def _trainer(job: Job, folder: RunFolder, console: Console) -> RunTrainer:
@@ -209,13 +212,15 @@ def _training_figures(trainer: RunTrainer, job: Job, folder: RunFolder) -> dict[
     losses = figures.series(folder.read_history(), "train.loss")[1]
     loss: dict[str, float] = {"train.loss": losses[-1]} if losses else {}
     prepared: dict[str, float] = getattr(job.objective, "figures", {})
+    speed = {"train.seconds_per_step": mark.busy_seconds / max(trainer.state.global_step, 1)}
+    if mark.tokens:
+        speed["train.tokens_per_second"] = mark.tokens / mark.busy_seconds if mark.busy_seconds else 0.0
     return (
         prepared
         | loss
+        | {"train.steps": trainer.state.global_step, "train.seconds": mark.seconds}
+        | speed
         | {
-            "train.steps": trainer.state.global_step,
-            "train.seconds": mark.seconds,
-            "train.tokens_per_second": mark.tokens / mark.busy_seconds if mark.busy_seconds else 0.0,
             "parameters.total": total_parameters(job.model),
             "parameters.neurons": neuron_parameters(job.model),
         }
@@ -232,7 +237,7 @@ def _prompt(job: Job) -> str | None:
 
 def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console) -> None:
     prompt = _prompt(job)
-    if prompt is None:
+    if prompt is None or job.prepared.tokenizer is None:
         return
     if trainer.is_spread:
         console.say(f"note: the model is spread over processes; to let it write: sj-lang generate {folder.shown}")

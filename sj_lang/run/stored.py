@@ -43,7 +43,8 @@ class Stored:
     folder: RunFolder
     manifest: Manifest
     recipe: Recipe
-    tokenizer: PreTrainedTokenizerBase
+    #: None: the task reads no text
+    tokenizer: PreTrainedTokenizerBase | None
 
     def model(self, auto_class: str) -> PreTrainedModel:
         """The trained weights, in the recipe's class. UserError if they cannot be read."""
@@ -82,10 +83,11 @@ def open_run(run_dir: str | Path) -> Stored:
     """Raises UserError unless `run_dir` is the folder of a run that has a trained model."""
     folder = RunFolder(Path(run_dir))
     model = folder.trained_model()
-    tokenizer = load_tokenizer(model, f"{model} holds no tokenizer that can be read")
     recipe = load(str(folder.recipe), ["model.init_from=null"])  # where it started from may be gone
     if recipe.is_series:
         raise UserError(f"{folder.recipe} is the recipe of a series, but {folder.shown} is a single run")
+    problem = f"{model} holds no tokenizer that can be read"
+    tokenizer = load_tokenizer(model, problem) if recipe.tokenizer else None
     return Stored(folder=folder, manifest=folder.read_manifest(), recipe=recipe, tokenizer=tokenizer)
 
 
@@ -166,7 +168,7 @@ def generate(
     if prompt is None:
         with _used(run.folder):
             prompt = task.sample_prompt(prepare(task, run.recipe, tokenizer=lambda texts: run.tokenizer))
-    if prompt is None:
+    if prompt is None or run.tokenizer is None:
         raise UserError(f"generate: the task '{run.recipe.task['type']}' writes no text")
     model = run.model(task.auto_class)
     if torch.accelerator.is_available():

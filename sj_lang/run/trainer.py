@@ -239,7 +239,7 @@ def split_figures(split: str, metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _collate(prepared: Prepared) -> Any:
     """The task's collator. Without one transformers pads, if the tokenizer has a pad token."""
-    if prepared.collate is None and prepared.tokenizer.pad_token is None:
+    if prepared.collate is None and (prepared.tokenizer is None or prepared.tokenizer.pad_token is None):
         return default_data_collator
     return prepared.collate
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sj_lang.hf import shield
-from sj_lang.task import MakeTokenizer, Prepared, Task
+from sj_lang.task import Prepared, Task
 from sj_lang.testing.compare import assert_close, assert_equal
 from sj_lang.testing.components import run_checks
 
@@ -115,8 +115,12 @@ def _logits(model: Any, ids: Tensor, **more: Any) -> Tensor:
     return out
 
 
-def check_task(make: Callable[[], Task], *, tokenizer: MakeTokenizer, model: Callable[[Prepared], Any]) -> list[str]:
-    """A task. model: builds one of its `auto_class` for the prepared data."""
+def check_task(make: Callable[[], Task], *, tokenizer: Any, model: Callable[[Prepared], Any]) -> list[str]:
+    """A task.
+
+    tokenizer: a `MakeTokenizer`, or None if the task reads no text. model: builds one of its
+    `auto_class` for the prepared data.
+    """
 
     def prepared(seed: int = 0) -> Prepared:
         return make().prepare(tokenizer, seed=seed)

@@ -9,7 +9,7 @@ from pages import DOCS, ROOT, tree
 
 PAGE = DOCS / "architecture.md"
 TREE = tree(PAGE)
-PACKAGES = ["sj_lang", "plugins/neurons/sj_lang_neurons", "plugins/language/sj_lang_language"]
+PACKAGES = ["sj_lang", *(f"plugins/{name}/sj_lang_{name}" for name in ("neurons", "language", "tasks"))]
 TEXT = PAGE.read_text(encoding="utf-8")
 NAMES = sorted(set(re.findall(r"`(sj_lang\w*(?:\.\w+)+)`", TEXT)))
 PATHS = sorted(set(re.findall(r"`((?:sj_lang|plugins|tests|docs)/[\w./]*)`", TEXT)))

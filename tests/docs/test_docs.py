@@ -21,7 +21,7 @@ FOLDERS = {"neuron": "neurons", "model": "models", "task": "tasks"}
 
 def own() -> list[plugins.Registration]:
     """What this repository's three distributions offer."""
-    ours = ("sj-lang", "sj-lang-neurons", "sj-lang-language")
+    ours = ("sj-lang", "sj-lang-neurons", "sj-lang-language", "sj-lang-tasks")
     return [found for kind in KINDS for found in plugins.all(kind) if found.plugin in ours]
 
 

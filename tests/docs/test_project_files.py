@@ -47,7 +47,8 @@ def test_prose_is_wrapped(page: Path) -> None:
     assert [number for number, line in prose(page) if len(line) > 100 and " " in line.strip()] == []
 
 
-PYTHON = ("sj_lang", "plugins/neurons/sj_lang_neurons", "plugins/language/sj_lang_language", "tests", "docs")
+PLUGINS = [f"plugins/{name}/sj_lang_{name}" for name in ("neurons", "language", "tasks")]
+PYTHON = ("sj_lang", *PLUGINS, "tests", "docs")
 #: files that are not Python -> what a comment begins with; an empty text stands for every line
 COMMENTS = {
     "CITATION.cff": "",
@@ -57,6 +58,7 @@ COMMENTS = {
     "plugins/*/pyproject.toml": "#",
     "sj_lang/commands/template/pyproject.toml": "#",
     "recipes/**/*.yaml": "#",
+    "plugins/*/*/recipes/**/*.yaml": "#",
     "sj_lang/commands/template/**/*.yaml": "#",
     "sj_lang/testing/*.h": "//",
     "plugins/neurons/sj_lang_neurons/*/*.cu*": "//",

@@ -1,4 +1,4 @@
-"""What the sources of the three packages import, in this repository or in a copy of it."""
+"""What the sources of the four packages import, in this repository or in a copy of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Tree:
         self.root = root
         plugins = [path.parent for path in sorted(root.glob("plugins/*/*/plugin.py"))]
         self.packages = {folder.name: folder for folder in (root / "sj_lang", *plugins)}
-        assert {"sj_lang", "sj_lang_neurons", "sj_lang_language"} <= set(self.packages)
+        assert {"sj_lang", "sj_lang_neurons", "sj_lang_language", "sj_lang_tasks"} <= set(self.packages)
 
     def copy(self, target: Path) -> Tree:
         """Sources and recipes alone, in a new folder."""

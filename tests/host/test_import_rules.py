@@ -133,7 +133,8 @@ def _executed(tree: Tree, name: str) -> list[Path]:
 
 def recipes(tree: Tree) -> Iterator[str]:
     """5. Recipes hold names and numbers, never Python paths."""
-    paths = [*tree.root.glob("recipes/**/*.yaml"), *tree.root.glob("sj_lang/commands/template/**/*.yaml")]
+    folders = ("recipes", "plugins/*/*/recipes", "sj_lang/commands/template")
+    paths = [path for folder in folders for path in tree.root.glob(f"{folder}/**/*.yaml")]
     assert paths
     for path in paths:
         texts = _texts(yaml.safe_load(path.read_text(encoding="utf-8")))

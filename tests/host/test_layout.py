@@ -86,7 +86,7 @@ def _strong_components(graph: dict[Path, set[Path]]) -> list[list[Path]]:
     return components
 
 
-@pytest.mark.parametrize("package", ["sj_lang", "sj_lang_neurons", "sj_lang_language"])
+@pytest.mark.parametrize("package", ["sj_lang", "sj_lang_neurons", "sj_lang_language", "sj_lang_tasks"])
 def test_no_modules_import_one_another(package: str) -> None:
     assert not circles(Tree(ROOT), package)
 

@@ -15,7 +15,8 @@ from sound_recipe import SOUND
 from sj_lang import recipe
 from sj_lang.errors import UserError
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted([*ROOT.glob("recipes/**/*.yaml"), *ROOT.glob("plugins/*/*/recipes/**/*.yaml")])
 
 EVERY_SECTION = (
     SOUND

@@ -1,4 +1,4 @@
-"""What the three pyproject.toml say, against what is in the folders."""
+"""What the four pyproject.toml say, against what is in the folders."""
 
 import ast
 import re
@@ -11,7 +11,8 @@ import pytest
 from setuptools import find_packages
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = {"sj-lang": ROOT, "sj-lang-neurons": ROOT / "plugins/neurons", "sj-lang-language": ROOT / "plugins/language"}
+PLUGINS = ("neurons", "language", "tasks")
+FOLDERS = {"sj-lang": ROOT, **{f"sj-lang-{name}": ROOT / "plugins" / name for name in PLUGINS}}
 NAMES = sorted(FOLDERS)
 
 
@@ -59,7 +60,7 @@ def test_distribution(name: str) -> None:
 
 
 def test_all_means_the_plugins() -> None:
-    assert metadata("sj-lang")["project"]["optional-dependencies"]["all"] == ["sj-lang-neurons", "sj-lang-language"]
+    assert metadata("sj-lang")["project"]["optional-dependencies"]["all"] == [f"sj-lang-{name}" for name in PLUGINS]
 
 
 def test_host_depends_on_no_plugin() -> None:
@@ -67,7 +68,7 @@ def test_host_depends_on_no_plugin() -> None:
 
 
 def test_plugins_depend_on_the_host_and_not_on_each_other() -> None:
-    for name in ("sj-lang-neurons", "sj-lang-language"):
+    for name in (f"sj-lang-{plugin}" for plugin in PLUGINS):
         of_ours = [other for other in metadata(name)["project"]["dependencies"] if other.startswith("sj-lang")]
         assert of_ours == ["sj-lang"]
 
@@ -112,7 +113,7 @@ def test_what_tests_import_is_in_the_test_extra() -> None:
     project = metadata("sj-lang")["project"]
     lines = [*project["dependencies"], *project["optional-dependencies"]["test"]]
     declared = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
-    ours = {"sj_lang", "sj_lang_neurons", "sj_lang_language"}
+    ours = {"sj_lang", *(f"sj_lang_{plugin}" for plugin in PLUGINS)}
     ours |= {one.stem for path in (ROOT / "tests").rglob("*.py") for one in (path, path.parent)}
     missing = {}
     for module, path in imported(ROOT / "tests").items():

@@ -14,6 +14,7 @@ PACKAGES = {
     "sj_lang_recipes": ROOT / "recipes",
     "sj_lang_neurons": ROOT / "plugins/neurons/sj_lang_neurons",
     "sj_lang_language": ROOT / "plugins/language/sj_lang_language",
+    "sj_lang_tasks": ROOT / "plugins/tasks/sj_lang_tasks",
 }
 
 

@@ -36,7 +36,7 @@ KINDS = {
 }
 COMMON = ["measure.energy=false", "measure.raster=false", "train.logging_steps=1", "generate.max_new_tokens=2"]
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate"}
-TIMED = ("train.seconds", "train.tokens_per_second")
+TIMED = ("train.seconds", "train.seconds_per_step", "train.tokens_per_second")
 
 
 def in_child(work: Callable[[], object]) -> int:

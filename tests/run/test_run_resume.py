@@ -27,7 +27,7 @@ from sj_lang.recipe import load
 from sj_lang.report.page import page
 from sj_lang.run.callbacks import RunMark
 
-TIMED = {"train.seconds", "train.tokens_per_second"}
+TIMED = {"train.seconds", "train.seconds_per_step", "train.tokens_per_second"}
 
 
 def figures(root: Path) -> dict[str, float]:

@@ -54,6 +54,13 @@ def sj_lang_register(register: Register) -> None:
         cite="arXiv 1706.03762",
         causal=True,
     )
+    register.attention(
+        "state_space",
+        "sj_lang_language.attention.state_space:StateSpaceMixing",
+        summary="no attention: tokens meet in the state of the neurons alone, behind it a gated Linear",
+        cite="after SpikingSSM, arXiv 2408.14909",
+        causal=True,
+    )
     register.norm("layer", "sj_lang_language.norms.layer:LayerNorm", summary="layer normalization over the channels")
     register.norm(
         "batch",

@@ -85,7 +85,7 @@ class CausalLM(texts.TextTask):
     def sample_prompt(self, prepared: Prepared) -> str | None:
         """The beginning of the test text, an eighth of a window long."""
         tokens = prepared.tests["test"][0]["input_ids"][: max(1, self.length // 8)]
-        return str(prepared.tokenizer.decode(tokens))
+        return None if prepared.tokenizer is None else str(prepared.tokenizer.decode(tokens))
 
     def _notes(
         self, tokenizer: PreTrainedTokenizerBase, parts: Mapping[str, str], tokens: Mapping[str, Tensor]

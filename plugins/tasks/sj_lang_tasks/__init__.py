@@ -1,0 +1,1 @@
+"""Tasks and models beyond language, for the spiking neurons of sj_lang."""

@@ -1,0 +1,1 @@
+"""Where the data of the tasks come from."""

@@ -1,0 +1,1 @@
+"""Spiking networks over sequences, each with its ANN twin. Models know no task."""

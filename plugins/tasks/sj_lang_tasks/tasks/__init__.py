@@ -1,0 +1,1 @@
+"""Data to batches to figures. Tasks know no model."""
