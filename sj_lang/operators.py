@@ -28,9 +28,9 @@ _KEYS = (
     "BackendSelect",
 )
 #: Older versions of torch cannot tell what is active: then the dispatcher is always asked.
-_TOLD = hasattr(torch._C.DispatchKeySet, "raw_repr") and hasattr(torch._C, "_dispatch_tls_local_include_set")
+_CAN_TELL = hasattr(torch._C.DispatchKeySet, "raw_repr") and hasattr(torch._C, "_dispatch_tls_local_include_set")
 _PLAIN = 0  # the dispatcher's keys of dense tensors and of a thread in which nothing is active
-for _key in _KEYS if _TOLD else ():
+for _key in _KEYS if _CAN_TELL else ():
     _PLAIN |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _key)).raw_repr()
 
 
@@ -118,7 +118,7 @@ class Operator:
     def __call__(self, *inputs: Any) -> Any:
         at = self._at
         flat = inputs if self._kind is None else (*inputs[:at], *inputs[at], *inputs[at + 1 :])
-        if torch.compiler.is_compiling() or not _TOLD:
+        if torch.compiler.is_compiling() or not _CAN_TELL:
             return self._decomposed_for_onnx(*inputs) if torch.onnx.is_in_onnx_export() else self._operator(*flat)
         tensors = [x for x in flat if isinstance(x, Tensor)]
         if forward_ad._current_level >= 0 and any(map(_has_tangent, tensors)):

@@ -7,7 +7,6 @@ installed package or a plugin is another one, by size and time as Python does it
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import hashlib
 import io
@@ -116,12 +115,11 @@ def _stamp(file: str) -> tuple[int, int] | None:
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        allowed = module.startswith(_PLAIN)
-        if module == "builtins":
-            allowed = name == "Ellipsis" or isinstance(getattr(builtins, name), type)
-        if not allowed:
-            raise pickle.UnpicklingError(f"{module}.{name} is not plain")
-        return super().find_class(module, name)
+        if module == "builtins" or module.startswith(_PLAIN):
+            value = super().find_class(module, name)
+            if module != "builtins" or value is Ellipsis or isinstance(value, type):
+                return value
+        raise pickle.UnpicklingError(f"{module}.{name} is not plain")
 
 
 def _read(written: bytes) -> Any:

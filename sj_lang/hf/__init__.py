@@ -37,8 +37,8 @@ def wrong_place(place: str, *, data: bool = False) -> str:
     name = place.removeprefix(HUB)
     if form.fullmatch(name):
         return ""
-    found = repr(place) if re.fullmatch(r"[\w./-]*", name) else "something else, not shown as it may hold a token"
-    return f"expected {HUB}{text}, found {found}"
+    shown = repr(place) if re.fullmatch(r"[\w./-]*", name) else "something else, not shown as it may hold a token"
+    return f"expected {HUB}{text}, found {shown}"
 
 
 def shield() -> dict[str, str]:

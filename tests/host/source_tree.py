@@ -41,11 +41,11 @@ class Tree:
         finally:
             path.write_text(text, encoding="utf-8")
 
-    def sources(self, package: str, *folders: str) -> list[Path]:
-        """The Python files of a package or of one of its folders, without those of templates."""
+    def sources(self, package: str, *folders: str, templates: bool = False) -> list[Path]:
+        """The Python files of a package or of one of its folders. templates: also theirs."""
         paths = sorted(self.packages[package].joinpath(*folders).rglob("*.py"))
         assert paths, (package, folders)
-        return [path for path in paths if not {"template", "template_parts"} & {*path.parts}]
+        return [path for path in paths if templates or not {"template", "template_parts"} & {*path.parts}]
 
     def name(self, path: Path) -> str:
         """The import name of a file: "sj_lang.run.trainer"; a package is its `__init__.py`."""
@@ -107,7 +107,17 @@ def imports(path: Path, *, functions: bool = True, typing: bool = True) -> set[s
 
 @cache
 def _imports_of(text: str, path: Path, functions: bool, typing: bool) -> set[str]:
-    return set(_imports(ast.parse(text), path, functions, typing))
+    return set(_imports(_parsed(text), path, functions, typing))
+
+
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file, which nobody may change."""
+    return _parsed(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
 
 
 def _imports(node: ast.AST, path: Path, functions: bool, typing: bool) -> Iterator[str]:

@@ -22,7 +22,7 @@ class LearnedSum(nn.Module):
         wide as the token table flips a quarter of the bits.
     """
 
-    given = frozenset({"vocab_size", "dim", "max_length", "twin"})
+    handed_in = frozenset({"vocab_size", "dim", "max_length", "twin"})
 
     def __init__(
         self,

@@ -106,8 +106,8 @@ class TextClassification(SentenceTask):
         column = table.column(self.label, "task.label")
         nested = next((row for row, value in enumerate(column) if isinstance(value, list | tuple | dict)), None)
         if nested is not None:
-            found = type(column[nested]).__name__
-            raise UserError(f"task.label: {table.where(nested)}: a {found}; expected a name or a number")
+            type_name = type(column[nested]).__name__
+            raise UserError(f"task.label: {table.where(nested)}: a {type_name}; expected a name or a number")
         values = [examples.written(value) for value in column]
         missing = next((row for row, value in enumerate(values) if not value), None)
         if missing is not None:
