@@ -19,7 +19,7 @@ from sj_lang.errors import PluginError, SjLangError, UserError, describe
 #: Kinds whose constructors get numbers and parts only: what fails there is the plugin's fault.
 MODULES = ("neuron", "embedding", "attention", "norm")
 
-#: what a node fails at when a trait is missing
+#: trait -> what is said of a node without it
 _LACKS = {
     "causal": "is not causal",
     "steps": "has no single-step mode",

@@ -46,6 +46,7 @@ class Operator:
 
     body: gets tensors and numbers, returns new tensors; a whole number for a float must be a float.
         One argument may be a NamedTuple of them, tensors first; only torch sees its fields apart.
+        So may the result, of tensors.
     """
 
     def __init__(self, name: str, body: Callable[..., Any]) -> None:
@@ -250,7 +251,8 @@ def _schema(arguments: dict[str, Any], returned: Any) -> str:
     for name, kind in arguments.items():
         fields = get_type_hints(kind) if hasattr(kind, "_fields") else {name: kind}
         names += [f"{_TYPES[of_field]} {field}" for field, of_field in fields.items()]
-    results = ", ".join(_TYPES[kind] for kind in get_args(returned) or (returned,))
+    kinds = get_type_hints(returned).values() if hasattr(returned, "_fields") else get_args(returned) or (returned,)
+    results = ", ".join(_TYPES[kind] for kind in kinds)
     return f"({', '.join(names)}) -> ({results})"
 
 
