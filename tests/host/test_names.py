@@ -28,7 +28,7 @@ def types_of_one_name(tree: Tree) -> Iterator[str]:
 
 
 def bound(module: ast.Module) -> Iterator[tuple[str, int]]:
-    """The names that a module binds anywhere, without classes and plain imports, and their lines."""
+    """The names that a module binds, without classes and plain imports, and their lines."""
     for node in ast.walk(module):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id, node.lineno

@@ -190,7 +190,7 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
         output_hidden_states: bool | None,
         more: Mapping[str, Any],
     ) -> tuple[BaseModelOutputWithPast, Tensor | None]:
-        """The input of the head, with all that goes with it, and the mask of the tokens `[L, B]`."""
+        """The input of the head and all that goes with it, and the tokens' mask `[L, B]`."""
         inputs = inputs_of(self, input_ids, inputs_embeds, more)
         if cache is None and use_cache:
             cache = self.new_cache()
