@@ -19,7 +19,7 @@ from sj_lang.errors import PluginError, SjLangError, UserError, describe
 #: Kinds whose constructors get numbers and parts only: what fails there is the plugin's fault.
 MODULES = ("neuron", "embedding", "attention", "norm")
 
-#: what a node fails at when a trait is missing
+#: trait -> what is said of a node without it
 _LACKS = {
     "causal": "is not causal",
     "steps": "has no single-step mode",
@@ -58,13 +58,13 @@ class Make:
     def __call__(self, **handed_in: Any) -> Any:
         """Build one. What the program hands in wins over an option of that name.
 
-        Arguments of `schema.GIVEN` that the class does not have are left out; any other is a
+        Arguments of `schema.HANDED_IN` that the class does not have are left out; any other is a
         TypeError. A ValueError, by which a class refuses a value, passes. Anything else that a
         module's constructor raises becomes a PluginError.
         """
         if self.kind != "model":  # a config takes whatever the data say
             strange = [name for name in handed_in if name not in self._arguments]
-            if unusual := [name for name in strange if name not in schema.GIVEN[self.kind]]:
+            if unusual := [name for name in strange if name not in schema.HANDED_IN[self.kind]]:
                 raise TypeError(f"{self._where}: unexpected keyword argument '{unusual[0]}'")
             handed_in = {name: value for name, value in handed_in.items() if name not in strange}
         options = {**self._options, **handed_in}

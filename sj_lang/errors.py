@@ -27,7 +27,7 @@ def redacted(text: str) -> str:
     for secret in filter(None, map(os.environ.get, _VARIABLES)):
         text = text.replace(secret, "***") if len(secret) > 7 else text
     for pattern in _SECRETS:
-        text = pattern.sub(lambda secret: f"{secret[1] if secret.re.groups else ''}***", text)
+        text = pattern.sub(lambda match: f"{match[1] if match.re.groups else ''}***", text)
     return text
 
 

@@ -159,7 +159,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         self, x: Tensor, state: State | None, mask: Tensor | None, *, single: bool
     ) -> tuple[Tensor, State, Tensor | None]:
         """`functional` for a given step mode, with the potentials if `store_v_seq`."""
-        self._check(x, mask, single)
+        masks.refuse_unfit(self, x, mask, single)
         if self.copies_input and torch.is_grad_enabled():
             x = x.clone()
         x, mask, between = self._folded(x, mask, single)
@@ -169,7 +169,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         for kernel in () if single else self.kernels.values():  # `sequence` fits both to its choice
             half, zeros = half or kernel.half, zeros or kernel.zeros
         if state is not None:
-            state = self._checked_state(state, x, shape, between or shape[:1], dtype)
+            state = masks.folded_state(self, state, x, shape, between or shape[:1], dtype)
         else:
             state = {} if zeros else self.fresh_state(x, shape)
         with no_autocast(x):
@@ -333,66 +333,6 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         if single and before is not None and before.shape[1:] == v.shape[1:]:
             v = torch.cat((before, v))
         self.v_seq = v
-
-    def _check(self, x: Tensor, mask: Tensor | None, single: bool) -> None:
-        if single:
-            self.possible_mode(self.step_mode)
-        layout = "[B, C, ...]" if single else "[T, B, C, ...]"
-        if self._axis != 2:
-            layout = f"{'a step of ' if single else ''}[T, B, ...] with the channels on axis {self._axis}"
-        for name, value in (("input", x), ("mask", mask)):
-            if not (isinstance(value, Tensor) or (name == "mask" and value is None)):
-                raise TypeError(f"{self._name}: the {name} must be a tensor, got {type(value).__name__}")
-        if not x.is_floating_point():
-            raise TypeError(f"{self._name}: the input must be floating point, got {x.dtype}")
-        axis = masks.channel_axis(self, x, single)
-        if not (1 if single else 2) <= axis < x.dim():
-            mode = "s" if single else "m"
-            raise ValueError(f'{self._name}: in step_mode "{mode}" the input is {layout}, got shape {tuple(x.shape)}')
-        if x.shape[axis] != self.channels:
-            raise ValueError(
-                f"{self._name}: built for {self.channels} channels, the input {layout} has {x.shape[axis]}: "
-                f"{tuple(x.shape)}"
-            )
-        parameters = [p for p in self._parameters.values() if p is not None]  # faster: no recursion
-        for parameter in parameters or self.parameters():
-            if parameter.device != x.device:
-                raise ValueError(f"{self._name}: the parameters are on {parameter.device}, the input on {x.device}")
-            break
-        if self.levels > 2 / torch.finfo(x.dtype).eps:
-            raise ValueError(f"{self._name}: spikes up to {self.levels} are not exact in {x.dtype}; use a wider dtype")
-        if not single and x.shape[0] == 0:
-            raise ValueError(f"{self._name}: the sequence has no steps, T = 0: {tuple(x.shape)}")
-        if mask is not None:
-            masks.refuse_unfit(self._name, mask, x, single)
-
-    def _checked_state(self, state: State, x: Tensor, shape: torch.Size, lead: torch.Size, dtype: torch.dtype) -> State:
-        """Checked and folded. lead: the axes before the channels; x and shape have them folded."""
-        shapes = {name: (*lead, *size[1:]) for name, size in self.state_shapes(shape).items()}
-        if not isinstance(state, dict):
-            raise TypeError(f"{self._name}: the state must be a dict of tensors, got {type(state).__name__}")
-        if set(state) != set(shapes):
-            raise ValueError(f"{self._name}: the state has {sorted(state)}, it must have {sorted(shapes)}")
-        for name, size in shapes.items():
-            value = state[name]
-            if not (isinstance(value, Tensor) and value.is_floating_point()):
-                what = value.dtype if isinstance(value, Tensor) else type(value).__name__
-                raise TypeError(f"{self._name}: the state {name!r} must be a floating-point tensor, got {what}")
-            if value.dim() and value.shape[0] != lead[0]:
-                raise ValueError(
-                    f"{self._name}: the state {name!r} is of batch size {value.shape[0]}, the input of {lead[0]}; "
-                    "reset the node (functional.reset_net) or pick the state's rows"
-                )
-            if value.shape != size:
-                raise ValueError(f"{self._name}: the state {name!r} must have shape {size}, got {tuple(value.shape)}")
-            if not torch.compiler.is_compiling() and value.is_inference() and not torch.is_inference_mode_enabled():
-                raise ValueError(
-                    f"{self._name}: the state {name!r} was made in torch.inference_mode(), and nothing can be learned "
-                    "from it; reset the node (functional.reset_net)"
-                )
-            if value.device != x.device:
-                raise ValueError(f"{self._name}: the state {name!r} is on {value.device}, the input on {x.device}")
-        return {name: state[name].flatten(0, len(lead) - 1).to(dtype) for name in shapes}
 
 
 def state_dtype(x: Tensor) -> torch.dtype:

@@ -28,9 +28,9 @@ _KEYS = (
     "BackendSelect",
 )
 #: Older versions of torch cannot tell what is active: then the dispatcher is always asked.
-_TOLD = hasattr(torch._C.DispatchKeySet, "raw_repr") and hasattr(torch._C, "_dispatch_tls_local_include_set")
+_CAN_TELL = hasattr(torch._C.DispatchKeySet, "raw_repr") and hasattr(torch._C, "_dispatch_tls_local_include_set")
 _PLAIN = 0  # the dispatcher's keys of dense tensors and of a thread in which nothing is active
-for _key in _KEYS if _TOLD else ():
+for _key in _KEYS if _CAN_TELL else ():
     _PLAIN |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _key)).raw_repr()
 
 
@@ -46,6 +46,7 @@ class Operator:
 
     body: gets tensors and numbers, returns new tensors; a whole number for a float must be a float.
         One argument may be a NamedTuple of them, tensors first; only torch sees its fields apart.
+        So may the result, of tensors.
     """
 
     def __init__(self, name: str, body: Callable[..., Any]) -> None:
@@ -118,7 +119,7 @@ class Operator:
     def __call__(self, *inputs: Any) -> Any:
         at = self._at
         flat = inputs if self._kind is None else (*inputs[:at], *inputs[at], *inputs[at + 1 :])
-        if torch.compiler.is_compiling() or not _TOLD:
+        if torch.compiler.is_compiling() or not _CAN_TELL:
             return self._decomposed_for_onnx(*inputs) if torch.onnx.is_in_onnx_export() else self._operator(*flat)
         tensors = [x for x in flat if isinstance(x, Tensor)]
         if forward_ad._current_level >= 0 and any(map(_has_tangent, tensors)):
@@ -250,7 +251,8 @@ def _schema(arguments: dict[str, Any], returned: Any) -> str:
     for name, kind in arguments.items():
         fields = get_type_hints(kind) if hasattr(kind, "_fields") else {name: kind}
         names += [f"{_TYPES[of_field]} {field}" for field, of_field in fields.items()]
-    results = ", ".join(_TYPES[kind] for kind in get_args(returned) or (returned,))
+    kinds = get_type_hints(returned).values() if hasattr(returned, "_fields") else get_args(returned) or (returned,)
+    results = ", ".join(_TYPES[kind] for kind in kinds)
     return f"({', '.join(names)}) -> ({results})"
 
 

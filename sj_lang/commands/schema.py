@@ -130,7 +130,7 @@ def _argument(argument: Argument, texts: Mapping[str, str]) -> Schema:
         schema = _any([data, *several, *[{"type": "null"}] * (argument.default is None)])
     else:
         schema = _plain(argument.annotation)
-    if argument.default is not MISSING and not argument.given and values.is_plain(argument.written_default):
+    if argument.default is not MISSING and not argument.handed_in and values.is_plain(argument.written_default):
         schema = {**schema, "default": argument.written_default}
     return {**schema, "description": texts.get(argument.name) or argument.describe()}
 

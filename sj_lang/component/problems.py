@@ -34,7 +34,7 @@ Places = Mapping[Keys, Place]
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong. keys: path of the key. kind: "plugin" is not the user's mistake."""
+    """A mistake in a recipe. keys: path of the key. kind: "plugin" is a mistake of a plugin's."""
 
     keys: Keys
     message: str

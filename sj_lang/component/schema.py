@@ -21,9 +21,9 @@ from sj_lang.hookspecs import KINDS
 
 MISSING: Any = inspect.Parameter.empty
 
-#: Arguments that the program hands in, unless a class says `given: ClassVar[frozenset[str]]`. A
-#: recipe may set those of models, and must then agree with the data.
-GIVEN: Mapping[str, frozenset[str]] = {
+#: Arguments that the program hands in, unless a class says `handed_in: ClassVar[frozenset[str]]`.
+#: A recipe may set those of models, and must then agree with the data.
+HANDED_IN: Mapping[str, frozenset[str]] = {
     "neuron": frozenset({"channels", "step_mode", "device", "dtype"}),
     "embedding": frozenset(
         {"vocab_size", "dim", "max_length", "type_vocab_size", "pad_token_id", "neuron", "norm", "dropout", "eps"}
@@ -74,13 +74,13 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Argument:
-    """An argument of a component. part: its kind if it is one itself. given: by the program."""
+    """An argument of a component. part: its kind if it is one itself. handed_in: by the program."""
 
     name: str
     annotation: Any
     default: Any = MISSING
     part: str = ""
-    given: bool = False
+    handed_in: bool = False
     settable: bool = True
 
     def describe(self) -> str:
@@ -138,22 +138,22 @@ def _as_plain(kind: str, target: Any) -> dict[str, Argument]:
 @functools.cache
 def arguments(kind: str, target: Any) -> dict[str, Argument]:
     """The arguments of a component class. PluginError if its signature cannot serve as a schema."""
-    handed_in = frozenset(getattr(target, "given", GIVEN[kind]))
+    names = frozenset(getattr(target, "handed_in", HANDED_IN[kind]))
     schema: dict[str, Argument] = {}
     for name, (annotation, default) in _signature(kind, target).items():
         if name == "type":
             raise PluginError(
                 f"{kind} {target.__qualname__}: an argument cannot be called 'type', recipes need that word"
             )
-        part, is_given = _part_of(annotation), name in handed_in
+        part, handed_in = _part_of(annotation), name in names
         can_be_written = bool(part) or takes_data(annotation) or values.can_be_written(annotation)
-        if not can_be_written and default is MISSING and not is_given:
+        if not can_be_written and default is MISSING and not handed_in:
             raise PluginError(
                 f"{kind} {target.__qualname__}: argument '{name}' has no default, and no recipe can hold its type "
-                f"({annotation}); add it to the class attribute `given` or annotate it with a plain type"
+                f"({annotation}); add it to the class attribute `handed_in` or annotate it with a plain type"
             )
-        settable = can_be_written and (kind == "model" or not is_given)
-        schema[name] = Argument(name, annotation, default, part, is_given, settable)
+        settable = can_be_written and (kind == "model" or not handed_in)
+        schema[name] = Argument(name, annotation, default, part, handed_in, settable)
     return schema
 
 

@@ -78,7 +78,7 @@ def resolve_arguments(
     problems: list[Problem] = []
     valid = [argument.name for argument in schema.values() if argument.settable] + [*also]
     for name in section:
-        if name in schema and schema[name].given and not schema[name].settable:
+        if name in schema and schema[name].handed_in and not schema[name].settable:
             problems.append(Problem((*keys, name), "is handed in by the program, a recipe cannot set it"))
         elif name not in valid:
             problems.append(unknown((*keys, name), valid, home))
@@ -88,7 +88,7 @@ def resolve_arguments(
         if argument.settable and argument.name in section:
             options[argument.name], wrong = _resolve_value(argument, section[argument.name], here)
             problems += wrong
-        elif argument.settable and not argument.given:
+        elif argument.settable and not argument.handed_in:
             if argument.default is MISSING:
                 problems.append(missing(here, argument.describe()))
                 continue

@@ -24,7 +24,7 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
     """Rows of what runs inside. uncounted: operations whose cost is unknown, with their layers.
 
     closed: whether one of them may hide products. Fused attention is run as two products. What is
-    computed from parameters and buffers alone costs nothing, as the sample has no part in it.
+    computed from parameters and buffers alone does not depend on the sample and costs nothing.
     """
 
     def __init__(self, model: nn.Module) -> None:

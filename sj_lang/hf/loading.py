@@ -1,5 +1,5 @@
 """The one way from a checkpoint to its tokenizer and its model: it brings no code and no pickle,
-and what of its tensors is lost is told.
+and it reports the tensors that are not loaded.
 
 `source` is what `checkpoint.find` returns, a folder or a name on the hub; `problem` is how errors
 begin.

@@ -140,7 +140,7 @@ def _check_together(task: Spec, model: Spec) -> tuple[Spec, list[Problem]]:
     for kind, spec in (("task", task), ("model", model)):
         make = Make(kind, spec)
         arguments = schema.arguments(kind, make.target).values()
-        if any(argument.given and argument.default is schema.MISSING for argument in arguments):
+        if any(argument.handed_in and argument.default is schema.MISSING for argument in arguments):
             continue  # cannot be built before the data are read
         try:
             objects[kind] = make()

@@ -1,8 +1,8 @@
 """What the checkpoint of `model.init_from` decides of a recipe, before the recipe is checked.
 
 Its sizes and options lie under what the recipe says, as a base does. Sizes must agree. An installed
-recipe that sets sizes describes a model of its own: what it sets of these gives way, its tokenizer
-too.
+recipe that sets sizes describes a model of its own: the checkpoint replaces these sizes, and the
+recipe's tokenizer too.
 """
 
 from collections.abc import Mapping, Sequence

@@ -114,7 +114,7 @@ def generation(changes: Iterable[str]) -> dict[str, Any]:
     from sj_lang.recipe import sections
 
     tree = overrides.from_command_line(changes)
-    schema = {**sections.generate_arguments(), "seed": Argument("seed", int, given=True)}
+    schema = {**sections.generate_arguments(), "seed": Argument("seed", int, handed_in=True)}
     options, wrong = resolve_arguments(schema, tree.data, ())
     if problems := tree.problems + [problem.at(tree.marks) for problem in wrong]:
         raise report(problems, "the generation options")

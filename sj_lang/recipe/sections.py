@@ -130,7 +130,7 @@ def _read_train_arguments() -> dict[str, Argument]:
             default = our_defaults.get(entry.name, field_default(entry))
             decided = entry.name in TRAIN_DECIDED
             annotation = _limited(annotations[entry.name], TRAIN_LIMITS.get(entry.name))
-            schema[entry.name] = Argument(entry.name, annotation, default, given=decided)
+            schema[entry.name] = Argument(entry.name, annotation, default, handed_in=decided)
     return {name: argument.as_plain() for name, argument in schema.items()}
 
 
@@ -164,7 +164,7 @@ def _read_generate_arguments() -> dict[str, Argument]:
     for name in names:  # None is transformers' "as the model has it": nothing to write out
         default = GENERATE_DEFAULTS.get(name, MISSING)
         annotation = _limited(_documented(types.get(name, "")), GENERATE_LIMITS.get(name))
-        schema[name] = Argument(name, annotation, default, given=default is MISSING)
+        schema[name] = Argument(name, annotation, default, handed_in=default is MISSING)
     return {name: argument.as_plain() for name, argument in schema.items()}
 
 
@@ -232,7 +232,7 @@ def _scheduler_arguments(name: Any) -> dict[str, Argument] | None:
     annotations = typing.get_type_hints(functions[name])
     handed_in = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
     names = [name for name in parameters if name not in handed_in]
-    return {name: Argument(name, simplify(annotations.get(name, Any)), given=True) for name in names}
+    return {name: Argument(name, simplify(annotations.get(name, Any)), handed_in=True) for name in names}
 
 
 def _accelerator_arguments() -> dict[str, Argument]:
@@ -240,7 +240,7 @@ def _accelerator_arguments() -> dict[str, Argument]:
 
     annotations = typing.get_type_hints(AcceleratorConfig)
     names = [entry.name for entry in dataclasses.fields(AcceleratorConfig)]
-    return {name: Argument(name, simplify(annotations[name]), given=True) for name in names}
+    return {name: Argument(name, simplify(annotations[name]), handed_in=True) for name in names}
 
 
 def resolve_generate(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:

@@ -43,7 +43,7 @@ EXPLAINED = {
     "energy.accumulations": "accumulations of the synapses: one for each unit of a spike",
     "energy.ratio": "the total over that of the same products with floats and without neurons",
     "energy.mean_spike": "accumulations for each multiplication that spikes spare",
-    "energy.crossover": "the mean spike at which the ratio is 1; below 0: never",
+    "energy.crossover": "the mean spike at which the ratio is 1; if below 0, the ratio is always above 1",
     "saturated.mean": "share of channels that fired at every step of the test data",
     "longest_run.max": "most steps in a row at which a neuron fired",
     "dead.mean": "share of channels that never fired on the test data",

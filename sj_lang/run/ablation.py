@@ -13,16 +13,16 @@ from sj_lang.errors import RunFailed, UserError
 from sj_lang.run.batches import BatchTrainer
 from sj_lang.task import MapDataset
 
-ModelParts = Mapping[str, Sequence[nn.Module]]
+ModulesByPart = Mapping[str, Sequence[nn.Module]]
 
 
-def parts_of(model: nn.Module, *, each_layer: bool) -> ModelParts:
+def parts_of(model: nn.Module, *, each_layer: bool) -> ModulesByPart:
     """Name -> the modules that are replaced together: "attention", and "attention.0" of a layer.
 
     The model says it by `parts()`: name -> one module per layer, each of which returns its output
     or a tuple that begins with it. UserError if it has none.
     """
-    tells: Callable[[], ModelParts] | None = getattr(model, "parts", None)
+    tells: Callable[[], ModulesByPart] | None = getattr(model, "parts", None)
     if tells is None:
         raise UserError(
             f"measure.ablate: {type(model).__name__} does not say what its parts are; it has no method `parts`"
@@ -33,7 +33,7 @@ def parts_of(model: nn.Module, *, each_layer: bool) -> ModelParts:
     return parts
 
 
-def ablated(trainer: BatchTrainer, data: MapDataset, split: str, parts: ModelParts) -> dict[str, float]:
+def ablated(trainer: BatchTrainer, data: MapDataset, split: str, parts: ModulesByPart) -> dict[str, float]:
     """`ablation.PART.FIGURE`: the task's figures on a split, with the mean of each part's output in
     the place of the output.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sj_lang.energy import Ledger, ledger
 from sj_lang.monitor import Monitor, undisturbed
-from sj_lang.run.ablation import ModelParts, ablated, parts_of
+from sj_lang.run.ablation import ModulesByPart, ablated, parts_of
 from sj_lang.run.batches import BatchTrainer
 from sj_lang.task import MapDataset
 
@@ -34,7 +34,7 @@ class Measurements:
         self._measures_energy = measure["energy"]
         self._costs: str = measure["costs"]
         each_layer = measure["ablate"] == "layers"
-        self._ablated: ModelParts = parts_of(trainer.model, each_layer=each_layer) if measure["ablate"] else {}
+        self._ablated: ModulesByPart = parts_of(trainer.model, each_layer=each_layer) if measure["ablate"] else {}
         self.ledger: Ledger | None = None
 
     def probe(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Which axis of a node's input its channels are: what runs before and behind it says it, or not.
+"""The axis of a node's input that its channels are on, as the modules before and behind it show.
 
 Axes are counted along `[T, B, ...]` in single-step mode too.
 """
@@ -51,7 +51,7 @@ class Marks:
 
 
 def channels_of(seen: Seen, mode: str, asked: int | None, marked: Marked) -> Channels:
-    """Where the channels of this node are. asked: the axis that the user wants."""
+    """The axis that the channels of this node are on. asked: the axis that the user wants."""
     single = (1,) if mode == "s" else ()
     shapes = [single + tuple(x.shape) for x in seen.inputs]
     shape = shapes[0]
@@ -136,12 +136,12 @@ def _asked(shapes: Sequence[Shape], seen: Seen, asked: int) -> Channels:
 
 
 def _on_the_batch(feeder: Feeder, shape: Shape) -> bool:
-    """Whether a module may have made its features on what a sequence has the batch on."""
+    """Whether a module may have made its features on the axis that is the batch of a sequence."""
     return len(feeder.shape) == len(shape) and feeder.axis == 1 and shape[1] == feeder.features
 
 
 def _unchanged(feeder: Feeder, shape: Shape, axis: int) -> bool:
-    """Whether an input looks like what the module returned, pooled, folded or permuted at most."""
+    """Whether an input looks like the output of the module, at most pooled, folded or permuted."""
     behind = len(feeder.shape) - feeder.axis
     if len(shape) - axis == behind and len(feeder.shape) <= len(shape):
         return True

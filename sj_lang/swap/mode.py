@@ -1,4 +1,4 @@
-"""Whether a node takes a step per call or a sequence: its class says it, or a trial does."""
+"""Whether a node takes a step per call or a sequence, by its class or by a trial."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _tried(trial: Trial, x: Tensor) -> tuple[str, str, bool]:
 
 
 def _inputs(x: Tensor) -> Iterator[Tensor]:
-    """What a node is tried on, in the shape of x."""
+    """The input of the trials, in the shape of x."""
     yield from (torch.full_like(x, level) for level in _LEVELS)
     generator = torch.Generator().manual_seed(0)
     for size in _SIZES:

@@ -12,7 +12,7 @@ from sj_lang.swap.watch import Seen
 
 
 def reason_of_call(net: nn.Module, name: str, seen: Seen) -> str:
-    """Why a node that is called like this stays; "" if it may go."""
+    """Why a node that is called like this is not replaced; "" if it can be."""
     for container_name, container in _parents(net, name):
         if isinstance(container, compat.recurrent_containers()):
             return f"in the recurrent {type(container).__name__} '{container_name}' its output is fed back to it"

@@ -28,7 +28,7 @@ _HOOKS = (
 
 
 def modules_of(chosen: Mapping[str, Any]) -> dict[str, nn.Module]:
-    """The arguments that no recipe could hold."""
+    """The arguments whose values cannot stand in a recipe."""
     return {name: value for name, value in chosen.items() if isinstance(value, nn.Module)}
 
 
@@ -114,7 +114,7 @@ def _settle(node: nn.Module, old: nn.Module, net: nn.Module, x: Tensor, mode: st
 
 
 def _facts(old: nn.Module, seen: Seen, mode: str) -> OldNode:
-    """What decides when the old node fires."""
+    """The properties of the old node that decide when it fires."""
     leak, gain = compat.leak_and_gain(old)
     threshold = getattr(old, "v_threshold", None)
     return OldNode(
@@ -130,7 +130,7 @@ def _facts(old: nn.Module, seen: Seen, mode: str) -> OldNode:
 def _carried(
     old: OldNode, node: nn.Module, users: Mapping[str, Any], chosen: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
-    """What means the same in the new node: surrogate and threshold of a binary Heaviside.
+    """Options with the same meaning in the new node: surrogate and threshold of a binary Heaviside.
 
     users: the arguments that the user chose. chosen: all so far.
     """

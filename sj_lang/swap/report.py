@@ -67,7 +67,7 @@ class SwapReport:
 
     @property
     def silenced(self) -> tuple[SwapPlace, ...]:
-        """The places that fired before the swap and do not any more."""
+        """The places that fired before the swap and no longer fire."""
         return tuple(place for place in self.places if place.silenced)
 
     def __str__(self) -> str:

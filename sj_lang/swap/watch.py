@@ -41,7 +41,7 @@ class Feeder:
 
 @dataclass
 class Seen:
-    """What one neuron was fed while the example ran, what it returned, and how it was called.
+    """The inputs and outputs of one neuron while the example ran, and how it was called.
 
     inputs: the first tensor of each call. names: the keywords by which it was handed over.
     keywords: of what was handed over beside a positional input. feeders: the modules that ran
@@ -74,7 +74,7 @@ class Seen:
         return self.fired / max(self.steps, 1)
 
     def take(self, args: tuple[Any, ...], kwargs: dict[str, Any], feeders: tuple[Feeder, ...]) -> None:
-        """Note what the node is called with."""
+        """Note the arguments of a call."""
         self.inside = True
         self.keywords.update(kwargs if args else ())
         for name, x in ({"": args[0]} if args else kwargs).items():
@@ -93,7 +93,7 @@ class Seen:
         return len(steps) if same else 0
 
     def returned(self, output: Any) -> None:
-        """Note what it returned."""
+        """Note the output of a call."""
         self.inside = False
         if not isinstance(output, Tensor):
             self.other = type(output).__name__
@@ -105,7 +105,7 @@ class Seen:
 
 
 def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> dict[int, Seen]:
-    """Run the example once, as `run` does, and watch the nodes, by id."""
+    """Run the example once, like `run`, and watch the nodes, by id."""
     seen = {key: Seen() for key in nodes}
     called: list[int] = []  # the nodes that were fed, the first one first
     recent: list[Feeder] = []  # the last one first
@@ -180,7 +180,7 @@ def run(net: nn.Module, example: Example) -> None:
 
 @contextmanager
 def _methods_watched(nodes: Mapping[int, nn.Module], seen: Mapping[int, Seen]) -> Iterator[None]:
-    """Inside: notes which nodes are called past their `forward`."""
+    """Inside, nodes that are called without their `forward` are noted."""
 
     def watched(module: nn.Module, name: str) -> Callable[..., Any]:
         method, mine = getattr(module, name), seen[id(module)]
@@ -245,7 +245,7 @@ def _size(module: nn.Module, attributes: tuple[str, ...]) -> int | None:
 
 
 def _feature_axis(module: nn.Module, output: Tensor) -> int:
-    """Of the features in what a module returned."""
+    """The axis of the features in the output of a module."""
     if isinstance(module, nn.modules.conv._ConvNd):
         return output.dim() - 1 - len(module.kernel_size)
     if isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm):

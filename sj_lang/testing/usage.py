@@ -83,7 +83,7 @@ def backends(names: Iterable[str | None]) -> list[str | None]:
 
 
 def selection(only: Iterable[str], skip: Mapping[str, str] | None) -> tuple[list[str], dict[str, str]]:
-    """The names of checks to run, none for all, and those to leave out with the reason."""
+    """The checks to run, none if all are, and the checks to skip with the reasons."""
     if skip is not None and not isinstance(skip, Mapping):
         raise TypeError(
             f"skip: a mapping of each check to the reason, such as {{'compiles': 'why'}}, got a {type(skip).__name__}"

@@ -3,6 +3,8 @@ true. Its code and other commands: test_docs.py.
 """
 
 import re
+from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 from pages import ROOT, blocks, tree
@@ -33,14 +35,24 @@ def test_tree(path: str) -> None:
 
 
 def test_the_tree_shows_every_folder_at_the_top_and_every_distribution() -> None:
-    code = [*ROOT.rglob("*.py"), *ROOT.rglob("*.yaml"), *ROOT.rglob("*.md"), ROOT / ".ci/run"]
-    places = [
-        path.relative_to(ROOT).parts for path in code if len(path.relative_to(ROOT).parts) > 2 or ".ci" in path.parts
-    ]
-    shipped = {parts[0] for parts in places if not parts[0].startswith((".", "_")) and "egg-info" not in parts[0]}
-    folders = {f"{name}/" for name in shipped - {"plugins", "build", "dist"}} | {".ci/run"}
+    folders = {f"{name}/" for name in folders_at_the_top(ROOT) - {"plugins"}} | {".ci/run"}
     folders |= {f"plugins/{path.parent.name}/" for path in ROOT.glob("plugins/*/pyproject.toml")}
     assert sorted(folders - set(TREE)) == []
+
+
+def folders_at_the_top(root: Path) -> set[str]:
+    """Those that hold a file, without hidden ones and what Git ignores at the top."""
+    lines = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    ignored = [line.strip("/") for line in lines]
+    names = {path.name for path in root.iterdir() if any(inner.is_file() for inner in path.rglob("*"))}
+    return {name for name in names if not any(fnmatch(name, pattern) for pattern in (".*", *ignored))}
+
+
+def test_a_folder_with_one_file_is_seen(tmp_path: Path) -> None:
+    for name in ("notes", ".hidden", "build", "a.egg-info"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "one.txt").touch()
+    assert folders_at_the_top(tmp_path) == {"notes"}
 
 
 LINKS = {

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from sound_recipe import SOUND
+from source_tree import ROOT, Tree
 
 from sj_lang import plugins
 from sj_lang.hookspecs import Register, hookimpl
@@ -61,3 +62,9 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]
         return name
 
     return write_recipe
+
+
+@pytest.fixture(scope="session")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    """The sources in a folder where breaches of rules are planted."""
+    return Tree(ROOT).copy(tmp_path_factory.mktemp("copy"))

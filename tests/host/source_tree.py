@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+#: tests that are false when a program runs
+TYPE_CHECKING = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
 class Tree:
@@ -39,11 +41,11 @@ class Tree:
         finally:
             path.write_text(text, encoding="utf-8")
 
-    def sources(self, package: str, *folders: str) -> list[Path]:
-        """The Python files of a package or of one of its folders, without those of templates."""
+    def sources(self, package: str, *folders: str, templates: bool = False) -> list[Path]:
+        """The Python files of a package or of one of its folders. templates: also theirs."""
         paths = sorted(self.packages[package].joinpath(*folders).rglob("*.py"))
         assert paths, (package, folders)
-        return [path for path in paths if not {"template", "template_parts"} & {*path.parts}]
+        return [path for path in paths if templates or not {"template", "template_parts"} & {*path.parts}]
 
     def name(self, path: Path) -> str:
         """The import name of a file: "sj_lang.run.trainer"; a package is its `__init__.py`."""
@@ -61,7 +63,8 @@ class Tree:
     def modules(self, path: Path) -> set[Path]:
         """The files of ours that a file imports, inside functions and for type checkers too.
 
-        `from package import module` names the module. Packages on the way are left out.
+        `from package import module` names the module alone, `from package import function` the
+        package. Packages on the way are left out.
         """
         return self._files(imports(path))
 
@@ -81,9 +84,13 @@ class Tree:
         return self._files(imports(path, typing=False))
 
     def _files(self, names: Iterable[str]) -> set[Path]:
-        listed = set(names)
-        packages = {name for name in listed if any(self.file(other) for other in listed if _parent(other) == name)}
-        return {path for name in listed - packages if (path := self.file(name)) is not None}
+        """Of packages only those of which something is taken that is no module of theirs."""
+        taken: dict[str, set[str]] = {name: set() for name in names}
+        for name in taken:
+            if (package := _parent(name)) in taken:
+                taken[package].add(name)
+        named = {name for name, parts in taken.items() if not parts or not all(map(self.file, parts))}
+        return {path for name in named if (path := self.file(name)) is not None}
 
 
 def _parent(name: str) -> str:
@@ -93,21 +100,30 @@ def _parent(name: str) -> str:
 def imports(path: Path, *, functions: bool = True, typing: bool = True) -> set[str]:
     """The full names that a file imports; relative ones are resolved.
 
-    functions: also inside functions. typing: also under `if TYPE_CHECKING`.
+    functions: also inside functions. typing: also in the body of a bare `if TYPE_CHECKING`.
     """
     return _imports_of(path.read_text(encoding="utf-8"), path, functions, typing)
 
 
 @cache
 def _imports_of(text: str, path: Path, functions: bool, typing: bool) -> set[str]:
-    return set(_imports(ast.parse(text), path, functions, typing))
+    return set(_imports(_parsed(text), path, functions, typing))
+
+
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file, which nobody may change."""
+    return _parsed(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
 
 
 def _imports(node: ast.AST, path: Path, functions: bool, typing: bool) -> Iterator[str]:
-    for child in ast.iter_child_nodes(node):
+    unseen = not typing and isinstance(node, ast.If) and ast.unparse(node.test) in TYPE_CHECKING
+    for child in node.orelse if unseen else ast.iter_child_nodes(node):
         if not functions and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        if not typing and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             continue
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)

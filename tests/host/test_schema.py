@@ -213,7 +213,7 @@ def test_a_part_annotation_survives_a_linter_that_takes_the_quotes_off() -> None
 
 def test_the_class_says_what_is_given() -> None:
     class Holder:
-        given = frozenset({"texts"})
+        handed_in = frozenset({"texts"})
 
         def __init__(self, *, texts: Any, dim: int = 3) -> None: ...
 

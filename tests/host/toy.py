@@ -35,7 +35,7 @@ class Mixing:
     def __init__(self, *, dim: int, heads: int, neuron: Any, norm: Norm = "centre", dropout: float = 0.0) -> None:
         self.dim, self.heads, self.neuron, self.norm, self.dropout = dim, heads, neuron, norm, dropout
 
-    given: ClassVar[frozenset[str]] = frozenset({"dim", "heads", "neuron"})
+    handed_in: ClassVar[frozenset[str]] = frozenset({"dim", "heads", "neuron"})
 
 
 class Centre:

@@ -80,7 +80,7 @@ def stepped(node: BPSN, x: Tensor, state: dict[str, Tensor] | None) -> tuple[Ten
         # A has no denominator: there its past is absent only where nothing has come in yet
         denominator = state.get("denominator", (state["numerator"] != 0).to(now.D))
         v = (state["count"] + 0.5) % 1 if "count" in state else now.v
-        now = reference.State(state["numerator"], denominator, v)
+        now = reference.BPSNState(state["numerator"], denominator, v)
     spikes = []
     for x_t in x.unbind(0):
         s, _, now = reference.step(x_t, now, p, firing(node), variant=node.variant, kappa=node.kappa)

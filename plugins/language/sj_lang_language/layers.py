@@ -25,7 +25,7 @@ MakeAttention = Callable[..., nn.Module]
 
 
 class Stateful(Protocol):
-    """What a model calls of a node."""
+    """The methods of a node that a model calls."""
 
     def functional(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]: ...
 
@@ -144,7 +144,7 @@ def absorb(linear: nn.Linear, norm: nn.Module | None) -> None:
 
 
 class Activation(nn.Module):
-    """What an ANN twin has in the place of a node: the same call, no parameters, no state."""
+    """Stands in an ANN twin for a node: the same call, no parameters, no state."""
 
     def __init__(self, function: nn.Module) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ def gelu_in_place_of_spikes(*, channels: int) -> nn.Module:
 
 
 def outside(x: Tensor) -> Tensor:
-    """What leaves a model: `[L, B, D]`, or the mean over T of `[T, B, L, D]`, to `[B, L, D]`."""
+    """The output of a model: `[L, B, D]`, or the mean over T of `[T, B, L, D]`, to `[B, L, D]`."""
     return x.mean(0) if x.dim() == 4 else x.transpose(0, 1)
 
 

@@ -15,5 +15,5 @@ __all__ = ["BPSN", "DSN"]
 def __getattr__(name: str) -> Any:
     """Import a neuron when it is first asked for: a plugin is found and listed without torch."""
     if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module 'sj_lang_neurons' has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{name.lower()}.node"), name)

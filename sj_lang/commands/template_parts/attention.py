@@ -18,7 +18,7 @@ class Ember(nn.Module):
     with a sigmoid and no neurons. causal: as above. All are handed in.
     """
 
-    given = frozenset({"dim", "neuron", "norm", "twin", "causal"})
+    handed_in = frozenset({"dim", "neuron", "norm", "twin", "causal"})
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ class Ember(nn.Module):
     surrogate_function: name of a surrogate of SpikingJelly, through which the table learns.
     """
 
-    given = frozenset({"vocab_size", "dim", "max_length", "twin"})
+    handed_in = frozenset({"vocab_size", "dim", "max_length", "twin"})
 
     def __init__(
         self,

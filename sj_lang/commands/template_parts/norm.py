@@ -10,7 +10,7 @@ class Ember(nn.Module):
     dim: channels. gain: what w begins with. Both are handed in. eps: added to the mean square.
     """
 
-    given = frozenset({"dim", "gain"})
+    handed_in = frozenset({"dim", "gain"})
 
     def __init__(self, *, dim: int, gain: float = 1.0, eps: float = 1e-2) -> None:
         super().__init__()

@@ -25,8 +25,8 @@ class Copies(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         half = self.ids.shape[1] // 2
-        given = torch.arange(self.ids.shape[1]) <= half
-        return {"input_ids": self.ids[index], "labels": self.ids[index].masked_fill(given, -100)}
+        first_half = torch.arange(self.ids.shape[1]) <= half
+        return {"input_ids": self.ids[index], "labels": self.ids[index].masked_fill(first_half, -100)}
 
 
 class Ember(Task):

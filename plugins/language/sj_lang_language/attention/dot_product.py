@@ -77,7 +77,7 @@ def _kernel(q: Tensor, k: Tensor) -> AbstractContextManager[None]:
 
 
 def _up_to_each(valid: Tensor, queries: int) -> Tensor:
-    """Which keys each of the last `queries` tokens sees, `[B, 1, queries, keys]`."""
+    """The keys that each of the last `queries` tokens sees, a mask `[B, 1, queries, keys]`."""
     keys = valid.shape[1]
     key = torch.arange(keys, device=valid.device)
     query = key[keys - queries :, None]

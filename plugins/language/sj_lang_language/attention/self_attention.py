@@ -38,7 +38,7 @@ class SelfAttention(nn.Module):
     input_norm, attended_norm: build the normalization of x and of O; None: without one.
     """
 
-    given = frozenset(
+    handed_in = frozenset(
         {"dim", "heads", "neuron", "norm", "branch_norm", "bias", "twin", "causal", "core", "dropout", "scaled"}
         | {"delayed_keys", "input_norm", "attended_norm"}
     )

@@ -33,7 +33,7 @@ class SoftmaxAttention(SelfAttention):
         return self._attended_values(o) * self.gain, memory
 
     def _query_values(self, q: Tensor) -> Tensor:
-        """What meets the spikes of K: a_k (a_q s + b_q). b_k shifts all scores of a query alike."""
+        """The factor of K's spikes: a_k (a_q s + b_q). b_k shifts all scores of a query alike."""
         if self.values is None:
             return q
         a, b = self.values

@@ -22,7 +22,7 @@ class StateSpaceMixing(nn.Module):
     False is refused.
     """
 
-    given = frozenset({"dim", "heads", "neuron", "norm", "branch_norm", "bias", "twin", "causal"})
+    handed_in = frozenset({"dim", "heads", "neuron", "norm", "branch_norm", "bias", "twin", "causal"})
 
     def __init__(
         self,

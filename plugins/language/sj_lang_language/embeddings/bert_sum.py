@@ -13,7 +13,7 @@ class BertSum(nn.Module):
     on E; eps: of the LayerNorm; twin: changes nothing, there are no spikes in here (all handed in).
     """
 
-    given = frozenset({"vocab_size", "dim", "max_length", "type_vocab_size", "dropout", "eps", "twin"})
+    handed_in = frozenset({"vocab_size", "dim", "max_length", "type_vocab_size", "dropout", "eps", "twin"})
 
     def __init__(
         self,

@@ -18,11 +18,11 @@ class LearnedSum(nn.Module):
     surrogate_function: a SpikingJelly surrogate by name, for the step at 0.
     position: "learned"; or "none" (ours), if neurons that run along the tokens know the order;
         then texts may have any length. std, position_std: deviation of the normal distributions
-        from which the tables are drawn; None: the model's `initializer_range`. A position table as
-        wide as the token table flips a quarter of the bits.
+        from which the tables are drawn; None: the model's `initializer_range`. If both
+        deviations are equal, positions flip a quarter of the bits.
     """
 
-    given = frozenset({"vocab_size", "dim", "max_length", "twin"})
+    handed_in = frozenset({"vocab_size", "dim", "max_length", "twin"})
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class LearnedSum(nn.Module):
 
 
 class EmbeddingTable(nn.Embedding):
-    """An embedding table with the deviation of its fresh weights, None: the model's."""
+    """An embedding table. std: deviation of its fresh weights; None: that of the model."""
 
     def __init__(self, rows: int, dim: int, std: float | None) -> None:
         super().__init__(rows, dim)

@@ -34,7 +34,7 @@ class SpikeCodes(nn.Module):
         distributions from which the tables are drawn; None: the model's `initializer_range`.
     """
 
-    given = frozenset({"vocab_size", "dim", "max_length", "twin"})
+    handed_in = frozenset({"vocab_size", "dim", "max_length", "twin"})
 
     def __init__(
         self,

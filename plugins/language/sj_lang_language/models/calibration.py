@@ -248,7 +248,7 @@ def _layers(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 @contextmanager
 def _outputs(*groups: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """What each of the modules returns in the calls inside."""
+    """The outputs of each of the modules in the calls inside."""
     kept: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:

@@ -85,7 +85,7 @@ class SpikingConfig:
         return self.coding != "repeat" and not self.twin
 
     def requires(self, pads: bool) -> dict[str, dict[str, str]]:
-        """What the components must be able to do, and why. pads: batches may hold padding."""
+        """The traits that the components must have, and why. pads: batches may hold padding."""
         needs = {kind: {"causal": self.causal} for kind in ("embedding", "attention") if self.causal}
         if self.runs_along_tokens:
             needs["neuron"] = self.along_tokens | ({"takes_mask": "batches hold padding"} if pads else {})
@@ -122,7 +122,7 @@ class SpikingConfig:
 def inputs_of(
     model: nn.Module, input_ids: Tensor | None, inputs_embeds: Tensor | None, more: Mapping[str, Any]
 ) -> Tensor:
-    """What is given of the first two; both have shape `[B, L, ...]`.
+    """The one of the first two that is not None; both have shape `[B, L, ...]`.
 
     ValueError if both or none are. TypeError if `more`, the further arguments of a forward pass,
     holds anything but what is None or False.

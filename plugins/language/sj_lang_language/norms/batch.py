@@ -16,7 +16,7 @@ class BatchNorm(nn.Module):
     momentum: weight of a new batch in the running figures.
     """
 
-    given = frozenset({"dim", "gain"})
+    handed_in = frozenset({"dim", "gain"})
 
     weight: nn.Parameter
     bias: nn.Parameter

@@ -13,7 +13,7 @@ class LayerNorm(nn.LayerNorm):
     than usual keeps training calm.
     """
 
-    given = frozenset({"dim", "gain"})
+    handed_in = frozenset({"dim", "gain"})
 
     def __init__(self, *, dim: int, gain: float = 1.0, eps: float = 1e-5) -> None:
         self.gain = gain

@@ -18,7 +18,7 @@ class PowerNorm(nn.Module):
     divide by the moment of the batch itself, with its exact gradient; phi is the mean over them.
     """
 
-    given = frozenset({"dim", "gain"})
+    handed_in = frozenset({"dim", "gain"})
 
     weight: nn.Parameter
     bias: nn.Parameter

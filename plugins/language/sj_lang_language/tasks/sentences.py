@@ -119,7 +119,7 @@ class SentenceTask(TextTask):
 
 
 def _seen(name: str, part: Examples, parts: Parts, notes: list[str]) -> NumpyArray:
-    """Which examples also stand in train or validation."""
+    """The examples that also stand in train or validation, as a mask."""
     seen = examples.repeated(part, parts.train)
     if parts.validation is not None:
         seen |= examples.repeated(part, parts.validation)
@@ -203,7 +203,7 @@ class SentenceMetrics:
 def baseline_figures(
     parts: Parts, tests: Mapping[str, Examples], metrics: SentenceMetrics, select: str
 ) -> dict[str, dict[str, float]]:
-    """What needs no network: the most frequent class or mean score of train, and a bag of words."""
+    """Without a network: the most frequent class or mean score of train, and a bag of words."""
     labels, kind, held = parts.train.labels, metrics.kind, parts.validation
     assert labels is not None
     constant = np.bincount(labels).argmax() if isinstance(kind, Classes) else labels.mean()
@@ -235,7 +235,7 @@ def check_share(name: str, share: float) -> None:
 
 
 def default_share(train: Examples) -> float:
-    """What is cut from train for validation: a tenth, or `MOST` examples if that is fewer."""
+    """How much is cut from train for validation: a tenth, or `MOST` examples if that is fewer."""
     return MOST if len(train) > 10 * MOST else 0.1
 
 
@@ -246,7 +246,7 @@ def lines(values: Iterator[str] | list[str]) -> str:
 
 
 def head(kind: Classes | Scores) -> dict[str, Any]:
-    """What the labels decide in the model's config."""
+    """The fields of the model's config that the labels decide."""
     if isinstance(kind, Scores):
         return {"num_labels": 1, "problem_type": "regression"}
     return {

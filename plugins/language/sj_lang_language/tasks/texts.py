@@ -66,7 +66,7 @@ def encode_parts(
 
 
 def model_fields(tokenizer: PreTrainedTokenizerBase, length: int) -> dict[str, Any]:
-    """What every text decides in a model's config."""
+    """The fields of a model's config that any text decides."""
     vocab_size, pad = len(tokenizer), tokenizer.pad_token_id
     return {"vocab_size": vocab_size, "max_position_embeddings": length, "pad_token_id": pad}
 

@@ -32,7 +32,7 @@ class BPSN(Node):
         M[t] = (numerators of F and B) / (denominators of F and B)
         H[t] = g0 x + gf F + gb B - rho (g0 + gf + gb) M           S[t] = step(H[t] - V)
 
-    Masked tokens are not there. At an edge the missing side is absent with its gain. Our
+    Masked tokens are removed. At an edge the missing side is absent with its gain. Our
     reconstruction of the neuron of "SNN-BERT", Su et al., Neural Networks 180:106630 (2024), from
     its abstract: the equations are not public.
 
@@ -271,17 +271,17 @@ class BPSN(Node):
         gain_0, gain_f, gain_b = gains
         assert gain_0 is not None
         inputs = BPSNInputs(
-            x,
-            gain_0,
-            threshold,
-            wide(self.decay_f),
-            gain_f,
-            wide(self.decay_b),
-            gain_b,
-            wide(self.lateral),
-            state.get("numerator"),
-            state.get("denominator"),
-            lengths,
+            x=x,
+            gain_0=gain_0,
+            threshold=threshold,
+            decay_f=wide(self.decay_f),
+            gain_f=gain_f,
+            decay_b=wide(self.decay_b),
+            gain_b=gain_b,
+            lateral=wide(self.lateral),
+            numerator=state.get("numerator"),
+            denominator=state.get("denominator"),
+            lengths=lengths,
             normalised=self.variant != "A",
             carries=self.direction == "forward",
             softplus=not self.has_grid,

@@ -5,7 +5,7 @@ blocks (`torch_passes`). Only the inputs are kept for the backward, which scans 
 follows in torch.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,20 @@ from sj_lang_neurons.bpsn.inputs import BPSNInputs, BPSNOutputs, BPSNTerms, outp
 from sj_lang_neurons.bpsn.torch_tiles import tiles
 from sj_lang_neurons.firing import POTENTIALS, Firing
 
-Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+class Gradients(NamedTuple):
+    """Of the terms that can have one, by their names; empty for None."""
+
+    x: Tensor
+    g0: Tensor
+    threshold: Tensor
+    lf: Tensor
+    gf: Tensor
+    lb: Tensor
+    gb: Tensor
+    rho: Tensor
+    numerator: Tensor
+    denominator: Tensor
 
 
 def bpsn_torch(inputs: BPSNInputs, firing: Firing) -> BPSNOutputs:
@@ -44,7 +57,7 @@ potential.register_fake(results_of)
 
 @operator("sj_lang::bpsn_backward")
 def potential_backward(grad: Tensor, grad_after: Tensor, terms: BPSNTerms, exact_start: bool) -> Gradients:
-    """Gradients of the terms; empty for None, and for the denominator without `exact_start`."""
+    """Gradients of the terms; that of the denominator is empty without `exact_start`."""
     terms, grad = terms._replace(x=terms.x.contiguous()), grad.contiguous()
     x, g0, numerator, denominator = terms.x, terms.g0, terms.numerator, terms.denominator
     g_x = x.new_empty(x.shape)
@@ -60,8 +73,7 @@ def potential_backward(grad: Tensor, grad_after: Tensor, terms: BPSNTerms, exact
         if exact_start and g_d0 is not None:
             g_denominator[b, c] = g_d0[..., 0]
     of = {name: x.new_empty(0) if getattr(terms, name) is None else total[:, 0] for name, total in sums.items()}
-    learned = of["g0"], of["threshold"], of["lf"], of["gf"], of["lb"], of["gb"], of["rho"]
-    return g_x, *learned, g_numerator, g_denominator
+    return Gradients(x=g_x, numerator=g_numerator, denominator=g_denominator, **of)
 
 
 @potential_backward.register_fake
@@ -74,7 +86,7 @@ def _(grad: Tensor, grad_after: Tensor, terms: BPSNTerms, exact_start: bool) -> 
 def _differentiate(ctx: Any, grad: Tensor, grad_after: Tensor) -> tuple[Tensor | None, ...]:
     _, terms = kept(ctx, BPSNTerms)
     grads = potential_backward(grad, grad_after, terms, needed(ctx, BPSNTerms, "denominator"))
-    return gradients(ctx, BPSNTerms, **dict(zip(BPSNTerms._fields, grads, strict=False)))
+    return gradients(ctx, BPSNTerms, **Gradients(*grads)._asdict())
 
 
 potential.register_autograd(_differentiate, setup_context=keep_inputs)

@@ -14,9 +14,9 @@ from sj_lang.component.schema import Part
 from sj_lang.errors import UserError
 
 if TYPE_CHECKING:  # a type checker reads a name in quotes as a class
-    NeuronChoice = str | Mapping[str, Any]
+    NeuronPart = str | Mapping[str, Any]
 else:
-    NeuronChoice = Part["neuron"]
+    NeuronPart = Part["neuron"]
 
 
 class NeuronLayer(nn.Module):

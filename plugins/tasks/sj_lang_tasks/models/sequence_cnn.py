@@ -18,7 +18,7 @@ from transformers import AutoModelForImageClassification, PreTrainedConfig
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 from sj_lang.errors import UserError
-from sj_lang_tasks.models.common import NeuronChoice, NeuronConfig, NeuronLayer, NeuronModel, register
+from sj_lang_tasks.models.common import NeuronConfig, NeuronLayer, NeuronModel, NeuronPart, register
 
 
 @strict
@@ -26,7 +26,7 @@ class SequenceCNNConfig(NeuronConfig, PreTrainedConfig):  # type: ignore[misc]
     """Sizes and the neuron of a sequence CNN."""
 
     model_type = "sj-sequence-cnn"
-    given: ClassVar[frozenset[str]] = frozenset({"num_channels", "height"})
+    handed_in: ClassVar[frozenset[str]] = frozenset({"num_channels", "height"})
     meaning = ("pool", "twin")
 
     #: C of the input; fixed by the data
@@ -45,7 +45,7 @@ class SequenceCNNConfig(NeuronConfig, PreTrainedConfig):  # type: ignore[misc]
     pool: int = 2
     #: width of the layer before the last; None: a quarter of what enters it
     head_size: int | None = None
-    neuron: NeuronChoice = "dsn"
+    neuron: NeuronPart = "dsn"
     #: the size-matched ANN, with ReLU in the place of neurons: it sees each step alone
     twin: bool = False
 

@@ -21,7 +21,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from sj_lang.errors import UserError
-from sj_lang_tasks.models.common import NeuronChoice, NeuronConfig, NeuronLayer, NeuronModel, register
+from sj_lang_tasks.models.common import NeuronConfig, NeuronLayer, NeuronModel, NeuronPart, register
 
 
 @strict
@@ -29,7 +29,7 @@ class SeriesSpikformerConfig(NeuronConfig, PreTrainedConfig):  # type: ignore[mi
     """Sizes and the neuron of a Spikformer over series."""
 
     model_type = "sj-series-spikformer"
-    given: ClassVar[frozenset[str]] = frozenset({"num_series", "length", "horizon"})
+    handed_in: ClassVar[frozenset[str]] = frozenset({"num_series", "length", "horizon"})
     meaning = ("num_attention_heads", "twin")
 
     #: C, fixed by the data
@@ -48,7 +48,7 @@ class SeriesSpikformerConfig(NeuronConfig, PreTrainedConfig):  # type: ignore[mi
     mlp_ratio: int = 2
     #: of the attention's products, before their neurons
     attention_scale: float | int = 0.125
-    neuron: NeuronChoice = "dsn"
+    neuron: NeuronPart = "dsn"
     #: the size-matched ANN: ReLU in the place of neurons, attention as it is
     twin: bool = False
 

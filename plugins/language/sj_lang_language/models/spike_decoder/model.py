@@ -80,7 +80,7 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
         output_hidden_states: bool | None,
         more: Mapping[str, Any],
     ) -> tuple[BaseModelOutputWithPast, Tensor | None]:
-        """What enters the head, with all that goes with it, and the mask of the tokens `[L, B]`."""
+        """The input of the head and all that goes with it, and the tokens' mask `[L, B]`."""
         inputs = inputs_of(self, input_ids, inputs_embeds, more)
         if cache is None and use_cache:
             cache = self.new_cache()
@@ -113,7 +113,7 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
         return BaseModelOutputWithPast(last_hidden_state=x, cache=cache, hidden_states=states), mask
 
     def _read(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
-        """What a head reads of the stream, `[B, L, C]`, and the state of its neurons."""
+        """The input of a head, `[B, L, C]`, and the state of its neurons."""
         x = x if self.output_norm is None else self.output_norm(x, mask)
         if self.fires_joined:
             return self.output(self._joined(x)[None])[0][0], {}
@@ -130,7 +130,7 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
         return x[-1] if join == "final" else outside(x)
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """What `measure.ablate` replaces by a constant: the branches of each block."""
+        """The branches of each block, which `measure.ablate` replaces by a constant."""
         return {name: [layer.get_submodule(name) for layer in self.layers] for name in ("attention", "mlp")}
 
     def fold(self) -> None:

@@ -14,7 +14,7 @@ from sj_lang_language.layers import SpikingLayer
 
 
 class AttentionModule(Protocol):
-    """What is looked at of a module of self-attention."""
+    """The attributes of a module of self-attention that are read."""
 
     heads: int
     #: Q, K and V side by side
@@ -24,7 +24,7 @@ class AttentionModule(Protocol):
 
 
 class AttentionRelations:
-    """What the student's relations miss of the teacher's (Wang et al., MiniLMv2, 2012.15828).
+    """How far the student's relations are from the teacher's (Wang et al., MiniLMv2, 2012.15828).
 
         R_X = softmax(X X^T / sqrt(K)),  X = Q, K, V of a head
         missed = mean over layers, X and heads of KL(R_X of the teacher | R_X of the student)
