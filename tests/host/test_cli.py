@@ -244,7 +244,7 @@ def test_the_other_commands_hand_on(capsys: Out, stand_in: Callable[..., Any], t
     stand_in("report.page", write=lambda runs: calls.append(("report", runs)) or Path("report.html"))
     stand_in("commands.bench", main=lambda words: calls.append(("bench", words)) or 1)
     stand_in("commands.doctor", main=lambda as_json: 3)
-    stand_in("commands.new", create=lambda name, dest: calls.append(("new", name, dest)) or Path("sj-lang-x"))
+    stand_in("commands.new", create=lambda *words: calls.append(("new", *words)) or Path("sj-lang-x"))
     assert cli.main(["generate", "runs/a", "--prompt", "A:", "temperature=0.7", "seed=2"]) == 0
     assert cli.main(["eval", "runs/a"]) == 0
     assert cli.main(["eval", "runs/b", "--unrolled"]) == 0
@@ -253,12 +253,12 @@ def test_the_other_commands_hand_on(capsys: Out, stand_in: Callable[..., Any], t
     assert cli.main(["doctor"]) == 3
     assert cli.main(["new", "x"]) == 0
     assert calls == [
-        ("generate", ("runs/a", "A:", {"temperature": 0.7}), {"seed": 2}),
+        ("generate", ("runs/a", "A:", {"temperature": 0.7}), {"seed": 2, "stream": False}),
         ("eval", "runs/a", {"unrolled": False}),
         ("eval", "runs/b", {"unrolled": True}),
         ("report", ["runs/a", "runs/b"]),
         ("bench", ["dsn", "--against", "lif"]),
-        ("new", "x", None),
+        ("new", "x", None, "neuron"),
     ]
     assert capsys.readouterr().out.splitlines()[0] == "wrote report.html"
 
