@@ -34,7 +34,7 @@ def test_every_folder_of_modules_is_a_package(name: str) -> None:
     and work all the same where it is editable.
     """
     package = FOLDERS[name] / name.replace("-", "_")
-    modules = [path for path in package.rglob("*.py") if "template" not in path.parts]
+    modules = [path for path in package.rglob("*.py") if not {"template", "template_parts"} & {*path.parts}]
     assert modules
     assert [path for path in modules if not (path.parent / "__init__.py").exists()] == []
 
