@@ -235,7 +235,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         if backend in self.kernels:
             kernel = self.kernels[backend]
             return kernel.why_not(x) or kernel.limits(self, x)
-        if backend in ("auto", "torch"):
+        if backend == "auto" or (backend == "torch" and not self.kernels):
             return ""
         return f"has no kernel for this neuron, which has: {', '.join(self.kernels) or 'torch'}"
 

@@ -88,7 +88,7 @@ def _add_json(parser: Parser) -> None:
 
 
 def _nothing(*texts: str, flush: bool = False) -> None:
-    """Print nothing, where JSON is printed."""
+    """Print nothing, in place of the tables, if JSON is printed."""
 
 
 def _refuse_unless_writable(file: Path) -> None:

@@ -14,22 +14,6 @@ from sj_lang.component import yaml_marks
 from sj_lang.errors import UserError, describe
 
 
-def options(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
-    where = "what builds the network, such as mypackage.models:resnet18; called without arguments"
-    parser.add_argument("network", metavar="MODULE:CALLABLE", help=where)
-    parser.add_argument("--to", required=True, metavar="NEURON", help="such as dsn; see `sj-lang plugins neuron`")
-    sizes = "the shape of an input, [T, B, ...] of numbers in 0 to 1; repeat it if the network takes several"
-    parser.add_argument("--example", required=True, action="append", metavar="SIZES", help=sizes)
-    parser.add_argument(
-        "--of", action="append", metavar="MODULE:CLASS", help="a class to replace (default: known ones)"
-    )
-    parser.add_argument("--like", metavar="REGEX", help="searched in the names of the places")
-    parser.add_argument("--step-mode", choices=("s", "m"), help="how the network calls nodes that do not say it")
-    parser.add_argument("--axis", type=int, help="of the channels in [T, B, ...], such as -1 (default: looked for)")
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="arguments of the neuron, such as n=4")
-
-
 def main(arguments: argparse.Namespace) -> int:
     """Print the report."""
     import torch

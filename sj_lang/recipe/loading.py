@@ -162,7 +162,7 @@ def _load(path: Path, name: str, changes: Tree, chain: tuple[Path, ...]) -> tupl
 
 def _stays_a_list(tree: Tree, changes: Tree) -> bool:
     """Whether `runs` is a list with the command line over it. UserError, or a problem of the tree,
-    for a change of a run that there is not."""
+    for a change of a run that does not exist."""
     written, asked = tree.data.get("runs"), changes.data.get("runs")
     if not isinstance(asked, dict):
         return isinstance(changes.data.get("runs", written), list)

@@ -1,8 +1,10 @@
 """Every attention, embedding and norm that ships passes the kit of its kind."""
 
+from pathlib import Path
+
 import pytest
 
-from sj_lang import build
+from sj_lang import build, plugins
 from sj_lang.testing.components import check_attention, check_embedding, check_norm
 
 NORM = build.part("norm", "layer")
@@ -44,3 +46,13 @@ def test_attention_that_recalls(name):
     make, norm = build.part("attention", name), {"norm": NORM, "input_norm": NORM, "attended_norm": NORM}
     parts = {"dim": 8, "heads": 2, "neuron": build.part("neuron", "dsn"), "delayed_keys": True}
     assert check_attention(lambda: make(**parts, **norm), dim=8, causal=True)
+
+
+@pytest.mark.parametrize("kind", ["attention", "embedding", "norm"])
+def test_each_that_ships_is_tested_here_or_in_a_file_of_its_own(kind):
+    here = Path(__file__)
+    texts = [path.read_text(encoding="utf-8") for path in here.parent.glob("test_*.py")]
+    kits = "".join(text for text in texts if f"check_{kind}(" in text)
+    ours = [one.name for one in plugins.all(kind) if one.plugin == "sj-lang-language"]
+    assert ours
+    assert [name for name in ours if f'"{name}"' not in kits] == []

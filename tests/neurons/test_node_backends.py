@@ -69,3 +69,9 @@ def test_surrogates_by_name() -> None:
         compat.surrogate("Atan")
     with pytest.raises(TypeError, match="a name or a module"):
         compat.surrogate(3)
+
+
+def test_a_backend_that_a_node_has_no_kernel_for_is_refused_torch_too() -> None:
+    assert Leaky(channels=3, backend="torch").backend == "torch"  # without kernels it runs the base class's loop
+    with pytest.raises(RuntimeError, match='Leaky: backend "torch" has no kernel for this neuron, which has: cupy'):
+        type("Leaky", (Leaky,), {"kernels": {"cupy": Kernels.kernels["cupy"]}})(channels=3, backend="torch")

@@ -28,7 +28,7 @@ class Recall(Task):
     texts: how many there are to train on, all different; a tenth of them is the validation.
     tested: texts of each test: `test`, of these periods, and `longer`, of twice as long ones.
 
-    Scored is what follows each symbol of a repeat: `accuracy`, the share of right symbols, and
+    What follows each symbol of a repeat is scored: `accuracy`, the share of right symbols, and
     `loss`, in nats. A symbol stands several times in a string, so one symbol alone does not say
     what follows it: with 20 symbols and strings of 15 to 20, looking up the last one gives about
     .7, and more takes two.
