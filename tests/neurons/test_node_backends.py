@@ -72,6 +72,7 @@ def test_surrogates_by_name() -> None:
 
 
 def test_a_backend_that_a_node_has_no_kernel_for_is_refused_torch_too() -> None:
-    assert Leaky(channels=3, backend="torch").backend == "torch"  # without kernels it runs the base class's loop
+    # a node without kernels runs the base class's loop
+    assert Leaky(channels=3, backend="torch").backend == "torch"
     with pytest.raises(RuntimeError, match='Leaky: backend "torch" has no kernel for this neuron, which has: cupy'):
         type("Leaky", (Leaky,), {"kernels": {"cupy": Kernels.kernels["cupy"]}})(channels=3, backend="torch")
