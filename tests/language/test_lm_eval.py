@@ -1,6 +1,7 @@
 """lm-evaluation-harness scores a SpikeDecoder as it scores any causal model of transformers."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from sj_lang_language.models.spike_decoder import SpikeDecoderForCausalLM
 from sj_lang_language.tokenizers.characters import characters
 
 huggingface = pytest.importorskip("lm_eval.models.huggingface", reason="lm-eval is not installed")
+instance = pytest.importorskip("lm_eval.api.instance", reason="lm-eval is not installed")
 
 TEXT = "the cat sat on the mat and the dog sat on the log. "
 PAIRS = [("the cat", " sat"), ("the dog sat", " on the log"), ("a", " mat")]
@@ -15,15 +17,13 @@ PAIRS = [("the cat", " sat"), ("the dog sat", " on the log"), ("a", " mat")]
 
 @pytest.mark.parametrize("kind", ["binary", "calm", "repeat", "softmax", "twin"])
 def test_likelihoods_and_texts_are_those_of_the_model(kind: str, build: Callable[..., SpikeDecoderForCausalLM]) -> None:
-    from lm_eval.api.instance import Instance
-
     tokenizer = characters(texts=[TEXT], boundary=True)
     boundary = tokenizer.bos_token_id
     model = build(kind, vocab_size=len(tokenizer), bos_token_id=boundary, eos_token_id=boundary)
     harness = huggingface.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2, device="cpu")
 
-    def asked(kind: str, *rows: tuple[object, ...]) -> list[Instance]:
-        return [Instance(request_type=kind, doc={}, arguments=row, idx=n) for n, row in enumerate(rows)]
+    def asked(kind: str, *rows: tuple[object, ...]) -> list[Any]:
+        return [instance.Instance(request_type=kind, doc={}, arguments=row, idx=n) for n, row in enumerate(rows)]
 
     def log_likelihood(before: list[int], after: list[int]) -> float:
         with torch.no_grad():
