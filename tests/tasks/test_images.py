@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_idx, write_images
+from idx_files import write_idx, write_images
 from sj_lang_tasks.data import idx
 from sj_lang_tasks.models.sequence_cnn import SequenceCNNConfig, SequenceCNNForImageClassification
 from sj_lang_tasks.tasks import images
