@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_lang.errors import RunFailed, UserError
-from sj_lang.run.batches import BatchTrainer
+from sj_lang.run.batches import BatchTrainer, split_figures
 from sj_lang.task import MapDataset
 
 ModulesByPart = Mapping[str, Sequence[nn.Module]]
@@ -49,12 +49,8 @@ def ablated(trainer: BatchTrainer, data: MapDataset, split: str, parts: ModulesB
     for name, part in parts.items():
         with _hooked(part, lambda module, inputs, output: means[module].in_place_of(output)):
             metrics = trainer.predict(data, metric_key_prefix=split).metrics
-        start = f"{split}."
-        figures |= {
-            f"ablation.{name}.{key.removeprefix(start)}": value
-            for key, value in metrics.items()
-            if key.startswith(start)
-        }
+        for key, value in split_figures(split, metrics).items():
+            figures[f"ablation.{name}.{key.removeprefix(f'{split}.')}"] = value
     return figures
 
 

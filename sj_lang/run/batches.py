@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
@@ -85,3 +85,8 @@ class BatchTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
             batch = self._prepare_inputs(next(iter(self.get_test_dataloader(part))))
         # several processes repeat samples to fill their batches
         return {name: x[:size] if isinstance(x, Tensor) else x for name, x in batch.items()}
+
+
+def split_figures(split: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """The task's figures on a split, "validation.loss" ..., among the metrics of an evaluation."""
+    return {name: value for name, value in metrics.items() if name.startswith(f"{split}.")}

@@ -12,7 +12,8 @@ from sj_lang.energy import unroll
 from sj_lang.errors import RunFailed, UserError
 from sj_lang.folder import RunFolder
 from sj_lang.monitor import nodes, undisturbed
-from sj_lang.run.trainer import RunTrainer, split_figures
+from sj_lang.run.batches import split_figures
+from sj_lang.run.trainer import RunTrainer
 from sj_lang.task import Prepared
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from sj_lang.monitor import neuron_tensors, seeded
 from sj_lang.recipe.sections import NEURON_RATE
 from sj_lang.run import checkpoints
 from sj_lang.run.assembly import Job
-from sj_lang.run.batches import BatchTrainer
+from sj_lang.run.batches import BatchTrainer, split_figures
 from sj_lang.run.callbacks import Epochs, Lines, RunMark
 from sj_lang.run.console import Console
 from sj_lang.run.guards import FiniteGuard, Termination
@@ -230,11 +230,6 @@ class RunTrainer(BatchTrainer):
             self.accelerator.wait_for_everyone()
             if pushes:
                 self._push_from_checkpoint(str(root / checkpoints.name(step)))
-
-
-def split_figures(split: str, metrics: Mapping[str, float]) -> dict[str, float]:
-    """The task's figures on a split, "validation.loss" ..., among the metrics of an evaluation."""
-    return {name: value for name, value in metrics.items() if name.startswith(f"{split}.")}
 
 
 def _collate(prepared: Prepared) -> Any:

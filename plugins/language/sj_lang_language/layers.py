@@ -133,14 +133,18 @@ def check_absorbable(norm: nn.Module | None) -> None:
 
 
 @torch.no_grad()
-def absorb(linear: nn.Linear, norm: nn.Module | None) -> None:
-    """Give a Linear the weights and the bias with which it is followed by a norm no longer."""
-    if norm is None:
-        return
-    check_absorbable(norm)
-    scale, shift = norm.affine()  # type: ignore[operator]
-    linear.bias = nn.Parameter(shift.clone() if linear.bias is None else linear.bias * scale + shift)
-    linear.weight.mul_(scale[:, None])
+def absorb(*pairs: tuple[nn.Linear, nn.Module | None]) -> None:
+    """Give each Linear the weights and the bias with which it needs the norm after it no longer.
+
+    UserError if one of the norms cannot be absorbed; then no Linear is changed.
+    """
+    for _, norm in pairs:
+        check_absorbable(norm)
+    for linear, norm in pairs:
+        if norm is not None:
+            scale, shift = norm.affine()  # type: ignore[operator]
+            linear.bias = nn.Parameter(shift.clone() if linear.bias is None else linear.bias * scale + shift)
+            linear.weight.mul_(scale[:, None])
 
 
 class Activation(nn.Module):

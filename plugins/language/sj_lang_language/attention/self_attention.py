@@ -11,7 +11,6 @@ from sj_lang_language.layers import (
     SpikingLayer,
     SpikingLinear,
     absorb,
-    check_absorbable,
     float_in_place_of_spikes,
     inner,
     joined,
@@ -87,12 +86,9 @@ class SelfAttention(nn.Module):
             self.out_norm = None if last is None else last(dim=dim)
 
     def fold(self) -> None:
-        """Let each Linear absorb the norm behind it. UserError if one cannot be absorbed."""
-        for norm in (*(self.qkv_norms or ()), self.out_norm):
-            check_absorbable(norm)
-        for linear, norm in zip((self.query, self.key, self.value), self.qkv_norms or (), strict=False):
-            absorb(linear, norm)
-        absorb(self.out_proj, self.out_norm)
+        """Let each Linear absorb the norm after it. UserError if one cannot be absorbed."""
+        linears = (self.query, self.key, self.value)
+        absorb(*zip(linears, self.qkv_norms or (), strict=False), (self.out_proj, self.out_norm))
         self.qkv_norms = self.out_norm = None
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, state: State | None) -> tuple[Tensor, State]:

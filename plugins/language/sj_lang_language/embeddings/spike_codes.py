@@ -51,10 +51,7 @@ class SpikeCodes(nn.Module):
         position_std: float | None = None,
     ) -> None:
         super().__init__()
-        needs: dict[str, Callable[[int], int]] = {
-            **{"one_hot": lambda rows: rows, "binary": digits},
-            "static": lambda rows: dim // 2,
-        }
+        needs: dict[str, Callable[[int], int]] = {**NEEDS, "static": lambda rows: dim // 2}
         widths = {"token": dim, "position": dim}
         if position != "none" and not summed:
             fixed = {"token": (token, vocab_size), "position": (position, max_length)}
@@ -106,6 +103,10 @@ def digits(rows: int) -> int:
     return max(1, math.ceil(math.log2(rows)))
 
 
+#: code -> the channels in which so many numbers have distinct ones
+NEEDS: dict[str, Callable[[int], int]] = {"one_hot": int, "binary": digits}
+
+
 def one_hot(rows: int, width: int) -> Tensor:
     return _repeated(torch.eye(rows), width)
 
@@ -134,7 +135,7 @@ def _part(name: str, kind: str, rows: int, width: int, std: float | None) -> nn.
         if width < 1:
             raise UserError(f"spike_codes: no channel of hidden_size is left for {name}; raise it, or take other codes")
         return EmbeddingTable(rows, width, std)
-    least = {"one_hot": rows, "binary": digits(rows)}.get(kind, 1)
+    least = NEEDS[kind](rows) if kind in NEEDS else 1
     with torch.device("cpu"):  # transformers builds on `meta`, where nothing can be compared
         distinct = width >= least and (kind != "static" or len({*map(tuple, static(rows, width).tolist())}) == rows)
     if not distinct:

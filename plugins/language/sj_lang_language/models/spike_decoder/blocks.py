@@ -14,7 +14,6 @@ from sj_lang_language.layers import (
     SpikingLayer,
     SpikingLinear,
     absorb,
-    check_absorbable,
     float_in_place_of_spikes,
     gelu_in_place_of_spikes,
     inner,
@@ -60,11 +59,8 @@ class SpikingMLP(nn.Module):
         return y, joined(input=input_state, hidden=hidden_state)
 
     def fold(self) -> None:
-        """Let each Linear absorb the norm behind it. UserError if one cannot be absorbed."""
-        for norm in (self.up_norm, self.down_norm):
-            check_absorbable(norm)
-        absorb(self.up_proj, self.up_norm)
-        absorb(self.down_proj, self.down_norm)
+        """Let each Linear absorb the norm after it. UserError if one cannot be absorbed."""
+        absorb((self.up_proj, self.up_norm), (self.down_proj, self.down_norm))
         self.up_norm = self.down_norm = None
 
 
