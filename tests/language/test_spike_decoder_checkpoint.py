@@ -14,12 +14,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from sj_lang_language.layers import SpikingLayer
-from sj_lang_language.models import common
 from sj_lang_language.models.spike_decoder import SpikeDecoderConfig, SpikeDecoderForCausalLM
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from sj_lang import build as parts
 from sj_lang.errors import PluginError, UserError
+from sj_lang.hf import models as hf_models
 
 Build = Callable[..., SpikeDecoderForCausalLM]
 
@@ -182,5 +182,5 @@ def test_another_models_type_is_not_taken_over() -> None:
         model_type = "sj-spike-decoder"
 
     with pytest.raises(PluginError, match=r"'sj-spike-decoder' of .*Other is already that of .*SpikeDecoderConfig"):
-        common.register(Other)
-    common.register(SpikeDecoderConfig, (AutoModelForCausalLM, SpikeDecoderForCausalLM))
+        hf_models.register(Other)
+    hf_models.register(SpikeDecoderConfig, (AutoModelForCausalLM, SpikeDecoderForCausalLM))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from sj_lang.errors import UserError
+from sj_lang.hf import models
 from sj_lang.masks import State
 
 MakeNeuron = Callable[..., nn.Module]
@@ -77,16 +78,8 @@ class SpikingLayer(nn.Module):
         return spikes.view_as(x), {}
 
     def initialise(self, module: nn.Module) -> None:
-        """Give one module of the node the tensors of a fresh node, but for those of a checkpoint.
-
-        A node needs to do nothing for it, and no parameter or unstored buffer is left as raw
-        memory.
-        """
-        name = next(name for name, inside in self.node.named_modules() if inside is module)
-        fresh = self._fresh().get_submodule(name)
-        for kind in (nn.Module.parameters, nn.Module.buffers):
-            for tensor, value in zip(kind(module, recurse=False), kind(fresh, recurse=False), strict=True):
-                init.copy_(tensor, value)
+        """`sj_lang.hf.models.initialise` of a module of the node."""
+        models.initialise(module, self.node, self._fresh)
 
 
 class SpikingLinear(nn.Linear):

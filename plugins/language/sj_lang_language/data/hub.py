@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from sj_lang.errors import Unreachable, UserError
-from sj_lang.hf import HUB, reached
+from sj_lang.errors import UserError
+from sj_lang.hf import data_sets
 from sj_lang_language.data.tables import table_files
 from sj_lang_language.data.text.text_files import PARTS
 
@@ -48,21 +48,7 @@ def table(rows: Any, place: str) -> table_files.DataTable:
 
 def load(place: str, **options: Any) -> Any:
     """All splits of a data set, name -> rows. options: of `load_dataset`. Raises as `read` does."""
-    import datasets
-
-    owner, _, rest = place.removeprefix(HUB).partition("/")
-    name, _, config = rest.partition("/")
-    with reached() as online:
-        try:
-            return datasets.load_dataset(f"{owner}/{name}", *filter(None, [config]), **options)
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            if not online:
-                raise Unreachable(
-                    f"task.data: {place} cannot be loaded: the Hugging Face hub cannot be reached and the local cache "
-                    "has no copy; with a network it is downloaded once; without one, give a file (task.data=PATH)"
-                ) from error
-            cause = error.__cause__ or error
-            raise UserError(f"task.data: {place} cannot be loaded: {str(cause).strip()}") from error
+    return data_sets.load(place, instead="a file (task.data=PATH)", **options)
 
 
 def _text(rows: Any, place: str) -> str:

@@ -1,4 +1,4 @@
-"""What the spiking models share: rules of their configs, fresh weights, Auto classes."""
+"""What the spiking models share: rules of their configs, fresh weights."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -6,10 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers import initialization as init
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sj_lang import build
 from sj_lang.component.schema import Part
@@ -211,25 +208,3 @@ class SpikingModel:
                 f"{type(module).__module__}.{type(module).__qualname__} has parameters or buffers of its own and no "
                 "reset_parameters(): loaded from a checkpoint without them it would hold raw memory"
             )
-
-
-def register(config_class: Any, *auto_and_model: tuple[Any, Any]) -> None:
-    """Register a config class and pairs of Auto class and model: `(AutoModelForCausalLM, Model)`.
-
-    transformers replaces an earlier registration of the same `model_type` without a word, and
-    checkpoints of the other plugin would then be built as this model. Raises PluginError instead,
-    naming both classes.
-    """
-    kind = config_class.model_type
-    # its get() does not see what was registered
-    taken = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else config_class  # noqa: SIM401
-    if (taken.__module__, taken.__qualname__) != (config_class.__module__, config_class.__qualname__):
-        raise PluginError(
-            f"model type '{kind}' of {config_class.__module__}.{config_class.__qualname__} is already that of "
-            f"{taken.__module__}.{taken.__qualname__}: one of the two must change its model_type"
-        )
-    AutoConfig.register(kind, config_class, exist_ok=True)
-    for auto, model in auto_and_model:
-        auto.register(config_class, model, exist_ok=True)
-        if auto is AutoModelForCausalLM:  # tells the Trainer to shift smoothed labels
-            MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind] = model.__name__

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sj_lang import build, plugins
-from sj_lang.errors import Unreachable, UserError
-from sj_lang.hf import HUB, reached
+from sj_lang.errors import UserError
+from sj_lang.hf import HUB, data_sets
 from sj_lang_tasks.data import idx
 from sj_lang_tasks.data.idx import Labelled
 
@@ -83,20 +83,7 @@ def _read(data: str | Mapping[str, str]) -> dict[str, Labelled]:
 
 def _of_hub(place: str) -> dict[str, Labelled]:
     """The splits of a data set with one column of images and one of classes."""
-    import datasets
-
-    owner, _, rest = place.removeprefix(HUB).partition("/")
-    name, _, config = rest.partition("/")
-    with reached() as online:
-        try:
-            loaded = datasets.load_dataset(f"{owner}/{name}", *filter(None, [config]))
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            if not online:
-                raise Unreachable(
-                    f"task.data: {place} cannot be loaded: the Hugging Face hub cannot be reached and the local cache "
-                    "has no copy; with a network it is downloaded once; without one, give a folder of idx files"
-                ) from error
-            raise UserError(f"task.data: {place} cannot be loaded: {str(error.__cause__ or error).strip()}") from error
+    loaded = data_sets.load(place, instead="a folder of idx files")
     features = next(iter(loaded.values())).features
     columns = {kind: [n for n, f in features.items() if type(f).__name__ == kind] for kind in ("Image", "ClassLabel")}
     if not columns["Image"] or not columns["ClassLabel"] or "train" not in loaded:

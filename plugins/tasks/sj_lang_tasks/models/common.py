@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
-from transformers import initialization as init
+from transformers import PreTrainedModel
 
 from sj_lang import build
 from sj_lang.component.schema import Part
 from sj_lang.errors import UserError
+from sj_lang.hf import models
 
 if TYPE_CHECKING:  # a type checker reads a name in quotes as a class
     NeuronPart = str | Mapping[str, Any]
@@ -38,12 +38,8 @@ class NeuronLayer(nn.Module):
         return cast(Tensor, spikes)
 
     def initialise(self, module: nn.Module) -> None:
-        """Give a module of the node the tensors of a fresh node, but for those of a checkpoint."""
-        name = next(name for name, inside in self.node.named_modules() if inside is module)
-        fresh = self._fresh().get_submodule(name)
-        for kind in (nn.Module.parameters, nn.Module.buffers):
-            for tensor, value in zip(kind(module, recurse=False), kind(fresh, recurse=False), strict=True):
-                init.copy_(tensor, value)
+        """`sj_lang.hf.models.initialise` of a module of the node."""
+        models.initialise(module, self.node, self._fresh)
 
 
 class NeuronConfig:
@@ -82,9 +78,3 @@ class NeuronModel(PreTrainedModel):  # type: ignore[misc]  # transformers is unt
             layer.initialise(module)
         elif reset is not None:
             reset()
-
-
-def register(config_class: Any, auto: Any, model: Any) -> None:
-    """Tell transformers' Auto class which model belongs to a config."""
-    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-    auto.register(config_class, model, exist_ok=True)

@@ -18,7 +18,8 @@ from transformers import AutoModelForImageClassification, PreTrainedConfig
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
 from sj_lang.errors import UserError
-from sj_lang_tasks.models.common import NeuronConfig, NeuronLayer, NeuronModel, NeuronPart, register
+from sj_lang.hf.models import register
+from sj_lang_tasks.models.common import NeuronConfig, NeuronLayer, NeuronModel, NeuronPart
 
 
 @strict
@@ -136,4 +137,4 @@ class SequenceCNNForImageClassification(NeuronModel):
         return output.to_tuple() if return_dict is False else output
 
 
-register(SequenceCNNConfig, AutoModelForImageClassification, SequenceCNNForImageClassification)
+register(SequenceCNNConfig, (AutoModelForImageClassification, SequenceCNNForImageClassification))

@@ -21,7 +21,8 @@ from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from sj_lang.errors import UserError
-from sj_lang_tasks.models.common import NeuronConfig, NeuronLayer, NeuronModel, NeuronPart, register
+from sj_lang.hf.models import register
+from sj_lang_tasks.models.common import NeuronConfig, NeuronLayer, NeuronModel, NeuronPart
 
 
 @strict
@@ -137,4 +138,4 @@ class SeriesSpikformerForPrediction(NeuronModel):
         return output.to_tuple() if return_dict is False else output
 
 
-register(SeriesSpikformerConfig, AutoModelForTimeSeriesPrediction, SeriesSpikformerForPrediction)
+register(SeriesSpikformerConfig, (AutoModelForTimeSeriesPrediction, SeriesSpikformerForPrediction))

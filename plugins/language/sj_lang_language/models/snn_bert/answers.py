@@ -9,7 +9,7 @@ from transformers import AutoModelForMultipleChoice, AutoModelForQuestionAnsweri
 from transformers.modeling_outputs import MultipleChoiceModelOutput, QuestionAnsweringModelOutput
 from transformers.utils import can_return_tuple
 
-from sj_lang_language.models.common import register
+from sj_lang.hf.models import register
 from sj_lang_language.models.snn_bert.config import SNNBertConfig
 from sj_lang_language.models.snn_bert.encoder import SNNBertModel, SNNBertPreTrainedModel
 

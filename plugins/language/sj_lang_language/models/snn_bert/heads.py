@@ -19,7 +19,7 @@ from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutp
 from transformers.models.bert.modeling_bert import BertForPreTrainingOutput, BertPredictionHeadTransform
 from transformers.utils import ModelOutput, can_return_tuple
 
-from sj_lang_language.models.common import register
+from sj_lang.hf.models import register
 from sj_lang_language.models.snn_bert.config import SNNBertConfig
 from sj_lang_language.models.snn_bert.encoder import SNNBertModel, SNNBertPreTrainedModel
 

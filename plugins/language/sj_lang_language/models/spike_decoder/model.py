@@ -24,12 +24,13 @@ from transformers.utils import can_return_tuple
 
 from sj_lang.build import check_neurons
 from sj_lang.errors import UserError
+from sj_lang.hf.models import register
 from sj_lang.masks import State
 from sj_lang.operators import is_exporting
 from sj_lang.state_cache import StateCache, StatefulGeneration
 from sj_lang_language.attention.self_attention import SelfAttention
 from sj_lang_language.layers import SpikingLayer, check_absorbable, float_in_place_of_spikes, inner, joined, outside
-from sj_lang_language.models.common import SpikingModel, asked_if, component, inputs_of, register
+from sj_lang_language.models.common import SpikingModel, asked_if, component, inputs_of
 from sj_lang_language.models.spike_decoder.blocks import SpikeDecoderBlock, SpikingMLP
 from sj_lang_language.models.spike_decoder.config import SpikeDecoderConfig
 
