@@ -4,9 +4,10 @@ import json
 import os
 import statistics
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,12 +42,11 @@ def _bench_neuron(words: Sequence[str]) -> int:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     _add_json(parser)
     options = parser.parse_args(words)
-    say = _nothing if options.json == STDOUT else print
     device, on_cpu = options.device, options.device == "cpu"
     if not on_cpu and not torch.cuda.is_available():
         raise UserError("bench: --device cuda, but torch sees no GPU")
-    if options.json and options.json != STDOUT:
-        _refuse_unless_writable(options.json)
+    outlet = _Outlet(options.json)
+    say = outlet.say
     if options.threads:
         torch.set_num_threads(options.threads)
     against = options.against
@@ -61,6 +61,7 @@ def _bench_neuron(words: Sequence[str]) -> int:
     rate = None if on_cpu else copy_rate(device)
     if rate:
         say(f"a copy from device to device moves {rate / 1e9:.0f} GB/s")
+    record: dict[str, Any] = {"machine": machine(device), "dtype": options.dtype, "copy_bytes_per_s": rate}
     results: list[neuron.Timing] = []
     for shape in shapes:
         timings, floor_ms = neuron.time_shape(
@@ -68,17 +69,9 @@ def _bench_neuron(words: Sequence[str]) -> int:
         )
         results += timings
         print_timings(timings, floor_ms, shape, say)
-        record = {
-            "machine": machine(device),
-            "dtype": options.dtype,
-            "copy_bytes_per_s": rate,
-            "timings": [asdict(timing) for timing in results],
-        }
-        # written after each shape: a run that is cut off leaves what it has
-        if options.json and options.json != STDOUT:
-            options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    if options.json == STDOUT:
-        print(json.dumps(record, indent=1))
+        record["timings"] = [asdict(timing) for timing in results]
+        outlet.store(record)  # after each shape: a run that is cut off leaves what it has
+    outlet.close(record)
     return 0
 
 
@@ -87,8 +80,29 @@ def _add_json(parser: Parser) -> None:
     parser.add_argument("--json", nargs="?", type=Path, const=STDOUT, metavar="FILE", help=text)
 
 
-def _nothing(*texts: str, flush: bool = False) -> None:
-    """Print nothing, in place of the tables, if JSON is printed."""
+class _Outlet:
+    """Tables on standard output; with `--json FILE` also JSON in a file, with `--json` that alone.
+
+    UserError, before anything is measured, if the file cannot be written.
+    """
+
+    def __init__(self, place: Path | None) -> None:
+        self.prints_json = place == STDOUT
+        self.file = None if self.prints_json else place
+        if self.file:
+            _refuse_unless_writable(self.file)
+
+    def say(self, *texts: str, flush: bool = False) -> None:
+        if not self.prints_json:
+            print(*texts, flush=flush)
+
+    def store(self, record: Mapping[str, Any]) -> None:
+        if self.file:
+            self.file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+    def close(self, record: Mapping[str, Any]) -> None:
+        if self.prints_json:
+            print(json.dumps(record, indent=1))
 
 
 def _refuse_unless_writable(file: Path) -> None:
@@ -144,15 +158,19 @@ def _bench_recipe(words: Sequence[str]) -> int:
     parser.add_argument("--threads", type=positive, help="torch threads (default: torch's own)")
     _add_json(parser)
     options = parser.parse_intermixed_args(words)
-    if options.json and options.json != STDOUT:
-        _refuse_unless_writable(options.json)
-    say = _nothing if options.json == STDOUT else print
+    outlet = _Outlet(options.json)
+    say = outlet.say
     quiet_libraries()
     if options.threads:
         torch.set_num_threads(options.threads)
     recipe = load(options.recipe, options.changes)
     times, device = recipe_bench.time_steps(recipe, options.repeat)
-    say(machine("cpu" if device == "cpu" else "cuda"))
+    record: dict[str, Any] = {
+        "machine": machine("cpu" if device == "cpu" else "cuda"),
+        "recipe": recipe.name,
+        "step_ms": times,
+    }
+    say(record["machine"])
     say(f"a training step of {recipe.name}, median of {options.repeat}:")
     fastest = min(statistics.median(rounds) for rounds in times.values())
     rows = [["", "ms", "least", "most", "times the fastest"]]
@@ -160,8 +178,6 @@ def _bench_recipe(words: Sequence[str]) -> int:
         median = statistics.median(rounds)
         rows.append([run, *(f"{ms:.1f}" for ms in (median, min(rounds), max(rounds))), f"{median / fastest:.2f}"])
     say(table(rows))
-    if options.json:
-        record = {"machine": machine("cpu" if device == "cpu" else "cuda"), "recipe": recipe.name, "step_ms": times}
-        text = json.dumps(record, indent=1)
-        print(text) if options.json == STDOUT else options.json.write_text(text + "\n", encoding="utf-8")
+    outlet.store(record)
+    outlet.close(record)
     return 0

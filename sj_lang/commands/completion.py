@@ -5,10 +5,10 @@ import importlib
 from collections.abc import Iterator
 
 from sj_lang import plugins
+from sj_lang.commands.options import SHELLS
 from sj_lang.errors import UserError
 from sj_lang.hookspecs import KINDS
 
-SHELLS = ("bash", "zsh")
 #: functions of the scripts, which offer words beside files
 WORDS = {"recipe": "_sj_lang_recipes", "what": "_sj_lang_components"}
 _BASH = '{name}() {{ compgen -f -- "$1"; compgen -W "{words}" -- "$1"; }}'

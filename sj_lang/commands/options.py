@@ -6,6 +6,8 @@ from sj_lang.commands.arguments import positive
 
 #: kinds of component that `sj-lang new` can write
 KINDS_TO_WRITE = ("neuron", "attention", "embedding", "norm", "task")
+#: shells that `sj-lang completion` can complete in
+SHELLS = ("bash", "zsh")
 
 
 def recipe(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +82,7 @@ def new(parser: argparse.ArgumentParser) -> None:
 
 
 def completion(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", choices=("bash", "zsh"))
+    parser.add_argument("shell", choices=SHELLS)
 
 
 def schema(parser: argparse.ArgumentParser) -> None:

@@ -107,14 +107,15 @@ class Seen:
 def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> dict[int, Seen]:
     """Run the example once, like `run`, and watch the nodes, by id."""
     seen = {key: Seen() for key in nodes}
-    called: list[int] = []  # the nodes that were fed, the first one first
+    first: list[int] = []  # the node that is fed before all others, once one is
     recent: list[Feeder] = []  # the last one first
     waiting: list[Seen] = []  # for what runs behind them
     inner = {id(module) for node in nodes.values() for module in node.modules()}
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen[id(module)].take(args, kwargs, tuple(recent))
-        called.extend([id(module)] if seen[id(module)].inputs else [])
+        if not first and seen[id(module)].inputs:
+            first.append(id(module))
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         seen[id(module)].returned(output)
@@ -150,9 +151,10 @@ def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> d
             run(net, example)
         for mine in seen.values():
             mine.overwritten = any(x._version != v for x, v in zip(mine.inputs, mine.versions, strict=True))
-        repeated = max((seen[key].repeats(compat.step_mode(nodes[key])) for key in called[:1]), default=0)
-        for mine in seen.values():
-            mine.repeated = repeated
+        if first:
+            repeated = seen[first[0]].repeats(compat.step_mode(nodes[first[0]]))
+            for mine in seen.values():
+                mine.repeated = repeated
     finally:
         for handle in handles:
             handle.remove()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -147,3 +147,14 @@ def _package(path: Path, level: int) -> str:
 
 def below(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+#: a rule: the places of a tree that break it, by the names of their modules
+Breaches = Callable[[Tree], Iterable[str]]
+
+
+def caught(breaches: Breaches, place: str, line: str, copy: Tree) -> bool:
+    """Whether a line that is planted in a module of the host is a breach there."""
+    with copy.planted(f"sj_lang/{place}.py", line):
+        name = f"sj_lang.{place.replace('/', '.')}"
+        return any(name in breach for breach in breaches(copy))
