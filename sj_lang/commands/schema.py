@@ -121,13 +121,13 @@ def _own_texts(offer: Registration) -> dict[str, str]:
 
 
 def _argument(argument: Argument, texts: Mapping[str, str]) -> Schema:
+    null = [{"type": "null"}] * (argument.default is None or "null" in values.describe(argument.annotation))
     if argument.part:
-        optional = "null" in values.describe(argument.annotation) or argument.default is None
-        schema: Schema = _any([{"$ref": f"#/definitions/{argument.part}"}, *[{"type": "null"}] * optional])
+        schema: Schema = _any([{"$ref": f"#/definitions/{argument.part}"}, *null])
     elif takes_data(argument.annotation):
         data = {"$ref": "#/definitions/data"}
         several = [{"type": "array", "items": data, "minItems": 1}] * takes_several(argument.annotation)
-        schema = _any([data, *several, *[{"type": "null"}] * (argument.default is None)])
+        schema = _any([data, *several, *null])
     else:
         schema = _plain(argument.annotation)
     if argument.default is not MISSING and not argument.handed_in and values.is_plain(argument.written_default):

@@ -97,7 +97,9 @@ if __name__ == "__main__":
     from sj_lang.run import execute
 
     if "TINY_STOP_AT" in os.environ and os.environ.get("RANK", "0") == os.environ.get("TINY_STOP_RANK", "0"):
-        StopAt(int(os.environ["TINY_STOP_AT"]), signal.Signals[os.environ.get("TINY_SIGNAL", "SIGTERM")])
+        number = signal.Signals[os.environ.get("TINY_SIGNAL", "SIGTERM")]
+        signal.signal(number, signal.SIG_DFL)  # the tests may run under nohup
+        StopAt(int(os.environ["TINY_STOP_AT"]), number)
     with offered():
         try:
             execute(load(sys.argv[1], sys.argv[2:]), resume=os.environ.get("TINY_RESUME"))
