@@ -78,7 +78,7 @@ def read(path: Path) -> NDArray[np.uint8]:
     shape = tuple(np.frombuffer(content, ">u4", rank, 4).tolist())
     if len(content) - head != math.prod(shape):
         raise UserError(
-            f"task.data: {path} holds {len(content) - head:,} bytes behind its header, which says "
+            f"task.data: {path} holds {len(content) - head:,} bytes after its header, which says "
             f"{' x '.join(map(str, shape))} = {math.prod(shape):,}; the file is damaged"
         )
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
