@@ -127,8 +127,8 @@ def fit_spikes(
 
         w_c mean (x - (a s + b))^2 + spike_price mean over channels of (w var x) mean |s|
 
-    in which w_c is the sum of the squared weights of c in `readers`, the Linear layers that follow, or 1: a
-    channel that says little fires little.
+    in which w_c is the sum of the squared weights of c in `readers`, the Linear layers that follow,
+    or 1 without them: a channel that says little fires little.
     """
     if layer.scale is None or layer.shift is None or not hasattr(layer.node, "fit"):
         raise UserError(
