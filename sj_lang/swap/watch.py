@@ -45,10 +45,10 @@ class Seen:
 
     inputs: the first tensor of each call. names: the keywords by which it was handed over.
     keywords: of what was handed over beside a positional input. feeders: the modules that ran
-    before each call, the last one first. behind: what ran after the node. methods: those of
-    `_METHODS` that were called past `forward`. low, high: the range of its output; whole: it holds
-    integers only. fired, steps: neuron steps with an output other than 0, and all. other: the class
-    of an output that is no tensor. overwritten: the net changed an input in place afterwards. repeated:
+    before each call, the last one first. behind: what ran after it. methods: those of `_METHODS`
+    that were called past `forward`. low, high: the range of its output; whole: it holds integers
+    only. fired, steps: neuron steps with an output other than 0, and all. other: the class of an
+    output that is no tensor. overwritten: the net changed an input in place afterwards. repeated:
     at how many steps the first node of the net was fed the same; 0 if its input changes.
     """
 

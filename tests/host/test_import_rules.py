@@ -165,9 +165,9 @@ def recipes(tree: Tree) -> Iterator[str]:
 
 
 def is_python_path(text: str, tree: Tree) -> bool:
-    """Whether it looks like a class or function, or names something in a known package."""
-    packages = {*tree.packages, *HEAVY, *sys.stdlib_module_names}
-    packages.discard("test")  # `test.loss` is a figure
+    """Whether it looks like a class or a function, or names something in a known package."""
+    # `test.loss` is a figure
+    packages = {*tree.packages, *HEAVY, *sys.stdlib_module_names} - {"test"}
     dotted = DOTTED.fullmatch(text) and text.split(".")[0] in packages
     return bool(dotted or PYTHON_PATH.fullmatch(text))
 
