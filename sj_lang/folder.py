@@ -19,7 +19,7 @@ from sj_lang.manifest import RESERVE, Manifest, plain, read_json, write_json, wr
 
 #: fields of a manifest on which something relies, and what they hold
 _MANIFEST: dict[str, type] = {"id": str, "name": str, "status": str, "recipe": dict, "children": list}
-_MANIFEST |= dict.fromkeys(("machine", "versions", "commits", "data", "files"), dict)
+_MANIFEST |= dict.fromkeys(("machine", "versions", "commits", "data", "sources", "files"), dict)
 _MANIFEST |= dict.fromkeys(("argv", "notes", "resumed"), list) | {"loss": str, "started": str}
 #: stands for a key that is not there, in differences
 ABSENT = "(not set)"
