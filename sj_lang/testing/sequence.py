@@ -27,8 +27,9 @@ from sj_lang.testing.compare import (
 from sj_lang.testing.subject import GAINS, Subject
 
 LENGTHS = (*range(1, 10), *(2**n + d for n in range(4, 9) for d in (-1, 0, 1)), 48, 96, 100, 384, 512, 768, 1000, 1024)
+TILES = (16, 64, 100, 128, 256, 512)  # lengths, with gradients
 ONES = ((True, 5, 2, 1), (False, 4, 3, 1, 1), (True, 4, 2, 3, 1))  # axes of size 1
-WIDTHS = (1, 37, 64, 129, 96, 256, 770)
+WIDTHS = (1, 37, 64, 129, 96, 256, 770, 4100)
 
 
 @check(needs="steps")
@@ -51,24 +52,34 @@ def ties_fire_alike(subject: Subject) -> None:
     Of two neighbouring numbers one fires and the other does not. Rounding may move that edge by
     one number, either way; ">" in one form and ">=" in the other move most of them one way.
     """
-    node, x = subject.node(), subject.x(1, 16)
-    state = subject.state(node, x)
-    low, high = torch.full_like(x, -2 * GAINS[-1]), torch.full_like(x, 2 * GAINS[-1])
-    with torch.no_grad():
-        live = (whole(node, low, state)[0] <= 0) & (whole(node, high, state)[0] > 0)
-        for _ in range(80):
-            middle = (low + high) / 2
-            fired = whole(node, middle, state)[0] > 0
-            low, high = torch.where(fired, low, middle), torch.where(fired, middle, high)
-        for fires, edge in ((True, high), (False, low)):
-            sequence, single = whole(node, edge, state)[0] > 0, stepwise(node, edge, state)[0] > 0
-            moved = live & (sequence == fires) & (single != fires)
-            count, edges = len(set(edge[moved].tolist())), len(set(edge[live].tolist()))
-            assert 2 * count <= edges, (
-                f"right at the threshold a sequence of one step {'fires' if fires else 'is silent'}, and a single step "
-                f"does the opposite, for {count} of {edges} inputs: '>' in one and '>=' in the other? "
-                f"x {list(x.shape)}, first at {moved.nonzero()[0].tolist()}, x = {edge[moved][0].item()!r}"
-            )
+    node = subject.node()
+    for length in (1, 3):
+        x = subject.x(length, 16)
+        _assert_ties_alike(node, x, subject.state(node, x))
+
+
+@torch.no_grad()
+def _assert_ties_alike(node: nn.Module, x: Tensor, state: State) -> None:
+    """The last input of x brings each potential to the threshold."""
+
+    def last(form: How, step: Tensor) -> Tensor:
+        return form(node, torch.cat((x[:-1], step)), state, None)[0][-1:] > 0
+
+    low, high = torch.full_like(x[:1], -2 * GAINS[-1]), torch.full_like(x[:1], 2 * GAINS[-1])
+    live = ~last(whole, low) & last(whole, high)
+    for _ in range(80):
+        middle = (low + high) / 2
+        fired = last(whole, middle)
+        low, high = torch.where(fired, low, middle), torch.where(fired, middle, high)
+    for fires, edge in ((True, high), (False, low)):
+        moved = live & (last(whole, edge) == fires) & (last(stepwise, edge) != fires)
+        count, edges = len(set(edge[moved].tolist())), len(set(edge[live].tolist()))
+        assert 2 * count <= edges, (
+            f"right at the threshold a sequence of {('one step', 'three steps')[len(x) > 1]} "
+            f"{'fires' if fires else 'is silent'}, and a single step "
+            f"does the opposite, for {count} of {edges} inputs: '>' in one and '>=' in the other? "
+            f"x {list(x.shape)}, first at {moved.nonzero()[0].tolist()}, x = {edge[moved][0].item()!r}"
+        )
 
 
 @check(needs="carries_state")
@@ -102,7 +113,7 @@ def rows_do_not_mix(subject: Subject) -> None:
         assert_equal(alone, spikes[:, b : b + 1], f"row {b} alone against row {b} of the batch")
         for name in final:
             assert_close(last[name], final[name][b : b + 1], f"state '{name}' of row {b}")
-    for places in ((1,), (4,), (64,), (70,), (2, 3), (2, 1, 3)):
+    for places in ((1,), (4,), (64,), (70,), (2, 3), (2, 1, 3), (33, 33)):
         wide = subject.x(7, 2, *places)  # [T, B, C, *places]
         want, _ = whole(node, wide)
         folded, _ = whole(node, wide.movedim(subject.axis, -1).flatten(1, -2))  # [T, B * places, C]
@@ -143,7 +154,7 @@ def _with_channels_on(axis: int, how: How) -> How:
 
 @check()
 def large_batches(subject: Subject) -> None:
-    """9,000 neurons, or 256 rows, are those of small batches, masked too: all gradients."""
+    """9,000 neurons, or 256 rows, are those of small batches and single steps: all gradients."""
     node = subject.node()
     rows = max(2, -(-9000 // subject.channels))
     few = min(100, max(1, rows // 10))
@@ -153,6 +164,11 @@ def large_batches(subject: Subject) -> None:
         got = outcome(node, whole, x, start)
         want = outcome(node, batches_of(few), x, start)
         assert_same(subject, got, want, f"a batch of {rows} against batches of {few}", x=x, state=start)
+        if subject.traits.steps:
+            steps = outcome(node, stepwise, x, start)
+            assert_same(
+                subject, steps, got, f"single steps of a batch of {rows} against the sequence", x=x, state=start
+            )
     x = subject.x(5, 256)
     state, step = subject.state(node, x), torch.arange(5, device=x.device)[:, None]
     ends = step < 1 + torch.arange(256, device=x.device) % 5
@@ -160,11 +176,14 @@ def large_batches(subject: Subject) -> None:
         got, want = (outcome(node, form, x, state, mask) for form in (whole, batches_of(30)))
         what = f"a batch of 256 against batches of 30{'' if mask is None else ', masked'}"
         assert_same(subject, got, want, what, x=x, state=state, mask=mask)
+        if subject.traits.steps and mask is not None:
+            steps, what = outcome(node, stepwise, x, state, mask), "single steps of a batch of 256, masked"
+            assert_same(subject, steps, got, f"{what}, against the sequence", x=x, state=state, mask=mask)
 
 
 @check(once=True)
 def channels_are_alike(subject: Subject) -> None:
-    """Of 1 to 770 channels, equal ones do the same; if they mix or share parameters, each fires."""
+    """Of 1 to 4,100 channels, equal ones do the same; if they mix or share parameters, each fires."""
     for width in WIDTHS:
         try:
             wide = replace(subject, channels=width)
@@ -184,25 +203,36 @@ def _assert_alike(wide: Subject, node: nn.Module) -> None:
     rates = torch.zeros(width, dtype=x.dtype, device=x.device)
     for size in (1.0, *GAINS):
         with torch.no_grad():
-            rates += (whole(node, wide.x(33, 8) * size)[0] != 0).to(x.dtype).transpose(0, 2).flatten(1).mean(1)
+            rates += (
+                (whole(node, wide.x(33, 8 if width < 1000 else 2) * size)[0] != 0)
+                .to(x.dtype)
+                .transpose(0, 2)
+                .flatten(1)
+                .mean(1)
+            )
     of_channels = all(width in parameter.shape or parameter.numel() == 1 for parameter in node.parameters())
     if _channels_mix(node, x) or not of_channels:
         silent = (rates == 0).nonzero().flatten().tolist()
         assert 50 * len(silent) < width, f"of {width} channels {len(silent)} never fire: those numbered {silent[:40]}"
         return
     best = int((rates / (1 + len(GAINS)) - 0.5).abs().argmin())
+    learned: dict[str, tuple[Tensor, int]] = {}  # with the axis of the channels
     with torch.no_grad():
-        for tensor in (*node.parameters(), *node.buffers()):
+        for name, tensor in (*node.named_parameters(), *node.named_buffers()):
             for axis in (axis for axis, size in enumerate(tensor.shape) if size == width):
                 tensor.copy_(tensor.narrow(axis, best, 1).expand(tensor.shape).clone())
+                if tensor.requires_grad and tensor.shape.count(width) == 1:
+                    learned[f"gradient of {name}"] = tensor, axis
     for size in (1.0, 4.0):
         leaf = (size * wide.x(9, 8)[:, :, best, None]).repeat(1, 1, width).requires_grad_()
         spikes, _ = whole(node, leaf)
-        (gradient,) = torch.autograd.grad(spikes.sum(), leaf)
-        for what, values in (("spikes", spikes.detach()), ("gradient of x", gradient)):
-            one = values[:, :, best, None].expand(values.shape)
+        into = {"gradient of x": (leaf, 2), **learned}
+        gradients = torch.autograd.grad(spikes.sum(), [tensor for tensor, _ in into.values()], materialize_grads=True)
+        of_channels = {what: (value, axis) for (what, (_, axis)), value in zip(into.items(), gradients, strict=True)}
+        for what, (values, axis) in ({"spikes": (spikes.detach(), 2)} | of_channels).items():
+            one = values.narrow(axis, best, 1).expand(values.shape)
             of = f"{what} of {width} channels of equal parameters and inputs, from number "
-            first = ((values != one).transpose(0, 2).flatten(1).any(1)).nonzero().flatten().tolist()[:1]
+            first = ((values != one).movedim(axis, 0).reshape(width, -1).any(1)).nonzero().flatten().tolist()[:1]
             assert_close(values, one, f"{of}{first} on, against number {best}")
 
 
@@ -222,6 +252,16 @@ def _channels_mix(node: nn.Module, x: Tensor) -> bool:
 def every_length(subject: Subject) -> None:
     """1 to 1,024 steps in one call end as single steps do, or as under a mask."""
     node, traits, x = subject.node(), subject.traits, subject.x(max(LENGTHS) + 3, 2)
+    for length in TILES if traits.carries_state or traits.takes_mask else ():
+        if traits.carries_state:
+            got, want = (outcome(node, form, x[:length]) for form in (whole, pieces(length - 7, 7)))
+            what = f"{length} steps: one call against pieces of {length - 7} and 7"
+        else:
+            mask = torch.arange(length + 3, device=x.device)[:, None].expand(-1, 2) < length
+            got, want = outcome(node, whole, x[:length]), outcome(node, _without_end, x[: length + 3], None, mask)
+            want.gradients["x"] = want.gradients["x"][:length]
+            what = f"{length} steps: the sequence against a longer one whose last 3 steps are masked"
+        assert_same(subject, got, want, what, x=x[:length])
     start = subject.state(node, x) or None
     state, form, spikes, states = start, forms(subject)[-1], [], []
     with torch.no_grad():
@@ -241,10 +281,16 @@ def every_length(subject: Subject) -> None:
             assert_same(subject, got, want, f"{length} steps: {what}", x=x[:length], state=start)
 
 
+def _without_end(node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+    """The multi-step form without the last 3 steps, which the mask leaves out."""
+    spikes, final = whole(node, x, state, mask)
+    return spikes[:-3], final
+
+
 @check(needs="any_length")
 def long_sequences(subject: Subject) -> None:
     """1,025 steps are pieces of 205, and shorter ones with masked steps between: all gradients."""
-    node, length = subject.node(), 1025 if subject.dtype == torch.float64 else 325
+    node, length = subject.node(), 1025
     x = subject.x(length, 2)
     state = subject.state(node, x)
     if subject.traits.carries_state:
