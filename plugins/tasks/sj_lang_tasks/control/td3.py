@@ -38,7 +38,7 @@ class Actor(BasePolicy):  # type: ignore[misc]  # stable-baselines3 may be missi
         return self(observation)
 
 
-class Seen(BaseFeaturesExtractor):  # type: ignore[misc]
+class WithoutState(BaseFeaturesExtractor):  # type: ignore[misc]
     """What the critics see: the observation without the state behind it."""
 
     def __init__(self, observation_space: Any, size: int) -> None:
@@ -143,7 +143,7 @@ def train(
         action_noise=NormalActionNoise(np.zeros(actions), np.full(actions, noise)),
         policy_kwargs={
             "net_arch": {"pi": [], "qf": critic},
-            "features_extractor_class": Seen,
+            "features_extractor_class": WithoutState,
             "features_extractor_kwargs": {"size": size},
         },
         seed=seed,

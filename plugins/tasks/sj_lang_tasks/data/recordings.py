@@ -1,7 +1,6 @@
 """Recordings of event cameras, through SpikingJelly's own classes."""
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,20 +10,34 @@ Recordings = Literal["n_mnist", "cifar10_dvs", "dvs128_gesture"]
 
 
 @dataclass(frozen=True)
-class Source:
-    """A data set. splits: it comes as train and test; otherwise all of it is cut."""
+class CameraData:
+    """What is known of a data set. splits: it comes as train and test; otherwise it is cut."""
 
-    target: str
     classes: int
     size: int
     splits: bool
 
 
-SOURCES: dict[str, Source] = {
-    "n_mnist": Source("n_mnist:NMNIST", 10, 34, True),
-    "cifar10_dvs": Source("cifar10_dvs:CIFAR10DVS", 10, 128, False),
-    "dvs128_gesture": Source("dvs128_gesture:DVS128Gesture", 11, 128, True),
+SETS: dict[str, CameraData] = {
+    "n_mnist": CameraData(classes=10, size=34, splits=True),
+    "cifar10_dvs": CameraData(classes=10, size=128, splits=False),
+    "dvs128_gesture": CameraData(classes=11, size=128, splits=True),
 }
+
+
+def class_of(name: str) -> Any:
+    """SpikingJelly's class of a data set."""
+    if name == "n_mnist":
+        from spikingjelly.datasets.n_mnist import NMNIST
+
+        return NMNIST
+    if name == "cifar10_dvs":
+        from spikingjelly.datasets.cifar10_dvs import CIFAR10DVS
+
+        return CIFAR10DVS
+    from spikingjelly.datasets.dvs128_gesture import DVS128Gesture
+
+    return DVS128Gesture
 
 
 def read(name: str, folder: str | None, *, steps: int) -> dict[str, Any]:
@@ -34,11 +47,9 @@ def read(name: str, folder: str | None, *, steps: int) -> dict[str, Any]:
     folder: holds the published files in its folder `download`. SpikingJelly converts them beside
     it, once. Unreachable, which a dry run survives, if folder is None.
     """
-    source = SOURCES[name]
-    module, _, title = source.target.partition(":")
-    made = getattr(import_module(f"spikingjelly.datasets.{module}"), title)
-    files = [file for file, _, _ in made.resource_url_md5()]
-    where = sorted({address for _, address, _ in made.resource_url_md5()})[0]
+    recorded = class_of(name)
+    files = [file for file, _, _ in recorded.resource_url_md5()]
+    where = min(address for _, address, _ in recorded.resource_url_md5())
     if folder is None:
         raise Unreachable(
             f"task.data is not set: get {_listed(files)} from {where}, put them into FOLDER/download, and set "
@@ -49,9 +60,9 @@ def read(name: str, folder: str | None, *, steps: int) -> dict[str, Any]:
     if missing and not (root / "events_np").is_dir():
         raise UserError(f"task.data: {root / 'download'} has no {_listed(missing)}; get it from {where}")
     options: dict[str, Any] = {"data_type": "frame", "frames_number": steps, "split_by": "number"}
-    if not source.splits:
-        return {"all": made(str(root), **options)}
-    return {part: made(str(root), train=part == "train", **options) for part in ("train", "test")}
+    if not SETS[name].splits:
+        return {"all": recorded(str(root), **options)}
+    return {part: recorded(str(root), train=part == "train", **options) for part in ("train", "test")}
 
 
 def _listed(files: list[str]) -> str:

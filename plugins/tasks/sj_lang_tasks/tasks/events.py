@@ -78,7 +78,7 @@ class EventClassification(Task):
         seed."""
         frames, labels, names, fingerprint, notes = self._recorded() if self.recordings else self._from_images()
         parts = {
-            part: Recording(frames[part], labels[part], self._lengths(len(labels[part]), number), self.size)
+            part: EventFrames(frames[part], labels[part], self._lengths(len(labels[part]), number), self.size)
             for number, part in enumerate(frames)
         }
         shape = parts["train"][0]["pixel_values"].shape
@@ -106,9 +106,9 @@ class EventClassification(Task):
     def outline(self) -> Mapping[str, Any]:
         if self.recordings is None:
             return {}
-        source = recordings.SOURCES[self.recordings]
-        side = self.size or source.size
-        return {"num_labels": source.classes, "height": side, "width": side}
+        camera = recordings.SETS[self.recordings]
+        side = self.size or camera.size
+        return {"num_labels": camera.classes, "height": side, "width": side}
 
     def _from_images(self) -> Any:
         if self.data is None:
@@ -119,7 +119,8 @@ class EventClassification(Task):
         mean = float(frames["train"].mean() * self.steps)
         if not mean:
             raise UserError(
-                f"task.threshold is {self.threshold:g}; no image of train has an event, lower it or raise task.amplitude"
+                f"task.threshold is {self.threshold:g}: no image of train has an event; lower it or raise "
+                "task.amplitude"
             )
         notes.append(f"{mean:.2f} events a pixel and channel in a recording")
         fingerprint = {name: part.fingerprint() for name, part in parts.items()}
@@ -168,7 +169,7 @@ class Chosen:
         return self.data[int(self.rows[index])][0]
 
 
-class Recording:
+class EventFrames:
     """Items `{"pixel_values": [T, 2, H, W], "labels": number}`; T is the recording's own length."""
 
     def __init__(self, frames: Any, labels: NDArray[np.int64], lengths: NDArray[np.int64], size: int | None) -> None:
