@@ -12,6 +12,12 @@ def sj_lang_register(register: Register) -> None:
         "sj_lang_tasks.data.digits:Digits",
         summary="1,797 handwritten digits of 8 x 8 pixels, inside scikit-learn",
     )
+    register.source(
+        "mackey_glass",
+        "sj_lang_tasks.data.mackey_glass:MackeyGlass",
+        summary="4,000 steps of three chaotic series, computed",
+        cite="Mackey and Glass 1977",
+    )
     register.task(
         "image_classification",
         "sj_lang_tasks.tasks.images:ImageClassification",
