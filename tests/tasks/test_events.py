@@ -13,6 +13,7 @@ from sj_lang_tasks.models.event_cnn import EventCNNConfig, EventCNNForImageClass
 from sj_lang_tasks.tasks.events import EventClassification
 
 from sj_lang import run
+from sj_lang.energy import ledger
 from sj_lang.errors import Unreachable, UserError
 from sj_lang.recipe import load
 from sj_lang.testing.models import check_task
@@ -99,6 +100,15 @@ def test_padding_is_as_if_it_were_not_there(neuron: dict[str, object] | None) ->
     both = net(frames, attention_mask=mask).logits
     alone = net(frames[1:, :4]).logits
     assert torch.allclose(both[1:], alone, atol=1e-5)
+
+
+def test_every_product_takes_spikes_and_every_operation_is_counted() -> None:
+    config = EventCNNConfig(height=8, width=8, stages=[[4]], neuron={"type": "dsn", "n": 4}, num_labels=3)
+    frames = torch.randint(0, 4, (1, 5, 2, 8, 8)).float()
+    book = ledger(EventCNNForImageClassification(config).eval(), {"pixel_values": frames})
+    assert not book.uncounted
+    assert book.impurities(strict=True) == []
+    assert "energy.total_mj" in book.figures()
 
 
 def test_vggsnn_has_eight_convolutions() -> None:

@@ -1,4 +1,4 @@
-"""TD3 of stable-baselines3 (Fujimoto et al. 2018, arXiv 1802.09477) with a network of ours as actor.
+"""TD3 of stable-baselines3 (Fujimoto et al. 2018, arXiv 1802.09477), the actor a network of ours.
 
 What is theirs: environments' wrappers, replay buffer, critics, exploration, updates. Ours: the
 actor, and a state that it carries from action to action, which stands behind the observation in the

@@ -58,7 +58,7 @@ def record(
 
 
 def _brightness(images: NDArray[np.float32], place: NDArray[np.float64]) -> NDArray[np.float32]:
-    """ln(I + 0.1) of the images `[N, H, W]` seen from a place; outside they go on as at the edge."""
+    """ln(I + 0.1) of the images `[N, H, W]` seen from a place; beyond an edge they go on."""
     seen = images
     for axis, shift in ((2, place[0]), (1, place[1])):
         whole = int(np.floor(shift))

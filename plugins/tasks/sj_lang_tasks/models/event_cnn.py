@@ -80,9 +80,7 @@ class FrameLayer(nn.Module):
         currents = self.norm(self.product(frames))
         if bool(mask.all()):
             return self.neurons(currents.unflatten(0, mask.shape)).flatten(0, 1)  # type: ignore[no-any-return]
-        padded = currents.new_zeros((*mask.shape, *currents.shape[1:]))
-        padded = padded.masked_scatter(mask.view(*mask.shape, *[1] * (currents.dim() - 1)), currents)
-        return self.neurons(padded, mask)[mask]  # type: ignore[no-any-return]
+        return self.neurons(padded(currents, mask), mask)[mask]  # type: ignore[no-any-return]
 
 
 class EventCNNForImageClassification(NeuronModel):
@@ -116,7 +114,7 @@ class EventCNNForImageClassification(NeuronModel):
         labels: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> ImageClassifierOutputWithNoAttention | tuple[Tensor, ...]:
-        """Logits `[B, classes]`. attention_mask `[B, T]`: 1 at frames, 0 at padding; None: all 1."""
+        """Logits `[B, classes]`. attention_mask `[B, T]`: 1 at frames; None: all are."""
         frames = pixel_values.transpose(0, 1)
         if attention_mask is None:
             mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
@@ -128,12 +126,18 @@ class EventCNNForImageClassification(NeuronModel):
                 x = layer(x, mask)
             x = sum_pool(x)
         scores = self.classifier(self.hidden(x.flatten(1), mask))
-        places = mask.nonzero()[:, 1]
-        logits = scores.new_zeros(mask.shape[1], scores.shape[1]).index_add(0, places, scores)
-        logits = logits / mask.sum(0).clamp(min=1)[:, None]
+        logits = padded(scores, mask).sum(0) / mask.sum(0).clamp(min=1)[:, None]
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
         output = ImageClassifierOutputWithNoAttention(loss=loss, logits=logits)
         return output.to_tuple() if return_dict is False else output
+
+
+def padded(valid: Tensor, mask: Tensor) -> Tensor:
+    """`[V, ...]` to `[T, B, ...]`: what is valid at its places in mask `[T, B]`, 0 elsewhere."""
+    if bool(mask.all()):
+        return valid.unflatten(0, mask.shape)
+    places = mask.view(*mask.shape, *[1] * (valid.dim() - 1))
+    return valid.new_zeros(*mask.shape, *valid.shape[1:]).masked_scatter(places, valid)
 
 
 def sum_pool(x: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ class PopulationPolicy(NeuronModel):
     def forward(
         self, observations: Tensor, labels: Tensor | None = None, return_dict: bool | None = None
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-        """Actions as `logits`. labels: others, `[B, A]`; the loss is the mean squared difference."""
+        """Actions as `logits`. labels `[B, A]`; the loss: mean squared difference."""
         actions, _ = self.advance(observations)
         loss = None if labels is None else nn.functional.mse_loss(actions.float(), labels.float())
         output = SequenceClassifierOutput(loss=loss, logits=actions)
