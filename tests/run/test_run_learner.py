@@ -107,7 +107,7 @@ def test_a_signal_ends_it_and_a_resumed_run_begins_anew(learners: dict[str, Any]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("train.max_steps=0", r"train.max_steps: set it; the task '.*' has steps and no epochs"),
+        ("train.max_steps=-1", r"train.max_steps: set it; the task '.*' has steps and no epochs"),
         (
             "train.weight_decay=0.1",
             r"train.weight_decay: the task '.*' trains by itself and does not read it; it reads",

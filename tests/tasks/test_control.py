@@ -95,6 +95,8 @@ def test_a_run_trains_and_plays(gymnasium: object, carry: bool) -> None:
     assert "train.critic_loss" in lines[-1]
     run.evaluate(Path("one"))
     assert json.loads(Path("one/eval.json").read_text())["test.return"] == pytest.approx(metrics["test.return"])
+    if carry:
+        return
     run.execute(load("five/control", [*changes, "output=again"]))
     assert json.loads(Path("again/metrics.json").read_text())["test.return"] == metrics["test.return"]
 
