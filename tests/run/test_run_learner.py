@@ -15,6 +15,7 @@ from tiny_model import TinyForCausalLM
 from tiny_task import TinyText
 
 from sj_lang import run
+from sj_lang.bench.recipe import time_steps
 from sj_lang.errors import Interrupted, RunFailed, UserError
 from sj_lang.recipe import load
 from sj_lang.task import Log, Prepared
@@ -121,3 +122,8 @@ def test_what_it_would_ignore_is_refused(
     monkeypatch.setattr(TinyForCausalLM, "parts", lambda self: {}, raising=False)
     with pytest.raises(UserError, match=message):
         run.execute(load("learner.yaml", [change]), dry_run=True)
+
+
+def test_its_steps_are_not_timed_as_if_they_were_the_trainers(learners: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="bench: the task 'tiny-text' trains by itself"):
+        time_steps(load("learner.yaml"), rounds=1)
