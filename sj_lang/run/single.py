@@ -15,7 +15,7 @@ from sj_lang.manifest import Manifest, device, plain, write_json
 from sj_lang.monitor import neuron_parameters, undisturbed
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import figures, page
-from sj_lang.run import announce, card, checkpoints, checks, trial
+from sj_lang.run import announce, card, checkpoints, checks, learning, trial
 from sj_lang.run.assembly import Job, assemble, parameter_table, total_parameters
 from sj_lang.run.console import Console, duration, is_main_process, table
 from sj_lang.run.evaluation import final_figures
@@ -76,7 +76,10 @@ def train(
         with trainer.termination.watching(), recorded(record, folder, console, debug):
             if previous and is_main_process():
                 _rewind(folder, checkpoint)
-            _train(trainer, folder, checkpoint)
+            if job.prepared.learner is None:
+                _train(trainer, folder, checkpoint)
+            else:
+                learning.learn(trainer, job.prepared.learner, console)
             _conclude(trainer, job, folder, console, record)
     finally:
         console.close()
@@ -87,6 +90,8 @@ def train(
 def _check(trainer: RunTrainer, job: Job, *, dry_run: bool) -> None:
     """Find what would end the run late: a part that fails, a wrong loss, impossible options."""
     checks.check_smoothing(trainer)
+    if job.prepared.learner is not None:
+        learning.check(job, job.prepared.learner)
     if not trainer.is_spread:
         trial.try_step(trainer, backward=dry_run)
         if job.task.causal:
