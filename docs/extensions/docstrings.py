@@ -28,7 +28,7 @@ def paragraph(text: str) -> list[str]:
     if _FIELD.fullmatch(lines[0]):
         for line in lines:
             field = _FIELD.fullmatch(line)
-            result.append(f":{field[1]}: {field[2]}" if field else f"    {line.strip()}")
+            result.append(f"* **{field[1]}**: {field[2]}" if field else f"  {line.strip()}")
         return result
     for line in lines:
         item = _ITEM.match(line)

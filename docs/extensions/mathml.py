@@ -12,8 +12,9 @@ def visit_math(translator: Any, node: nodes.Node) -> None:
 
 
 def visit_math_block(translator: Any, node: nodes.Node) -> None:
-    """Wide ones can be scrolled, as tables can."""
-    translator.body.append(f'<div class="table-wrapper">{tex2mathml(node.astext(), as_block=True)}</div>\n')
+    """Wide ones can be scrolled, as tables can; fractions have their full size in every row."""
+    written = tex2mathml(node.astext(), as_block=True).replace("<mtable ", '<mtable displaystyle="true" ')
+    translator.body.append(f'<div class="table-wrapper equation">{written}</div>\n')
     raise nodes.SkipNode
 
 

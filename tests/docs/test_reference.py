@@ -5,6 +5,7 @@ pages; the notebooks are kept without outputs; the home page repeats results.
 import json
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,12 @@ def test_a_picture_of_the_gallery_has_twelve_panels() -> None:
     gallery.plt.close(figure)
 
 
+@pytest.mark.parametrize("module", re.findall(r"automodule:: (\S+)\n(?! +:imported)", REFERENCE))
+def test_a_package_that_offers_what_is_elsewhere_is_shown_with_it(module: str) -> None:
+    offered = [getattr(import_module(module), name) for name in getattr(import_module(module), "__all__", ())]
+    assert [one for one in offered if getattr(one, "__module__", module) != module] == []
+
+
 @pytest.mark.parametrize("component", own(), ids=lambda component: f"{component.kind}/{component.name}")
 def test_the_reference_has_the_module_of_every_component(component: plugins.Registration) -> None:
     modules = re.findall(r"automodule:: (\S+)", REFERENCE)
@@ -66,7 +73,7 @@ def test_a_docstring_becomes_fields_equations_lists_and_prose() -> None:
     converted = docstrings.convert(text)
     assert converted[:2] == ["What ``x`` is, and \\*y\\*.", ""]
     assert converted[2:5] == ["::", "", "        a = b * c"]
-    assert converted[6:9] == [":c_out: size of ``axis``,", "    2 or -1.", ":\\*more: others."]
+    assert converted[6:9] == ["* **c_out**: size of ``axis``,", "  2 or -1.", "* **\\*more**: others."]
     assert converted[-3:] == ["* one", "  two", ""]
 
 
