@@ -31,6 +31,8 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
+nb_merge_streams = True
+nb_output_stderr = "remove"  # progress bars, and paths of this machine
 
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
