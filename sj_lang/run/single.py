@@ -192,7 +192,7 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     console.say(f"the weights are stored; predicting {', '.join(counts)}, and measuring" if counts else "measuring")
     metrics = final_figures(trainer, job.prepared, folder if is_main_process() else None)
     metrics |= _training_figures(trainer, job, folder)
-    spikes = trainer.measurements.raster()
+    spikes, decays = trainer.measurements.raster(), trainer.measurements.decays()
     trainer.termination.check()
     if not is_main_process():
         return
@@ -207,6 +207,7 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     figures.learning_curves(history, folder.figures / "learning_curves.png", chosen=trainer.chosen_step())
     figures.firing_rates(history, folder.figures / "firing_rates.png")
     figures.raster({name: part.numpy() for name, part in spikes.items()}, folder.figures / "raster.png")
+    figures.decays({name: part.numpy() for name, part in decays.items()}, folder.figures / "decays.png")
     _let_write(trainer, job, folder, console)
     record.end("done", 0)
     page.write([folder.root])

@@ -140,6 +140,9 @@ class DSN(Node):
         logit = self.k if self.decay == "conv" else self.channels
         return logit + products(1 / self.tau) + 1, 1
 
+    def decays(self) -> dict[str, Tensor]:
+        return {"alpha": self.bias.sigmoid() ** (1 / self.tau)}
+
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         window = torch.cat((state["tail"], x.unsqueeze(1)), 1)
         logit = self._channels(self.bias, x).expand_as(x)
