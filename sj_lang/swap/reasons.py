@@ -20,6 +20,11 @@ def reason_of_call(net: nn.Module, name: str, seen: Seen) -> str:
         return f"the net calls its {seen.methods[0]} or forward, and not the node itself"
     if not seen.inputs:
         return "the example did not reach it"
+    if not all(bool(x.isfinite().all()) for x in seen.inputs):
+        return (
+            "the example hands it NaN or infinity, which shows nothing of it; if running statistics are still empty, "
+            "train a step and swap again"
+        )
     if seen.other:
         return f"it returns a {seen.other}, and a node returns its spikes alone"
     return ""
