@@ -196,5 +196,5 @@ class ResetsItself(nn.Module):
 )
 def test_a_node_that_starts_from_rest_at_each_input(net: nn.Module, unlike: bool) -> None:
     """SpikingJelly's nodes, and ours, go on until they are reset."""
-    (place,) = swap(net, "dsn", example=5 * torch.rand(4, 3, 5), of=(TimeFirst, StepLIF)).swapped
+    (place,) = swap(net, "dsn", example=5 * torch.rand(4, 99, 5), of=(TimeFirst, StepLIF)).swapped
     assert ("functional.reset_net(net) between inputs" in place.note) == unlike
