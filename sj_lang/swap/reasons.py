@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 from torch import nn
 
@@ -27,6 +28,14 @@ def reason_of_call(net: nn.Module, name: str, seen: Seen) -> str:
         )
     if seen.other:
         return f"it returns a {seen.other}, and a node returns its spikes alone"
+    return ""
+
+
+def reason_of_threshold(old: nn.Module) -> str:
+    """Why a node that can never fire is not replaced; "" if it can fire."""
+    threshold = getattr(old, "v_threshold", None)
+    if isinstance(threshold, float) and not math.isfinite(threshold):
+        return f"its threshold is {threshold}, so it never fires: it is read for its potential"
     return ""
 
 

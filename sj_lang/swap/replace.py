@@ -16,7 +16,7 @@ from sj_lang.component import schema
 from sj_lang.errors import PluginError, UserError
 from sj_lang.swap.axis import Marks, channels_of
 from sj_lang.swap.mode import step_mode
-from sj_lang.swap.reasons import reason_of_call, reason_of_mode, reason_of_use
+from sj_lang.swap.reasons import reason_of_call, reason_of_mode, reason_of_threshold, reason_of_use
 from sj_lang.swap.report import SwapPlace
 from sj_lang.swap.response import measured
 from sj_lang.swap.watch import Seen
@@ -55,7 +55,7 @@ def replacement(
     def left(reason: str) -> tuple[SwapPlace, None]:
         return SwapPlace(name, was, reason=reason), None
 
-    if reason := reason_of_call(net, name, seen):
+    if reason := reason_of_call(net, name, seen) or reason_of_threshold(old):
         return left(reason)
     mode, reason = step_mode(pristine, seen.inputs[0], seen.names[0] if seen.names else "", asked)
     if reason or (reason := reason_of_mode(mode, make)):
