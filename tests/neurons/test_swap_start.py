@@ -117,7 +117,11 @@ def test_the_leak_and_the_threshold_of_a_class_of_ones_own(kind: Any, leak: floa
     alpha = leak if leak < 1 else 0.5
     assert net[1].alpha_init == pytest.approx(alpha, abs=1e-4)
     assert net[1].v_threshold == pytest.approx(fires_at * (1 - leak if leak < 1 else alpha), rel=1e-3)
+    functional.reset_net(net)
+    near = fires_at * torch.linspace(0.5, 1.5, 20).view(1, 4, 5)
     if kind is OwnSequence and leak < 1:
+        assert torch.equal(net(near), kind(leak, fires_at)(near))
+        functional.reset_net(net)
         x = fires_at * (1 - leak) * torch.rand(4, 2, 5)  # nothing fires, and then all does
         last = 2 * fires_at * torch.ones(1, 2, 5)
         assert torch.equal(net(torch.cat((x, last))), kind(leak, fires_at)(torch.cat((x, last))))
