@@ -165,7 +165,9 @@ def arguments(kind: str, target: Any) -> dict[str, Argument]:
 def with_preset(part: Any, preset: Mapping[str, Mapping[str, Any]]) -> Any:
     """A component's name or section with the options that its owner sets unless the section does."""
     section = {"type": part} if isinstance(part, str) else part
-    ours = preset.get(section.get("type"), {}) if isinstance(section, Mapping) else {}
+    if not isinstance(section, Mapping):
+        return part
+    ours = preset.get(str(section.get("type")), {})
     return {**ours, **section} if set(ours) - set(section) else part
 
 
