@@ -45,7 +45,7 @@ class Writer:
         self.cache = model.new_cache()
         self.last = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         ids = torch.randint(0, VOCABULARY, (1, context), device=self.device)
-        for piece in ids.split(PIECE, dim=1):
+        for piece in torch.split(ids, PIECE, dim=1):
             self._read(piece)
 
     @torch.no_grad()
