@@ -124,7 +124,7 @@ class RunFolder:
     def refuse_links(self) -> None:
         """UserError if the folder holds a symbolic link, or what is neither file nor folder.
 
-        Files of a run are not behind links, and opening a pipe would wait for ever.
+        A file of a run is never read through a link, and opening a pipe would wait for ever.
         """
         for where, folders, files in os.walk(self.root):
             for name in (*folders, *files):

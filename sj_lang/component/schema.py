@@ -142,6 +142,8 @@ def _as_plain(kind: str, target: Any) -> dict[str, Argument]:
 @functools.cache
 def arguments(kind: str, target: Any) -> dict[str, Argument]:
     """The arguments of a component class. PluginError if its signature cannot serve as a schema."""
+    if not hasattr(target, "handed_in") and isinstance(getattr(target, "given", None), frozenset | set | tuple | list):
+        raise PluginError(f"{kind} {target.__qualname__}: the class attribute `given` is now called `handed_in`")
     names = frozenset(getattr(target, "handed_in", HANDED_IN[kind]))
     presets: Mapping[str, Any] = getattr(target, "presets", {})
     schema: dict[str, Argument] = {}

@@ -60,8 +60,8 @@ def amiss(report: Mapping[str, Any]) -> str:
     kinds = {
         "it lacks": report["missing_keys"],
         "there is no place for": report["unexpected_keys"],
-        "of another shape are": shapes,
-        "not loaded are": report.get("error_msgs") or (),
+        "these have another shape:": shapes,
+        "these are not loaded:": report.get("error_msgs") or (),
     }
     return "; ".join(f"{kind} {listed(names)}" for kind, names in kinds.items() if names)
 

@@ -50,7 +50,7 @@ def swap(
         node decides, and an unclear one is left.
     axis: of the channels in `[T, B, ...]`, such as -1 for `[T, B, L, D]`; by default the axis of
         the features that the Linear, Conv or norm before a node makes, or of those that the one
-        behind it takes. If two fit, the place is left; a second call with `axis` swaps what was
+        after it takes. If two fit, the place is left; a second call with `axis` swaps what was
         left. With `axis` a place is left if its features clearly lie on another one.
 
     Kept from the old node: step mode, train / eval, device, dtype of the parameters (its own, or

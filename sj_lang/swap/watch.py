@@ -29,7 +29,7 @@ _RECENT = 6
 
 @dataclass(frozen=True)
 class Feeder:
-    """A Conv, Linear, norm or embedding that ran near a node. features: how many it makes (behind
+    """A Conv, Linear, norm or embedding that ran near a node. features: how many it makes (after
     the node: takes), on this axis of its output of this shape."""
 
     name: str
@@ -45,8 +45,8 @@ class Seen:
 
     inputs: the first tensor of each call. names: the keywords by which it was handed over.
     keywords: of what was handed over beside a positional input. feeders: the modules that ran
-    before each call, the last one first. behind: what ran after it. methods: those of `_METHODS`
-    that were called past `forward`. low, high: the range of its output; whole: it holds integers
+    before each call, the last one first. behind: what ran after the node. methods: those of
+    `_METHODS` that were called past `forward`. low, high: the range of its output; whole: it holds integers
     only. fired, steps: neuron steps with an output other than 0, and all. other: the class of an
     output that is no tensor. overwritten: the net changed an input in place afterwards. repeated:
     at how many steps the first node of the net was fed the same; 0 if its input changes.
@@ -109,7 +109,7 @@ def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> d
     seen = {key: Seen() for key in nodes}
     first: list[int] = []  # the node that is fed before all others, once one is
     recent: list[Feeder] = []  # the last one first
-    waiting: list[Seen] = []  # for what runs behind them
+    waiting: list[Seen] = []  # for what runs after them
     inner = {id(module) for node in nodes.values() for module in node.modules()}
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

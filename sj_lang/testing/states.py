@@ -230,7 +230,7 @@ def _entries(value: Any, seen: set[int]) -> int:
 
 
 def _graph(value: Tensor) -> int:
-    """The nodes of autograd's graph behind a tensor."""
+    """The nodes of autograd's graph that lead to a tensor."""
     nodes, ahead = set(), [value.grad_fn]
     while ahead:
         node = ahead.pop()

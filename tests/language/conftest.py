@@ -8,6 +8,10 @@ import pytest
 import torch
 from sj_lang_language.models.spike_decoder import SpikeDecoderConfig, SpikeDecoderForCausalLM
 
+from sj_lang.run import measurements
+
+measurements._COSTED = 2  # the energy of 32 samples would take a third of a tiny run's time
+
 TINY = {
     "vocab_size": 23,
     "max_position_embeddings": 40,

@@ -112,7 +112,7 @@ def test_heads_join_the_steps(join: str) -> None:
     [
         ({"degree": 0, "coding": "repeat"}, "degree 0 has no neurons"),
         ({"degree": 2, "residual": 1}, "residual 1 puts neurons around the MLPs, which are floats at degree 2"),
-        ({"degree": 1, "first_block_fires": True}, "first_block_fires puts neurons behind attention"),
+        ({"degree": 1, "first_block_fires": True}, "first_block_fires puts neurons after attention"),
         ({"join": "final"}, "join final joins the steps of repeat coding"),
         ({"fires_joined": True}, "fires_joined is of repeat coding"),
         ({"degree": 3, "coding": "repeat", "fires_joined": True}, "fires_joined needs a head that reads spikes"),

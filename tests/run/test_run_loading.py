@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import shutil
@@ -13,28 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import offered, write_recipe
 
-from sj_lang import cli, run
-from sj_lang.recipe import load
+from sj_lang import cli
 
 CHECKPOINT = "model.init_from=r"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    with offered(), contextlib.redirect_stdout(io.StringIO()):
-        run.execute(load(write_recipe(folder), [f"output={folder / 'r'}"]))
-    return folder
 
 
 @pytest.fixture
 def model(finished: Path, tmp_path: Path) -> Path:
     """The model of a finished run, the copy `r` in the working directory."""
-    shutil.copy(finished / "tiny.yaml", tmp_path)
+    shutil.copy(finished.parent / "tiny.yaml", tmp_path)
     skip = shutil.ignore_patterns("checkpoint-*")
-    return Path(shutil.copytree(finished / "r", tmp_path / "r", ignore=skip)) / "model"
+    return Path(shutil.copytree(finished, tmp_path / "r", ignore=skip)) / "model"
 
 
 Tensors = dict[str, torch.Tensor]

@@ -50,12 +50,10 @@ def stop_in(monkeypatch: pytest.MonkeyPatch, items: int) -> None:
     tiny.StopAt(items)
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("straight")
-    with tiny.offered():
-        run.execute(load(write_recipe(folder), [f"output={folder / 'r'}"]))
-    return folder / "r"
+@pytest.fixture
+def straight(finished: Path) -> Path:
+    """A run that was not stopped."""
+    return finished
 
 
 def test_sigterm_saves_and_the_run_goes_on_bit_by_bit(

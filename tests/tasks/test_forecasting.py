@@ -105,7 +105,7 @@ def test_tables_that_are_not_series_are_refused(tmp_path: Path, change: tuple[in
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"horizon": 90}, "task.horizon is 90, but train has 48 rows behind the first task.length=8"),
+        ({"horizon": 90}, "task.horizon is 90, but train has 48 rows after the first task.length=8"),
         ({"horizon": 9}, "task.horizon is 9, but validation has 8 rows"),
         ({"length": 1}, "T = 1 leaves a neuron nothing to remember"),
         ({"horizon": 0}, "task.horizon is 0"),

@@ -63,7 +63,7 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     #: the size-matched ANN, with softmax attention, GELU and a float embedding in the place of
     #: spikes; all parameters outside the neurons have the same names and shapes
     twin: bool = False
-    #: the norms behind Linear layers are absorbed by them; `model.fold()` does it
+    #: the norms after Linear layers are absorbed by them; `model.fold()` does it
     folded: bool = False
     #: what is made of spikes: 0 nothing (the ANN), 1 the embedding, 2 attention too, 3 the MLPs
     #: too, 4 what the head reads too
@@ -131,7 +131,7 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
             ),
             (
                 self.first_block_fires and degree < 2,
-                f"first_block_fires puts neurons behind attention, which is float at degree {degree}; take 2 or more",
+                f"first_block_fires puts neurons after attention, which is float at degree {degree}; take 2 or more",
             ),
             (
                 self.join != "average" and not repeat,
