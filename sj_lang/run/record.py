@@ -40,11 +40,11 @@ def claim(
 def refuse_changes(
     previous: Manifest, folder: RunFolder, *, data: Mapping[str, Any], world_size: int, changed_data: bool
 ) -> list[str]:
-    """UserError if a run would go on with other data, another tokenizer or checkpoint to learn from,
-    or another number of processes.
+    """UserError if a run would go on with other data, another tokenizer or checkpoint to learn
+    from, or another number of processes.
 
-    data: the fields "data" and "sources" of the manifest, as they are now; an earlier version stored
-    no "sources". changed_data: other ones are accepted, with a note.
+    data: the fields "data" and "sources" of the manifest, as they are now; an earlier version
+    stored no "sources". changed_data: other ones are accepted, with a note.
     """
     processes = previous.content.get("machine", {}).get("world_size", world_size)
     if processes != world_size:

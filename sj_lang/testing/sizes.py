@@ -59,7 +59,7 @@ def large_batches(subject: Subject) -> None:
 
 @check(once=True)
 def channels_are_alike(subject: Subject) -> None:
-    """Of 1 to 4,100 channels, equal ones do the same; if they mix or share parameters, each fires."""
+    """Of 1 to 4,100 channels, equal ones do the same. Each fires if they share anything."""
     for width in WIDTHS:
         try:
             wide = replace(subject, channels=width)
