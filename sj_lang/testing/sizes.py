@@ -104,8 +104,8 @@ def _assert_alike(wide: Subject, node: nn.Module) -> None:
         spikes, _ = whole(node, leaf)
         into = {"gradient of x": (leaf, 2), **learned}
         gradients = torch.autograd.grad(spikes.sum(), [tensor for tensor, _ in into.values()], materialize_grads=True)
-        of_channels = {what: (value, axis) for (what, (_, axis)), value in zip(into.items(), gradients, strict=True)}
-        for what, (values, axis) in ({"spikes": (spikes.detach(), 2)} | of_channels).items():
+        by_channel = {what: (value, axis) for (what, (_, axis)), value in zip(into.items(), gradients, strict=True)}
+        for what, (values, axis) in ({"spikes": (spikes.detach(), 2)} | by_channel).items():
             one = values.narrow(axis, best, 1).expand(values.shape)
             of = f"{what} of {width} channels of equal parameters and inputs, from number "
             first = ((values != one).movedim(axis, 0).reshape(width, -1).any(1)).nonzero().flatten().tolist()[:1]
