@@ -254,7 +254,7 @@ def nan_stays_visible(subject: Subject) -> None:
             poisoned = x.clone()
             poisoned.movedim(subject.axis, 2)[t, 1, c] = float("nan")
             for form in forms(subject):
-                spikes, _ = form(node, poisoned)
+                spikes, _ = form(node, poisoned, None, None)
                 at = spikes.movedim(subject.axis, 2)[t, 1, c]
                 where = f"{form.__name__}, NaN at step {t}, row 1, channel {c} of x {list(x.shape)}"
                 assert bool(at.isnan().all()), f"{where}: the spike there is {at[~at.isnan()].flatten()[0].item()}"
