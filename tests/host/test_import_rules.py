@@ -43,7 +43,12 @@ UNKNOWN = {
         "models": ["tasks", "data", "tokenizers"],
     },
     "sj_lang_neurons": {"scan": ["dsn", "bpsn"], "dsn": ["bpsn"], "bpsn": ["dsn"]},
-    "sj_lang_tasks": {"data": ["models", "tasks"], "models": ["data", "tasks"], "tasks": ["models"]},
+    "sj_lang_tasks": {
+        "data": ["models", "tasks", "control"],
+        "models": ["data", "tasks", "control"],
+        "tasks": ["models"],
+        "control": ["models", "tasks", "data"],
+    },
 }
 PYTHON_PATH = re.compile(
     r"(?!run:)[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*|[a-z_]\w*(\.[a-z_]\w*)*\.[A-Z][\w.]*"

@@ -39,6 +39,11 @@ KINDS: dict[str, dict[str, Any]] = {
         "attention": {"type": "ssa", "chunk": 4},
         **{"input_norm": True, "attended_norm": True, "delayed_keys": True},
     },
+    "forgetting": {
+        "neuron": {"type": "dsn", "n": 1, "k": 2, "alpha_init": 0.5},
+        "attention": {"type": "ssa", "chunk": 4, "decay": "input"},
+        "attended_norm": True,
+    },
     "recalling_repeat": {"coding": "repeat", "timesteps": 2, "attention": "softmax", "delayed_keys": True},
 }
 

@@ -1,5 +1,6 @@
 """The configuration of a SpikeDecoder: its sizes and components."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -30,6 +31,9 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
         "carries_state": "cached generation carries the neurons' state from token to token",
         "any_length": "texts have any length",
     }
+    #: LIF halves its input by default; what spikes of 1 charge then comes near the threshold of 1
+    #: and never reaches it: no neuron of the network fires
+    presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {"neuron": {"lif": {"decay_input": False}}}
 
     #: V, the number of tokens; fixed by the data
     vocab_size: int = 256
