@@ -153,6 +153,13 @@ class OtherSpikesInEvalWithATrailingAxis(Toy):
         return super().fire(h - 0.2 if not self.training and h.dim() > axis + 1 else h, axis)
 
 
+@fault("eval_changes_nothing", says=r"whole, eval\(\) against train\(\), x \[130, 3, 5\]")
+class RoundsInEvalBeyond50Steps(Toy):
+    def fire(self, h, axis):
+        narrow = axis == 2 and len(h) > 50 and not self.training
+        return super().fire(h.bfloat16().to(h.dtype) if narrow else h, axis)
+
+
 @fault("without_a_graph", says=r"whole, torch.no_grad, x \[9, 3, 5, 4\]")
 class OtherSpikesWithoutGradWithATrailingAxis(Toy):
     def fire(self, h, axis):
@@ -226,6 +233,20 @@ class MultiStepForwardSetsTheStepMode(Toy):
     def multi_step_forward(self, x_seq, mask=None):
         self.step_mode = "m"
         return super().multi_step_forward(x_seq, mask)
+
+
+@fault("arguments_are_not_changed", says=r"forward changes .*'training': False.* of the node to .*'training': True")
+class ForwardTurnsTrainingOn(Toy):
+    def forward(self, x, mask=None):
+        self.training = True
+        return super().forward(x, mask)
+
+
+@fault("reset_forgets", says=r"after reset, x \[6, 3, 5, 4\]")
+class ResetKeepsTheStateWithATrailingAxis(Toy):
+    def reset(self):
+        if self.h is None or self.h.dim() < 3:
+            super().reset()
 
 
 @fault("nothing_global_changes", says=r"changes torch.is_anomaly_enabled\(\) from False to True")
