@@ -89,22 +89,20 @@ def memory_may_be_reused(subject: Subject) -> None:
         mask = subject.gaps(6, 3) if subject.traits.takes_mask else None
         where = f"{form.__name__}, in {'train' if training else 'eval'}(){'' if grad else ' and no_grad'}"
         with torch.set_grad_enabled(grad):
-            form(node, x, state, mask)
-            form(node, x, state, None)
+            calls: list[tuple[str, State | None, Tensor | None]]
+            calls = [("the mask", state, mask), ("x and state", state, None), ("x", None, None)]
+            for _, start, valid in calls:
+                form(node, x, start, valid)
             x.copy_(subject.x(6, 3, seed=1))
             for value in state.values():
                 value.copy_(value.flip(0))
-            for valid in (None, mask):
-                if valid is not None:
-                    valid.copy_(valid.flip(0).roll(1, 1))
-                got, _ = form(node, x, state, valid)
-                again, _ = form(
-                    subject.node(), x.clone(), {name: value.clone() for name, value in state.items()}, valid
-                )
-                what = (
-                    f"{where}, after {'x and state' if valid is None else 'the mask'} was written to, x {list(x.shape)}"
-                )
-                assert_equal(got, again, what)
+            if mask is not None:
+                mask.copy_(mask.flip(0).roll(1, 1))
+            for what, start, valid in reversed(calls):
+                got, _ = form(node, x, start, valid)
+                copy = None if start is None else {name: value.clone() for name, value in start.items()}
+                want, _ = form(subject.node(), x.clone(), copy, valid)
+                assert_equal(got, want, f"{where}, after {what} was written to, x {list(x.shape)}")
 
 
 def _assigned(node: nn.Module, donor: nn.Module) -> None:

@@ -196,7 +196,7 @@ class KeepsThresholdsInItsClassInEval(Toy):
 # What a call relies on, and what it leaves behind
 
 
-@fault("memory_may_be_reused", says=r"whole, in train\(\) and no_grad, after x and state was written to")
+@fault("memory_may_be_reused", says=r"whole, in train\(\) and no_grad, after x was written to, x \[6, 3, 5\]")
 class KeepsTheDecayOfAnInput(Toy):
     kept = (None, None)
 
@@ -206,6 +206,19 @@ class KeepsTheDecayOfAnInput(Toy):
         if self.kept[0] != (x.data_ptr(), x.shape):
             self.kept = (x.data_ptr(), x.shape), super().decay(x, before, axis)
         return self.kept[1]
+
+
+@fault("memory_may_be_reused", says=r"whole, in eval\(\) and no_grad, after x was written to")
+class KeepsTheSpikesOfAnInput(Toy):
+    kept = (None, None)
+
+    def functional(self, x, state=None, mask=None):
+        if state or mask is not None or self.training or torch.is_grad_enabled() or self.step_mode == "s":
+            return super().functional(x, state, mask)
+        if self.kept[0] is not x:
+            self.kept = x, super().functional(x)
+        spikes, after = self.kept[1]
+        return spikes.clone(), {name: value.clone() for name, value in after.items()}
 
 
 @fault("memory_may_be_reused", says=r"after the mask was written to")
