@@ -5,7 +5,7 @@ actor, and a state that it carries from action to action, which stands behind th
 replay buffer; the critics do not see it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -20,7 +20,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor
 
-Log = Callable[[int, Mapping[str, float]], None]
+from sj_lang.task import Log
 
 
 class Actor(BasePolicy):  # type: ignore[misc]  # stable-baselines3 may be missing
