@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     ReducedArrays = NDArray[np.generic] | tuple[NDArray[np.generic], ...]
 
 
-#: log(step, figures): after each step of a `Learner`; figures may be empty. It raises to end the run
+#: log(step, figures): after each step of a `Learner`; figures may be empty. Raises to end the run
 Log = Callable[[int, Mapping[str, float]], None]
 
 

@@ -25,7 +25,7 @@ from sj_lang.recipe.overrides import COMPONENTS, Tree
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A checked recipe with all defaults. Of a series, only the head counts; see `children`.
+    """A checked recipe with all defaults. If it is a series, only the head counts; see `children`.
 
     notes: sentences for the user, e.g. that a new `type` dropped the old one's arguments.
     """

@@ -52,8 +52,33 @@ def test_no_data_no_figure(tmp_path: Path) -> None:
     assert not figures.learning_curves([], path)
     assert not figures.firing_rates([{"step": 1, "train.loss": 1.0}], path)
     assert not figures.raster({}, path)
+    assert not figures.decays({}, path)
     assert not figures.compared_curves({"a": []}, path)
     assert not path.exists()
+
+
+def test_figures_over_the_length_of_windows(tmp_path: Path) -> None:
+    one = {"test@64.bits_per_char": 2.5, "test@8.bits_per_char": 3.0, "test@8.loss": 2.0, "test.bits_per_char": 2.9}
+    assert figures.at_lengths(one, "bits_per_char") == ([8, 64], [3.0, 2.5])
+    assert not figures.over_lengths({"": {"test.bits_per_char": 2.9}}, tmp_path / "x.png")
+    ends = {"test@8.bits_first_tenth": 3.5, "test@8.bits_last_tenth": 2.0}
+    assert figures.over_lengths({"": {**one, **ends}}, tmp_path / "one.png")
+    assert figures.over_lengths({"a": one, "b": {}, "c": one}, tmp_path / "several.png")
+    for name in ("one", "several"):
+        assert size(tmp_path / f"{name}.png") == (770, 440)
+        assert has_colour(tmp_path / f"{name}.png", figures.COLOURS[0])
+
+
+def test_the_report_shows_and_tells_figures_over_lengths(tmp_path: Path) -> None:
+    metrics = {"test@8.bits_per_char": 3.0, "test@64.bits_per_char": 2.5, "test@64.bits_last_tenth": 2.0}
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "manifest.json", {"name": name, "status": "done"})
+        write_json(tmp_path / name / "metrics.json", metrics)
+    html = page.write([tmp_path / "a"]).read_text()
+    assert "3.000 at 8, 2.500 at 64 tokens." in html
+    assert "the test text in windows of 64 tokens, in their last" in html
+    assert "a: 3.000 at 8, 2.500 at 64 tokens. b: 3.000" in page.write([tmp_path / "a", tmp_path / "b"]).read_text()
 
 
 @pytest.mark.parametrize("layers", [1, 4, 5])
@@ -80,6 +105,18 @@ def test_raster_is_dark_where_there_are_spikes(tmp_path: Path) -> None:
     quiet, busy = (image.imread(tmp_path / name)[..., :3].mean() for name in ("quiet.png", "busy.png"))
     assert quiet > 0.9
     assert busy < 0.5
+
+
+def test_decays_are_bars_with_their_median(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    save = figures._save
+    monkeypatch.setattr(figures, "_save", lambda figure, path: (drawn.append(figure), save(figure, path)))
+    assert figures.decays({"a past": np.array([0.1, 0.12, 0.9, 0.91]), "b v": np.ones(1)}, tmp_path / "decays.png")
+    assert has_colour(tmp_path / "decays.png", figures.COLOURS[0])
+    first, second = drawn[0].axes
+    heights = {round(bar.get_x(), 2): bar.get_height() for bar in first.patches if bar.get_height()}
+    assert heights == {0.1: 0.5, 0.9: 0.5}
+    assert [axes.get_title() for axes in (first, second)] == ["a past\nmedian 0.51", "b v\nmedian 1.00"]
 
 
 def test_many_layers_are_thinned_and_it_is_said() -> None:

@@ -57,7 +57,8 @@ def test_events_follow_the_equations_pixel_by_pixel() -> None:
                     number = np.trunc((bright - level) / OPTIONS["threshold"])
                     level += number * OPTIONS["threshold"]
                     events[(moment - 1) // saccades.MOMENTS, int(number < 0)] += abs(number)
-                assert np.abs(counts[n, :, :, row, column] - events).max() <= 1  # float32 against float64
+                # float32 against float64
+                assert np.abs(counts[n, :, :, row, column] - events).max() <= 1
     again, other = saccades.record(pixels, **OPTIONS), saccades.record(pixels, **{**OPTIONS, "seed": 4})
     assert np.array_equal(counts, again)
     assert not np.array_equal(counts, other)

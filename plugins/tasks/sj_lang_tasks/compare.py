@@ -35,13 +35,13 @@ SHOWN = {
 }
 NANO = 1e6  # nJ in a mJ
 
-FiguresBySeed = dict[str, list[float]]
+Points = dict[str, list[float]]
 
 
-def read(roots: Sequence[Path]) -> dict[str, dict[str, FiguresBySeed]]:
+def read(roots: Sequence[Path]) -> dict[str, dict[str, Points]]:
     """Task -> neuron -> figure -> its values, one a seed. A task is called as the folder above its
     neurons, and its metric is the figure `metric`. UserError if nothing is finished."""
-    tasks: dict[str, dict[str, FiguresBySeed]] = {}
+    tasks: dict[str, dict[str, Points]] = {}
     for root in roots:
         for path in sorted(root.rglob("recipe.yaml")):
             folder = RunFolder(path.parent)
@@ -65,7 +65,7 @@ def read(roots: Sequence[Path]) -> dict[str, dict[str, FiguresBySeed]]:
     return tasks
 
 
-def table(tasks: Mapping[str, Mapping[str, FiguresBySeed]]) -> str:
+def table(tasks: Mapping[str, Mapping[str, Points]]) -> str:
     """Markdown: a row for each neuron of each task; means, and one standard error over seeds."""
     lines = [f"| task | neuron | metric | {' | '.join(SHOWN.values())} |", "|---" * (3 + len(SHOWN)) + "|"]
     for task, neurons in tasks.items():
@@ -84,7 +84,7 @@ def _error(values: Sequence[float]) -> float:
     return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
-def draw(tasks: Mapping[str, Mapping[str, FiguresBySeed]], path: Path) -> None:
+def draw(tasks: Mapping[str, Mapping[str, Points]], path: Path) -> None:
     """Metric against firing rate; an ANN twin, which does not fire, is a dashed line."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -35,7 +35,7 @@ class Actor(BasePolicy):  # type: ignore[misc]  # stable-baselines3 may be missi
         return actions
 
     def _predict(self, observation: Tensor, deterministic: bool = False) -> Tensor:
-        return self(observation)
+        return self.forward(observation)
 
 
 class WithoutState(BaseFeaturesExtractor):  # type: ignore[misc]
@@ -54,7 +54,9 @@ def policy_of(network: Any) -> type[TD3Policy]:
 
     class NetworkPolicy(TD3Policy):  # type: ignore[misc]
         def make_actor(self, features_extractor: Any = None) -> Actor:
-            return Actor(self.observation_space, self.action_space, network=next(networks)).to(self.device)
+            actor = Actor(self.observation_space, self.action_space, network=next(networks))
+            actor.to(self.device)
+            return actor
 
     return NetworkPolicy
 

@@ -26,7 +26,8 @@ def way(times: NDArray[np.float64], amplitude: float, corner: int, direction: in
     corners = amplitude * np.stack([np.sin(angles), np.cos(angles)], 1)
     side = np.minimum((times * 3).astype(int), 2)
     share = (times * 3 - side)[..., None]
-    return corners[side] * (1 - share) + corners[side + 1] * share
+    places: NDArray[np.float64] = corners[side] * (1 - share) + corners[side + 1] * share
+    return places
 
 
 def record(
@@ -66,4 +67,5 @@ def _brightness(images: NDArray[np.float32], place: NDArray[np.float64]) -> NDAr
         ends = images.shape[axis] - 1
         near, far = (np.clip(np.arange(ends + 1) + whole + more, 0, ends) for more in (0, 1))
         seen = (1 - part) * seen.take(near, axis) + part * seen.take(far, axis)
-    return np.log(seen + np.float32(DARK))
+    levels: NDArray[np.float32] = np.log(seen + np.float32(DARK))
+    return levels

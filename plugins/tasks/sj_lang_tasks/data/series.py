@@ -73,7 +73,8 @@ def _date(path: Path, line: int, text: str) -> datetime:
     try:
         date = datetime.fromisoformat(text.strip())
     except ValueError as error:
-        raise UserError(f"task.data: {path}, line {line}: '{text}' is no date as 2016-07-01 00:00:00") from error
+        wrong = f"task.data: {path}, line {line}: '{text}' is not a date such as 2016-07-01 00:00:00"
+        raise UserError(wrong) from error
     return date.astimezone(UTC).replace(tzinfo=None) if date.tzinfo else date
 
 

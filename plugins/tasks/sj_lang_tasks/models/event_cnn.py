@@ -12,7 +12,7 @@ Shapes: `[T, B, C, H, W]` inside, `[B, T, 2, H, W]` outside.
 """
 
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -122,7 +122,7 @@ class EventCNNForImageClassification(NeuronModel):
             mask = attention_mask.T.bool()
         x = frames[mask]
         for stage in self.stages:
-            for layer in stage:
+            for layer in cast(nn.ModuleList, stage):
                 x = layer(x, mask)
             x = sum_pool(x)
         scores = self.classifier(self.hidden(x.flatten(1), mask))
@@ -135,7 +135,7 @@ class EventCNNForImageClassification(NeuronModel):
 def padded(valid: Tensor, mask: Tensor) -> Tensor:
     """`[V, ...]` to `[T, B, ...]`: what is valid at its places in mask `[T, B]`, 0 elsewhere."""
     if bool(mask.all()):
-        return valid.unflatten(0, mask.shape)
+        return valid.reshape(*mask.shape, *valid.shape[1:])
     places = mask.view(*mask.shape, *[1] * (valid.dim() - 1))
     return valid.new_zeros(*mask.shape, *valid.shape[1:]).masked_scatter(places, valid)
 

@@ -134,7 +134,7 @@ class PopulationPolicy(NeuronModel):
         if self.carries and not flat.shape[1]:
             flat = self._at_rest(len(observations)).to(observations)
         states = []
-        for product, neurons in zip(self.products, self.neurons, strict=True):
+        for product, neurons in zip(self.products, self._layers(), strict=True):
             currents = product(x)
             if not self.carries:
                 x = neurons(currents)
@@ -145,10 +145,13 @@ class PopulationPolicy(NeuronModel):
         populations = x.mean(0).unflatten(-1, (-1, self.config.population))
         return self.decoder(populations).squeeze(-1).tanh(), torch.cat(states, 1) if states else flat
 
+    def _layers(self) -> Any:
+        return self.neurons  # a ModuleList, whose items torch types as any modules
+
     def _at_rest(self, count: int) -> Tensor:
-        widths = [product.out_features for product in self.products]
+        widths = [cast(nn.Linear, product).out_features for product in self.products]
         steps = (torch.zeros(1, count, width) for width in widths)
-        states = [_flattened(n.node.init_state(x)) for n, x in zip(self.neurons, steps, strict=True)]
+        states = [_flattened(n.node.init_state(x)) for n, x in zip(self._layers(), steps, strict=True)]
         return torch.cat(states, 1)
 
 

@@ -1,6 +1,6 @@
 """Classify recordings of event cameras."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -144,7 +144,7 @@ class EventClassification(Task):
             if share and name not in sets
         }
         rows = cut(len(train), missing, "recordings")
-        frames: dict[str, Sequence[Any]] = {name: Chosen(train, chosen) for name, chosen in rows.items()}
+        frames = {name: Chosen(train, chosen) for name, chosen in rows.items()}
         frames |= {name: Chosen(part, np.arange(len(part))) for name, part in sets.items()}
         labels = {name: np.array([part.data.targets[row] for row in part.rows]) for name, part in frames.items()}
         sizes = {name: len(part) for name, part in frames.items()}

@@ -23,7 +23,7 @@ class Forecasting(Task):
     length: L, steps that the model sees.
     horizon: steps that it predicts.
     split: train, validation and test, in this order: shares that add up to 1, or numbers of rows;
-        what is behind their sum is not used. Targets lie within their part; the steps before them
+        rows after their sum are not used. Targets lie within their part; the steps before them
         may reach into the part before.
 
     Series are shifted and scaled to mean 0 and deviation 1 on train, and so are all figures: `loss`
@@ -102,7 +102,7 @@ class Forecasting(Task):
             raise UserError(f"task.split asks for {ends[-1]:,} rows, the table has {rows:,}")
         for name, start, end in zip(PARTS, (self.length, *ends[:-1]), ends, strict=True):
             if end - start < self.horizon:
-                past = f" behind the first task.length={self.length}" if name == "train" else ""
+                past = f" after the first task.length={self.length}" if name == "train" else ""
                 raise UserError(
                     f"task.horizon is {self.horizon}, but {name} has {max(0, end - start)} rows{past}; "
                     "lower it, or take a longer series"
