@@ -1,8 +1,8 @@
 """Learn to act in an environment of gymnasium, by TD3."""
 
 import math
-from collections.abc import Collection, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ class Control(Task):
             tests={"test": learner.played},
             learner=learner,
             reduce=lambda outputs, labels: (outputs.float() - labels).square().mean(-1),
-            metrics=lambda split, reduced, labels: {"loss": float(np.mean(cast(Any, reduced))), **learner.figures},
+            metrics=lambda split, reduced, labels: {"loss": float(np.mean(reduced)), **learner.figures},
             label_names=["labels"],
             model={"reach": environments.reach(environment), "action_size": int(actions.shape[0])},
             select="return",
@@ -91,7 +91,7 @@ class Control(Task):
         return environments.make(self.environment)
 
 
-class RandomSteps:
+class ActedSteps:
     """Items `{"observations": [D + S], "labels": action [A]}`; what they are may change."""
 
     def __init__(self, observations: NDArray[np.float32], actions: NDArray[np.float32]) -> None:
@@ -109,8 +109,8 @@ class RandomSteps:
         }
 
 
-def random_steps(environment: Any) -> RandomSteps:
-    """RandomSteps with random actions, the same for every seed."""
+def random_steps(environment: Any) -> ActedSteps:
+    """Steps with random actions, the same for every seed."""
     draw = np.random.default_rng(0)
     observation, _ = environment.reset(seed=0)
     seen, acted = [], []
@@ -121,15 +121,15 @@ def random_steps(environment: Any) -> RandomSteps:
         observation, _, ended, cut, _ = environment.step(environments.scaled(action, environment))
         if ended or cut:
             observation, _ = environment.reset()
-    return RandomSteps(np.stack(seen), np.stack(acted))
+    return ActedSteps(np.stack(seen), np.stack(acted))
 
 
 class ActorLearner:
     """Trains a policy by TD3 and lets it play. played: the steps of the last time that it did."""
 
-    reads: Collection[str] = ("max_steps", "learning_rate", "per_device_train_batch_size", "logging_steps")
+    reads = frozenset({"max_steps", "learning_rate", "per_device_train_batch_size", "logging_steps"})
 
-    def __init__(self, task: Control, played: RandomSteps) -> None:
+    def __init__(self, task: Control, played: ActedSteps) -> None:
         self.task, self.played = task, played
         self.figures: dict[str, float] = {}
 
