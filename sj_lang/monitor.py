@@ -25,6 +25,17 @@ def nodes(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if all(hasattr(module, one) for one in marks)}
 
 
+def decays(model: nn.Module) -> dict[str, Tensor]:
+    """`<layer> <name>` -> the decays of a layer's channels, in 0 to 1, as they are learned."""
+    tellers = {name: getattr(node, "decays", None) for name, node in nodes(model).items()}
+    return {
+        f"{name} {kind}": values.detach().to("cpu", torch.float32)
+        for name, tell in tellers.items()
+        if tell is not None
+        for kind, values in tell().items()
+    }
+
+
 def neuron_tensors(model: nn.Module) -> list[nn.Parameter]:
     """Parameters of spiking neurons and of modules with `of_neurons = True`, the spikes' scales."""
     inside = [p for node in nodes(model).values() for p in node.parameters()]

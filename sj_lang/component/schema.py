@@ -165,7 +165,7 @@ def arguments(kind: str, target: Any) -> dict[str, Argument]:
 
 
 def with_preset(part: Any, preset: Mapping[str, Mapping[str, Any]]) -> Any:
-    """A component's name or section with the options that its owner sets unless the section does."""
+    """A component's name or section, with its owner's options that the section does not set."""
     section = {"type": part} if isinstance(part, str) else part
     if not isinstance(section, Mapping):
         return part

@@ -94,6 +94,13 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         """
         return None
 
+    def decays(self) -> dict[str, Tensor]:
+        """Name -> the share of a state that a step keeps, as learned: `[C]`, or `[1]` for all.
+
+        If the input decides, that of zero input. For `sj_lang.monitor`; empty: none is learned.
+        """
+        return {}
+
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         """x [B, C, ...] and state to spikes, new state (no view) and potential. Pure."""
         raise TypeError(f"{self._name} has no single step")

@@ -163,6 +163,24 @@ def raster(spikes: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
     return True
 
 
+def decays(layers: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
+    """A histogram per layer. layers: layer -> its channels' decays, in 0 to 1; False: no data."""
+    if not layers:
+        return False
+    shown = _spread(list(layers.items()), _MOST_PANELS)
+    figure, panels = _panels(len(shown), width=3.4, height=2.0, shared=True)
+    for axes, (name, values) in zip(panels, shown, strict=True):
+        axes.hist(values, bins=20, range=(0, 1), weights=np.full(len(values), 1 / len(values)), color=COLOURS[0])
+        axes.set_title(f"{name}\nmedian {np.median(values):.2f}", fontsize=9)
+        _plain(axes)
+        axes.tick_params(labelsize=8)
+    figure.supxlabel("share that a step keeps", fontsize=10)
+    figure.supylabel("share of channels", fontsize=10)
+    figure.suptitle("Decays" + _omitted(len(layers), len(shown), "layers"), fontsize=12)
+    _save(figure, path)
+    return True
+
+
 def block(name: str) -> str:
     """A module path up to its first number, or its parent: "layers.0.mlp.act" -> "layers.0"."""
     words = name.split(".")

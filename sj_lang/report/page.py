@@ -262,6 +262,11 @@ def _pictures(folder: RunFolder, manifest: Mapping[str, Any], metrics: Mapping[s
             "Spikes of one sample",
             "One panel per layer: neurons upwards, time steps to the right; the larger a spike, the darker.",
         ),
+        (
+            "decays",
+            "Decays",
+            "Histograms of the share that a channel keeps of its state from step to step: nothing at 0, all at 1.",
+        ),
     ):
         path = folder.figures / f"{stem}.png"
         if png := folder.read(path):

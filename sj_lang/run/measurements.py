@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from sj_lang.energy import Ledger, ledger
-from sj_lang.monitor import Monitor, undisturbed
+from sj_lang.monitor import Monitor, decays, undisturbed
 from sj_lang.run.ablation import ModulesByPart, ablated, parts_of
 from sj_lang.run.batches import BatchTrainer
 from sj_lang.task import MapDataset
@@ -45,6 +45,10 @@ class Measurements:
         with undisturbed(self._trainer.model), self._monitor.recording():
             self._trainer.model(**self._watched)
         return self._monitor.figures()
+
+    def decays(self) -> dict[str, Tensor]:
+        """Layer -> what its channels keep of their state from step to step."""
+        return decays(self._trainer.model) if self._measures_firing else {}
 
     @cached_property
     def _watched(self) -> dict[str, Any]:

@@ -183,6 +183,9 @@ class PLIF(Serial):
         self.w = nn.Parameter(torch.tensor(-math.log(time_constant("PLIF", "init_tau", init_tau) - 1.0)))
         self.decay_input = decay_input
 
+    def decays(self) -> dict[str, Tensor]:
+        return {"1 - 1 / tau": 1 - self.w.sigmoid().view(1)}
+
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         rest, rate = self.v_reset or 0.0, self.w.sigmoid()
         return v + (x - (v - rest)) * rate if self.decay_input else v - (v - rest) * rate + x

@@ -45,8 +45,8 @@ class Seen:
 
     inputs: the first tensor of each call. names: the keywords by which it was handed over.
     keywords: of what was handed over beside a positional input. feeders: the modules that ran
-    before each call, the last one first. behind: what ran after the node. methods: those of
-    `_METHODS` that were called past `forward`. low, high: the range of its output; whole: it holds integers
+    before each call, the last one first. behind: what ran after it. methods: those of `_METHODS`
+    that were called past `forward`. low, high: the range of its output; whole: it holds integers
     only. fired, steps: neuron steps with an output other than 0, and all. other: the class of an
     output that is no tensor. overwritten: the net changed an input in place afterwards. repeated:
     at how many steps the first node of the net was fed the same; 0 if its input changes.
@@ -161,23 +161,42 @@ def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> d
     return seen
 
 
-def run(net: nn.Module, example: Example) -> None:
+def run(net: nn.Module, example: Example, times: int = 1) -> None:
     """The example in eval mode without gradient, reset before and after; modes are kept.
 
     A list: one after the other. The network gets copies, as some change their input in place.
+    times: without a reset between.
     """
     modes = {module: module.training for module in net.modules()}
     try:
         net.eval()
         for one in example if isinstance(example, list) else [example]:
             compat.reset(net)
-            inputs = tree_map_only(Tensor, Tensor.clone, one)
-            with torch.no_grad():
-                net(*inputs) if isinstance(inputs, tuple) else net(inputs)
+            for _ in range(times):
+                inputs = tree_map_only(Tensor, Tensor.clone, one)
+                with torch.no_grad():
+                    net(*inputs) if isinstance(inputs, tuple) else net(inputs)
     finally:
         for module, training in modes.items():
             module.training = training
         compat.reset(net)
+
+
+def carried_over(net: nn.Module, nodes: Iterable[nn.Module], example: Example) -> set[int]:
+    """The nodes, by id, that fire otherwise if the example runs again without a reset."""
+    outputs: dict[int, list[Tensor]] = {id(node): [] for node in nodes}
+
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        outputs[id(module)] += [output.clone()] if isinstance(output, Tensor) else []
+
+    handles = [node.register_forward_hook(keep) for node in nodes]
+    try:
+        run(net, example[0] if isinstance(example, list) else example, times=2)
+    finally:
+        for handle in handles:
+            handle.remove()
+    halves = {key: (made[: len(made) // 2], made[len(made) // 2 :]) for key, made in outputs.items()}
+    return {key for key, (first, again) in halves.items() if not all(map(torch.equal, first, again))}
 
 
 @contextmanager

@@ -64,14 +64,45 @@ def _assert_detached(subject: Subject, batch: int, *, masked: bool) -> None:
 @check(once=True)
 def eval_changes_nothing(subject: Subject) -> None:
     """train() and eval() give the same spikes, states and gradients."""
-    node, x = subject.node(), subject.x(6, 3)
-    for form in forms(subject):
-        want = outcome(node.train(), form, x)
-        for grad in (True, False):
-            with torch.set_grad_enabled(grad):
-                got = outcome(node.eval(), form, x, grad=grad)
-            what = f"{form.__name__}, eval(){'' if grad else ' and no_grad'} against train()"
-            assert_same(subject, got, want, what, x=x)
+    node = subject.node()
+    for form, places in product(forms(subject), ((), (4,))):
+        x = subject.x(6, 3, *places)
+        state = subject.state(node, x)
+        for start, mask in [(None, None), *([(state, subject.gaps(6, 3))] if subject.traits.takes_mask else [])]:
+            want = outcome(node.train(), form, x, start, mask)
+            for grad in (True, False):
+                with torch.set_grad_enabled(grad):
+                    got = outcome(node.eval(), form, x, start, mask, grad=grad)
+                masked = "" if mask is None else " masked,"
+                what = f"{form.__name__},{masked} eval(){'' if grad else ' and no_grad'} against train()"
+                assert_same(subject, got, want, what, x=x, state=start, mask=mask)
+
+
+@check(once=True)
+def memory_may_be_reused(subject: Subject) -> None:
+    """Inputs, states and masks that are written to between calls count with their new values."""
+    for form, training, grad in product(forms(subject), (True, False), (True, False)):
+        node, x = subject.node().train(training), subject.x(6, 3)
+        state = subject.state(node, x)
+        mask = subject.gaps(6, 3) if subject.traits.takes_mask else None
+        where = f"{form.__name__}, in {'train' if training else 'eval'}(){'' if grad else ' and no_grad'}"
+        with torch.set_grad_enabled(grad):
+            form(node, x, state, mask)
+            form(node, x, state, None)
+            x.copy_(subject.x(6, 3, seed=1))
+            for value in state.values():
+                value.copy_(value.flip(0))
+            for valid in (None, mask):
+                if valid is not None:
+                    valid.copy_(valid.flip(0).roll(1, 1))
+                got, _ = form(node, x, state, valid)
+                again, _ = form(
+                    subject.node(), x.clone(), {name: value.clone() for name, value in state.items()}, valid
+                )
+                what = (
+                    f"{where}, after {'x and state' if valid is None else 'the mask'} was written to, x {list(x.shape)}"
+                )
+                assert_equal(got, again, what)
 
 
 def _assigned(node: nn.Module, donor: nn.Module) -> None:
@@ -102,7 +133,7 @@ def weights_may_change(subject: Subject) -> None:
     """A used node computes with its present weights, in train() and eval(), however they came."""
     x, donor = subject.x(6, 3), subject.node(seed=1)
     for (what, change), training, grad in product(CHANGES.items(), (True, False), (True, False)):
-        node, fresh = subject.node().train(training), subject.node().train(training)
+        node, fresh = subject.node().train(training), subject.node()
         with torch.set_grad_enabled(grad):
             node(x)
             for form in forms(subject):

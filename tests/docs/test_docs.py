@@ -130,8 +130,9 @@ def test_the_documentation_is_complete() -> None:
         for block in blocks(page, "{toctree}"):
             entries = [line for line in block.text.splitlines() if line and not line.startswith(":")]
             for entry in entries:
-                matches = set(page.parent.glob(f"{entry}.md"))
+                matches = {match for kind in ("md", "ipynb") for match in page.parent.glob(f"{entry}.{kind}")}
                 assert matches, f"{page.relative_to(ROOT)} lists {entry}, which is no page"
                 listed |= matches
     pages = {page for page in PAGES if page.is_relative_to(DOCS)} - {DOCS / "index.md"}
+    pages |= {*DOCS.rglob("*.ipynb")} - {*(DOCS / "_build").rglob("*.ipynb")}
     assert [str(page.relative_to(ROOT)) for page in sorted(pages - listed)] == []

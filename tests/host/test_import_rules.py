@@ -43,7 +43,12 @@ UNKNOWN = {
         "models": ["tasks", "data", "tokenizers"],
     },
     "sj_lang_neurons": {"scan": ["dsn", "bpsn"], "dsn": ["bpsn"], "bpsn": ["dsn"]},
-    "sj_lang_tasks": {"data": ["models", "tasks"], "models": ["data", "tasks"], "tasks": ["models"]},
+    "sj_lang_tasks": {
+        "data": ["models", "tasks", "control"],
+        "models": ["data", "tasks", "control"],
+        "tasks": ["models"],
+        "control": ["models", "tasks", "data"],
+    },
 }
 PYTHON_PATH = re.compile(
     r"(?!run:)[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*|[a-z_]\w*(\.[a-z_]\w*)*\.[A-Z][\w.]*"
@@ -165,9 +170,9 @@ def recipes(tree: Tree) -> Iterator[str]:
 
 
 def is_python_path(text: str, tree: Tree) -> bool:
-    """Whether it looks like a class or function, or names something in a known package."""
-    packages = {*tree.packages, *HEAVY, *sys.stdlib_module_names}
-    packages.remove("test")  # `test.loss` is a figure
+    """Whether it looks like a class or a function, or names something in a known package."""
+    # `test.loss` is a figure
+    packages = {*tree.packages, *HEAVY, *sys.stdlib_module_names} - {"test"}
     dotted = DOTTED.fullmatch(text) and text.split(".")[0] in packages
     return bool(dotted or PYTHON_PATH.fullmatch(text))
 

@@ -47,8 +47,9 @@ def test_each_part_of_the_quickstart_is_resolved_once(calls: Counter[str], tmp_p
 
 
 def test_defaults_are_checked_once_in_a_process(monkeypatch: pytest.MonkeyPatch, calls: Counter[str]) -> None:
-    """Each of some 160 defaults, 110 of them transformers' of `train:`, has to be checked once:
-    the schema holds it as a recipe would write it, and nobody else proves that its annotation
+    """Each of some 160 defaults, 110 of them transformers' of `train:`, has to be checked once.
+
+    The schema holds it as a recipe would write it, and nobody else proves that its annotation
     allows it.
     """
     kept: list[Argument] = []  # so that no id is used twice

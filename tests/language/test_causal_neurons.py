@@ -1,4 +1,4 @@
-"""SpikeDecoder with each causal neuron that is installed: what is cached equals what is recomputed."""
+"""SpikeDecoder with each causal neuron: what is cached equals what is recomputed."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ output: run
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(undrawn_in_module: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("push")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

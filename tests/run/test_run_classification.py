@@ -103,7 +103,7 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(installed: Registry, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(undrawn_in_module: None, installed: Registry, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder, out = tmp_path_factory.mktemp("trained"), io.StringIO()
     write_files(folder)
     with use(installed), contextlib.chdir(folder), contextlib.redirect_stdout(out):

@@ -1,4 +1,4 @@
-"""Two processes on the CPU, started by torchrun."""
+"""Two processes on the CPU, started by torchrun; one, started by `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -57,6 +57,21 @@ def test_two_processes_do_what_one_does_with_the_double_batch(tmp_path: Path) ->
     assert read_json(tmp_path / "two/manifest.json")["machine"]["world_size"] == 2
     weights = [load_file(tmp_path / name / "model/model.safetensors") for name in ("two", "one")]
     assert all(abs(weights[0][name] - weights[1][name]).max() < 2e-3 for name in weights[0])
+
+
+def test_accelerate_launch_does_what_a_run_does(tmp_path: Path) -> None:
+    """On the CPU it starts one process."""
+    path = tiny.write_recipe(tmp_path)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    done = subprocess.run(
+        [*command, str(Path(tiny.__file__)), path, *SETTINGS, "output=launched"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=550,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run.execute(load(path, [*SETTINGS, "output=run"]))
+    launched, alone = (load_file(tmp_path / name / "model/model.safetensors") for name in ("launched", "run"))
+    assert all(abs(launched[name] - alone[name]).max() < 1e-5 for name in alone)
 
 
 def test_nan_ends_both_processes(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_no_data_no_figure(tmp_path: Path) -> None:
     assert not figures.learning_curves([], path)
     assert not figures.firing_rates([{"step": 1, "train.loss": 1.0}], path)
     assert not figures.raster({}, path)
+    assert not figures.decays({}, path)
     assert not figures.compared_curves({"a": []}, path)
     assert not path.exists()
 
@@ -104,6 +105,18 @@ def test_raster_is_dark_where_there_are_spikes(tmp_path: Path) -> None:
     quiet, busy = (image.imread(tmp_path / name)[..., :3].mean() for name in ("quiet.png", "busy.png"))
     assert quiet > 0.9
     assert busy < 0.5
+
+
+def test_decays_are_bars_with_their_median(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    save = figures._save
+    monkeypatch.setattr(figures, "_save", lambda figure, path: (drawn.append(figure), save(figure, path)))
+    assert figures.decays({"a past": np.array([0.1, 0.12, 0.9, 0.91]), "b v": np.ones(1)}, tmp_path / "decays.png")
+    assert has_colour(tmp_path / "decays.png", figures.COLOURS[0])
+    first, second = drawn[0].axes
+    heights = {round(bar.get_x(), 2): bar.get_height() for bar in first.patches if bar.get_height()}
+    assert heights == {0.1: 0.5, 0.9: 0.5}
+    assert [axes.get_title() for axes in (first, second)] == ["a past\nmedian 0.51", "b v\nmedian 1.00"]
 
 
 def test_many_layers_are_thinned_and_it_is_said() -> None:

@@ -45,7 +45,8 @@ def test_the_folder_holds_what_it_should(finished: tuple[Path, str]) -> None:
         "report.html",
         "model/README.md", "model/config.json", "model/generation_config.json", "model/model.safetensors",
         "model/tokenizer.json", "model/tokenizer_config.json", "predictions/test.npz",
-        "figures/learning_curves.png", "figures/firing_rates.png", "figures/raster.png", ".lock",
+        "figures/learning_curves.png", "figures/firing_rates.png", "figures/raster.png", "figures/decays.png",
+        ".lock",
     }  # fmt: skip
     assert {path.name for path in root.glob("checkpoint-*")} <= {"checkpoint-4", "checkpoint-8", "checkpoint-12"}
 
@@ -107,9 +108,9 @@ def test_what_it_says(finished: tuple[Path, str]) -> None:
 
 def test_report(finished: tuple[Path, str]) -> None:
     page = (finished[0] / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4
     assert not re.search(r'(src|href)="(?!data:)', page)
-    assert page.count("<figcaption>") == 3
+    assert page.count("<figcaption>") == 4
     assert "Weights of step" in page
     metrics = read_json(finished[0] / "metrics.json")
     assert f"{metrics['test.loss']:.4f}</td>" in page
@@ -191,6 +192,7 @@ def test_without_validation_the_last_weights_are_taken(tmp_path: Path, capsys: p
     assert all(torch.equal(last[name], stored[name]) for name in last)
     assert not (root / "sample.txt").exists()
     assert not (root / "figures/raster.png").exists()
+    assert not (root / "figures/decays.png").exists()
     assert read_json(root / "metrics.json")["parameters.neurons"] == 0
 
 

@@ -96,6 +96,8 @@ def test_a_resume_writes_its_results_anew(root: Path) -> None:
         shutil.rmtree(root / name)
         (root / name).touch()
     (root / "unfinished").touch()
+    (root / "metrics.json").unlink()
+    (root / "metrics.json").mkdir()
     assert cli.main(["run", "--resume", str(root)]) == 0
     assert (root / "model/model.safetensors").read_bytes() == weights
     assert not (root / "model/model.safetensors.index.json").exists()

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import write_recipe
 from tiny_task import Windows, letters
-from tokenizers import decoders
+from tokenizers import decoders, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from sj_lang import run
@@ -183,6 +183,29 @@ def test_other_data_are_refused_unless_they_are_named(
     manifest = read_json(tmp_path / "r/manifest.json")
     assert manifest["data"] == {"letters": letters}
     assert any("the data have changed" in note for note in manifest["notes"])
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same tokens, so that nothing else would tell."""
+    stopped_run(tmp_path, monkeypatch)
+
+    def lower(*, texts: list[str]) -> PreTrainedTokenizerFast:
+        tokenizer = letters(texts=texts)
+        tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+        return tokenizer
+
+    monkeypatch.setattr("tiny_task.letters", lower)
+    with pytest.raises(UserError, match=r"or what else it reads(.|\n)*tokenizer: '\w{64}' there, '\w{64}' now"):
+        run.execute(load("r/recipe.yaml"), resume="r")
+
+
+def test_a_run_of_an_earlier_version_has_no_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped_run(tmp_path, monkeypatch)
+    manifest = read_json(tmp_path / "r/manifest.json")
+    sources = manifest.pop("sources")
+    write_json(tmp_path / "r/manifest.json", manifest)
+    assert run.execute(load("r/recipe.yaml"), resume="r") == 0
+    assert read_json(tmp_path / "r/manifest.json")["sources"] == sources
 
 
 def test_another_number_of_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,9 @@ class TinyNeuron(nn.Module):
     def init_state(self, x: Tensor) -> dict[str, Tensor]:
         return {"v": torch.zeros_like(x[0])}
 
+    def decays(self) -> dict[str, Tensor]:
+        return {"v": torch.full((1,), 0.5)}
+
     def functional(self, x: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
         v = (state or self.init_state(x))["v"]
         spikes = []

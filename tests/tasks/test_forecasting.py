@@ -93,7 +93,7 @@ def test_the_baseline_repeats_the_last_value(tmp_path: Path) -> None:
         ((5, "2020-01-01 03:00:00,,2"), "line 5, column slow: no value; fill gaps"),
         ((5, "2020-01-01 03:00:00,1,nan"), "line 5, column fast: 'nan' is no finite number"),
         ((5, "2020-01-01 03:00:00,1"), "line 5: 2 fields, the header has 3"),
-        ((5, "yesterday,1,2"), "line 5: 'yesterday' is no date"),
+        ((5, "yesterday,1,2"), "line 5: 'yesterday' is not a date"),
         ((1, "time,slow,fast"), "expected date, then the names"),
     ],
 )

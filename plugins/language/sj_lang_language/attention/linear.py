@@ -109,7 +109,7 @@ class _Inside:
         self.since_start = None if log_decay is None else log_decay.cumsum(-1)
 
     def scores(self, scores: Tensor) -> Tensor:
-        """Scores `[..., C, C]` of each token and those up to it, decayed from the one to the other."""
+        """Scores `[..., C, C]` of each token and those up to it, decayed between the two."""
         scores = scores.tril()
         if self.since_start is None:
             return scores

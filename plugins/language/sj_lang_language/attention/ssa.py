@@ -11,7 +11,8 @@ from sj_lang.masks import State
 from sj_lang_language.attention.linear import causal_linear, whole_linear
 from sj_lang_language.attention.self_attention import SelfAttention
 
-SHORTEST, LONGEST = 16.0, 1024.0  # tokens after which the state of the first and the last head is 1 / e
+#: tokens after which the state of the first and the last head is 1 / e
+SHORTEST, LONGEST = 16.0, 1024.0
 
 
 class SpikingSelfAttention(SelfAttention):

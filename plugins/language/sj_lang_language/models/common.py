@@ -70,7 +70,7 @@ class SpikingConfig:
     causal: ClassVar[str] = ""
     #: what neurons that run along the tokens must be able to do, and why
     along_tokens: ClassVar[dict[str, str]] = {"any_length": "texts have any length"}
-    #: options of components, by their names, that this model sets unless the config or a recipe does
+    #: options of components, by their names, that this model sets if config and recipe do not
     presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
 
     @property

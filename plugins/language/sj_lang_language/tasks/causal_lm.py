@@ -31,7 +31,8 @@ class CausalLM(texts.TextTask):
         reads each token once. 1: every beginning there is, drawn without replacement; an epoch then
         has as many windows as the text has tokens, so set train.max_steps.
     eval_lengths: the test text is read again in windows of each of these lengths, longer than those
-        of the training or not. One that the test text does not fill is left out, and a note says so.
+        of the training or not. One that the test text does not fill is left out, and a note says
+        so.
     split: shares of train, validation and test, in characters; they must add up to 1. The text is
         cut in this order before anything is tokenized; no window reaches across a cut. Parts that
         the data bring are used as they are; missing ones are cut from the end of the training text.

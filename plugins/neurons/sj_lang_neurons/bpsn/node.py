@@ -204,6 +204,10 @@ class BPSN(Node):
             shapes["count"] = tuple(shape)
         return shapes
 
+    def decays(self) -> dict[str, Tensor]:
+        logits = {"past": self.decay_f, "future": self.decay_b}
+        return {name: logit.sigmoid() for name, logit in logits.items() if logit is not None}
+
     def operations(self) -> tuple[float, float]:
         sides = 2 if self.direction == "both" else 1  # numerator and weight, lateral term included
         return 1 + 2 * sides, 1 if self.variant == "K" else 0

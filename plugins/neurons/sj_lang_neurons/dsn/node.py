@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sj_lang import cpu, cuda
-from sj_lang.compat import OldNode, surrogate
+from sj_lang.compat import OldNode, rescaled, surrogate
 from sj_lang.neuron import Kernel, Node, State, state_dtype
 from sj_lang_neurons.dsn.cupy import dsn_cupy, too_many_taps
 from sj_lang_neurons.dsn.decay import by_powers, gain, products
@@ -127,6 +127,9 @@ class DSN(Node):
         arguments = {"n": 1, **old.integrator(chosen)}
         if "alpha_init" in arguments:
             arguments["taps_init"] = 0.0
+            if old.v_threshold is not None and old.surrogate_function is None and chosen.get("n", 1) == 1:
+                # without one it fires at 1/2, whatever the threshold is
+                arguments["surrogate_function"] = rescaled(surrogate("ATan"), arguments["v_threshold"])
             if old.repeated:
                 arguments["alpha_init"] = max(arguments["alpha_init"], 1 - 4 / old.repeated)
         return {name: value for name, value in arguments.items() if name not in chosen}
@@ -139,6 +142,9 @@ class DSN(Node):
             return 1, 1
         logit = self.k if self.decay == "conv" else self.channels
         return logit + products(1 / self.tau) + 1, 1
+
+    def decays(self) -> dict[str, Tensor]:
+        return {"alpha": self.bias.sigmoid() ** (1 / self.tau)}
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State, Tensor]:
         window = torch.cat((state["tail"], x.unsqueeze(1)), 1)

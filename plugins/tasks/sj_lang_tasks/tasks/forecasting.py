@@ -1,7 +1,6 @@
 """Predict the next steps of several series from the last ones."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ class Forecasting(Task):
     """Predict `horizon` steps of all series of a table from the `length` steps before them.
 
     data: a CSV as ETT's: a column `date`, which grows by the same step, and a column of numbers for
-        each series.
+        each series; or a registered source with series (`mackey_glass`).
     length: L, steps that the model sees.
     horizon: steps that it predicts.
     split: train, validation and test, in this order: shares that add up to 1, or numbers of rows;
@@ -64,7 +63,7 @@ class Forecasting(Task):
             raise UserError(
                 "task.data: name a CSV with a column date and one for each series, e.g. task.data=ETTh1.csv"
             )
-        table = series.read(Path(self.data).expanduser())
+        table = series.of(self.data)
         ends = self._ends(len(table.values))
         first = table.values[: ends[0]]
         flat = [name for name, low, high in zip(table.names, first.min(0), first.max(0), strict=True) if low == high]

@@ -31,8 +31,8 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
         "carries_state": "cached generation carries the neurons' state from token to token",
         "any_length": "texts have any length",
     }
-    #: LIF halves its input by default; what spikes of 1 charge then comes near the threshold of 1 and
-    #: never reaches it: no neuron of the network fires
+    #: LIF halves its input by default; what spikes of 1 charge then comes near the threshold of 1
+    #: and never reaches it: no neuron of the network fires
     presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {"neuron": {"lif": {"decay_input": False}}}
 
     #: V, the number of tokens; fixed by the data
