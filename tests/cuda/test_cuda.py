@@ -186,6 +186,14 @@ def test_a_reason_is_asked_for_again(driver: Driver, tmp_path: Path) -> None:
     assert len(driver.compiled) == 1
 
 
+def test_plans_do_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "PLANS", {})
+    monkeypatch.setattr(cuda, "MOST_PLANS", 3)
+    for length in range(10):
+        cuda.remember(("go", length), length)
+    assert cuda.PLANS == {("go", 9): 9}
+
+
 def test_an_empty_grid_is_not_launched(driver: Driver, tmp_path: Path) -> None:
     launch(tmp_path / "absent.cu", {}, [], grid=(0, 1))
     assert not driver.launched
