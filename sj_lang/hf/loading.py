@@ -126,8 +126,8 @@ def _refuse_other_numbers(model: PreTrainedModel, files: list[Path]) -> None:
         with safe_open(path, framework="pt") as stored:
             for name in stored.keys():  # noqa: SIM118  (it is no mapping)
                 kind = stored.get_slice(name).get_dtype()
-                own = {name, prefix + name, name.removeprefix(prefix)} & weights.keys()
-                if own and kind not in FLOATS:
+                weights_of_it = {name, prefix + name, name.removeprefix(prefix)} & weights.keys()
+                if weights_of_it and kind not in FLOATS:
                     raise ValueError(f"{path.name}: {name} is stored as {kind}; expected one of {', '.join(FLOATS)}")
     if broken := [name for name, weight in weights.items() if not weight.is_meta and bool(weight.isnan().any())]:
         raise ValueError(f"there is NaN in {listed(broken)}")

@@ -134,10 +134,10 @@ def half_precision(subject: Subject) -> None:
     for form, valid in product(forms(subject), masks):
         want = outcome(node, form, x, state, valid)
         what = f"{form.__name__}, {'' if valid is None else 'masked, '}"
-        rounded, given = x.bfloat16(), f"{what}given state, torch.bfloat16 input against float32"
+        rounded, where = x.bfloat16(), f"{what}given state, torch.bfloat16 input against float32"
         narrow, wide = (outcome(node, form, each, state, valid) for each in (rounded, rounded.float()))
         narrow = replace(narrow, spikes=narrow.spikes.float(), gradients={})  # those are compared above
-        assert_same(single, narrow, wide, given, x=rounded.float(), state=state, mask=valid)
+        assert_same(single, narrow, wide, where, x=rounded.float(), state=state, mask=valid)
         got = outcome(node, _under_autocast(form), x, state, valid)
         _assert_float32(got.state, f"{what}under autocast")
         assert_same(single, got, want, f"{what}under autocast", x=x, state=state, mask=valid)

@@ -169,6 +169,11 @@ def _numpy_state() -> object:
     return None if keys is None else (name, keys.tolist(), *rest)
 
 
+def _set_numpy_state(state: object) -> None:
+    numpy: Any = sys.modules.get("numpy")
+    numpy.random.set_state(state)
+
+
 def _shown() -> str:
     """What becomes of warnings that no filter names."""
     plain = (one for one in warnings.filters if one[1] is None and one[3] is None and issubclass(UserWarning, one[2]))
@@ -200,7 +205,7 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
         lambda state: torch.set_rng_state(torch.tensor(state, dtype=torch.uint8)),
     ),
     "the state of random's": (random.getstate, random.setstate),
-    "the state of numpy's": (_numpy_state, lambda state: sys.modules["numpy"].random.set_state(state)),
+    "the state of numpy's": (_numpy_state, _set_numpy_state),
 }
 
 
