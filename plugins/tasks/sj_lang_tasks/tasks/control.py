@@ -1,8 +1,8 @@
 """Learn to act in an environment of gymnasium, by TD3."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ class Control(Task):
             tests={"test": learner.played},
             learner=learner,
             reduce=lambda outputs, labels: (outputs.float() - labels).square().mean(-1),
-            metrics=lambda split, reduced, labels: {"loss": float(np.mean(reduced)), **learner.figures},
+            metrics=lambda split, reduced, labels: {"loss": float(np.mean(cast(Any, reduced))), **learner.figures},
             label_names=["labels"],
             model={"reach": environments.reach(environment), "action_size": int(actions.shape[0])},
             select="return",
@@ -127,7 +127,7 @@ def random_steps(environment: Any) -> ActedSteps:
 class ActorLearner:
     """Trains a policy by TD3 and lets it play. played: the steps of the last time that it did."""
 
-    reads = frozenset({"max_steps", "learning_rate", "per_device_train_batch_size", "logging_steps"})
+    reads: Collection[str] = ("max_steps", "learning_rate", "per_device_train_batch_size", "logging_steps")
 
     def __init__(self, task: Control, played: ActedSteps) -> None:
         self.task, self.played = task, played
