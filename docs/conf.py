@@ -48,7 +48,7 @@ copybutton_prompt_text = "$ "
 
 html_math_renderer = "mathml"
 html_theme = "furo"
-html_static_path = ["_static"]
+html_static_path = ["extensions/static"]
 html_css_files = ["pages.css"]
 html_show_copyright = False
 html_title = f"sj_lang {release}"
