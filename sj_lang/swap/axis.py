@@ -90,9 +90,9 @@ def channels_of(seen: Seen, mode: str, asked: int | None, marked: Marked) -> Cha
             return Channels(reason=f"{why} lie on axes {_listed(axes)} of its input {list(shape)}; {_WRITE}")
     if len(fits) == 1:
         return take(fits[0], said)
-    if not fits and seen.behind is not None:
-        fits = [axis for axis in steady if shape[axis] == seen.behind.features]
-        said = f"the {seen.behind.features} inputs of {seen.behind.name}"
+    if not fits and seen.reader is not None:
+        fits = [axis for axis in steady if shape[axis] == seen.reader.features]
+        said = f"the {seen.reader.features} inputs of {seen.reader.name}"
         if len(fits) == 1:
             return take(fits[0], said)
     if len(fits) > 1:
@@ -142,8 +142,8 @@ def _on_the_batch(feeder: Feeder, shape: Shape) -> bool:
 
 def _unchanged(feeder: Feeder, shape: Shape, axis: int) -> bool:
     """Whether an input looks like the output of the module, at most pooled, folded or permuted."""
-    behind = len(feeder.shape) - feeder.axis
-    if len(shape) - axis == behind and len(feeder.shape) <= len(shape):
+    from_end = len(feeder.shape) - feeder.axis
+    if len(shape) - axis == from_end and len(feeder.shape) <= len(shape):
         return True
     inner = len(shape) - 2
     return sorted(shape[2:]) == sorted(feeder.shape[-inner:])

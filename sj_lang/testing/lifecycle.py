@@ -20,15 +20,17 @@ from sj_lang.testing.subject import Subject
 @check(once=True)
 def reset_forgets(subject: Subject) -> None:
     """After reset and functional.reset_net the node answers as at first, for any batch size."""
-    node, x = subject.node(), subject.x(6, 3)
+    node = subject.node()
     net = nn.Sequential(node)
-    first = net(x)
-    net(subject.x(6, 3, seed=1))
-    node.reset()  # type: ignore[operator]
-    assert_equal(net(x), first, "after reset")
-    spikingjelly("functional").reset_net(net=net)
-    assert_equal(net(x), first, "after functional.reset_net")
-    spikingjelly("functional").reset_net(net=net)
+    for places in ((), (4,)):
+        x = subject.x(6, 3, *places)
+        first = net(x)
+        net(subject.x(6, 3, *places, seed=1))
+        node.reset()  # type: ignore[operator]
+        assert_equal(net(x), first, f"after reset, x {list(x.shape)}")
+        spikingjelly("functional").reset_net(net=net)
+        assert_equal(net(x), first, f"after functional.reset_net, x {list(x.shape)}")
+        spikingjelly("functional").reset_net(net=net)
     assert net(subject.x(6, 2)).shape[1] == 2, "another batch size after functional.reset_net"
 
 
@@ -65,10 +67,10 @@ def _assert_detached(subject: Subject, batch: int, *, masked: bool) -> None:
 def eval_changes_nothing(subject: Subject) -> None:
     """train() and eval() give the same spikes, states and gradients."""
     node = subject.node()
-    for form, places in product(forms(subject), ((), (4,))):
-        x = subject.x(6, 3, *places)
+    for form, shape in product(forms(subject), ((6, 3), (6, 3, 4), (130, 3))):
+        x = subject.x(*shape)
         state = subject.state(node, x)
-        for start, mask in [(None, None), *([(state, subject.gaps(6, 3))] if subject.traits.takes_mask else [])]:
+        for start, mask in [(None, None), *([(state, subject.gaps(len(x), 3))] if subject.traits.takes_mask else [])]:
             want = outcome(node.train(), form, x, start, mask)
             for grad in (True, False):
                 with torch.set_grad_enabled(grad):
@@ -87,22 +89,20 @@ def memory_may_be_reused(subject: Subject) -> None:
         mask = subject.gaps(6, 3) if subject.traits.takes_mask else None
         where = f"{form.__name__}, in {'train' if training else 'eval'}(){'' if grad else ' and no_grad'}"
         with torch.set_grad_enabled(grad):
-            form(node, x, state, mask)
-            form(node, x, state, None)
+            calls: list[tuple[str, State | None, Tensor | None]]
+            calls = [("the mask", state, mask), ("x and state", state, None), ("x", None, None)]
+            for _, start, valid in calls:
+                form(node, x, start, valid)
             x.copy_(subject.x(6, 3, seed=1))
             for value in state.values():
                 value.copy_(value.flip(0))
-            for valid in (None, mask):
-                if valid is not None:
-                    valid.copy_(valid.flip(0).roll(1, 1))
-                got, _ = form(node, x, state, valid)
-                again, _ = form(
-                    subject.node(), x.clone(), {name: value.clone() for name, value in state.items()}, valid
-                )
-                what = (
-                    f"{where}, after {'x and state' if valid is None else 'the mask'} was written to, x {list(x.shape)}"
-                )
-                assert_equal(got, again, what)
+            if mask is not None:
+                mask.copy_(mask.flip(0).roll(1, 1))
+            for what, start, valid in reversed(calls):
+                got, _ = form(node, x, start, valid)
+                copy = None if start is None else {name: value.clone() for name, value in start.items()}
+                want, _ = form(subject.node(), x.clone(), copy, valid)
+                assert_equal(got, want, f"{where}, after {what} was written to, x {list(x.shape)}")
 
 
 def _assigned(node: nn.Module, donor: nn.Module) -> None:

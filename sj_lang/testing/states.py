@@ -100,6 +100,7 @@ def arguments_are_not_changed(subject: Subject) -> None:
     for name, value in node.named_memories():  # type: ignore[operator]
         assert _same(value, memories[name]), f"functional changed the memory '{name}' of the node"
     assert _modes(node) == modes, f"functional changes {modes} of the node to {_modes(node)}"
+    modes["training"] = node.eval().training
     for mode in ("m", "s") if subject.traits.steps else ("m",):
         node.step_mode, modes["step_mode"] = mode, mode  # type: ignore[assignment]
         node.reset()  # type: ignore[operator]

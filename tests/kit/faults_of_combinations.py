@@ -153,6 +153,13 @@ class OtherSpikesInEvalWithATrailingAxis(Toy):
         return super().fire(h - 0.2 if not self.training and h.dim() > axis + 1 else h, axis)
 
 
+@fault("eval_changes_nothing", says=r"whole, eval\(\) against train\(\), x \[130, 3, 5\]")
+class RoundsInEvalBeyond50Steps(Toy):
+    def fire(self, h, axis):
+        narrow = axis == 2 and len(h) > 50 and not self.training
+        return super().fire(h.bfloat16().to(h.dtype) if narrow else h, axis)
+
+
 @fault("without_a_graph", says=r"whole, torch.no_grad, x \[9, 3, 5, 4\]")
 class OtherSpikesWithoutGradWithATrailingAxis(Toy):
     def fire(self, h, axis):
@@ -189,7 +196,7 @@ class KeepsThresholdsInItsClassInEval(Toy):
 # What a call relies on, and what it leaves behind
 
 
-@fault("memory_may_be_reused", says=r"whole, in train\(\) and no_grad, after x and state was written to")
+@fault("memory_may_be_reused", says=r"whole, in train\(\) and no_grad, after x was written to, x \[6, 3, 5\]")
 class KeepsTheDecayOfAnInput(Toy):
     kept = (None, None)
 
@@ -199,6 +206,19 @@ class KeepsTheDecayOfAnInput(Toy):
         if self.kept[0] != (x.data_ptr(), x.shape):
             self.kept = (x.data_ptr(), x.shape), super().decay(x, before, axis)
         return self.kept[1]
+
+
+@fault("memory_may_be_reused", says=r"whole, in eval\(\) and no_grad, after x was written to")
+class KeepsTheSpikesOfAnInput(Toy):
+    kept = (None, None)
+
+    def functional(self, x, state=None, mask=None):
+        if state or mask is not None or self.training or torch.is_grad_enabled() or self.step_mode == "s":
+            return super().functional(x, state, mask)
+        if self.kept[0] is not x:
+            self.kept = x, super().functional(x)
+        spikes, after = self.kept[1]
+        return spikes.clone(), {name: value.clone() for name, value in after.items()}
 
 
 @fault("memory_may_be_reused", says=r"after the mask was written to")
@@ -226,6 +246,20 @@ class MultiStepForwardSetsTheStepMode(Toy):
     def multi_step_forward(self, x_seq, mask=None):
         self.step_mode = "m"
         return super().multi_step_forward(x_seq, mask)
+
+
+@fault("arguments_are_not_changed", says=r"forward changes .*'training': False.* of the node to .*'training': True")
+class ForwardTurnsTrainingOn(Toy):
+    def forward(self, x, mask=None):
+        self.training = True
+        return super().forward(x, mask)
+
+
+@fault("reset_forgets", says=r"after reset, x \[6, 3, 5, 4\]")
+class ResetKeepsTheStateWithATrailingAxis(Toy):
+    def reset(self):
+        if self.h is None or self.h.dim() < 3:
+            super().reset()
 
 
 @fault("nothing_global_changes", says=r"changes torch.is_anomaly_enabled\(\) from False to True")

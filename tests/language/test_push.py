@@ -92,11 +92,12 @@ def test_plain_transformers_finds_the_classes(trained: Path, monkeypatch: pytest
     push.stage(trained / "run/model", load("r.yaml"), stage)
     assert type(AutoModelForCausalLM.from_pretrained(stage)) is SpikeDecoderForCausalLM
     program = (
-        "import sys\n"
+        "import sys, traceback\n"
         "from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer\n"
         f"options = dict(pretrained_model_name_or_path={str(stage)!r}, trust_remote_code=True)\n"
         "sys.modules['sj_lang_language'] = None\n"  # as if it were not installed
-        "try:\n    AutoModelForCausalLM.from_pretrained(**options)\nexcept ImportError as error:\n    print(error)\n"
+        "try:\n    AutoModelForCausalLM.from_pretrained(**options)\n"
+        "except Exception:\n    print(traceback.format_exc())\n"
         "del sys.modules['sj_lang_language']\n"
         "model = AutoModelForCausalLM.from_pretrained(**options)\n"
         "ids = AutoTokenizer.from_pretrained(**options)('so much', return_tensors='pt')['input_ids']\n"

@@ -165,15 +165,7 @@ class DSN(Node):
         if self.decay == "linear":
             bias = bias.view(-1, *(1,) * (x.dim() - 3)) + self._mix(x.to(dtype), 2)
         taps = self._weight(bias) if self.decay == "conv" else bias.new_empty(self.channels, 0)
-        inputs = DSNInputs(
-            x=x,
-            tail=state.get("tail"),
-            h_0=state.get("h"),
-            weight=taps,
-            bias=bias,
-            lengths=lengths,
-            m=1 / self.tau,
-        )
+        inputs = DSNInputs(x, state.get("tail"), state.get("h"), taps, bias, lengths, 1 / self.tau)
         spikes, h, tail, v = kernel.run(inputs, self.firing)
         return spikes, {"h": h, "tail": tail}, v
 

@@ -1,7 +1,7 @@
 """TD3 of stable-baselines3 (Fujimoto et al. 2018, arXiv 1802.09477), the actor a network of ours.
 
 What is theirs: environments' wrappers, replay buffer, critics, exploration, updates. Ours: the
-actor, and a state that it carries from action to action, which stands behind the observation in the
+actor, and a state that it carries from action to action, which follows the observation in the
 replay buffer; the critics do not see it.
 """
 
@@ -39,7 +39,7 @@ class Actor(BasePolicy):  # type: ignore[misc]  # stable-baselines3 may be missi
 
 
 class WithoutState(BaseFeaturesExtractor):  # type: ignore[misc]
-    """What the critics see: the observation without the state behind it."""
+    """What the critics see: the observation without the state after it."""
 
     def __init__(self, observation_space: Any, size: int) -> None:
         super().__init__(observation_space, size)
@@ -62,7 +62,7 @@ def policy_of(network: Any) -> type[TD3Policy]:
 
 
 class WithState(gymnasium.Wrapper):  # type: ignore[misc]
-    """Observations with the actor's state behind them; it moves on with each observation that was
+    """Observations with the actor's state after them; it moves on with each observation that was
     acted on, whatever the action was."""
 
     def __init__(self, environment: Any, network: Any) -> None:

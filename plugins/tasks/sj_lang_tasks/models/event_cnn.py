@@ -62,7 +62,7 @@ class EventCNNConfig(NeuronConfig, PreTrainedConfig):  # type: ignore[misc]
 
     @property
     def last_size(self) -> tuple[int, int]:
-        """H and W behind the last stage."""
+        """H and W after the last stage."""
         factor = POOL ** len(self.stages)
         return self.height // factor, self.width // factor
 

@@ -7,7 +7,7 @@
 m and s are learned. Ours: the first product takes a itself, as in direct coding, and neurons start
 with larger weights, as there is no norm. Neurons begin each action at rest, or with `carry_state`
 where the last action left them. The network is a function of observation and state: what
-`advance` returns as state stands behind the next observation, `[B, D + S]`, in a replay buffer too.
+`advance` returns as state follows the next observation, `[B, D + S]`, in a replay buffer too.
 """
 
 from dataclasses import field
@@ -161,7 +161,7 @@ def _flattened(state: dict[str, Tensor]) -> Tensor:
 
 
 def _unflattened(like: dict[str, Tensor], flat: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """The state of a node from the front of `[B, S]`, and what is behind it."""
+    """The state of a node from the front of `[B, S]`, and what follows it."""
     state = {}
     for name in sorted(like):
         size = like[name][0].numel()

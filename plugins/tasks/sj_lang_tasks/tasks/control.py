@@ -91,7 +91,7 @@ class Control(Task):
         return environments.make(self.environment)
 
 
-class RandomSteps:
+class ActedSteps:
     """Items `{"observations": [D + S], "labels": action [A]}`; what they are may change."""
 
     def __init__(self, observations: NDArray[np.float32], actions: NDArray[np.float32]) -> None:
@@ -109,8 +109,8 @@ class RandomSteps:
         }
 
 
-def random_steps(environment: Any) -> RandomSteps:
-    """RandomSteps with random actions, the same for every seed."""
+def random_steps(environment: Any) -> ActedSteps:
+    """Steps with random actions, the same for every seed."""
     draw = np.random.default_rng(0)
     observation, _ = environment.reset(seed=0)
     seen, acted = [], []
@@ -121,7 +121,7 @@ def random_steps(environment: Any) -> RandomSteps:
         observation, _, ended, cut, _ = environment.step(environments.scaled(action, environment))
         if ended or cut:
             observation, _ = environment.reset()
-    return RandomSteps(np.stack(seen), np.stack(acted))
+    return ActedSteps(np.stack(seen), np.stack(acted))
 
 
 class ActorLearner:
@@ -129,7 +129,7 @@ class ActorLearner:
 
     reads: Collection[str] = ("max_steps", "learning_rate", "per_device_train_batch_size", "logging_steps")
 
-    def __init__(self, task: Control, played: RandomSteps) -> None:
+    def __init__(self, task: Control, played: ActedSteps) -> None:
         self.task, self.played = task, played
         self.figures: dict[str, float] = {}
 

@@ -2,7 +2,7 @@
 
     python -m sj_lang_language.models.spike_decoder.bench --threads 1
 
-Random weights and texts, no positions. A token is the mean of some steps with the cache behind a
+Random weights and texts, no positions. A token is the mean of some steps with the cache after a
 text of each length; the texts take turns, round after round, in one process. On the CPU times are
 those of the processor, which other processes disturb little. Memory of generation is what the steps
 need above what was resident before them; the state is counted, batch 1.
