@@ -29,7 +29,7 @@ HEAVY += [f"safetensors.{library}" for library in ("torch", "numpy", "flax", "te
 LIGHT = ["hookspecs", "plugins", "recipe/__init__", "recipe/loading", "cli", "commands/arguments", "commands/listing"]
 LIGHT += ["spikingjelly/plugin", "testing/pytest_plugin", "component/problems", "errors", "__main__", "__init__"]
 #: folders of the host from which plugins may import, beside all flat files
-OPEN = ("component", "cpu", "energy", "hf", "testing", "bench")
+OPEN = ("component", "cpu", "cuda", "energy", "hf", "testing", "bench")
 #: folder of the language plugin -> those that it may not import, not through others either
 UNKNOWN = {
     "embeddings": ["models", "attention", "tasks", "data"],
