@@ -93,7 +93,7 @@ class Operator:
         self._operator.register_autograd(backward, setup_context=setup)
         function = self._new_function(forward=forward, backward=backward_of_tensors)
         # Function's own would look for transforms, which `__call__` has ruled out
-        self._apply = super(torch.autograd.Function, function).apply
+        self._apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
         self._transformed = self._in_transforms(backward, setup)
 
     def register_decomposition(self, decomposed: Callable[..., Any]) -> None:

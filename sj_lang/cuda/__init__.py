@@ -64,7 +64,8 @@ def launch(
     Raises ValueError for tensors on several devices and for a grid that CUDA does not accept,
     RuntimeError if no kernel can run.
     """
-    values, kinds = [], ""
+    values: list[int | float] = []
+    kinds = ""
     for argument in arguments:
         if isinstance(argument, Tensor):
             values.append(_address(name, argument, device))

@@ -30,7 +30,7 @@ HEAVY += [f"safetensors.{library}" for library in ("torch", "numpy", "flax", "te
 LIGHT = ["hookspecs", "plugins", "recipe/__init__", "recipe/loading", "cli", "commands/arguments", "commands/listing"]
 LIGHT += ["spikingjelly/plugin", "testing/pytest_plugin", "component/problems", "errors", "__main__", "__init__"]
 #: folders of the host from which plugins may import, beside all flat files
-OPEN = ("component", "cpu", "energy", "hf", "neuron", "testing", "bench")
+OPEN = ("component", "cpu", "cuda", "energy", "hf", "neuron", "testing", "bench")
 #: plugin -> its folders -> those that each may not import, not through others either
 UNKNOWN = {
     "sj_lang_language": {

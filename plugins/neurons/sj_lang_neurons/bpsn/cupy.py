@@ -90,8 +90,8 @@ class _Planned:
             self.run = plan("bpsn", grid, 15, [*layout, *rest, *firing[1:3]])
 
 
-def _planned(name: str, inputs: BPSNInputs, firing: Sequence[float], *others: Tensor | None) -> _Planned:
-    """others: with strides. None: the result, as x or as potentials are."""
+def _planned(name: str, inputs: BPSNInputs, firing: Sequence[float], *others: Tensor) -> _Planned:
+    """others: what has strides beside x and the result."""
     x, present = inputs.x, (inputs.decay_f is not None, inputs.decay_b is not None, inputs.lateral is not None)
     key = (
         name,
@@ -212,7 +212,7 @@ def _gradients(inputs: BPSNInputs, chunks: int, groups: int) -> tuple[Tensor, Te
 @_backward.register_fake
 def _(grad: Tensor, after: Any, ones: Any, borders: Tensor, inputs: BPSNInputs, kind: int, *_: float) -> Any:
     tile, chunks = _tiles(inputs)
-    _, batch, channels, places = sizes(inputs.x)
+    batch, channels, places = sizes(inputs.x)[1:]
     sequences = sequences_of(tile.blocks(channels * places) * batch * chunks, batch)
     return _gradients(inputs, chunks, -(-batch // sequences))
 
