@@ -37,11 +37,11 @@ class _Extra(ctypes.Structure):
 @cache
 def library() -> Any:
     """The driver's library. Raises OSError if there is none."""
-    found = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     number, pointer = ctypes.c_uint, ctypes.c_void_p
-    found.cuLaunchKernel.argtypes = (pointer, *(number,) * 7, pointer, pointer, ctypes.POINTER(_Extra))
-    found.cuCtxSetCurrent.argtypes = (pointer,)
-    return found
+    driver.cuLaunchKernel.argtypes = (pointer, *(number,) * 7, pointer, pointer, ctypes.POINTER(_Extra))
+    driver.cuCtxSetCurrent.argtypes = (pointer,)
+    return driver
 
 
 def prepared(function: int, index: int) -> Function:

@@ -73,7 +73,7 @@ def test_plugins_depend_on_the_host_and_not_on_each_other() -> None:
         assert of_ours == ["sj-lang"]
 
 
-#: imported where it is installed only, and said so by `sj-lang doctor`; or by the task that needs it
+#: imported only where it is installed; `sj-lang doctor`, or the task that needs it, says so
 OPTIONAL = {"cupy", "numba", "torchaudio", "torchvision"} | {"gymnasium", "stable_baselines3"}
 # where a module's name is not its distribution's
 DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit-learn"}
@@ -115,6 +115,7 @@ def test_what_tests_import_is_in_the_test_extra() -> None:
     declared = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
     ours = {"sj_lang", *(f"sj_lang_{plugin}" for plugin in PLUGINS)}
     ours |= {one.stem for path in (ROOT / "tests").rglob("*.py") for one in (path, path.parent)}
+    ours |= {"extensions"}  # of the documentation
     missing = {}
     for module, path in imported(ROOT / "tests").items():
         distribution = DISTRIBUTIONS.get(module, module).replace("_", "-")

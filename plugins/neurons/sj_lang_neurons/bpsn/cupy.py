@@ -48,7 +48,7 @@ def sequences_of(blocks: int, batch: int) -> int:
     return sequences
 
 
-class _Planned:
+class _PlannedPass:
     """The launches of one pass, for all calls of one shape. layouts: x, and what else has strides.
 
     groups: in how many the sequences are; each has sums of its own.
@@ -90,7 +90,7 @@ class _Planned:
             self.run = plan("bpsn", grid, 15, [*layout, *rest, *firing[1:3]])
 
 
-def _planned(name: str, inputs: BPSNInputs, firing: Sequence[float], *others: Tensor) -> _Planned:
+def _planned(name: str, inputs: BPSNInputs, firing: Sequence[float], *others: Tensor) -> _PlannedPass:
     """others: what has strides beside x and the result."""
     x, present = inputs.x, (inputs.decay_f is not None, inputs.decay_b is not None, inputs.lateral is not None)
     key = (
@@ -105,16 +105,16 @@ def _planned(name: str, inputs: BPSNInputs, firing: Sequence[float], *others: Te
         *firing,
         *(y.stride() for y in others),
     )
-    planned: _Planned | None = cuda.PLANS.get(key)
+    planned: _PlannedPass | None = cuda.PLANS.get(key)
     if planned is None:
         backwards = bool(others)
         layouts = (*others, x, layout(x, None if backwards or firing[0] else inputs.gain_0.dtype))
-        planned = _Planned(inputs, firing, layouts, backwards=backwards)
+        planned = _PlannedPass(inputs, firing, layouts, backwards=backwards)
         cuda.remember(key, planned)
     return planned
 
 
-def _carried(planned: _Planned, added: Tensor, ends: Sequence[Tensor | None], inputs: BPSNInputs) -> Tensor:
+def _carried(planned: _PlannedPass, added: Tensor, ends: Sequence[Tensor | None], inputs: BPSNInputs) -> Tensor:
     """Phase 2: the state with which each chunk begins. ends: of both sides, and their decays.
 
     The past is carried forwards in time and the future backwards; their adjoints are carried the

@@ -9,8 +9,8 @@
 //
 // Denominators depend on step, channel and length alone, so u = g0 x + wf P + wb Q - V with weights
 // that a thread computes once for all sequences of one length that its block reads in turn. Their
-// gradients are sum g P and sum g Q over sequences, from which those of what they are made of follow
-// once. With denominators before the sequence each sequence has weights of its own.
+// gradients are sum g P and sum g Q over sequences. Those of what they are made of follow once from
+// these. With denominators before the sequence each sequence has weights of its own.
 //
 // Three phases, as the future must be known first: what each chunk (a tile of tile.cuh) adds to P
 // and Q; the carries, a scan over chunks; all chunks again, from their carries. One chunk needs the
@@ -47,7 +47,7 @@ __device__ __forceinline__ real total(const real *x, real decay) {
     return sum;
 }
 
-// As `enter`, where all runs that a state passes are whole, or it is 0, or it is not read after them.
+// As `enter`, if all runs that a state passes are whole, it is 0, or nothing reads it after them.
 template <bool BACKWARDS>
 __device__ __forceinline__ real enter_whole(real &state, Shared added, real decay) {
     real own = state;
@@ -345,7 +345,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
             const Over o = over(p, Df, d.Db[i]);
-            const real both = (of_f[i] + of_b[i]) * o.both, shared = p.rho * both;  // of G rho / (Df + Db): -both
+            // of G rho / (Df + Db): -both
+            const real both = (of_f[i] + of_b[i]) * o.both, shared = p.rho * both;
             of_Db[i] = 0;
             if (!NORMALISED) {
                 sum[3] += of_f[i], sum[5] += of_b[i];

@@ -1,5 +1,5 @@
-// BPSN's parameters as the kernels read them, its denominators, and the weights of P and Q in u. See
-// kernel.cu.
+// BPSN's parameters as the kernels read them, its denominators, and the weights of P and Q in u.
+// See kernel.cu.
 #pragma once
 #include "../scan/tile.cuh"
 

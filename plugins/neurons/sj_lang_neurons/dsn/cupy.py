@@ -42,7 +42,7 @@ def too_many_taps(k: int) -> str:
     return f"takes at most {MOST_TAPS} taps, k is {k}" if k > MOST_TAPS else ""
 
 
-class _Planned(NamedTuple):
+class _PlannedKernel(NamedTuple):
     """A kernel for all calls of one shape. tiles: how many states at borders there are."""
 
     tiles: int
@@ -71,7 +71,7 @@ def _plan(
     *,
     following: bool = False,
     aligned: bool,
-) -> _Planned:
+) -> _PlannedKernel:
     """firing: a kind and its numbers. tensors: how many the kernel takes with bounds, and without.
     layouts: the sequences that it reads and writes, which may be on the meta device.
     """
@@ -92,7 +92,7 @@ def _plan(
         constants = [*(stride for y in layouts for stride in strides(y)), *sizes(x), *numbers]
         grid = tile.blocks(columns), 1
         run = cuda.Plan(FILE, name, macros, grid, tile.block, tensors[0], constants, x.device)
-    return _Planned(tile.tiles(x.shape[0]), fast, run)
+    return _PlannedKernel(tile.tiles(x.shape[0]), fast, run)
 
 
 @operator("sj_lang::dsn_cuda")
