@@ -154,9 +154,11 @@ class BothLines:
 
     def __getattr__(self, name: str) -> Any:
         # 0.0.0.0.14's monitors call this method itself, also for attributes that Python would find
-        # without it.
-        if name in self.__dict__:
-            return self.__dict__[name]
+        # without it. Parameters and modules are looked up here, as every call of a node does so.
+        inside = self.__dict__
+        for place in (inside, inside.get("_parameters", ()), inside.get("_modules", ())):
+            if name in place:
+                return place[name]
         return super().__getattr__(name)  # type: ignore[misc]
 
     def single_step_functional_forward(

@@ -19,7 +19,7 @@ from sj_lang.manifest import RESERVE, Manifest, plain, read_json, write_json, wr
 
 #: fields of a manifest on which something relies, and what they hold
 _MANIFEST: dict[str, type] = {"id": str, "name": str, "status": str, "recipe": dict, "children": list}
-_MANIFEST |= dict.fromkeys(("machine", "versions", "commits", "data", "files"), dict)
+_MANIFEST |= dict.fromkeys(("machine", "versions", "commits", "data", "sources", "files"), dict)
 _MANIFEST |= dict.fromkeys(("argv", "notes", "resumed"), list) | {"loss": str, "started": str}
 #: stands for a key that is not there, in differences
 ABSENT = "(not set)"
@@ -124,7 +124,7 @@ class RunFolder:
     def refuse_links(self) -> None:
         """UserError if the folder holds a symbolic link, or what is neither file nor folder.
 
-        Files of a run are not behind links, and opening a pipe would wait for ever.
+        A file of a run is never read through a link, and opening a pipe would wait for ever.
         """
         for where, folders, files in os.walk(self.root):
             for name in (*folders, *files):
@@ -233,6 +233,7 @@ class RunFolder:
         """The lines of metrics.jsonl, without a last one cut short. UserError if one is wrong."""
         lines = self.read_text(self.history).splitlines()
         entries: list[dict[str, Any]] = []
+        last = 0
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
@@ -243,6 +244,9 @@ class RunFolder:
             sound = isinstance(entry, dict) and all(one is None or is_figure(one) for one in entry.values())
             if not sound or type(entry.get("step")) is not int:
                 raise UserError(f"{self.history}, line {number}: expected a step and figures, found {line:.60}")
+            if entry["step"] < last:
+                raise UserError(f"{self.history}, line {number}: step {entry['step']} comes after step {last}")
+            last = entry["step"]
             entries.append(entry)
         return entries
 
@@ -253,7 +257,9 @@ class RunFolder:
 
     def discard_results(self) -> None:
         """Remove what a run writes at its end, which it will write again."""
-        for path in (self.model, self.predictions, self.figures, self.sample, self.report):
+        for path in (
+            self.model, self.predictions, self.figures, self.metrics, self.ledger, self.sample, self.report,
+        ):  # fmt: skip
             remove(path)
 
     def read_metrics(self, sound: Callable[[Any], bool] = is_figure, what: str = "a number") -> dict[str, Any]:

@@ -26,7 +26,7 @@ def nodes(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def decays(model: nn.Module) -> dict[str, Tensor]:
-    """`<layer> <name>` -> the decays of a layer's channels, in 0 to 1, as its neuron tells them."""
+    """`<layer> <name>` -> the decays of a layer's channels, in 0 to 1, as they are learned."""
     tellers = {name: getattr(node, "decays", None) for name, node in nodes(model).items()}
     return {
         f"{name} {kind}": values.detach().to("cpu", torch.float32)

@@ -45,7 +45,8 @@ class Operator:
     """A `torch.library.custom_op` of this name and body, called with all arguments by position.
 
     body: gets tensors and numbers, returns new tensors; a whole number for a float must be a float.
-        One argument may be a NamedTuple of them, tensors first; only torch sees its fields apart.
+        All tensors come before all numbers. One argument may be a NamedTuple; only torch sees its
+        fields apart.
         So may the result, of tensors.
     """
 
@@ -57,10 +58,11 @@ class Operator:
         self._kind: Any
         self._at, self._kind = groups[0] if groups else (0, None)
         self._end = self._at + (len(self._kind._fields) if self._kind else 0)
+        self._tensors = _leading_tensors(hints)
         self._operator = torch.library.custom_op(
             name, lambda *flat: body(*self._grouped(flat)), mutates_args=(), schema=_schema(hints, returned)
         )
-        self._function: Any = None
+        self._apply: Any = None
         self._decomposed: Callable[..., Any] | None = None
         self._transformed = self._in_transforms(_no_derivative, lambda ctx, inputs, output: None)
 
@@ -77,14 +79,21 @@ class Operator:
         def setup(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
             setup_context(ctx, self._grouped(inputs), output)
 
-        def forward(ctx: Any, *flat: Any) -> Any:
-            inputs = self._grouped(flat)
-            output = self._body(*inputs)
+        body, tensors = self._body, self._tensors
+
+        def forward(ctx: Any, *tensors_and_inputs: Any) -> Any:
+            inputs = tensors_and_inputs[-1]
+            output = body(*inputs)
             setup_context(ctx, inputs, output)
             return output
 
+        def backward_of_tensors(ctx: Any, *grads: Any) -> Any:
+            return *backward(ctx, *grads)[:tensors], None
+
         self._operator.register_autograd(backward, setup_context=setup)
-        self._function = self._new_function(forward=forward, backward=backward)
+        function = self._new_function(forward=forward, backward=backward_of_tensors)
+        # Function's own would look for transforms, which `__call__` has ruled out
+        self._apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
         self._transformed = self._in_transforms(backward, setup)
 
     def register_decomposition(self, decomposed: Callable[..., Any]) -> None:
@@ -121,13 +130,19 @@ class Operator:
         flat = inputs if self._kind is None else (*inputs[:at], *inputs[at], *inputs[at + 1 :])
         if torch.compiler.is_compiling() or not _CAN_TELL:
             return self._decomposed_for_onnx(*inputs) if torch.onnx.is_in_onnx_export() else self._operator(*flat)
-        tensors = [x for x in flat if isinstance(x, Tensor)]
+        tensors = [x for x in flat[: self._tensors] if x is not None]
         if forward_ad._current_level >= 0 and any(map(_has_tangent, tensors)):
             raise NotImplementedError(f"{self._name} has no forward-mode derivative (jvp); use reverse mode")
-        if not _plain(flat, tensors):
+        keys, learns = torch._C._dispatch_tls_local_include_set().raw_repr(), False
+        for x in tensors:
+            keys |= torch._C._dispatch_keys(x).raw_repr()
+            learns = learns or x.requires_grad
+        # No mode, transform or trace is active in this thread, and all tensors are dense, on a CPU
+        # or a GPU, and of no other kind (subclass, wrapper, lazy negation)?
+        if keys & ~_PLAIN or torch.overrides.has_torch_function(tensors):
             return (self._transformed.apply if _in_func_grad() else self._operator)(*flat)
-        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-            return (self._function.apply if self._function else self._operator)(*flat)
+        if learns and torch.is_grad_enabled():
+            return self._apply(*flat[: self._tensors], inputs) if self._apply else self._operator(*flat)
         return self._body(*inputs)
 
     def _decomposed_for_onnx(self, *inputs: Any) -> Any:
@@ -246,6 +261,18 @@ def _tensors(kind: Any) -> int:
     return sum(_TYPES[of_field].startswith("Tensor") for of_field in get_type_hints(kind).values())
 
 
+def _leading_tensors(hints: dict[str, Any]) -> int:
+    """How many arguments, as torch sees them, are tensors, which come before the numbers."""
+    kinds: list[str] = []
+    for hint in hints.values():
+        fields = get_type_hints(hint).values() if hasattr(hint, "_fields") else (hint,)
+        kinds += [_TYPES[field] for field in fields]
+    tensors = [kind.startswith("Tensor") for kind in kinds]
+    if False in tensors and True in tensors[tensors.index(False) :]:
+        raise TypeError(f"an operator's tensors come before its numbers, got {', '.join(kinds)}")
+    return sum(tensors)
+
+
 def _schema(arguments: dict[str, Any], returned: Any) -> str:
     names: list[str] = []
     for name, kind in arguments.items():
@@ -272,15 +299,3 @@ def _row(inputs: Sequence[Any], dims: Sequence[int | None], index: int) -> list[
 
 def _has_tangent(x: Tensor) -> bool:
     return forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
-
-
-def _plain(inputs: Sequence[Any], tensors: Sequence[Tensor]) -> bool:
-    """Whether the dispatcher would only differentiate and run.
-
-    No mode, transform or trace is active in this thread, and all tensors are dense, on a CPU or a
-    GPU, and of no other kind (subclass, wrapper, lazy negation).
-    """
-    keys = torch._C._dispatch_tls_local_include_set().raw_repr()
-    for x in tensors:
-        keys |= torch._C._dispatch_keys(x).raw_repr()
-    return not (keys & ~_PLAIN or torch.overrides.has_torch_function(inputs))

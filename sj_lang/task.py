@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
     from torch.utils.data import IterableDataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
     Reduced = Tensor | tuple[Tensor, ...]
     ReducedArrays = NDArray[np.generic] | tuple[NDArray[np.generic], ...]
+
+
+#: log(step, figures): after each step of a `Learner`; figures may be empty. Raises to end the run
+Log = Callable[[int, Mapping[str, float]], None]
 
 
 class MapDataset(Protocol):
@@ -63,6 +67,23 @@ class Objective(Protocol):
         num_items_in_batch: labels that are not -100 in all micro-batches of the step. None: the
         model does not accept such a count, and both losses are means over the micro-batch.
         """
+        ...
+
+
+class Learner(Protocol):
+    """Trains the model in the place of the Trainer, because the data depend on what it does, as in
+    reinforcement learning. Such a run has one process and no checkpoints."""
+
+    #: the fields of `train:` that it follows, `max_steps` among them; others are refused
+    reads: Collection[str]
+
+    def train(self, model: PreTrainedModel, arguments: TrainingArguments, log: Log) -> None:
+        """Train `model` in place, for `arguments.max_steps` steps with `arguments.seed`."""
+        ...
+
+    def play(self, model: PreTrainedModel) -> None:
+        """Bring about the test data with the model that is tested, before each time they are read;
+        `metrics` may then know more than they hold, such as a return."""
         ...
 
 
@@ -120,6 +141,8 @@ class Prepared:
     remarks: list[str] = field(default_factory=list)
     #: model -> its `Objective`, an `nn.Module`; None: its own loss. Called once; raises UserError
     objective: Callable[[PreTrainedModel], nn.Module] | None = None
+    #: trains in the place of the Trainer, which then reads `train` only to try the model
+    learner: Learner | None = None
 
 
 class Task:

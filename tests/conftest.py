@@ -4,6 +4,7 @@ and little work beside their own.
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,13 +41,26 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture
-def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are files without a drawing, except in tests marked `draws`."""
+def _without_drawing(patch: pytest.MonkeyPatch) -> None:
+    """Figures are files without a drawing."""
 
     def write(figure: object, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"a drawing")
 
+    patch.setattr("sj_lang.report.figures._save", write)
+
+
+@pytest.fixture
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are not drawn, except in tests marked `draws`."""
     if request.node.get_closest_marker("draws") is None:
-        monkeypatch.setattr("sj_lang.report.figures._save", write)
+        _without_drawing(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def undrawn_in_module() -> Iterator[None]:
+    """The same for a run that the tests of a module share."""
+    with pytest.MonkeyPatch.context() as patch:
+        _without_drawing(patch)
+        yield

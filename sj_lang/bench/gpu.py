@@ -1,7 +1,7 @@
 """Time on a GPU: of kernels without the host's gaps, of the host alone, of a copy.
 
 An event before and one after an eager call count the time in which the GPU waits for Python. So
-calls are queued behind a kernel that sleeps until all of them are handed over, and they read inputs
+calls are queued after a kernel that sleeps until all of them are handed over, and they read inputs
 in turn, so that none is left in the cache.
 """
 

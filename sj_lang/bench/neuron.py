@@ -55,7 +55,7 @@ class Timing:
 
     On a GPU the times are those of kernels (`sj_lang.bench.gpu`). bytes_per_s: of `PASSES` over x;
     of_copy: their share of a copy's. host_us: until forward and backward are handed over.
-    host_bound: the host was behind, so the times are the host's. graph_us: both as a CUDA graph.
+    host_bound: the host was slower, so the times are the host's. graph_us: both as a CUDA graph.
     """
 
     neuron: str

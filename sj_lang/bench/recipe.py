@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from sj_lang.bench.timing import in_turn, milliseconds
+from sj_lang.errors import UserError
 from sj_lang.recipe.links import linked
 from sj_lang.recipe.loading import Recipe
 from sj_lang.run.assembly import assemble
@@ -26,6 +27,11 @@ class TrainingStep:
     def __init__(self, recipe: Recipe) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             job = assemble(recipe, Path(scratch))
+            if job.prepared.learner is not None:
+                raise UserError(
+                    f"bench: the task '{recipe.task['type']}' trains by itself, and its steps cannot be timed alone; "
+                    "train.seconds_per_step of a run has their mean"
+                )
             trainer = RunTrainer(job, Console(muted=True))
             self.batch = trainer.first_batch()
         self.trainer, self.model = trainer, trainer.model.train()

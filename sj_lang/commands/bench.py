@@ -142,8 +142,8 @@ def print_timings(
             row += [_or_dash(timing.host_us, ".0f"), _or_dash(timing.graph_us, ".1f")]
         rows.append(row)
     say(textwrap.dedent(table(rows)), flush=True)
-    if behind := ", ".join(timing.neuron for timing in timings if timing.host_bound):
-        say(f"slower to hand over than to run, so its times are the host's: {behind}")
+    if slower := ", ".join(timing.neuron for timing in timings if timing.host_bound):
+        say(f"slower to hand over than to run, so its times are the host's: {slower}")
 
 
 def _or_dash(value: float | None, form: str) -> str:

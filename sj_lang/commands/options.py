@@ -35,7 +35,9 @@ def run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check everything, build data and model, train nothing")
     parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder from its last checkpoint")
     parser.add_argument("--threads", type=positive, help="of torch on the CPU (default: what is free at the start)")
-    parser.add_argument("--changed-data", action="store_true", help="with --resume: accept data that have changed")
+    parser.add_argument(
+        "--changed-data", action="store_true", help="with --resume: accept changed data, tokenizer or teacher"
+    )
 
 
 def generate(parser: argparse.ArgumentParser) -> None:

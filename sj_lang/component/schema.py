@@ -74,7 +74,10 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Argument:
-    """An argument of a component. part: its kind if it is one itself. handed_in: by the program."""
+    """An argument of a component. part: its kind if it is one itself. handed_in: by the program.
+
+    preset: of a part, by its name: options that the owner sets unless the recipe does.
+    """
 
     name: str
     annotation: Any
@@ -82,6 +85,7 @@ class Argument:
     part: str = ""
     handed_in: bool = False
     settable: bool = True
+    preset: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def describe(self) -> str:
         """What a recipe may write here."""
@@ -138,7 +142,10 @@ def _as_plain(kind: str, target: Any) -> dict[str, Argument]:
 @functools.cache
 def arguments(kind: str, target: Any) -> dict[str, Argument]:
     """The arguments of a component class. PluginError if its signature cannot serve as a schema."""
+    if not hasattr(target, "handed_in") and isinstance(getattr(target, "given", None), frozenset | set | tuple | list):
+        raise PluginError(f"{kind} {target.__qualname__}: the class attribute `given` is now called `handed_in`")
     names = frozenset(getattr(target, "handed_in", HANDED_IN[kind]))
+    presets: Mapping[str, Any] = getattr(target, "presets", {})
     schema: dict[str, Argument] = {}
     for name, (annotation, default) in _signature(kind, target).items():
         if name == "type":
@@ -153,8 +160,17 @@ def arguments(kind: str, target: Any) -> dict[str, Argument]:
                 f"({annotation}); add it to the class attribute `handed_in` or annotate it with a plain type"
             )
         settable = can_be_written and (kind == "model" or not handed_in)
-        schema[name] = Argument(name, annotation, default, part, handed_in, settable)
+        schema[name] = Argument(name, annotation, default, part, handed_in, settable, presets.get(name, {}))
     return schema
+
+
+def with_preset(part: Any, preset: Mapping[str, Mapping[str, Any]]) -> Any:
+    """A component's name or section, with its owner's options that the section does not set."""
+    section = {"type": part} if isinstance(part, str) else part
+    if not isinstance(section, Mapping):
+        return part
+    ours = preset.get(str(section.get("type")), {})
+    return {**ours, **section} if set(ours) - set(section) else part
 
 
 def _signature(kind: str, target: Any) -> dict[str, tuple[Any, Any]]:

@@ -7,10 +7,12 @@ Hugging Face hub).
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,49 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 FORMS = "a folder, package:NAME or hub:OWNER/NAME"
 OFFLINE = "the Hugging Face hub cannot be reached and the local cache has no copy"
 
+_NOTED: ContextVar[dict[str, Path | str] | None] = ContextVar("noted", default=None)
+
 
 def find(place: str, key: str) -> Path | str:
     """The folder of a checkpoint, or its name on the hub.
 
     UserError that begins with `key` if there is no such checkpoint.
     """
+    source = _find(place, key)
+    if (noted := _NOTED.get()) is not None:
+        noted[key] = source
+    return source
+
+
+@contextmanager
+def noting() -> Iterator[dict[str, Path | str]]:
+    """Collects what `find` returns inside, by its key."""
+    noted: dict[str, Path | str] = {}
+    before = _NOTED.set(noted)
+    try:
+        yield noted
+    finally:
+        _NOTED.reset(before)
+
+
+def digest(source: Path | str) -> str:
+    """SHA-256 of the config and the weights of what `find` returned; of a checkpoint on the hub,
+    the commit that the local cache has, or "".
+    """
+    if isinstance(source, str):
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(source, "config.json")
+        return Path(cached).parent.name if isinstance(cached, str) else ""
+    total = hashlib.sha256()
+    for path in (source / "config.json", *sorted(source.glob("*.safetensors"))):
+        if path.is_file():
+            with path.open("rb") as file:
+                total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def _find(place: str, key: str) -> Path | str:
     if place.startswith(HUB):
         if wrong := wrong_place(place):
             raise UserError(f"{key}: {wrong}")

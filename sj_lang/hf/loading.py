@@ -18,7 +18,9 @@ from sj_lang.hf.checkpoint import reading
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+FLOATS = ("F64", "F32", "F16", "BF16")
 SHOWN = 5  # tensors that an error names
 
 
@@ -36,7 +38,7 @@ def load_model(auto: Any, source: Path | str, problem: str, **options: Any) -> t
     """The weights of a checkpoint in the class that an Auto class has for its config, and
     transformers' report on its tensors, for `amiss`. options: of `from_pretrained`."""
     with reading(source, problem):
-        _refuse_other_files(source)
+        files = _files(source)
         model, report = auto.from_pretrained(
             source,
             output_loading_info=True,
@@ -45,6 +47,7 @@ def load_model(auto: Any, source: Path | str, problem: str, **options: Any) -> t
             trust_remote_code=False,
             **options,
         )
+        _refuse_other_numbers(model, files)
     return model, report
 
 
@@ -60,8 +63,8 @@ def amiss(report: Mapping[str, Any]) -> str:
     kinds = {
         "it lacks": report["missing_keys"],
         "there is no place for": report["unexpected_keys"],
-        "of another shape are": shapes,
-        "not loaded are": report.get("error_msgs") or (),
+        "these have another shape:": shapes,
+        "these are not loaded:": report.get("error_msgs") or (),
     }
     return "; ".join(f"{kind} {listed(names)}" for kind, names in kinds.items() if names)
 
@@ -72,15 +75,21 @@ def listed(names: Collection[str]) -> str:
     return f"{first} and {len(names) - SHOWN} more" if len(names) > SHOWN else first
 
 
-def _refuse_other_files(source: Path | str) -> None:
-    """ValueError if a checkpoint leads to files that are not its own, or no safetensors."""
+def _files(source: Path | str) -> list[Path]:
+    """The files with a checkpoint's weights.
+
+    ValueError if it leads to files that are not its own, to no safetensors or to code.
+    """
     from transformers.utils import cached_file
 
-    def content(name: str) -> Mapping[str, Any]:
+    def file(name: str) -> Path | None:
         path = source / name if isinstance(source, Path) else cached_file(source, name, **optional)
-        if path is None or not Path(path).is_file():
+        return Path(path) if path is not None and Path(path).is_file() else None
+
+    def content(name: str) -> Mapping[str, Any]:
+        if (path := file(name)) is None:
             return {}
-        tree = json.loads(Path(path).read_text(encoding="utf-8"))
+        tree = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(tree, dict):
             raise ValueError(f"{name} holds no JSON object")
         return tree
@@ -88,7 +97,11 @@ def _refuse_other_files(source: Path | str) -> None:
     optional = {"_raise_exceptions_for_missing_entries": False}
     if content("adapter_config.json"):
         raise ValueError("it is an adapter, not a model; merge it into its model and store that")
-    named = content("config.json").get("transformers_weights") or INDEX
+    config = content("config.json")
+    for key, value in config.items():
+        if key.endswith("_implementation") and "/" in str(value):
+            raise ValueError(f"config.json: {key} is {value!r:.60}, code on the hub; none is loaded")
+    named = config.get("transformers_weights") or INDEX
     if not isinstance(named, str) or not named.endswith((".safetensors", ".safetensors.index.json")):
         raise ValueError(f"config.json names {named!r} as its weights; expected a .safetensors file")
     parts = content(named).get("weight_map", {}) if named.endswith(".json") else {}
@@ -97,3 +110,24 @@ def _refuse_other_files(source: Path | str) -> None:
     for part in [named, *parts.values()]:
         if not isinstance(part, str) or Path(part).name != part or not part.endswith((".safetensors", ".json")):
             raise ValueError(f"{named} leads to {part!r}; expected .safetensors files beside it: no other is opened")
+    names = dict.fromkeys(parts.values() if parts else [WEIGHTS if named == INDEX else named])
+    return [path for name in names if (path := file(name)) is not None]
+
+
+def _refuse_other_numbers(model: PreTrainedModel, files: list[Path]) -> None:
+    """ValueError if a weight was stored as an integer or in 8 bits, which mean nothing without a
+    scale, or is NaN.
+    """
+    from safetensors import safe_open
+
+    weights = dict(model.named_parameters())
+    prefix = f"{model.base_model_prefix}."
+    for path in files:
+        with safe_open(path, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118  (it is no mapping)
+                kind = stored.get_slice(name).get_dtype()
+                matching = {name, prefix + name, name.removeprefix(prefix)} & weights.keys()
+                if matching and kind not in FLOATS:
+                    raise ValueError(f"{path.name}: {name} is stored as {kind}; expected one of {', '.join(FLOATS)}")
+    if broken := [name for name, weight in weights.items() if not weight.is_meta and bool(weight.isnan().any())]:
+        raise ValueError(f"there is NaN in {listed(broken)}")

@@ -59,8 +59,8 @@ def compute(averages: Averages, figures: RunFigures) -> tuple[dict[str, dict[str
     """Column -> name -> mean, deviation and number; and sentences about what could not be computed.
 
     A column is what the names of the runs end with ("spiking", "ann"), "" if each member is one
-    run, or a baseline that all of them have ("baseline.majority"). Of several figures of a run, the
-    mean of those that exist counts. With seeds, there is an average for each seed; if the runs
+    run, or a baseline that all of them have ("baseline.majority"). If a run has several figures,
+    the mean of those that exist counts. With seeds, there is an average for each seed; if the runs
     differ in their number of seeds, it is that of their means, without a deviation. A column in
     which no member has its figure is left out silently if another column has the average: an ANN
     twin has no firing rate.

@@ -1,5 +1,6 @@
 """Recipes as files: found by path or name, read with their bases, before anything is checked."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,12 @@ def read_tree(path: Path, chain: tuple[Path, ...] = ()) -> Tree:
 
 def is_installed(path: Path) -> bool:
     """Whether this is a recipe that a plugin brings."""
-    return path.resolve() in {installed.resolve() for installed in plugins.recipes().values()}
+    return path.resolve() in _resolved(tuple(plugins.recipes().values()))
+
+
+@functools.lru_cache(maxsize=1)
+def _resolved(paths: tuple[Path, ...]) -> frozenset[Path]:
+    return frozenset(path.resolve() for path in paths)
 
 
 def _read_base(base: str, path: Path, place: Place, chain: tuple[Path, ...]) -> Tree:

@@ -25,7 +25,7 @@ from sj_lang.recipe.overrides import COMPONENTS, Tree
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A checked recipe with all defaults. Of a series, only the head counts; see `children`.
+    """A checked recipe with all defaults. If it is a series, only the head counts; see `children`.
 
     notes: sentences for the user, e.g. that a new `type` dropped the old one's arguments.
     """
@@ -167,7 +167,7 @@ def _stays_a_list(tree: Tree, changes: Tree) -> bool:
     if not isinstance(asked, dict):
         return isinstance(changes.data.get("runs", written), list)
     for name, change in asked.items():
-        place = changes.marks["runs", name]
+        place = changes.marks.get(("runs", name)) or changes.marks[("runs",)]  # of runs={...}
         if isinstance(written, list) and not name.isdigit():
             raise UserError(f"{place}  runs: is a list of recipes here, in which no run can be changed alone")
         if isinstance(written, dict) and change is None and name not in written:

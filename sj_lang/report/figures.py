@@ -63,6 +63,41 @@ def compared_curves(runs: Mapping[str, History], path: Path) -> bool:
     return True
 
 
+def at_lengths(metrics: Mapping[str, Any], figure: str) -> tuple[list[int], list[float]]:
+    """Lengths N in ascending order, and the values of "test@N.<figure>"."""
+    points = []
+    for name, value in metrics.items():
+        split, _, key = name.partition(".")
+        length = split.removeprefix("test@")
+        if key == figure and length != split and length.isdigit():
+            points.append((int(length), float(value)))
+    points.sort()
+    return [length for length, _ in points], [value for _, value in points]
+
+
+def over_lengths(runs: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
+    """Bits per character over the length of the windows. False: no data.
+
+    runs: name -> metrics. Of a single run also those in the first and the last tenth of a window.
+    """
+    keys = {"bits_per_char": "whole window", "bits_first_tenth": "first tenth", "bits_last_tenth": "last tenth"}
+    if len(runs) == 1:
+        only = next(iter(runs.values()))
+        lines = {label: at_lengths(only, key) for key, label in keys.items()}
+    else:
+        lines = {name: at_lengths(metrics, "bits_per_char") for name, metrics in runs.items()}
+    if not any(lengths for lengths, _ in lines.values()):
+        return False
+    figure, axes = _curves("Bits per character over the length of the window", "bits per character")
+    for index, (label, line) in enumerate(lines.items()):
+        axes.plot(*line, **_look(index), marker="o", markersize=3.5, linewidth=1.2, label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("tokens of a window")
+    axes.legend(frameon=False)
+    _save(figure, path)
+    return True
+
+
 def firing_rates(history: History, path: Path) -> bool:
     """Firing rate of each layer over the training, a panel per block. False: no data."""
     prefix = "firing_rate."

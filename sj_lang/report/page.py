@@ -3,7 +3,7 @@
 import base64
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,11 +121,11 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
         title=title,
         pages=pages,
         tables=_tables(pages, means),
-        explained=EXPLAINED | _losses(pages),
+        explained=EXPLAINED | _losses(pages) | _lengths(pages),
         bars=costs.bars({page.name: page.metrics for page in pages}),
         parts=list(costs.PARTS.values()),
         tasks=len({str(page.manifest.get("recipe", {}).get("task")) for page in pages}),
-        compared=_comparison(pages) if len(pages) > 1 else None,
+        compared=_comparison(pages) if len(pages) > 1 else [],
     )
     write_text(target, html)
     return target
@@ -160,14 +160,15 @@ def page(root: Path) -> Page:
     """Read one run folder, finished or not."""
     folder = RunFolder(root)
     manifest = folder.read_manifest("name").content
+    metrics = folder.read_metrics()
     return Page(
         name=manifest["name"],
         folder=folder,
         manifest=manifest,
-        metrics=folder.read_metrics(),
+        metrics=metrics,
         recipe=folder.read_text(folder.recipe),
         sample=folder.read_text(folder.sample),
-        pictures=_pictures(folder, manifest),
+        pictures=_pictures(folder, manifest, metrics),
         purity=costs.purity(folder),
     )
 
@@ -207,6 +208,20 @@ def _losses(pages: Sequence[Page]) -> dict[str, str]:
     return {name: "; or, of other tasks here: ".join(texts) for name, texts in explanations.items()}
 
 
+def _lengths(pages: Sequence[Page]) -> dict[str, str]:
+    """The explanation of figures at a length, "test@N.<figure>"."""
+    names = {name for page in pages for name in page.metrics if name.startswith("test@")}
+    places = {
+        "bits_first_tenth": ", bits per character in their first tenth",
+        "bits_last_tenth": ", in their last tenth",
+    }
+    return {
+        name: f"the test text in windows of {name[5:].partition('.')[0]} tokens"
+        + places.get(name.partition(".")[2], "")
+        for name in names
+    }
+
+
 def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """(name, one text per run) of all figures that any run has, except those of single layers."""
     names = list(dict.fromkeys(name for one in metrics for name in one))
@@ -236,9 +251,9 @@ def _number(name: str, value: float) -> str:
     return f"{value:.1f}" if name.endswith("seconds") else f"{value:.4f}"
 
 
-def _pictures(folder: RunFolder, manifest: Mapping[str, Any]) -> list[Picture]:
+def _pictures(folder: RunFolder, manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Picture]:
     history = folder.read_history()
-    pictures = []
+    pictures = _over_lengths({"": metrics})
     for stem, title, text in (
         ("learning_curves", "Learning curves", _tell_curves(history, manifest)),
         ("firing_rates", "Firing rate of each layer", _tell_rates(history)),
@@ -293,15 +308,29 @@ def _tell_rates(history: figures.History) -> str:
     )
 
 
-def _comparison(pages: Sequence[Page]) -> Picture | None:
+def _comparison(pages: Sequence[Page]) -> list[Picture]:
     histories = {page.name: page.folder.read_history() for page in pages}
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "compared.png"
-        if not figures.compared_curves(histories, path):
-            return None
-        source = _inline(path.read_bytes())
     texts = [f"{name}: {_tell_curves(history, {})}" for name, history in histories.items()]
-    return Picture("Learning curves of all runs", source, " ".join(texts))
+    curves = _drawn(figures.compared_curves, histories, "Learning curves of all runs", " ".join(texts))
+    return curves + _over_lengths({page.name: page.metrics for page in pages})
+
+
+def _over_lengths(runs: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
+    """Bits per character over the length of the window, if the task has measured them."""
+    texts = []
+    for name, metrics in runs.items():
+        lengths, bits = figures.at_lengths(metrics, "bits_per_char")
+        if lengths:
+            values = ", ".join(f"{value:.3f} at {length:,}" for length, value in zip(lengths, bits, strict=True))
+            texts.append(f"{name + ': ' if name else ''}{values} tokens.")
+    return _drawn(figures.over_lengths, runs, "Bits per character over the length of the window", " ".join(texts))
+
+
+def _drawn(draw: Callable[[Any, Path], bool], data: Any, title: str, text: str) -> list[Picture]:
+    """The picture that `draw` makes; empty if it has no data."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "picture.png"
+        return [Picture(title, _inline(path.read_bytes()), text)] if draw(data, path) else []
 
 
 def _inline(png: bytes) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import sys
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field, replace
@@ -13,7 +15,7 @@ import torch
 
 from sj_lang.build import Make, check_neurons
 from sj_lang.errors import SjLangError, UserError, describe
-from sj_lang.hf import shield
+from sj_lang.hf import checkpoint, shield
 from sj_lang.monitor import neuron_parameters
 from sj_lang.recipe.sections import NEURON_RATE
 from sj_lang.run import init_from
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Job:
-    """All that a training needs. notes: sentences for the user about choices that were made."""
+    """All that a training needs. notes: sentences for the user about choices that were made.
+    checkpoints: what was read beside the data, by the key of the recipe that names it.
+    """
 
     recipe: Recipe
     task: Task
@@ -40,6 +44,21 @@ class Job:
     arguments: TrainingArguments
     objective: torch.nn.Module | None = None
     notes: list[str] = field(default_factory=list)
+    checkpoints: Mapping[str, Path | str] = field(default_factory=dict)
+
+    def sources(self) -> dict[str, str]:
+        """SHA-256 of the tokenizer and of each checkpoint, on which the training depends too."""
+        digests = {key: checkpoint.digest(source) for key, source in self.checkpoints.items()}
+        tokenizer = self.prepared.tokenizer
+        if tokenizer is None:
+            return digests
+        if tokenizer.is_fast:
+            content = json.loads(tokenizer.backend_tokenizer.to_str())
+            content |= {"padding": None, "truncation": None}  # those of the last call
+        else:
+            content = tokenizer.get_vocab()
+        text = json.dumps(content, sort_keys=True)
+        return {**digests, "tokenizer": hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()}
 
 
 def assemble(recipe: Recipe, output: Path, *, with_objective: bool = True) -> Job:
@@ -48,6 +67,13 @@ def assemble(recipe: Recipe, output: Path, *, with_objective: bool = True) -> Jo
     The tokenizer, if the task has one, gets the model's longest text as its `model_max_length`, and
     is stored with it: a pipeline can cut. Raises UserError for mistakes of the user.
     """
+    with checkpoint.noting() as checkpoints:
+        job = _assemble(recipe, output, with_objective=with_objective)
+    job.checkpoints = {key: source for key, source in checkpoints.items() if not key.startswith("tokenizer.")}
+    return job
+
+
+def _assemble(recipe: Recipe, output: Path, *, with_objective: bool) -> Job:
     transformers.set_seed(recipe.seed)
     task = make_task(recipe)
     prepared = prepare(task, recipe, tokenizer=_tokenizer(recipe))

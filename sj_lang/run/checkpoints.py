@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sj_lang.errors import UserError
-from sj_lang.folder import remove
+from sj_lang.folder import is_figure, remove
 from sj_lang.manifest import read_json, write_json
 
 #: where a checkpoint lies until it is whole
@@ -125,11 +125,15 @@ def _damage(folder: Path, run: str) -> str:
         return reason
     try:
         owner = read_json(folder / _STATE)["stateful_callbacks"][MARK]["args"]["run"]
-        step, best = read_json(folder / _STATE)["global_step"], mark(folder)["best"]
+        step, counts = read_json(folder / _STATE)["global_step"], mark(folder)
+        best = counts.pop("best")
+        sound = all(is_figure(count) for count in counts.values())
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return f"{_STATE} is cut off or damaged"
     if owner != run:
         return _FOREIGN
+    if not sound:
+        return f"{_STATE} counts with what is no number"
     if name(step) != folder.name:
         return f"its {_STATE} is of step {step!s:.20}"
     return "" if best in ("", Path(best).name) else f"{_STATE} names {best!r:.60} as the best"

@@ -73,7 +73,7 @@ def check_choice(trainer: RunTrainer) -> None:
 
 def planned_steps(trainer: RunTrainer) -> int:
     """Optimizer steps of the whole training."""
-    if not isinstance(trainer.prepared.train, Sized):
+    if trainer.prepared.learner is not None or not isinstance(trainer.prepared.train, Sized):
         return int(trainer.args.max_steps)
     with seeded(trainer.args.seed):
         batches = len(trainer.get_train_dataloader())

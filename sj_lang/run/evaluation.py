@@ -11,7 +11,7 @@ import numpy as np
 from sj_lang.energy import unroll
 from sj_lang.errors import RunFailed, UserError
 from sj_lang.folder import RunFolder
-from sj_lang.monitor import nodes, undisturbed
+from sj_lang.monitor import nodes, seeded, undisturbed
 from sj_lang.run.batches import split_figures
 from sj_lang.run.trainer import RunTrainer
 from sj_lang.task import Prepared
@@ -27,6 +27,9 @@ def final_figures(trainer: RunTrainer, prepared: Prepared, folder: RunFolder | N
     if prepared.validation is not None:
         validation = _scored("validation", trainer.predict(prepared.validation, metric_key_prefix="validation"))
     figures: dict[str, float] = {}
+    if prepared.learner is not None:
+        with seeded(trainer.args.seed), undisturbed(trainer.model):
+            prepared.learner.play(trainer.model)
     with trainer.measurements.firing(figures):
         for split, data in prepared.tests.items():
             output = trainer.predict(data, metric_key_prefix=split)

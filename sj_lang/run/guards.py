@@ -167,10 +167,10 @@ class Termination(TrainerCallback):  # type: ignore[misc]  # transformers is unt
     def _on_signal(self, number: int, frame: Any) -> None:
         self.requested = number
 
-    def check(self) -> None:
-        """Raise Interrupted if a signal has arrived and the training is over."""
+    def check(self, when: str = "after the training") -> None:
+        """Raise Interrupted if a signal has arrived and the Trainer does not train."""
         if self.requested and not self.training:
-            raise self._interrupted("after the training")
+            raise self._interrupted(when)
 
     def _interrupted(self, when: str) -> Interrupted:
         name = signal.Signals(self.requested).name

@@ -40,9 +40,11 @@ def claim(
 def refuse_changes(
     previous: Manifest, folder: RunFolder, *, data: Mapping[str, Any], world_size: int, changed_data: bool
 ) -> list[str]:
-    """UserError if a run would go on with other data or another number of processes.
+    """UserError if a run would go on with other data, another tokenizer or checkpoint to learn
+    from, or another number of processes.
 
-    changed_data: other data are accepted, with a note.
+    data: the fields "data" and "sources" of the manifest, as they are now; an earlier version
+    stored no "sources". changed_data: other ones are accepted, with a note.
     """
     processes = previous.content.get("machine", {}).get("world_size", world_size)
     if processes != world_size:
@@ -50,12 +52,13 @@ def refuse_changes(
             f"--resume: {folder.shown} was trained by {processes} process(es) and would now be by {world_size}, with "
             f"other batches. Use {processes} again (torchrun --nproc_per_node), or start a new run: output=..."
         )
-    differing = compared(previous.content.get("data", data), data)
+    differing = [one for field in data for one in compared(previous.content.get(field, data[field]), data[field])]
     if not differing:
         return []
     if not changed_data:
         raise UserError(
-            f"--resume: the data have changed since {folder.shown} was started. There, and now:\n{listed(differing)}\n"
+            f"--resume: the data have changed since {folder.shown} was started, or what else it reads. "
+            f"There, and now:\n{listed(differing)}\n"
             "Restore them, start a new run (output=...), or go on with the changed ones: --changed-data"
         )
     return [f"the data have changed since the run was started: {', '.join(key for key, _, _ in differing)}"]

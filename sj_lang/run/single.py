@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sj_lang.errors import SjLangError, Unreachable, UserError, describe
 from sj_lang.folder import RunFolder
@@ -14,7 +15,7 @@ from sj_lang.manifest import Manifest, device, plain, write_json
 from sj_lang.monitor import neuron_parameters, undisturbed
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import figures, page
-from sj_lang.run import announce, card, checkpoints, checks, trial
+from sj_lang.run import announce, card, checkpoints, checks, learning, trial
 from sj_lang.run.assembly import Job, assemble, parameter_table, total_parameters
 from sj_lang.run.console import Console, duration, is_main_process, table
 from sj_lang.run.evaluation import final_figures
@@ -55,10 +56,13 @@ def train(
                 raise
             announce.without_data(recipe, folder, console, error)
             return folder
-        data, world_size = plain(job.prepared.fingerprint), job.arguments.world_size
+        data: dict[str, Any] = {"data": plain(job.prepared.fingerprint)}
+        if previous or not dry_run:
+            data["sources"] = job.sources()
         if previous:
+            world_size = job.arguments.world_size
             notes += refuse_changes(previous, folder, data=data, world_size=world_size, changed_data=changed_data)
-            previous.update({"data": data})
+            previous.update(data)
         job.notes[:0] = notes
         trainer = _trainer(job, folder, console)
         _check(trainer, job, dry_run=dry_run)
@@ -67,12 +71,15 @@ def train(
             console.say(table(parameter_table(job.model)))
             console.say("dry run: nothing is trained and nothing is written")
             return folder
-        record = _begin(job, folder, console, previous, checkpoint)
+        record = _begin(job, folder, console, previous, checkpoint, data)
         trainer.mark.run = record.id
         with trainer.termination.watching(), recorded(record, folder, console, debug):
             if previous and is_main_process():
                 _rewind(folder, checkpoint)
-            _train(trainer, folder, checkpoint)
+            if job.prepared.learner is None:
+                _train(trainer, folder, checkpoint)
+            else:
+                learning.learn(trainer, job.prepared.learner, console)
             _conclude(trainer, job, folder, console, record)
     finally:
         console.close()
@@ -83,6 +90,8 @@ def train(
 def _check(trainer: RunTrainer, job: Job, *, dry_run: bool) -> None:
     """Find what would end the run late: a part that fails, a wrong loss, impossible options."""
     checks.check_smoothing(trainer)
+    if job.prepared.learner is not None:
+        learning.check(job, job.prepared.learner)
     if not trainer.is_spread:
         trial.try_step(trainer, backward=dry_run)
         if job.task.causal:
@@ -132,9 +141,14 @@ def _tensorboard_in(folder: RunFolder) -> Iterator[None]:
 
 
 def _begin(
-    job: Job, folder: RunFolder, console: Console, previous: Manifest | None, checkpoint: Path | None
+    job: Job,
+    folder: RunFolder,
+    console: Console,
+    previous: Manifest | None,
+    checkpoint: Path | None,
+    data: Mapping[str, Any],
 ) -> Manifest:
-    """A new run, or one that goes on from a checkpoint."""
+    """A new run, or one that goes on from a checkpoint. data: fields of the manifest on them."""
     machine = device(job.arguments.world_size, str(job.arguments.device))
     return begin(
         job.recipe,
@@ -145,7 +159,7 @@ def _begin(
         fields={
             "seed": job.recipe.seed,
             "machine": machine,
-            "data": plain(job.prepared.fingerprint),
+            **data,
             "loss": job.prepared.loss,
             "notes": job.notes,
         },

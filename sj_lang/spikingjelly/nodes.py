@@ -61,13 +61,18 @@ class Serial(Node):
         self.surrogate_function: nn.Module = surrogate(surrogate_function)
         self.detach_reset = bool(detach_reset)
 
+    @property
+    def threshold(self) -> float | Tensor:
+        """The potential at which a neuron fires."""
+        return self.v_threshold
+
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         """H_t, from X_t and V_{t-1}."""
         raise TypeError(f"{self._name} defines no `charge`")
 
     def reset_potential(self, h: Tensor, s: Tensor) -> Tensor:
         """V_t, from H_t and S_t."""
-        return h - s * self.v_threshold if self.v_reset is None else (1.0 - s) * h + s * self.v_reset
+        return h - s * self.threshold if self.v_reset is None else (1.0 - s) * h + s * self.v_reset
 
     def arguments(self) -> dict[str, Any]:
         """What `fused` takes beside x, v and what all nodes share."""
@@ -75,12 +80,12 @@ class Serial(Node):
 
     def run(self, x: Tensor, v: Tensor, store_v_seq: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """x [T, B, C, ...] and V_0 to spikes, V_T and, if asked for, all V_t."""
-        fused = type(self).fused
-        if fused is not None:
+        fused, threshold = type(self).fused, self.threshold
+        if fused is not None and isinstance(threshold, float):
             return fused(
                 x_seq=x,
                 v=v,
-                v_threshold=self.v_threshold,
+                v_threshold=threshold,
                 v_reset=self.v_reset,
                 surrogate_function=self.surrogate_function,
                 detach_reset=self.detach_reset,
@@ -90,7 +95,7 @@ class Serial(Node):
         spikes, potentials = [], []
         for x_t in x.unbind(0):
             h = self.charge(x_t, v)
-            s = self.surrogate_function(h - self.v_threshold)
+            s = self.surrogate_function(h - threshold)
             v = self.reset_potential(h, s.detach() if self.detach_reset else s)
             spikes.append(s)
             potentials.append(v)
@@ -134,14 +139,25 @@ class LIF(Serial):
 
     With decay_input False, H_t = V_{t-1} - (V_{t-1} - v_reset) / tau + X_t. v_reset None is 0 here.
 
-    tau: membrane time constant, in steps; above 1. The other arguments are those of `Serial`.
+    tau: membrane time constant, in steps; above 1. learn_threshold (ours): the threshold is exp(w),
+    w learned, one for all neurons of the layer; v_threshold, above 0, is its start. Sequences then
+    run step by step. The other arguments are those of `Serial`.
     """
 
     fused = multi_step("lif")
 
-    def __init__(self, *, tau: float = 2.0, decay_input: bool = True, **common: Any) -> None:
+    def __init__(
+        self, *, tau: float = 2.0, decay_input: bool = True, learn_threshold: bool = False, **common: Any
+    ) -> None:
         super().__init__(**common)
         self.tau, self.decay_input = time_constant("LIF", "tau", tau), decay_input
+        if learn_threshold and not self.v_threshold > 0:
+            raise ValueError(f"LIF: v_threshold is {self.v_threshold}, a learned one begins above 0")
+        self.log_threshold = nn.Parameter(torch.tensor(math.log(self.v_threshold))) if learn_threshold else None
+
+    @property
+    def threshold(self) -> float | Tensor:
+        return self.v_threshold if self.log_threshold is None else self.log_threshold.exp()
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         rest = self.v_reset or 0.0

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sj_lang import masks
 from sj_lang.compat import spikingjelly, surrogate
 from sj_lang.neuron import Node, State
+from sj_lang.neuron.inputs import refuse_unfit
 from sj_lang.spikingjelly.nodes import keep_nan
 
 
@@ -49,7 +49,7 @@ class FixedLength(Node):
     def advance(
         self, x: Tensor, state: State | None, mask: Tensor | None, *, single: bool
     ) -> tuple[Tensor, State, Tensor | None]:
-        masks.refuse_unfit(self, x, mask, single)
+        refuse_unfit(self, x, mask, single)
         if single:
             raise ValueError(f"{self._name} takes whole sequences of T = {self.T} steps, not a single step")
         if len(x) != self.T:

@@ -1,4 +1,4 @@
-"""The axis of a node's input that its channels are on, as the modules before and behind it show.
+"""The axis of a node's input that its channels are on, as the modules before and after it show.
 
 Axes are counted along `[T, B, ...]` in single-step mode too.
 """
@@ -90,9 +90,9 @@ def channels_of(seen: Seen, mode: str, asked: int | None, marked: Marked) -> Cha
             return Channels(reason=f"{why} lie on axes {_listed(axes)} of its input {list(shape)}; {_WRITE}")
     if len(fits) == 1:
         return take(fits[0], said)
-    if not fits and seen.behind is not None:
-        fits = [axis for axis in steady if shape[axis] == seen.behind.features]
-        said = f"the {seen.behind.features} inputs of {seen.behind.name}"
+    if not fits and seen.reader is not None:
+        fits = [axis for axis in steady if shape[axis] == seen.reader.features]
+        said = f"the {seen.reader.features} inputs of {seen.reader.name}"
         if len(fits) == 1:
             return take(fits[0], said)
     if len(fits) > 1:
@@ -100,7 +100,7 @@ def channels_of(seen: Seen, mode: str, asked: int | None, marked: Marked) -> Cha
     if len(steady) == 1:
         return take(steady[0], "the axis whose size stays the same" if changes else "")
     axis = 2 if 2 in steady else steady[0]
-    note = f"nothing before or behind it says which axis of {list(shape)} its channels are; axis {axis} is taken"
+    note = f"nothing before or after it says which axis of {list(shape)} its channels are; axis {axis} is taken"
     return take(axis, "", note)
 
 
@@ -123,7 +123,7 @@ def _asked(shapes: Sequence[Shape], seen: Seen, asked: int) -> Channels:
     for other in shapes:
         axis = asked + len(other) if asked < 0 else asked
         if not 2 <= axis < len(other):
-            return Channels(reason=f"its input {list(seen.inputs[0].shape)} has no axis {asked} behind time and batch")
+            return Channels(reason=f"its input {list(seen.inputs[0].shape)} has no axis {asked} after time and batch")
         sizes.add(other[axis])
     if len(sizes) > 1:
         return Channels(reason=f"it was fed {' and '.join(map(str, sorted(sizes)))} channels on axis {asked}")
@@ -142,8 +142,8 @@ def _on_the_batch(feeder: Feeder, shape: Shape) -> bool:
 
 def _unchanged(feeder: Feeder, shape: Shape, axis: int) -> bool:
     """Whether an input looks like the output of the module, at most pooled, folded or permuted."""
-    behind = len(feeder.shape) - feeder.axis
-    if len(shape) - axis == behind and len(feeder.shape) <= len(shape):
+    from_end = len(feeder.shape) - feeder.axis
+    if len(shape) - axis == from_end and len(feeder.shape) <= len(shape):
         return True
     inner = len(shape) - 2
     return sorted(shape[2:]) == sorted(feeder.shape[-inner:])

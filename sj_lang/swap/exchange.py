@@ -19,7 +19,7 @@ from sj_lang.swap.axis import Marks
 from sj_lang.swap.find import classes_of, neurons_of
 from sj_lang.swap.replace import modules_of, replacement
 from sj_lang.swap.report import SwapPlace, SwapReport
-from sj_lang.swap.watch import Example, Seen, run, watch
+from sj_lang.swap.watch import Example, Seen, carried_over, run, watch
 
 Neurons = list[tuple[str, nn.Module]]
 
@@ -50,7 +50,7 @@ def swap(
         node decides, and an unclear one is left.
     axis: of the channels in `[T, B, ...]`, such as -1 for `[T, B, L, D]`; by default the axis of
         the features that the Linear, Conv or norm before a node makes, or of those that the one
-        behind it takes. If two fit, the place is left; a second call with `axis` swaps what was
+        after it takes. If two fit, the place is left; a second call with `axis` swaps what was
         left. With `axis` a place is left if its features clearly lie on another one.
 
     Kept from the old node: step mode, train / eval, device, dtype of the parameters (its own, or
@@ -83,12 +83,18 @@ def swap(
             fresh[key] = replacement(net, name, old, pristine[key], seen[key], make, chosen, step_mode, axis, marks)
     nodes = {key: node for key, (_, node) in fresh.items() if node is not None}
     lengths = _lengths(neurons, nodes, seen)
+    foreign = [old for _, old in neurons if id(old) in nodes and not isinstance(old, compat.node_classes())]
+    carried = carried_over(net, foreign, example) if foreign else set()
     after = _exchanged(net, neurons, nodes, example)
+    carried_now = carried_over(net, [nodes[id(old)] for old in foreign], example) if foreign else set()
+    unlike = {id(old) for old in foreign if id(old) not in carried and id(nodes[id(old)]) in carried_now}
     places = []
     for name, old in neurons:
         place = replace(fresh[id(old)][0], name=name)
         node = nodes.get(id(old))
-        places.append(place if node is None else _finished(place, seen[id(old)], after[id(node)], lengths))
+        if node is not None:
+            place = _finished(place, seen[id(old)], after[id(node)], lengths, id(old) in unlike)
+        places.append(place)
     report = SwapReport(tuple(places))
     if 2 * len(report.silenced) > len(report.swapped):
         count = f"{len(report.silenced)} of {len(report.swapped)}"
@@ -122,8 +128,8 @@ def _factory(chosen: Mapping[str, Any]) -> Make:
 
 
 def _kept(old: nn.Module) -> nn.Module:
-    """A copy for the trial of the step mode; the node itself if it needs none or has none."""
-    if compat.step_mode(old):
+    """A copy for the trials of the node; the node itself if it needs none or has none."""
+    if compat.step_mode(old) and compat.leak_and_gain(old)[0] is not None:
         return old
     try:
         return copy.deepcopy(old)
@@ -174,9 +180,15 @@ def _lengths(neurons: Neurons, nodes: Mapping[int, nn.Module], seen: Mapping[int
     return Counter(len(seen[id(old)].inputs[0]) for old in sequences)
 
 
-def _finished(place: SwapPlace, before: Seen, after: Seen, lengths: Counter[int]) -> SwapPlace:
-    """The place with its rates, and a note if its sequences are of another length than most."""
+def _finished(place: SwapPlace, before: Seen, after: Seen, lengths: Counter[int], carries: bool) -> SwapPlace:
+    """The place with its rates, and a note if its sequences are of another length than most, or
+    if it carries a state to the next input and the old node did not."""
     notes = [place.note] if place.note else []
+    if carries:
+        notes.append(
+            "unlike the old node it goes on from the state of the last input: "
+            "call SpikingJelly's functional.reset_net(net) between inputs"
+        )
     steps, (usual, number) = len(before.inputs[0]), lengths.most_common(1)[0] if lengths else (0, 0)
     if steps in lengths and steps != usual and lengths[steps] < number:
         notes.append(f"T is {steps} here and {usual} elsewhere: does axis 0 hold more than time?")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 from torch import nn
 
@@ -20,8 +21,21 @@ def reason_of_call(net: nn.Module, name: str, seen: Seen) -> str:
         return f"the net calls its {seen.methods[0]} or forward, and not the node itself"
     if not seen.inputs:
         return "the example did not reach it"
+    if not all(bool(x.isfinite().all()) for x in seen.inputs):
+        return (
+            "the example hands it NaN or infinity, which shows nothing of it; if running statistics are still empty, "
+            "train a step and swap again"
+        )
     if seen.other:
         return f"it returns a {seen.other}, and a node returns its spikes alone"
+    return ""
+
+
+def reason_of_threshold(old: nn.Module) -> str:
+    """Why a node that can never fire is not replaced; "" if it can fire."""
+    threshold = getattr(old, "v_threshold", None)
+    if isinstance(threshold, float) and not math.isfinite(threshold):
+        return f"its threshold is {threshold}, so it never fires: it is read for its potential"
     return ""
 
 

@@ -16,8 +16,9 @@ from sj_lang.component import schema
 from sj_lang.errors import PluginError, UserError
 from sj_lang.swap.axis import Marks, channels_of
 from sj_lang.swap.mode import step_mode
-from sj_lang.swap.reasons import reason_of_call, reason_of_mode, reason_of_use
+from sj_lang.swap.reasons import reason_of_call, reason_of_mode, reason_of_threshold, reason_of_use
 from sj_lang.swap.report import SwapPlace
+from sj_lang.swap.response import measured
 from sj_lang.swap.watch import Seen
 
 _HOOKS = (
@@ -54,7 +55,7 @@ def replacement(
     def left(reason: str) -> tuple[SwapPlace, None]:
         return SwapPlace(name, was, reason=reason), None
 
-    if reason := reason_of_call(net, name, seen):
+    if reason := reason_of_call(net, name, seen) or reason_of_threshold(old):
         return left(reason)
     mode, reason = step_mode(pristine, seen.inputs[0], seen.names[0] if seen.names else "", asked)
     if reason or (reason := reason_of_mode(mode, make)):
@@ -63,7 +64,7 @@ def replacement(
     if channels.reason:
         return left(channels.reason)
     try:
-        node, note = _made(name, _facts(old, seen, mode), channels.size, make, chosen)
+        node, note = _made(name, _facts(old, pristine, seen, mode), channels.size, make, chosen)
     except (ValueError, PluginError) as error:
         return left(f"the new node refuses what decides when the old one fires: {error}")
     if reason := reason_of_use(seen, node):
@@ -113,13 +114,19 @@ def _settle(node: nn.Module, old: nn.Module, net: nn.Module, x: Tensor, mode: st
         setattr(node, name, getattr(old, name) or getattr(node, name))
 
 
-def _facts(old: nn.Module, seen: Seen, mode: str) -> OldNode:
+def _facts(old: nn.Module, pristine: nn.Module, seen: Seen, mode: str) -> OldNode:
     """The properties of the old node that decide when it fires."""
     leak, gain = compat.leak_and_gain(old)
     threshold = getattr(old, "v_threshold", None)
+    threshold = threshold if isinstance(threshold, float) else None
+    if leak is None:
+        leak, fires_at = measured(pristine, seen.inputs[0], seen.names[0] if seen.names else "", mode)
+        if leak is not None:
+            threshold = threshold or fires_at
+            gain = threshold / fires_at
     return OldNode(
         surrogate_function=getattr(old, "surrogate_function", None),
-        v_threshold=threshold if isinstance(threshold, float) else None,
+        v_threshold=threshold,
         leak=leak,
         gain=gain,
         constant=bool(seen.repeats(mode)),

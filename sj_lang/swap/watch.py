@@ -29,7 +29,7 @@ _RECENT = 6
 
 @dataclass(frozen=True)
 class Feeder:
-    """A Conv, Linear, norm or embedding that ran near a node. features: how many it makes (behind
+    """A Conv, Linear, norm or embedding that ran near a node. features: how many it makes (after
     the node: takes), on this axis of its output of this shape."""
 
     name: str
@@ -45,7 +45,7 @@ class Seen:
 
     inputs: the first tensor of each call. names: the keywords by which it was handed over.
     keywords: of what was handed over beside a positional input. feeders: the modules that ran
-    before each call, the last one first. behind: what ran after it. methods: those of `_METHODS`
+    before each call, the last one first. reader: what ran after it. methods: those of `_METHODS`
     that were called past `forward`. low, high: the range of its output; whole: it holds integers
     only. fired, steps: neuron steps with an output other than 0, and all. other: the class of an
     output that is no tensor. overwritten: the net changed an input in place afterwards. repeated:
@@ -57,7 +57,7 @@ class Seen:
     names: list[str] = field(default_factory=list)
     keywords: set[str] = field(default_factory=set)
     feeders: list[tuple[Feeder, ...]] = field(default_factory=list)
-    behind: Feeder | None = None
+    reader: Feeder | None = None
     methods: list[str] = field(default_factory=list)
     low: float = 0.0
     high: float = 0.0
@@ -109,7 +109,7 @@ def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> d
     seen = {key: Seen() for key in nodes}
     first: list[int] = []  # the node that is fed before all others, once one is
     recent: list[Feeder] = []  # the last one first
-    waiting: list[Seen] = []  # for what runs behind them
+    waiting: list[Seen] = []  # for what runs after them
     inner = {id(module) for node in nodes.values() for module in node.modules()}
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -124,8 +124,8 @@ def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> d
     def entered(module: nn.Module, args: tuple[Any, ...]) -> None:
         size = _size(module, _TAKEN)
         for mine in waiting:
-            if size is not None and mine.behind is None:
-                mine.behind = Feeder(f"{type(module).__name__} '{names[module]}'", size, module)
+            if size is not None and mine.reader is None:
+                mine.reader = Feeder(f"{type(module).__name__} '{names[module]}'", size, module)
         waiting.clear()
 
     def left(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -161,23 +161,45 @@ def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> d
     return seen
 
 
-def run(net: nn.Module, example: Example) -> None:
+def run(net: nn.Module, example: Example, times: int = 1) -> None:
     """The example in eval mode without gradient, reset before and after; modes are kept.
 
     A list: one after the other. The network gets copies, as some change their input in place.
+    times: without a reset between.
     """
     modes = {module: module.training for module in net.modules()}
     try:
         net.eval()
         for one in example if isinstance(example, list) else [example]:
             compat.reset(net)
-            inputs = tree_map_only(Tensor, Tensor.clone, one)
-            with torch.no_grad():
-                net(*inputs) if isinstance(inputs, tuple) else net(inputs)
+            for _ in range(times):
+                inputs = tree_map_only(Tensor, Tensor.clone, one)
+                with torch.no_grad():
+                    net(*inputs) if isinstance(inputs, tuple) else net(inputs)
     finally:
         for module, training in modes.items():
             module.training = training
         compat.reset(net)
+
+
+def carried_over(net: nn.Module, nodes: Iterable[nn.Module], example: Example) -> set[int]:
+    """The nodes, by id, that fire otherwise if the example runs again without a reset; all of them
+    if it does not run again."""
+    outputs: dict[int, list[Tensor]] = {id(node): [] for node in nodes}
+
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        outputs[id(module)] += [output.clone()] if isinstance(output, Tensor) else []
+
+    handles = [node.register_forward_hook(keep) for node in nodes]
+    try:
+        run(net, example[0] if isinstance(example, list) else example, times=2)
+    except Exception:  # foreign code that needs the reset
+        return set(outputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    halves = {key: (made[: len(made) // 2], made[len(made) // 2 :]) for key, made in outputs.items()}
+    return {key for key, (first, again) in halves.items() if not all(map(torch.equal, first, again))}
 
 
 @contextmanager

@@ -103,8 +103,8 @@ def without_a_graph(subject: Subject) -> None:
         "torch.inference_mode": torch.inference_mode,
         "no leaf that needs a gradient": lambda: _needing_none(node, {name for name, _ in node.named_parameters()}),
     }
-    for batch, masked in ((3, False), (40, subject.traits.takes_mask)):
-        x = subject.x(9, batch)
+    for batch, masked, *places in ((3, False), (40, subject.traits.takes_mask), (3, subject.traits.takes_mask, 4)):
+        x = subject.x(9, batch, *places)
         state = subject.state(node, x)
         mask = (torch.arange(9, device=x.device)[:, None] + torch.arange(batch, device=x.device)) % 4 != 1
         used_mask = mask if masked else None

@@ -42,10 +42,12 @@ def stepwise(
     """One call of the single-step form per step."""
     node.step_mode = "s"  # type: ignore[assignment]
     spikes = []
-    for t, x_t in enumerate(x.unbind(0)):
-        spike, state = node.functional(x_t, state=state, mask=None if mask is None else mask[t])  # type: ignore[operator]
-        spikes.append(spike)
-    node.step_mode = "m"  # type: ignore[assignment]
+    try:
+        for t, x_t in enumerate(x.unbind(0)):
+            spike, state = node.functional(x_t, state=state, mask=None if mask is None else mask[t])  # type: ignore[operator]
+            spikes.append(spike)
+    finally:
+        node.step_mode = "m"  # type: ignore[assignment]
     assert state is not None, "a sequence of no steps"
     return torch.stack(spikes), state
 

@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from sj_lang import cuda
-from sj_lang.cuda import Extent, Launch
+from sj_lang.cuda import Extent, Function, Run
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 FLAGS = ("-std=c++17", "-Og", "-shared", "-fPIC", "-w", f"-DFLUSH={int('-ftz=true' in cuda.OPTIONS)}")
@@ -51,12 +51,11 @@ def emulated(order: str = "first to last", *, rough: bool = False) -> Iterator[N
     assert "cpu" not in cuda.ENGINES, "emulated() inside emulated()"
     emulator = _EMULATORS[rough]
     emulator.order = ORDERS[order]
-    cuda.ENGINES["cpu"] = emulator
-    torch._dynamo.reset()  # it takes for constant what it saw of the engines
     try:
-        yield
+        with cuda.using("cpu", emulator):
+            torch._dynamo.reset()  # it takes for constant what it saw of the engines
+            yield
     finally:
-        del cuda.ENGINES["cpu"]
         torch._dynamo.reset()
 
 
@@ -71,24 +70,28 @@ class Emulator:
     def why_not(self, index: int | None) -> str:
         return "" if compiler() else "needs a C++ compiler to be emulated"
 
-    def function(self, path: Path, name: str, macros: tuple[tuple[str, int], ...], index: int) -> Launch:
+    def function(self, path: Path, name: str, macros: tuple[tuple[str, int], ...], index: int) -> Function:
         # PyDLL: one launch at a time
         library = ctypes.PyDLL(str(build(path, macros, rough=self.rough)))
         parameters, enter = library[f"parameters_of_{name}"], library[f"run_{name}"]
         parameters.restype = ctypes.c_char_p
-        parameter_types = parameters().decode().replace("p", "i")  # a pointer comes as an address
+        expected = parameters().decode().replace("p", "i")  # a pointer is its address
 
-        def run(grid: Extent, block: Extent, arguments: Sequence[int | float]) -> None:
-            types = "".join("d" if isinstance(a, float) else "i" for a in arguments)
-            if types != parameter_types:
-                raise TypeError(f"{name}: parameters are {parameter_types} (i integer, d double), arguments {types}")
-            kinds = [ctypes.c_double(a) if isinstance(a, float) else ctypes.c_longlong(a) for a in arguments]
-            values = (ctypes.c_void_p * len(kinds))(*(ctypes.addressof(value) for value in kinds))
+        def prepare(grid: Extent, block: Extent, kinds: str) -> Run:
+            if (arguments := kinds.replace("q", "i")) != expected:
+                raise TypeError(f"{name}: parameters are {expected} (i integer, d double), arguments {arguments}")
             shape = (ctypes.c_uint * 4)(*grid, *block)
-            if enter(shape, self.order, values):
-                raise RuntimeError(f"{name}: some threads of a block returned while others waited at a barrier")
 
-        return run
+            def run(packed: bytes) -> None:
+                buffer = ctypes.create_string_buffer(packed, len(packed))
+                start = ctypes.addressof(buffer)
+                values = (ctypes.c_void_p * len(kinds))(*range(start, start + len(packed), 8))
+                if enter(shape, self.order, values):
+                    raise RuntimeError(f"{name}: some threads of a block returned while others waited at a barrier")
+
+            return run
+
+        return prepare
 
 
 #: they keep what they compiled

@@ -88,12 +88,14 @@ def potentials_are_stored(subject: Subject) -> None:
     modes = {"a sequence": called("m")} | ({"single steps": called("s")} if subject.traits.steps else {})
     ways = {f"forward, {name},": run for name, run in modes.items()} | {"functional": whole}
     for name, run in (ways | ({"functional in single steps": stepwise} if subject.traits.steps else {})).items():
-        runs = []
-        for stored in (False, True):
-            node.store_v_seq = stored  # type: ignore[assignment]
-            node.reset()  # type: ignore[operator]
-            runs.append(outcome(node, run, x))
-        assert_same(subject, runs[1], runs[0], f"{name} with store_v_seq against without", x=x)
+        for mask in (None, subject.gaps(6, 3)) if subject.traits.takes_mask else (None,):
+            runs = []
+            for stored in (False, True):
+                node.store_v_seq = stored  # type: ignore[assignment]
+                node.reset()  # type: ignore[operator]
+                runs.append(outcome(node, run, x, None, mask))
+            masked = "" if mask is None else "masked, "
+            assert_same(subject, runs[1], runs[0], f"{name} {masked}with store_v_seq against without", x=x, mask=mask)
     first = outcome(node, _kept(called("m")), x)
     for name, run in modes.items():
         v = outcome(node, _kept(run), x)
@@ -122,11 +124,16 @@ def _potentials_under_a_mask(subject: Subject, modes: dict[str, How]) -> None:
     mask[0, 1] = mask[-1, 2] = False
     junk = x.masked_fill(~mask[..., None], float("nan"))
     for name, run in modes.items():
-        v, _ = _kept(run)(node, junk, None, mask)
+        leaf, alone = junk.clone().requires_grad_(), x.clone().requires_grad_()
+        v, _ = _kept(run)(node, leaf, None, mask)
+        (gradient,) = torch.autograd.grad(v[mask].sum(), leaf)
         for b in range(x.shape[1]):
             valid = mask[:, b]
-            want, _ = _kept(called("m"))(node, x[valid, b : b + 1], None, None)
-            assert_close(v[valid, b : b + 1], want, f"v_seq of {name}, row {b}, against its valid steps alone")
+            want, _ = _kept(called("m"))(node, alone[valid, b : b + 1], None, None)
+            what = f"v_seq of {name}, row {b}, against its valid steps alone"
+            assert_close(v[valid, b : b + 1], want, what)
+            (of_it,) = torch.autograd.grad(want.sum(), alone)
+            assert_close(gradient[:, b], of_it[:, b], f"{what}: gradient of x")
 
 
 def _kept(run: How) -> How:

@@ -10,6 +10,7 @@ from sj_lang.testing import (  # noqa: F401
     padding,
     refuse,
     sequence,
+    sizes,
     states,
 )
 from sj_lang.testing.check import CHECKS, Check, CheckFailed

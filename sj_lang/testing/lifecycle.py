@@ -20,15 +20,17 @@ from sj_lang.testing.subject import Subject
 @check(once=True)
 def reset_forgets(subject: Subject) -> None:
     """After reset and functional.reset_net the node answers as at first, for any batch size."""
-    node, x = subject.node(), subject.x(6, 3)
+    node = subject.node()
     net = nn.Sequential(node)
-    first = net(x)
-    net(subject.x(6, 3, seed=1))
-    node.reset()  # type: ignore[operator]
-    assert_equal(net(x), first, "after reset")
-    spikingjelly("functional").reset_net(net=net)
-    assert_equal(net(x), first, "after functional.reset_net")
-    spikingjelly("functional").reset_net(net=net)
+    for places in ((), (4,)):
+        x = subject.x(6, 3, *places)
+        first = net(x)
+        net(subject.x(6, 3, *places, seed=1))
+        node.reset()  # type: ignore[operator]
+        assert_equal(net(x), first, f"after reset, x {list(x.shape)}")
+        spikingjelly("functional").reset_net(net=net)
+        assert_equal(net(x), first, f"after functional.reset_net, x {list(x.shape)}")
+        spikingjelly("functional").reset_net(net=net)
     assert net(subject.x(6, 2)).shape[1] == 2, "another batch size after functional.reset_net"
 
 
@@ -64,14 +66,43 @@ def _assert_detached(subject: Subject, batch: int, *, masked: bool) -> None:
 @check(once=True)
 def eval_changes_nothing(subject: Subject) -> None:
     """train() and eval() give the same spikes, states and gradients."""
-    node, x = subject.node(), subject.x(6, 3)
-    for form in forms(subject):
-        want = outcome(node.train(), form, x)
-        for grad in (True, False):
-            with torch.set_grad_enabled(grad):
-                got = outcome(node.eval(), form, x, grad=grad)
-            what = f"{form.__name__}, eval(){'' if grad else ' and no_grad'} against train()"
-            assert_same(subject, got, want, what, x=x)
+    node = subject.node()
+    for form, shape in product(forms(subject), ((6, 3), (6, 3, 4), (130, 3))):
+        x = subject.x(*shape)
+        state = subject.state(node, x)
+        for start, mask in [(None, None), *([(state, subject.gaps(len(x), 3))] if subject.traits.takes_mask else [])]:
+            want = outcome(node.train(), form, x, start, mask)
+            for grad in (True, False):
+                with torch.set_grad_enabled(grad):
+                    got = outcome(node.eval(), form, x, start, mask, grad=grad)
+                masked = "" if mask is None else " masked,"
+                what = f"{form.__name__},{masked} eval(){'' if grad else ' and no_grad'} against train()"
+                assert_same(subject, got, want, what, x=x, state=start, mask=mask)
+
+
+@check(once=True)
+def memory_may_be_reused(subject: Subject) -> None:
+    """Inputs, states and masks that are written to between calls count with their new values."""
+    for form, training, grad in product(forms(subject), (True, False), (True, False)):
+        node, x = subject.node().train(training), subject.x(6, 3)
+        state = subject.state(node, x)
+        mask = subject.gaps(6, 3) if subject.traits.takes_mask else None
+        where = f"{form.__name__}, in {'train' if training else 'eval'}(){'' if grad else ' and no_grad'}"
+        with torch.set_grad_enabled(grad):
+            calls: list[tuple[str, State | None, Tensor | None]]
+            calls = [("the mask", state, mask), ("x and state", state, None), ("x", None, None)]
+            for _, start, valid in calls:
+                form(node, x, start, valid)
+            x.copy_(subject.x(6, 3, seed=1))
+            for value in state.values():
+                value.copy_(value.flip(0))
+            if mask is not None:
+                mask.copy_(mask.flip(0).roll(1, 1))
+            for what, start, valid in reversed(calls):
+                got, _ = form(node, x, start, valid)
+                copy = None if start is None else {name: value.clone() for name, value in start.items()}
+                want, _ = form(subject.node(), x.clone(), copy, valid)
+                assert_equal(got, want, f"{where}, after {what} was written to, x {list(x.shape)}")
 
 
 def _assigned(node: nn.Module, donor: nn.Module) -> None:
@@ -102,7 +133,7 @@ def weights_may_change(subject: Subject) -> None:
     """A used node computes with its present weights, in train() and eval(), however they came."""
     x, donor = subject.x(6, 3), subject.node(seed=1)
     for (what, change), training, grad in product(CHANGES.items(), (True, False), (True, False)):
-        node, fresh = subject.node().train(training), subject.node().train(training)
+        node, fresh = subject.node().train(training), subject.node()
         with torch.set_grad_enabled(grad):
             node(x)
             for form in forms(subject):

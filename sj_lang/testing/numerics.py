@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 from typing import TypeAlias, cast
 
 import torch
@@ -21,7 +23,6 @@ from sj_lang.testing.compare import (
     assert_spikes,
     forms,
     outcome,
-    stepwise,
     whole,
 )
 from sj_lang.testing.subject import Subject
@@ -128,15 +129,27 @@ def half_precision(subject: Subject) -> None:
             for name, gradient in got.gradients.items():
                 assert_close(gradient.float(), want.gradients[name], f"{what}: gradient of {name}", close=2e-2)
     x = single.x(9, 8)
-    want = outcome(node, whole, x)
-    got = outcome(node, _under_autocast, x)
-    _assert_float32(got.state, "under autocast")
-    assert_same(single, got, want, "under autocast", x=x)
+    state = single.state(node, x)
+    masks = (None, single.gaps(len(x), 8)) if single.traits.takes_mask else (None,)
+    for form, valid in product(forms(subject), masks):
+        want = outcome(node, form, x, state, valid)
+        what = f"{form.__name__}, {'' if valid is None else 'masked, '}"
+        rounded, case = x.bfloat16(), f"{what}given state, torch.bfloat16 input against float32"
+        narrow, wide = (outcome(node, form, each, state, valid) for each in (rounded, rounded.float()))
+        # gradients are compared above
+        narrow = replace(narrow, spikes=narrow.spikes.float(), gradients={})
+        assert_same(single, narrow, wide, case, x=rounded.float(), state=state, mask=valid)
+        got = outcome(node, _under_autocast(form), x, state, valid)
+        _assert_float32(got.state, f"{what}under autocast")
+        assert_same(single, got, want, f"{what}under autocast", x=x, state=state, mask=valid)
 
 
-def _under_autocast(node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
-    with torch.autocast(x.device.type, dtype=torch.bfloat16):
-        return whole(node, x, state, mask)
+def _under_autocast(form: How) -> How:
+    def run(node: nn.Module, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            return form(node, x, state, mask)
+
+    return run
 
 
 def _assert_float32(state: State, what: str) -> None:
@@ -149,8 +162,8 @@ def large_inputs(subject: Subject) -> None:
     """Inputs of 0 to 10,000 times the usual size: spikes, states and all gradients are finite."""
     node = subject.node()
     for size in (0.0, 10.0, 100.0, 1e3, 1e4):
-        for form in forms(subject):
-            x = subject.x(9, 8) * size
+        for form, *shape in (*((form, 9, 8) for form in forms(subject)), (whole, 300, 2)):
+            x = subject.x(*shape) * size
             what = f"{form.__name__}, inputs of {size:g} times the usual size, x {list(x.shape)}"
             _assert_finite(outcome(node, form, x), what)
 
@@ -231,18 +244,21 @@ def _laid_out(form: How, layout: Layout) -> How:
 @check()
 def nan_stays_visible(subject: Subject) -> None:
     """NaN in a valid step is NaN in the spike there, and in no other row and no earlier step."""
-    node, x = subject.node(), subject.x(7, 3)
-    clean, _ = whole(node, x)
-    middle = subject.channels // 2
-    for t in sorted({0, len(x) // 2, len(x) - 1}):
-        poisoned = x.clone()
-        poisoned[t, 1, middle] = float("nan")
-        spikes, _ = whole(node, poisoned)
-        assert bool(spikes[t, 1, middle].isnan()), f"NaN at step {t}: the spike there is {spikes[t, 1, middle].item()}"
-        for row in (0, 2):
-            assert_equal(spikes[:, row], clean[:, row], f"NaN in row 1, step {t}: row {row}")
-        if subject.traits.causal:
-            assert_equal(spikes[:t], clean[:t], f"NaN at step {t}: the steps before it")
-    if subject.traits.steps:
-        spikes, _ = stepwise(node, poisoned)
-        assert bool(spikes[-1, 1, middle].isnan()), "NaN in single-step mode: it is gone from the spike"
+    node = subject.node()
+    for places in ((), (4,), (2, 3)):
+        x = subject.x(7, 3, *places)
+        clean, _ = whole(node, x)
+        for t, c in product(
+            sorted({0, len(x) // 2, len(x) - 1}), sorted({0, subject.channels // 2, subject.channels - 1})
+        ):
+            poisoned = x.clone()
+            poisoned.movedim(subject.axis, 2)[t, 1, c] = float("nan")
+            for form in forms(subject):
+                spikes, _ = form(node, poisoned, None, None)
+                at = spikes.movedim(subject.axis, 2)[t, 1, c]
+                where = f"{form.__name__}, NaN at step {t}, row 1, channel {c} of x {list(x.shape)}"
+                assert bool(at.isnan().all()), f"{where}: the spike there is {at[~at.isnan()].flatten()[0].item()}"
+                for row in (0, 2):
+                    assert_equal(spikes[:, row], clean[:, row], f"{where}: row {row}")
+                if subject.traits.causal:
+                    assert_equal(spikes[:t], clean[:t], f"{where}: the steps before it")

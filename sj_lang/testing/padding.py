@@ -74,9 +74,14 @@ def mask_in_steps_and_pieces(subject: Subject) -> None:
         if subject.traits.steps:
             got = outcome(node, stepwise, x, None, mask)
             assert_same(subject, got, want, f"single steps, padding {where}", x=x, mask=mask)
-        if subject.traits.carries_state:
-            got = outcome(node, pieces(2, 3, 4), x, None, mask)
-            assert_same(subject, got, want, f"pieces, padding {where}", x=x, mask=mask)
+        for way in ((2, 3, 4), (1, 1, 1, 5, 1)) if subject.traits.carries_state else ():
+            got = outcome(node, pieces(*way), x, None, mask)
+            assert_same(subject, got, want, f"pieces of {way}, padding {where}", x=x, mask=mask)
+    for places in ((4,), (3, 2)) if subject.traits.steps else ():
+        x, mask = subject.x(5, 2, *places), masks(5, 2)["holes"].to(subject.device)
+        state = subject.state(node, x)
+        got, want = (outcome(node, form, x, state, mask) for form in (stepwise, whole))
+        assert_same(subject, got, want, "single steps, padding holes, trailing axes", x=x, state=state, mask=mask)
 
 
 @check(needs="takes_mask")

@@ -43,13 +43,23 @@ def wrong_input_is_refused(subject: Subject) -> None:
         mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         assert_refuses(lambda: whole(node, x, None, mask[:-1]), "a mask shorter than x", len(x), len(x) - 1)
         assert_refuses(lambda: whole(node, x, None, mask.T), "a mask [B, T]")
-        assert_refuses(lambda: whole(node, x, None, mask.float()), "a mask of floats", "bool")
+        for dtype in (torch.float32, torch.int64, torch.uint8):
+            assert_refuses(lambda dtype=dtype: whole(node, x, None, mask.to(dtype)), f"a mask of {dtype}", "bool")  # type: ignore[misc]
+        assert_refuses(lambda: whole(node, x, None, mask[:, :1]), "a mask of one row for a batch of 3")
+        if subject.traits.steps:
+            assert_refuses(
+                lambda: stepwise(node, x, None, mask[:, :1]), "a mask of one row for a batch of 3, single step"
+            )
     if subject.traits.carries_state:
         state = subject.state(node, x)
-        short = {name: value[:2] for name, value in state.items()}
-        assert_refuses(lambda: whole(node, x, short), "a state of another batch size", 2, 3)
-        if subject.traits.steps:
-            assert_refuses(lambda: stepwise(node, x, short), "a state of another batch size, single step", 2, 3)
+        for form in (whole, stepwise) if subject.traits.steps else (whole,):
+            for size in (1, 2):
+                short = {name: value[:size] for name, value in state.items()}
+                what = f"{form.__name__}, a state of another batch size"
+                assert_refuses(lambda form=form, short=short: form(node, x, short), what, size, 3)  # type: ignore[misc]
+        narrow = {name: value[:, :1] for name, value in state.items() if value.dim() > 1 and value.shape[1] > 1}
+        if narrow:
+            assert_refuses(lambda: whole(node, x, {**state, **narrow}), "a state of one channel")
         first = next(iter(state))
         partial = {name: value for name, value in state.items() if name != first}
         assert_refuses(lambda: whole(node, x, partial or {"nothing": x}), f"a state without '{first}'", first)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -75,7 +76,8 @@ def arguments_are_not_changed(subject: Subject) -> None:
     arguments |= {f"the node's '{name}'": value for name, value in (*node.named_parameters(), *node.named_buffers())}
     if subject.traits.takes_mask:
         arguments["mask"] = torch.arange(5, device=x.device)[:, None] < torch.tensor([5, 3, 0], device=x.device)
-    before = {name: (value.clone(), value._version) for name, value in arguments.items()}
+    before = {name: (value.clone(), value._version, value.requires_grad) for name, value in arguments.items()}
+    modes = _modes(node)
     state = {name[7:-1]: value for name, value in arguments.items() if name.startswith("state '")}
     handed = dict(state)
     for grad in (True, False):
@@ -94,8 +96,23 @@ def arguments_are_not_changed(subject: Subject) -> None:
         for name, value in arguments.items():
             assert_equal(value, before[name][0], f"{name} after the call")
             assert value._version == before[name][1], f"{name} was written to by the call"
+            assert value.requires_grad == before[name][2], f"the call sets requires_grad of {name}"
     for name, value in node.named_memories():  # type: ignore[operator]
         assert _same(value, memories[name]), f"functional changed the memory '{name}' of the node"
+    assert _modes(node) == modes, f"functional changes {modes} of the node to {_modes(node)}"
+    modes["training"] = node.eval().training
+    for mode in ("m", "s") if subject.traits.steps else ("m",):
+        node.step_mode, modes["step_mode"] = mode, mode  # type: ignore[assignment]
+        node.reset()  # type: ignore[operator]
+        node(x if mode == "m" else x[0])
+        for form in ("multi_step_forward", "single_step_forward") if subject.traits.steps else ():
+            if hasattr(node, form):
+                getattr(node, form)(x if form[0] == "m" else x[0])
+        assert _modes(node) == modes, f"forward changes {modes} of the node to {_modes(node)}"
+
+
+def _modes(node: nn.Module) -> dict[str, Any]:
+    return {name: getattr(node, name, None) for name in ("step_mode", "training", "backend", "store_v_seq")}
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -141,39 +158,71 @@ def _assert_nothing_changes(subject: Subject, grad: bool) -> None:
 
 def _surroundings(device: str) -> dict[str, object]:
     """What a process has once, and a node must leave alone."""
-    numpy = sys.modules.get("numpy")
-    return settings() | {
-        "the state of torch's global random generator": torch.get_rng_state().tolist(),
-        "the state of CUDA's": torch.cuda.get_rng_state(device).tolist() if device.startswith("cuda") else None,
-        "the state of random's": random.getstate(),
-        "the state of numpy's": str(numpy.random.get_state(legacy=False)) if numpy else None,
-    }
+    on_cuda = torch.cuda.get_rng_state(device).tolist() if device.startswith("cuda") else None
+    return settings() | {"the state of CUDA's random generator": on_cuda}
 
 
-#: torch's settings: how to read each -> how to set it
-SETTINGS: dict[Callable[[], Any], Callable[[Any], object]] = {
+def _numpy_state() -> object:
+    """The state of numpy's global generator; None if nothing has imported numpy."""
+    numpy: Any = sys.modules.get("numpy")
+    name, keys, *rest = numpy.random.get_state() if numpy else (None, None)
+    return None if keys is None else (name, keys.tolist(), *rest)
+
+
+def _set_numpy_state(state: Any) -> None:
+    import numpy
+
+    numpy.random.set_state(state)
+
+
+def _shown() -> str:
+    """What becomes of warnings that no filter names."""
+    plain = (one for one in warnings.filters if one[1] is None and one[3] is None and issubclass(UserWarning, one[2]))
+    return next((action for action, *_ in plain), "default")
+
+
+#: what a process has once: how to read it -> how to set it
+_TORCH: dict[Callable[[], Any], Callable[[Any], object]] = {
     torch.is_grad_enabled: torch.set_grad_enabled,
+    torch.is_anomaly_enabled: torch.autograd.set_detect_anomaly,
     torch.get_default_dtype: torch.set_default_dtype,
     torch.get_default_device: torch.set_default_device,
     torch.get_num_threads: torch.set_num_threads,
     torch.get_float32_matmul_precision: torch.set_float32_matmul_precision,
     torch.are_deterministic_algorithms_enabled: torch.use_deterministic_algorithms,
 }
+SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    **{f"torch.{get.__name__}()": (get, put) for get, put in _TORCH.items()},
+    **{
+        f"torch.backends.cudnn.{name}": (
+            partial(getattr, torch.backends.cudnn, name),
+            partial(setattr, torch.backends.cudnn, name),
+        )
+        for name in ("enabled", "benchmark", "deterministic")
+    },
+    "the action of warnings": (_shown, warnings.simplefilter),
+    "the state of torch's global random generator": (
+        lambda: torch.get_rng_state().tolist(),
+        lambda state: torch.set_rng_state(torch.tensor(state, dtype=torch.uint8)),
+    ),
+    "the state of random's": (random.getstate, random.setstate),
+    "the state of numpy's": (_numpy_state, _set_numpy_state),
+}
 
 
 def settings() -> dict[str, object]:
-    """Torch's settings, by the call that reads each."""
-    return {f"torch.{get.__name__}()": get() for get in SETTINGS}
+    """Settings and states of random generators, by name."""
+    return {name: get() for name, (get, _) in SETTINGS.items()}
 
 
 def put_back(before: Mapping[str, object]) -> list[str]:
     """Set what is not as it was before; returns what that was."""
     changed = []
-    for get, put in SETTINGS.items():
-        name = f"torch.{get.__name__}()"
-        if (value := get()) != before[name]:
-            changed.append(f"{name} from {before[name]} to {value}")
-            put(before[name])
+    for name, value in settings().items():
+        was = before[name]
+        if value != was and was is not None:  # numpy may be imported on the way
+            changed.append(name if name.startswith("the state") else f"{name} from {was} to {value}")
+            SETTINGS[name][1](was)
     return changed
 
 
@@ -230,7 +279,7 @@ def _entries(value: Any, seen: set[int]) -> int:
 
 
 def _graph(value: Tensor) -> int:
-    """The nodes of autograd's graph behind a tensor."""
+    """The nodes of autograd's graph that lead to a tensor."""
     nodes, ahead = set(), [value.grad_fn]
     while ahead:
         node = ahead.pop()

@@ -9,13 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from sj_lang.bench import baselines, timing
+from sj_lang.bench import baselines, neuron, timing
 from sj_lang.bench.neuron import Pass, Timing
 from sj_lang.commands import bench
 from sj_lang.compat import multi_step
 from sj_lang.errors import RunFailed, UserError
 
 pytest.importorskip("sj_lang_neurons")
+
+
+@pytest.fixture
+def green(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DSN's parity is taken for granted; tests beside those that need this prove it."""
+    check_parity = neuron.check_parity
+    monkeypatch.setattr(neuron, "check_parity", lambda text, device: 1 if text == "dsn" else check_parity(text, device))
 
 
 def test_prints_and_writes_each_node_at_each_shape(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -35,12 +42,14 @@ def test_prints_and_writes_each_node_at_each_shape(capsys: pytest.CaptureFixture
     assert all(r["forward_ms"] > 0 and r["backward_ms"] > 0 for r in record["timings"])
 
 
+@pytest.mark.usefixtures("green")
 def test_json_alone_is_all_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["dsn", "--against", "", "--shapes", "5x2x3", "--repeat", "1", "--json"]) == 0
     (timing,) = json.loads(capsys.readouterr().out)["timings"]
     assert timing["neuron"] == "dsn"
 
 
+@pytest.mark.usefixtures("green")
 def test_baselines_are_timed_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
     names = [name for name in baselines.here() if name != "native:hgrn"]
     assert bench.main(["dsn", "--against", ",".join(names), "--shapes", "6x2x3", "--repeat", "1"]) == 0
@@ -48,6 +57,7 @@ def test_baselines_are_timed_beside_it(capsys: pytest.CaptureFixture[str]) -> No
     assert all(f"\n{name} " in printed for name in names)
 
 
+@pytest.mark.usefixtures("green")
 @pytest.mark.skipif(multi_step("lif") is None, reason="SpikingJelly 2.x has it")
 def test_a_neuron_of_fixed_length_is_built_for_each_shape(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["dsn", "--against", "psn", "--shapes", "6x2x3,9x2x3", "--repeat", "1"]) == 0
@@ -147,6 +157,7 @@ def test_no_speed_while_the_kit_is_red(capsys: pytest.CaptureFixture[str], monke
     assert " ms" not in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("green")
 def test_no_speed_while_the_timed_shape_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     from sj_lang_neurons import DSN
 
@@ -161,6 +172,7 @@ def test_no_speed_while_the_timed_shape_is_wrong(monkeypatch: pytest.MonkeyPatch
         bench.main(["dsn", "--against", "", "--shapes", "501x1x2", "--repeat", "1"])
 
 
+@pytest.mark.usefixtures("green")
 @pytest.mark.parametrize("wrong", [0.0, 2.0, float("nan")])
 def test_no_speed_while_the_gradient_at_the_timed_shape_is_wrong(monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
     from sj_lang_neurons import DSN

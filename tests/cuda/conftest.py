@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
+from torch import Tensor
 
+from sj_lang import cuda
 from sj_lang.testing.emulate import ORDERS, compiler, emulated
 
 NEEDS_COMPILER = "kernels are run as C++, and there is no C++ compiler here"
@@ -16,6 +18,20 @@ def on_cpu() -> Iterator[None]:
         pytest.skip(NEEDS_COMPILER)
     with emulated():
         yield
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Tensor | None, ...]]]:
+    """Names and tensors of the kernels that operators launched."""
+    seen: list[tuple[str, tuple[Tensor | None, ...]]] = []
+    run = cuda.Plan.__call__
+
+    def note(plan: cuda.Plan, *tensors: Tensor | None) -> None:
+        seen.append((plan.name, tensors))
+        run(plan, *tensors)
+
+    monkeypatch.setattr(cuda.Plan, "__call__", note)
+    return seen
 
 
 @pytest.fixture(params=sorted(ORDERS))

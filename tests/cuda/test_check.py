@@ -46,9 +46,10 @@ def _compile_nothing(path: Path, name: str, macros: tuple[tuple[str, int], ...])
 @pytest.mark.skipif(not compiler(), reason="kernels are run as C++, and there is no C++ compiler here")
 def test_dry_run(tmp_path: Path) -> None:
     """All that the check measures is written where it says; only pytest's tests are left out."""
-    command = [sys.executable, run.__file__, str(tmp_path), "--dry", "--only", "correct,speed"]
+    command = [sys.executable, run.__file__, str(tmp_path), "--dry", "--only", "correct,speed,loader"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + (tmp_path / "correct.log").read_text()
     results = json.loads((tmp_path / "results.json").read_text())
     assert [line["ok"] for line in results["correct"]["lines"]] == [True] * len(run.DRY)
     assert len(results["speed"]["lines"]) == 2
+    assert [line["ok"] for line in results["loader"]["lines"]] == [True] * len(run.DRY)

@@ -1,5 +1,7 @@
 """Launching: what is inlined, what is compiled once, and what is refused with which reason."""
 
+import ctypes
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +13,8 @@ import pytest
 import torch
 
 from sj_lang import cuda
+from sj_lang.cuda import driver as cuda_driver
+from sj_lang.cuda import nvidia, nvrtc
 
 
 class Driver:
@@ -19,69 +23,74 @@ class Driver:
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.driver, self.toolkit, self.capability, self.devices = 12_040, (12, 9), (9, 0), 2
+        self.driver, self.toolkit, self.capability = 12_040, (12, 9), (9, 0)
         self.compiled: list[tuple[str, tuple[str, ...]]] = []
         self.launched: list[Any] = []
         self.stack: list[Any] = []
-        self.made: list[Any] = []
         cupy = ModuleType("cupy")
         cupy.__version__ = "14.0"
         cupy.RawModule = self.module
         cupy.cuda = SimpleNamespace(
             runtime=SimpleNamespace(driverGetVersion=lambda: self.driver),
             nvrtc=SimpleNamespace(getVersion=lambda: self.toolkit),
-            Device=lambda index: self.inside(f"cupy device {index}"),
-            Stream=SimpleNamespace(from_external=lambda s: self.external(f"stream {s.__cuda_stream__()[1]}")),
-            ExternalStream=lambda pointer, index: self.external(f"stream {pointer} of {index}"),
         )
         monkeypatch.setitem(sys.modules, "cupy", cupy)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: self.capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Card")
-        monkeypatch.setattr(torch.cuda, "device", lambda index: self.inside(f"torch device {index}"))
-        self.stream = 71
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=self.stream))
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: self.devices)
+        monkeypatch.setattr(torch.cuda, "device", lambda index: self.inside(index))
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda index: None)
+        self.stream, self.current, self.codes = 71, 0, [0]
+        monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: self.stream, raising=False)
+        monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: self.current, raising=False)
         self.capturing = False
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
+        library = SimpleNamespace(
+            cuCtxGetCurrent=lambda context: 0,
+            cuCtxSetCurrent=lambda context: self.stack.append("context") or 0,
+            cuLaunchKernel=self.launch,
+            cuGetErrorString=self.describe,
+            cuDriverGetVersion=self.tell_version,
+            cuModuleLoadData=lambda module, image: self.compiled.append((image, ())) or 0,
+            cuModuleGetFunction=lambda function, module, name: 0,
+        )
+        monkeypatch.setattr(cuda_driver, "library", lambda: library)
 
     @contextmanager
-    def inside(self, what: str) -> Iterator[None]:
-        self.stack.append(what)
+    def inside(self, index: int) -> Iterator[None]:
+        before, self.current = self.current, index
         yield
-        assert self.stack.pop() == what
+        self.current = before
 
-    def external(self, what: str) -> Any:
-        """A stream of CuPy, to be entered often; where it was made is noted."""
-        driver = self
-        self.made.append((what, list(self.stack)))
+    def describe(self, code: int, text: Any) -> int:
+        text._obj.value = b"an error"
+        return 0
 
-        class Stream:
-            def __enter__(self) -> None:
-                driver.stack.append(what)
+    def tell_version(self, number: Any) -> int:
+        number._obj.value = self.driver
+        return 0
 
-            def __exit__(self, *_: object) -> None:
-                assert driver.stack.pop() == what
-
-        return Stream()
+    def launch(self, function: int, *rest: Any) -> int:
+        *shape, shared, stream, none, extra = rest
+        assert (shared, none, extra.is_buffer, extra.is_size, extra.end) == (0, None, 1, 2, None)
+        address = ctypes.c_void_p.from_buffer(extra, type(extra).buffer.offset).value
+        packed = ctypes.string_at(address, ctypes.c_size_t.from_address(extra.size).value)
+        code = self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
+        if not code:
+            self.launched.append((self.current, stream, tuple(shape), packed))
+        return code
 
     def module(self, code: str, options: tuple[str, ...], backend: str) -> Any:
         assert backend == "nvrtc"
         self.compiled.append((code, options))
-
-        class Kernel:
-            def compile(kernel) -> None:
-                assert "torch device 1" in self.stack
-
-            def __call__(kernel, *arguments: Any) -> None:
-                self.launched.append((list(self.stack), *arguments))
-
-        return SimpleNamespace(get_function=lambda name: Kernel())
+        kernel = SimpleNamespace(compile=lambda: None, kernel=SimpleNamespace(ptr=5))
+        assert self.current == 1
+        return SimpleNamespace(get_function=lambda name: kernel)
 
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
-    caches = (cuda._missing, cuda._unsupported, cuda._function, cuda._stream)
+    caches = (nvidia._missing, nvidia._unsupported, cuda._function, nvidia._without_cupy)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -105,9 +114,9 @@ def test_one_module_per_variant_on_torchs_stream_and_device(driver: Driver, tmp_
     launch(path, {"RUNS": 4, "IO": 3}, [8, 0.5, None])
     launch(path, {"RUNS": 8, "IO": 3}, [9, 0.5, None])
     assert driver.compiled == [("text", (*cuda.OPTIONS, "-DIO=3", f"-DRUNS={runs}")) for runs in (4, 8)]
-    where = ["torch device 1", "cupy device 1", "stream 71"]
-    assert driver.launched == [(where, (3, 1), (32, 4), (first, 0.5, 0)) for first in (7, 8, 9)]
-    assert not driver.stack
+    packed = [struct.pack("qdq", first, 0.5, 0) for first in (7, 8, 9)]
+    assert driver.launched == [(1, 71, (3, 1, 1, 32, 4, 1), values) for values in packed]
+    assert driver.current == 0
 
 
 def test_a_first_call_while_a_graph_is_captured(driver: Driver, tmp_path: Path) -> None:
@@ -123,20 +132,44 @@ def test_a_first_call_while_a_graph_is_captured(driver: Driver, tmp_path: Path) 
     assert len(driver.launched) == 2
 
 
-def test_streams_are_wrapped_once_on_their_device(driver: Driver, tmp_path: Path) -> None:
+def test_each_launch_is_on_the_current_stream(driver: Driver, tmp_path: Path) -> None:
     (tmp_path / "kernel.cu").write_text("text")
     for driver.stream in (71, 72, 71):
         launch(tmp_path / "kernel.cu", {}, [])
-    device = ["torch device 1", "cupy device 1"]
-    assert [where for where, *_ in driver.launched] == [[*device, f"stream {n}"] for n in (71, 72, 71)]
-    assert driver.made == [("stream 71", device), ("stream 72", device)]
+    assert [stream for _, stream, *_ in driver.launched] == [71, 72, 71]
 
 
-def test_one_device_is_not_switched_to(driver: Driver, tmp_path: Path) -> None:
+def test_a_thread_without_a_context_gets_that_of_the_kernel(driver: Driver, tmp_path: Path) -> None:
+    """As autograd's threads may be, which have only allocated from torch's cache."""
     (tmp_path / "kernel.cu").write_text("text")
-    driver.devices = 1
-    launch(tmp_path / "kernel.cu", {}, [])
-    assert driver.launched[0][0] == ["stream 71"]
+    driver.codes = [cuda_driver.NO_CONTEXT, 0]
+    launch(tmp_path / "kernel.cu", {}, [1])
+    assert driver.stack == ["context"]
+    assert len(driver.launched) == 1
+
+
+def test_an_error_of_the_driver(driver: Driver, tmp_path: Path) -> None:
+    (tmp_path / "kernel.cu").write_text("text")
+    driver.codes = [701]
+    with pytest.raises(RuntimeError, match=r"the CUDA driver says: an error \(701\)"):
+        launch(tmp_path / "kernel.cu", {}, [1])
+
+
+def test_a_plan_launches_with_other_tensors(driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kernel.cu").write_text("text")
+    monkeypatch.setitem(cuda.ENGINES, "cpu", cuda.ENGINES["cuda"])
+    x, device = torch.zeros(2), torch.device("cpu")
+    driver.current = 1
+    monkeypatch.setattr(cuda, "_index", lambda device: 1)
+    plan = cuda.Plan(tmp_path / "kernel.cu", "go", {}, (3, 1), (32, 4), 2, [7, 0.5], device)
+    plan(x, None)
+    plan(None, x[1:])
+    assert [struct.unpack("qqqd", values) for *_, values in driver.launched] == [
+        (x.data_ptr(), 0, 7, 0.5),
+        (0, x.data_ptr() + 4, 7, 0.5),
+    ]
+    with pytest.raises(ValueError, match="go: all tensors must be on one device, got cpu and meta"):
+        plan(x, x.to("meta"))
 
 
 def test_a_reason_is_asked_for_again(driver: Driver, tmp_path: Path) -> None:
@@ -146,18 +179,19 @@ def test_a_reason_is_asked_for_again(driver: Driver, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="go: needs compute capability"):
         launch(tmp_path / "kernel.cu", {}, [])
     driver.capability = (9, 0)
-    cuda._unsupported.cache_clear()
+    nvidia._unsupported.cache_clear()
     launch(tmp_path / "kernel.cu", {}, [])
     driver.capability = (5, 0)
     launch(tmp_path / "kernel.cu", {}, [])
     assert len(driver.compiled) == 1
 
 
-def test_a_cupy_that_does_not_know_the_protocol_of_streams(driver: Driver, tmp_path: Path) -> None:
-    (tmp_path / "kernel.cu").write_text("text")
-    del sys.modules["cupy"].cuda.Stream.from_external
-    launch(tmp_path / "kernel.cu", {}, [])
-    assert driver.launched[0][0] == ["torch device 1", "cupy device 1", "stream 71 of 1"]
+def test_plans_do_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "PLANS", {})
+    monkeypatch.setattr(cuda, "MOST_PLANS", 3)
+    for length in range(10):
+        cuda.remember(("go", length), length)
+    assert cuda.PLANS == {("go", 9): 9}
 
 
 def test_an_empty_grid_is_not_launched(driver: Driver, tmp_path: Path) -> None:
@@ -216,9 +250,39 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch, built: str | None, message: 
     assert message in why_not()
 
 
+class NVRTC:
+    """A compiler of NVIDIA's wheels."""
+
+    def __init__(self, *version: int) -> None:
+        self.version = version
+
+    def compile(self, path: Path, macros: dict[str, int], *, arch: str) -> Any:
+        return SimpleNamespace(binary=f"{path.read_text()} {macros} {arch}".encode())
+
+
+@pytest.mark.parametrize(("versions", "why"), [([(12, 9), (13, 0)], ""), ([(13, 0)], "needs CuPy: pip install")])
+def test_without_cupy(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, versions: list[tuple[int, int]], why: str
+) -> None:
+    """The newest NVRTC that the driver accepts compiles, if there is one."""
+    (tmp_path / "kernel.cu").write_text("text")
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(nvrtc, "compilers", lambda: [NVRTC(*version) for version in versions])
+    assert why in why_not()
+    if why:
+        return
+    launch(tmp_path / "kernel.cu", {"IO": 3}, [7])
+    assert driver.compiled == [(b"text {'IO': 3} sm_90", ())]
+    assert driver.launched == [(1, 71, (3, 1, 1, 32, 4, 1), struct.pack("q", 7))]
+    driver.capability = (6, 1)
+    nvidia._unsupported.cache_clear()
+    assert "needs compute capability 7.0 with CUDA 12, Card has 6.1" in why_not()
+
+
 @pytest.mark.parametrize(("built", "extra"), [("12.8", "cuda12"), ("13.0", "cuda13")])
 def test_no_cupy(driver: Driver, monkeypatch: pytest.MonkeyPatch, built: str, extra: str) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(nvrtc, "compilers", list)
     monkeypatch.setattr(torch.version, "cuda", built)
     assert f"needs CuPy: pip install 'sj-lang-neurons[{extra}]'" in why_not()
 
@@ -238,6 +302,7 @@ def test_cupy_that_cannot_be_imported(
 ) -> None:
     (tmp_path / "cupy.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(nvrtc, "compilers", list)
     monkeypatch.delitem(sys.modules, "cupy")
     assert "needs CuPy, which is installed and cannot be imported" in why_not()
     assert message in why_not()

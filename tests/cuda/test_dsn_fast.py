@@ -23,13 +23,13 @@ SHAPE = (96, 2, 64)
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of kernels; small shapes may go without bounds."""
     names: list[str] = []
-    launch = cuda.launch
+    run = cuda.Plan.__call__
 
-    def note(path: Path, name: str, *rest: Any) -> None:
-        names.append(name)
-        launch(path, name, *rest)
+    def note(plan: cuda.Plan, *tensors: Tensor | None) -> None:
+        names.append(plan.name)
+        run(plan, *tensors)
 
-    monkeypatch.setattr(cuda, "launch", note)
+    monkeypatch.setattr(cuda.Plan, "__call__", note)
     monkeypatch.setattr(cupy_fast, "LEAST_COLUMNS", 64)
     return names
 
@@ -52,7 +52,8 @@ def results(node: DSN, x: Tensor, of_state: bool = False) -> list[Tensor]:
 
 def bounded(monkeypatch: pytest.MonkeyPatch, run: Callable[[], list[Tensor]]) -> list[Tensor]:
     with monkeypatch.context() as patch:
-        patch.setattr(cupy_fast, "aligned", lambda *_: False)
+        patch.setattr(cupy_fast, "in_words", lambda *_: False)
+        patch.setattr(cuda, "PLANS", {})
         return run()
 
 

@@ -4,7 +4,8 @@ Figures: `pytest tests/cuda/test_host_cost.py -k python -s`, with OMP_NUM_THREAD
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,18 +23,22 @@ NODES: dict[str, Callable[[], Any]] = {
 
 
 class Nothing:
-    """An engine whose launches do nothing."""
+    """An engine whose launches do nothing, and their names."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
 
     def why_not(self, index: int | None) -> str:
         return ""
 
-    def function(self, *_: Any) -> cuda.Launch:
-        return lambda grid, block, arguments: None
+    def function(self, path: Path, name: str, *_: Any) -> cuda.Function:
+        return lambda grid, block, kinds: lambda packed: self.names.append(name)
 
 
 @pytest.fixture
-def nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cuda.ENGINES, "cpu", Nothing())
+def nothing() -> Iterator[Nothing]:
+    with cuda.using("cpu", engine := Nothing()):
+        yield engine
 
 
 def microseconds(work: Callable[[], Any], repeat: int = 15, number: int = 20) -> float:
@@ -50,12 +55,11 @@ def microseconds(work: Callable[[], Any], repeat: int = 15, number: int = 20) ->
 class Launches(TorchDispatchMode):
     """Names of kernels, and of the operations of torch that launch one on a GPU."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, nothing: Nothing, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
-        self.names: list[str] = []
+        self.names = nothing.names
         # what is in an operator is seen too
-        monkeypatch.setattr(operators, "_plain", lambda *_: True)
-        monkeypatch.setattr(cuda, "launch", lambda path, name, *_: self.names.append(name))
+        monkeypatch.setattr(operators, "_PLAIN", -1)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aten::")
@@ -72,10 +76,9 @@ class Launches(TorchDispatchMode):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("decay", ["conv", "static"])
-@pytest.mark.usefixtures("nothing")
-def test_launches_of_dsn(decay: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launches_of_dsn(decay: Any, dtype: torch.dtype, nothing: Nothing, monkeypatch: pytest.MonkeyPatch) -> None:
     """One forward, whatever is done with the states; a kernel and a sum backward."""
-    launches = Launches(monkeypatch)
+    launches = Launches(nothing, monkeypatch)
     node, x = DSN(channels=4, decay=decay, backend="cupy"), torch.randn(128, 2, 4).to(dtype).requires_grad_()
     leaves, gradient = [x, *node.parameters()], torch.zeros(128, 2, 4, dtype=dtype)
     spikes, state = launches.of(lambda: node.functional(x))
@@ -92,12 +95,13 @@ def test_launches_of_dsn(decay: Any, dtype: torch.dtype, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("steps", [128, 300])
 @pytest.mark.parametrize("options", [{}, {"direction": "forward"}], ids=str)
-@pytest.mark.usefixtures("nothing")
-def test_launches_of_bpsn(options: dict[str, Any], steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launches_of_bpsn(
+    options: dict[str, Any], steps: int, nothing: Nothing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One forward, a kernel and a sum backward; three phases each way for more than a chunk, with
     zeros for a side that is not there.
     """
-    launches = Launches(monkeypatch)
+    launches = Launches(nothing, monkeypatch)
     node, x = BPSN(channels=4, backend="cupy", **options), torch.randn(steps, 2, 4, requires_grad=True)
     leaves, gradient = [x, *node.parameters()], torch.zeros(steps, 2, 4)
     phases = {128: ["bpsn"], 300: ["bpsn_chunks", "bpsn_carries", "bpsn"]}[steps]

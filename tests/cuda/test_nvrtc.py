@@ -20,11 +20,11 @@ from sj_lang_neurons.scan import cupy as scan
 from sj_lang_neurons.scan.cuda_layout import Tile
 
 from sj_lang import cuda
-from sj_lang.testing.nvrtc import WHEELS, CompileError, Compiler, compilers
+from sj_lang.cuda.nvrtc import WHEELS, CompileError, Compiler, compilers
 
 OLDEST = {12: 70, 13: 75}  # compute capability that sj_lang takes, by CUDA's version
 NEWEST = {12: 100, 13: 999}
-TILES = [Tile(32, 1, 8), Tile(32, 16, 8), Tile(32, 4, 8), Tile(16, 32, 8)]
+TILES = [Tile(32, 1, 8), Tile(32, 16, 8), Tile(32, 4, 8), Tile(16, 32, 8), Tile(8, 32, 8)]
 #: of a file, if not all: few runs, as a thread of two columns needs many registers
 TILES_OF = {cupy_fast.FILE: [TILES[0], TILES[2]]}
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in cuda.IO}

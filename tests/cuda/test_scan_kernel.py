@@ -25,6 +25,13 @@ def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Til
     return request.param
 
 
+def test_few_columns_fill_a_gpu() -> None:
+    """1,024 make 128 blocks for the 132 multiprocessors of an H200."""
+    expected = {1_024: Tile(8, 32, 8), 2_112: Tile(16, 32, 8), 4_096: Tile(32, 16, 8), 16_384: Tile(32, 4, 8)}
+    assert {columns: schedule(columns, 16_384) for columns in expected} == expected
+    assert expected[1_024].blocks(1_024) == 128
+
+
 def inputs(steps: int, *step: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     generator = torch.Generator().manual_seed(steps)
     g = -torch.rand(steps, *step, generator=generator, dtype=torch.float64).square()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,18 +30,30 @@ HEAVY += [f"safetensors.{library}" for library in ("torch", "numpy", "flax", "te
 LIGHT = ["hookspecs", "plugins", "recipe/__init__", "recipe/loading", "cli", "commands/arguments", "commands/listing"]
 LIGHT += ["spikingjelly/plugin", "testing/pytest_plugin", "component/problems", "errors", "__main__", "__init__"]
 #: folders of the host from which plugins may import, beside all flat files
-OPEN = ("component", "cpu", "energy", "hf", "testing", "bench")
-#: folder of the language plugin -> those that it may not import, not through others either
+OPEN = ("component", "cpu", "cuda", "energy", "hf", "neuron", "testing", "bench")
+#: plugin -> its folders -> those that each may not import, not through others either
 UNKNOWN = {
-    "embeddings": ["models", "attention", "tasks", "data"],
-    "attention": ["models", "embeddings", "tasks", "data"],
-    "norms": ["models", "embeddings", "attention", "tasks", "data"],
-    "tasks": ["models", "embeddings", "attention", "norms"],
-    "data": ["models", "embeddings", "attention", "norms"],
-    "tokenizers": ["models", "embeddings", "attention", "norms", "tasks"],
-    "models": ["tasks", "data", "tokenizers"],
+    "sj_lang_language": {
+        "embeddings": ["models", "attention", "tasks", "data"],
+        "attention": ["models", "embeddings", "tasks", "data"],
+        "norms": ["models", "embeddings", "attention", "tasks", "data"],
+        "tasks": ["models", "embeddings", "attention", "norms"],
+        "data": ["models", "embeddings", "attention", "norms"],
+        "tokenizers": ["models", "embeddings", "attention", "norms", "tasks"],
+        "models": ["tasks", "data", "tokenizers"],
+    },
+    "sj_lang_neurons": {"scan": ["dsn", "bpsn"], "dsn": ["bpsn"], "bpsn": ["dsn"]},
+    "sj_lang_tasks": {
+        "data": ["models", "tasks", "control"],
+        "models": ["data", "tasks", "control"],
+        "tasks": ["models"],
+        "control": ["models", "tasks", "data"],
+    },
 }
-PYTHON_PATH = re.compile(r"(?!run:)[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*|[a-z_]\w*(\.[a-z_]\w*)*\.[A-Z]\w*")
+PYTHON_PATH = re.compile(
+    r"(?!run:)[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*|[a-z_]\w*(\.[a-z_]\w*)*\.[A-Z][\w.]*"
+)
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 def test_the_reader_of_imports_sees_them_all(tmp_path: Path) -> None:
@@ -111,13 +124,14 @@ def references(tree: Tree) -> Iterator[str]:
             yield from (f"{name} reaches {tree.name(other)}" for other in reached if other.name == "node.py")
 
 
-def language(tree: Tree) -> Iterator[str]:
-    """3. Tasks know no model, and parts know no whole."""
-    for folder, unknown in UNKNOWN.items():
-        packages = [f"sj_lang_language.{name}" for name in unknown]
-        for path in tree.sources("sj_lang_language", folder):
-            names = {*imports(path), *(tree.name(other) for other in tree.reached([path]))}
-            yield from (f"{tree.name(path)} reaches {name}" for name in names if below(name, *packages))
+def strangers(tree: Tree) -> Iterator[str]:
+    """3. In a plugin tasks know no model, parts no whole, and a neuron no other."""
+    for package, folders in UNKNOWN.items():
+        for folder, unknown in folders.items():
+            others = [f"{package}.{name}" for name in unknown]
+            for path in tree.sources(package, folder):
+                names = {*imports(path), *(tree.name(other) for other in tree.reached([path]))}
+                yield from (f"{tree.name(path)} reaches {name}" for name in names if below(name, *others))
 
 
 def light_modules(tree: Tree) -> Iterator[str]:
@@ -152,7 +166,15 @@ def recipes(tree: Tree) -> Iterator[str]:
     assert paths
     for path in paths:
         texts = _texts(yaml.safe_load(path.read_text(encoding="utf-8")))
-        yield from (f"{path.relative_to(tree.root)}: {text}" for text in texts if PYTHON_PATH.fullmatch(text))
+        yield from (f"{path.relative_to(tree.root)}: {text}" for text in texts if is_python_path(text, tree))
+
+
+def is_python_path(text: str, tree: Tree) -> bool:
+    """Whether it looks like a class or a function, or names something in a known package."""
+    # `test.loss` is a figure
+    packages = {*tree.packages, *HEAVY, *sys.stdlib_module_names} - {"test"}
+    dotted = DOTTED.fullmatch(text) and text.split(".")[0] in packages
+    return bool(dotted or PYTHON_PATH.fullmatch(text))
 
 
 def _texts(data: Any) -> Iterator[str]:
@@ -169,9 +191,10 @@ def _texts(data: Any) -> Iterator[str]:
 
 Rule = Callable[[Tree], Iterator[str]]
 NEURONS, LANGUAGE = "plugins/neurons/sj_lang_neurons", "plugins/language/sj_lang_language"
+TASKS = "plugins/tasks/sj_lang_tasks"
 
 
-@pytest.mark.parametrize("rule", [host_and_plugins, references, language, light_modules, recipes])
+@pytest.mark.parametrize("rule", [host_and_plugins, references, strangers, light_modules, recipes])
 def test_nothing_breaches(rule: Rule) -> None:
     breaches = list(rule(Tree(ROOT)))
     assert not breaches, "\n".join(breaches)
@@ -188,8 +211,12 @@ def test_nothing_breaches(rule: Rule) -> None:
         (references, f"{NEURONS}/jit.py", "from sj_lang_neurons.bpsn.reference import sequence"),
         (references, f"{NEURONS}/scan/torch.py", "def f():\n    from . import reference"),
         (references, f"{NEURONS}/dsn/numba.py", "from sj_lang_neurons.dsn.node import DSN"),
-        (language, f"{LANGUAGE}/tasks/causal_lm.py", "from sj_lang_language.models import spike_decoder"),
-        (language, f"{LANGUAGE}/data/hub.py", "from sj_lang_language import attention"),
+        (strangers, f"{LANGUAGE}/tasks/causal_lm.py", "from sj_lang_language.models import spike_decoder"),
+        (strangers, f"{LANGUAGE}/data/hub.py", "from sj_lang_language import attention"),
+        (strangers, f"{NEURONS}/scan/torch.py", "from sj_lang_neurons.dsn import decay"),
+        (strangers, f"{NEURONS}/bpsn/numba.py", "from sj_lang_neurons.dsn import numba_kernel"),
+        (strangers, f"{TASKS}/tasks/images.py", "from sj_lang_tasks.models import sequence_cnn"),
+        (strangers, f"{TASKS}/data/idx.py", "def f():\n    from sj_lang_tasks.tasks.images import ImageClassification"),
         (light_modules, "sj_lang/errors.py", "import torch"),
         (light_modules, "sj_lang/errors.py", "from safetensors.torch import load_file"),
         (light_modules, "sj_lang/errors.py", "from safetensors import torch"),
@@ -198,6 +225,11 @@ def test_nothing_breaches(rule: Rule) -> None:
         (light_modules, f"{NEURONS}/plugin.py", "from sj_lang.monitor import nodes"),
         (recipes, "recipes/lm/quickstart.yaml", "model: {neuron: sj_lang_neurons.dsn:DSN}"),
         (recipes, "recipes/lm/quickstart.yaml", "model: {neuron: torch.nn.Linear}"),
+        (recipes, "recipes/lm/quickstart.yaml", "model: {neuron: torch.nn.functional.relu}"),
+        (recipes, "recipes/lm/quickstart.yaml", "model: {neuron: torch.nn.Module.forward}"),
+        (recipes, "recipes/lm/quickstart.yaml", "model: {neuron: sj_lang_neurons.dsn}"),
+        (recipes, "recipes/lm/quickstart.yaml", "model: {neuron: 'pack.inner:Outer.Inner'}"),
+        (recipes, "plugins/tasks/sj_lang_tasks/recipes/five/image.yaml", "model: [{lambda: operator.mul}]"),
     ],
 )
 def test_a_planted_breach_is_caught(rule: Rule, place: str, line: str, copy: Tree) -> None:
@@ -211,12 +243,19 @@ def test_a_breach_through_another_module_is_caught(copy: Tree) -> None:
     reached = copy.reached(copy.sources("sj_lang_language", "attention"))
     between = next(path for path in reached if path.parent == top and path.name != "__init__.py")
     with copy.planted(str(between.relative_to(copy.root)), "from sj_lang_language.models import snn_bert"):
-        assert any("attention" in breach for breach in language(copy))
+        assert any("attention" in breach for breach in strangers(copy))
 
 
 def test_names_and_numbers_are_no_python_paths() -> None:
-    for text in ("hub:a/b", "spike_decoder", "ROMEO:", "data/x.txt", "model.twin"):
-        assert not PYTHON_PATH.fullmatch(text)
+    tree = Tree(ROOT)
+    for text in ("hub:a/b", "spike_decoder", "ROMEO:", "data/x.txt", "model.twin", "test.loss", "run:torch.nn"):
+        assert not is_python_path(text, tree)
+
+
+@pytest.mark.parametrize("package", [name for name in Tree(ROOT).packages if name != "sj_lang"])
+def test_every_folder_of_a_plugin_has_a_rule(package: str) -> None:
+    folder = Tree(ROOT).packages[package]
+    assert set(UNKNOWN[package]) == {path.parent.name for path in folder.glob("*/__init__.py")}
 
 
 def test_only_the_loader_and_the_contract_know_pluggy() -> None:

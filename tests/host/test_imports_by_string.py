@@ -26,7 +26,11 @@ IMPORTED_BY_NAME = {
 }
 #: what imports by a string; `not_imported` is ours
 IMPORTERS = {"import_module", "__import__", "not_imported", "resolve_name", "run_module", "run_path", "exec", "eval"}
-IMPORTERS |= {"module_from_spec", "exec_module", "load_module", "safeimport"}
+IMPORTERS |= {"module_from_spec", "exec_module", "load_module", "safeimport", "__builtins__", "__loader__"}
+#: names of importers that say so as text as well, in `getattr` or between brackets
+SPELT = IMPORTERS - {"eval", "exec"}
+#: the modules that look into `sys.modules`, where others may not: a module there needs no import
+WITH_SYS_MODULES = {"sj_lang.hf", "sj_lang.compat", "sj_lang.component.remember", "sj_lang.testing.states"}
 PLAIN = {"importlib", "importlib.util"}
 MACHINERY = {"importlib", "importlib.abc", "importlib.machinery", "pkgutil", "runpy", "imp", "builtins", "zipimport"}
 MACHINERY |= {"pydoc", "code"}
@@ -47,6 +51,8 @@ def imports_by_string(tree: Tree) -> Iterator[str]:
             listed = IMPORTED_BY_NAME.get(name, [])
             yield from (f"{name}: {text}" for text in _importers(source, listed))
             yield from (f"{name}: {text}" for text in _entry_points(source, name))
+            if name not in WITH_SYS_MODULES:
+                yield from (f"{name}: {text}" for text in _sys_modules(source))
             yield from (f"{name}: {text}" for text in (_ours(source, listed, tree) if listed else ()))
 
 
@@ -69,7 +75,22 @@ def _importers(source: ast.Module, listed: list[str]) -> Iterator[str]:
                 yield ast.unparse(node)
         elif isinstance(node, ast.Name) and node.id in {*IMPORTERS, "importlib"} and node not in allowed:
             yield node.id
-        elif isinstance(node, ast.Attribute) and node.attr in IMPORTERS - {"eval", "exec"} and node not in allowed:
+        elif isinstance(node, ast.Attribute) and node.attr in SPELT and node not in allowed:
+            yield ast.unparse(node)
+        elif isinstance(node, ast.Constant) and node.value in SPELT:
+            yield repr(node.value)
+
+
+def _sys_modules(source: ast.Module) -> Iterator[str]:
+    """`sys.modules`, also if `sys` or it has another name, or is asked for by text."""
+    for node in ast.walk(source):
+        if isinstance(node, ast.Import):
+            yield from (f"import sys as {alias.asname}" for alias in node.names if alias.name == "sys" and alias.asname)
+        elif isinstance(node, ast.ImportFrom) and node.module == "sys":
+            yield from ("sys.modules" for alias in node.names if alias.name in {"modules", "*"})
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.modules":
+            yield "sys.modules"
+        elif isinstance(node, ast.Call) and ast.unparse(node).startswith(("getattr(sys", "vars(sys", "setattr(sys")):
             yield ast.unparse(node)
 
 
@@ -125,6 +146,17 @@ NEURONS, LANGUAGE = "plugins/neurons/sj_lang_neurons", "plugins/language/sj_lang
         ("sj_lang/monitor", "load = __import__"),
         ("sj_lang/monitor", "import builtins\nbuiltins.__import__(NAME)"),
         ("sj_lang/monitor", "exec('import ' + NAME)"),
+        ("sj_lang/monitor", "__builtins__['__import__'](NAME)"),
+        ("sj_lang/monitor", "load = __builtins__"),
+        ("sj_lang/monitor", "globals()['__builtins__']"),
+        ("sj_lang/monitor", "getattr(loader, '__import__')(NAME)"),
+        ("sj_lang/monitor", "__loader__.load(NAME)"),
+        ("sj_lang/monitor", "import sys\nsys.modules['sj_lang.run.series'].go()"),
+        ("sj_lang/monitor", "from sys import modules as already\nalready[NAME]"),
+        ("sj_lang/monitor", "import sys as system\nsystem.modules[NAME]"),
+        ("sj_lang/monitor", "getattr(sys, 'mod' + 'ules')[NAME]"),
+        ("sj_lang/monitor", "vars(sys)['mod' + 'ules'][NAME]"),
+        (f"{NEURONS}/jit", "import sys\nsys.modules.get('sj_lang_neurons.dsn.reference')"),
         ("sj_lang/monitor", "from sj_lang.errors import not_imported as load\nload(NAME, '', '')"),
         ("sj_lang/monitor", "not_imported(NAME, '', '')"),
         ("sj_lang/monitor", "importlib.util.find_spec(NAME).loader.exec_module(module)"),
@@ -139,6 +171,7 @@ NEURONS, LANGUAGE = "plugins/neurons/sj_lang_neurons", "plugins/language/sj_lang
         ("sj_lang/compat", "MODULE = 'sj_lang.run.series'\nimportlib.import_module(MODULE)"),
         ("sj_lang/compat", "importlib.import_module('.run', __package__)"),
         ("sj_lang/compat", "load = importlib.import_module"),
+        ("sj_lang/compat", "sys.modules['sj_lang.run.series']"),
         ("sj_lang/errors", "module = '.run'\nimportlib.import_module(module, __package__)"),
         ("sj_lang/errors", "module = 'sj_lang.run.series'\nimportlib.import_module(module)"),
         ("sj_lang/errors", "module = 'sj_lang' + '.run'\nimportlib.import_module(module)"),

@@ -26,6 +26,9 @@ def types_of_one_name(tree: Tree) -> Iterator[str]:
     return (f"{name}: {', '.join(modules)}" for name, modules in sorted(places.items()) if len(modules) > 1)
 
 
+_NAMED = ast.FunctionDef | ast.AsyncFunctionDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar
+
+
 def bound(module: ast.Module) -> Iterator[tuple[str, int]]:
     """The names that a module binds, without classes and plain imports, and their lines."""
     for node in ast.walk(module):
@@ -35,8 +38,10 @@ def bound(module: ast.Module) -> Iterator[tuple[str, int]]:
             yield node.asname, node.lineno
         elif isinstance(node, ast.arg):
             yield node.arg, node.lineno
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ExceptHandler) and node.name:
+        elif isinstance(node, _NAMED) and node.name:
             yield node.name, node.lineno
+        elif isinstance(node, ast.MatchMapping) and node.rest:
+            yield node.rest, node.lineno
 
 
 def stored_attributes(module: ast.Module) -> Iterator[tuple[str, int]]:
@@ -84,6 +89,12 @@ def test_names_are_clear(breaches: Breaches) -> None:
         (empty_names, "monitor", "class Outer:\n    given: bool = False"),
         (empty_names, "monitor", "class Outer:\n    given = frozenset()"),
         (empty_names, "monitor", "def f(x):\n    x.wanted = 1"),
+        (empty_names, "monitor", "match x:\n    case found:\n        pass"),
+        (empty_names, "monitor", "match x:\n    case [1, *found]:\n        pass"),
+        (empty_names, "monitor", "match x:\n    case {1: int() as own, **known}:\n        pass"),
+        (empty_names, "monitor", "match x:\n    case {1: 2, **known}:\n        pass"),
+        (empty_names, "monitor", "match x:\n    case Sized(size=told):\n        pass"),
+        (types_of_one_name, "monitor", "match x:\n    case int() as RunFolder:\n        pass"),
         (empty_names, "commands/template_parts/task", "def f():\n    given = 1"),
     ],
 )

@@ -188,6 +188,13 @@ def test_a_change_of_one_run_wins_over_one_of_all(
     assert found == expected
 
 
+def test_runs_given_as_a_mapping_on_the_command_line(write: Write) -> None:
+    loaded = recipe.load(write(RUNS), ["runs={twin: null, far: {train: {max_steps: 7}}}"])
+    assert [name for name, _ in loaded.children()] == ["plain", "far"]
+    problem = refused(write(RUNS), ["runs={twn: null}"])[0]
+    assert problem.startswith("command line 'runs={twn: null}'  runs.twn: no such run; did you mean 'twin'?")
+
+
 def test_null_drops_a_run(write: Write) -> None:
     assert [name for name, _ in recipe.load(write(RUNS), ["runs.twin=null"]).children()] == ["plain", "far"]
     write(RUNS, "first.yaml")

@@ -211,7 +211,19 @@ def test_a_part_annotation_survives_a_linter_that_takes_the_quotes_off() -> None
     assert schema.arguments("norm", build_it)["neuron"].part == "neuron"
 
 
-def test_the_class_says_what_is_given() -> None:
+def test_the_former_name_of_handed_in_is_refused() -> None:
+    class Holder:
+        given = frozenset({"texts"})
+
+        def __init__(self, *, texts: str) -> None: ...
+
+    with pytest.raises(PluginError, match=r"Holder: the class attribute `given` is now called `handed_in`"):
+        schema.arguments("norm", Holder)
+    Holder.handed_in = frozenset({"texts"})  # both: for either version of the host
+    assert not schema.arguments("norm", Holder)["texts"].settable
+
+
+def test_the_class_says_what_is_handed_in() -> None:
     class Holder:
         handed_in = frozenset({"texts"})
 

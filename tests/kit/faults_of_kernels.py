@@ -141,5 +141,6 @@ class FloatMaskIsTaken(Toy):
 class ParametersElsewhereAreReplaced(Toy):
     def functional(self, x, state=None, mask=None):
         if self.weight.device != x.device:
-            return type(self)(channels=self.channels).functional(x, state, mask)
+            with torch.random.fork_rng(devices=[]):
+                return type(self)(channels=self.channels).functional(x, state, mask)
         return super().functional(x, state, mask)

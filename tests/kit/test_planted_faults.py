@@ -3,13 +3,16 @@ and the node without it passes.
 """
 
 import re
+import warnings
 
 import faults_of_autograd  # noqa: F401  (a file of faults notes them when it is imported)
+import faults_of_combinations  # noqa: F401
 import faults_of_declarations  # noqa: F401
 import faults_of_kernels  # noqa: F401
 import faults_of_modes  # noqa: F401
 import faults_of_sizes  # noqa: F401
 import faults_of_states  # noqa: F401
+import numpy as np
 import pytest
 import torch
 from faults_of_sequences import Stateless
@@ -75,6 +78,48 @@ def test_a_setting_is_watched_in_every_check(node, check, says):
         check_node(node, traits=ALL, only=[check], **GIVEN)
     assert f"nothing_global_changes: {says} torch.get_default_dtype() from torch.float32 to" in str(caught.value)
     assert torch.get_default_dtype() == before
+
+
+class DrawsInLongSequences(Toy):
+    def sequence(self, x, state, lengths):
+        if len(x) > 1000:
+            torch.rand(1)
+        return super().sequence(x, state, lengths)
+
+
+class DrawsFromNumpyInLongSequences(Toy):
+    def sequence(self, x, state, lengths):
+        if len(x) > 1000:
+            np.random.rand(1)
+        return super().sequence(x, state, lengths)
+
+
+class IgnoresWarnings(Toy):
+    def sequence(self, x, state, lengths):
+        warnings.simplefilter("ignore")
+        return super().sequence(x, state, lengths)
+
+
+class ChoosesAlgorithmsByTrial(Toy):
+    def sequence(self, x, state, lengths):
+        torch.backends.cudnn.benchmark = True
+        return super().sequence(x, state, lengths)
+
+
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        (DrawsInLongSequences, "the state of torch's global random generator"),
+        (DrawsFromNumpyInLongSequences, "the state of numpy's"),
+        (IgnoresWarnings, "the action of warnings from "),
+        (ChoosesAlgorithmsByTrial, "torch.backends.cudnn.benchmark from False to True"),
+    ],
+)
+def test_what_a_process_has_once_is_watched_in_every_check(node, says):
+    with warnings.catch_warnings(), pytest.raises(NodeFailed) as caught:
+        check_node(node, traits=ALL, only=["long_sequences"], **GIVEN)
+    assert f"nothing_global_changes: a call in long_sequences changes {says}" in str(caught.value)
+    assert not torch.backends.cudnn.benchmark
 
 
 @pytest.mark.parametrize("check", sorted(CHECKS))

@@ -8,6 +8,10 @@ import pytest
 import torch
 from sj_lang_language.models.spike_decoder import SpikeDecoderConfig, SpikeDecoderForCausalLM
 
+from sj_lang.run import measurements
+
+measurements._COSTED = 2  # the energy of 32 samples would take a third of a tiny run's time
+
 TINY = {
     "vocab_size": 23,
     "max_position_embeddings": 40,
@@ -34,6 +38,11 @@ KINDS: dict[str, dict[str, Any]] = {
         "neuron": {"type": "dsn", "n": 1, "k": 2, "alpha_init": 0.5},
         "attention": {"type": "ssa", "chunk": 4},
         **{"input_norm": True, "attended_norm": True, "delayed_keys": True},
+    },
+    "forgetting": {
+        "neuron": {"type": "dsn", "n": 1, "k": 2, "alpha_init": 0.5},
+        "attention": {"type": "ssa", "chunk": 4, "decay": "input"},
+        "attended_norm": True,
     },
     "recalling_repeat": {"coding": "repeat", "timesteps": 2, "attention": "softmax", "delayed_keys": True},
 }

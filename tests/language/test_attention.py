@@ -75,6 +75,53 @@ def test_half_precision_counts_exactly() -> None:
     assert torch.equal(out, quadratic(q, k, v))
 
 
+def remembered(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, log_decay: torch.Tensor) -> torch.Tensor:
+    """The definition, token by token."""
+    memory, rows = torch.zeros_like(k.mT @ v), []
+    for t in range(q.shape[-2]):
+        memory = memory * log_decay[..., t, None, None].exp() + k[..., t, :, None] * v[..., t, None, :]
+        rows.append((q[..., t, None, :] @ memory).squeeze(-2))
+    return torch.stack(rows, dim=-2)
+
+
+def decaying(length: int) -> list[torch.Tensor]:
+    parts = [torch.randn(2, 3, length, 4, dtype=torch.float64) for _ in range(3)]
+    return [*parts, -torch.rand(2, 3, length, dtype=torch.float64) * 3]
+
+
+@pytest.mark.parametrize(("length", "chunk"), [(1, 4), (4, 4), (13, 4), (13, 1), (130, 64), (150, None)])
+def test_decays_in_chunks_are_the_definition_with_its_gradients(length: int, chunk: int | None) -> None:
+    torch.manual_seed(0)
+    parts = [part.requires_grad_() for part in decaying(length)]
+    right = remembered(*parts)
+    out = causal_linear(*parts[:3], chunk=chunk, log_decay=parts[3])[0]
+    torch.testing.assert_close(out, right)
+    weight = torch.randn_like(right)
+    # the first decay has nothing to forget
+    mine, reference = (
+        torch.autograd.grad((y * weight).sum(), parts, allow_unused=True, materialize_grads=True) for y in (out, right)
+    )
+    torch.testing.assert_close(mine, reference)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 12])
+def test_a_decayed_state_continues(cut: int) -> None:
+    torch.manual_seed(0)
+    parts = decaying(13)
+    first, state = causal_linear(*(x[..., :cut, :] for x in parts[:3]), chunk=4, log_decay=parts[3][..., :cut])
+    rest = [x[..., cut:, :] for x in parts[:3]]
+    second, last = causal_linear(*rest, state, 4, parts[3][..., cut:])
+    torch.testing.assert_close(torch.cat([first, second], -2), remembered(*parts))
+    torch.testing.assert_close(last, causal_linear(*parts[:3], chunk=13, log_decay=parts[3])[1])
+
+
+def test_a_steep_decay_forgets_and_does_not_overflow() -> None:
+    q, k, v = (spikes(1, 300, 4, seed=seed) for seed in range(3))
+    out, state = causal_linear(q, k, v, log_decay=torch.full((1, 300), -1e4))
+    assert torch.equal(out, (q * k).sum(-1, keepdim=True) * v)
+    assert torch.equal(state, k[:, -1:].mT @ v[:, -1:])
+
+
 def test_softmax_with_cache_and_padding_equals_each_text_alone() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 2, 9, 4) for _ in range(3))

@@ -109,7 +109,7 @@ def test_a_channel_that_nothing_reads_is_silent() -> None:
     linear = SpikingLinear(neurons, 3)
     linear.weight[:, 2] = 0
     x = torch.randn(200, 1, 5)
-    fit_spikes(neurons, x[:, 0], behind=[linear], spike_price=0.01)
+    fit_spikes(neurons, x[:, 0], readers=[linear], spike_price=0.01)
     fired = neurons(x)[0].abs().mean((0, 1))
     assert fired[2] == 0
     assert (fired[[0, 1, 3, 4]] > 0).all()

@@ -208,3 +208,41 @@ def test_smoothed_labels_are_refused_in_a_recipe_and_shifted_by_the_plain_traine
     texts = [{"input_ids": row, "labels": row} for row in ids.tolist()]
     # it finds the labels
     assert trainer.evaluate(texts)["eval_loss"] == pytest.approx(found.item(), rel=1e-5)
+
+
+def test_the_test_text_is_read_again_in_longer_windows(book: str) -> None:
+    ready = prepare(data=book, length=16, eval_lengths=[40, 20, 100_000])
+    assert list(ready.tests) == ["test", "test@20", "test@40"]
+    assert ready.model["max_position_embeddings"] == 40
+    assert any("100,000 is left out, as the test text has" in note for note in ready.notes)
+    targets = [
+        torch.cat([item["shift_labels"] for item in map(data.__getitem__, range(len(data)))])
+        for data in ready.tests.values()
+    ]
+    scored = [one[one != -100] for one in targets]
+    assert all(torch.equal(one, scored[0]) for one in scored)
+
+
+def test_the_first_and_the_last_tenth_of_windows_are_told_apart(book: str) -> None:
+    ready = prepare(data=book, length=16, eval_lengths=[20])
+    data = ready.tests["test@20"]
+    batch = ready.collate([data[i] for i in range(len(data))])
+    torch.manual_seed(0)
+    logits = torch.randn(len(data), 20, len(ready.tokenizer))
+    reduced = tuple(part.numpy() for part in ready.reduce(logits, batch["shift_labels"]))
+    figures = ready.metrics("test@20", reduced, np.zeros(0))
+    plain = ready.metrics("test", reduced[:3], np.zeros(0))
+    assert set(figures) == {*plain, "bits_first_tenth", "bits_last_tenth"}
+    assert {name: figures[name] for name in plain} == plain
+    bits = figures["bits_per_char"] / figures["loss"]
+    for name, part in (("bits_first_tenth", slice(2)), ("bits_last_tenth", slice(18, 20))):
+        nats = torch.nn.functional.cross_entropy(
+            logits[:, part].flatten(0, 1), batch["shift_labels"][:, part].flatten(), ignore_index=-100
+        )
+        assert figures[name] == pytest.approx(nats.item() * bits, rel=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [[9], [20, 20]])
+def test_senseless_eval_lengths_are_refused(book: str, lengths: list[int]) -> None:
+    with pytest.raises(UserError, match="expected different lengths of 10 tokens or more"):
+        prepare(data=book, length=16, eval_lengths=lengths)

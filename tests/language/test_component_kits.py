@@ -48,6 +48,12 @@ def test_attention_that_recalls(name):
     assert check_attention(lambda: make(**parts, **norm), dim=8, causal=True)
 
 
+@pytest.mark.parametrize("decay", ["constant", "input"])
+def test_attention_that_forgets(decay):
+    make, neuron = build.part("attention", {"type": "ssa", "decay": decay}), build.part("neuron", "dsn")
+    assert check_attention(lambda: make(dim=8, heads=2, neuron=neuron, norm=NORM), dim=8, causal=True)
+
+
 @pytest.mark.parametrize("kind", ["attention", "embedding", "norm"])
 def test_each_that_ships_is_tested_here_or_in_a_file_of_its_own(kind):
     here = Path(__file__)

@@ -217,6 +217,24 @@ def test_a_stored_run_is_evaluated_without_its_teacher(tmp_path: Path, book: Pat
     assert found["test.loss"] == json.loads((tmp_path / "out" / "metrics.json").read_text())["test.loss"]
 
 
+def test_a_resume_with_another_teacher_is_refused(
+    tmp_path: Path, book: Path, teacher: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = teacher()
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sj_lang.run.single._train", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            execute(recipe(tmp_path, book, place, "output=out"))
+    teacher(hidden_dropout_prob=0.3)
+    with pytest.raises(UserError, match=r"what else it reads(.|\n)*task\.teacher: '\w{64}' there, '\w{64}' now"):
+        execute(load("out/recipe.yaml"), resume="out")
+    assert execute(load("out/recipe.yaml"), resume="out", changed_data=True) == 0
+
+
 def test_the_teacher_of_pre_training_teaches_both_heads(
     tmp_path: Path, book: Path, teacher: Callable[..., str]
 ) -> None:

@@ -20,7 +20,7 @@ COUNTS = {"unrolled.products", "unrolled.substeps", "unrolled.least", "unrolled.
 
 
 @pytest.fixture(scope="module")
-def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def series(undrawn_in_module: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unrolled")
     rows = [f"film {n} is {'good' if n % 3 else 'bad words'},{int(n % 3 > 0)}" for n in range(60)]
     (folder / "train.csv").write_text("\n".join(["sentence,label", *rows]))

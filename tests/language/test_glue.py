@@ -241,7 +241,7 @@ def test_what_is_missing(tmp_path: Path) -> None:
             "b\tl",
             r"line 13: expected 4 fields \(source, label, mark, sentence\); 1 lines have a diff",
         ),
-        # left out, it would move the lines behind it in the submission
+        # left out, it would move the lines after it in the submission
         ("qqp", "test", "b\tl", r"line 7: .*as in the header.* Quotes .* are taken as text$"),
     ],
 )

@@ -33,7 +33,7 @@ output: run
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(undrawn_in_module: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("push")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -92,25 +92,25 @@ def test_plain_transformers_finds_the_classes(trained: Path, monkeypatch: pytest
     push.stage(trained / "run/model", load("r.yaml"), stage)
     assert type(AutoModelForCausalLM.from_pretrained(stage)) is SpikeDecoderForCausalLM
     program = (
+        "import sys, traceback\n"
         "from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer\n"
         f"options = dict(pretrained_model_name_or_path={str(stage)!r}, trust_remote_code=True)\n"
+        "sys.modules['sj_lang_language'] = None\n"  # as if it were not installed
+        "try:\n    AutoModelForCausalLM.from_pretrained(**options)\n"
+        "except Exception:\n    print(traceback.format_exc())\n"
+        "del sys.modules['sj_lang_language']\n"
         "model = AutoModelForCausalLM.from_pretrained(**options)\n"
         "ids = AutoTokenizer.from_pretrained(**options)('so much', return_tensors='pt')['input_ids']\n"
         "backbone = AutoModel.from_pretrained(**options)\n"
         "print(type(model).__name__, type(backbone).__name__, model(ids).logits.sum().item())"
     )
-    blocked = "import sys; sys.modules['sj_lang_language'] = None\n"
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
+    missing, _, classes = ran.stdout.strip().rpartition("\n")
+    assert "this model needs sj_lang; install it with: pip install sj-lang sj-lang-language sj-lang-neurons" in missing
     whole = SpikeDecoderForCausalLM.from_pretrained(stage)
     ids = AutoTokenizer.from_pretrained(stage)("so much", return_tensors="pt")["input_ids"]
-    whole_class, backbone, total = ran.stdout.split()
+    whole_class, backbone, total = classes.split()
     assert (whole_class, backbone) == ("SpikeDecoderForCausalLM", "SpikeDecoderModel")
     torch.testing.assert_close(float(total), whole(ids).logits.sum().item(), rtol=1e-4, atol=1e-4)
-    ran = subprocess.run(
-        [sys.executable, "-c", blocked + program], env=environment, capture_output=True, text=True, check=False
-    )
-    assert (
-        "this model needs sj_lang; install it with: pip install sj-lang sj-lang-language sj-lang-neurons" in ran.stderr
-    )

@@ -235,7 +235,7 @@ def test_firing_layers_are_one_per_linear_and_one_behind_query_key_value() -> No
 
 @pytest.mark.parametrize("coding", ["individual", "repeat"])
 def test_a_fresh_model_fires_everywhere(coding: str) -> None:
-    """Drawn as BERT is, no neuron behind a Linear would fire, and nothing behind it learn."""
+    """Drawn as BERT is, no neuron after a Linear would fire, and nothing after it would learn."""
     torch.manual_seed(0)
     config = SNNBertConfig(vocab_size=500, hidden_size=64, num_attention_heads=2, coding=coding)
     model = SNNBertForSequenceClassification(config).eval()

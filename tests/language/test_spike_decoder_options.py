@@ -11,7 +11,9 @@ import torch
 from sj_lang_language.layers import SpikingLayer
 from sj_lang_language.models.spike_decoder import SpikeDecoderConfig, SpikeDecoderForCausalLM
 
+from sj_lang.component.spec import resolve
 from sj_lang.errors import UserError
+from sj_lang.monitor import Monitor
 
 SIZES = {"vocab_size": 11, "max_position_embeddings": 16, "hidden_size": 8, "num_attention_heads": 2, "mlp_ratio": 2}
 SMALL = {**SIZES, "num_hidden_layers": 2, "initializer_range": 0.5}
@@ -110,7 +112,7 @@ def test_heads_join_the_steps(join: str) -> None:
     [
         ({"degree": 0, "coding": "repeat"}, "degree 0 has no neurons"),
         ({"degree": 2, "residual": 1}, "residual 1 puts neurons around the MLPs, which are floats at degree 2"),
-        ({"degree": 1, "first_block_fires": True}, "first_block_fires puts neurons behind attention"),
+        ({"degree": 1, "first_block_fires": True}, "first_block_fires puts neurons after attention"),
         ({"join": "final"}, "join final joins the steps of repeat coding"),
         ({"fires_joined": True}, "fires_joined is of repeat coding"),
         ({"degree": 3, "coding": "repeat", "fires_joined": True}, "fires_joined needs a head that reads spikes"),
@@ -148,3 +150,63 @@ def test_what_cannot_fold_says_so_and_stays_as_it_is() -> None:
         built(norm="batch", input_norm=True).fold()
     with pytest.raises(UserError, match="folded leaves no norm"):
         SpikeDecoderConfig(norm="batch", input_norm=True, folded=True)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"attention": {"type": "ssa", "scale": 1.0}}, {"input_norm": True, "attended_norm": True}]
+)
+def test_lif_by_name_fires_along_tokens_and_learns(changes: dict[str, Any]) -> None:
+    model = built(neuron="lif", hidden_size=32, initializer_range=0.05, norm={"type": "layer", "eps": 0.01}, **changes)
+    ids = torch.randint(0, 11, (4, 16), generator=torch.Generator().manual_seed(0))
+    monitor = Monitor(model)
+    with monitor.recording():
+        model(ids, labels=ids).loss.backward()
+    figures = monitor.figures()
+    rates = {name: value for name, value in figures.items() if name.startswith("firing_rate.")}
+    assert min(rates.values()) > 0.02
+    assert figures["dead.mean"] < 0.5
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+def test_what_is_said_of_lif_prevails() -> None:
+    assert SpikeDecoderConfig(**SMALL, neuron="lif").neuron["decay_input"] is False
+    assert SpikeDecoderConfig(**SMALL, neuron={"type": "lif", "decay_input": True}).neuron["decay_input"] is True
+    assert "decay_input" not in SpikeDecoderConfig(**SMALL, neuron="dsn").neuron
+    section = {"type": "spike_decoder", "neuron": {"type": "lif", "tau": 3.0}}
+    options, problems = resolve("model", section)
+    assert not problems
+    assert (options["neuron"]["decay_input"], options["neuron"]["tau"]) == (False, 3.0)
+
+
+def test_thresholds_of_repeat_coding_learn() -> None:
+    neuron = {"type": "lif", "decay_input": False, "learn_threshold": True, "v_threshold": 0.5}
+    model = built(coding="repeat", neuron=neuron)
+    ids = torch.randint(0, 11, (2, 8), generator=torch.Generator().manual_seed(0))
+    model(ids, labels=ids).loss.backward()
+    thresholds = [p for name, p in model.named_parameters() if name.endswith("log_threshold")]
+    assert len(thresholds) == len([layer for layer in model.modules() if isinstance(layer, SpikingLayer)])
+    assert all(threshold.grad for threshold in thresholds)
+
+
+@pytest.mark.parametrize("coding", ["individual", "repeat"])
+@pytest.mark.parametrize("decay", ["constant", "input"])
+def test_rates_of_forgetting_learn_and_padding_forgets_nothing(decay: str, coding: str) -> None:
+    neuron = ALIVE if coding == "individual" else None
+    model = built(attention={"type": "ssa", "decay": decay}, coding=coding, neuron=neuron, attended_norm=True).eval()
+    ids = torch.randint(0, 11, (1, 9), generator=torch.Generator().manual_seed(0))
+    whole = model(ids, labels=ids)
+    whole.loss.backward()
+    rates = [layer.attention.log_rate for layer in model.layers]
+    assert all(rate.grad is not None and rate.grad.any() for rate in rates)
+    assert rates[0].shape == ((2,) if decay == "constant" else (2, 4))
+    padded = torch.cat([ids[:, :4], torch.zeros(1, 3, dtype=torch.long), ids[:, 4:]], dim=1)
+    mask = torch.tensor([[1] * 4 + [0] * 3 + [1] * 5])
+    torch.testing.assert_close(model(padded, attention_mask=mask).logits[mask.bool()], whole.logits[0])
+
+
+def test_a_twin_has_no_decay_and_a_wrong_one_is_refused() -> None:
+    assert built(twin=True, attention={"type": "ssa", "decay": "input"}).layers[0].attention.log_rate is None
+    with pytest.raises(UserError, match="decay"):
+        SpikeDecoderConfig(**SMALL, attention={"type": "ssa", "decay": "linear"})
+    with pytest.raises(ValueError, match="chunk is 0, expected 1 or more"):
+        built(attention={"type": "ssa", "chunk": 0})

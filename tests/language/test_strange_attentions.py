@@ -21,7 +21,7 @@ from sj_lang.recipe import load
 
 
 class Peek(SpikingSelfAttention):
-    """Sees the token behind each."""
+    """Sees the token after each."""
 
     def mix(self, q: Any, k: Any, v: Any, valid: Any, state: Any) -> Any:
         return super().mix(q, k, v.roll(-1, -2) if state is None else v, valid, state)

@@ -4,6 +4,8 @@ the student starts from it and is calibrated.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,10 +66,8 @@ runs:
 """
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a tiny BERT, texts of two classes and the recipe `both.yaml`."""
-    monkeypatch.chdir(tmp_path)
+def write_files() -> None:
+    """A tiny BERT, texts of two classes and the recipe `both.yaml`, in the working directory."""
     words = ["good", "fine", "great", "bad", "poor", "dull"]
     rows = [f"film {n} was {words[n % 6]} and {words[n % 3 + n % 6 // 3 * 3]}" for n in range(90)]
     lines = [f"{row}\t{'no' if n % 6 > 2 else 'yes'}" for n, row in enumerate(rows)]
@@ -79,15 +79,56 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     BertModel(config).save_pretrained("bert")
     tokens.save_pretrained("bert")
     Path("both.yaml").write_text(RECIPE)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    with contextlib.chdir(folder):
+        write_files()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(undrawn_in_module: None, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the twin, fine-tuned for a few steps."""
+    folder = shutil.copytree(files, tmp_path_factory.mktemp("tuned"), dirs_exist_ok=True)
+    with contextlib.chdir(folder):
+        alone = dict(load("both.yaml", ["train.max_steps=4", "train.eval_steps=2"]).children())["twin"]
+        Path("twin.yaml").write_text(alone.dump_yaml())
+        assert run.execute(load("twin.yaml", ["output=twin"])) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def both(undrawn_in_module: None, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the series `out`."""
+    folder = shutil.copytree(files, tmp_path_factory.mktemp("both"), dirs_exist_ok=True)
+    with contextlib.chdir(folder):
+        assert run.execute(load("both.yaml", ["output=out", "train.weight_decay=0.01"])) == 0
+    return folder
+
+
+def copied(folder: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy as the working directory."""
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+    monkeypatch.chdir(target)
+
+
+@pytest.fixture
+def place(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    copied(files, tmp_path, monkeypatch)
     return tmp_path
 
 
 @pytest.fixture
-def twin(place: Path) -> str:
-    """The folder of the twin, fine-tuned for a few steps."""
-    alone = dict(load("both.yaml", ["train.max_steps=4", "train.eval_steps=2"]).children())["twin"]
-    Path("twin.yaml").write_text(alone.dump_yaml())
-    assert run.execute(load("twin.yaml", ["output=twin"])) == 0
+def trained(both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied(both, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def twin(tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    copied(tuned, tmp_path, monkeypatch)
     return "twin"
 
 
@@ -102,8 +143,8 @@ def student(twin: str) -> Callable[..., Any]:
 # The series
 
 
-def test_one_command_makes_twin_and_student(place: Path) -> None:
-    assert run.execute(load("both.yaml", ["output=out", "train.weight_decay=0.01"])) == 0
+@pytest.mark.usefixtures("trained")
+def test_one_command_makes_twin_and_student() -> None:
     twin, student = (read_json(Path(f"out/{name}/metrics.json")) for name in ("twin", "spiking"))
     assert twin["dev.accuracy"] > 0.9
     assert student["dev.accuracy"] > 0.8, "it begins where the twin ends"
@@ -124,8 +165,8 @@ def test_one_command_makes_twin_and_student(place: Path) -> None:
     assert read_json(Path("out/spiking/eval.json"))["dev.accuracy"] == student["dev.accuracy"]
 
 
-def test_a_trained_student_serves_in_a_pipeline_folded_or_not(place: Path) -> None:
-    assert run.execute(load("both.yaml", ["output=out"])) == 0
+@pytest.mark.usefixtures("trained")
+def test_a_trained_student_serves_in_a_pipeline_folded_or_not() -> None:
     folder = "out/spiking/model"
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     tokens = AutoTokenizer.from_pretrained(folder)
@@ -140,9 +181,9 @@ def test_a_trained_student_serves_in_a_pipeline_folded_or_not(place: Path) -> No
         assert other == {"label": one["label"], "score": pytest.approx(one["score"], abs=1e-4)}
 
 
-def test_a_trained_student_is_an_embedding_model(place: Path) -> None:
+@pytest.mark.usefixtures("trained")
+def test_a_trained_student_is_an_embedding_model() -> None:
     sentence_transformers: Any = pytest.importorskip("sentence_transformers", reason="sentence-transformers is absent")
-    assert run.execute(load("both.yaml", ["output=out"])) == 0
     # its default is the mean
     embedder = sentence_transformers.SentenceTransformer("out/spiking/model", device="cpu")
     texts = ["film 3 was good", "film 4 was bad and poor and dull"]

@@ -15,7 +15,12 @@ from sj_lang.testing import check_node
 # is built by default.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "if": [{}, {"v_reset": None, "detach_reset": True}],
-    "lif": [{}, {"v_reset": None, "decay_input": False, "surrogate_function": "ATan"}, {"v_reset": 0.2, "tau": 3.0}],
+    "lif": [
+        {},
+        {"v_reset": None, "decay_input": False, "surrogate_function": "ATan"},
+        {"v_reset": 0.2, "tau": 3.0},
+        {"learn_threshold": True},
+    ],
     "plif": [{}, {"v_reset": None, "decay_input": False}],
     "klif": [{}, {"scale_reset": True}],
     "psn": [{"T": 7}],

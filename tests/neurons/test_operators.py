@@ -141,6 +141,14 @@ def test_gradients_in_batches(dispatched: list[str]) -> None:
     assert dispatched == ["product_backward"]
 
 
+def test_numbers_come_after_tensors() -> None:
+    def body(x: Tensor, scale: float, w: Tensor) -> Tensor:
+        return x * scale * w
+
+    with pytest.raises(TypeError, match="tensors come before its numbers, got Tensor, float, Tensor"):
+        Operator("sj_lang_toy::mixed", body)
+
+
 def test_a_second_derivative_is_refused(dispatched: list[str]) -> None:
     x, w = inputs()
     (first,) = torch.autograd.grad(product(x, w, 0.5).square().sum(), x, create_graph=True)

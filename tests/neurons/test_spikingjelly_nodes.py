@@ -145,6 +145,7 @@ def test_potential_starts_where_the_reset_puts_it(name):
     ("name", "options", "message"),
     [
         ("lif", {"tau": 1.0}, "tau is 1.0, it must be above 1"),
+        ("lif", {"learn_threshold": True, "v_threshold": 0.0}, "v_threshold is 0.0, a learned one begins above 0"),
         ("plif", {"init_tau": 0.5}, "init_tau is 0.5"),
         ("klif", {"tau": float("inf")}, "neuron.tau: expected finite numbers"),
         ("eif", {"delta_T": 0.0}, "delta_T is 0.0"),

@@ -84,7 +84,7 @@ def test_the_report_says_which_axis_and_why() -> None:
     net = nn.Sequential(lif(), nn.Linear(5, 6))
     assert "5 channels on axis -1 (the 5 inputs of Linear '1')" in str(swap(net, "dsn", example=torch.rand(4, 2, 7, 5)))
     (place,) = swap(nn.Sequential(lif()), "dsn", example=torch.rand(4, 2, 7, 5)).swapped
-    note = "nothing before or behind it says which axis of [4, 2, 7, 5] its channels are; axis 2 is taken"
+    note = "nothing before or after it says which axis of [4, 2, 7, 5] its channels are; axis 2 is taken"
     assert (place.axis, place.channels, place.note) == (2, 7, note)
 
 
@@ -162,7 +162,7 @@ def test_single_steps() -> None:
 def test_axes_that_there_are_not() -> None:
     net = nn.Sequential(nn.Linear(8, 6), lif())
     (place,) = swap(net, "dsn", example=tokens(7), axis=4).left
-    assert place.reason == "its input [4, 2, 7, 6] has no axis 4 behind time and batch"
+    assert place.reason == "its input [4, 2, 7, 6] has no axis 4 after time and batch"
     (place,) = swap(net, "dsn", example=[tokens(7), tokens(5)], axis=2).left
     assert place.reason == "it was fed 5 and 7 channels on axis 2"
     with pytest.raises(UserError, match=r"axis=1; expected 2 or more, or -1"):

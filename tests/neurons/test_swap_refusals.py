@@ -214,6 +214,12 @@ def test_a_place_whose_output_is_no_spikes() -> None:
     assert place.reason == "it returns a tuple, and a node returns its spikes alone"
 
 
+def test_a_place_that_never_fires_is_a_readout() -> None:
+    net = nn.Sequential(nn.Linear(5, 6), neuron.LIFNode(step_mode="m", v_threshold=float("inf"), store_v_seq=True))
+    (place,) = swap(net, "dsn", example=9 * torch.rand(4, 2, 5)).left
+    assert place.reason == "its threshold is inf, so it never fires: it is read for its potential"
+
+
 def test_ternary_spikes_need_a_ternary_node() -> None:
     x = torch.randn(4, 2, 5)
     (place,) = swap(nn.Sequential(Ternary()), "dsn", example=x, of=Ternary).left

@@ -147,3 +147,54 @@ def test_keywords_that_the_new_node_does_not_take() -> None:
 
     (place,) = swap(Net(), "dsn", example=3 * torch.rand(4, 2, 5), of=Online).left
     assert place.reason == "the net calls it with init=, which DSN does not take"
+
+
+def test_a_place_that_the_example_hands_nan() -> None:
+    """Attention that is scaled by firing rates which it only knows after a step of training."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.first, self.last = nn.Linear(5, 6), TimeFirst(), TimeFirst()
+            self.register_buffer("rate", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            spikes = self.first(self.fc(x))
+            if self.training:
+                self.rate = spikes.detach().mean()
+            return self.last(spikes / self.rate)
+
+    net, example = Net(), 9 * torch.rand(4, 2, 5)
+    (place,) = swap(net, "dsn", example=example, of=TimeFirst).left
+    assert place.name == "last"
+    assert place.reason.startswith("the example hands it NaN or infinity, which shows nothing of it; if running")
+    net.train()(example)
+    assert [place.name for place in swap(net, "dsn", example=example, of=TimeFirst).swapped] == ["last"]
+
+
+class ResetsItself(nn.Module):
+    """Calls its layers once per step, and sets what its own nodes remember before the first."""
+
+    def __init__(self, resets: bool) -> None:
+        super().__init__()
+        self.fc, self.node, self.resets = nn.Linear(5, 6), StepLIF(), resets
+
+    def forward(self, x: Tensor) -> Tensor:
+        for node in (one for one in self.modules() if isinstance(one, StepLIF) and self.resets):
+            node.mem = 0.0
+        return torch.stack([self.node(self.fc(x_t)) for x_t in x])
+
+
+@pytest.mark.parametrize(
+    ("net", "unlike"),
+    [
+        (nn.Sequential(nn.Linear(5, 6), TimeFirst()), True),
+        (ResetsItself(resets=True), True),
+        (ResetsItself(resets=False), False),
+    ],
+    ids=["a sequence from rest", "the net resets it", "nobody resets it"],
+)
+def test_a_node_that_starts_from_rest_at_each_input(net: nn.Module, unlike: bool) -> None:
+    """SpikingJelly's nodes, and ours, go on until they are reset."""
+    (place,) = swap(net, "dsn", example=5 * torch.rand(4, 99, 5), of=(TimeFirst, StepLIF)).swapped
+    assert ("functional.reset_net(net) between inputs" in place.note) == unlike

@@ -87,6 +87,56 @@ def test_bpsn_starts_as_the_old_integrator() -> None:
     torch.testing.assert_close(node.v_seq[0], 0.25 * x[0])
 
 
+class Own(nn.Module):
+    """A leaky neuron as repositories write it, without names that SpikingJelly has."""
+
+    def __init__(self, leak: float, fires_at: float, resets: bool = True) -> None:
+        super().__init__()
+        self.mem: Any = 0.0
+        self.leak, self.fires_at, self.resets = leak, fires_at, resets
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mem = self.leak * self.mem + 0.5 * x
+        spikes = (self.mem > 0.5 * self.fires_at).to(x)
+        self.mem = self.mem * (1 - spikes)
+        return spikes
+
+
+class OwnSequence(Own):
+    def forward(self, x: Tensor) -> Tensor:
+        self.mem = 0.0
+        return torch.stack([super(OwnSequence, self).forward(x_t) for x_t in x])
+
+
+@pytest.mark.parametrize("kind", [Own, OwnSequence])
+@pytest.mark.parametrize(("leak", "fires_at"), [(0.25, 0.5), (0.9, 3.0), (1.0, 1.0)])
+def test_the_leak_and_the_threshold_of_a_class_of_ones_own(kind: Any, leak: float, fires_at: float) -> None:
+    """Inputs at which it begins to fire show both."""
+    net = nn.Sequential(nn.Identity(), kind(leak, fires_at))
+    swap(net, "dsn", example=9 * torch.rand(4, 2, 5), of=kind)
+    alpha = leak if leak < 1 else 0.5
+    assert net[1].alpha_init == pytest.approx(alpha, abs=1e-4)
+    assert net[1].v_threshold == pytest.approx(fires_at * (1 - leak if leak < 1 else alpha), rel=1e-3)
+    functional.reset_net(net)
+    near = fires_at * torch.linspace(0.5, 1.5, 20).view(1, 4, 5)
+    if kind is OwnSequence and leak < 1:
+        assert torch.equal(net(near), kind(leak, fires_at)(near))
+        functional.reset_net(net)
+        x = fires_at * (1 - leak) * torch.rand(4, 2, 5)  # nothing fires, and then all does
+        last = 2 * fires_at * torch.ones(1, 2, 5)
+        assert torch.equal(net(torch.cat((x, last))), kind(leak, fires_at)(torch.cat((x, last))))
+
+
+def test_a_class_of_ones_own_that_does_not_leak_like_that() -> None:
+    class Squares(OwnSequence):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.square())
+
+    net = nn.Sequential(nn.Identity(), Squares(0.5, 2.0))
+    swap(net, "dsn", example=9 * torch.rand(4, 2, 5), of=Squares)
+    assert (net[1].alpha_init, net[1].v_threshold) == (None, 1.0)
+
+
 @pytest.mark.parametrize("step_mode", ["s", "m"])
 def test_a_net_that_is_fed_the_same_at_each_step_starts_with_a_slow_leak(step_mode: Any) -> None:
     """A leak of .5 settles within a few of 64 steps, and what a neuron fires then says one bit."""

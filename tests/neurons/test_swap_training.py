@@ -2,6 +2,9 @@
 and forwards that a backward pass runs again.
 """
 
+import copy
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -80,3 +83,20 @@ def test_a_node_that_a_backward_pass_runs_again() -> None:
         node.zero_grad()
         memopt.checkpoint_module(node, chunks=chunks)(x).sum().backward()
         torch.testing.assert_close(node.bias.grad, expected)
+
+
+@pytest.mark.parametrize("variant", ["R", "G"])
+def test_the_gradient_through_silent_nodes_is_finite(variant: str) -> None:
+    """Variant R is silent on a repeated image; each node scales the gradient by no more than its
+    gains and the surrogate's slope do."""
+    node = neuron.LIFNode(step_mode="m")
+    net = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), node if i == 0 else copy.deepcopy(node)) for i in range(20)))
+    x = torch.rand(1, 2, 8).repeat(4, 1, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = swap(net, "bpsn", example=x, variant=variant)
+    assert sum(place.rate_after == 0 for place in report.swapped) >= 15
+    net(x.requires_grad_()).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert all(p.grad is not None and p.grad.abs().max() < 1e3 for p in net.parameters())

@@ -73,8 +73,8 @@ def test_plugins_depend_on_the_host_and_not_on_each_other() -> None:
         assert of_ours == ["sj-lang"]
 
 
-#: imported where it is installed only, and said so by `sj-lang doctor`
-OPTIONAL = {"cupy", "numba", "torchaudio", "torchvision"}
+#: imported where it is installed only, and said so by `sj-lang doctor`; or by the task that needs it
+OPTIONAL = {"cupy", "numba", "torchaudio", "torchvision"} | {"gymnasium", "stable_baselines3"}
 # where a module's name is not its distribution's
 DISTRIBUTIONS = {"yaml": "pyyaml", "sklearn": "scikit-learn"}
 

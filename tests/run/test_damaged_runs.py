@@ -4,27 +4,14 @@ and nothing is unexpected.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 from damage import spoil
-from tiny import offered, write_recipe
 
-from sj_lang import cli, run
-from sj_lang.recipe import load
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    with offered(), contextlib.redirect_stdout(io.StringIO()):
-        run.execute(load(write_recipe(folder), [f"output={folder / 'r'}"]))
-    (folder / "r" / "report.html").touch()
-    return folder / "r"
+from sj_lang import cli
 
 
 @pytest.fixture

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -68,22 +71,49 @@ def rows(start: int, count: int) -> str:
     return "sentence\tlabel\n" + "".join(lines)
 
 
-@pytest.fixture(autouse=True)
-def _installed(tmp_path: Path, _components: None) -> Iterator[None]:
-    (tmp_path / "train.tsv").write_text(rows(0, 200))
-    (tmp_path / "dev.tsv").write_text(rows(190, 30))
-    (tmp_path / "test.tsv").write_text("".join(line.split("\t")[0] + "\n" for line in rows(300, 7).splitlines()))
-    (tmp_path / "sentences.yaml").write_text(RECIPE)
-    installed = Registry()
-    installed.add(Stock(), Plugin("stock", __name__, "stock-test", "0"))
+def write_files(folder: Path) -> None:
+    (folder / "train.tsv").write_text(rows(0, 200))
+    (folder / "dev.tsv").write_text(rows(190, 30))
+    (folder / "test.tsv").write_text("".join(line.split("\t")[0] + "\n" for line in rows(300, 7).splitlines()))
+    (folder / "sentences.yaml").write_text(RECIPE)
+
+
+@pytest.fixture(scope="module")
+def installed() -> Registry:
+    registry = Registry()
+    registry.add(Stock(), Plugin("stock", __name__, "stock-test", "0"))
     for entry in chosen(entry_points(group="sj_lang"), None):
-        installed.load(entry)
+        registry.load(entry)
+    return registry
+
+
+@pytest.fixture(autouse=True)
+def _installed(tmp_path: Path, _components: None, installed: Registry) -> Iterator[None]:
+    write_files(tmp_path)
     with use(installed):
         yield
 
 
-def test_trained_scored_predicted_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run.execute(load("sentences.yaml")) == 0
+@dataclass(frozen=True)
+class Trained:
+    """A run of the recipe as it is, in a folder with its data, and what it printed."""
+
+    folder: Path
+    out: str
+
+
+@pytest.fixture(scope="module")
+def trained(undrawn_in_module: None, installed: Registry, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder, out = tmp_path_factory.mktemp("trained"), io.StringIO()
+    write_files(folder)
+    with use(installed), contextlib.chdir(folder), contextlib.redirect_stdout(out):
+        assert run.execute(load("sentences.yaml")) == 0
+    return Trained(folder, out.getvalue())
+
+
+def test_trained_scored_predicted_and_compared(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path, out = trained.folder, trained.out
+    monkeypatch.chdir(tmp_path)
     metrics = read_json(tmp_path / "r/metrics.json")
     assert metrics["dev.accuracy"] > 0.9
     assert metrics["validation.accuracy"] > 0.9
@@ -97,7 +127,6 @@ def test_trained_scored_predicted_and_compared(tmp_path: Path, capsys: pytest.Ca
     assert [line.split("\t")[0] for line in predicted[1:]] == [str(n) for n in range(7)]
     assert {line.split("\t")[1] for line in predicted[1:]} <= {"pos", "neg"}
     assert len((tmp_path / "r/predictions/dev.tsv").read_text().splitlines()) == 31
-    out = capsys.readouterr().out
     assert "train 180, validation 20, dev 30, test 7" in out
     assert "note: test: no labels, so it is predicted and not scored" in out
     assert "note: dev: 10 of 30 examples also stand in train" in out
@@ -109,11 +138,10 @@ def test_trained_scored_predicted_and_compared(tmp_path: Path, capsys: pytest.Ca
     assert "baseline.bag_of_words.dev.accuracy" in again
 
 
-def test_the_stored_model_serves_a_pipeline(tmp_path: Path) -> None:
-    assert run.execute(load("sentences.yaml")) == 0
+def test_the_stored_model_serves_a_pipeline(trained: Trained) -> None:
     from transformers import pipeline
 
-    classify = pipeline("text-classification", model=str(tmp_path / "r/model"), device="cpu")
+    classify = pipeline("text-classification", model=str(trained.folder / "r/model"), device="cpu")
     assert [one["label"] for one in classify(["film 9 9 is awful", "film 9 9 is great"])] == ["neg", "pos"]
     classify("great " * 40, truncation=True)
     assert classify.tokenizer.model_max_length == 16
@@ -127,7 +155,8 @@ def test_predictions_are_in_the_order_of_the_file_however_training_goes(tmp_path
     head, *lines = rows(150, 100).splitlines()
     lines[:20] = [line.replace("pos", "neg") for line in lines[:20]]
     (tmp_path / "dev.tsv").write_text("\n".join([head, *lines]) + "\n")
-    assert run.execute(load("sentences.yaml", [change, "train.per_device_eval_batch_size=16"])) == 0
+    short = ["train.max_steps=40", "task.baselines=false"]
+    assert run.execute(load("sentences.yaml", [change, *short, "train.per_device_eval_batch_size=16"])) == 0
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "r/model").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "r/model")
     correct: list[bool] = []
@@ -139,6 +168,7 @@ def test_predictions_are_in_the_order_of_the_file_however_training_goes(tmp_path
         written = (tmp_path / f"r/predictions/{name}.tsv").read_text().splitlines()[1:]
         assert [line.split("\t")[1] for line in written] == classes
         if name == "dev":
+            assert len(set(classes)) == 2, "an order that is wrong would not show"
             correct = [made == text[1] for made, text in zip(classes, texts, strict=True)]
     train = {line.split("\t")[0] for line in rows(0, 200).splitlines()}
     fresh = [
@@ -162,15 +192,12 @@ def test_a_remark_of_the_figures_is_shown_and_kept(tmp_path: Path, capsys: pytes
     assert not any(name.startswith("baseline") for name in metrics)
 
 
-def test_smoothed_labels(capsys: pytest.CaptureFixture[str]) -> None:
+def test_smoothed_labels(trained: Trained) -> None:
     """Training minimises the smoothed loss, figures are of the labels as they are."""
-    losses = {}
-    for factor in (0.0, 0.5):
-        changes = [f"train.label_smoothing_factor={factor}", f"output=r{factor}"]
-        assert run.execute(load("sentences.yaml", changes)) == 0
-        losses[factor] = read_json(Path(f"r{factor}/metrics.json"))
-    assert losses[0.5]["train.loss"] > losses[0.0]["train.loss"] + 0.2
-    assert losses[0.5]["dev.accuracy"] > 0.9
+    assert run.execute(load("sentences.yaml", ["train.label_smoothing_factor=0.5", "task.baselines=false"])) == 0
+    smoothed = read_json(Path("r/metrics.json"))
+    assert smoothed["train.loss"] > read_json(trained.folder / "r/metrics.json")["train.loss"] + 0.2
+    assert smoothed["dev.accuracy"] > 0.9
 
 
 def test_scores_have_no_labels_to_smooth() -> None:

@@ -57,6 +57,30 @@ def test_no_data_no_figure(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_figures_over_the_length_of_windows(tmp_path: Path) -> None:
+    one = {"test@64.bits_per_char": 2.5, "test@8.bits_per_char": 3.0, "test@8.loss": 2.0, "test.bits_per_char": 2.9}
+    assert figures.at_lengths(one, "bits_per_char") == ([8, 64], [3.0, 2.5])
+    assert not figures.over_lengths({"": {"test.bits_per_char": 2.9}}, tmp_path / "x.png")
+    ends = {"test@8.bits_first_tenth": 3.5, "test@8.bits_last_tenth": 2.0}
+    assert figures.over_lengths({"": {**one, **ends}}, tmp_path / "one.png")
+    assert figures.over_lengths({"a": one, "b": {}, "c": one}, tmp_path / "several.png")
+    for name in ("one", "several"):
+        assert size(tmp_path / f"{name}.png") == (770, 440)
+        assert has_colour(tmp_path / f"{name}.png", figures.COLOURS[0])
+
+
+def test_the_report_shows_and_tells_figures_over_lengths(tmp_path: Path) -> None:
+    metrics = {"test@8.bits_per_char": 3.0, "test@64.bits_per_char": 2.5, "test@64.bits_last_tenth": 2.0}
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "manifest.json", {"name": name, "status": "done"})
+        write_json(tmp_path / name / "metrics.json", metrics)
+    html = page.write([tmp_path / "a"]).read_text()
+    assert "3.000 at 8, 2.500 at 64 tokens." in html
+    assert "the test text in windows of 64 tokens, in their last" in html
+    assert "a: 3.000 at 8, 2.500 at 64 tokens. b: 3.000" in page.write([tmp_path / "a", tmp_path / "b"]).read_text()
+
+
 @pytest.mark.parametrize("layers", [1, 4, 5])
 def test_firing_rates_have_a_panel_for_each_block_and_no_empty_ones(tmp_path: Path, layers: int) -> None:
     assert figures.firing_rates(history(layers), tmp_path / "rates.png")

@@ -137,6 +137,14 @@ def test_history_loses_what_is_trained_again(tmp_path: Path) -> None:
     assert folder.read_history()[0]["train.loss"] is None
 
 
+def test_history_goes_forward(tmp_path: Path) -> None:
+    folder = a_run(tmp_path)
+    for step in (1, 2, 2, 1):
+        folder.append({"step": step, "train.loss": 0.5})
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 4: step 1 comes after step 2"):
+        folder.rewind(2)
+
+
 def test_json_refuses_nan_and_keeps_the_old_file(tmp_path: Path) -> None:
     write_json(tmp_path / "m.json", {"a": 1})
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -217,6 +225,16 @@ def test_damage_to_the_best_checkpoint_is_seen(tmp_path: Path) -> None:
     assert chosen is None
     assert "checkpoint-9, the best so far, is lost: model.safetensors is cut off or damaged" in notes[0]
     assert notes[-1] == "none of its checkpoints can be loaded: it starts from the beginning"
+
+
+def test_counts_that_are_no_numbers_are_damage(tmp_path: Path) -> None:
+    older, newest = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
+    path = newest / "trainer_state.json"
+    path.write_text(path.read_text().replace('"tokens": 5', '"tokens": "many"'))
+    checkpoints.seal(newest)
+    chosen, notes = checkpoints.newest(tmp_path, "me")
+    assert chosen == older
+    assert "trainer_state.json counts with what is no number" in notes[0]
 
 
 def test_a_checkpoint_under_the_name_of_another_is_skipped(tmp_path: Path) -> None:

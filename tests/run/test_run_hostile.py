@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import io
 import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
-from tiny import offered, write_recipe
+from tiny import write_recipe
 
 from sj_lang import cli, run
 from sj_lang.errors import RunFailed
@@ -19,14 +17,6 @@ from sj_lang.folder import RunFolder
 from sj_lang.manifest import Manifest, read_json
 from sj_lang.recipe import load
 from sj_lang.run.console import is_main_process
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    with offered(), contextlib.redirect_stdout(io.StringIO()):
-        run.execute(load(write_recipe(folder), [f"output={folder / 'r'}"]))
-    return folder / "r"
 
 
 @pytest.fixture
@@ -106,6 +96,8 @@ def test_a_resume_writes_its_results_anew(root: Path) -> None:
         shutil.rmtree(root / name)
         (root / name).touch()
     (root / "unfinished").touch()
+    (root / "metrics.json").unlink()
+    (root / "metrics.json").mkdir()
     assert cli.main(["run", "--resume", str(root)]) == 0
     assert (root / "model/model.safetensors").read_bytes() == weights
     assert not (root / "model/model.safetensors.index.json").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import shutil
@@ -13,28 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import offered, write_recipe
 
-from sj_lang import cli, run
-from sj_lang.recipe import load
+from sj_lang import cli
 
 CHECKPOINT = "model.init_from=r"
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    with offered(), contextlib.redirect_stdout(io.StringIO()):
-        run.execute(load(write_recipe(folder), [f"output={folder / 'r'}"]))
-    return folder
 
 
 @pytest.fixture
 def model(finished: Path, tmp_path: Path) -> Path:
     """The model of a finished run, the copy `r` in the working directory."""
-    shutil.copy(finished / "tiny.yaml", tmp_path)
+    shutil.copy(finished.parent / "tiny.yaml", tmp_path)
     skip = shutil.ignore_patterns("checkpoint-*")
-    return Path(shutil.copytree(finished / "r", tmp_path / "r", ignore=skip)) / "model"
+    return Path(shutil.copytree(finished, tmp_path / "r", ignore=skip)) / "model"
 
 
 Tensors = dict[str, torch.Tensor]
@@ -63,8 +52,17 @@ COMMANDS = (["eval", "r"], ["generate", "r"], ["run", "tiny.yaml", "output=s", C
         (_misshapen, ("layers.0.up.bias", "[7]", "[16]")),
         (lambda tensors: {"other": torch.zeros(2)}, ()),
         (lambda tensors: tensors | {"layers.7.up.bias": torch.zeros(16)}, ("layers.7.up.bias",)),
+        (
+            lambda tensors: tensors | {"layers.0.up.bias": torch.ones(16, dtype=torch.int32)},
+            ("layers.0.up.bias", "I32"),
+        ),
+        (
+            lambda tensors: tensors | {"head.bias": tensors["head.bias"].to(torch.float8_e4m3fn)},
+            ("head.bias", "F8_E4M3"),
+        ),
+        (lambda tensors: tensors | {"head.bias": tensors["head.bias"] * torch.nan}, ("NaN", "head.bias")),
     ],
-    ids=["renamed", "lost", "misshapen", "none", "one too many"],
+    ids=["renamed", "lost", "misshapen", "none", "one too many", "integers", "8 bits", "NaN"],
 )
 @pytest.mark.parametrize("command", COMMANDS, ids=["eval", "generate", "init_from"])
 def test_tensors_that_do_not_fit(
@@ -131,7 +129,7 @@ class Evil:
         return exec, ("open('ran', 'w')",)
 
 
-@pytest.mark.parametrize("way", ["index", "outside", "config", "adapter"])
+@pytest.mark.parametrize("way", ["index", "outside", "config", "adapter", "attention"])
 @pytest.mark.parametrize("command", COMMANDS, ids=["eval", "generate", "init_from"])
 def test_nothing_but_safetensors_is_opened(
     model: Path, command: list[str], way: str, capfd: pytest.CaptureFixture[str]
@@ -148,9 +146,14 @@ def test_nothing_but_safetensors_is_opened(
     elif way == "config":
         config = json.loads((model / "config.json").read_text())
         (model / "config.json").write_text(json.dumps(config | {"transformers_weights": "adapter_model.bin"}))
+    elif way == "attention":
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"attn_implementation": "somebody/attention"}))
     else:
         (model / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere"}')
     assert cli.main(command) == 2
     errors = capfd.readouterr().err
     assert not Path("ran").exists()
-    assert {"index": "weights.bin", "outside": "outside", "config": "adapter_model.bin"}.get(way, "adapter") in errors
+    named = {"index": "weights.bin", "outside": "outside", "config": "adapter_model.bin", "attention": "somebody/"}
+    assert named.get(way, "adapter") in errors
+    assert way != "attention" or "code on the hub" in errors

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import write_recipe
 from tiny_task import Windows, letters
-from tokenizers import decoders
+from tokenizers import decoders, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from sj_lang import run
@@ -50,12 +50,10 @@ def stop_in(monkeypatch: pytest.MonkeyPatch, items: int) -> None:
     tiny.StopAt(items)
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("straight")
-    with tiny.offered():
-        run.execute(load(write_recipe(folder), [f"output={folder / 'r'}"]))
-    return folder / "r"
+@pytest.fixture
+def straight(finished: Path) -> Path:
+    """A run that was not stopped."""
+    return finished
 
 
 def test_sigterm_saves_and_the_run_goes_on_bit_by_bit(
@@ -185,6 +183,29 @@ def test_other_data_are_refused_unless_they_are_named(
     manifest = read_json(tmp_path / "r/manifest.json")
     assert manifest["data"] == {"letters": letters}
     assert any("the data have changed" in note for note in manifest["notes"])
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same tokens, so that nothing else would tell."""
+    stopped_run(tmp_path, monkeypatch)
+
+    def lower(*, texts: list[str]) -> PreTrainedTokenizerFast:
+        tokenizer = letters(texts=texts)
+        tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+        return tokenizer
+
+    monkeypatch.setattr("tiny_task.letters", lower)
+    with pytest.raises(UserError, match=r"or what else it reads(.|\n)*tokenizer: '\w{64}' there, '\w{64}' now"):
+        run.execute(load("r/recipe.yaml"), resume="r")
+
+
+def test_a_run_of_an_earlier_version_has_no_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped_run(tmp_path, monkeypatch)
+    manifest = read_json(tmp_path / "r/manifest.json")
+    sources = manifest.pop("sources")
+    write_json(tmp_path / "r/manifest.json", manifest)
+    assert run.execute(load("r/recipe.yaml"), resume="r") == 0
+    assert read_json(tmp_path / "r/manifest.json")["sources"] == sources
 
 
 def test_another_number_of_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

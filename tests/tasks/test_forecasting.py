@@ -93,7 +93,7 @@ def test_the_baseline_repeats_the_last_value(tmp_path: Path) -> None:
         ((5, "2020-01-01 03:00:00,,2"), "line 5, column slow: no value; fill gaps"),
         ((5, "2020-01-01 03:00:00,1,nan"), "line 5, column fast: 'nan' is no finite number"),
         ((5, "2020-01-01 03:00:00,1"), "line 5: 2 fields, the header has 3"),
-        ((5, "yesterday,1,2"), "line 5: 'yesterday' is no date"),
+        ((5, "yesterday,1,2"), "line 5: 'yesterday' is not a date"),
         ((1, "time,slow,fast"), "expected date, then the names"),
     ],
 )
@@ -105,7 +105,7 @@ def test_tables_that_are_not_series_are_refused(tmp_path: Path, change: tuple[in
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"horizon": 90}, "task.horizon is 90, but train has 48 rows behind the first task.length=8"),
+        ({"horizon": 90}, "task.horizon is 90, but train has 48 rows after the first task.length=8"),
         ({"horizon": 9}, "task.horizon is 9, but validation has 8 rows"),
         ({"length": 1}, "T = 1 leaves a neuron nothing to remember"),
         ({"horizon": 0}, "task.horizon is 0"),

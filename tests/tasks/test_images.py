@@ -129,10 +129,10 @@ def test_a_label_that_train_does_not_have_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no idx file"),
-        (b"PK\x03\x04 a zip file", "is no idx file"),
+        (b"", "is not an idx file"),
+        (b"PK\x03\x04 a zip file", "is not an idx file"),
         (b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0", "type 0x0d; expected unsigned bytes"),
-        (b"\0\0\x08\x03\0\0\0\x02\0\0\0\x02\0\0\0\x02abc", "3 bytes behind its header, which says 2 x 2 x 2 = 8"),
+        (b"\0\0\x08\x03\0\0\0\x02\0\0\0\x02\0\0\0\x02abc", "3 bytes after its header, which says 2 x 2 x 2 = 8"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:

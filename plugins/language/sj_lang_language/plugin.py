@@ -57,7 +57,7 @@ def sj_lang_register(register: Register) -> None:
     register.attention(
         "state_space",
         "sj_lang_language.attention.state_space:StateSpaceMixing",
-        summary="no attention: tokens meet in the state of the neurons alone, behind it a gated Linear",
+        summary="no attention: tokens meet in the state of the neurons alone, which a gated Linear reads",
         cite="after SpikingSSM, arXiv 2408.14909",
         causal=True,
     )

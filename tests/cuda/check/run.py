@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 #: seconds that a stage may take, by value: is it right, how fast, the tests, the tools
-STAGES = {"compile": 90, "correct": 90, "speed": 120, "tests": 200, "sanitizer": 100, "bench": 180}
+STAGES = {"compile": 90, "correct": 90, "speed": 120, "loader": 60, "tests": 200, "sanitizer": 100, "bench": 180}
 SHAPES = [(2048, 8, 1024), (2048, 32, 1024), (16384, 1, 1024), (16384, 8, 1024), (128, 32, 768), (32, 64, 1024)]
 ODD_SHAPES = [(1, 1, 5), (33, 2, 7), (300, 2, 40), (96, 128, 64), (2048, 8, 256), (4000, 1, 1024)]
 NEURONS: dict[str, dict[str, Any]] = {
@@ -115,6 +115,28 @@ def speed(dry: bool) -> Iterator[Line]:
             }
 
 
+def loader(dry: bool) -> Iterator[Line]:
+    """What torch's NVRTC compiles gives the bits of what CuPy compiles."""
+    import torch
+
+    from sj_lang import cuda
+    from sj_lang.cuda import nvidia
+
+    device, chosen = "cpu" if dry else "cuda", nvidia._without_cupy
+    for name in DRY:
+        torch.manual_seed(0)
+        node, runs = make(name, 40, device), []
+        x = torch.randn(300, 2, 40, device=device).bfloat16().requires_grad_()
+        for without in (False, True):
+            nvidia._without_cupy = lambda without=without: without
+            cuda._function.cache_clear()
+            cuda.PLANS.clear()
+            spikes = node.functional(x)[0]
+            runs.append([spikes, *torch.autograd.grad(spikes.float().sum(), [x, *node.parameters()])])
+        nvidia._without_cupy = chosen
+        yield {"neuron": name, "ok": all(torch.equal(a, b) for a, b in zip(*runs, strict=True))}
+
+
 def tests(dry: bool) -> Iterator[Line]:
     files = ["tests/cuda/test_gpu.py", "tests/neurons/test_conformance.py"]
     more = ["--collect-only"] if dry else ["-rfE", "--tb=short"]
@@ -142,6 +164,7 @@ WORK: dict[str, Callable[[bool], Iterator[Line]]] = {
     "compile": compile_kernels,
     "correct": correct,
     "speed": speed,
+    "loader": loader,
     "tests": tests,
     "sanitizer": sanitize,
     "bench": bench,

@@ -25,7 +25,7 @@ Variant = tuple[Path, tuple[tuple[str, int], ...]]  # a file and its macros
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
 #: steps and channels, so that each tile occurs
-SIZES = ((1, 4), (32, 4), (100, 4), (300, 4), (40, 33_000), (32, 8_192), (8, 65_536))
+SIZES = ((1, 4), (32, 4), (100, 4), (300, 4), (300, 3_000), (40, 33_000), (32, 8_192), (8, 65_536))
 NODES: list[tuple[Any, dict[str, Any]]] = [
     (DSN, {}),
     (DSN, {"n": 1, "surrogate_function": "ATan"}),
@@ -45,21 +45,15 @@ class Recorder:
     def why_not(self, index: int | None) -> str:
         return ""
 
-    def function(self, path: Path, name: str, macros: tuple[tuple[str, int], ...], index: int) -> cuda.Launch:
+    def function(self, path: Path, name: str, macros: tuple[tuple[str, int], ...], index: int) -> cuda.Function:
         self.variants[path, macros] = name
-        return lambda grid, block, arguments: None
+        return lambda grid, block, kinds: lambda packed: None
 
 
 @contextmanager
 def _recording() -> Iterator[Recorder]:
-    before, recorder = cuda.ENGINES.get("cpu"), Recorder()
-    cuda.ENGINES["cpu"] = recorder
-    try:
+    with cuda.using("cpu", recorder := Recorder()):
         yield recorder
-    finally:
-        del cuda.ENGINES["cpu"]
-        if before:
-            cuda.ENGINES["cpu"] = before
 
 
 def variants() -> dict[Variant, str]:

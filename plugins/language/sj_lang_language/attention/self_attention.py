@@ -66,8 +66,8 @@ class SelfAttention(nn.Module):
         self.heads, self.twin, self.causal, self.core, self.dropout = heads, twin, causal, core is not None, dropout
         if (delayed_keys or input_norm or attended_norm) and not (causal and core is None):
             raise ValueError(
-                f"{type(self).__name__}: delayed_keys, input_norm and attended_norm are of causal models with a branch "
-                "of their own"
+                f"{type(self).__name__}: delayed_keys, input_norm and attended_norm need a causal model in which "
+                "attention is a branch of its own"
             )
         self.delayed_keys = delayed_keys
         self.input_norm = None if input_norm is None else input_norm(dim=dim)

@@ -119,7 +119,7 @@ def fit_grid(
 
 
 def fit_spikes(
-    layer: SpikingLayer, x: Tensor, *, behind: Sequence[SpikingLinear] = (), spike_price: float = 0.0
+    layer: SpikingLayer, x: Tensor, *, readers: Sequence[SpikingLinear] = (), spike_price: float = 0.0
 ) -> None:
     """Give a layer the grid that is nearest to `x [N, C]`, and its spikes the grid's values.
 
@@ -127,8 +127,8 @@ def fit_spikes(
 
         w_c mean (x - (a s + b))^2 + spike_price mean over channels of (w var x) mean |s|
 
-    in which w_c is the sum of the squared weights of c in the Linear layers `behind`, 1 without: a
-    channel that says little fires little.
+    in which w_c is the sum of the squared weights of c in `readers`, the Linear layers that follow,
+    or 1 without them: a channel that says little fires little.
     """
     if layer.scale is None or layer.shift is None or not hasattr(layer.node, "fit"):
         raise UserError(
@@ -139,8 +139,8 @@ def fit_spikes(
     low, high = node.spike_range
     price = None
     if spike_price:
-        weight = sum((linear.weight.square().sum(0) for linear in behind), torch.zeros_like(layer.scale))
-        weight = weight.clamp_min(1e-6 * weight.mean()) if behind else torch.ones_like(layer.scale)
+        weight = sum((linear.weight.square().sum(0) for linear in readers), torch.zeros_like(layer.scale))
+        weight = weight.clamp_min(1e-6 * weight.mean()) if readers else torch.ones_like(layer.scale)
         price = spike_price * (weight * x.float().var(0, correction=0)).mean() / weight
     step, offset = fit_grid(x, low, high, centred=node.offset is not None, price=price)
     try:
@@ -276,9 +276,9 @@ def _fitting(
         x, _, mask = args
         valid.mask = mask
         rows = valid.rows(x)
-        behind = [linear for linear in linears.values() if linear.neurons is module]
+        readers = [linear for linear in linears.values() if linear.neurons is module]
         values = rows if module.replaces is None else module.replaces(rows)
-        fit_spikes(module, values, behind=behind, spike_price=spike_price)
+        fit_spikes(module, values, readers=readers, spike_price=spike_price)
 
     def before_linear(name: str) -> Any:
         return lambda module, args: refit(module, valid.rows(args[0]), valid.rows(targets[name]), ridge)

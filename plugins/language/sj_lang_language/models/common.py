@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from sj_lang import build
-from sj_lang.component.schema import Part
+from sj_lang.component.schema import Part, with_preset
 from sj_lang.errors import PluginError, UserError, choices
 from sj_lang_language.layers import SpikingLayer
 
@@ -70,6 +70,8 @@ class SpikingConfig:
     causal: ClassVar[str] = ""
     #: what neurons that run along the tokens must be able to do, and why
     along_tokens: ClassVar[dict[str, str]] = {"any_length": "texts have any length"}
+    #: options of components, by their names, that this model sets if config and recipe do not
+    presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
 
     @property
     def repeats(self) -> int | None:
@@ -95,6 +97,7 @@ class SpikingConfig:
         """
         self._refuse_unknown(name, others)
         for kind in ("neuron", "embedding", "attention", "norm"):
+            setattr(self, kind, with_preset(getattr(self, kind), self.presets.get(kind, {})))
             setattr(self, kind, component(self, kind).spec)
         for key in (*sizes, "hidden_size", "num_attention_heads", "timesteps"):
             if getattr(self, key) < 1:

@@ -17,6 +17,8 @@ from sj_lang_language.data.text import corpus
 from sj_lang_language.data.text.windows import IGNORED, HeldOutWindows, TrainingWindows, stack
 from sj_lang_language.tasks import texts
 
+TENTHS = 10  # a window's first and last tenth are told apart
+
 
 class CausalLM(texts.TextTask):
     """Train on windows of a text, and test on the end of it.
@@ -28,6 +30,9 @@ class CausalLM(texts.TextTask):
     stride: tokens between the beginnings of two training windows. None: `length`, so that an epoch
         reads each token once. 1: every beginning there is, drawn without replacement; an epoch then
         has as many windows as the text has tokens, so set train.max_steps.
+    eval_lengths: the test text is read again in windows of each of these lengths, longer than those
+        of the training or not. One that the test text does not fill is left out, and a note says
+        so.
     split: shares of train, validation and test, in characters; they must add up to 1. The text is
         cut in this order before anything is tokenized; no window reaches across a cut. Parts that
         the data bring are used as they are; missing ones are cut from the end of the training text.
@@ -36,7 +41,9 @@ class CausalLM(texts.TextTask):
     Validation and test are read in windows of `length` without overlap, the state reset in each;
     every token but the first of a part is predicted once. The figures are exact means over these
     tokens: `loss`, nats per token; `bits_per_char`, over the characters of the predicted tokens;
-    `accuracy`, the share of tokens that got the largest logit.
+    `accuracy`, the share of tokens that got the largest logit. `eval_lengths` adds the split
+    `test@N` of each length N, and for each of these `bits_first_tenth` and `bits_last_tenth`: bits
+    per character in that part of the windows. What the context is worth is their difference.
     """
 
     auto_class: str = "AutoModelForCausalLM"
@@ -49,13 +56,21 @@ class CausalLM(texts.TextTask):
         data: Data | list[Data] | None = None,
         length: int = 256,
         stride: int | None = None,
+        eval_lengths: list[int] | None = None,
         split: tuple[float, ...] = (0.9, 0.05, 0.05),
     ) -> None:
         if length < 1 or (stride is not None and stride < 1):
             raise UserError(f"task: length {length} and stride {stride} must be 1 or more")
+        lengths = eval_lengths or []
+        if any(one < TENTHS for one in lengths) or len({*lengths}) < len(lengths):
+            raise UserError(f"task.eval_lengths is {lengths}, expected different lengths of {TENTHS} tokens or more")
         texts.check_split(split)
         self.data: Any = data
         self.length, self.stride, self.split = length, stride or length, split
+        self.eval_lengths = sorted(lengths)
+
+    def outline(self) -> dict[str, object]:
+        return {"max_position_embeddings": max(self.length, *self.eval_lengths, 0)}
 
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
         """Read, cut and tokenize. seed: not needed, as the trainer orders the windows."""
@@ -66,17 +81,19 @@ class CausalLM(texts.TextTask):
         tokens = texts.encode_parts(made, parts, data=self.data, split=self.split, least=self.length + 1, need=need)
         pad = made.pad_token_id or 0
         held_out = {name: HeldOutWindows(tokens[name], self.length, pad) for name in tokens if name != "train"}
+        filled = [length for length in self.eval_lengths if length < len(tokens["test"])]
+        read_again = {f"test@{length}": HeldOutWindows(tokens["test"], length, pad) for length in filled}
         return Prepared(
             tokenizer=made,
             train=TrainingWindows(tokens["train"], self.length, self.stride),
             validation=held_out.get("validation"),
-            tests={"test": held_out["test"]},
-            reduce=reduce,
+            tests={"test": held_out["test"], **read_again},
+            reduce=reduce_by_place if read_again else reduce,
             metrics=partial(metrics, {name: characters_per_token(made, parts[name], tokens[name]) for name in parts}),
             collate=stack,
             label_names=["shift_labels"],
             loss="mean negative log likelihood of a token, in nats",
-            model=texts.model_fields(made, self.length)
+            model=texts.model_fields(made, max(self.length, *filled, 0))
             | {"bos_token_id": made.bos_token_id, "eos_token_id": made.eos_token_id},
             fingerprint={"data": self.data, **corpus.fingerprint(parts)},
             notes=self._notes(made, parts, tokens),
@@ -91,6 +108,11 @@ class CausalLM(texts.TextTask):
         self, tokenizer: PreTrainedTokenizerBase, parts: Mapping[str, str], tokens: Mapping[str, Tensor]
     ) -> list[str]:
         notes = texts.size_notes(tokenizer, parts, tokens)
+        notes += [
+            f"task.eval_lengths: {length:,} is left out, as the test text has {len(tokens['test']):,} tokens"
+            for length in self.eval_lengths
+            if length >= len(tokens["test"])
+        ]
         start = parts["train"][:10_000]
         reads_all = not int((tokens["train"] == tokenizer.unk_token_id).sum()) if tokenizer.unk_token else True
         if reads_all and tokenizer.decode(texts.encode(tokenizer, start)) != start:
@@ -114,9 +136,20 @@ def reduce(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return loss.sum(1), (labels != IGNORED).sum(1), (logits.argmax(-1) == labels).sum(1)
 
 
+def reduce_by_place(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    """What `reduce` gives of each window, and the first two of its first and of its last tenth."""
+    tenth = max(1, labels.shape[1] // TENTHS)
+    ends = [reduce(logits[:, part], labels[:, part])[:2] for part in (slice(tenth), slice(-tenth, None))]
+    return *reduce(logits, labels), *ends[0], *ends[1]
+
+
 def metrics(characters: Mapping[str, float], split: str, reduced: Any, labels: Any) -> dict[str, float]:
-    """Figures of a split from what `reduce` gave. characters: per predicted token, by split."""
-    loss, tokens, hits = (np.asarray(part, dtype=np.float64).sum() for part in reduced)
-    nats = float(loss / tokens)
-    bits = float(nats / math.log(2) / characters[split])
-    return {"loss": nats, "bits_per_char": bits, "accuracy": float(hits / tokens)}
+    """Figures of a split from what was reduced. characters: per predicted token, by split."""
+    loss, tokens, hits, *ends = (np.asarray(part, dtype=np.float64).sum() for part in reduced)
+    name, _, length = split.partition("@")
+    bits = 1 / math.log(2) / characters[name]
+    figures = {"loss": loss / tokens, "bits_per_char": loss / tokens * bits, "accuracy": hits / tokens}
+    if length:
+        places = {"bits_first_tenth": ends[:2], "bits_last_tenth": ends[2:]}
+        figures |= {place: summed / count * bits for place, (summed, count) in places.items()}
+    return {figure: float(value) for figure, value in figures.items()}

@@ -1,7 +1,7 @@
 """BPSN on the GPU, without K's quantiser: `kernel.cu` as a torch operator."""
 
 import math
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from sj_lang import cuda
-from sj_lang.operators import gradients, kept, needed, operator
+from sj_lang.operators import kept, operator
 from sj_lang_neurons.bpsn.inputs import BPSNInputs, BPSNOutputs
 from sj_lang_neurons.firing import Firing
-from sj_lang_neurons.scan.cuda_layout import STEPS, Tile, keep, like, memory, sizes, whole, zeros
+from sj_lang_neurons.scan.cuda_layout import STEPS, Tile, flat, keep, layout, like, sizes, strides, whole, zeros
 
 FILE = Path(__file__).with_name("kernel.cu")
 LEARNED = ("gain_0", "threshold", "decay_f", "gain_f", "decay_b", "gain_b", "lateral")
-SUMS = (*LEARNED, "denominator")  # rows of the kernel's `sums`
+MOST_SEQUENCES = 8  # the weights are little beside so many
+LEAST_BLOCKS = 264  # two for each multiprocessor of an H200
 
 
 def schedule(columns: int, steps: int) -> Tile:
@@ -36,47 +37,92 @@ def bpsn_cupy(inputs: BPSNInputs, firing: Firing) -> BPSNOutputs:
     )
 
 
-@cache
-def _macros(
-    dtype: torch.dtype, past: bool, future: bool, lateral: bool, normalised: bool, softplus: bool, kind: int, tile: Tile
-) -> cuda.Macros:
-    sides = {"PAST": int(past), "FUTURE": int(future), "LATERAL": int(lateral)}
-    variant = {"NORMALISED": int(normalised), "SOFTPLUS": int(softplus), "FIRE": kind}
-    return cuda.macros_of(IO=cuda.IO[dtype], **sides, **variant, **tile.macros)
+def sequences_of(blocks: int, batch: int) -> int:
+    """How many sequences a block passes over, of so many blocks if it is one.
+
+    The weights of P and Q are computed once for all, so more are better while blocks fill a GPU.
+    """
+    sequences = 1
+    while sequences < MOST_SEQUENCES and 2 * sequences <= batch and blocks >= 2 * sequences * LEAST_BLOCKS:
+        sequences *= 2
+    return sequences
 
 
-class _Call:
-    """One call: what all its launches share."""
+class _Planned:
+    """The launches of one pass, for all calls of one shape. layouts: x, and what else has strides.
 
-    def __init__(self, inputs: BPSNInputs, kind: int) -> None:
-        self.x, self.lengths = inputs.x, inputs.lengths
-        self.parameters = [whole(getattr(inputs, name)) for name in LEARNED]
-        self.start = [whole(inputs.numerator), whole(inputs.denominator)]
-        steps = self.x.shape[0]
-        self.columns = math.prod(self.x.shape[1:])
-        self.tile = schedule(self.columns, steps)
-        self.chunks = self.tile.tiles(steps)
-        self.decays = whole(inputs.decay_f), whole(inputs.decay_b)
-        self.sizes = [self.chunks, *sizes(self.x)]
+    groups: in how many the sequences are; each has sums of its own.
+    """
+
+    def __init__(
+        self, inputs: BPSNInputs, firing: Sequence[float], layouts: Sequence[Tensor], *, backwards: bool
+    ) -> None:
+        x = inputs.x
+        steps, batch, channels, places = of_x = sizes(x)
+        columns = batch * channels * places
+        tile = schedule(columns, steps)
+        self.chunks = chunks = tile.tiles(steps)
         present = (parameter is not None for parameter in (inputs.decay_f, inputs.decay_b, inputs.lateral))
-        self.macros = _macros(self.x.dtype, *present, inputs.normalised, inputs.softplus, kind, self.tile)
+        sides = dict(zip(("PAST", "FUTURE", "LATERAL"), map(int, present), strict=True))
+        flags = {"NORMALISED": int(inputs.normalised), "SOFTPLUS": int(inputs.softplus), "FIRE": int(firing[0])}
+        macros = cuda.macros_of(IO=cuda.IO[x.dtype], **sides, **flags, **tile.macros)
+        self.one_sided = not (sides["PAST"] and sides["FUTURE"])
 
-    def launch(self, name: str, arguments: list[Any], *, chunks: bool = True) -> None:
-        grid = self.tile.blocks(self.columns), self.chunks if chunks else 1
-        block = self.tile.block if chunks else (self.tile.columns, 1)
-        cuda.launch(FILE, name, self.macros, grid, block, arguments, self.x.device)
+        def plan(name: str, grid: tuple[int, int], tensors: int, numbers: Sequence[int | float]) -> cuda.Plan:
+            block = tile.block if name != "bpsn_carries" else (tile.columns, 1)
+            return cuda.Plan(FILE, name, macros, grid, block, tensors, numbers, x.device)
 
-    def carries(self, added: Tensor, begin: Tensor | None, end: Tensor | None, *, backwards: bool) -> Tensor:
-        """Phase 2: the state with which each chunk begins.
+        across = tile.blocks(channels * places)
+        sequences = sequences_of(across * batch * chunks, batch)
+        self.groups = -(-batch // sequences)
+        grid, rest = (across * self.groups, chunks), [chunks, sequences, *of_x]
+        layout = [stride for y in layouts for stride in strides(y)]
+        if chunks > 1:
+            if backwards:
+                numbers = [*layout[:8], *rest, *firing[1:]]
+                self.first = plan("bpsn_backward_chunks", grid, 14, numbers)
+            else:
+                self.first = plan("bpsn_chunks", (tile.blocks(columns), chunks), 10, [*layout[:4], chunks, *of_x])
+            self.carries = plan("bpsn_carries", (tile.blocks(columns), 1), 7, [int(backwards), chunks, *of_x])
+        if backwards:
+            self.run = plan("bpsn_backward", grid, 20, [*layout, *rest, *firing[1:]])
+        else:
+            self.run = plan("bpsn", grid, 15, [*layout, *rest, *firing[1:3]])
 
-        The past is carried forwards in time and the future backwards; their adjoints are carried
-        the other way.
-        """
-        ahead, back = reversed(self.decays) if backwards else self.decays
-        carried = torch.zeros_like(added) if any(d is None for d in self.decays) else torch.empty_like(added)
-        arguments = [added, carried, begin, end, ahead, back, int(backwards), self.lengths, *self.sizes]
-        self.launch("bpsn_carries", arguments, chunks=False)
-        return carried
+
+def _planned(name: str, inputs: BPSNInputs, firing: Sequence[float], *others: Tensor) -> _Planned:
+    """others: what has strides beside x and the result."""
+    x, present = inputs.x, (inputs.decay_f is not None, inputs.decay_b is not None, inputs.lateral is not None)
+    key = (
+        name,
+        x.shape,
+        x.stride(),
+        x.dtype,
+        x.device,
+        *present,
+        inputs.normalised,
+        inputs.softplus,
+        *firing,
+        *(y.stride() for y in others),
+    )
+    planned: _Planned | None = cuda.PLANS.get(key)
+    if planned is None:
+        backwards = bool(others)
+        layouts = (*others, x, layout(x, None if backwards or firing[0] else inputs.gain_0.dtype))
+        planned = _Planned(inputs, firing, layouts, backwards=backwards)
+        cuda.remember(key, planned)
+    return planned
+
+
+def _carried(planned: _Planned, added: Tensor, ends: Sequence[Tensor | None], inputs: BPSNInputs) -> Tensor:
+    """Phase 2: the state with which each chunk begins. ends: of both sides, and their decays.
+
+    The past is carried forwards in time and the future backwards; their adjoints are carried the
+    other way.
+    """
+    carried = torch.zeros_like(added) if planned.one_sided else torch.empty_like(added)
+    planned.carries(added, carried, *ends, inputs.lengths)
+    return carried
 
 
 @operator("sj_lang::bpsn_cuda")
@@ -84,33 +130,39 @@ def _forward(
     inputs: BPSNInputs, kind: int, alpha: float, lowest: float, margin: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Spikes or H - threshold; numerator, denominator after x, or empty; numerators at borders."""
-    x, lengths = inputs.x, inputs.lengths
-    call = _Call(inputs, kind)
-    results = _results(inputs, kind, call)
-    out, after, ones, borders = results
+    planned = _planned("bpsn", inputs, (kind, alpha, lowest))
+    out, after, ones, borders = results = _results(inputs, kind, planned.chunks)
+    x, *parameters = flat(inputs.x), *map(whole, inputs[1:8])
+    numerator, denominator, lengths = whole(inputs.numerator), whole(inputs.denominator), inputs.lengths
     carried = None
-    if call.chunks > 1:
+    if planned.chunks > 1:
         added = torch.empty_like(borders)
-        call.launch("bpsn_chunks", [*memory(x), *call.parameters, lengths, added, *call.sizes])
-        carried = call.carries(added, call.start[0], None, backwards=False)
+        planned.first(x, *parameters, lengths, added)
+        decays = parameters[2], parameters[4]
+        carried = _carried(planned, added, (numerator, None, *decays), inputs)
         results = out, after, ones, carried
     last = (after, ones) if inputs.carries else (None, None)
-    arguments = [*memory(x), *call.parameters, *call.start, lengths, carried, *memory(out), *last]
-    call.launch("bpsn", [*arguments, *call.sizes, alpha, lowest])
+    planned.run(x, *parameters, numerator, denominator, lengths, carried, flat(out), *last)
     return results
 
 
-def _results(inputs: BPSNInputs, kind: int, call: _Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _results(inputs: BPSNInputs, kind: int, chunks: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, g0, carries = inputs.x, inputs.gain_0, inputs.carries
     return (
         like(x, None if kind else g0.dtype),
         g0.new_empty(x.shape[1:] if carries else (0,)),
         g0.new_empty(x.shape[1:3] if carries and inputs.normalised else (0,)),
-        g0.new_empty(2, call.chunks if call.chunks > 1 else 0, *x.shape[1:]),
+        g0.new_empty((2, chunks, *x.shape[1:]) if chunks > 1 else (0,)),
     )
 
 
-_forward.register_fake(lambda inputs, kind, *_: _results(inputs, kind, _Call(inputs, kind)))
+def _tiles(inputs: BPSNInputs) -> tuple[Tile, int]:
+    x = inputs.x
+    tile = schedule(math.prod(x.shape[1:]), x.shape[0])
+    return tile, tile.tiles(x.shape[0])
+
+
+_forward.register_fake(lambda inputs, kind, *_: _results(inputs, kind, _tiles(inputs)[1]))
 
 
 @operator("sj_lang::bpsn_cuda_backward")
@@ -124,34 +176,45 @@ def _backward(
     alpha: float,
     lowest: float,
     margin: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, the numerator or empty, and `SUMS` of each chunk and column."""
-    x, carries = inputs.x, inputs.carries
-    call, firing = _Call(inputs, kind), (alpha, lowest, margin)
-    grad_x, grad_numerator, sums = _gradients(inputs, call)
-    end, ones = (whole(g) if carries else None for g in (grad_after, grad_ones))
-    read = [*memory(x), *call.parameters, *call.start, inputs.lengths, borders if call.chunks > 1 else None]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, the numerator and, by chunk and column, the denominator, or empty; those of
+    `LEARNED` by chunk, group of sequences and place.
+    """
+    planned = _planned("bpsn_backward", inputs, (kind, alpha, lowest, margin), grad)
+    grad_x, grad_numerator, grad_denominator, sums = results = _gradients(inputs, planned.chunks, planned.groups)
+    x, *parameters = flat(inputs.x), *map(whole, inputs[1:8])
+    numerator, denominator, lengths = whole(inputs.numerator), whole(inputs.denominator), inputs.lengths
+    end, ones = (whole(grad_after), whole(grad_ones)) if inputs.carries else (None, None)
+    carried = borders if planned.chunks > 1 else None
+    read, grad = (x, *parameters, numerator, denominator, lengths, carried), flat(grad)
     adjoints = None
-    if call.chunks > 1:
+    if planned.chunks > 1:
         added = torch.empty_like(borders)
-        call.launch("bpsn_backward_chunks", [*memory(grad), *read, added, *call.sizes, *firing])
-        adjoints = call.carries(added, None, end, backwards=True)
-    start = None if inputs.numerator is None else grad_numerator
+        planned.first(grad, *read, added)
+        adjoints = _carried(planned, added, (None, end, parameters[4], parameters[2]), inputs)
     ones = ones if inputs.normalised else None
-    arguments = [*memory(grad), end, ones, *read, adjoints, *memory(grad_x), start, sums]
-    call.launch("bpsn_backward", [*arguments, *call.sizes, *firing])
-    return grad_x, grad_numerator, sums
+    start = None if numerator is None else grad_numerator, None if denominator is None else grad_denominator
+    planned.run(grad, end, ones, *read, adjoints, flat(grad_x), *start, sums)
+    return results
 
 
-def _gradients(inputs: BPSNInputs, call: _Call) -> tuple[Tensor, Tensor, Tensor]:
+def _gradients(inputs: BPSNInputs, chunks: int, groups: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, g0, numerator = inputs.x, inputs.gain_0, inputs.numerator
-    start = g0.new_empty((0,) if numerator is None else numerator.shape)
-    return like(x), start, g0.new_empty(len(SUMS), call.chunks, *sizes(x)[1:])
+    _, batch, channels, places = sizes(x)
+    return (
+        like(x),
+        g0.new_empty((0,) if numerator is None else numerator.shape),
+        g0.new_empty((0,) if inputs.denominator is None else (chunks, batch, channels, places)),
+        g0.new_empty((len(LEARNED), chunks, groups, channels, places)),
+    )
 
 
 @_backward.register_fake
 def _(grad: Tensor, after: Any, ones: Any, borders: Tensor, inputs: BPSNInputs, kind: int, *_: float) -> Any:
-    return _gradients(inputs, _Call(inputs, kind))
+    tile, chunks = _tiles(inputs)
+    batch, channels, places = sizes(inputs.x)[1:]
+    sequences = sequences_of(tile.blocks(channels * places) * batch * chunks, batch)
+    return _gradients(inputs, chunks, -(-batch // sequences))
 
 
 def _differentiate(
@@ -159,10 +222,12 @@ def _differentiate(
 ) -> tuple[Tensor | None, ...]:
     (borders,), inputs = kept(ctx, BPSNInputs)
     grad = zeros(inputs.x, inputs.gain_0, ctx.rest[0]) if grad is None else grad
-    grad_x, grad_numerator, sums = _backward(grad, grad_after, grad_ones, borders, inputs, *ctx.rest)
-    denominator = sums[-1].sum((0, 3)) if needed(ctx, BPSNInputs, "denominator") else None
-    of_channels = dict(zip(LEARNED, sums[:-1].sum((1, 2, 4)).unbind(0), strict=True))
-    return gradients(ctx, BPSNInputs, x=grad_x, numerator=grad_numerator, denominator=denominator, **of_channels)
+    grad_x, *start, sums = _backward(grad, grad_after, grad_ones, borders, inputs, *ctx.rest)
+    grad_numerator, grad_denominator = start
+    if inputs.denominator is not None:
+        grad_denominator = grad_denominator.sum((0, 3))
+    grads = grad_x, *sums.sum((1, 2, 4)).unbind(0), grad_numerator, grad_denominator
+    return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), *(None,) * 8
 
 
 _forward.register_autograd(_differentiate, setup_context=keep)

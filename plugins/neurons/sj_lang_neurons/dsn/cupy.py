@@ -1,19 +1,30 @@
 """The whole DSN on the GPU, one kernel each way: `kernel.cu` as a torch operator."""
 
 import math
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from sj_lang import cuda
-from sj_lang.operators import gradients, kept, operator
+from sj_lang.operators import kept, operator
 from sj_lang_neurons.dsn import cupy_fast
 from sj_lang_neurons.dsn.inputs import DSNInputs, DSNOutputs
 from sj_lang_neurons.firing import Firing
-from sj_lang_neurons.scan.cuda_layout import STEPS, Tile, keep, like, memory, schedule, sizes, whole, zeros
+from sj_lang_neurons.scan.cuda_layout import (
+    STEPS,
+    Tile,
+    flat,
+    keep,
+    layout,
+    like,
+    schedule,
+    sizes,
+    strides,
+    whole,
+    zeros,
+)
 
 FILE = Path(__file__).with_name("kernel.cu")
 MOST_TAPS = STEPS + 1
@@ -31,28 +42,57 @@ def too_many_taps(k: int) -> str:
     return f"takes at most {MOST_TAPS} taps, k is {k}" if k > MOST_TAPS else ""
 
 
+class _Planned(NamedTuple):
+    """A kernel for all calls of one shape. tiles: how many states at borders there are."""
+
+    tiles: int
+    fast: bool
+    run: cuda.Plan
+
+
 def _tile(inputs: DSNInputs, kind: int) -> Tile:
     x = inputs.x
     return cupy_fast.schedule(inputs, kind) or schedule(math.prod(x.shape[1:]), x.shape[0])
 
 
-@cache
-def _macros(
-    dtype: torch.dtype, taps: int, of_bias: int, m: float, kind: int, following: bool, tile: Tile
-) -> cuda.Macros:
+def _shared_key(inputs: DSNInputs) -> tuple[Any, ...]:
+    """What both passes depend on, beside firing and alignment."""
+    x, tail, h_0, weight, bias, lengths, m = inputs
+    bare = tail is None and h_0 is None and lengths is None
+    return x.shape, x.stride(), x.dtype, x.device, bare, weight.shape[1], bias.dim(), m
+
+
+def _plan(
+    name: str,
+    inputs: DSNInputs,
+    firing: Sequence[float],
+    tensors: tuple[int, int],
+    layouts: Sequence[Tensor],
+    *,
+    following: bool = False,
+    aligned: bool,
+) -> _Planned:
+    """firing: a kind and its numbers. tensors: how many the kernel takes with bounds, and without.
+    layouts: the sequences that it reads and writes, which may be on the meta device.
+    """
+    x, m, kind = inputs.x, inputs.m, int(firing[0])
+    tile = _tile(inputs, kind)
+    fast = aligned and cupy_fast.schedule(inputs, kind) is not None and cupy_fast.in_words(*layouts)
     power = int(m) if m.is_integer() and m <= 64 else 0
-    variant = {"IO": cuda.IO[dtype], "TAPS": taps, "LOGIT": int(of_bias > 1), "POWER": power, "FIRE": kind}
-    return cuda.macros_of(**variant, NEXT=int(following), **tile.macros)
-
-
-def _variant(inputs: DSNInputs, kind: int, following: bool, tile: Tile) -> cuda.Macros:
-    return _macros(inputs.x.dtype, inputs.weight.shape[1], inputs.bias.dim(), inputs.m, kind, following, tile)
-
-
-def _launch(name: str, inputs: DSNInputs, kind: int, following: bool, arguments: list[Any]) -> None:
-    x, tile = inputs.x, _tile(inputs, kind)
-    macros = _variant(inputs, kind, following, tile)
-    cuda.launch(FILE, name, macros, (tile.blocks(math.prod(x.shape[1:])), 1), tile.block, arguments, x.device)
+    variant = {"TAPS": inputs.weight.shape[1], "LOGIT": int(inputs.bias.dim() > 1), "POWER": power, "FIRE": kind}
+    macros = cuda.macros_of(IO=cuda.IO[x.dtype], **variant, NEXT=int(following), **tile.macros)
+    columns, numbers = math.prod(x.shape[1:]), (m, *firing[1:])
+    if fast:
+        constants = cupy_fast.constants(layouts, x, numbers)
+        grid = columns // (2 * cupy_fast.PAIRS), 1
+        run = cuda.Plan(
+            cupy_fast.FILE, name.replace("dsn", "dsn_fast"), macros, grid, tile.block, tensors[1], constants, x.device
+        )
+    else:
+        constants = [*(stride for y in layouts for stride in strides(y)), *sizes(x), *numbers]
+        grid = tile.blocks(columns), 1
+        run = cuda.Plan(FILE, name, macros, grid, tile.block, tensors[0], constants, x.device)
+    return _Planned(tile.tiles(x.shape[0]), fast, run)
 
 
 @operator("sj_lang::dsn_cuda")
@@ -60,26 +100,32 @@ def _forward(
     inputs: DSNInputs, kind: int, alpha: float, threshold: float, margin: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Spikes or potentials, last potential, last inputs, potentials before each tile."""
-    x, tail, h_0, weight, bias, lengths, m = inputs
-    out, *states = results = _results(inputs, kind)
-    fast = cupy_fast.schedule(inputs, kind)
-    if fast and cupy_fast.aligned(x, out):
-        cupy_fast.forward(inputs, _variant(inputs, kind, False, fast), fast, results, alpha, threshold)
-        return results
-    read = [*memory(x), *map(whole, (tail, h_0, weight, bias)), lengths]
-    _launch("dsn", inputs, kind, False, [*read, *memory(out), *states, *sizes(x), m, alpha, threshold])
+    x, tail, h_0, weight, bias, lengths, _ = inputs
+    aligned = x.data_ptr() % 4 == 0
+    key = ("dsn", *_shared_key(inputs), kind, alpha, threshold, aligned)
+    planned = cuda.PLANS.get(key)
+    if planned is None:
+        out = layout(x, None if kind else weight.dtype)
+        planned = _plan("dsn", inputs, (kind, alpha, threshold), (10, 7), (x, out), aligned=aligned)
+        cuda.remember(key, planned)
+    out, *states = results = _results(inputs, kind, planned.tiles)
+    weight, bias = weight.contiguous(), bias.contiguous()
+    if planned.fast:
+        planned.run(x, weight, bias, *results)
+    else:
+        planned.run(flat(x), whole(tail), whole(h_0), weight, bias, lengths, flat(out), *states)
     return results
 
 
-def _results(inputs: DSNInputs, kind: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _results(inputs: DSNInputs, kind: int, tiles: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, weight = inputs.x, inputs.weight
-    steps, *step = x.shape
+    step = x.shape[1:]
     out = like(x, None if kind else weight.dtype)
-    tail = weight.new_empty(step[0], max(weight.shape[1] - 1, 0), *step[1:])
-    return out, weight.new_empty(step), tail, weight.new_empty(_tile(inputs, kind).tiles(steps), *step)
+    tail = weight.new_empty((step[0], max(weight.shape[1] - 1, 0), *step[1:]))
+    return out, weight.new_empty(step), tail, weight.new_empty((tiles, *step))
 
 
-_forward.register_fake(lambda inputs, kind, *_: _results(inputs, kind))
+_forward.register_fake(lambda inputs, kind, *_: _results(inputs, kind, _tile(inputs, kind).tiles(inputs.x.shape[0])))
 
 
 @operator("sj_lang::dsn_cuda_backward")
@@ -93,32 +139,53 @@ def _backward(
     alpha: float,
     threshold: float,
     margin: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x; tail, h_0 or empty; weight and bias by column; stepwise bias or empty."""
-    x = inputs.x
-    grad_x, *others = results = _gradients(inputs)
-    fast = None if grad_next is not None else cupy_fast.schedule(inputs, kind)
-    if fast and cupy_fast.aligned(x, grad, grad_x):
-        read_fast, sums = (grad, whole(grad_last), borders), others[2]
-        variant = _variant(inputs, kind, False, fast)
-        cupy_fast.backward(inputs, variant, fast, read_fast, (grad_x, sums), alpha, threshold, margin)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x; weight and bias by column; what there is of tail, h_0 and a stepwise bias."""
+    x, tail, _, weight, bias, lengths, _ = inputs
+    aligned, following = (x.data_ptr() | grad.data_ptr()) % 4 == 0, grad_next is not None
+    key = ("dsn_backward", *_shared_key(inputs), grad.stride(), kind, alpha, threshold, margin, following, aligned)
+    planned = cuda.PLANS.get(key)
+    if planned is None:
+        firing, layouts = (kind, alpha, threshold, margin), (grad, x, layout(x))
+        aligned = aligned and not following
+        planned = _plan("dsn_backward", inputs, firing, (14, 8), layouts, following=following, aligned=aligned)
+        cuda.remember(key, planned)
+    grad_x, sums, others = results = _gradients(inputs)
+    weight, bias = weight.contiguous(), bias.contiguous()
+    if planned.fast:
+        planned.run(grad, whole(grad_last), borders, x, weight, bias, grad_x, sums)
         return results
-    write = [*memory(grad_x), *(None if g.numel() == 0 else g for g in others)]
-    parameters = map(whole, (inputs.tail, inputs.weight, inputs.bias))
-    read = [*memory(grad), whole(grad_last), whole(grad_next), borders, *memory(x), *parameters, inputs.lengths]
-    arguments = [*read, *write, *sizes(x), inputs.m, alpha, threshold, margin]
-    _launch("dsn_backward", inputs, kind, grad_next is not None, arguments)
+    grad_tail, grad_0, grad_logit = _apart(inputs, others)
+    planned.run(
+        *(flat(grad), whole(grad_last), whole(grad_next), borders, flat(x), whole(tail), weight, bias, lengths),
+        *(flat(grad_x), grad_tail, grad_0, sums, grad_logit),
+    )
     return results
 
 
-def _gradients(inputs: DSNInputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    weight, bias, absent = inputs.weight, inputs.bias, (0,)
+def _gradients(inputs: DSNInputs) -> tuple[Tensor, Tensor, Tensor]:
+    x, weight = inputs.x, inputs.weight
+    others = 0
+    for value in _others(inputs):
+        others += 0 if value is None else value.numel()
+    return like(x), weight.new_empty((weight.shape[1] + 1, *sizes(x)[1:])), weight.new_empty(others)
+
+
+def _others(inputs: DSNInputs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    return inputs.tail, inputs.h_0, inputs.bias if inputs.bias.dim() > 1 else None
+
+
+def _apart(inputs: DSNInputs, others: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of `_others`, which lie in one piece."""
+    of_tail, of_0, of_logit = _others(inputs)
+    if of_tail is None and of_0 is None and of_logit is None:
+        return None, None, None
+    first = 0 if of_tail is None else of_tail.numel()
+    second = first + (0 if of_0 is None else of_0.numel())
     return (
-        like(inputs.x),
-        weight.new_empty(absent if inputs.tail is None else inputs.tail.shape),
-        weight.new_empty(absent if inputs.h_0 is None else inputs.h_0.shape),
-        weight.new_empty(weight.shape[1] + 1, *sizes(inputs.x)[1:]),
-        weight.new_empty(bias.shape if bias.dim() > 1 else absent),
+        None if of_tail is None else others[:first].view(of_tail.shape),
+        None if of_0 is None else others[first:second].view(of_0.shape),
+        None if of_logit is None else others[second:].view(of_logit.shape),
     )
 
 
@@ -130,10 +197,13 @@ def _differentiate(
 ) -> tuple[Tensor | None, ...]:
     (borders,), inputs = kept(ctx, DSNInputs)
     grad = zeros(inputs.x, inputs.weight, ctx.rest[0]) if grad is None else grad
-    grad_x, grad_tail, grad_0, sums, grad_logit = _backward(grad, grad_last, grad_next, borders, inputs, *ctx.rest)
-    of_channels = sums.sum((1, 3))  # [k + 1, C]
-    grad_bias = of_channels[-1] if inputs.bias.dim() == 1 else grad_logit
-    return gradients(ctx, DSNInputs, x=grad_x, tail=grad_tail, h_0=grad_0, weight=of_channels[:-1].t(), bias=grad_bias)
+    grad_x, sums, others = _backward(grad, grad_last, grad_next, borders, inputs, *ctx.rest)
+    grad_tail, grad_0, grad_logit = _apart(inputs, others)
+    of_channels, (channels, taps) = sums.sum((1, 3)), inputs.weight.shape  # [k + 1, C]
+    grad_weight = of_channels.as_strided((channels, taps), (1, channels))  # faster than its views
+    grad_bias = of_channels.as_strided((channels,), (1,), taps * channels) if grad_logit is None else grad_logit
+    grads = grad_x, grad_tail, grad_0, grad_weight, grad_bias
+    return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), *(None,) * 6
 
 
 _forward.register_autograd(_differentiate, setup_context=keep)

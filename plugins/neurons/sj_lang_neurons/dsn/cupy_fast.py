@@ -1,15 +1,14 @@
-"""DSN's kernel without bounds, `fast.cu`: calls that it takes, schedule, launches."""
+"""DSN's kernel without bounds, `fast.cu`: calls that it takes, schedule, numbers."""
 
 import struct
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sj_lang import cuda
 from sj_lang_neurons.dsn.inputs import DSNInputs
-from sj_lang_neurons.scan.cuda_layout import PLAIN, STEPS, Tile, sizes
+from sj_lang_neurons.scan.cuda_layout import PLAIN, STEPS, Tile
 
 FILE = Path(__file__).with_name("fast.cu")
 PAIRS = 32  # pairs of columns in a block
@@ -18,7 +17,7 @@ MOST_STRIDE = 2**26  # words between steps: offsets within a run are counted in 
 
 
 def schedule(inputs: DSNInputs, kind: int) -> Tile | None:
-    """The tile of a call that `fast.cu` can run if the tensors are `aligned`; None if it cannot.
+    """The tile of a call that `fast.cu` can run if the tensors are `in_words`; None if it cannot.
 
     Both passes ask with the same inputs, because the backward pass reads one state per tile.
     """
@@ -37,66 +36,22 @@ def schedule(inputs: DSNInputs, kind: int) -> Tile | None:
     return tile if steps and steps % tile.length == 0 else None
 
 
-def aligned(*tensors: Tensor) -> bool:
-    """Whether two neighbouring channels of each [T, B, C] are one word."""
-    for x in tensors:
+def in_words(*layouts: Tensor) -> bool:
+    """Whether two neighbouring channels of each [T, B, C] are one word if the first are."""
+    for x in layouts:
         step, sequence, channel = x.stride()
-        if channel != 1 or step % 2 or (sequence % 2 and x.shape[1] > 1) or x.data_ptr() % 4:
-            return False
-        if step // 2 >= MOST_STRIDE:
+        if channel != 1 or step % 2 or (sequence % 2 and x.shape[1] > 1) or step // 2 >= MOST_STRIDE:
             return False
     return True
 
 
-def words(x: Tensor) -> tuple[Tensor, int, int]:
-    """x as the kernel takes it: strides of steps and sequences, in words."""
-    return x, x.stride(0) // 2, x.stride(1) // 2
-
-
-@lru_cache(maxsize=64)
 def bits(number: float) -> int:
     """The bits of a number as float32: the kernel takes them as an integer and reads a float."""
     value: int = struct.unpack("<I", struct.pack("<f", number))[0]
     return value
 
 
-def forward(inputs: DSNInputs, macros: cuda.Macros, tile: Tile, results: tuple[Tensor, ...], *firing: float) -> None:
-    """Launch the forward kernel. firing: alpha and threshold."""
-    out, *states = results
-    parameters = (inputs.weight.contiguous(), inputs.bias.contiguous())
-    _launch("dsn_fast", inputs, macros, tile, [*words(inputs.x), *parameters, *words(out), *states], firing)
-
-
-def backward(
-    inputs: DSNInputs,
-    macros: cuda.Macros,
-    tile: Tile,
-    read: tuple[Tensor, Tensor | None, Tensor],
-    written: tuple[Tensor, Tensor],
-    *firing: float,
-) -> None:
-    """Launch the backward kernel. read: the gradients of the spikes and of the last potential, and
-    the borders. written: the gradient of x, and the sums.
-
-    firing: alpha, threshold and margin.
-    """
-    grad, *others = read
-    grad_x, sums = written
-    parameters = (inputs.weight.contiguous(), inputs.bias.contiguous())
-    arguments = [*words(grad), *others, *words(inputs.x), *parameters, *words(grad_x), sums]
-    _launch("dsn_fast_backward", inputs, macros, tile, arguments, firing)
-
-
-def _launch(
-    name: str,
-    inputs: DSNInputs,
-    macros: cuda.Macros,
-    tile: Tile,
-    arguments: list[Tensor | int | None],
-    firing: tuple[float, ...],
-) -> None:
-    x = inputs.x
-    steps, batch, channels, _ = sizes(x)
-    numbers = [bits(number) for number in (inputs.m, *firing)]
-    grid = (batch * channels // (2 * PAIRS), 1)
-    cuda.launch(FILE, name, macros, grid, tile.block, [*arguments, steps, batch, channels, *numbers], x.device)
+def constants(layouts: Sequence[Tensor], x: Tensor, numbers: Sequence[float]) -> list[int | float]:
+    """The numbers of a launch: strides in words, sizes, and the bits of what are floats."""
+    in_words = [stride // 2 for y in layouts for stride in y.stride()[:2]]
+    return [*in_words, *x.shape, *(bits(number) for number in numbers)]

@@ -94,8 +94,8 @@ __device__ __forceinline__ void step_gain(const real (*taps)[2], real a, const P
 }
 
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
-    dsn_fast(const word *x, index_t x_t, index_t x_b, const real *weight, const real *bias, word *out, index_t out_t,
-             index_t out_b, real *h_last, real *next_tail, real *borders, index_t all_steps, index_t batch, index_t channels,
+    dsn_fast(const word *x, const real *weight, const real *bias, word *out, real *h_last, real *next_tail, real *borders,
+             index_t x_t, index_t x_b, index_t out_t, index_t out_b, index_t all_steps, index_t batch, index_t channels,
              index_t m_bits, index_t alpha_bits, index_t threshold_bits) {
     __shared__ SharedPair added, factor;
     PLACE
@@ -149,9 +149,9 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 
 // grad_last: of h_last, or null. sums [TAPS + 1, B, C]: gradients of weights and bias, by column.
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
-    dsn_fast_backward(const word *grad, index_t grad_t, index_t grad_b, const real *grad_last, const real *borders,
-                      const word *x, index_t x_t, index_t x_b, const real *weight, const real *bias, word *grad_x, index_t grad_x_t,
-                      index_t grad_x_b, real *sums, index_t all_steps, index_t batch, index_t channels, index_t m_bits,
+    dsn_fast_backward(const word *grad, const real *grad_last, const real *borders, const word *x, const real *weight,
+                      const real *bias, word *grad_x, real *sums, index_t grad_t, index_t grad_b, index_t x_t, index_t x_b,
+                      index_t grad_x_t, index_t grad_x_b, index_t all_steps, index_t batch, index_t channels, index_t m_bits,
                       index_t alpha_bits, index_t threshold_bits, index_t margin_bits) {
     __shared__ SharedPair added, factor, passed, first[REACH + 1];
     PLACE

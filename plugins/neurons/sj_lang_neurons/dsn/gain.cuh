@@ -2,17 +2,6 @@
 #pragma once
 #include "../scan/tile.cuh"
 
-// 1 / y for y >= 1, to an ulp; 0 beyond 2^126. One instruction, where __fdividef takes four.
-__device__ __forceinline__ float reciprocal(float y) {
-#ifdef __CUDA_ARCH__
-    float r;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(y));
-    return r;
-#else
-    return __fdividef(1.0f, y);
-#endif
-}
-
 // q and w of a logit.
 __device__ __forceinline__ void gain(real a, real m, real &q, real &w) {
 #if IO == 1

@@ -65,9 +65,9 @@ __device__ __forceinline__ void fetch_window(io *out, const io *x, index_t strid
     }
 
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
-    dsn(const io *x, STRIDES(x), const real *tail, const real *h_0, const real *weight, const real *bias,
-        const index_t *lengths, spike *out, STRIDES(out), real *h_last, real *next_tail, real *borders, index_t steps,
-        index_t batch, index_t channels, index_t places, double m, double alpha, double threshold) {
+    dsn(const io *x, const real *tail, const real *h_0, const real *weight, const real *bias, const index_t *lengths, spike *out,
+        real *h_last, real *next_tail, real *borders, STRIDES(x), STRIDES(out), SIZES, double m, double alpha,
+        double threshold) {
     __shared__ Shared added, factor;
     COLUMN
     out += OFFSET(at, out);
@@ -109,11 +109,10 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 // tail or h_0 is. sums [TAPS + 1, B, C, S]: gradients of weights and bias, by column; grad_logit
 // [T, B, C, S]: with LOGIT, that of the bias.
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
-    dsn_backward(const spike *grad, STRIDES(grad), const real *grad_last, const real *grad_next, const real *borders,
-                 const io *x, STRIDES(x), const real *tail, const real *weight, const real *bias, const index_t *lengths, io *grad_x, STRIDES(grad_x),
-                 real *grad_tail, real *grad_0, real *sums, real *grad_logit, index_t steps, index_t batch,
-                 index_t channels, index_t places, double m, double alpha, double threshold,
-                 double margin) {
+    dsn_backward(const spike *grad, const real *grad_last, const real *grad_next, const real *borders, const io *x,
+                 const real *tail, const real *weight, const real *bias, const index_t *lengths, io *grad_x, real *grad_tail,
+                 real *grad_0, real *sums, real *grad_logit, STRIDES(grad), STRIDES(x), STRIDES(grad_x), SIZES, double m,
+                 double alpha, double threshold, double margin) {
     __shared__ Shared added, factor, passed, first[REACH + 1];
     COLUMN
     grad += OFFSET(at, grad), grad_x += OFFSET(at, grad_x);

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sj_lang import cpu, cuda
-from sj_lang.compat import OldNode, surrogate
+from sj_lang.compat import OldNode, rescaled, surrogate
 from sj_lang.neuron import Kernel, Node, State, state_dtype
 from sj_lang_neurons.dsn.cupy import dsn_cupy, too_many_taps
 from sj_lang_neurons.dsn.decay import by_powers, gain, products
@@ -127,6 +127,9 @@ class DSN(Node):
         arguments = {"n": 1, **old.integrator(chosen)}
         if "alpha_init" in arguments:
             arguments["taps_init"] = 0.0
+            if old.v_threshold is not None and old.surrogate_function is None and chosen.get("n", 1) == 1:
+                # without one it fires at 1/2, whatever the threshold is
+                arguments["surrogate_function"] = rescaled(surrogate("ATan"), arguments["v_threshold"])
             if old.repeated:
                 arguments["alpha_init"] = max(arguments["alpha_init"], 1 - 4 / old.repeated)
         return {name: value for name, value in arguments.items() if name not in chosen}
@@ -162,15 +165,7 @@ class DSN(Node):
         if self.decay == "linear":
             bias = bias.view(-1, *(1,) * (x.dim() - 3)) + self._mix(x.to(dtype), 2)
         taps = self._weight(bias) if self.decay == "conv" else bias.new_empty(self.channels, 0)
-        inputs = DSNInputs(
-            x=x,
-            tail=state.get("tail"),
-            h_0=state.get("h"),
-            weight=taps,
-            bias=bias,
-            lengths=lengths,
-            m=1 / self.tau,
-        )
+        inputs = DSNInputs(x, state.get("tail"), state.get("h"), taps, bias, lengths, 1 / self.tau)
         spikes, h, tail, v = kernel.run(inputs, self.firing)
         return spikes, {"h": h, "tail": tail}, v
 

@@ -12,6 +12,7 @@ from sj_lang.operators import keep_with_last_result
 PLAIN = 32_768  # columns from which one thread each keeps the memory busy
 STEPS = 8  # steps of a run: more of them would need registers and hide no more latency
 THREADS = 65_536  # wanted with fewer columns, from runs side by side
+FEW = 16 * 132  # columns, of which 16 a block would leave some of an H200's multiprocessors idle
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def schedule(columns: int, steps: int) -> Tile:
         return Tile(32, 4, STEPS)
     if columns * 16 >= THREADS or steps <= 16 * STEPS:
         return Tile(32, 16, STEPS)
-    return Tile(16, 32, STEPS)
+    return Tile(8 if columns < FEW else 16, 32, STEPS)
 
 
 def flat(x: Tensor) -> Tensor:
@@ -64,10 +65,10 @@ def sizes(x: Tensor) -> tuple[int, int, int, int]:
     return steps, batch, channels, math.prod(places)
 
 
-def memory(x: Tensor) -> tuple[Tensor | int, ...]:
-    """x [T, B, C, ...] as a kernel takes it: what `flat` gives, and its strides, for STRIDES."""
+def strides(x: Tensor) -> tuple[int, ...]:
+    """Of x [T, B, C, ...] as `flat` gives it, for STRIDES."""
     x = flat(x)
-    return (x, *x.stride()) if x.dim() == 4 else (x, *x.stride(), 1)
+    return x.stride() if x.dim() == 4 else (*x.stride(), 1)
 
 
 def like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -77,6 +78,11 @@ def like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     *outer, place = torch.empty_like(flat(x), dtype=dtype).stride()
     inner = [place * math.prod(x.shape[axis + 1 :]) for axis in range(3, x.dim())]
     return torch.empty_strided(x.shape, (*outer, *inner), dtype=dtype or x.dtype, device=x.device)
+
+
+def layout(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """What `like` gives, without memory."""
+    return like(torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta"), dtype)
 
 
 def keep(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -1,7 +1,6 @@
 """The linear recurrence with a logarithmic decay on the GPU: `kernel.cu` as a torch operator."""
 
 import math
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from sj_lang import cuda
 from sj_lang.neuron import state_dtype
 from sj_lang.operators import operator
-from sj_lang_neurons.scan.cuda_layout import Tile, like, memory, schedule, sizes
+from sj_lang_neurons.scan.cuda_layout import flat, like, schedule, sizes, strides
 
 FILE = Path(__file__).with_name("kernel.cu")
 
@@ -43,8 +42,8 @@ def log_scan(g: Tensor, u: Tensor, h_0: Tensor, lengths: Tensor | None = None) -
 def _forward(g: Tensor, u: Tensor, h_0: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     """g, u [T, B, C, ...]."""
     h, last = like(u), _empty(h_0)
-    arguments = [*memory(g), *memory(u), h_0.contiguous(), lengths, *memory(h), last, *sizes(u)]
-    _launch("log_scan", u, arguments)
+    tensors = (flat(g), flat(u), h_0.contiguous(), lengths, flat(h), last)
+    _planned("log_scan", len(tensors), g, u, h)(*tensors)
     return h, last
 
 
@@ -52,15 +51,19 @@ def _empty(h_0: Tensor) -> Tensor:
     return torch.empty_like(h_0, memory_format=torch.contiguous_format)
 
 
-@cache
-def _macros(dtype: torch.dtype, tile: Tile) -> cuda.Macros:
-    return cuda.macros_of(IO=cuda.IO[dtype], **tile.macros)
-
-
-def _launch(name: str, u: Tensor, arguments: list[Any]) -> None:
-    columns = math.prod(u.shape[1:])
-    tile = schedule(columns, u.shape[0])
-    cuda.launch(FILE, name, _macros(u.dtype, tile), (tile.blocks(columns), 1), tile.block, arguments, u.device)
+def _planned(name: str, tensors: int, *sequences: Tensor) -> cuda.Plan:
+    """The launch for sequences of these layouts, of which the last is the result's."""
+    u = sequences[-1]
+    key = (name, u.shape, u.dtype, u.device, *(x.stride() for x in sequences))
+    plan = cuda.PLANS.get(key)
+    if plan is None:
+        columns = math.prod(u.shape[1:])
+        tile = schedule(columns, u.shape[0])
+        macros = cuda.macros_of(IO=cuda.IO[u.dtype], **tile.macros)
+        numbers = [*(stride for x in sequences for stride in strides(x)), *sizes(u)]
+        plan = cuda.Plan(FILE, name, macros, (tile.blocks(columns), 1), tile.block, tensors, numbers, u.device)
+        cuda.remember(key, plan)
+    return plan
 
 
 _forward.register_fake(lambda g, u, h_0, lengths: (like(u), _empty(h_0)))
@@ -73,8 +76,9 @@ def _backward(
     """Gradients of g, u and h_0."""
     results = like(g), like(h), _empty(h_0)
     grad_g, grad_u, grad_0 = results
-    arguments = [*memory(grad), grad_last.contiguous(), *memory(g), *memory(h), h_0.contiguous(), lengths]
-    _launch("log_scan_backward", h, [*arguments, *memory(grad_g), *memory(grad_u), grad_0, *sizes(h)])
+    read = (flat(grad), grad_last.contiguous(), flat(g), flat(h), h_0.contiguous(), lengths)
+    run = _planned("log_scan_backward", len(read) + 3, grad, g, h, grad_g, grad_u)
+    run(*read, flat(grad_g), flat(grad_u), grad_0)
     return results
 
 

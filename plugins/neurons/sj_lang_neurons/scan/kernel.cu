@@ -5,8 +5,8 @@
 #include "tile.cuh"
 
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
-    log_scan(const io *g, STRIDES(g), const io *u, STRIDES(u), const real *h_0, const index_t *lengths, io *h, STRIDES(h),
-             real *h_last, index_t steps, index_t batch, index_t channels, index_t places) {
+    log_scan(const io *g, const io *u, const real *h_0, const index_t *lengths, io *h, real *h_last, STRIDES(g), STRIDES(u),
+             STRIDES(h), SIZES) {
     __shared__ Shared added, factor;
     const Column at = column(batch, channels, places);
     const index_t length = valid_steps(at, lengths, steps);
@@ -47,9 +47,9 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 }
 
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
-    log_scan_backward(const io *grad, STRIDES(grad), const real *grad_last, const io *g, STRIDES(g), const io *h, STRIDES(h),
-                      const real *h_0, const index_t *lengths, io *grad_g, STRIDES(grad_g), io *grad_u, STRIDES(grad_u),
-                      real *grad_0, index_t steps, index_t batch, index_t channels, index_t places) {
+    log_scan_backward(const io *grad, const real *grad_last, const io *g, const io *h, const real *h_0, const index_t *lengths,
+                      io *grad_g, io *grad_u, real *grad_0, STRIDES(grad), STRIDES(g), STRIDES(h), STRIDES(grad_g),
+                      STRIDES(grad_u), SIZES) {
     __shared__ Shared added, factor;
     const Column at = column(batch, channels, places);
     const index_t length = valid_steps(at, lengths, steps);

@@ -30,8 +30,12 @@ __device__ __forceinline__ real slope(real h, real alpha, real threshold, real m
 #elif FIRE == 1
     return h >= threshold - margin && h <= alpha + margin ? (real)1 : (real)0;
 #elif FIRE == 2  // ATan
-    const real v = (real)1.5707963267948966 * alpha * u;
-    return alpha / (2 * fma(v, v, (real)1));
+    const real v = (real)1.5707963267948966 * alpha * u, y = fma(v, v, (real)1);
+#if IO == 1
+    return alpha / (2 * y);
+#else
+    return alpha / 2 * reciprocal(y);
+#endif
 #elif FIRE == 3  // Sigmoid
     const real s = 1 / (1 + exp(-alpha * u));
     return alpha * s * (1 - s);

@@ -72,13 +72,13 @@ def read(path: Path) -> NDArray[np.uint8]:
     rank = content[3] if len(content) > 3 else 0
     head = 4 + 4 * rank
     if content[:2] != b"\0\0" or not rank or len(content) < head:
-        raise UserError(f"task.data: {path} is no idx file: it does not begin with two zero bytes and a header")
+        raise UserError(f"task.data: {path} is not an idx file: it does not begin with two zero bytes and a header")
     if content[2] != _BYTES:
         raise UserError(f"task.data: {path} holds numbers of type 0x{content[2]:02x}; expected unsigned bytes, 0x08")
     shape = tuple(np.frombuffer(content, ">u4", rank, 4).tolist())
     if len(content) - head != math.prod(shape):
         raise UserError(
-            f"task.data: {path} holds {len(content) - head:,} bytes behind its header, which says "
+            f"task.data: {path} holds {len(content) - head:,} bytes after its header, which says "
             f"{' x '.join(map(str, shape))} = {math.prod(shape):,}; the file is damaged"
         )
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sj_lang import build, plugins
 from sj_lang.errors import UserError
 
 
@@ -21,6 +22,17 @@ class SeriesTable:
     names: list[str]
     step: timedelta
     sha256: str
+
+
+def of(data: str) -> SeriesTable:
+    """The table of `task.data`: a registered source with `series()`, or a CSV."""
+    if data not in [source.name for source in plugins.all("source")]:
+        return read(Path(data).expanduser())
+    source = build.part("source", data)()
+    if not hasattr(source, "series"):
+        raise UserError(f"task.data: the source '{data}' has no series")
+    table: SeriesTable = source.series()
+    return table
 
 
 def read(path: Path) -> SeriesTable:
@@ -61,7 +73,8 @@ def _date(path: Path, line: int, text: str) -> datetime:
     try:
         date = datetime.fromisoformat(text.strip())
     except ValueError as error:
-        raise UserError(f"task.data: {path}, line {line}: '{text}' is no date as 2016-07-01 00:00:00") from error
+        wrong = f"task.data: {path}, line {line}: '{text}' is not a date such as 2016-07-01 00:00:00"
+        raise UserError(wrong) from error
     return date.astimezone(UTC).replace(tzinfo=None) if date.tzinfo else date
 
 

@@ -31,10 +31,12 @@ class NeuronLayer(nn.Module):
         self.node: nn.Module = self._fresh()
         self.spiking = neuron is not None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """mask `[T, B]`: True at valid steps; None: all are, which any neuron can do."""
         if not self.spiking:
             return cast(Tensor, self.node(x))
-        spikes, _ = cast(Any, self.node).functional(x)
+        masks = {} if mask is None else {"mask": mask}
+        spikes, _ = cast(Any, self.node).functional(x, **masks)
         return cast(Tensor, spikes)
 
     def initialise(self, module: nn.Module) -> None:

@@ -6,7 +6,7 @@
 
 A step is a column `[C, H]` of an image; neurons run along the steps, everything else works on each
 step alone. Ours: sums in the place of means at the end of a stage, so that what enters the next
-convolution are whole numbers; the batch norm behind it absorbs the factor. Shapes: `[T, B, C, H]`
+convolution are whole numbers; the batch norm after it absorbs the factor. Shapes: `[T, B, C, H]`
 inside, `[B, T, C, H]` outside.
 """
 
@@ -64,7 +64,7 @@ class SequenceCNNConfig(NeuronConfig, PreTrainedConfig):  # type: ignore[misc]
 
     @property
     def last_height(self) -> int:
-        """H behind the last stage."""
+        """H after the last stage."""
         height = self.height
         for _ in range(self.stages):
             height //= self.pool

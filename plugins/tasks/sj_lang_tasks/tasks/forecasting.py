@@ -1,7 +1,6 @@
 """Predict the next steps of several series from the last ones."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,11 @@ class Forecasting(Task):
     """Predict `horizon` steps of all series of a table from the `length` steps before them.
 
     data: a CSV as ETT's: a column `date`, which grows by the same step, and a column of numbers for
-        each series.
+        each series; or a registered source with series (`mackey_glass`).
     length: L, steps that the model sees.
     horizon: steps that it predicts.
     split: train, validation and test, in this order: shares that add up to 1, or numbers of rows;
-        what is behind their sum is not used. Targets lie within their part; the steps before them
+        rows after their sum are not used. Targets lie within their part; the steps before them
         may reach into the part before.
 
     Series are shifted and scaled to mean 0 and deviation 1 on train, and so are all figures: `loss`
@@ -64,7 +63,7 @@ class Forecasting(Task):
             raise UserError(
                 "task.data: name a CSV with a column date and one for each series, e.g. task.data=ETTh1.csv"
             )
-        table = series.read(Path(self.data).expanduser())
+        table = series.of(self.data)
         ends = self._ends(len(table.values))
         first = table.values[: ends[0]]
         flat = [name for name, low, high in zip(table.names, first.min(0), first.max(0), strict=True) if low == high]
@@ -103,7 +102,7 @@ class Forecasting(Task):
             raise UserError(f"task.split asks for {ends[-1]:,} rows, the table has {rows:,}")
         for name, start, end in zip(PARTS, (self.length, *ends[:-1]), ends, strict=True):
             if end - start < self.horizon:
-                past = f" behind the first task.length={self.length}" if name == "train" else ""
+                past = f" after the first task.length={self.length}" if name == "train" else ""
                 raise UserError(
                     f"task.horizon is {self.horizon}, but {name} has {max(0, end - start)} rows{past}; "
                     "lower it, or take a longer series"

@@ -1,6 +1,5 @@
 """Classify images that are read as sequences."""
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ from sj_lang.component.schema import Data
 from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, NumberedEpochs, Prepared, Task
 from sj_lang_tasks.data import images
+from sj_lang_tasks.data.cuts import check_shares
 from sj_lang_tasks.data.images import ImageSet
 
 Order = Literal["columns", "pixels"]
@@ -52,11 +52,7 @@ class ImageClassification(Task):
         mixup: float = 0.0,
         cutmix: float = 0.0,
     ) -> None:
-        for name, value in (("test", test), ("validation", validation), ("mixup", mixup), ("cutmix", cutmix)):
-            if not 0 <= value < float("inf"):
-                raise UserError(f"task.{name} is {value}; expected 0 or more")
-        if test == 0:
-            raise UserError("task.test is 0; expected a share of the images or a number of them")
+        check_shares(test=test, validation=validation, mixup=mixup, cutmix=cutmix)
         self.data: Any = data
         self.order, self.test, self.validation = order, test, validation
         self.mixup, self.cutmix = mixup, cutmix
@@ -66,7 +62,7 @@ class ImageClassification(Task):
         if self.data is None:
             raise UserError("task.data is not set: name a source, a folder of idx files, or hub:owner/name")
         sets, names = images.read(self.data)
-        parts, notes = self._parts(sets)
+        parts, notes = images.parted(sets, test=self.test, validation=self.validation)
         channels, height, width = parts["train"].pixels.shape[1:]
         steps = width if self.order == "columns" else height * width
         if steps < 2:
@@ -102,22 +98,6 @@ class ImageClassification(Task):
             fingerprint={"data": self.data, **{name: part.fingerprint() for name, part in parts.items()}},
             notes=[f"{channels} x {height} x {width} pixels, {len(names)} classes; T = {steps} steps", *notes],
         )
-
-    def _parts(self, sets: Mapping[str, ImageSet]) -> tuple[dict[str, ImageSet], list[str]]:
-        parts = dict(sets)
-        train = parts.pop("all") if "all" in parts else parts.pop("train")
-        notes = []
-        shuffled = np.random.default_rng(0).permutation(len(train))
-        for name in ("test", "validation"):
-            share = getattr(self, name)
-            if name in parts or not share:
-                continue
-            count = round(share * len(train)) if share < 1 else int(share)
-            if not 0 < count < len(shuffled):
-                raise UserError(f"task.{name} is {share:g}, of {len(train):,} images; nothing is left to train on")
-            parts[name], shuffled = train.rows(shuffled[:count]), shuffled[count:]
-            notes.append(f"no {name}: {count:,} images are cut from train for it")
-        return {"train": train.rows(np.sort(shuffled)), **parts}, notes
 
 
 class Sequences:

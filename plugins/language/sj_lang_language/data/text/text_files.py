@@ -19,7 +19,7 @@ def read(place: Path) -> dict[str, str]:
     """The text of a file, `{"all": text}`, or of a folder.
 
     A folder that holds `train.txt` counts as cut already: `train`, `validation` (or `valid`,
-    `dev`) and `test`, each .txt or .txt.gz. Of any other folder all .txt and .txt.gz files, at any
+    `dev`) and `test`, each .txt or .txt.gz. All .txt and .txt.gz files of any other folder, at any
     depth, are joined in the order of their paths. A byte order mark is dropped. Raises UserError,
     naming file and line, for what is missing, empty, not UTF-8 or no text.
     """

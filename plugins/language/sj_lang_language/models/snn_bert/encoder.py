@@ -186,10 +186,10 @@ class SNNBertPreTrainedModel(SpikingModel, PreTrainedModel):  # type: ignore[mis
         spikes of K.
         """
         for layer in [module for module in self.modules() if isinstance(module, SpikingLayer)]:
-            behind = [one for one in self.modules() if isinstance(one, SpikingLinear) and one.neurons is layer]
-            if layer.scale is None or layer.shift is None or not behind:
+            readers = [one for one in self.modules() if isinstance(one, SpikingLinear) and one.neurons is layer]
+            if layer.scale is None or layer.shift is None or not readers:
                 continue
-            for linear in behind:
+            for linear in readers:
                 weight, bias = linear.folded()
                 linear.weight.copy_(weight)
                 if bias is not None:

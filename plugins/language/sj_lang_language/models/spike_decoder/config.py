@@ -1,5 +1,6 @@
 """The configuration of a SpikeDecoder: its sizes and components."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -30,6 +31,9 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
         "carries_state": "cached generation carries the neurons' state from token to token",
         "any_length": "texts have any length",
     }
+    #: LIF halves its input by default; what spikes of 1 charge then comes near the threshold of 1
+    #: and never reaches it: no neuron of the network fires
+    presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {"neuron": {"lif": {"decay_input": False}}}
 
     #: V, the number of tokens; fixed by the data
     vocab_size: int = 256
@@ -59,7 +63,7 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     #: the size-matched ANN, with softmax attention, GELU and a float embedding in the place of
     #: spikes; all parameters outside the neurons have the same names and shapes
     twin: bool = False
-    #: the norms behind Linear layers are absorbed by them; `model.fold()` does it
+    #: the norms after Linear layers are absorbed by them; `model.fold()` does it
     folded: bool = False
     #: what is made of spikes: 0 nothing (the ANN), 1 the embedding, 2 attention too, 3 the MLPs
     #: too, 4 what the head reads too
@@ -127,7 +131,7 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
             ),
             (
                 self.first_block_fires and degree < 2,
-                f"first_block_fires puts neurons behind attention, which is float at degree {degree}; take 2 or more",
+                f"first_block_fires puts neurons after attention, which is float at degree {degree}; take 2 or more",
             ),
             (
                 self.join != "average" and not repeat,

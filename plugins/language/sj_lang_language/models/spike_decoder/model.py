@@ -135,7 +135,7 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
         return {name: [layer.get_submodule(name) for layer in self.layers] for name in ("attention", "mlp")}
 
     def fold(self) -> None:
-        """Let each Linear absorb the batch or power norm behind it, as evaluation computes it.
+        """Let each Linear absorb the batch or power norm after it, as evaluation computes it.
 
         Outputs stay as they are, up to rounding. The model is stored and loaded folded. UserError
         if a norm cannot be absorbed, before anything is changed.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from sj_lang import cuda
+from sj_lang.cuda.text import OPTIONS, source
 
 WHEELS = ("nvidia-cuda-nvrtc-cu12", "nvidia-cuda-nvrtc")
 #: what a log may say: what `--ptxas-options=-v` asks for, and that a later CUDA drops an old
@@ -93,15 +93,15 @@ class Compiler:
         return sorted(capabilities)
 
     def compile(self, path: Path, macros: Mapping[str, int], *, arch: str) -> Program:
-        """Compile as `sj_lang.cuda` does. Raises CompileError."""
+        """Compile as the kernels are. Raises CompileError."""
         with ThreadPoolExecutor(1) as another:  # NVRTC 12.4 leaves its thread in the locale "C"
             return another.submit(self._compile, path, macros, arch).result()
 
     def _compile(self, path: Path, macros: Mapping[str, int], arch: str) -> Program:
         defines = [f"-D{key}={value}" for key, value in macros.items()]
-        options = [*cuda.OPTIONS, f"--gpu-architecture={arch}", "--ptxas-options=-v", *defines]
+        options = [*OPTIONS, f"--gpu-architecture={arch}", "--ptxas-options=-v", *defines]
         program = ctypes.c_void_p()
-        text = cuda.source(path).encode()
+        text = source(path).encode()
         self._check(self.library.nvrtcCreateProgram(ctypes.byref(program), text, path.name.encode(), 0, None, None))
         try:
             failed = self.library.nvrtcCompileProgram(program, len(options), _strings(options))

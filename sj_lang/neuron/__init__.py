@@ -14,6 +14,7 @@ from sj_lang import cuda, masks
 from sj_lang.compat import BothLines, OldNode, spikingjelly
 from sj_lang.errors import choices
 from sj_lang.masks import State as State  # neurons import it from here
+from sj_lang.neuron import inputs
 from sj_lang.operators import Kernel as Kernel  # neurons import it from here
 from sj_lang.operators import is_exporting, leaf, no_autocast
 
@@ -166,7 +167,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         self, x: Tensor, state: State | None, mask: Tensor | None, *, single: bool
     ) -> tuple[Tensor, State, Tensor | None]:
         """`functional` for a given step mode, with the potentials if `store_v_seq`."""
-        masks.refuse_unfit(self, x, mask, single)
+        inputs.refuse_unfit(self, x, mask, single)
         if self.copies_input and torch.is_grad_enabled():
             x = x.clone()
         x, mask, between = self._folded(x, mask, single)
@@ -176,7 +177,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         for kernel in () if single else self.kernels.values():  # `sequence` fits both to its choice
             half, zeros = half or kernel.half, zeros or kernel.zeros
         if state is not None:
-            state = masks.folded_state(self, state, x, shape, between or shape[:1], dtype)
+            state = inputs.folded_state(self, state, x, shape, between or shape[:1], dtype)
         else:
             state = {} if zeros else self.fresh_state(x, shape)
         with no_autocast(x):

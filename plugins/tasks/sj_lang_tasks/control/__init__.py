@@ -1,0 +1,1 @@
+"""Policies that learn in environments of gymnasium."""

@@ -1,0 +1,33 @@
+"""Parts that are cut from the training data."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sj_lang.errors import UserError
+
+
+def check_shares(*, test: float, **others: float) -> None:
+    """Refuse options of `task:` that are negative or not finite, and no test."""
+    for name, value in {"test": test, **others}.items():
+        if not 0 <= value < float("inf"):
+            raise UserError(f"task.{name} is {value}; expected 0 or more")
+    if test == 0:
+        raise UserError("task.test is 0; expected a share of the images or a number of them")
+
+
+def cut(count: int, shares: Mapping[str, float], what: str) -> dict[str, NDArray[np.int64]]:
+    """Numbers of `train` and of each part, at random and alike for every seed; of no item twice.
+
+    count: of all items. shares: of each part, in order; from 1 on a number of items. what: they are
+    called, for the error.
+    """
+    shuffled = np.random.default_rng(0).permutation(count)
+    parts = {}
+    for name, share in shares.items():
+        size = round(share * count) if share < 1 else int(share)
+        if not 0 < size < len(shuffled):
+            raise UserError(f"task.{name} is {share:g}, of {count:,} {what}; nothing is left to train on")
+        parts[name], shuffled = shuffled[:size], shuffled[size:]
+    return {"train": np.sort(shuffled), **parts}

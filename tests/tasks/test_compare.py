@@ -1,0 +1,74 @@
+"""One table and one figure of all tasks; the series that five/all runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from sj_lang_tasks import compare
+from sj_lang_tasks.data.mackey_glass import DELAYS, MackeyGlass
+from sj_lang_tasks.tasks.forecasting import Forecasting
+
+from sj_lang.errors import UserError
+from sj_lang.recipe import load
+
+
+def write_run(folder: Path, task: str, **figures: float) -> None:
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"task": {"type": task}}))
+    (folder / "metrics.json").write_text(json.dumps({name.replace("__", "."): x for name, x in figures.items()}))
+
+
+def test_means_and_standard_errors_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, accuracy in enumerate([0.7, 0.8, 0.9]):
+        place = tmp_path / f"all/image/dsn-1/seed-{seed}"
+        write_run(place, "image_classification", test__accuracy=accuracy, firing_rate__mean=0.2, energy__mj=2e-6)
+    write_run(tmp_path / "all/image/ann", "image_classification", test__accuracy=0.5, parameters__total=7)
+    write_run(tmp_path / "all/control/dsn-1", "control", test__return=-150.0, firing_rate__mean=0.1)
+    assert compare.main([str(tmp_path / "all")]) == 0
+    text = capsys.readouterr().out
+    assert "| image | dsn-1 | 0.8 ± 0.058 | 0.2 ± 0 |  | 2 ± 0 |" in text
+    assert "| image | ann | 0.5 |  |  |  |  |  | 7 |" in text
+    assert "| control | dsn-1 | -150 | 0.1 |" in text
+    assert (tmp_path / "all/neurons.md").read_text() in text
+    assert (tmp_path / "all/neurons.png").stat().st_size > 1000
+
+
+def test_a_series_of_one_task_is_called_as_its_folder(tmp_path: Path) -> None:
+    write_run(tmp_path / "pixels/lif", "image_classification", test__accuracy=0.3)
+    assert list(compare.read([tmp_path / "pixels"])) == ["pixels"]
+
+
+def test_what_is_no_series_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="no finished run below"):
+        compare.read([tmp_path])
+    write_run(tmp_path / "one", "control", test__return=1.0)
+    assert compare.main([str(tmp_path / "one")]) == 2
+    assert "is a single run; expected the folder of a series" in capsys.readouterr().err
+
+
+def test_five_all_has_a_task_of_each_kind() -> None:
+    recipe = load("five/all", ["seeds=null"])
+    tasks = {name.split("/")[0]: one.task["type"] for name, one in recipe.runs.items()}
+    assert list(tasks) == ["image", "events", "series", "language", "control"]
+    assert sorted(tasks.values()) == sorted(compare.METRICS)
+    assert len(recipe.runs) == 5 * 6 - 2  # a language model has no PSN, and this one no twin
+
+
+def test_chaotic_series_follow_their_equation_and_need_no_file() -> None:
+    table = MackeyGlass().series()
+    assert table.values.shape == (4000, len(DELAYS))
+    assert table.sha256 == MackeyGlass().series().sha256
+    x = table.values
+    for column, tau in enumerate(DELAYS):
+        now, late = x[tau:-1, column], x[: -tau - 1, column]
+        slope = 0.2 * late / (1 + late**10) - 0.1 * now
+        assert np.corrcoef(slope, np.diff(x[tau:, column]))[0, 1] > 0.99
+    assert abs(np.corrcoef(x.T)[0, 1]) < 0.9
+    ready = Forecasting(data="mackey_glass", length=48).prepare(None, seed=0)
+    assert ready.model["num_series"] == 3
+    with pytest.raises(UserError, match="the source 'digits' has no series"):
+        Forecasting(data="digits").prepare(None, seed=0)
