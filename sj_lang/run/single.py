@@ -81,6 +81,7 @@ def train(
             else:
                 learning.learn(trainer, job.prepared.learner, console)
             _conclude(trainer, job, folder, console, record)
+        trainer.termination.check("when the run was finished")
     finally:
         console.close()
         folder.unlock()

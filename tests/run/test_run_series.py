@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import statistics
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from sj_lang import run
 from sj_lang.errors import Interrupted, RunFailed, Unreachable, UserError
 from sj_lang.manifest import read_json
 from sj_lang.recipe import load
+from sj_lang.report import figures
 from sj_lang.run import series
 
 TWO = """\
@@ -115,6 +118,20 @@ def test_a_series_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "s/spiking/manifest.json").read_bytes() == before
     assert read_json(tmp_path / "s/manifest.json")["status"] == "done"
     assert list(read_json(tmp_path / "s/metrics.json")) == ["spiking", "ann"]
+
+
+def test_a_signal_while_the_last_figures_are_drawn_ends_the_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "decays", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(TinyText, "sample_prompt", lambda *args: None)
+        with pytest.raises(Interrupted, match=r"SIGTERM when the run was finished\. To continue: .* --resume s$"):
+            run.execute(load(write_recipe(tmp_path, TWO), SHORT))
+    assert read_json(tmp_path / "s/spiking/manifest.json")["status"] == "done"
+    assert not (tmp_path / "s/ann").exists()
+    assert run.execute(load("s/recipe.yaml"), resume="s") == 0
+    assert read_json(tmp_path / "s/ann/manifest.json")["status"] == "done"
 
 
 def test_one_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
