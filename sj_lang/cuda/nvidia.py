@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +13,10 @@ from sj_lang.cuda import driver, nvrtc
 from sj_lang.cuda.driver import Function
 from sj_lang.cuda.text import OPTIONS, Macros, source
 from sj_lang.errors import not_imported
+
+
+#: kernels of CuPy, which unloads one with its last reference
+_KEPT: list[Any] = []
 
 
 class NVIDIA:
@@ -38,6 +43,7 @@ def _loaded_by_cupy(path: Path, name: str, macros: Macros, index: int) -> int:
     options = (*OPTIONS, *(f"-D{key}={value}" for key, value in macros))
     kernel = cupy.RawModule(code=source(path), options=options, backend="nvrtc").get_function(name)
     kernel.compile()
+    _KEPT.append(kernel)
     return int(kernel.kernel.ptr)
 
 
