@@ -14,7 +14,6 @@ from sj_lang.cuda.driver import Function
 from sj_lang.cuda.text import OPTIONS, Macros, source
 from sj_lang.errors import not_imported
 
-
 #: kernels of CuPy, which unloads one with its last reference
 _KEPT: list[Any] = []
 
