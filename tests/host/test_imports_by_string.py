@@ -17,7 +17,7 @@ IMPORTED_BY_NAME = {
     "sj_lang.compat": ["f'spikingjelly.activation_based.{module}'", "'spikingjelly.activation_based.layer'"],
     "sj_lang.hf": ["'torch'", "package"],
     "sj_lang.cpu": ["'numba'"],
-    "sj_lang.cuda": ["'cupy'"],
+    "sj_lang.cuda.nvidia": ["'cupy'"],
     "sj_lang.commands.completion": ["'shtab'"],
     "sj_lang.commands.doctor": ["PROBES.get(name, name)", "module"],
     "sj_lang.commands.swap": ["module"],

@@ -95,7 +95,7 @@ def test_in_every_recipe_that_is_shipped(shipped: Path, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     path = Path("shipped.yaml")
     path.write_text(shipped.read_text(encoding="utf-8"), encoding="utf-8")
-    assert assert_right_key_is_named(path) > 5
+    assert assert_right_key_is_named(path) > 3  # some are little more than a `base`
 
 
 @pytest.mark.parametrize("shipped", RECIPES, ids=lambda path: path.relative_to(path.parents[1]).as_posix())
