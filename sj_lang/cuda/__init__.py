@@ -175,7 +175,7 @@ def no_device() -> str:
 
 
 ENGINES: dict[str, Engine] = {"cuda": NVIDIA()}
-#: `Plan`s by what an operator finds them with, its name first
+#: each `Plan` by what an operator finds it with, its name first
 PLANS: dict[tuple[Hashable, ...], Any] = {}
 MOST_PLANS = 4_096  # of a training on texts of all lengths
 
