@@ -77,7 +77,11 @@ def table(tasks: Mapping[str, Mapping[str, Points]]) -> str:
 
 def _cell(values: Sequence[float]) -> str:
     spread = f" ± {_error(values):.2g}" if len(values) > 1 else ""
-    return f"{mean(values):.4g}{spread}"
+    return f"{_number(mean(values))}{spread}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _error(values: Sequence[float]) -> float:
