@@ -30,6 +30,10 @@ TILES_OF = {cupy_fast.FILE: [TILES[0], TILES[2]]}
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in cuda.IO}
 FOUND = {compiler.version[0]: compiler for compiler in compilers()}
 
+#: bytes, of kernels that need more than the 128 registers a block of 512 threads leaves to each; the
+#: most is that of compute capabilities 7.0 and 7.5
+SPILLS = {"bpsn_backward": 256}
+
 DSN = {"TAPS": 4, "LOGIT": 0, "POWER": 4, "FIRE": 1, "NEXT": 0}
 BPSN = {"PAST": 1, "FUTURE": 1, "LATERAL": 1, "NORMALISED": 1, "SOFTPLUS": 1, "FIRE": 2}
 GRID = {**BPSN, "LATERAL": 0, "SOFTPLUS": 0, "FIRE": 1}
@@ -84,7 +88,7 @@ def compiles(compiler: Compiler, arch: int, path: Path, macros: dict[str, int]) 
         print(f"\n{compiler.version} sm_{arch} {macros} {name}: {registers} registers, {spilled} bytes spilled")
         assert registers <= 255
         if macros["IO"] != cuda.IO[torch.float64]:  # doubles are there to be exact, not fast
-            assert spilled <= 64, name
+            assert spilled <= SPILLS.get(name, 64), name
 
 
 def tiles_of(path: Path, dtype: torch.dtype) -> Iterator[Tile]:

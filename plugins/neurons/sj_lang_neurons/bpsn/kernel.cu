@@ -299,9 +299,9 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
         for (int i = 0; i < STEPS; i++) of_f[i] = of_b[i] = 0;
         for (bool more = true; more; b++) {
             more = MORE;
+            REPLAY
             spike raw_grad[STEPS];
             fetch<STEPS>(raw_grad, grad + b * grad_b, grad_t, start, length);
-            REPLAY
             POTENTIALS
 #pragma unroll
             for (int i = 0; i < STEPS; i++) {
