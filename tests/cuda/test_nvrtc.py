@@ -30,8 +30,8 @@ TILES_OF = {cupy_fast.FILE: [TILES[0], TILES[2]]}
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in cuda.IO}
 FOUND = {compiler.version[0]: compiler for compiler in compilers()}
 
-#: bytes, of kernels that need more than the 128 registers a block of 512 threads leaves to each; the
-#: most is that of compute capabilities 7.0 and 7.5
+#: bytes, of kernels that need more than the 128 registers that 512 threads leave to each; the most
+#: is that of compute capabilities 7.0 and 7.5
 SPILLS = {"bpsn_backward": 256}
 
 DSN = {"TAPS": 4, "LOGIT": 0, "POWER": 4, "FIRE": 1, "NEXT": 0}
