@@ -1,6 +1,6 @@
 """The figures of a run, as PNG files: learning curves, firing rates, the spikes of one sample."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +63,17 @@ def compared_curves(runs: Mapping[str, History], path: Path) -> bool:
     return True
 
 
+def length_of(name: str) -> tuple[int, str] | None:
+    """N and the figure of "test@N.<figure>"; None of any other name."""
+    split, _, figure = name.partition(".")
+    length = split.removeprefix("test@")
+    return (int(length), figure) if length != split and length.isdigit() else None
+
+
 def at_lengths(metrics: Mapping[str, Any], figure: str) -> tuple[list[int], list[float]]:
     """Lengths N in ascending order, and the values of "test@N.<figure>"."""
-    points = []
-    for name, value in metrics.items():
-        split, _, key = name.partition(".")
-        length = split.removeprefix("test@")
-        if key == figure and length != split and length.isdigit():
-            points.append((int(length), float(value)))
-    points.sort()
+    at = {name: length_of(name) for name in metrics}
+    points = sorted((of[0], float(metrics[name])) for name, of in at.items() if of and of[1] == figure)
     return [length for length, _ in points], [value for _, value in points]
 
 
@@ -135,11 +137,8 @@ def firing_rates(history: History, path: Path) -> bool:
 
 def raster(spikes: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
     """A panel per layer, neurons over time. spikes: of one sample, layer -> [steps, channels]."""
-    if not spikes:
-        return False
-    shown = _spread(list(spikes.items()), _MOST_PANELS)
-    figure, panels = _panels(len(shown), width=4.6, height=2.6, shared=False)
-    for axes, (name, values) in zip(panels, shown, strict=True):
+
+    def draw(axes: Any, values: NDArray[np.generic]) -> str:
         picked = np.linspace(0, values.shape[1] - 1, min(values.shape[1], _MOST_NEURONS)).round().astype(int)
         part = np.asarray(values, dtype=np.float32)[:_MOST_STEPS, picked]
         largest = max(float(np.abs(part).max(initial=0)), 1.0)
@@ -153,30 +152,47 @@ def raster(spikes: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
         sizes = f" (of 1 to {largest:.0f})" if largest > 1 else ""
         if signed:
             sizes = f" (of -{largest:.0f} to {largest:.0f}; red: below 0)"
-        caption = f"{len(picked)}{counts} neurons, {100 * float((part != 0).mean()):.1f} % of steps with a spike{sizes}"
-        axes.set_title(f"{name}\n{caption}", fontsize=9)
-        axes.tick_params(labelsize=8)
-    figure.supxlabel("time step", fontsize=10)
-    figure.supylabel("neuron", fontsize=10)
-    figure.suptitle("Spikes of one sample" + _omitted(len(spikes), len(shown), "layers"), fontsize=12)
-    _save(figure, path)
-    return True
+        return f"{len(picked)}{counts} neurons, {100 * float((part != 0).mean()):.1f} % of steps with a spike{sizes}"
+
+    labels = ("Spikes of one sample", "time step", "neuron")
+    return _of_layers(spikes, draw, path, labels=labels, width=4.6, height=2.6, shared=False)
 
 
 def decays(layers: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
     """A histogram per layer. layers: layer -> its channels' decays, in 0 to 1; False: no data."""
+
+    def draw(axes: Any, values: NDArray[Any]) -> str:
+        axes.hist(values, bins=20, range=(0, 1), weights=np.full(len(values), 1 / len(values)), color=COLOURS[0])
+        _plain(axes)
+        return f"median {np.median(values):.2f}"
+
+    labels = ("Decays", "share that a step keeps", "share of channels")
+    return _of_layers(layers, draw, path, labels=labels, width=3.4, height=2.0, shared=True)
+
+
+def _of_layers(
+    layers: Mapping[str, NDArray[np.generic]],
+    draw: Callable[[Any, NDArray[np.generic]], str],
+    path: Path,
+    *,
+    labels: tuple[str, str, str],
+    width: float,
+    height: float,
+    shared: bool,
+) -> bool:
+    """A panel per layer, which `draw` fills and calls something. labels: title, x, y. False: no
+    data."""
     if not layers:
         return False
     shown = _spread(list(layers.items()), _MOST_PANELS)
-    figure, panels = _panels(len(shown), width=3.4, height=2.0, shared=True)
+    figure, panels = _panels(len(shown), width=width, height=height, shared=shared)
     for axes, (name, values) in zip(panels, shown, strict=True):
-        axes.hist(values, bins=20, range=(0, 1), weights=np.full(len(values), 1 / len(values)), color=COLOURS[0])
-        axes.set_title(f"{name}\nmedian {np.median(values):.2f}", fontsize=9)
-        _plain(axes)
+        axes.set_title(f"{name}\n{draw(axes, values)}", fontsize=9)
         axes.tick_params(labelsize=8)
-    figure.supxlabel("share that a step keeps", fontsize=10)
-    figure.supylabel("share of channels", fontsize=10)
-    figure.suptitle("Decays" + _omitted(len(layers), len(shown), "layers"), fontsize=12)
+    title, x, y = labels
+    figure.supxlabel(x, fontsize=10)
+    figure.supylabel(y, fontsize=10)
+    figure.suptitle(title + _omitted(len(layers), len(shown), "layers"), fontsize=12)
     _save(figure, path)
     return True
 

@@ -210,15 +210,13 @@ def _losses(pages: Sequence[Page]) -> dict[str, str]:
 
 def _lengths(pages: Sequence[Page]) -> dict[str, str]:
     """The explanation of figures at a length, "test@N.<figure>"."""
-    names = {name for page in pages for name in page.metrics if name.startswith("test@")}
+    at = {name: figures.length_of(name) for page in pages for name in page.metrics}
     places = {
         "bits_first_tenth": ", bits per character in their first tenth",
         "bits_last_tenth": ", in their last tenth",
     }
     return {
-        name: f"the test text in windows of {name[5:].partition('.')[0]} tokens"
-        + places.get(name.partition(".")[2], "")
-        for name in names
+        name: f"the test text in windows of {of[0]} tokens" + places.get(of[1], "") for name, of in at.items() if of
     }
 
 

@@ -39,8 +39,9 @@ Points = dict[str, list[float]]
 
 
 def read(roots: Sequence[Path]) -> dict[str, dict[str, Points]]:
-    """Task -> neuron -> figure -> its values, one a seed. A task is called as the folder above its
-    neurons, and its metric is the figure `metric`. UserError if nothing is finished."""
+    """Task -> neuron -> figure -> its values, one a seed: of `METRICS` the task's, and of `SHOWN`
+    what there is. A task is called as the folder above its neurons. UserError if nothing is
+    finished."""
     tasks: dict[str, dict[str, Points]] = {}
     for root in roots:
         for path in sorted(root.rglob("recipe.yaml")):
@@ -54,9 +55,8 @@ def read(roots: Sequence[Path]) -> dict[str, dict[str, Points]]:
             if len(words) < 2:
                 raise UserError(f"{root} is a single run; expected the folder of a series")
             figures = folder.read_metrics()
-            kept = tasks.setdefault(words[-2], {}).setdefault(words[-1], {"metric": []})
-            kept["metric"].append(figures[metric])
-            kept.setdefault(metric, [])
+            kept = tasks.setdefault(words[-2], {}).setdefault(words[-1], {})
+            kept.setdefault(metric, []).append(figures[metric])
             for name in SHOWN:
                 if name in figures:
                     kept.setdefault(name, []).append(figures[name] * (NANO if name.endswith("mj") else 1))
@@ -70,9 +70,14 @@ def table(tasks: Mapping[str, Mapping[str, Points]]) -> str:
     lines = [f"| task | neuron | metric | {' | '.join(SHOWN.values())} |", "|---" * (3 + len(SHOWN)) + "|"]
     for task, neurons in tasks.items():
         for neuron, figures in neurons.items():
-            cells = [_cell(figures[name]) if name in figures else "" for name in SHOWN]
-            lines.append(f"| {task} | {neuron} | {_cell(figures['metric'])} | {' | '.join(cells)} |")
+            cells = [_cell(figures[name]) if name in figures else "" for name in (_metric(figures), *SHOWN)]
+            lines.append(f"| {task} | {neuron} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _metric(figures: Points) -> str:
+    """The name of the task's metric among the figures of a neuron."""
+    return next(name for name in figures if name in METRICS.values())
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -97,7 +102,7 @@ def draw(tasks: Mapping[str, Mapping[str, Points]], path: Path) -> None:
     FigureCanvasAgg(figure)
     for axes, (task, neurons) in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True):
         for number, (neuron, figures) in enumerate(neurons.items()):
-            rates, values = figures.get("firing_rate.mean"), figures["metric"]
+            rates, values = figures.get("firing_rate.mean"), figures[_metric(figures)]
             if rates is None:
                 axes.axhline(mean(values), color="grey", linestyle="--", linewidth=1, label=neuron)
                 continue
@@ -105,7 +110,7 @@ def draw(tasks: Mapping[str, Mapping[str, Points]], path: Path) -> None:
                 mean(rates), mean(values), xerr=_error(rates), yerr=_error(values), fmt="o", color=f"C{number}",
                 label=neuron,
             )  # fmt: skip
-        metric = next(name for name in next(iter(neurons.values())) if name in METRICS.values())
+        metric = _metric(next(iter(neurons.values())))
         axes.set(title=task, xlabel="firing rate", ylabel=metric.removeprefix("test.").replace("_", " "))
         axes.legend(fontsize="x-small")
     figure.savefig(path, dpi=150)

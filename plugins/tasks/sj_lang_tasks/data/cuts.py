@@ -1,6 +1,7 @@
 """Parts that are cut from the training data."""
 
 from collections.abc import Mapping
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,36 @@ def check_shares(*, test: float, **others: float) -> None:
             raise UserError(f"task.{name} is {value}; expected 0 or more")
     if test == 0:
         raise UserError("task.test is 0; expected a share of the images or a number of them")
+
+
+class Choosable(Protocol):
+    """Data of which rows can be chosen."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, chosen: NDArray[np.int64]) -> Self:
+        """The rows with these numbers, in their order."""
+        ...
+
+
+Cuttable = TypeVar("Cuttable", bound=Choosable)
+
+
+def parted(
+    sets: Mapping[str, Cuttable], *, test: float, validation: float, what: str
+) -> tuple[dict[str, Cuttable], list[str]]:
+    """`train`, and `test` and `validation`, cut from it if they are missing; and notes on it.
+
+    sets: these parts, or `all`. what: rows are called, for notes and errors.
+    """
+    parts = dict(sets)
+    train = parts.pop("all") if "all" in parts else parts.pop("train")
+    missing = {
+        name: share for name, share in (("test", test), ("validation", validation)) if share and name not in parts
+    }
+    rows = cut(len(train), missing, what)
+    notes = [f"no {name}: {len(rows[name]):,} {what} are cut from train for it" for name in missing]
+    return {**{name: train.rows(chosen) for name, chosen in rows.items()}, **parts}, notes
 
 
 def cut(count: int, shares: Mapping[str, float], what: str) -> dict[str, NDArray[np.int64]]:

@@ -13,7 +13,6 @@ from sj_lang import build, plugins
 from sj_lang.errors import UserError
 from sj_lang.hf import HUB, data_sets
 from sj_lang_tasks.data import idx
-from sj_lang_tasks.data.cuts import cut
 from sj_lang_tasks.data.idx import Labelled
 
 PARTS = ("train", "validation", "test")
@@ -55,18 +54,6 @@ def read(data: str | Mapping[str, str]) -> tuple[dict[str, ImageSet], list[str]]
         if sizes[0] != sizes[1]:
             raise UserError(f"task.data: images of {first} are {sizes[0]} (C x H x W), those of {part} {sizes[1]}")
     return sets, [str(name) for name in names]
-
-
-def parted(sets: Mapping[str, ImageSet], *, test: float, validation: float) -> tuple[dict[str, ImageSet], list[str]]:
-    """`train`, and `test` and `validation`, cut from it if they are missing; and notes on it."""
-    parts = dict(sets)
-    train = parts.pop("all") if "all" in parts else parts.pop("train")
-    missing = {
-        name: share for name, share in (("test", test), ("validation", validation)) if share and name not in parts
-    }
-    rows = cut(len(train), missing, "images")
-    notes = [f"no {name}: {len(rows[name]):,} images are cut from train for it" for name in missing]
-    return {**{name: train.rows(chosen) for name, chosen in rows.items()}, **parts}, notes
 
 
 def _checked(part: str, pixels: NDArray[np.uint8], labels: NDArray[np.int64], names: NDArray[np.int64]) -> ImageSet:

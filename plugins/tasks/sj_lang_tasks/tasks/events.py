@@ -12,7 +12,7 @@ from sj_lang.component.schema import Data
 from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, Prepared, Task
 from sj_lang_tasks.data import images, recordings, saccades
-from sj_lang_tasks.data.cuts import check_shares, cut
+from sj_lang_tasks.data.cuts import check_shares, parted
 from sj_lang_tasks.data.images import ImageSet
 from sj_lang_tasks.data.recordings import Recordings
 from sj_lang_tasks.tasks.images import metrics, reduce
@@ -114,7 +114,7 @@ class EventClassification(Task):
         if self.data is None:
             raise UserError("task.data is not set: name a source, a folder of idx files, or hub:owner/name")
         sets, names = images.read(self.data)
-        parts, notes = images.parted(sets, test=self.test, validation=self.validation)
+        parts, notes = parted(sets, test=self.test, validation=self.validation, what="images")
         frames = {name: self._events(part, SEED + number) for number, (name, part) in enumerate(parts.items())}
         mean = float(frames["train"].mean() * self.steps)
         if not mean:
@@ -136,20 +136,13 @@ class EventClassification(Task):
         assert self.recordings is not None
         if self.data is not None and not isinstance(self.data, str):
             raise UserError(f"task.data: with task.recordings={self.recordings} expected a folder")
-        sets = recordings.read(self.recordings, self.data, steps=self.steps)
-        train = sets.pop("all", None) or sets.pop("train")
-        missing = {
-            name: share
-            for name, share in (("test", self.test), ("validation", self.validation))
-            if share and name not in sets
-        }
-        rows = cut(len(train), missing, "recordings")
-        frames = {name: Chosen(train, chosen) for name, chosen in rows.items()}
-        frames |= {name: Chosen(part, np.arange(len(part))) for name, part in sets.items()}
-        labels = {name: np.array([part.data.targets[row] for row in part.rows]) for name, part in frames.items()}
+        read = recordings.read(self.recordings, self.data, steps=self.steps)
+        sets = {name: Chosen(part, np.arange(len(part))) for name, part in read.items()}
+        frames, notes = parted(sets, test=self.test, validation=self.validation, what="recordings")
+        labels = {name: part.labels() for name, part in frames.items()}
         sizes = {name: len(part) for name, part in frames.items()}
-        notes = [f"no {name}: {len(rows[name]):,} recordings are cut from train for it" for name in missing]
-        return frames, labels, list(train.classes), {"recordings": self.recordings, **sizes}, notes
+        names = list(frames["train"].data.classes)
+        return frames, labels, names, {"recordings": self.recordings, **sizes}, notes
 
     def _lengths(self, count: int, number: int) -> NDArray[np.int64]:
         least = self.steps if self.min_steps is None else self.min_steps
@@ -159,14 +152,20 @@ class EventClassification(Task):
 class Chosen:
     """The frames of chosen recordings of a data set of SpikingJelly."""
 
-    def __init__(self, data: Any, rows: NDArray[np.int64]) -> None:
-        self.data, self.rows = data, rows
+    def __init__(self, data: Any, numbers: NDArray[np.int64]) -> None:
+        self.data, self.numbers = data, numbers
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.numbers)
 
     def __getitem__(self, index: int) -> Any:
-        return self.data[int(self.rows[index])][0]
+        return self.data[int(self.numbers[index])][0]
+
+    def rows(self, chosen: NDArray[np.int64]) -> "Chosen":
+        return Chosen(self.data, self.numbers[chosen])
+
+    def labels(self) -> NDArray[np.int64]:
+        return np.array([self.data.targets[number] for number in self.numbers])
 
 
 class EventFrames:

@@ -11,7 +11,7 @@ from sj_lang.component.schema import Data
 from sj_lang.errors import UserError
 from sj_lang.task import MakeTokenizer, NumberedEpochs, Prepared, Task
 from sj_lang_tasks.data import images
-from sj_lang_tasks.data.cuts import check_shares
+from sj_lang_tasks.data.cuts import check_shares, parted
 from sj_lang_tasks.data.images import ImageSet
 
 Order = Literal["columns", "pixels"]
@@ -62,7 +62,7 @@ class ImageClassification(Task):
         if self.data is None:
             raise UserError("task.data is not set: name a source, a folder of idx files, or hub:owner/name")
         sets, names = images.read(self.data)
-        parts, notes = images.parted(sets, test=self.test, validation=self.validation)
+        parts, notes = parted(sets, test=self.test, validation=self.validation, what="images")
         channels, height, width = parts["train"].pixels.shape[1:]
         steps = width if self.order == "columns" else height * width
         if steps < 2:
