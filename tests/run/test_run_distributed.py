@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny
 from safetensors.torch import load_file
@@ -39,6 +39,18 @@ def torchrun(path: str, *changes: str, **more: str) -> subprocess.CompletedProce
     with started(path, *changes, **more) as process:
         output, errors = process.communicate(timeout=550)
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def kill_at_once(launcher: subprocess.Popen[str]) -> None:
+    """SIGKILL for torchrun and its workers; all stop first, since one would notice the other's end.
+
+    The workers have sessions of their own, so a signal to the launcher's group does not reach them.
+    """
+    processes = [psutil.Process(launcher.pid), *psutil.Process(launcher.pid).children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    for process in processes:
+        process.kill()
 
 
 def test_two_processes_do_what_one_does_with_the_double_batch(tmp_path: Path) -> None:
@@ -109,7 +121,7 @@ def test_killed_processes_go_on_bit_by_bit(tmp_path: Path) -> None:
         while not (tmp_path / "r/checkpoint-4").exists():
             assert killed.poll() is None
             time.sleep(0.01)
-        os.killpg(killed.pid, signal.SIGKILL)
+        kill_at_once(killed)
     assert read_json(tmp_path / "r/manifest.json")["status"] == "running"
     deadline = time.monotonic() + 60
     while "is still at work" in refused_alone() and time.monotonic() < deadline:
