@@ -17,6 +17,8 @@ from sj_lang.compat import surrogate
 from sj_lang.testing import Traits, check_node
 from sj_lang.testing.kernels import unwritten_memory_is_nan
 
+pytestmark = pytest.mark.any_line
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "R": {},
     "R forward": {"direction": "forward"},

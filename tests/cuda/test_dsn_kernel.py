@@ -39,6 +39,7 @@ def conforms(options: dict[str, Any], **given: Any) -> None:
     assert report.passed
 
 
+@pytest.mark.any_line
 @pytest.mark.usefixtures("on_cpu")
 def test_the_kernels_part_of_the_kit() -> None:
     conforms({}, only=KERNEL_CHECKS, dtypes=[torch.float64])
