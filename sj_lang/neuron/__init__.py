@@ -97,7 +97,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     def decays(self) -> dict[str, Tensor]:
         """Name -> the share of a state that a step keeps, as learned: `[C]`, or `[1]` for all.
 
-        If the input decides, that of zero input. For `sj_lang.monitor`; empty: none is learned.
+        If the input decides it, that for zero input. For `sj_lang.monitor`; empty: none is learned.
         """
         return {}
 
