@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sj_lang import plugins
-from sj_lang.component import schema
+from sj_lang.component import remember, schema
 from sj_lang.component.remember import between_processes, remembered
 from sj_lang.component.schema import Data, Part
 from sj_lang.plugins import Registry
@@ -85,6 +86,24 @@ def test_a_damaged_file_counts_as_none(ask: Callable[..., int], tmp_path: Path) 
     for content in (b"", b"no pickle", b"\x80\x04N."):
         kept.write_bytes(content)
         assert ask() > 1
+
+
+@pytest.mark.parametrize(("module", "name"), [("inspect", "os.mkdir"), ("pathlib", "os.mkdir"), ("os", "mkdir")])
+def test_a_hostile_file_runs_no_code(ask: Callable[..., int], tmp_path: Path, module: str, name: str) -> None:
+    ask()
+    (kept,) = (tmp_path / "cache").iterdir()
+    texts = [b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name, str(tmp_path / "made"))]
+    kept.write_bytes(b"\x80\x04" + texts[0] + texts[1] + b"\x93" + texts[2] + b"\x85R.")  # calls it with the path
+    assert ask() == 2
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("types", "FunctionType"), ("typing", "_eval_type"), ("builtins", "eval")]
+)
+def test_what_could_run_code_is_not_named(module: str, name: str) -> None:
+    with pytest.raises(pickle.UnpicklingError, match="is not plain"):
+        remember._read(pickle.dumps(getattr(importlib.import_module(module), name)))
 
 
 def test_nothing_is_kept_if_it_is_switched_off(ask: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
