@@ -29,7 +29,7 @@ from sj_lang.component import yaml_marks
 from sj_lang.errors import RunFailed, UserError
 from sj_lang.testing import NodeFailed, check_node
 
-PASSES = 5  # over arrays of x's size: x, spikes; x, gradient of spikes, gradient of x
+PASSES = 5  # over arrays of the size of x: x, spikes; x, gradient of spikes, gradient of x
 PARITY = (
     "steps_equal_sequence",
     "pieces_equal_whole",
@@ -41,9 +41,9 @@ PARITY = (
     "long_sequences",
     "backends_agree",
 )
-PARITY_STEPS = 12  # of a neuron that is built for a fixed number of steps
+PARITY_STEPS = 12  # for a neuron that is built for a fixed number of steps
 FLIPS = 1e-3  # share of spikes that rounding may flip, and of gradients of x that follow them
-FAR = 1e-2  # of a gradient, or of the root mean square of all if larger: differs from float64's
+FAR = 1e-2  # a gradient is wrong if it is off by this share of itself or, if larger, of their root mean square
 
 
 @dataclass(frozen=True)
