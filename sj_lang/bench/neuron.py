@@ -53,9 +53,10 @@ class Timing:
     spread_ms: interquartile range of the total. peak_mb: memory above what was resident before.
     flips: share of spikes that differ from the same node's in float64; None for a baseline.
 
-    On a GPU the times are those of kernels (`sj_lang.bench.gpu`). bytes_per_s: of `PASSES` over x;
-    of_copy: their share of a copy's. host_us: until forward and backward are handed over.
-    host_bound: the host was slower, so the times are the host's. graph_us: both as a CUDA graph.
+    On a GPU the times are those of kernels (`sj_lang.bench.gpu`). bytes_per_s: the rate of `PASSES`
+    over x; of_copy: its share of a copy's rate. host_us: the time until forward and backward are
+    handed over. host_bound: the host was slower, so the times are the host's. graph_us: the time of
+    both as a CUDA graph.
     """
 
     neuron: str
