@@ -211,7 +211,7 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
 
 
 def keep_inputs(ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:
-    """A `setup_context` that keeps the first argument, a NamedTuple, for `kept`; `ctx.rest`: the others."""
+    """A `setup_context` that keeps its first argument, a NamedTuple, for `kept`, and `ctx.rest`."""
     _keep(ctx, arguments, ())
 
 

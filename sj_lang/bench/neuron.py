@@ -43,7 +43,8 @@ PARITY = (
 )
 PARITY_STEPS = 12  # for a neuron that is built for a fixed number of steps
 FLIPS = 1e-3  # share of spikes that rounding may flip, and of gradients of x that follow them
-FAR = 1e-2  # a gradient is wrong if it is off by this share of itself or, if larger, of their root mean square
+#: a gradient differs if it is off by this share of itself or, if larger, of the root mean square
+FAR = 1e-2
 
 
 @dataclass(frozen=True)

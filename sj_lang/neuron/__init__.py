@@ -40,9 +40,9 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     backend: "auto", "torch", "numba" (CPU) or "cupy" (GPU); any but "auto" raises if it cannot run.
     store_v_seq: keep the membrane potentials of the last call as `v_seq` [T, B, C, ...]; in
         step_mode "s", of all steps since `reset`.
-    axis: that of the channels, 2 or more, or negative from the end: -1 for `[T, B, L, D]`. It counts
-        along `[T, B, ...]` in step_mode "s" too. A channel has the same parameters at all places of
-        the other axes. In a state, the axes between batch and channels follow the batch.
+    axis: that of the channels, 2 or more, or negative from the end: -1 for `[T, B, L, D]`. It
+        counts along `[T, B, ...]` in step_mode "s" too. A channel has the same parameters at all
+        places of the other axes. In a state, the axes between batch and channels follow the batch.
 
     copies_input: an attribute; if it is set to True, backward reads a copy of the input, which the
         net may then change in place, as `x += f(node(x))` does.

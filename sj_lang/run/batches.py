@@ -1,4 +1,4 @@
-"""The batches of a run: evaluations keep the order of the data; a training may ask for one length."""
+"""The batches of a run: evaluations keep the data's order, trainings may ask for one length."""
 
 from __future__ import annotations
 

@@ -93,7 +93,8 @@ def test_a_hostile_file_runs_no_code(ask: Callable[..., int], tmp_path: Path, mo
     ask()
     (kept,) = (tmp_path / "cache").iterdir()
     texts = [b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name, str(tmp_path / "made"))]
-    kept.write_bytes(b"\x80\x04" + texts[0] + texts[1] + b"\x93" + texts[2] + b"\x85R.")  # calls it with the path
+    # a call of the function with the path
+    kept.write_bytes(b"\x80\x04" + texts[0] + texts[1] + b"\x93" + texts[2] + b"\x85R.")
     assert ask() == 2
     assert not (tmp_path / "made").exists()
 
