@@ -88,23 +88,28 @@ def test_a_damaged_file_counts_as_none(ask: Callable[..., int], tmp_path: Path) 
         assert ask() > 1
 
 
-@pytest.mark.parametrize(("module", "name"), [("inspect", "os.mkdir"), ("pathlib", "os.mkdir"), ("os", "mkdir")])
-def test_a_hostile_file_runs_no_code(ask: Callable[..., int], tmp_path: Path, module: str, name: str) -> None:
+HOSTILE = [("inspect", "os.mkdir"), ("os", "mkdir"), ("types", "FunctionType"), ("typing", "_eval_type")]
+HOSTILE += [("builtins", "eval"), ("operator", "attrgetter"), ("pydantic.fields", "sys.exit")]
+
+
+def called(module: str, name: str, argument: str) -> bytes:
+    """A pickle that calls a function."""
+    texts = [b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name, argument)]
+    return b"\x80\x04" + texts[0] + texts[1] + b"\x93" + texts[2] + b"\x85R."
+
+
+@pytest.mark.parametrize(("module", "name"), HOSTILE)
+def test_a_file_cannot_name_what_runs_code(module: str, name: str) -> None:
+    with pytest.raises(pickle.UnpicklingError, match="is not plain"):
+        remember._read(called(module, name, "1"))
+
+
+def test_a_hostile_file_counts_as_none(ask: Callable[..., int], tmp_path: Path) -> None:
     ask()
     (kept,) = (tmp_path / "cache").iterdir()
-    texts = [b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name, str(tmp_path / "made"))]
-    # a call of the function with the path
-    kept.write_bytes(b"\x80\x04" + texts[0] + texts[1] + b"\x93" + texts[2] + b"\x85R.")
+    kept.write_bytes(called("inspect", "os.mkdir", str(tmp_path / "made")))
     assert ask() == 2
     assert not (tmp_path / "made").exists()
-
-
-@pytest.mark.parametrize(
-    ("module", "name"), [("types", "FunctionType"), ("typing", "_eval_type"), ("builtins", "eval")]
-)
-def test_what_could_run_code_is_not_named(module: str, name: str) -> None:
-    with pytest.raises(pickle.UnpicklingError, match="is not plain"):
-        remember._read(pickle.dumps(getattr(importlib.import_module(module), name)))
 
 
 def test_nothing_is_kept_if_it_is_switched_off(ask: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
