@@ -114,7 +114,7 @@ def test_report(finished: tuple[Path, str]) -> None:
     page = (finished[0] / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 5
     assert not re.search(r'(src|href)="(?!data:)', page)
-    assert page.count("<figcaption>") == 4
+    assert page.count("<figcaption>") == 5
     assert "Weights of step" in page
     metrics = read_json(finished[0] / "metrics.json")
     assert f"{metrics['test.loss']:.4f}</td>" in page
