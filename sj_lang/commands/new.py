@@ -3,6 +3,7 @@
 import keyword
 import re
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -78,6 +79,23 @@ def create(name: str, dest: str | Path | None = None, kind: str = "neuron") -> P
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
     return target
+
+
+def ask_if_two_words(name: str, dest: str) -> None:
+    """Ask whether `new my neuron` means the folder `neuron`, or a plugin of two words.
+
+    A path, such as `./neuron`, is a folder without a question. UserError if it is not meant, or if
+    there is nobody to ask.
+    """
+    if not re.fullmatch(r"[A-Za-z]\w*", dest):
+        return
+    other = f"sj-lang new {name}-{dest}"
+    if sys.stdin.isatty():
+        answer = input(f"Write the plugin '{name}' into the folder '{dest}'? (one of two words: {other}) [y/N] ")
+        if answer.strip().lower() in ("y", "yes"):
+            return
+    kinds = f", and for this kind of component: sj-lang new {name} --kind {dest}" if dest in KINDS else ""
+    raise UserError(f"new: for a plugin of two words: {other}; for a folder: sj-lang new {name} ./{dest}{kinds}")
 
 
 def checked(name: str, kind: str = "neuron") -> str:

@@ -15,7 +15,7 @@ from sj_lang.manifest import Manifest, device, plain, write_json
 from sj_lang.monitor import neuron_parameters, undisturbed
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import figures, page
-from sj_lang.run import announce, card, checkpoints, checks, learning, trial
+from sj_lang.run import announce, auto_map, card, checkpoints, checks, learning, trial
 from sj_lang.run.assembly import Job, assemble, parameter_table, total_parameters
 from sj_lang.run.console import Console, duration, is_main_process, table
 from sj_lang.run.evaluation import final_figures
@@ -201,6 +201,7 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     if trainer.measurements.ledger is not None:
         write_json(folder.ledger, trainer.measurements.ledger.content())
     (folder.model / card.FILE).write_text(card.write(job.recipe, job.task.auto_class, metrics), encoding="utf-8")
+    auto_map.write(job.recipe, folder.model)
     notes = [*job.notes, *job.prepared.remarks]
     record.update({"chosen_step": trainer.chosen_step(), "notes": notes, "files": folder.digests()})
     console.say("drawing the figures" + (", and writing a text" if _prompt(job) is not None else ""))

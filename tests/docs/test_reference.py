@@ -5,6 +5,7 @@ pages; the notebooks are kept without outputs; the home page repeats results.
 import json
 import re
 import sys
+import textwrap
 from importlib import import_module
 from pathlib import Path
 
@@ -92,6 +93,32 @@ def test_equations_become_mathml(path: Path, equation: str) -> None:
     assert written.startswith("<math")
     assert "<merror" not in written
     assert "\\" not in written
+
+
+def plain_equations(text: str) -> list[str]:
+    """Indented blocks of a page, outside fences, that set something equal and are no Python."""
+    unfenced = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    equal = [block for block in re.findall(r"(?<=\n\n)(?: {4}.*\n)+", unfenced) if " = " in block]
+    return [block for block in equal if not _is_python(textwrap.dedent(block))]
+
+
+def _is_python(text: str) -> bool:
+    try:
+        compile(text, "page", "exec")
+    except SyntaxError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("path", [path for path in sorted(DOCS.rglob("*.md")) if "log" not in path.parts], ids=str)
+def test_no_equation_is_left_as_it_is_typed(path: Path) -> None:
+    assert plain_equations(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_typed_equation_is_caught() -> None:
+    assert plain_equations("Words\n\n    y = mean over T of x\n\nwords\n\n    again = f(x)\n") == [
+        "    y = mean over T of x\n"
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
