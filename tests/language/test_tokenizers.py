@@ -97,9 +97,11 @@ def test_a_tokenizer_of_the_hub_without_a_network_says_so_at_once(offline: Calla
 
 
 @pytest.mark.parametrize("name", ["characters", "bpe"])
-def test_a_boundary_token_is_added_only_if_it_is_asked_for(name: str, tmp_path: Path) -> None:
-    plain, made = make(name), make(name, boundary=True)
+def test_a_boundary_token_begins_and_ends_a_text(name: str, tmp_path: Path) -> None:
+    """It is left out only if that is asked for."""
+    plain, made = make(name, boundary=False), make(name)
     assert plain.bos_token is None
+    assert len(made) == len(plain) + (name == "characters")
     assert made.bos_token_id == made.eos_token_id == made.convert_tokens_to_ids("<|endoftext|>") < 3
     assert made.bos_token_id not in made(TEXT + "<|endoftext|>")["input_ids"]
     assert made.decode(made(TEXT)["input_ids"]) == TEXT
@@ -109,11 +111,11 @@ def test_a_boundary_token_is_added_only_if_it_is_asked_for(name: str, tmp_path: 
 
 def test_the_boundary_counts_as_a_token_of_bpe() -> None:
     with pytest.raises(UserError, match="bpe needs 258 or more"):
-        make("bpe", vocab_size=257, boundary=True)
+        make("bpe", vocab_size=257)
 
 
 def test_plain_characters_are_those_of_the_paper() -> None:
-    tokenizer = build.part("tokenizer", {"type": "characters", "plain": True})(texts=["Ж"])
+    tokenizer = build.part("tokenizer", {"type": "characters", "plain": True, "boundary": False})(texts=["Ж"])
     assert len(tokenizer) == 31
     ids = tokenizer("Don't -- go!\nNow; 5?")["input_ids"]
     assert tokenizer.decode(ids) == "don't   go. now  <unk>."
