@@ -242,7 +242,7 @@ FAULTS = [
     (EMBEDDING, PlacesDoNotLearn, "gradients_reach_all", r"no gradient for 'place.weight', output \[9, 4, 6\]"),
     (NORM, RepeatsMixed, "padding_is_removal", r"padding right, train\(\), x \[2, 4, 9, 6\]: against the valid"),
     (NORM, RepeatsMixed, "eval_is_per_position", r"one position alone against x \[2, 4, 9, 6\]"),
-    (NORM, LearnsInEval, "eval_is_per_position", r"eval\(\): 'size' after two calls"),
+    (NORM, LearnsInEval, "eval_is_per_position", r"eval\(\): 'size' after a call"),
     (EMBEDDING, ReadsThePaddingBefore, "padding_is_removal", "padding left, text 0, 7 of 9 tokens valid"),
     (EMBEDDING, VectorsHaveNoPlace, "vectors_stand_for_the_table", "vectors= of the table's rows, against ids"),
     (ATTENTION, ReadsTheNextTokenAtOddOnes, "causal_as_declared", r"tokens from 2 on of x \[9, 4, 6\]"),
