@@ -57,6 +57,7 @@ KINDS = {
         made='part("norm", "ember")(dim=8)',
         check="check_norm(make, dim=8)",
     ),
+    "model": Kind(summary="neurons along the tokens between two Linear layers"),
     "task": Kind(summary="copy a random text"),
 }
 
@@ -158,12 +159,15 @@ def _exchange(kind: str, facts: Kind, folder: Path) -> None:
         for old, new in changes.items():
             text = text.replace(old, new)
         path.write_text(text, encoding="utf-8")
+    whole = kind in ("model", "task")  # the others are parts of a model
     for source, target in (
         ("plugin.txt", package / "plugin.py"),
-        ("test_task.txt" if kind == "task" else "test.txt", folder / "tests" / f"test_{EXAMPLE}.py"),
-        ("task.yaml" if kind == "task" else "quickstart.yaml", package / f"recipes/{EXAMPLE}/quickstart.yaml"),
+        (f"test_{kind}.txt" if whole else "test.txt", folder / "tests" / f"test_{EXAMPLE}.py"),
+        (f"{kind}.yaml" if whole else "quickstart.yaml", package / f"recipes/{EXAMPLE}/quickstart.yaml"),
     ):
         text = (PARTS / source).read_text(encoding="utf-8")
+        if kind == "model":  # which is registered by its configuration
+            text = text.replace("KIND:Ember", "KIND:EmberConfig")
         words = {"KIND": kind, "SUMMARY": facts.summary, "USED": facts.used, "MADE": facts.made, "CHECK": facts.check}
         for word, value in words.items():
             text = text.replace(word, value)

@@ -157,7 +157,7 @@ def check_attention(make: MakePart, *, dim: int, causal: bool) -> list[str]:
 
     def shapes_and_dtypes() -> None:
         for part in (x, x[:1, :1], _noise(3, BATCH, LENGTH, dim)):
-            y, state = _built(make)(part)
+            y, state = _built(make).eval()(part)
             _assert_like(y, part.shape, x.dtype)
             assert isinstance(state, dict), f"the state is a {type(state).__name__}, not a dict"
             assert causal or not state, f"it reads a text as a whole, and returns the state {sorted(state)}"
@@ -196,6 +196,10 @@ def check_attention(make: MakePart, *, dim: int, causal: bool) -> list[str]:
         first = "; ".join(f"tokens from {t} on of x {shape}" for t, shape in reached[:1])
         assert not (causal and reached), f"declared causal, but {first} reach those before them"
         assert causal or reached, f"declared not causal, but no token of {LENGTH} reaches one before it"
+        leaf = x.clone().requires_grad_()
+        y = _built(make)(leaf)[0]
+        for t in range(1, LENGTH) if causal else ():
+            assert not looks_ahead(y[:t, 0], leaf, t, 0), f"declared causal, but in train() {t} tokens see later ones"
 
     def pieces_equal_whole() -> None:
         module, mask, long = _built(make).eval(), masks(LENGTH, BATCH)["left"], 2 * _noise(LONG, 1, dim)
@@ -215,6 +219,16 @@ def check_attention(make: MakePart, *, dim: int, causal: bool) -> list[str]:
 
     checks = (shapes_and_dtypes, texts_do_not_mix, padding_is_removal, causal_as_declared, pieces_equal_whole)
     return run_checks("attention", (*checks, gradients_reach_all))
+
+
+def looks_ahead(first: Tensor, x: Tensor, t: int, axis: int) -> bool:
+    """Whether outputs of the first text before token t have a gradient at its later tokens.
+
+    In training a batch norm mixes tokens, and texts as well: then it says nothing.
+    """
+    (gradient,) = torch.autograd.grad((first * _noise(*first.shape, seed=2)).sum(), x, retain_graph=True)
+    tokens_first = gradient.movedim(axis, 0)  # [L, B, D]
+    return bool(tokens_first[t:, 0].any()) and not bool(tokens_first[:, 1:].any())
 
 
 def _reaches_back(module: nn.Module, x: Tensor, axis: int, t: int) -> bool:

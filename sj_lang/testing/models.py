@@ -19,7 +19,7 @@ from torch import Tensor
 from sj_lang.hf import shield
 from sj_lang.task import Prepared, Task
 from sj_lang.testing.compare import assert_close, assert_equal
-from sj_lang.testing.components import run_checks
+from sj_lang.testing.components import looks_ahead, run_checks
 
 shield()
 
@@ -91,6 +91,11 @@ class _ModelChecks:
             moved = torch.cat((ids[:, :t], (ids[:, t:] + 1) % self.vocab_size), 1)
             what = f"tokens from {t} on change the logits of those before"
             assert_close(_logits(model, moved)[:, :t], _logits(model, ids)[:, :t], what)
+        if self.causal:
+            vectors = model.get_input_embeddings()(ids).detach().requires_grad_()
+            logits = model.train()(inputs_embeds=vectors).logits
+            for t in range(1, LENGTH):
+                assert not looks_ahead(logits[0, :t], vectors, t, 1), f"in train() {t} tokens see later ones"
 
     def pieces_equal_whole(self) -> None:
         if not self.causal:

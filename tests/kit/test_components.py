@@ -158,6 +158,23 @@ class ReadsTheNextTokenOfLongTexts(Attention):
         return scores.tril(int(scores.shape[-1] > 32))
 
 
+class ReadsTheNextTokenInTraining(Attention):
+    def seen(self, scores):
+        return scores.tril(int(self.training))
+
+
+class NormsOverTheBatch(Attention):
+    """Healthy: what a batch norm mixes in training is no look ahead."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+
+    def attend(self, x, state, mask):
+        y, after = super().attend(x, state, mask)
+        return self.norm(y.flatten(0, 1)).view(y.shape), after
+
+
 class SeesTwelveTokensOfAWhole(Attention):
     def seen(self, scores):
         return scores.tril().triu(-12)
@@ -247,6 +264,7 @@ FAULTS = [
     (EMBEDDING, VectorsHaveNoPlace, "vectors_stand_for_the_table", "vectors= of the table's rows, against ids"),
     (ATTENTION, ReadsTheNextTokenAtOddOnes, "causal_as_declared", r"tokens from 2 on of x \[9, 4, 6\]"),
     (ATTENTION, ReadsTheNextTokenOfLongTexts, "causal_as_declared", r"tokens from 31 on of x \[70, 1, 6\]"),
+    (ATTENTION, ReadsTheNextTokenInTraining, "causal_as_declared", r"in train\(\) 1 tokens see later ones"),
     (ATTENTION, SeesTwelveTokensOfAWhole, "pieces_equal_whole", r"pieces of \(37, 1, 32\) against the whole"),
     (ATTENTION, RepeatsReadTheNextToken, "causal_as_declared", r"tokens from 1 on of x \[2, 4, 9, 6\]"),
     (ATTENTION, RepeatsIgnoreMasks, "padding_is_removal", r"padding left, x \[2, 4, 9, 6\], text 0"),
@@ -278,7 +296,8 @@ def test_a_fault_is_named(kit, part, check, says):
 
 
 @pytest.mark.parametrize(
-    ("kit", "part"), [(NORM, Norm), (EMBEDDING, Embedding), (ATTENTION, Attention), (WHOLE, Whole)]
+    ("kit", "part"),
+    [(NORM, Norm), (EMBEDDING, Embedding), (ATTENTION, Attention), (WHOLE, Whole), (ATTENTION, NormsOverTheBatch)],
 )
 def test_a_healthy_part_passes(kit, part):
     run, options = kit
