@@ -80,6 +80,11 @@ class Measurements:
         """The task's figures on a split without each part of the model."""
         return ablated(self._trainer, data, split, self._ablated) if self._ablated else {}
 
+    def raster_text(self, tokenizer: Any) -> str:
+        """The text of the sample of the raster, "" if it is none."""
+        ids = self._trainer.samples(self._trainer.probed_data, 1).get("input_ids")
+        return "" if tokenizer is None or ids is None else str(tokenizer.decode(ids[0], skip_special_tokens=True))
+
     def raster(self) -> dict[str, Tensor]:
         """Layer -> spikes [steps, channels] of the first sample of the probed data."""
         if not self._measures_raster:

@@ -209,7 +209,10 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     figures.learning_curves(history, folder.figures / "learning_curves.png", chosen=trainer.chosen_step())
     figures.firing_rates(history, folder.figures / "firing_rates.png")
     figures.raster({name: part.numpy() for name, part in spikes.items()}, folder.figures / "raster.png")
+    if spikes:
+        folder.raster_text.write_text(trainer.measurements.raster_text(job.prepared.tokenizer), encoding="utf-8")
     figures.decays({name: part.numpy() for name, part in decays.items()}, folder.figures / "decays.png")
+    record.update({"prompt": _prompt(job) or ""})
     _let_write(trainer, job, folder, console)
     record.end("done", 0)
     page.write([folder.root])
