@@ -1,6 +1,7 @@
 """Prints what `sj-lang ls` and `sj-lang plugins` list; only `--arguments` imports torch."""
 
 import json
+import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from sj_lang import plugins
 from sj_lang.errors import UserError
 from sj_lang.hookspecs import FLAGS, KINDS, Registration
 
-#: columns of what commands print
-WIDTH = 118
+
+def width() -> int:
+    """Columns of what commands print: COLUMNS, else those of the terminal, else 118."""
+    return shutil.get_terminal_size((118, 0)).columns
 
 
 def recipes(*, as_json: bool = False) -> str:
@@ -143,10 +146,9 @@ def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
     """Align cells; the last column is wrapped if it does not fit."""
     rows = [tuple(str(cell) for cell in row) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)][:-1]
-    lines = []
+    columns, lines = width(), []
     for row in rows:
         start = "  " + "".join(f"{cell:<{width}}  " for cell, width in zip(row, widths, strict=False))
-        width = max(WIDTH, len(start) + 30)
-        inner = " " * len(start)
-        lines += textwrap.wrap(row[-1], width, initial_indent=start, subsequent_indent=inner) or [start.rstrip()]
+        inner, most = " " * len(start), max(columns, len(start) + 30)
+        lines += textwrap.wrap(row[-1], most, initial_indent=start, subsequent_indent=inner) or [start.rstrip()]
     return lines

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder, is_figure
 from sj_lang.manifest import LOSS, write_text
-from sj_lang.report import costs, figures
+from sj_lang.report import costs, figures, words
 
 #: order of a table, by the first word of a figure's name; test splits come before these
 GROUPS = (
@@ -22,7 +23,7 @@ GROUPS = (
 )
 LAYERED = ("firing_rate.", "dead.", "saturated.", "longest_run.")
 
-_WHOLE = ("steps", "tokens_per_second", ".macs", ".accumulations", ".other", "_bytes")
+_WHOLE = ("steps", "tokens_per_second", ".macs", ".accumulations", ".other", "_bytes", "longest_run.max")
 UNITS = {"seconds": "s", "seconds_per_step": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}
 
 EXPLAINED = {
@@ -41,6 +42,10 @@ EXPLAINED = {
     "energy.total_mj": "all of these",
     "energy.macs": "multiply-accumulates of the synapses",
     "energy.accumulations": "accumulations of the synapses: one for each unit of a spike",
+    "energy.other": "operations of norms, softmax, activations and sums",
+    "energy.weights_bytes": "weights moved, each once a pass and layer",
+    "energy.states_bytes": "states of neurons moved, read and written at each step",
+    "energy.activations_bytes": "inputs and outputs of operations moved",
     "energy.ratio": "the total over that of the same products with floats and without neurons",
     "energy.mean_spike": "accumulations for each multiplication that spikes spare",
     "energy.crossover": "the mean spike at which the ratio is 1; if below 0, the ratio is always above 1",
@@ -67,9 +72,24 @@ class Page:
     manifest: Mapping[str, Any]
     metrics: Mapping[str, Any]
     recipe: str
-    sample: str
+    errors: Mapping[str, str]  # split -> what it got most wrong
+    prompt: str
+    written: str
+    use: str
+    commands: list[str]
     pictures: list[Picture]
     purity: costs.Purity | None
+
+    @property
+    def summary(self) -> str:
+        """What its recipe says of it."""
+        return str(self.manifest.get("recipe", {}).get("summary") or "")
+
+    @property
+    def command(self) -> str:
+        """What was typed, for a shell."""
+        program, *words = map(str, self.manifest.get("argv") or [""])
+        return shlex.join([Path(program).name, *words]) if program else ""
 
     @property
     def layers(self) -> list[tuple[str, float, float, str, str]]:
@@ -119,6 +139,7 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = jinja.get_template("report.html.j2").render(
         title=title,
+        headline=words.headline([_as_run(page) for page in pages]),
         pages=pages,
         tables=_tables(pages, means),
         explained=EXPLAINED | _losses(pages) | _lengths(pages),
@@ -129,6 +150,13 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
     )
     write_text(target, html)
     return target
+
+
+def _as_run(page: Page) -> words.Run:
+    recipe = page.manifest.get("recipe", {})
+    model = recipe.get("model")
+    is_twin = isinstance(model, Mapping) and bool(model.get("twin"))
+    return words.Run(page.name, f"{_task(recipe.get('task'))} {recipe.get('seed')}", is_twin, page.metrics)
 
 
 def _refuse_different_tasks(pages: Sequence[Page]) -> None:
@@ -161,16 +189,27 @@ def page(root: Path) -> Page:
     folder = RunFolder(root)
     manifest = folder.read_manifest("name").content
     metrics = folder.read_metrics()
+    sample = folder.read_text(folder.sample)
+    prompt, written = words.split_sample(sample, manifest.get("prompt", ""))
     return Page(
         name=manifest["name"],
         folder=folder,
         manifest=manifest,
         metrics=metrics,
         recipe=folder.read_text(folder.recipe),
-        sample=folder.read_text(folder.sample),
+        errors=_errors(folder, metrics),
+        prompt=prompt,
+        written=written,
+        use=words.use(folder),
+        commands=words.commands(folder, manifest["status"], writes=bool(sample)),
         pictures=_pictures(folder, manifest, metrics),
         purity=costs.purity(folder),
     )
+
+
+def _errors(folder: RunFolder, metrics: Mapping[str, Any]) -> dict[str, str]:
+    texts = {split: folder.read_text(folder.errors(split)) for split in dict.fromkeys(n.split(".")[0] for n in metrics)}
+    return {split: text for split, text in texts.items() if text}
 
 
 class FigureTable(NamedTuple):
@@ -252,18 +291,26 @@ def _number(name: str, value: float) -> str:
 def _pictures(folder: RunFolder, manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Picture]:
     history = folder.read_history()
     pictures = _over_lengths({"": metrics})
+    sample = folder.read_text(folder.raster_text).strip()
     for stem, title, text in (
         ("learning_curves", "Learning curves", _tell_curves(history, manifest)),
         ("firing_rates", "Firing rate of each layer", _tell_rates(history)),
         (
             "raster",
             "Spikes of one sample",
-            "One panel per layer: neurons upwards, time steps to the right; the larger a spike, the darker.",
+            "One panel per layer: neurons upwards, tokens or time steps to the right; the larger a spike, the stronger "
+            "its shade." + (f" The text: {sample}" if sample else ""),
         ),
         (
             "decays",
             "Decays",
             "Histograms of the share that a channel keeps of its state from step to step: nothing at 0, all at 1.",
+        ),
+        (
+            "decays_over_training",
+            "Decays over the training",
+            "The same histograms during the training, from bottom to top, optimizer steps to the right; the more "
+            "channels, the stronger the shade.",
         ),
     ):
         path = folder.figures / f"{stem}.png"

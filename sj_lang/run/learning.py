@@ -52,10 +52,11 @@ def learn(trainer: RunTrainer, learner: Learner, console: Console) -> None:
             return
         with trainer.mark.paused():
             figures = {**figures, **trainer.measurements.probe()}
+            histograms = trainer.measurements.decay_histograms()
         console.say(f"step {step:>{digits}}/{args.max_steps}  " + _words(figures))
         if folder is not None:
             entry = {name if "." in name else f"train.{name}": value for name, value in figures.items()}
-            folder.append({"step": step, **entry})
+            folder.append({"step": step, **entry, **histograms})
 
     trainer.mark.on_train_begin(args, state, trainer.control)
     try:

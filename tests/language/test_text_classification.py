@@ -157,6 +157,16 @@ def test_figures_with_and_without_what_also_stands_in_train(tmp_path: Path, file
     assert ready.remarks == ["dev: all predictions are the same, so the correlation is set to 0"]
 
 
+def test_the_worst_errors_come_first_and_say_what_was_expected(tmp_path: Path, files: dict[str, str]) -> None:
+    ready = prepare(data={**files, "dev": tsv(tmp_path / "few.tsv", rows(4, 100))})
+    labels = np.array([ready.tests["dev"][i]["labels"] for i in range(4)])
+    surely = np.array([1.0, 5, 3, -2])[:, None]  # the last one is right
+    lines = ready.errors("dev", surely * np.eye(2)[1 - labels], labels)
+    texts = [text for text, _ in rows(4, 100)]
+    names = ("neg", "pos")
+    assert lines == [f"{names[labels[i]]}, not {names[1 - labels[i]]}: {texts[i]}" for i in (1, 2, 0)]
+
+
 def test_baselines(files: dict[str, str]) -> None:
     found = prepare(data=files).baselines()
     assert found["majority"]["dev.accuracy"] == 0.5

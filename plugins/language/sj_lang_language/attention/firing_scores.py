@@ -89,7 +89,8 @@ class FiringScoresAttention(SelfAttention):
         threshold, step = self.threshold[:, None, None], self.log_step.exp()[:, None, None]
         spikes: Tensor = Counts.apply((scores - threshold) / step, self.levels)
         if valid is not None:
-            spikes = spikes.masked_fill(~valid[:, None, None], 0)
+            keys = valid.view(len(valid), *(1,) * (spikes.dim() - 2), -1)
+            spikes = spikes.masked_fill(~keys, 0)
         number = spikes.sum(-1, keepdim=True)
         share = 1 / number.clamp_min(1)
         o: Tensor = spikes @ v * share
