@@ -20,7 +20,7 @@ from sj_lang.manifest import RESERVE, Manifest, plain, read_json, write_json, wr
 #: fields of a manifest on which something relies, and what they hold
 _MANIFEST: dict[str, type] = {"id": str, "name": str, "status": str, "recipe": dict, "children": list}
 _MANIFEST |= dict.fromkeys(("machine", "versions", "commits", "data", "sources", "files"), dict)
-_MANIFEST |= dict.fromkeys(("argv", "notes", "resumed"), list) | {"loss": str, "started": str}
+_MANIFEST |= dict.fromkeys(("argv", "notes", "resumed"), list) | dict.fromkeys(("loss", "started", "prompt"), str)
 #: stands for a key that is not there, in differences
 ABSENT = "(not set)"
 _ANOTHER = "Choose another folder: output=..."
@@ -54,6 +54,7 @@ class RunFolder:
         self.model = self.root / "model"
         self.predictions = self.root / "predictions"
         self.figures = self.root / "figures"
+        self.raster_text = self.figures / "raster.txt"
         self.sample = self.root / "sample.txt"
         self.report = self.root / "report.html"
         self.tensorboard = self.root / "tensorboard"

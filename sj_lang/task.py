@@ -82,7 +82,7 @@ class Learner(Protocol):
         ...
 
     def play(self, model: PreTrainedModel) -> None:
-        """Bring about the test data with the model that is tested, before each time they are read;
+        """Produce the test data with the model that is tested, each time before they are read;
         `metrics` may then know more than they hold, such as a return."""
         ...
 

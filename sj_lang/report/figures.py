@@ -85,7 +85,7 @@ def at_lengths(metrics: Mapping[str, Any], figure: str) -> tuple[list[int], list
 def over_lengths(runs: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
     """Bits per character over the length of the windows. False: no data.
 
-    runs: name -> metrics. Of a single run also those in the first and the last tenth of a window.
+    runs: name -> metrics. A single run also gets those in the first and the last tenth of a window.
     """
     keys = {"bits_per_char": "whole window", "bits_first_tenth": "first tenth", "bits_last_tenth": "last tenth"}
     if len(runs) == 1:

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sj_lang.errors import UserError
 from sj_lang.folder import RunFolder, is_figure
 from sj_lang.manifest import LOSS, write_text
-from sj_lang.report import costs, figures
+from sj_lang.report import costs, figures, words
 
 #: order of a table, by the first word of a figure's name; test splits come before these
 GROUPS = (
@@ -72,8 +72,11 @@ class Page:
     manifest: Mapping[str, Any]
     metrics: Mapping[str, Any]
     recipe: str
-    sample: str
     errors: Mapping[str, str]  # split -> what it got most wrong
+    prompt: str
+    written: str
+    use: str
+    commands: list[str]
     pictures: list[Picture]
     purity: costs.Purity | None
 
@@ -136,6 +139,7 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = jinja.get_template("report.html.j2").render(
         title=title,
+        headline=words.headline([_as_run(page) for page in pages]),
         pages=pages,
         tables=_tables(pages, means),
         explained=EXPLAINED | _losses(pages) | _lengths(pages),
@@ -146,6 +150,13 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
     )
     write_text(target, html)
     return target
+
+
+def _as_run(page: Page) -> words.Run:
+    recipe = page.manifest.get("recipe", {})
+    model = recipe.get("model")
+    is_twin = isinstance(model, Mapping) and bool(model.get("twin"))
+    return words.Run(page.name, f"{_task(recipe.get('task'))} {recipe.get('seed')}", is_twin, page.metrics)
 
 
 def _refuse_different_tasks(pages: Sequence[Page]) -> None:
@@ -178,14 +189,19 @@ def page(root: Path) -> Page:
     folder = RunFolder(root)
     manifest = folder.read_manifest("name").content
     metrics = folder.read_metrics()
+    sample = folder.read_text(folder.sample)
+    prompt, written = words.split_sample(sample, manifest.get("prompt", ""))
     return Page(
         name=manifest["name"],
         folder=folder,
         manifest=manifest,
         metrics=metrics,
         recipe=folder.read_text(folder.recipe),
-        sample=folder.read_text(folder.sample),
         errors=_errors(folder, metrics),
+        prompt=prompt,
+        written=written,
+        use=words.use(folder),
+        commands=words.commands(folder, manifest["status"], writes=bool(sample)),
         pictures=_pictures(folder, manifest, metrics),
         purity=costs.purity(folder),
     )
@@ -275,6 +291,7 @@ def _number(name: str, value: float) -> str:
 def _pictures(folder: RunFolder, manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[Picture]:
     history = folder.read_history()
     pictures = _over_lengths({"": metrics})
+    sample = folder.read_text(folder.raster_text).strip()
     for stem, title, text in (
         ("learning_curves", "Learning curves", _tell_curves(history, manifest)),
         ("firing_rates", "Firing rate of each layer", _tell_rates(history)),
@@ -282,7 +299,7 @@ def _pictures(folder: RunFolder, manifest: Mapping[str, Any], metrics: Mapping[s
             "raster",
             "Spikes of one sample",
             "One panel per layer: neurons upwards, tokens or time steps to the right; the larger a spike, the stronger "
-            "its shade.",
+            "its shade." + (f" The text: {sample}" if sample else ""),
         ),
         (
             "decays",

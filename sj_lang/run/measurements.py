@@ -100,6 +100,12 @@ class Measurements:
             self._trainer.model(**self._trainer.samples(self._trainer.probed_data, 1))
         return self._monitor.raster()
 
+    def raster_text(self) -> str:
+        """The text of that sample; "" if it is no text."""
+        tokenizer = self._trainer.processing_class
+        ids = self._trainer.samples(self._trainer.probed_data, 1).get("input_ids")
+        return "" if tokenizer is None or ids is None else str(tokenizer.decode(ids[0], skip_special_tokens=True))
+
     def tokens(self) -> list[str]:
         """The tokens of that sample; empty if it is no text."""
         tokenizer = self._trainer.processing_class

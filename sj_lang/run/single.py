@@ -15,7 +15,7 @@ from sj_lang.manifest import Manifest, device, plain, write_json
 from sj_lang.monitor import neuron_parameters, undisturbed
 from sj_lang.recipe.loading import Recipe
 from sj_lang.report import figures, page
-from sj_lang.run import announce, card, checkpoints, checks, learning, trial
+from sj_lang.run import announce, auto_map, card, checkpoints, checks, learning, trial
 from sj_lang.run.assembly import Job, assemble, parameter_table, total_parameters
 from sj_lang.run.console import Console, duration, is_main_process, table
 from sj_lang.run.evaluation import final_figures
@@ -202,6 +202,7 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     if measured.ledger is not None:
         write_json(folder.ledger, measured.ledger.content())
     (folder.model / card.FILE).write_text(card.write(job.recipe, job.task.auto_class, metrics), encoding="utf-8")
+    auto_map.write(job.recipe, folder.model)
     notes = [*job.notes, *job.prepared.remarks]
     record.update({"chosen_step": trainer.chosen_step(), "notes": notes, "files": folder.digests()})
     console.say("drawing the figures" + (", and writing a text" if _prompt(job) is not None else ""))
@@ -209,8 +210,11 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     figures.learning_curves(history, folder.figures / "learning_curves.png", chosen=trainer.chosen_step())
     figures.firing_rates(history, folder.figures / "firing_rates.png")
     figures.raster({name: part.numpy() for name, part in spikes.items()}, folder.figures / "raster.png", tokens)
+    if spikes:
+        folder.raster_text.write_text(measured.raster_text(), encoding="utf-8")
     figures.decays({name: part.numpy() for name, part in decays.items()}, folder.figures / "decays.png")
     figures.decays_over_training(history, folder.figures / "decays_over_training.png")
+    record.update({"prompt": _prompt(job) or ""})
     _let_write(trainer, job, folder, console)
     record.end("done", 0)
     page.write([folder.root])

@@ -176,8 +176,8 @@ class RunTrainer(BatchTrainer):
     # After training
 
     def release_model(self) -> None:
-        """Leave the model as it is stored and tested: without the objective, and with the cache of
-        its `generate`, which the Trainer turns off in the config."""
+        """Make the model ready to be stored and tested: without the objective, and with the cache
+        of its `generate`, which the Trainer turns off in the config."""
         if self.objective is not None:
             del self.model.objective
             self.objective = None

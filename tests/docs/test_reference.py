@@ -5,12 +5,13 @@ pages; the notebooks are kept without outputs; the home page repeats results.
 import json
 import re
 import sys
+import textwrap
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from pages import DOCS, blocks
+from pages import DOCS, PAGES, blocks
 from test_docs import own
 
 from sj_lang import plugins
@@ -51,6 +52,24 @@ def test_a_picture_of_the_gallery_has_twelve_panels() -> None:
     assert len(figure.axes) == 12
     assert [axes.get_title() for axes in figure.axes[:4]] == [*gallery.inputs()]
     gallery.plt.close(figure)
+
+
+def imported_on_pages() -> dict[str, str]:
+    """Modules of ours that the code of pages and notebooks imports names from -> one page."""
+    texts = {path: path.read_text(encoding="utf-8") for path in (*PAGES, *NOTEBOOKS)}
+    pattern = re.compile(r"(?m)^(?: *\"|)from (sj_lang[\w.]*) import")
+    return {module: path.name for path, text in texts.items() for module in pattern.findall(text)}
+
+
+def test_the_reference_has_what_pages_import() -> None:
+    modules = set(re.findall(r"automodule:: (\S+)", REFERENCE))
+    absent = {
+        module: page
+        for module, page in imported_on_pages().items()
+        if not any(f"{one}.".startswith(f"{module}.") or f"{module}.".startswith(f"{one}.") for one in modules)
+    }
+    assert len(imported_on_pages()) > 20
+    assert absent == {}
 
 
 @pytest.mark.parametrize("module", re.findall(r"automodule:: (\S+)\n(?! +:imported)", REFERENCE))
@@ -94,6 +113,32 @@ def test_equations_become_mathml(path: Path, equation: str) -> None:
     assert "\\" not in written
 
 
+def plain_equations(text: str) -> list[str]:
+    """Indented blocks of a page, outside fences, that set something equal and are no Python."""
+    unfenced = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    equal = [block for block in re.findall(r"(?<=\n\n)(?: {4}.*\n)+", unfenced) if " = " in block]
+    return [block for block in equal if not _is_python(textwrap.dedent(block))]
+
+
+def _is_python(text: str) -> bool:
+    try:
+        compile(text, "page", "exec")
+    except SyntaxError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("path", [path for path in sorted(DOCS.rglob("*.md")) if "log" not in path.parts], ids=str)
+def test_no_equation_is_left_as_it_is_typed(path: Path) -> None:
+    assert plain_equations(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_typed_equation_is_caught() -> None:
+    assert plain_equations("Words\n\n    y = mean over T of x\n\nwords\n\n    again = f(x)\n") == [
+        "    y = mean over T of x\n"
+    ]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_kept_without_outputs(path: Path) -> None:
     """The documentation runs it."""
@@ -113,6 +158,15 @@ def test_the_home_page_repeats_results() -> None:
     figures = re.findall(r"\*\*(.+?)\*\*", home)
     assert len(figures) == 4
     assert [figure for figure in figures if f"**{figure}**" not in results] == []
+
+
+def test_both_languages_have_the_same_results() -> None:
+    english, chinese = (
+        [re.findall(r"[\d.]+", bold) for bold in re.findall(r"\*\*(\d.+?)\*\*", path.read_text(encoding="utf-8"))]
+        for path in (DOCS / "index.md", DOCS / "zh/index.md")
+    )
+    assert len(english) == 4
+    assert english == chinese
 
 
 def test_both_languages_swap_alike() -> None:

@@ -263,6 +263,32 @@ def test_the_other_commands_hand_on(capsys: Out, stand_in: Callable[..., Any], t
     assert capsys.readouterr().out.splitlines()[0] == "wrote report.html"
 
 
+@pytest.mark.parametrize("option", ["-v", "--version"])
+def test_the_version(option: str, capsys: Out) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([option])
+    assert (end.value.code, capsys.readouterr().out) == (0, f"sj-lang {__version__}\n")
+
+
+def test_an_option_that_there_is_not(capsys: Out) -> None:
+    assert cli.main(["--verbose"]) == 2
+    assert capsys.readouterr().err == "error: '--verbose' is not understood; see `sj-lang --help`\n"
+
+
+@pytest.mark.parametrize("words", [["ls"], ["plugins"]])
+def test_lists_keep_to_the_columns(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Out) -> None:
+    """COLUMNS counts in a pipe too; names are never cut, and 30 columns are left beside them."""
+    widest = {}
+    for columns in (60, 100, 118, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert cli.main(words) == 0
+        widest[columns] = max(map(len, capsys.readouterr().out.splitlines()))
+    assert widest[60] <= widest[100] <= 100 < widest[118] <= 118 < widest[200] <= 200
+    monkeypatch.delenv("COLUMNS")
+    assert cli.main(words) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) == widest[118]
+
+
 def test_a_closed_pipe_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)

@@ -21,6 +21,7 @@ IMPORTED_BY_NAME = {
     "sj_lang.commands.completion": ["'shtab'"],
     "sj_lang.commands.doctor": ["PROBES.get(name, name)", "module"],
     "sj_lang.commands.swap": ["module"],
+    "sj_lang.run.auto_map": ["package"],
     "sj_lang.bench.baselines": ["'fla.ops.hgrn'", "'fla.modules.causal_conv1d'"],
     "sj_lang_neurons": ["f'{__name__}.{name.lower()}.node'"],
 }

@@ -131,7 +131,7 @@ def test_pairs(tmp_path: Path) -> None:
 def test_figures_with_and_without_what_also_stands_in_train(tmp_path: Path, files: dict[str, str]) -> None:
     dev = tsv(tmp_path / "twice.tsv", [*rows(3), *rows(5, 100)])
     ready = prepare(data={**files, "dev": dev})
-    assert any("dev: 3 of 8 examples also stand in train; dev.unseen.*" in note for note in ready.notes)
+    assert any("dev: 3 of 8 examples also occur in train; dev.unseen.*" in note for note in ready.notes)
     labels = np.array([ready.tests["dev"][i]["labels"] for i in range(8)])
     made = labels.copy()
     made[[0, 7]] = 1 - made[[0, 7]]

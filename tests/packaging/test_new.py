@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from environments import make_environment
 
-from sj_lang import plugins, recipe
+from sj_lang import cli, plugins, recipe
 from sj_lang.commands import new
 from sj_lang.errors import UserError
 
@@ -69,6 +69,31 @@ def test_a_neuron_that_exists() -> None:
 def test_a_distribution_that_exists() -> None:
     with pytest.raises(UserError, match="sj-lang-neurons is installed already"):
         new.checked("neurons")
+
+
+@pytest.mark.parametrize("answer", [None, "", "n", "y"])
+def test_two_words_are_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str | None
+) -> None:
+    """Without a terminal there is nobody to ask."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: answer is not None)
+    monkeypatch.setattr("builtins.input", lambda prompt: print(prompt) or answer)
+    code = cli.main(["new", "my", "neuron"])
+    out, err = capsys.readouterr()
+    assert ("Write the plugin 'my' into the folder 'neuron'?" in out) == (answer is not None)
+    if answer == "y":
+        assert (code, os.listdir(tmp_path)) == (0, ["neuron"])
+        return
+    assert (code, os.listdir(tmp_path)) == (2, [])
+    assert "sj-lang new my-neuron; for a folder: sj-lang new my ./neuron" in err
+    assert "sj-lang new my --kind neuron" in err
+
+
+def test_a_path_is_a_folder_without_a_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["new", "my", "./neuron"]) == 0
+    assert os.listdir(tmp_path) == ["neuron"]
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "dangling link"])

@@ -121,13 +121,13 @@ class SentenceTask(TextTask):
 
 
 def _seen(name: str, part: Examples, parts: Parts, notes: list[str]) -> NumpyArray:
-    """The examples that also stand in train or validation, as a mask."""
+    """The examples that also occur in train or validation, as a mask."""
     seen = examples.repeated(part, parts.train)
     if parts.validation is not None:
         seen |= examples.repeated(part, parts.validation)
     if seen.any():
         hint = "" if seen.all() else f"; {name}.unseen.* are the figures without them"
-        notes.append(f"{name}: {int(seen.sum()):,} of {len(part):,} examples also stand in train{hint}")
+        notes.append(f"{name}: {int(seen.sum()):,} of {len(part):,} examples also occur in train{hint}")
     return seen
 
 
