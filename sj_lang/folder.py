@@ -35,6 +35,10 @@ def is_figure(value: Any) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
 
 
+def _is_histogram(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_figure, value))
+
+
 class RunFolder:
     """Paths below `root` and the rules of its life. Only the main process writes."""
 
@@ -247,8 +251,8 @@ class RunFolder:
                 if number == len(lines):
                     break
             sound = isinstance(entry, dict) and all(
-                one is None or is_figure(one) or (isinstance(one, list) and all(map(is_figure, one)))
-                for one in entry.values()
+                one is None or is_figure(one) or (name.startswith("decays.") and _is_histogram(one))
+                for name, one in entry.items()
             )
             if not sound or type(entry.get("step")) is not int:
                 raise UserError(f"{self.history}, line {number}: expected a step and figures, found {line:.60}")

@@ -195,6 +195,7 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     metrics |= _training_figures(trainer, job, folder)
     measured = trainer.measurements
     spikes, tokens, decays = measured.raster(), measured.tokens(), measured.decays()
+    text = measured.raster_text() if spikes else ""  # on all processes, as they share the data
     trainer.termination.check()
     if not is_main_process():
         return
@@ -211,7 +212,7 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     figures.firing_rates(history, folder.figures / "firing_rates.png")
     figures.raster({name: part.numpy() for name, part in spikes.items()}, folder.figures / "raster.png", tokens)
     if spikes:
-        folder.raster_text.write_text(measured.raster_text(), encoding="utf-8")
+        folder.raster_text.write_text(text, encoding="utf-8")
     figures.decays({name: part.numpy() for name, part in decays.items()}, folder.figures / "decays.png")
     figures.decays_over_training(history, folder.figures / "decays_over_training.png")
     record.update({"prompt": _prompt(job) or ""})

@@ -44,9 +44,9 @@ def test_the_folder_holds_what_it_should(finished: tuple[Path, str]) -> None:
         "recipe.yaml", "manifest.json", "metrics.json", "metrics.jsonl", "ledger.json", "log.txt", "sample.txt",
         "report.html",
         "model/README.md", "model/config.json", "model/generation_config.json", "model/model.safetensors",
-        "model/tokenizer.json", "model/tokenizer_config.json", "predictions/test.npz",
+        "model/modeling_sj_lang.py", "model/tokenizer.json", "model/tokenizer_config.json", "predictions/test.npz",
         "figures/learning_curves.png", "figures/firing_rates.png", "figures/raster.png", "figures/decays.png",
-        "figures/decays_over_training.png",
+        "figures/raster.txt", "figures/decays_over_training.png",
         ".lock",
     }  # fmt: skip
     assert {path.name for path in root.glob("checkpoint-*")} <= {"checkpoint-4", "checkpoint-8", "checkpoint-12"}
