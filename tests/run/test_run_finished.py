@@ -44,8 +44,9 @@ def test_the_folder_holds_what_it_should(finished: tuple[Path, str]) -> None:
         "recipe.yaml", "manifest.json", "metrics.json", "metrics.jsonl", "ledger.json", "log.txt", "sample.txt",
         "report.html",
         "model/README.md", "model/config.json", "model/generation_config.json", "model/model.safetensors",
-        "model/tokenizer.json", "model/tokenizer_config.json", "predictions/test.npz",
+        "model/modeling_sj_lang.py", "model/tokenizer.json", "model/tokenizer_config.json", "predictions/test.npz",
         "figures/learning_curves.png", "figures/firing_rates.png", "figures/raster.png", "figures/decays.png",
+        "figures/raster.txt",
         ".lock",
     }  # fmt: skip
     assert {path.name for path in root.glob("checkpoint-*")} <= {"checkpoint-4", "checkpoint-8", "checkpoint-12"}
@@ -60,6 +61,10 @@ def test_manifest(finished: tuple[Path, str]) -> None:
     assert manifest["data"] == {"letters": 840}
     assert manifest["started"] <= manifest["ended"]
     assert manifest["chosen_step"] in (4, 8, 12)
+    assert (finished[0] / "sample.txt").read_text().startswith(manifest["prompt"])
+    text = (finished[0] / "figures/raster.txt").read_text()
+    assert len(text.split()) == 12
+    assert f"The text: {text}" in (finished[0] / "report.html").read_text()
 
 
 def test_metrics(finished: tuple[Path, str]) -> None:
