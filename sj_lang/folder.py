@@ -56,6 +56,10 @@ class RunFolder:
         self.tensorboard = self.root / "tensorboard"
         self._lock: int | None = None
 
+    def errors(self, split: str) -> Path:
+        """What the model got most wrong on a split, as text."""
+        return self.predictions / f"{split}.errors.txt"
+
     @property
     def continuing(self) -> str:
         """The command that continues the run in this folder."""
@@ -242,7 +246,10 @@ class RunFolder:
                 entry = None
                 if number == len(lines):
                     break
-            sound = isinstance(entry, dict) and all(one is None or is_figure(one) for one in entry.values())
+            sound = isinstance(entry, dict) and all(
+                one is None or is_figure(one) or (isinstance(one, list) and all(map(is_figure, one)))
+                for one in entry.values()
+            )
             if not sound or type(entry.get("step")) is not int:
                 raise UserError(f"{self.history}, line {number}: expected a step and figures, found {line:.60}")
             if entry["step"] < last:

@@ -1,4 +1,4 @@
-"""What `sj-lang ls` and `sj-lang plugins` print; of these only `--arguments` imports torch."""
+"""Prints what `sj-lang ls` and `sj-lang plugins` list; only `--arguments` imports torch."""
 
 import json
 import shutil
@@ -73,7 +73,7 @@ def plugin_table(what: str = "", *, as_json: bool = False, with_arguments: bool 
 
 
 def _of_any_kind(name: str) -> tuple[str, str]:
-    """Kind and name of the one component that is called so; without one, the name as a kind."""
+    """Kind and name of the only component of this name; if there is none, the name as a kind."""
     kinds = [kind for kind in KINDS if any(registration.name == name for registration in plugins.all(kind))]
     if len(kinds) > 1:
         raise UserError(f"several components are called '{name}': {', '.join(f'{kind}/{name}' for kind in kinds)}")

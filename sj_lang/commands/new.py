@@ -70,7 +70,7 @@ def create(name: str, dest: str | Path | None = None, kind: str = "neuron") -> P
     component = checked(name, kind)
     target = Path(dest) if dest else Path(distribution_of(component))
     if target.exists() or target.is_symlink():
-        raise UserError(f"{target} exists already; `sj-lang new {name} DEST` takes a folder that does not")
+        raise UserError(f"{target} exists already; give another folder: `sj-lang new {name} DEST`")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".sj-lang-new-") as scratch:

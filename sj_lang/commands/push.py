@@ -28,7 +28,7 @@ def main(run: str, repository: str | None, *, dry_run: bool, private: bool) -> N
         stage(model, recipe, files)
         if dry_run:
             print((files / card.FILE).read_text(encoding="utf-8"))
-            print(f"to {repository or 'OWNER/NAME'} would go:")
+            print(f"these files would go to {repository or 'OWNER/NAME'}:")
             for path in sorted(files.iterdir()):
                 print(f"  {path.name:<28} {path.stat().st_size:>12,} bytes")
             return

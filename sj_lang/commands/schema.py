@@ -112,7 +112,7 @@ def _component(kind: str) -> Schema:
 def _own_texts(offer: Registration) -> dict[str, str]:
     """name -> text of the lines "name: text" of a docstring, with the lines that continue it.
 
-    Of a class also those of its bases; the nearest counts.
+    A class also has the texts of its bases; the nearest class counts.
     """
     target = offer.load()
     docs = [one.__doc__ or "" for one in reversed(getattr(target, "__mro__", [target]))]

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ GROUPS = (
 )
 LAYERED = ("firing_rate.", "dead.", "saturated.", "longest_run.")
 
-_WHOLE = ("steps", "tokens_per_second", ".macs", ".accumulations", ".other", "_bytes")
+_WHOLE = ("steps", "tokens_per_second", ".macs", ".accumulations", ".other", "_bytes", "longest_run.max")
 UNITS = {"seconds": "s", "seconds_per_step": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}
 
 EXPLAINED = {
@@ -41,6 +42,10 @@ EXPLAINED = {
     "energy.total_mj": "all of these",
     "energy.macs": "multiply-accumulates of the synapses",
     "energy.accumulations": "accumulations of the synapses: one for each unit of a spike",
+    "energy.other": "operations of norms, softmax, activations and sums",
+    "energy.weights_bytes": "weights moved, each once a pass and layer",
+    "energy.states_bytes": "states of neurons moved, read and written at each step",
+    "energy.activations_bytes": "inputs and outputs of operations moved",
     "energy.ratio": "the total over that of the same products with floats and without neurons",
     "energy.mean_spike": "accumulations for each multiplication that spikes spare",
     "energy.crossover": "the mean spike at which the ratio is 1; if below 0, the ratio is always above 1",
@@ -67,12 +72,24 @@ class Page:
     manifest: Mapping[str, Any]
     metrics: Mapping[str, Any]
     recipe: str
+    errors: Mapping[str, str]  # split -> what it got most wrong
     prompt: str
     written: str
     use: str
     commands: list[str]
     pictures: list[Picture]
     purity: costs.Purity | None
+
+    @property
+    def summary(self) -> str:
+        """What its recipe says of it."""
+        return str(self.manifest.get("recipe", {}).get("summary") or "")
+
+    @property
+    def command(self) -> str:
+        """What was typed, for a shell."""
+        program, *words = map(str, self.manifest.get("argv") or [""])
+        return shlex.join([Path(program).name, *words]) if program else ""
 
     @property
     def layers(self) -> list[tuple[str, float, float, str, str]]:
@@ -180,6 +197,7 @@ def page(root: Path) -> Page:
         manifest=manifest,
         metrics=metrics,
         recipe=folder.read_text(folder.recipe),
+        errors=_errors(folder, metrics),
         prompt=prompt,
         written=written,
         use=words.use(folder),
@@ -187,6 +205,11 @@ def page(root: Path) -> Page:
         pictures=_pictures(folder, manifest, metrics),
         purity=costs.purity(folder),
     )
+
+
+def _errors(folder: RunFolder, metrics: Mapping[str, Any]) -> dict[str, str]:
+    texts = {split: folder.read_text(folder.errors(split)) for split in dict.fromkeys(n.split(".")[0] for n in metrics)}
+    return {split: text for split, text in texts.items() if text}
 
 
 class FigureTable(NamedTuple):
@@ -275,13 +298,19 @@ def _pictures(folder: RunFolder, manifest: Mapping[str, Any], metrics: Mapping[s
         (
             "raster",
             "Spikes of one sample",
-            "One panel per layer: neurons upwards, time steps to the right; the larger a spike, the darker."
-            + (f" The text: {sample}" if sample else ""),
+            "One panel per layer: neurons upwards, tokens or time steps to the right; the larger a spike, the stronger "
+            "its shade." + (f" The text: {sample}" if sample else ""),
         ),
         (
             "decays",
             "Decays",
             "Histograms of the share that a channel keeps of its state from step to step: nothing at 0, all at 1.",
+        ),
+        (
+            "decays_over_training",
+            "Decays over the training",
+            "The same histograms during the training, from bottom to top, optimizer steps to the right; the more "
+            "channels, the stronger the shade.",
         ),
     ):
         path = folder.figures / f"{stem}.png"

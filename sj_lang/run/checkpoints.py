@@ -115,8 +115,8 @@ def why_not(folder: Path, run: str) -> str:
 
 
 def _damage(folder: Path, run: str) -> str:
-    """The first file of a checkpoint that is not as it was written, or whose checkpoint it is
-    instead; "" if all is right."""
+    """Which file of a checkpoint is not as it was written, or that the checkpoint belongs to
+    another run or step; "" if all is right."""
     if not (folder / _STATE).exists():
         return f"{_STATE} is missing, so it was not written to its end"
     if not (folder / SUMS).exists() and any(folder.parent.glob(f"checkpoint-*/{SUMS}")):
@@ -140,7 +140,7 @@ def _damage(folder: Path, run: str) -> str:
 
 
 def _changed(folder: Path) -> str:
-    """The first file of a checkpoint that is not as its sums say; "" if all are."""
+    """The first file of a checkpoint that differs from its checksum; "" if none does."""
     try:
         sums = read_json(folder / SUMS)
     except (OSError, ValueError):

@@ -77,8 +77,7 @@ def summary(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float
 def _rehearse(runs: Mapping[str, Recipe], groups: Mapping[str, list[str]], console: Console) -> None:
     """Build one run of each group, so that mistakes in any are found before the first is trained.
 
-    What a run minimises in place of its own loss is built when it starts: it may need a run before
-    it.
+    A task's objective is built when its run starts, because it may need the run before it.
     """
     for names in groups.values():
         console.say(f"== {names[0]}" + (f" and {len(names) - 1} more seeds" if len(names) > 1 else ""))

@@ -193,13 +193,14 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     console.say(f"the weights are stored; predicting {', '.join(counts)}, and measuring" if counts else "measuring")
     metrics = final_figures(trainer, job.prepared, folder if is_main_process() else None)
     metrics |= _training_figures(trainer, job, folder)
-    spikes, decays = trainer.measurements.raster(), trainer.measurements.decays()
+    measured = trainer.measurements
+    spikes, tokens, decays = measured.raster(), measured.tokens(), measured.decays()
     trainer.termination.check()
     if not is_main_process():
         return
     folder.write_metrics(metrics)
-    if trainer.measurements.ledger is not None:
-        write_json(folder.ledger, trainer.measurements.ledger.content())
+    if measured.ledger is not None:
+        write_json(folder.ledger, measured.ledger.content())
     (folder.model / card.FILE).write_text(card.write(job.recipe, job.task.auto_class, metrics), encoding="utf-8")
     auto_map.write(job.recipe, folder.model)
     notes = [*job.notes, *job.prepared.remarks]
@@ -208,10 +209,11 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     history = folder.read_history()
     figures.learning_curves(history, folder.figures / "learning_curves.png", chosen=trainer.chosen_step())
     figures.firing_rates(history, folder.figures / "firing_rates.png")
-    figures.raster({name: part.numpy() for name, part in spikes.items()}, folder.figures / "raster.png")
-    if spikes and (text := trainer.measurements.raster_text(job.prepared.tokenizer)):
+    figures.raster({name: part.numpy() for name, part in spikes.items()}, folder.figures / "raster.png", tokens)
+    if spikes and (text := measured.raster_text()):
         folder.raster_text.write_text(text, encoding="utf-8")
     figures.decays({name: part.numpy() for name, part in decays.items()}, folder.figures / "decays.png")
+    figures.decays_over_training(history, folder.figures / "decays_over_training.png")
     _let_write(trainer, job, folder, console, record)
     record.end("done", 0)
     page.write([folder.root])

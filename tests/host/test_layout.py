@@ -115,7 +115,7 @@ def _reached(graph: dict[Path, set[Path]], start: Path) -> set[Path]:
     seen: set[Path] = set()
     waiting = [start]
     while waiting:
-        new = graph[waiting.pop()] - seen
+        new = graph.get(waiting.pop(), set()) - seen  # plugins are another rule's
         seen |= new
         waiting += new
     return seen

@@ -68,7 +68,7 @@ def test_a_dry_run_shows_what_would_go(
     before = sorted(path.name for path in Path("run/model").iterdir())
     assert cli.main(["push", "run", "me/small", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "to me/small would go:" in out
+    assert "these files would go to me/small:" in out
     assert {"README.md", "modeling_sj_lang.py"} <= {*before}
     for name in before:
         assert f"  {name} " in out

@@ -46,7 +46,7 @@ def test_the_folder_holds_what_it_should(finished: tuple[Path, str]) -> None:
         "model/README.md", "model/config.json", "model/generation_config.json", "model/model.safetensors",
         "model/modeling_sj_lang.py", "model/tokenizer.json", "model/tokenizer_config.json", "predictions/test.npz",
         "figures/learning_curves.png", "figures/firing_rates.png", "figures/raster.png", "figures/decays.png",
-        "figures/raster.txt",
+        "figures/raster.txt", "figures/decays_over_training.png",
         ".lock",
     }  # fmt: skip
     assert {path.name for path in root.glob("checkpoint-*")} <= {"checkpoint-4", "checkpoint-8", "checkpoint-12"}
@@ -99,6 +99,9 @@ def test_the_best_checkpoint_is_stored(finished: tuple[Path, str]) -> None:
     assert all(torch.equal(stored[name], best[name]) for name in best)
     losses = [entry["step"] for entry in history if "train.loss" in entry]
     assert losses == [2, 4, 6, 8, 10, 12]
+    looks = {entry["step"]: entry["decays.layers.0.neuron v"] for entry in history if "firing_rate.mean" in entry}
+    of_half = [*[0] * 10, 1, *[0] * 9]
+    assert looks == {10: of_half, 12: of_half}  # every ten steps, and at the end
 
 
 def test_what_it_says(finished: tuple[Path, str]) -> None:
@@ -113,9 +116,9 @@ def test_what_it_says(finished: tuple[Path, str]) -> None:
 
 def test_report(finished: tuple[Path, str]) -> None:
     page = (finished[0] / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5
     assert not re.search(r'(src|href)="(?!data:)', page)
-    assert page.count("<figcaption>") == 4
+    assert page.count("<figcaption>") == 5
     assert "Weights of step" in page
     metrics = read_json(finished[0] / "metrics.json")
     assert f"{metrics['test.loss']:.4f}</td>" in page

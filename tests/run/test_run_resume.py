@@ -212,7 +212,7 @@ def test_another_number_of_processes_is_refused(tmp_path: Path, monkeypatch: pyt
     stopped_run(tmp_path, monkeypatch)
     manifest = read_json(tmp_path / "r/manifest.json")
     write_json(tmp_path / "r/manifest.json", {**manifest, "machine": {**manifest["machine"], "world_size": 2}})
-    with pytest.raises(UserError, match=r"trained by 2 process\(es\) and would now be by 1"):
+    with pytest.raises(UserError, match=r"trained by 2 process\(es\); 1 would train on other batches"):
         run.execute(load("r/recipe.yaml"), resume="r")
 
 

@@ -118,11 +118,11 @@ class DSN(Node):
 
     @classmethod
     def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Binary, and the old integrator at the start.
+        """DSN fires binary spikes there and starts as the old integrator.
 
         If a net is fed the same at T steps, a potential without reset settles, and the neuron then
-        fires always or never. A leak of T / 4 steps makes when it begins to fire tell how strong
-        its input is.
+        fires always or never. With a leak of T / 4 steps, the step at which it begins to fire tells
+        how strong its input is.
         """
         arguments = {"n": 1, **old.integrator(chosen)}
         if "alpha_init" in arguments:
