@@ -53,7 +53,7 @@ def _field(names: str, meaning: str) -> list[str]:
 
 
 def convert(text: str, arguments: Collection[str] = ()) -> list[str]:
-    """A docstring without its indentation -> lines of reStructuredText. arguments: of the object."""
+    """An unindented docstring -> lines of reStructuredText. arguments: of the object."""
     parts = [part for part in re.split(r"\n\s*\n", text.strip("\n")) if part]
     return [line for part in parts for line in (*paragraph(part, arguments), "")]
 

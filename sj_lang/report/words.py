@@ -23,7 +23,7 @@ class Compared(NamedTuple):
 
 
 def headline(runs: Sequence[Compared]) -> list[str]:
-    """A sentence for each run that is no twin: its first figure and energy, by those of the twin."""
+    """A sentence for each run that is no twin: first figure and energy, by those of the twin."""
     sentences = []
     for run in runs:
         name = first_figure(run.metrics)

@@ -276,4 +276,5 @@ def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Consol
         console.say(f"note: {note}")
     folder.sample.write_text(text + "\n", encoding="utf-8")
     ids = job.prepared.tokenizer(prompt)["input_ids"]
-    record.update({"prompt": job.prepared.tokenizer.decode(ids, skip_special_tokens=True)})  # as the text has it
+    # as the text has it, which is decoded too
+    record.update({"prompt": job.prepared.tokenizer.decode(ids, skip_special_tokens=True)})

@@ -1,4 +1,4 @@
-"""What a report says in words: ratios to the twin, prompt and text, code to use, what to run next."""
+"""What a report says in words: ratios to the twin, prompt and text, code, what to run next."""
 
 from __future__ import annotations
 
