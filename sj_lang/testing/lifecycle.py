@@ -165,6 +165,27 @@ def copies_are_independent(subject: Subject) -> None:
             assert not any(p.data_ptr() in mine for p in copy.parameters()), f"{when}: parameters are shared"
             assert_equal(copy(x), want, when)
         assert_equal(node(x), want, "the original, after its copies ran")
+    for training, grad in product((True, False), (True, False)):
+        with torch.set_grad_enabled(grad):
+            _assert_copies_learn_apart(subject, training, grad)
+
+
+def _assert_copies_learn_apart(subject: Subject, training: bool, grad: bool) -> None:
+    """New weights of a copy of a used node count in the copy, and there alone."""
+    x, donor = subject.x(6, 3), subject.node(seed=1)
+    for name, copied in (("deepcopy", deepcopy), ("pickle", lambda node: pickle.loads(pickle.dumps(node)))):
+        node, fresh, other = subject.node().train(training), subject.node(), subject.node()
+        _written(other, donor)
+        for form in forms(subject):
+            form(node, x, None, None)
+        copy = copied(node)
+        _written(copy, donor)
+        where = f"in {'train' if training else 'eval'}(){'' if grad else ' and no_grad'}, {name} of a used node"
+        for form, (what, mine, its) in product(
+            forms(subject), (("copy", copy, other), ("original", node, fresh), ("copy", copy, other))
+        ):
+            got, want = outcome(mine, form, x, grad=grad), outcome(its, form, x, grad=grad)
+            assert_same(subject, got, want, f"{where}: {form.__name__} of the {what}, the copy with new weights", x=x)
 
 
 @check(once=True)

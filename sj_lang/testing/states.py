@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
-import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -19,6 +16,7 @@ from torch import Tensor, nn
 from sj_lang.masks import State
 from sj_lang.testing.check import check
 from sj_lang.testing.compare import assert_equal, detached, forms, outcome, stepwise, whole
+from sj_lang.testing.settings import changes, settings
 from sj_lang.testing.subject import Subject
 
 
@@ -151,7 +149,7 @@ def _assert_nothing_changes(subject: Subject, grad: bool) -> None:
             torch.set_default_dtype(torch.float32 if subject.dtype == torch.float64 else torch.float64)
             before = _surroundings(subject.device)
             call()
-            changed = [what for what, value in _surroundings(subject.device).items() if value != before[what]]
+            changed = changes(before, _surroundings(subject.device))
             where = f"in {'train' if training else 'eval'}(){'' if grad else ' and no_grad'}"
             assert not changed, f"{name}, {where}, changes {', '.join(changed)}"
 
@@ -160,70 +158,6 @@ def _surroundings(device: str) -> dict[str, object]:
     """What a process has once, and a node must leave alone."""
     on_cuda = torch.cuda.get_rng_state(device).tolist() if device.startswith("cuda") else None
     return settings() | {"the state of CUDA's random generator": on_cuda}
-
-
-def _numpy_state() -> object:
-    """The state of numpy's global generator; None if nothing has imported numpy."""
-    numpy: Any = sys.modules.get("numpy")
-    name, keys, *rest = numpy.random.get_state() if numpy else (None, None)
-    return None if keys is None else (name, keys.tolist(), *rest)
-
-
-def _set_numpy_state(state: Any) -> None:
-    import numpy
-
-    numpy.random.set_state(state)
-
-
-def _shown() -> str:
-    """What becomes of warnings that no filter names."""
-    plain = (one for one in warnings.filters if one[1] is None and one[3] is None and issubclass(UserWarning, one[2]))
-    return next((action for action, *_ in plain), "default")
-
-
-#: what a process has once: how to read it -> how to set it
-_TORCH: dict[Callable[[], Any], Callable[[Any], object]] = {
-    torch.is_grad_enabled: torch.set_grad_enabled,
-    torch.is_anomaly_enabled: torch.autograd.set_detect_anomaly,
-    torch.get_default_dtype: torch.set_default_dtype,
-    torch.get_default_device: torch.set_default_device,
-    torch.get_num_threads: torch.set_num_threads,
-    torch.get_float32_matmul_precision: torch.set_float32_matmul_precision,
-    torch.are_deterministic_algorithms_enabled: torch.use_deterministic_algorithms,
-}
-SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
-    **{f"torch.{get.__name__}()": (get, put) for get, put in _TORCH.items()},
-    **{
-        f"torch.backends.cudnn.{name}": (
-            partial(getattr, torch.backends.cudnn, name),
-            partial(setattr, torch.backends.cudnn, name),
-        )
-        for name in ("enabled", "benchmark", "deterministic")
-    },
-    "the action of warnings": (_shown, warnings.simplefilter),
-    "the state of torch's global random generator": (
-        lambda: torch.get_rng_state().tolist(),
-        lambda state: torch.set_rng_state(torch.tensor(state, dtype=torch.uint8)),
-    ),
-    "the state of random's": (random.getstate, random.setstate),
-    "the state of numpy's": (_numpy_state, _set_numpy_state),
-}
-
-
-def settings() -> dict[str, object]:
-    """Settings and states of random generators, by name."""
-    return {name: get() for name, (get, _) in SETTINGS.items()}
-
-
-def put_back(before: Mapping[str, object]) -> list[str]:
-    """Set what is not as it was before; returns what that was."""
-    changed = []
-    for name, value in settings().items():
-        was = before[name]
-        if value != was and was is not None:  # numpy may be imported on the way
-            changed.append(name if name.startswith("the state") else f"{name} from {was} to {value}")
-            SETTINGS[name][1](was)
-    return changed
 
 
 APART = {"_parameters", "_buffers", "_modules", "_memories", "_memories_rv", "v_seq"}

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 from planted import fault
-from toy_node import Toy
+from toy_node import Toy, over
 
 
 @fault("state_is_plain_tensors")
@@ -201,6 +201,41 @@ class NoGradientInEval(Toy):
 class DeepcopySharesParameters(Toy):
     def __deepcopy__(self, memo):
         return copy(self)
+
+
+class Kept(dict):
+    """One for all copies of a node."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class CopiesShare(Toy):
+    """Keeps the threshold of its class of weights, by their versions, for all of its copies."""
+
+    keeps = staticmethod(lambda node: False)
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.kept = Kept()
+
+    def fire(self, h, axis):
+        if not self.keeps(self):
+            return super().fire(h, axis)
+        key = self.threshold._version, h.dtype
+        kept = self.kept.setdefault(key, self.threshold.detach().clone())
+        threshold = self.threshold - self.threshold.detach() + kept
+        return self.surrogate_function(h - over(threshold, h, axis)).masked_fill(h.isnan(), torch.nan)
+
+
+@fault("copies_are_independent", says=r"in eval\(\), deepcopy of a used node: whole of the copy")
+class CopiesShareACacheInEval(CopiesShare):
+    keeps = staticmethod(lambda node: not node.training)
+
+
+@fault("copies_are_independent", says=r"in train\(\) and no_grad, deepcopy of a used node: whole of the")
+class CopiesShareACacheWithoutGrad(CopiesShare):
+    keeps = staticmethod(lambda node: not torch.is_grad_enabled())
 
 
 @fault("copies_are_independent")
