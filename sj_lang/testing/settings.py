@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import gc
 import locale
 import logging
@@ -22,17 +23,19 @@ from torch import nn
 
 Setting = tuple[Callable[[], Any], Callable[[Any], object]]
 
-MIXED = "unreadable, as it was set in the old and in the new way"
+UNREADABLE = "unreadable"
 REPLACED = {"__init__", "__setstate__"}  # of nn.Module, by torch.compile
 COMPILERS = ("TORCHINDUCTOR_", "TRITON_")  # variables that torch.compile sets
 
 
 def _legible(read: Callable[[], Any]) -> Any:
-    """A flag of torch, some of which cannot be read once both of their interfaces were used."""
+    """A setting that cannot always be read: some flags of torch once both of their interfaces were
+    used, and the working folder when it is gone.
+    """
     try:
         return read()
-    except RuntimeError:
-        return MIXED
+    except (RuntimeError, FileNotFoundError):
+        return UNREADABLE
 
 
 def _flags(owner: str, *names: str) -> dict[str, Setting]:
@@ -127,6 +130,12 @@ def _shown() -> str:
     return next((action for action, *_ in plain), "default")
 
 
+def _umask() -> int:
+    mask = os.umask(0o077)  # it is read by setting another
+    os.umask(mask)
+    return mask
+
+
 def _set_handlers(was: list[logging.Handler]) -> None:
     logging.root.handlers[:] = was
 
@@ -150,7 +159,8 @@ _SDP: dict[Callable[[], Any], Callable[[Any], object]] = {
     _CUDA.cudnn_sdp_enabled: _CUDA.enable_cudnn_sdp,
     _CUDA.preferred_linalg_library: _CUDA.preferred_linalg_library,
 }
-_OWNERS = {"torch": torch, "torch.nn.functional": nn.functional, "math": math}
+_OWNERS = {"torch": torch, "torch.nn.functional": nn.functional}
+_OWNERS |= {"math": math, "warnings": warnings, "builtins": builtins}
 _OWNERS |= {"torch.Tensor": torch.Tensor, "torch.nn.Module": nn.Module}
 
 #: name -> how to read it and how to set it. The older interface of a precision stands before the
@@ -192,7 +202,10 @@ SETTINGS: dict[str, Setting] = {
     "torch.nn.modules.module": (_module_hooks, _set_module_hooks),
     **{f"vars({name})": (partial(_names, owner), partial(_set_names, owner)) for name, owner in _OWNERS.items()},
     "os.environ": (_environment, _set_environment),
-    "os.getcwd()": (os.getcwd, os.chdir),
+    "os.getcwd()": (partial(_legible, os.getcwd), os.chdir),
+    "the umask": (_umask, os.umask),
+    "sys.stdout": (lambda: sys.stdout, partial(setattr, sys, "stdout")),
+    "sys.stderr": (lambda: sys.stderr, partial(setattr, sys, "stderr")),
     "sys.path": (lambda: [*sys.path], lambda was: sys.path.__setitem__(slice(None), was)),
     "sys.getrecursionlimit()": (sys.getrecursionlimit, sys.setrecursionlimit),
     "gc.isenabled()": (gc.isenabled, lambda was: gc.enable() if was else gc.disable()),
@@ -231,7 +244,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 
 def _change(name: str, was: Any, value: Any) -> list[str]:
-    if was is None or was == MIXED:  # there was nothing to read, as numpy was not imported
+    if was is None or was == UNREADABLE:  # there was nothing to read, as numpy was not imported
         return []
     if isinstance(was, dict):
         return [

@@ -1,5 +1,6 @@
 """What a process has once: the kit sees each change of it, names it, and puts it back."""
 
+import builtins
 import gc
 import locale
 import logging
@@ -83,6 +84,11 @@ CHANGES = {
         torch.nn.Module, "__call__", lambda self, *inputs: self.forward(*inputs)
     ),
     "vars(math)['exp']": lambda: setattr(math, "exp", math.expm1),
+    "vars(warnings)['showwarning']": lambda: logging.captureWarnings(True),
+    "vars(builtins)['print']": lambda: setattr(builtins, "print", len),
+    "the umask": lambda: os.umask(0o007),
+    "sys.stdout": lambda: setattr(sys, "stdout", sys.stderr),
+    "sys.stderr": lambda: setattr(sys, "stderr", sys.stdout),
     "os.environ['SJ_LANG_TOY']": lambda: os.environ.update(SJ_LANG_TOY="1"),
     "os.environ['PATH']": lambda: os.environ.update(PATH="."),
     "os.environ['HOME']": lambda: os.environ.pop("HOME"),
