@@ -147,6 +147,14 @@ def weights_may_change(subject: Subject) -> None:
             node.reset()  # type: ignore[operator]
             what = f"forward of a used node {where} and reset, x {list(x.shape)}"
             assert_equal(node(x), fresh(x), f"{what}, against a fresh one")
+    if subject.traits.any_length:
+        node, fresh, long = subject.node().eval(), subject.node().eval(), subject.x(1025, 1)
+        with torch.no_grad():
+            whole(node, long)
+            _written(node, donor)
+            _written(fresh, donor)
+            got, want = outcome(node, whole, long, grad=False), outcome(fresh, whole, long, grad=False)
+            assert_same(subject, got, want, "1025 steps of a used node in eval() and no_grad, with new weights", x=long)
 
 
 @check(once=True)
@@ -203,6 +211,18 @@ def state_dict_is_complete(subject: Subject) -> None:
     other.load_state_dict(saved)
     got, want = outcome(other, whole, x), outcome(node, whole, x)
     assert_same(subject, got, want, "a fresh node with the state_dict of another", x=x)
+    for name in saved:
+        rest = {key: value for key, value in saved.items() if key != name}
+        assert _refuses(other, rest), f"load_state_dict accepts a state_dict without '{name}'"
+    assert _refuses(other, saved | {"of_another_node": torch.zeros(1)}), "load_state_dict accepts what has no place"
+
+
+def _refuses(node: nn.Module, saved: State) -> bool:
+    try:
+        node.load_state_dict(saved)
+    except RuntimeError:
+        return True
+    return False
 
 
 @check(once=True)
@@ -217,7 +237,11 @@ def moves(subject: Subject) -> None:
         x = subject.x(5, 3)
         node(x)
         node.detach()  # type: ignore[operator]
+        with torch.no_grad():
+            before = {name: value.mul_(1.01).clone() for name, value in node.named_parameters()}
         node = node.to(dtype=dtype).to(device=subject.device)
+        for name, value in node.named_parameters():
+            assert_equal(value, before[name].to(value.dtype), f"the parameter '{name}' after .to({dtype})")
         for name, value in _tensors(node).items():
             assert value.itemsize >= 4, f".to({dtype}) makes the memory '{name}' {value.dtype}"
         spikes = node(x.to(dtype))

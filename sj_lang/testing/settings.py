@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _python_dispatch
 
 Setting = tuple[Callable[[], Any], Callable[[Any], object]]
 
@@ -98,6 +99,11 @@ def _set_module_hooks(was: Mapping[str, Mapping[Any, Any]]) -> None:
 
 def _flushes_denormals() -> bool:
     return not bool((torch.full((1,), 1e-310, dtype=torch.float64, device="cpu") * 1.0).any())
+
+
+def _leave_modes(was: int) -> None:
+    while torch._C._len_torch_dispatch_stack() > was:
+        _python_dispatch._pop_mode()
 
 
 def _dynamo() -> Any:
@@ -196,6 +202,7 @@ SETTINGS: dict[str, Setting] = {
         torch.backends.mha.get_fastpath_enabled,
         torch.backends.mha.set_fastpath_enabled,
     ),
+    "the stack of torch's dispatch modes": (torch._C._len_torch_dispatch_stack, _leave_modes),
     "whether torch flushes denormal numbers": (_flushes_denormals, torch.set_flush_denormal),
     "how torch prints": (lambda: dict(vars(torch._tensor_str.PRINT_OPTS)), lambda was: torch.set_printoptions(**was)),
     "torch._dynamo.config": (_dynamo, _set_dynamo),

@@ -33,7 +33,10 @@ def state_is_plain_tensors(subject: Subject) -> None:
         some, mask = subject.x(5, batch), subject.gaps(5, batch)
         fired, after = whole(node, some, None, mask)
         _assert_plain(subject, after, f"functional with a mask, {batch} in the batch,", x=some, spikes=fired)
+    asking = sorted(name for name, value in initial.items() if value.requires_grad and value.is_leaf)
+    assert not asking, f"init_state asks for a gradient of its own of what it hands out: {', '.join(asking)}"
     calls = {"init_state": (initial, node.init_state(x * float("nan"))), "functional": (final, later)}  # type: ignore[operator]
+    calls["init_state of a batch of 1"] = node.init_state(x[:, :1]), node.init_state(x[:, :1])  # type: ignore[operator]
     for source, (first, second) in (calls | {"functional ": ({"spikes": spikes}, {"spikes": more})}).items():
         memory = [
             (name, value.data_ptr()) for state in (first, second) for name, value in state.items() if value.numel()
@@ -95,6 +98,7 @@ def arguments_are_not_changed(subject: Subject) -> None:
             assert_equal(value, before[name][0], f"{name} after the call")
             assert value._version == before[name][1], f"{name} was written to by the call"
             assert value.requires_grad == before[name][2], f"the call sets requires_grad of {name}"
+            assert not value.is_leaf or value.grad is None, f"the call sets the gradient of {name}"
     for name, value in node.named_memories():  # type: ignore[operator]
         assert _same(value, memories[name]), f"functional changed the memory '{name}' of the node"
     assert _modes(node) == modes, f"functional changes {modes} of the node to {_modes(node)}"

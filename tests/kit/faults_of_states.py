@@ -268,3 +268,24 @@ class MemoriesFollowToBfloat16(Toy):
             if value is not None:
                 setattr(self, name, fn(value))
         return self
+
+
+@fault("state_is_plain_tensors", says="init_state of a batch of 1 hands out the same memory again")
+class InitialStatesOfOneRowAreOneTensor(Toy):
+    def init_state(self, x):
+        state = super().init_state(x)
+        return {**state, "last": state["h"]} if len(state["h"]) == 1 else state
+
+
+@fault("state_dict_is_complete", says="load_state_dict accepts a state_dict without 'weight'")
+class LoadsWhatIsThere(Toy):
+    def load_state_dict(self, state_dict, strict=True, assign=False):
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+
+@fault("moves", says="the parameter 'threshold' after .to")
+class RoundsItsThresholdWhenMoved(Toy):
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self.threshold.data = self.threshold.data.bfloat16().to(self.threshold.dtype)
+        return self

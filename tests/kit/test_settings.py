@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo.config
+from torch.utils._python_dispatch import TorchDispatchMode
 from toy_node import Toy, reference
 
 from sj_lang.testing import NodeFailed, check_node
@@ -31,6 +32,11 @@ def precision(name):
     for part in name.split(".")[1:-1]:
         owner = getattr(owner, part)
     owner.fp32_precision = "ieee" if owner.fp32_precision == "tf32" else "tf32"
+
+
+class Passes(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
 
 
 def negate(owner, name):
@@ -71,6 +77,7 @@ CHANGES = {
     "torch.utils.deterministic.fill_uninitialized_memory": partial(
         negate, torch.utils.deterministic, "fill_uninitialized_memory"
     ),
+    "the stack of torch's dispatch modes": lambda: Passes().__enter__(),
     "whether torch flushes denormal numbers": lambda: torch.set_flush_denormal(True),
     "how torch prints['precision']": lambda: torch.set_printoptions(precision=9),
     "torch._dynamo.config['suppress_errors']": partial(negate, torch._dynamo.config, "suppress_errors"),
