@@ -186,7 +186,7 @@ def _assert_copies_learn_apart(subject: Subject, training: bool, grad: bool) -> 
         _written(other, donor)
         for form in forms(subject):
             form(node, x, None, None)
-        copy = copied(node)
+        copy = copied(node)  # type: ignore[no-untyped-call]
         _written(copy, donor)
         where = f"in {'train' if training else 'eval'}(){'' if grad else ' and no_grad'}, {name} of a used node"
         for form, (what, mine, its) in product(
@@ -240,8 +240,8 @@ def moves(subject: Subject) -> None:
         with torch.no_grad():
             before = {name: value.mul_(1.01).clone() for name, value in node.named_parameters()}
         node = node.to(dtype=dtype).to(device=subject.device)
-        for name, value in node.named_parameters():
-            assert_equal(value, before[name].to(value.dtype), f"the parameter '{name}' after .to({dtype})")
+        for name, parameter in node.named_parameters():
+            assert_equal(parameter, before[name].to(parameter.dtype), f"the parameter '{name}' after .to({dtype})")
         for name, value in _tensors(node).items():
             assert value.itemsize >= 4, f".to({dtype}) makes the memory '{name}' {value.dtype}"
         spikes = node(x.to(dtype))

@@ -34,7 +34,12 @@ def check_model(make: Callable[[], Any], *, vocab_size: int, causal: bool) -> li
     vocabulary of at least 3. make: builds it with the same weights each time, for `LENGTH` tokens.
     """
     kit = _ModelChecks(make, vocab_size, causal)
-    checks = (kit.called_as_transformers_own, kit.texts_do_not_mix, kit.padding_is_removal, kit.causal_as_declared)
+    checks: tuple[Callable[[], None], ...] = (
+        kit.called_as_transformers_own,
+        kit.texts_do_not_mix,
+        kit.padding_is_removal,
+        kit.causal_as_declared,
+    )
     checks = (*checks, kit.loss_is_of_the_labels, kit.pieces_equal_whole, kit.a_checkpoint_rebuilds_itself)
     return run_checks("model", (*checks, kit.gradients_reach_all))
 
@@ -107,7 +112,7 @@ class _ModelChecks:
             cache, pieces, start = None, [], 0
             for length in lengths:
                 part = slice(start, start := start + length)
-                more = {} if cache is None else {"cache": cache}
+                more: dict[str, Any] = {} if cache is None else {"cache": cache}
                 more |= {} if mask is None else {"attention_mask": mask[:, :start]}
                 out = model(input_ids=self.ids[:, part], use_cache=True, **more)
                 cache = out.cache

@@ -1,4 +1,4 @@
-"""What a process has once, which a node must leave alone: how it is read, and how it is put back."""
+"""What a process has once, which a node must leave alone: how to read it, and to put it back."""
 
 from __future__ import annotations
 
@@ -157,6 +157,12 @@ _TORCH: dict[Callable[[], Any], Callable[[Any], object]] = {
     torch.is_warn_always_enabled: torch.set_warn_always,
     torch.is_autocast_cache_enabled: torch.set_autocast_cache_enabled,
 }
+
+
+def _print_as(options: dict[str, Any]) -> None:
+    torch.set_printoptions(**options)  # type: ignore[no-untyped-call]
+
+
 _CUDA = torch.backends.cuda
 _SDP: dict[Callable[[], Any], Callable[[Any], object]] = {
     _CUDA.flash_sdp_enabled: _CUDA.enable_flash_sdp,
@@ -165,7 +171,7 @@ _SDP: dict[Callable[[], Any], Callable[[Any], object]] = {
     _CUDA.cudnn_sdp_enabled: _CUDA.enable_cudnn_sdp,
     _CUDA.preferred_linalg_library: _CUDA.preferred_linalg_library,
 }
-_OWNERS = {"torch": torch, "torch.nn.functional": nn.functional}
+_OWNERS: dict[str, Any] = {"torch": torch, "torch.nn.functional": nn.functional}
 _OWNERS |= {"math": math, "warnings": warnings, "builtins": builtins}
 _OWNERS |= {"torch.Tensor": torch.Tensor, "torch.nn.Module": nn.Module}
 
@@ -204,7 +210,7 @@ SETTINGS: dict[str, Setting] = {
     ),
     "the stack of torch's dispatch modes": (torch._C._len_torch_dispatch_stack, _leave_modes),
     "whether torch flushes denormal numbers": (_flushes_denormals, torch.set_flush_denormal),
-    "how torch prints": (lambda: dict(vars(torch._tensor_str.PRINT_OPTS)), lambda was: torch.set_printoptions(**was)),
+    "how torch prints": (lambda: dict(vars(torch._tensor_str.PRINT_OPTS)), _print_as),
     "torch._dynamo.config": (_dynamo, _set_dynamo),
     "torch.nn.modules.module": (_module_hooks, _set_module_hooks),
     **{f"vars({name})": (partial(_names, owner), partial(_set_names, owner)) for name, owner in _OWNERS.items()},

@@ -140,7 +140,7 @@ def flush(h: Array) -> None:
 
 @jit
 def copy(a: Array, out: Array) -> None:
-    """Copy a row; faster than an assignment, which looks for an overlap and takes 2 s to compile."""
+    """Copy a row; faster than an assignment, which looks for overlaps and compiles for 2 s."""
     for n in range(len(a)):
         out[n] = a[n]
 

@@ -122,7 +122,8 @@ class DSN(Node):
 
         If the net's own input feeds it the same at T steps, a potential without reset settles, and
         the neuron then fires always or never. With a leak of T steps, the step at which it begins
-        to fire tells how strong its input is. Within T steps it fires for the same inputs as the old neuron.
+        to fire tells how strong its input is. Within T steps it fires for the same inputs as the
+        old neuron.
         """
         arguments = {"n": 1, **old.integrator(chosen)}
         if "alpha_init" in arguments:
