@@ -174,7 +174,7 @@ def csnn(to: str, **options: Any) -> tuple[nn.Module, Callable[[int, int], Tenso
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch.onnx and onnxscript, about themselves
-@pytest.mark.parametrize("to", [pytest.param("dsn", marks=pytest.mark.slow), "bpsn"])  # a page has dsn
+@pytest.mark.parametrize("to", [pytest.param("dsn", marks=pytest.mark.slow), "bpsn"])
 def test_a_swapped_cnn_leaves_whole(to: str, tmp_path: Path) -> None:
     net, inputs = csnn(to)
     shapes = ({0: T, 1: B},)
