@@ -58,4 +58,4 @@ def _step(a: Array, h: Array, u: Array, out: Array) -> None:
         out[n] = a[n] * h[n] + u[n]
 
 
-# jit.py and firing.py: 45bc3f227d0cc6ac
+# jit.py and firing.py: ce2a07b20d73aa40
