@@ -17,6 +17,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["SJ_LANG_CACHE"] = ""  # checks of recipes start from nothing
 
 MOST_WORKERS = 4  # each imports torch and transformers, and takes up to 1.5 GB of memory
+#: folders in the order of their tests. The first worker begins with the neurons and so compiles the
+#: numba kernels, which are then on the disk; the others begin where no kernel is needed.
+ORDER = ("neurons", "cuda", "kit", "host", "run", "tasks", "docs", "packaging", "bench", "language")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -31,6 +34,13 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if getattr(option, "numprocesses", 0) is None and not hasattr(config, "workerinput") and not single:
         option.numprocesses = min(os.cpu_count() or 1, MOST_WORKERS)
         option.dist = "worksteal" if option.dist == "no" else option.dist
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort by folder, see ORDER; one that is not in it comes last."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(ORDER)}
+    items.sort(key=lambda item: next((places[up] for up in item.path.parents if up in places), len(ORDER)))
 
 
 def pytest_collection_finish() -> None:

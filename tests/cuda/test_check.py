@@ -45,6 +45,7 @@ def _compile_nothing(path: Path, name: str, macros: tuple[tuple[str, int], ...])
     assert name == "log_scan"
 
 
+@pytest.mark.slow  # a process for each stage, 12 s
 @pytest.mark.skipif(not compiler(), reason="kernels are run as C++, and there is no C++ compiler here")
 def test_dry_run(tmp_path: Path) -> None:
     """All that the check measures is written where it says; only pytest's tests are left out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 from source_tree import ROOT, Tree, parsed
@@ -48,13 +49,16 @@ def imports_by_string(tree: Tree) -> Iterator[str]:
     """Imports by a string other than those listed, and in those modules names of our own."""
     for package in tree.packages:
         for path in tree.sources(package):
-            name, source = tree.name(path), parsed(path)
-            listed = IMPORTED_BY_NAME.get(name, [])
-            yield from (f"{name}: {text}" for text in _importers(source, listed))
-            yield from (f"{name}: {text}" for text in _entry_points(source, name))
-            if name not in WITH_SYS_MODULES:
-                yield from (f"{name}: {text}" for text in _sys_modules(source))
-            yield from (f"{name}: {text}" for text in (_ours(source, listed, tree) if listed else ()))
+            yield from _in_module(parsed(path), tree.name(path), tree)
+
+
+@cache
+def _in_module(source: ast.Module, name: str, tree: Tree) -> list[str]:
+    listed = IMPORTED_BY_NAME.get(name, [])
+    texts = [*_importers(source, listed), *_entry_points(source, name)]
+    texts += [] if name in WITH_SYS_MODULES else _sys_modules(source)
+    texts += _ours(source, listed, tree) if listed else []
+    return [f"{name}: {text}" for text in texts]
 
 
 def _importers(source: ast.Module, listed: list[str]) -> Iterator[str]:

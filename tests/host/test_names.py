@@ -6,6 +6,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 from source_tree import ROOT, Breaches, Tree, caught, parsed
@@ -19,11 +20,16 @@ def types_of_one_name(tree: Tree) -> Iterator[str]:
     places = defaultdict(list)
     for package in tree.packages:
         for path in tree.sources(package):
-            classes = [node.name for node in ast.walk(parsed(path)) if isinstance(node, ast.ClassDef)]
-            others = {name for name, _ in bound(parsed(path)) if re.fullmatch(r"_*[A-Z]\w*[a-z]\w*", name)}
-            for name in [*classes, *others]:
+            for name in _types(parsed(path)):
                 places[name].append(tree.name(path))
     return (f"{name}: {', '.join(modules)}" for name, modules in sorted(places.items()) if len(modules) > 1)
+
+
+@cache
+def _types(module: ast.Module) -> list[str]:
+    classes = [node.name for node in ast.walk(module) if isinstance(node, ast.ClassDef)]
+    others = {name for name, _ in bound(module) if re.fullmatch(r"_*[A-Z]\w*[a-z]\w*", name)}
+    return [*classes, *others]
 
 
 _NAMED = ast.FunctionDef | ast.AsyncFunctionDef | ast.ExceptHandler | ast.MatchAs | ast.MatchStar

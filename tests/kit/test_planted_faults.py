@@ -25,6 +25,7 @@ ALL = {"causal": True, "steps": True, "carries_state": True, "takes_mask": True,
 GIVEN = {"reference": reference, "ops": {"torch": ["sj_lang_toy::scan"]}}
 
 
+@pytest.mark.any_line
 @pytest.mark.parametrize("name", sorted(FAULTS))
 def test_fault_is_caught_by_the_check_that_names_it(name):
     node, check, says, declared = FAULTS[name]

@@ -17,9 +17,8 @@ State = dict[str, Tensor]
 def scan(decay: Tensor, u: Tensor, h: Tensor) -> Tensor:
     """h_t = decay_t h_{t-1} + u_t, all [T, ...]; h [...] is the start."""
     out = torch.empty_like(u)
-    for t in range(len(u)):
-        h = decay[t] * h + u[t]
-        out[t] = h
+    for decay_t, u_t, out_t in zip(decay.unbind(), u.unbind(), out.unbind(), strict=True):
+        h = torch.addcmul(u_t, decay_t, h, out=out_t)
     return out
 
 

@@ -173,6 +173,7 @@ def csnn(to: str, **options: Any) -> tuple[nn.Module, Callable[[int, int], Tenso
     return net.eval(), inputs
 
 
+# docs/export.md exports a net that is swapped to DSN
 @pytest.mark.filterwarnings("ignore")  # of torch.onnx and onnxscript, about themselves
 @pytest.mark.parametrize("to", [pytest.param("dsn", marks=pytest.mark.slow), "bpsn"])
 def test_a_swapped_cnn_leaves_whole(to: str, tmp_path: Path) -> None:
