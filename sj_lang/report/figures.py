@@ -150,7 +150,8 @@ def raster(spikes: Mapping[str, NDArray[np.generic]], path: Path, tokens: Sequen
 
     def draw(axes: Any, values: NDArray[np.generic]) -> str:
         picked = np.linspace(0, values.shape[1] - 1, min(values.shape[1], _MOST_NEURONS)).round().astype(int)
-        each = len(values) // len(tokens) if tokens and len(values) % len(tokens) == 0 else 0  # steps of a token
+        # steps of a token
+        each = len(values) // len(tokens) if tokens and len(values) % len(tokens) == 0 else 0
         part = np.asarray(values, dtype=np.float32)[: each * _MOST_TOKENS or _MOST_STEPS, picked]
         if each:
             shown = [_written(token) for token in tokens[:_MOST_TOKENS]]

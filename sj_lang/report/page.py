@@ -152,11 +152,11 @@ def write(run_dirs: Sequence[str | Path]) -> Path:
     return target
 
 
-def _as_run(page: Page) -> words.Run:
+def _as_run(page: Page) -> words.Compared:
     recipe = page.manifest.get("recipe", {})
     model = recipe.get("model")
     is_twin = isinstance(model, Mapping) and bool(model.get("twin"))
-    return words.Run(page.name, f"{_task(recipe.get('task'))} {recipe.get('seed')}", is_twin, page.metrics)
+    return words.Compared(page.name, f"{_task(recipe.get('task'))} {recipe.get('seed')}", is_twin, page.metrics)
 
 
 def _refuse_different_tasks(pages: Sequence[Page]) -> None:

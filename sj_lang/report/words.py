@@ -13,7 +13,7 @@ from sj_lang.folder import RunFolder
 PLACE = "FOLDER OR NAME ON THE HUB"
 
 
-class Run(NamedTuple):
+class Compared(NamedTuple):
     """name: in the report. task: in words, with the seed. is_twin: it is the ANN."""
 
     name: str
@@ -22,8 +22,8 @@ class Run(NamedTuple):
     metrics: Mapping[str, Any]
 
 
-def headline(runs: Sequence[Run]) -> list[str]:
-    """A sentence for each run that is no twin: its first figure and energy, by those of the twin."""
+def headline(runs: Sequence[Compared]) -> list[str]:
+    """A sentence for each run that is no twin: first figure and energy, by those of the twin."""
     sentences = []
     for run in runs:
         name = first_figure(run.metrics)
@@ -54,7 +54,7 @@ def first_figure(metrics: Mapping[str, Any]) -> str:
     return ""
 
 
-def _ratio(run: Run, twin: Run, name: str) -> str:
+def _ratio(run: Compared, twin: Compared, name: str) -> str:
     value, of_twin = run.metrics[name], twin.metrics[name]
     return f", {value / of_twin:.3g} times that of {twin.name}" if of_twin else f", that of {twin.name} is 0"
 

@@ -133,7 +133,7 @@ def _damage(folder: Path, run: str) -> str:
     if owner != run:
         return _FOREIGN
     if not sound:
-        return f"{_STATE} counts with what is no number"
+        return f"{_STATE} holds counts that are not numbers"
     if name(step) != folder.name:
         return f"its {_STATE} is of step {step!s:.20}"
     return "" if best in ("", Path(best).name) else f"{_STATE} names {best!r:.60} as the best"

@@ -16,7 +16,8 @@ from sj_lang.run.batches import BatchTrainer
 from sj_lang.task import MapDataset
 
 _WATCHED = 2  # samples on which firing is measured during the training
-_APART = 10  # optimizer steps from one look at them to the next, so that looks take below 3 % of the time
+#: optimizer steps from one look at them to the next, so that looks take below 3 % of the time
+_APART = 10
 _COSTED = 32  # test samples on which energy is measured
 
 

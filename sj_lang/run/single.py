@@ -211,12 +211,11 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     figures.learning_curves(history, folder.figures / "learning_curves.png", chosen=trainer.chosen_step())
     figures.firing_rates(history, folder.figures / "firing_rates.png")
     figures.raster({name: part.numpy() for name, part in spikes.items()}, folder.figures / "raster.png", tokens)
-    if spikes:
+    if text:
         folder.raster_text.write_text(text, encoding="utf-8")
     figures.decays({name: part.numpy() for name, part in decays.items()}, folder.figures / "decays.png")
     figures.decays_over_training(history, folder.figures / "decays_over_training.png")
-    record.update({"prompt": _prompt(job) or ""})
-    _let_write(trainer, job, folder, console)
+    _let_write(trainer, job, folder, console, record)
     record.end("done", 0)
     page.write([folder.root])
     console.say()
@@ -258,7 +257,7 @@ def _prompt(job: Job) -> str | None:
     return job.task.sample_prompt(job.prepared) if prompt is None else prompt
 
 
-def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console) -> None:
+def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console, record: Manifest) -> None:
     prompt = _prompt(job)
     if prompt is None or job.prepared.tokenizer is None:
         return
@@ -277,3 +276,6 @@ def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Consol
     for note in notes:
         console.say(f"note: {note}")
     folder.sample.write_text(text + "\n", encoding="utf-8")
+    ids = job.prepared.tokenizer(prompt)["input_ids"]
+    # as the text has it, which is decoded too
+    record.update({"prompt": job.prepared.tokenizer.decode(ids, skip_special_tokens=True)})

@@ -58,7 +58,7 @@ def check_causality(trainer: RunTrainer) -> None:
             _check_split(model, ids, split, passed, noise)
 
 
-def _check_split(model: Any, ids: Tensor, split: int, passed: Pass, noise: float) -> None:
+def _check_split(model: Any, ids: Tensor, split: int, passed: Passages, noise: float) -> None:
     """The same for tokens from `split` on and those before. noise: of logits of the same tokens."""
     logits, parts, rows = passed
     changed = torch.cat([ids[:, :split], (ids[:, split:] + 1) % (int(ids.max()) + 1)], 1)
@@ -77,7 +77,7 @@ def _check_split(model: Any, ids: Tensor, split: int, passed: Pass, noise: float
 #: what enters a component, and what leaves it
 Passage = tuple[Tensor, Tensor]
 #: logits; what passes through the components; rows of the tables of tokens, with the tokens' axis
-Pass = tuple[Tensor, dict[str, Passage], list[tuple[Tensor, int]]]
+Passages = tuple[Tensor, dict[str, Passage], list[tuple[Tensor, int]]]
 
 
 def _leaks(part: Passage, changed: Passage, split: int, noise: float) -> bool:
@@ -89,7 +89,7 @@ def _leaks(part: Passage, changed: Passage, split: int, noise: float) -> bool:
     return same_input and not _same(_first(y, split), _first(other_y, split), noise)
 
 
-def _traced(model: Any, ids: Tensor) -> Pass:
+def _traced(model: Any, ids: Tensor) -> Passages:
     """A forward pass. Components are in the order in which they are computed."""
     seen: dict[str, Passage] = {}
     rows: list[tuple[Tensor, int]] = []

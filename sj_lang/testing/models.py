@@ -8,11 +8,11 @@ All checks run; `PartFailed` names those that failed, and what they found.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +24,7 @@ from sj_lang.testing.components import looks_ahead, run_checks
 shield()
 
 from transformers import default_data_collator  # noqa: E402
+from transformers.trainer_pt_utils import nested_concat  # noqa: E402
 
 LENGTH, BATCH = 8, 3
 
@@ -33,7 +34,12 @@ def check_model(make: Callable[[], Any], *, vocab_size: int, causal: bool) -> li
     vocabulary of at least 3. make: builds it with the same weights each time, for `LENGTH` tokens.
     """
     kit = _ModelChecks(make, vocab_size, causal)
-    checks = (kit.called_as_transformers_own, kit.texts_do_not_mix, kit.padding_is_removal, kit.causal_as_declared)
+    checks: tuple[Callable[[], None], ...] = (
+        kit.called_as_transformers_own,
+        kit.texts_do_not_mix,
+        kit.padding_is_removal,
+        kit.causal_as_declared,
+    )
     checks = (*checks, kit.loss_is_of_the_labels, kit.pieces_equal_whole, kit.a_checkpoint_rebuilds_itself)
     return run_checks("model", (*checks, kit.gradients_reach_all))
 
@@ -106,7 +112,7 @@ class _ModelChecks:
             cache, pieces, start = None, [], 0
             for length in lengths:
                 part = slice(start, start := start + length)
-                more = {} if cache is None else {"cache": cache}
+                more: dict[str, Any] = {} if cache is None else {"cache": cache}
                 more |= {} if mask is None else {"attention_mask": mask[:, :start]}
                 out = model(input_ids=self.ids[:, part], use_cache=True, **more)
                 cache = out.cache
@@ -141,6 +147,11 @@ def _logits(model: Any, ids: Tensor, **more: Any) -> Tensor:
     return out
 
 
+def _alone(values: list[Any]) -> Any:
+    """As a Trainer hands on one value, and several."""
+    return values[0] if len(values) == 1 else tuple(values)
+
+
 def check_task(make: Callable[[], Task], *, tokenizer: Any, model: Callable[[Prepared], Any]) -> list[str]:
     """A task.
 
@@ -161,16 +172,21 @@ def check_task(make: Callable[[], Task], *, tokenizer: Any, model: Callable[[Pre
     def figures(data: Prepared, network: Any, split: str, size: int) -> Mapping[str, float]:
         """Of the first items, each read anew."""
         items = [splits(data)[split][i] for i in range(min(5, len(splits(data)[split])))]
+        names = data.label_names or ["labels"]
         reduced, labels = [], []
         for start in range(0, len(items), size):
             part = batch(data, items[start : start + size])
             with torch.no_grad():
-                out = network(**part)
-            out = data.reduce(out["logits"], part["labels"])
-            reduced.append([one.numpy() for one in (out if isinstance(out, tuple) else (out,))])
-            labels.append(part["labels"].numpy())
-        joined = tuple(np.concatenate(parts) for parts in zip(*reduced, strict=True))
-        return data.metrics(split, joined if len(joined) > 1 else joined[0], np.concatenate(labels))
+                outputs = [value for name, value in network(**part).items() if name != "loss"]
+            targets = [part[name] for name in names]
+            needed = data.reduce(_alone(outputs[: len(names)]), _alone(targets))
+            reduced.append([one.numpy() for one in (needed if isinstance(needed, tuple) else (needed,))])
+            labels.append([one.numpy() for one in targets])
+        joined, of_split = (
+            _alone([functools.reduce(nested_concat, batches) for batches in zip(*arrays, strict=True)])
+            for arrays in (reduced, labels)
+        )
+        return data.metrics(split, joined, of_split)
 
     def declares_what_it_is() -> None:
         task = make()

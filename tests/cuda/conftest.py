@@ -1,14 +1,30 @@
 """CUDA kernels without a GPU: compiled as C++ and run on the CPU."""
 
+import os
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from torch import Tensor
 
 from sj_lang import cuda
+from sj_lang.testing import emulate
 from sj_lang.testing.emulate import ORDERS, compiler, emulated
 
 NEEDS_COMPILER = "kernels are run as C++, and there is no C++ compiler here"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The workers of pytest-xdist share what they compile."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    folder = tmp_path_factory.getbasetemp().parent / "kernels"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(emulate, "_folder", lambda: SimpleNamespace(name=folder))
+        yield
 
 
 @pytest.fixture

@@ -18,7 +18,10 @@ from torch import Tensor
 from sj_lang import cuda
 from sj_lang.testing.emulate import ORDERS, compiler, emulated
 
-pytestmark = pytest.mark.skipif(not compiler(), reason="kernels are run as C++, and there is no C++ compiler here")
+pytestmark = [
+    pytest.mark.any_line,
+    pytest.mark.skipif(not compiler(), reason="kernels are run as C++, and there is no C++ compiler here"),
+]
 #: BPSN's two before factors are written again: with the values that they have, so no result can
 #: show it
 SILENT = {"dsn": 0, "bpsn": 2}

@@ -11,6 +11,8 @@ from sj_lang_neurons.scan.cuda_layout import Tile
 
 from sj_lang import cuda
 
+pytestmark = pytest.mark.any_line
+
 
 @pytest.mark.parametrize("options", [{}, {"direction": "forward"}, {"variant": "A"}], ids=str)
 @pytest.mark.parametrize("lengths", [None, [40, 40, 2, 40, 40], [40, 0, 0, 33, 33]], ids=str)

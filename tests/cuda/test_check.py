@@ -14,6 +14,8 @@ from sj_lang_neurons.scan import cupy as scan
 from sj_lang import cuda
 from sj_lang.testing.emulate import compiler
 
+pytestmark = pytest.mark.any_line
+
 
 @pytest.mark.parametrize("tool", sanitizer.TOOLS)
 def test_the_sanitizers_filter_is_a_key_and_a_value(tool: str) -> None:

@@ -16,6 +16,8 @@ from sj_lang import cuda
 from sj_lang.cuda import driver as cuda_driver
 from sj_lang.cuda import nvidia, nvrtc
 
+pytestmark = pytest.mark.any_line
+
 
 class Driver:
     """A machine with a GPU, as CuPy and torch would show it: driver, NVRTC, capability;

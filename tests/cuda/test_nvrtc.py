@@ -1,8 +1,9 @@
 """Every kernel compiles for every GPU: through NVRTC, which needs no driver, of the versions that
 are installed.
 
-By default each file and each dtype, for architectures in turn; `-m slow`: each file with each
-dtype, for all architectures, and in all variants. Prints registers and spills with `-s`.
+By default each file and each dtype, for architectures in turn; `-m slow`: each file for all
+architectures and in all variants, in float32; the other dtypes take turns. Prints registers and
+spills with `-s`.
 """
 
 import locale
@@ -21,6 +22,8 @@ from sj_lang_neurons.scan.cuda_layout import Tile
 
 from sj_lang import cuda
 from sj_lang.cuda.nvrtc import WHEELS, CompileError, Compiler, compilers
+
+pytestmark = pytest.mark.any_line
 
 OLDEST = {12: 70, 13: 75}  # compute capability that sj_lang takes, by CUDA's version
 NEWEST = {12: 100, 13: 999}
@@ -97,6 +100,14 @@ def tiles_of(path: Path, dtype: torch.dtype) -> Iterator[Tile]:
     return cycle(TILES_OF.get(path, TILES))
 
 
+def its_turn(number: int, dtype: torch.dtype) -> bool:
+    """Whether to compile this one of several for the dtype: all for float32, half for the others.
+
+    Each gets one of half precision, and every second one float64 too.
+    """
+    return dtype == torch.float32 or number % 2 == (dtype == torch.bfloat16)
+
+
 def need(major: int) -> Compiler:
     if major not in FOUND:
         pytest.skip(f"NVRTC {major} is not installed: pip install {WHEELS[major - 12]}")
@@ -121,7 +132,7 @@ def test_all_architectures(major: int, path: Path, dtype: torch.dtype) -> None:
     compiler = need(major)
     assert archs(compiler)[0] == OLDEST[major]
     tiles = tiles_of(path, dtype)
-    for arch in archs(compiler):
+    for arch in [arch for number, arch in enumerate(archs(compiler)) if its_turn(number, dtype)]:
         compiles(compiler, arch, path, {"IO": cuda.IO[dtype], **FILES[path][0], **next(tiles).macros})
 
 
@@ -131,9 +142,9 @@ def test_all_architectures(major: int, path: Path, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 @pytest.mark.parametrize("major", OLDEST)
 def test_all_variants(major: int, path: Path, dtype: torch.dtype) -> None:
-    """Each variant once; those of a file together in all tiles."""
+    """Each variant with each dtype by one version at least; those of a file in all tiles."""
     compiler, tiles = need(major), tiles_of(path, dtype)
-    for variant in FILES[path]:
+    for variant in [variant for number, variant in enumerate(FILES[path]) if its_turn(number + major, dtype)]:
         compiles(compiler, 90, path, {"IO": cuda.IO[dtype], **variant, **next(tiles).macros})
 
 

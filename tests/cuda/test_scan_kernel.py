@@ -15,6 +15,8 @@ from torch import Tensor
 from sj_lang.neuron import state_dtype
 from sj_lang.testing.kernels import unwritten_memory_is_nan
 
+pytestmark = pytest.mark.any_line
+
 TILES = [Tile(32, 1, 8), Tile(32, 4, 2), Tile(8, 16, 3)]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 

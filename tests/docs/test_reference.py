@@ -96,6 +96,15 @@ def test_a_docstring_becomes_fields_equations_lists_and_prose() -> None:
     assert converted[-3:] == ["* one", "  two", ""]
 
 
+def test_arguments_in_one_line_become_fields_of_their_own() -> None:
+    text = "name: as in\n`net`. was, now: classes. None: nothing. rate_before,\nrate_after: shares."
+    assert docstrings.convert(text, ["name", "was", "now", "rate_before", "rate_after"]) == [
+        *("* **name**: as in", "  ``net``."),
+        *("* **was, now**: classes. None: nothing.", "* **rate_before, rate_after**: shares.", ""),
+    ]
+    assert docstrings.convert("Words. name: no field here.", ["name"]) == ["Words. name: no field here.", ""]
+
+
 EQUATIONS = [
     (path, equation)
     for path in sorted(DOCS.rglob("*.md"))

@@ -192,6 +192,12 @@ def test_ls_and_cp(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert cli.main(["cp", "lm/one", "mine/one.yaml"]) == 2
         assert capsys.readouterr().err == "error: mine/one.yaml already exists; choose another file\n"
         assert cli.main(["cp", "lm/on", "x"]) == 2
+        with monkeypatch.context() as full:  # no half of a copy may stay
+            full.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            assert cli.main(["cp", "lm/one", "mine/two.yaml"]) == 2
+        assert "cannot write mine/two.yaml: No space left on device" in capsys.readouterr().err
+        assert not list(Path("mine").glob("two*"))
+        assert cli.main(["cp", "lm/one", "mine/two.yaml"]) == 0
 
 
 def test_plugins_shows_declarations_broken_plugins_and_clashes(toy: Registry, capsys: Out) -> None:

@@ -31,7 +31,7 @@ IMPORTERS |= {"module_from_spec", "exec_module", "load_module", "safeimport", "_
 #: names of importers that say so as text as well, in `getattr` or between brackets
 SPELT = IMPORTERS - {"eval", "exec"}
 #: the modules that look into `sys.modules`, where others may not: a module there needs no import
-WITH_SYS_MODULES = {"sj_lang.hf", "sj_lang.compat", "sj_lang.component.remember", "sj_lang.testing.states"}
+WITH_SYS_MODULES = {"sj_lang.hf", "sj_lang.compat", "sj_lang.component.remember", "sj_lang.testing.settings"}
 PLAIN = {"importlib", "importlib.util"}
 MACHINERY = {"importlib", "importlib.abc", "importlib.machinery", "pkgutil", "runpy", "imp", "builtins", "zipimport"}
 MACHINERY |= {"pydoc", "code"}

@@ -68,6 +68,7 @@ def test_an_exported_model_takes_any_batch_and_length(make: Any, options: dict[s
         torch.testing.assert_close(valid(got, mask), valid(expected, mask), msg=f"{batch} texts of {tokens}")
 
 
+@pytest.mark.slow  # 16 s each; by default docs/export.md and neurons/test_export.py export to ONNX
 @pytest.mark.filterwarnings("ignore")  # of torch.onnx and onnxscript, about themselves
 @pytest.mark.parametrize(("make", "options"), [MODELS[0], MODELS[3]])
 def test_a_model_in_onnx_answers_as_here(make: Any, options: dict[str, Any], tmp_path: Path) -> None:

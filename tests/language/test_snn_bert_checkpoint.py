@@ -129,8 +129,11 @@ def test_gradient_checkpointing_gives_the_same_gradients(kind: str) -> None:
         torch.testing.assert_close(mine, right)
 
 
+SLOW = pytest.mark.slow  # the rest of the graph is the same, and conformance compiles each neuron
+
+
 @pytest.mark.skipif(torch.__version__ < (2, 7), reason="before torch 2.7 transformers' own outputs break the graph")
-@pytest.mark.parametrize("kind", ["bpsn", "dsn", "repeat", "twin"])
+@pytest.mark.parametrize("kind", ["bpsn", pytest.param("dsn", marks=SLOW), pytest.param("repeat", marks=SLOW), "twin"])
 def test_the_whole_graph_compiles(kind: str) -> None:
     """Of one block, as the others are traced in the same way."""
     model, (ids, segments) = build(kind, num_hidden_layers=1), texts()

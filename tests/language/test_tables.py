@@ -136,11 +136,11 @@ def test_malformed_rows_may_be_left_out_and_are_listed(tmp_path: Path) -> None:
 
 def test_a_message_about_a_wide_table_is_short(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
-    path.write_text("\t".join(f"c{number}" for number in range(10_000)) + "\n" + "\t".join(["x"] * 10_000) + "\n")
+    path.write_text("\t".join(f"c{number}" for number in range(1_000)) + "\n" + "\t".join(["x"] * 1_000) + "\n")
     with pytest.raises(UserError, match=r"has no column 'label'; its columns: c0, c1, .*, c9 \.\.\.$"):
         table_files.read(path).column("label", "task.label")
     path.write_text(path.read_text() + "x\n")
-    with pytest.raises(UserError, match=r"line 3: expected 10000 fields \(c0, .*, c9 \.\.\.\), as in the header"):
+    with pytest.raises(UserError, match=r"line 3: expected 1000 fields \(c0, .*, c9 \.\.\.\), as in the header"):
         table_files.read(path)
 
 

@@ -21,6 +21,8 @@ from sj_lang import plugins
 from sj_lang.neuron import Kernel, State
 from sj_lang.testing import CHECKS, NodeFailed, check_node
 
+pytestmark = pytest.mark.any_line
+
 FORWARD = {"causal": True, "steps": True, "carries_state": True}
 
 

@@ -3,6 +3,7 @@ what is refused.
 """
 
 import re
+from itertools import cycle, product
 from typing import Any
 
 import pytest
@@ -20,13 +21,19 @@ GRIDS: dict[str, dict[str, Any]] = {
     "binary with offset": {"offset": True},
 }
 EVERY_GRID = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+#: every grid with every variant and direction; stored or not and the backends in turn, all pairs
+TURNS = [
+    pytest.param(grid, variant, direction, stored, backend, id=f"{name}-{variant}-{direction}-{stored}-{backend}")
+    for ((name, grid), variant, direction), (stored, backend) in zip(
+        product(GRIDS.items(), "RAG", ("both", "forward", "backward")),
+        cycle(product((False, True), ("torch", "numba"))),
+        strict=False,
+    )
+]
 
 
-@pytest.mark.parametrize("backend", ["torch", "numba"])
-@pytest.mark.parametrize("stored", [False, True], ids=["fused", "potentials stored"])
-@pytest.mark.parametrize("direction", ["both", "forward", "backward"])
-@pytest.mark.parametrize("variant", ["R", "A", "G"])
-@EVERY_GRID
+@pytest.mark.any_line
+@pytest.mark.parametrize(("grid", "variant", "direction", "stored", "backend"), TURNS)
 def test_equals_the_equations_with_every_gradient(
     grid: dict[str, Any], variant: str, direction: str, stored: bool, backend: str
 ) -> None:

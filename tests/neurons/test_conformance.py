@@ -57,7 +57,32 @@ CASES = [
     for options in OPTIONS.get(registration.name, [{}])
 ]
 OPERATORS = {"dsn": ["sj_lang::dsn_numba"], "bpsn": ["sj_lang::bpsn_numba"]}  # of backend "numba"
+TRACED = ["compiles", "operators_are_sound"]
+BOTH = [torch.float64, torch.float32]
 COMPILED_WHEN_SLOW = {"if", "plif", "klif", "qif", "eif", "masked_psn"}  # built as lif and psn are
+
+
+def cases_of(backend: str) -> list[Any]:
+    """Cases of the whole kit. Of what has both backends, the defaults and the side "forward" run
+    with both; by default of the other options BPSN's grids and axes run with "numba", the rest
+    with "torch", and all if slow.
+    """
+    cases = []
+    for case in CASES:
+        name, options = case.values
+        if backend == "numba" and name not in OPERATORS:
+            continue
+        kept = "numba" if name == "bpsn" and options.keys() & {"spikes", "offset", "axis"} else "torch"
+        both = name not in OPERATORS or options in ({}, {"direction": "forward"})
+        marks: Any = () if both or kept == backend else pytest.mark.slow
+        cases.append(pytest.param(name, options, id=case.id, marks=marks))
+    return cases
+
+
+def dtypes_of(name: str, options: dict[str, Any]) -> list[torch.dtype]:
+    """Of the first options both; of the others float64, as "numba" has float32, or one in turn."""
+    number = OPTIONS.get(name, [{}]).index(options)
+    return BOTH if number == 0 else BOTH[:1] if name in OPERATORS else [BOTH[number % 2]]
 
 
 def conforms(name: str, options: dict[str, Any], **given: Any) -> None:
@@ -72,27 +97,31 @@ def conforms(name: str, options: dict[str, Any], **given: Any) -> None:
     assert report.passed
 
 
-@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize(("name", "options"), cases_of("torch"))
 def test_node(name: str, options: dict[str, Any]) -> None:
-    conforms(name, options, backends=["torch"], skip={"compiles": "tested below"})
+    dtypes = dtypes_of(name, options)
+    conforms(name, options, backends=["torch"], dtypes=dtypes, skip={"compiles": "tested below"})
     conforms(name, options, backends=["auto"], only=["backend_really_runs"])
 
 
-@pytest.mark.parametrize(("name", "options"), [case for case in CASES if case.values[0] in OPERATORS])
+@pytest.mark.any_line
+@pytest.mark.parametrize(("name", "options"), cases_of("numba"))
 def test_node_compiled_by_numba(name: str, options: dict[str, Any]) -> None:
     pytest.importorskip("numba")
-    conforms(name, options, backends=["numba"], ops={"numba": OPERATORS[name]})
+    below, dtypes = dict.fromkeys(TRACED, "tested below"), [torch.float32] if options else BOTH
+    conforms(name, options, backends=["numba"], dtypes=dtypes, ops={"numba": OPERATORS[name]}, skip=below)
 
 
+# backend "auto": numba, for those that have it
 @pytest.mark.parametrize("name", [found.name for found in AVAILABLE if found.name not in COMPILED_WHEN_SLOW])
 def test_compiles(name: str) -> None:
-    conforms(name, OPTIONS.get(name, [{}])[0], only=["compiles"])
+    conforms(name, OPTIONS.get(name, [{}])[0], only=TRACED)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_compiles_with_all_options(name: str, options: dict[str, Any]) -> None:
-    conforms(name, options, only=["compiles"])
+    conforms(name, options, only=TRACED)
 
 
 @pytest.mark.slow

@@ -97,11 +97,15 @@ BPSNS: list[dict[str, Any]] = [
     {"variant": "G", "spikes": "ternary"},
 ]
 NODES = [(DSN, options) for options in DSNS] + [(BPSN, options) for options in BPSNS]
+#: each node both ways and with both backends, which take turns
+TURNS = [
+    pytest.param(kind, options, backend, full, id=f"{kind.__name__}-{options}-{backend}-{'full' if full else 'alone'}")
+    for number, (kind, options) in enumerate(NODES)
+    for full, backend in zip((False, True), (("torch", "numba"), ("numba", "torch"))[number % 2], strict=True)
+]
 
 
-@pytest.mark.parametrize("full", [False, True], ids=["alone", "state and mask"])
-@pytest.mark.parametrize("backend", ["torch", "numba"])
-@pytest.mark.parametrize(("kind", "options"), NODES)
+@pytest.mark.parametrize(("kind", "options", "backend", "full"), TURNS)
 def test_an_exported_node_takes_any_number_of_steps_and_any_batch(
     kind: Any, options: dict[str, Any], backend: str, full: bool
 ) -> None:
@@ -111,15 +115,16 @@ def test_an_exported_node_takes_any_number_of_steps_and_any_batch(
     check(node, program.module(), full=full)
 
 
+@pytest.mark.any_line
 @pytest.mark.filterwarnings("ignore")  # of torch.onnx and onnxscript, about themselves
 @pytest.mark.parametrize(
     ("kind", "options", "backend"),
     [
         (DSN, DSNS[0], "numba"),
-        (DSN, DSNS[3], "torch"),
-        (BPSN, BPSNS[0], "numba"),
+        pytest.param(DSN, DSNS[3], "torch", marks=pytest.mark.slow),
+        pytest.param(BPSN, BPSNS[0], "numba", marks=pytest.mark.slow),
         (BPSN, BPSNS[3], "torch"),
-        (BPSN, BPSNS[5], "numba"),
+        pytest.param(BPSN, BPSNS[5], "numba", marks=pytest.mark.slow),
     ],
 )
 def test_a_node_in_onnx_fires_as_here(kind: Any, options: dict[str, Any], backend: str, tmp_path: Path) -> None:
@@ -129,7 +134,16 @@ def test_a_node_in_onnx_fires_as_here(kind: Any, options: dict[str, Any], backen
     check(node, onnx_run(program, tmp_path / "node.onnx"), full=True)
 
 
-@pytest.mark.parametrize(("kind", "backend"), [(DSN, "numba"), (DSN, "torch"), (BPSN, "numba"), (BPSN, "torch")])
+# docs/export.md decomposes a program with DSN's numba kernel
+@pytest.mark.parametrize(
+    ("kind", "backend"),
+    [
+        pytest.param(DSN, "numba", marks=pytest.mark.slow),
+        (DSN, "torch"),
+        (BPSN, "numba"),
+        pytest.param(BPSN, "torch", marks=pytest.mark.slow),
+    ],
+)
 def test_a_decomposed_program_has_no_operator_of_ours(kind: Any, backend: str) -> None:
     node = kind(channels=3, backend=backend)
     example = call(node, 5, 3, full=True)
@@ -160,7 +174,7 @@ def csnn(to: str, **options: Any) -> tuple[nn.Module, Callable[[int, int], Tenso
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch.onnx and onnxscript, about themselves
-@pytest.mark.parametrize("to", ["dsn", "bpsn"])
+@pytest.mark.parametrize("to", [pytest.param("dsn", marks=pytest.mark.slow), "bpsn"])
 def test_a_swapped_cnn_leaves_whole(to: str, tmp_path: Path) -> None:
     net, inputs = csnn(to)
     shapes = ({0: T, 1: B},)

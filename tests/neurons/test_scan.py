@@ -12,6 +12,8 @@ from sj_lang_neurons.scan import torch as scan
 from sj_lang_neurons.scan import torch_blocks as rows
 from torch import Tensor
 
+pytestmark = pytest.mark.any_line
+
 linear_scan = partial(linear.linear_scan, backend="torch")
 # the last is wide enough for the loop
 SHAPES = [(1, 3), (7, 5), (9, 1), (63, 3), (170, 16), (33, 2500)]

@@ -73,6 +73,6 @@ def test_run(resolved: dict[str, Any], seed: int, capfd: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20, 500))
+@pytest.mark.parametrize("seed", range(20, 180))
 def test_more_run(resolved: dict[str, Any], seed: int, capfd: pytest.CaptureFixture[str]) -> None:
     _check(["run"], resolved, seed, capfd)

@@ -1,4 +1,4 @@
-"""What a report says in words: ratios to the twin, prompt and text, code to use, what to run next."""
+"""What a report says in words: ratios to the twin, prompt and text, code, what to run next."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def shown(path: Path) -> str:
 
 
 def test_a_run_is_told_by_ratios_to_its_twin() -> None:
-    runs = [words.Run("spiking", "lm 0", False, SPIKING), words.Run("ann", "lm 0", True, ANN)]
+    runs = [words.Compared("spiking", "lm 0", False, SPIKING), words.Compared("ann", "lm 0", True, ANN)]
     assert words.headline(runs) == [
         "spiking: test.bits_per_char 2.4, 1.2 times that of ann; energy 0.1 mJ, 0.25 times that of ann; "
         "firing rate 0.25."
@@ -50,12 +50,15 @@ def test_a_run_is_told_by_ratios_to_its_twin() -> None:
 
 
 def test_a_twin_of_another_task_or_seed_is_none() -> None:
-    runs = [words.Run("spiking", "lm 0", False, SPIKING | {"energy.ratio": 0.5}), words.Run("ann", "lm 1", True, ANN)]
+    runs = [
+        words.Compared("spiking", "lm 0", False, SPIKING | {"energy.ratio": 0.5}),
+        words.Compared("ann", "lm 1", True, ANN),
+    ]
     assert words.headline(runs) == [
         "spiking: test.bits_per_char 2.4; energy 0.1 mJ, 0.5 times that of the same products with floats; "
         "firing rate 0.25."
     ]
-    assert words.headline([words.Run("begun", "lm 0", False, {})]) == []
+    assert words.headline([words.Compared("begun", "lm 0", False, {})]) == []
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,10 @@ def test_manifest(finished: tuple[Path, str]) -> None:
     assert manifest["data"] == {"letters": 840}
     assert manifest["started"] <= manifest["ended"]
     assert manifest["chosen_step"] in (4, 8, 12)
+    assert (finished[0] / "sample.txt").read_text().startswith(manifest["prompt"])
+    text = (finished[0] / "figures/raster.txt").read_text()
+    assert len(text.split()) == 12
+    assert f"The text: {text}" in (finished[0] / "report.html").read_text()
 
 
 def test_metrics(finished: tuple[Path, str]) -> None:

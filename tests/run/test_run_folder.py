@@ -245,7 +245,7 @@ def test_counts_that_are_no_numbers_are_damage(tmp_path: Path) -> None:
     checkpoints.seal(newest)
     chosen, notes = checkpoints.newest(tmp_path, "me")
     assert chosen == older
-    assert "trainer_state.json counts with what is no number" in notes[0]
+    assert "trainer_state.json holds counts that are not numbers" in notes[0]
 
 
 def test_a_checkpoint_under_the_name_of_another_is_skipped(tmp_path: Path) -> None:

@@ -314,7 +314,8 @@ def test_a_text_that_ends_at_certain_letters(tmp_path: Path, monkeypatch: pytest
     assert len((tmp_path / "r/sample.txt").read_text().strip()) == 4
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+# SIGTERM in this process: above; at each operation: test_run_kills.py
+@pytest.mark.parametrize(("name", "code"), [pytest.param("SIGTERM", 143, marks=pytest.mark.slow), ("SIGHUP", 129)])
 def test_exit_code_of_a_process_that_gets(name: str, code: int, tmp_path: Path, straight: Path) -> None:
     """SIGHUP: the terminal of the run is closed, which nothing can be written to from then on."""
     command = [sys.executable, str(Path(tiny.__file__)), write_recipe(tmp_path), "output=r"]

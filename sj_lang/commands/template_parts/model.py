@@ -66,7 +66,7 @@ class Ember(PreTrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> MaskedLMOutput | tuple[Any, ...]:
-        """ids, attention_mask, labels [B, L] to logits [B, L, V]. A label of -100 does not count."""
+        """ids, attention_mask, labels [B, L] to logits [B, L, V]. Labels of -100 do not count."""
         x = self.token(input_ids) if inputs_embeds is None else inputs_embeds
         mask = None if attention_mask is None else attention_mask.T.bool()
         spikes, _ = self.fire.functional(self.project(x).transpose(0, 1), None, mask)  # [L, B, D]
