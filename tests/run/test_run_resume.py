@@ -195,7 +195,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         return tokenizer
 
     monkeypatch.setattr("tiny_task.letters", lower)
-    with pytest.raises(UserError, match=r"or what else it reads(.|\n)*tokenizer: '\w{64}' there, '\w{64}' now"):
+    with pytest.raises(UserError, match=r"or something else that it reads has(.|\n)*tokenizer: '\w{64}' there, '\w{64}' now"):
         run.execute(load("r/recipe.yaml"), resume="r")
 
 
