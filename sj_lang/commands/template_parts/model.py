@@ -1,6 +1,7 @@
 """The model: token ids to logits, and its configuration."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -9,6 +10,8 @@ from transformers.modeling_outputs import MaskedLMOutput
 
 from sj_lang import build
 from sj_lang.component.schema import Part
+
+Neuron = str | Mapping[str, Any] if TYPE_CHECKING else Part["neuron"]
 
 
 @strict
@@ -23,7 +26,7 @@ class EmberConfig(PreTrainedConfig):
     max_position_embeddings: int = 128
     pad_token_id: int | None = None
     width: int = 64
-    neuron: Part["neuron"] = "lif"
+    neuron: Neuron = "lif"
 
     def __post_init__(self, **others: Any) -> None:
         self.neuron = build.part("neuron", self.neuron).spec  # all options, as defaults may change
@@ -35,7 +38,7 @@ class EmberConfig(PreTrainedConfig):
         return {"neuron": {"any_length": "texts have any length"} | masked}
 
 
-class Ember(PreTrainedModel):
+class Ember(PreTrainedModel):  # type: ignore[misc]
     """logits = Linear(N(Linear(E))): the neurons N run along the tokens."""
 
     config_class = EmberConfig
