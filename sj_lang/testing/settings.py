@@ -113,7 +113,7 @@ def _dynamo() -> Any:
 
 
 def _set_dynamo(was: Mapping[str, Any]) -> None:
-    config: Any = sys.modules["torch._dynamo.config"]
+    config: Any = torch._dynamo.config  # was imported when `was` was read
     for name, value in _dynamo().items():
         if value != was[name]:
             setattr(config, name, was[name])

@@ -1,7 +1,6 @@
 """The model: token ids to logits, and its configuration."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
@@ -10,8 +9,6 @@ from transformers.modeling_outputs import MaskedLMOutput
 
 from sj_lang import build
 from sj_lang.component.schema import Part
-
-Neuron = str | Mapping[str, Any] if TYPE_CHECKING else Part["neuron"]
 
 
 @strict
@@ -26,7 +23,7 @@ class EmberConfig(PreTrainedConfig):
     max_position_embeddings: int = 128
     pad_token_id: int | None = None
     width: int = 64
-    neuron: Neuron = "lif"
+    neuron: Part["neuron"] = "lif"
 
     def __post_init__(self, **others: Any) -> None:
         self.neuron = build.part("neuron", self.neuron).spec  # all options, as defaults may change
@@ -38,7 +35,7 @@ class EmberConfig(PreTrainedConfig):
         return {"neuron": {"any_length": "texts have any length"} | masked}
 
 
-class Ember(PreTrainedModel):  # type: ignore[misc]
+class Ember(PreTrainedModel):
     """logits = Linear(N(Linear(E))): the neurons N run along the tokens."""
 
     config_class = EmberConfig
