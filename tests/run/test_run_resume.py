@@ -195,7 +195,8 @@ def test_another_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         return tokenizer
 
     monkeypatch.setattr("tiny_task.letters", lower)
-    with pytest.raises(UserError, match=r"or something else that it reads has(.|\n)*tokenizer: '\w{64}' there, '\w{64}' now"):
+    changed = r"or something else that it reads has(.|\n)*tokenizer: '\w{64}' there, '\w{64}' now"
+    with pytest.raises(UserError, match=changed):
         run.execute(load("r/recipe.yaml"), resume="r")
 
 
