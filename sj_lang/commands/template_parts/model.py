@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForPreTraining, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 from sj_lang import build
@@ -80,4 +80,4 @@ class Ember(PreTrainedModel):  # type: ignore[misc]
 
 
 AutoConfig.register("ember", EmberConfig, exist_ok=True)
-AutoModelForPreTraining.register(EmberConfig, Ember, exist_ok=True)
+AutoModelForMaskedLM.register(EmberConfig, Ember, exist_ok=True)
