@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from environments import make_environment
 
-from sj_lang import cli, plugins, recipe
+from sj_lang import cli, plugins, recipe, run
 from sj_lang.commands import new
 from sj_lang.errors import UserError
 
@@ -133,7 +133,10 @@ def test_a_component_of_each_kind_passes_its_kit(tmp_path: Path, monkeypatch: py
         test: dict[str, Any] = {}
         exec(written[f"tests/test_{name}.py"], test)
         test[f"test_{name}"]()
-        assert "runs" not in recipe.load(f"{name}/quickstart").resolved()
+        quickstart = recipe.load(f"{name}/quickstart")
+        assert "runs" not in quickstart.resolved()
+        if kind in ("model", "task"):
+            assert run.execute(quickstart, dry_run=True) == 0
         with pytest.raises(UserError, match=f"there is an? {kind} '{name}' already"):
             new.checked(name, kind)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForPreTraining, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 from sj_lang import build
@@ -77,4 +77,4 @@ class Ember(PreTrainedModel):
 
 
 AutoConfig.register("ember", EmberConfig, exist_ok=True)
-AutoModelForPreTraining.register(EmberConfig, Ember, exist_ok=True)
+AutoModelForMaskedLM.register(EmberConfig, Ember, exist_ok=True)
