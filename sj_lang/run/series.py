@@ -12,7 +12,7 @@ from sj_lang.folder import RunFolder
 from sj_lang.recipe import averages
 from sj_lang.recipe.links import linked
 from sj_lang.recipe.loading import Recipe
-from sj_lang.report import page
+from sj_lang.report import page, tables
 from sj_lang.run.console import Console, is_main_process, table
 from sj_lang.run.record import begin, claim, recorded
 from sj_lang.run.single import train
@@ -137,9 +137,9 @@ def _conclude(recipe: Recipe, folder: RunFolder, groups: Mapping[str, list[str]]
         console.say(f"{run} wrote:")
         console.quote(text)
     if recipe.averages:
-        console.say(table(averages.rows(recipe.averages, figures, computed, page.show)))
+        console.say(table(averages.rows(recipe.averages, figures, computed, tables.show)))
     else:
-        rows = page.metric_rows(list(metrics.values()))
+        rows = tables.metric_rows(list(metrics.values()))
         console.say(table([["", *metrics], *([name, *values] for name, values in rows)]))
     for note in notes:
         console.say(f"note: {note}")

@@ -14,7 +14,7 @@ from sj_lang.folder import RunFolder
 from sj_lang.manifest import Manifest, device, plain, write_json
 from sj_lang.monitor import neuron_parameters, undisturbed
 from sj_lang.recipe.loading import Recipe
-from sj_lang.report import figures, page
+from sj_lang.report import figures, page, tables
 from sj_lang.run import announce, auto_map, card, checkpoints, checks, learning, trial
 from sj_lang.run.assembly import Job, assemble, parameter_table, total_parameters
 from sj_lang.run.console import Console, duration, is_main_process, table
@@ -220,7 +220,7 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     page.write([folder.root])
     console.say()
     console.say(f"{job.recipe.name}: done in {duration(trainer.mark.seconds)}")
-    console.say(table([[name, *values] for name, values in page.metric_rows([metrics])]))
+    console.say(table([[name, *values] for name, values in tables.metric_rows([metrics])]))
     for remark in job.prepared.remarks:
         console.say(f"note: {remark}")
     if folder.sample.exists():

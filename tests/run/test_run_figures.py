@@ -11,7 +11,7 @@ from matplotlib import image
 
 from sj_lang.errors import UserError
 from sj_lang.manifest import Manifest, write_json
-from sj_lang.report import costs, figures, page
+from sj_lang.report import costs, figures, page, tables
 from sj_lang.task import Prepared
 
 pytestmark = pytest.mark.draws
@@ -173,12 +173,12 @@ def test_compared_curves(tmp_path: Path) -> None:
     ],
 )
 def test_figures_are_shown_with_their_units(name: str, value: Any, text: str) -> None:
-    assert page.show(name, value) == text
+    assert tables.show(name, value) == text
 
 
 def test_rows_are_ordered_and_layers_left_out() -> None:
     metrics = {"dead.mean": 0.1, "firing_rate.x": 0.1, "train.loss": 1.0, "test.loss": 1.0, "validation.loss": 1.0}
-    rows = page.metric_rows([metrics, {"test.loss": 2.0, "test.accuracy": 0.5}])
+    rows = tables.metric_rows([metrics, {"test.loss": 2.0, "test.accuracy": 0.5}])
     assert [name for name, _ in rows] == ["test.loss", "test.accuracy", "validation.loss", "train.loss", "dead.mean"]
     assert rows[1] == ("test.accuracy", ["", "0.5000"])
 
