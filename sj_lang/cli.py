@@ -79,6 +79,8 @@ def _dispatch(words: list[str]) -> int:
         raise UserError(f"no command '{first}'; {choices(first, list(COMMANDS), limit=20)}")
     arguments, rest = parser.parse_known_args(words)
     if first is None:
+        if unknown := [word for word in rest if word != "--debug"]:
+            raise UserError(f"'{unknown[0]}' is not understood; see `sj-lang --help`")
         parser.print_help()
         return 0
     for word in rest:
@@ -98,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Start with: sj-lang run lm/quickstart",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"sj-lang {__version__}")
+    parser.add_argument("-v", "--version", action="version", version=f"sj-lang {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND")
     for name, (function, summary, example, build) in COMMANDS.items():
         command = commands.add_parser(
@@ -245,6 +247,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _new(arguments: argparse.Namespace) -> None:
     from sj_lang.commands import new
 
+    if arguments.dest is not None:
+        new.ask_if_two_words(arguments.name, arguments.dest)
     folder = new.create(arguments.name, arguments.dest, arguments.kind)
     print(f"wrote {folder}\nnext: pip install -e {folder} && pytest {folder}")
 

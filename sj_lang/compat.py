@@ -101,7 +101,8 @@ class OldNode:
 
     surrogate_function, v_threshold: as it has them. leak: what a step keeps of its potential, 1 if
     all. gain: what a step adds of its input. constant: its input was the same at each step of the
-    example. repeated: the number of steps, if the net's own input was; else 0.
+    example. repeated: the number of steps, if its input is made of the net's own input alone, and
+    that was the same at each; else 0.
     """
 
     surrogate_function: Any

@@ -20,7 +20,7 @@ from sj_lang.manifest import RESERVE, Manifest, plain, read_json, write_json, wr
 #: fields of a manifest on which something relies, and what they hold
 _MANIFEST: dict[str, type] = {"id": str, "name": str, "status": str, "recipe": dict, "children": list}
 _MANIFEST |= dict.fromkeys(("machine", "versions", "commits", "data", "sources", "files"), dict)
-_MANIFEST |= dict.fromkeys(("argv", "notes", "resumed"), list) | {"loss": str, "started": str}
+_MANIFEST |= dict.fromkeys(("argv", "notes", "resumed"), list) | dict.fromkeys(("loss", "started", "prompt"), str)
 #: stands for a key that is not there, in differences
 ABSENT = "(not set)"
 _ANOTHER = "Choose another folder: output=..."
@@ -33,6 +33,10 @@ CHANGEABLE = ("generate", "measure")
 def is_figure(value: Any) -> bool:
     """Whether this is a number, of 64 bits if it is whole."""
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
+
+
+def _is_histogram(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_figure, value))
 
 
 class RunFolder:
@@ -50,10 +54,15 @@ class RunFolder:
         self.model = self.root / "model"
         self.predictions = self.root / "predictions"
         self.figures = self.root / "figures"
+        self.raster_text = self.figures / "raster.txt"
         self.sample = self.root / "sample.txt"
         self.report = self.root / "report.html"
         self.tensorboard = self.root / "tensorboard"
         self._lock: int | None = None
+
+    def errors(self, split: str) -> Path:
+        """What the model got most wrong on a split, as text."""
+        return self.predictions / f"{split}.errors.txt"
 
     @property
     def continuing(self) -> str:
@@ -241,7 +250,10 @@ class RunFolder:
                 entry = None
                 if number == len(lines):
                     break
-            sound = isinstance(entry, dict) and all(one is None or is_figure(one) for one in entry.values())
+            sound = isinstance(entry, dict) and all(
+                one is None or is_figure(one) or (name.startswith("decays.") and _is_histogram(one))
+                for name, one in entry.items()
+            )
             if not sound or type(entry.get("step")) is not int:
                 raise UserError(f"{self.history}, line {number}: expected a step and figures, found {line:.60}")
             if entry["step"] < last:

@@ -16,6 +16,8 @@ from sj_lang import masks
 
 #: spikes of a channel, of at most 255 each, whose sum float32 holds exactly
 _EXACT = 2**24 // 255
+#: of a histogram of decays, from 0 to 1
+_BINS = 20
 Functional = Callable[..., tuple[Tensor, Any]]
 
 
@@ -34,6 +36,12 @@ def decays(model: nn.Module) -> dict[str, Tensor]:
         if tell is not None
         for kind, values in tell().items()
     }
+
+
+def decay_histograms(model: nn.Module) -> dict[str, list[int]]:
+    """`decays.<layer> <name>` -> how many channels there are in each twentieth of 0 to 1."""
+    counts = {name: torch.histc(values, _BINS, 0, 1) for name, values in decays(model).items()}
+    return {f"decays.{name}": [int(count) for count in counted] for name, counted in counts.items()}
 
 
 def neuron_tensors(model: nn.Module) -> list[nn.Parameter]:

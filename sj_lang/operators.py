@@ -211,12 +211,12 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
 
 
 def keep_inputs(ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:
-    """A `setup_context`: keep the first argument, a NamedTuple, for `kept`, and `ctx.rest`."""
+    """A `setup_context` that keeps its first argument, a NamedTuple, for `kept`, and `ctx.rest`."""
     _keep(ctx, arguments, ())
 
 
 def keep_with_last_result(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """A `setup_context`: keep what `keep_inputs` keeps, and the last result."""
+    """A `setup_context` that keeps what `keep_inputs` keeps, and the last result."""
     _keep(ctx, arguments, output[-1:])
 
 

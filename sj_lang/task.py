@@ -82,7 +82,7 @@ class Learner(Protocol):
         ...
 
     def play(self, model: PreTrainedModel) -> None:
-        """Bring about the test data with the model that is tested, before each time they are read;
+        """Produce the test data with the model that is tested, each time before they are read;
         `metrics` may then know more than they hold, such as a return."""
         ...
 
@@ -133,6 +133,9 @@ class Prepared:
     #: (split, reduced, labels or None) -> {file name: text} for the folder predictions/, e.g. a
     #: submission; None: the reduced arrays are stored as predictions/<split>.npz
     predictions: Callable[[str, ReducedArrays, NDArray[np.generic] | None], Mapping[str, str]] | None = None
+    #: (split, reduced, labels) of a test -> what the model got most wrong, in lines for a reader;
+    #: they stand in predictions/<split>.errors.txt and in the report
+    errors: Callable[[str, ReducedArrays, NDArray[np.generic]], list[str]] | None = None
     #: name -> data set whose labels nobody has: predicted after the tests, not scored
     unlabelled: Mapping[str, MapDataset] = field(default_factory=dict)
     #: {name: {"dev.accuracy": ...}} of simple methods, stored as "baseline.<name>.dev.accuracy"

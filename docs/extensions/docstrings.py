@@ -4,11 +4,13 @@ A docstring here is plain text: single backticks around code, equations indented
 `name: meaning` for each argument or field.
 """
 
+import inspect
 import re
+from collections.abc import Collection
 from typing import Any
 
 _NAME = r"(?:\\\*){0,2}[A-Za-z_][\w.]*"
-_FIELD = re.compile(rf"({_NAME}(?:, {_NAME})*): (.*)")
+_FIELDS = re.compile(rf"(?:^|(?<=[.)”\"] ))({_NAME}(?:,\s{_NAME})*):\s", re.MULTILINE)
 _ITEM = re.compile(r"\\(\* )|(\d+\. )")
 
 
@@ -19,31 +21,49 @@ def prose(text: str) -> str:
     return "".join(part + next(code, "") for part in plain)
 
 
-def paragraph(text: str) -> list[str]:
+def paragraph(text: str, arguments: Collection[str]) -> list[str]:
     """The lines of one paragraph: of an equation, of fields, or of prose with or without a list."""
     if text.startswith("    "):
         return ["::", "", *[f"    {line}" for line in text.split("\n")]]
-    lines = prose(text).split("\n")
+    escaped = prose(text)
+    fields = [match for match in _FIELDS.finditer(escaped) if _is_field(match, arguments)]
+    if fields and fields[0].start() == 0:
+        ends = [match.start() for match in fields[1:]] + [len(escaped)]
+        return [
+            line
+            for match, end in zip(fields, ends, strict=True)
+            for line in _field(" ".join(match[1].split()), escaped[match.end() : end])
+        ]
     result: list[str] = []
-    if _FIELD.fullmatch(lines[0]):
-        for line in lines:
-            field = _FIELD.fullmatch(line)
-            result.append(f"* **{field[1]}**: {field[2]}" if field else f"  {line.strip()}")
-        return result
-    for line in lines:
+    for line in escaped.split("\n"):
         item = _ITEM.match(line)
         result += ["", (item[1] or item[2]) + line[item.end() :]] if item else [line]
     return result
 
 
-def convert(text: str) -> list[str]:
-    """A docstring without its indentation -> lines of reStructuredText."""
+def _is_field(match: re.Match[str], arguments: Collection[str]) -> bool:
+    """At the beginning of a line any name is one; inside a line only an argument of the object."""
+    begins = match.start() == 0 or match.string[match.start() - 1] == "\n"
+    return begins or all(name.strip().lstrip("\\*") in arguments for name in match[1].split(","))
+
+
+def _field(names: str, meaning: str) -> list[str]:
+    first, *rest = meaning.strip().split("\n")
+    return [f"* **{names}**: {first}", *[f"  {line.strip()}" for line in rest]]
+
+
+def convert(text: str, arguments: Collection[str] = ()) -> list[str]:
+    """An unindented docstring -> lines of reStructuredText. arguments: of the object."""
     parts = [part for part in re.split(r"\n\s*\n", text.strip("\n")) if part]
-    return [line for part in parts for line in (*paragraph(part), "")]
+    return [line for part in parts for line in (*paragraph(part, arguments), "")]
 
 
 def process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = convert("\n".join(lines))
+    try:
+        arguments = [*inspect.signature(obj).parameters]
+    except (TypeError, ValueError):  # it is no function, and no class that Python can tell of
+        arguments = []
+    lines[:] = convert("\n".join(lines), arguments)
 
 
 def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:

@@ -100,7 +100,7 @@ MAKERS: dict[str, Maker] = {"hgrn": _hgrn, "lif": _lif, "psn": _psn, "sliding_ps
 
 
 def baseline(name: str) -> Maker:
-    """What makes the baseline of a name that begins with `PREFIX`. UserError for an unknown one."""
+    """The maker of this baseline, whose name begins with `PREFIX`. UserError for an unknown one."""
     short = name.removeprefix(PREFIX)
     if short not in MAKERS:
         raise UserError(f"bench: no baseline {name!r}; {choices(short, list(MAKERS))}")

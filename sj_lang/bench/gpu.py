@@ -30,7 +30,7 @@ SLOW = 0.5  # seconds of one call, from which on it is repeated little
 
 
 def inputs_in_turn(size: int) -> int:
-    """How many inputs, if a call reads and writes so many bytes, leave none in the cache."""
+    """How many inputs take turns so that none stays in the cache; size: bytes of a call."""
     return max(2, min(MOST_INPUTS, math.ceil(CACHE / size)))
 
 

@@ -29,7 +29,7 @@ from sj_lang.component import yaml_marks
 from sj_lang.errors import RunFailed, UserError
 from sj_lang.testing import NodeFailed, check_node
 
-PASSES = 5  # over arrays of x's size: x, spikes; x, gradient of spikes, gradient of x
+PASSES = 5  # over arrays of the size of x: x, spikes; x, gradient of spikes, gradient of x
 PARITY = (
     "steps_equal_sequence",
     "pieces_equal_whole",
@@ -41,9 +41,10 @@ PARITY = (
     "long_sequences",
     "backends_agree",
 )
-PARITY_STEPS = 12  # of a neuron that is built for a fixed number of steps
+PARITY_STEPS = 12  # for a neuron that is built for a fixed number of steps
 FLIPS = 1e-3  # share of spikes that rounding may flip, and of gradients of x that follow them
-FAR = 1e-2  # of a gradient, or of the root mean square of all if larger: differs from float64's
+#: a gradient differs if it is off by this share of itself or, if larger, of the root mean square
+FAR = 1e-2
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,10 @@ class Timing:
     spread_ms: interquartile range of the total. peak_mb: memory above what was resident before.
     flips: share of spikes that differ from the same node's in float64; None for a baseline.
 
-    On a GPU the times are those of kernels (`sj_lang.bench.gpu`). bytes_per_s: of `PASSES` over x;
-    of_copy: their share of a copy's. host_us: until forward and backward are handed over.
-    host_bound: the host was slower, so the times are the host's. graph_us: both as a CUDA graph.
+    On a GPU the times are those of kernels (`sj_lang.bench.gpu`). bytes_per_s: the rate of `PASSES`
+    over x; of_copy: its share of a copy's rate. host_us: the time until forward and backward are
+    handed over. host_bound: the host was slower, so the times are the host's. graph_us: the time of
+    both as a CUDA graph.
     """
 
     neuron: str

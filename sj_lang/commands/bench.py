@@ -143,7 +143,7 @@ def print_timings(
         rows.append(row)
     say(textwrap.dedent(table(rows)), flush=True)
     if slower := ", ".join(timing.neuron for timing in timings if timing.host_bound):
-        say(f"slower to hand over than to run, so its times are the host's: {slower}")
+        say(f"these take longer to hand over than to run, so their times are the host's: {slower}")
 
 
 def _or_dash(value: float | None, form: str) -> str:

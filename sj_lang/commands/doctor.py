@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from sj_lang import __version__, plugins
-from sj_lang.commands.listing import WIDTH
+from sj_lang.commands.listing import width
 from sj_lang.errors import SjLangError, describe
 from sj_lang.hookspecs import KINDS
 
@@ -44,13 +44,14 @@ def main(say: Callable[[str], None] = print, *, as_json: bool = False) -> int:
     by_section: dict[str, list[dict[str, str]]] = {}
     tell = (lambda text: None) if as_json else say
     tell(header)
+    columns = width()
     for title, (findings, failure) in sections.items():
         tell(f"\n{title}")
         by_section[title] = []
         for finding in findings():
             by_section[title].append(asdict(finding))
             first = f"  {finding.about:<17} {finding.state:<7} "
-            tell(textwrap.fill(first + finding.text, WIDTH, subsequent_indent=" " * len(first)))
+            tell(textwrap.fill(first + finding.text, columns, subsequent_indent=" " * len(first)))
             code = code or (failure if finding.state == "BROKEN" else 0)
     verdict = {0: "Runs work here.", 1: "Runs do not work here: see BROKEN.", 3: "Runs that need a BROKEN plugin fail."}
     tell(f"\n{verdict[code]}")

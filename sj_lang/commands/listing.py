@@ -1,6 +1,7 @@
-"""What `sj-lang ls` and `sj-lang plugins` print; of these only `--arguments` imports torch."""
+"""Prints what `sj-lang ls` and `sj-lang plugins` list; only `--arguments` imports torch."""
 
 import json
+import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from sj_lang import plugins
 from sj_lang.errors import UserError
 from sj_lang.hookspecs import FLAGS, KINDS, Registration
 
-#: columns of what commands print
-WIDTH = 118
+
+def width() -> int:
+    """Columns of what commands print: COLUMNS, else those of the terminal, else 118."""
+    return shutil.get_terminal_size((118, 0)).columns
 
 
 def recipes(*, as_json: bool = False) -> str:
@@ -70,7 +73,7 @@ def plugin_table(what: str = "", *, as_json: bool = False, with_arguments: bool 
 
 
 def _of_any_kind(name: str) -> tuple[str, str]:
-    """Kind and name of the one component that is called so; without one, the name as a kind."""
+    """Kind and name of the only component of this name; if there is none, the name as a kind."""
     kinds = [kind for kind in KINDS if any(registration.name == name for registration in plugins.all(kind))]
     if len(kinds) > 1:
         raise UserError(f"several components are called '{name}': {', '.join(f'{kind}/{name}' for kind in kinds)}")
@@ -143,10 +146,9 @@ def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
     """Align cells; the last column is wrapped if it does not fit."""
     rows = [tuple(str(cell) for cell in row) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)][:-1]
-    lines = []
+    columns, lines = width(), []
     for row in rows:
         start = "  " + "".join(f"{cell:<{width}}  " for cell, width in zip(row, widths, strict=False))
-        width = max(WIDTH, len(start) + 30)
-        inner = " " * len(start)
-        lines += textwrap.wrap(row[-1], width, initial_indent=start, subsequent_indent=inner) or [start.rstrip()]
+        inner, most = " " * len(start), max(columns, len(start) + 30)
+        lines += textwrap.wrap(row[-1], most, initial_indent=start, subsequent_indent=inner) or [start.rstrip()]
     return lines

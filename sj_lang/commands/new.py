@@ -3,6 +3,7 @@
 import keyword
 import re
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -56,6 +57,7 @@ KINDS = {
         made='part("norm", "ember")(dim=8)',
         check="check_norm(make, dim=8)",
     ),
+    "model": Kind(summary="neurons along the tokens between two Linear layers"),
     "task": Kind(summary="copy a random text"),
 }
 
@@ -68,7 +70,7 @@ def create(name: str, dest: str | Path | None = None, kind: str = "neuron") -> P
     component = checked(name, kind)
     target = Path(dest) if dest else Path(distribution_of(component))
     if target.exists() or target.is_symlink():
-        raise UserError(f"{target} exists already; `sj-lang new {name} DEST` takes a folder that does not")
+        raise UserError(f"{target} exists already; give another folder: `sj-lang new {name} DEST`")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".sj-lang-new-") as scratch:
@@ -78,6 +80,23 @@ def create(name: str, dest: str | Path | None = None, kind: str = "neuron") -> P
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
     return target
+
+
+def ask_if_two_words(name: str, dest: str) -> None:
+    """Ask whether `new my neuron` means the folder `neuron`, or a plugin of two words.
+
+    A path, such as `./neuron`, is a folder without a question. UserError if it is not meant, or if
+    there is nobody to ask.
+    """
+    if not re.fullmatch(r"[A-Za-z]\w*", dest):
+        return
+    other = f"sj-lang new {name}-{dest}"
+    if sys.stdin.isatty():
+        answer = input(f"Write the plugin '{name}' into the folder '{dest}'? (one of two words: {other}) [y/N] ")
+        if answer.strip().lower() in ("y", "yes"):
+            return
+    kinds = f", and for this kind of component: sj-lang new {name} --kind {dest}" if dest in KINDS else ""
+    raise UserError(f"new: for a plugin of two words: {other}; for a folder: sj-lang new {name} ./{dest}{kinds}")
 
 
 def checked(name: str, kind: str = "neuron") -> str:
@@ -140,12 +159,15 @@ def _exchange(kind: str, facts: Kind, folder: Path) -> None:
         for old, new in changes.items():
             text = text.replace(old, new)
         path.write_text(text, encoding="utf-8")
+    whole = kind in ("model", "task")  # the others are parts of a model
     for source, target in (
         ("plugin.txt", package / "plugin.py"),
-        ("test_task.txt" if kind == "task" else "test.txt", folder / "tests" / f"test_{EXAMPLE}.py"),
-        ("task.yaml" if kind == "task" else "quickstart.yaml", package / f"recipes/{EXAMPLE}/quickstart.yaml"),
+        (f"test_{kind}.txt" if whole else "test.txt", folder / "tests" / f"test_{EXAMPLE}.py"),
+        (f"{kind}.yaml" if whole else "quickstart.yaml", package / f"recipes/{EXAMPLE}/quickstart.yaml"),
     ):
         text = (PARTS / source).read_text(encoding="utf-8")
+        if kind == "model":  # which is registered by its configuration
+            text = text.replace("KIND:Ember", "KIND:EmberConfig")
         words = {"KIND": kind, "SUMMARY": facts.summary, "USED": facts.used, "MADE": facts.made, "CHECK": facts.check}
         for word, value in words.items():
             text = text.replace(word, value)

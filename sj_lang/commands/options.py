@@ -5,7 +5,7 @@ import argparse
 from sj_lang.commands.arguments import positive
 
 #: kinds of component that `sj-lang new` can write
-KINDS_TO_WRITE = ("neuron", "attention", "embedding", "norm", "task")
+KINDS_TO_WRITE = ("neuron", "attention", "embedding", "norm", "model", "task")
 #: shells that `sj-lang completion` can complete in
 SHELLS = ("bash", "zsh")
 

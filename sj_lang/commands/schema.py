@@ -5,6 +5,7 @@ component is required, and what only holds of several values together is not in 
 """
 
 import functools
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -80,7 +81,8 @@ def _transformers_texts(name: str) -> dict[str, str]:
     import transformers
 
     owner = transformers.TrainingArguments if name == "train" else transformers.GenerationConfig
-    entries = re.findall(r"^ {8}(\w+) ?\(.*?\):\n((?: {12}.*\n|\n)+)", owner.__doc__ or "", re.MULTILINE)
+    text = inspect.cleandoc(owner.__doc__ or "") + "\n"  # which Python 3.13 has done already
+    entries = re.findall(r"^ {4}(\w+) ?\(.*?\):\n((?: {8}.*\n|\n)+)", text, re.MULTILINE)
     return {key: " ".join(text.split()) for key, text in entries}
 
 
@@ -112,11 +114,11 @@ def _component(kind: str) -> Schema:
 def _own_texts(offer: Registration) -> dict[str, str]:
     """name -> text of the lines "name: text" of a docstring, with the lines that continue it.
 
-    Of a class also those of its bases; the nearest counts.
+    A class also has the texts of its bases; the nearest class counts.
     """
     target = offer.load()
-    docs = [one.__doc__ or "" for one in reversed(getattr(target, "__mro__", [target]))]
-    entries = re.findall(r"^ *(\w+): (.+(?:\n {8,}\S.*)*)", "\n".join(docs), re.MULTILINE)
+    docs = [inspect.cleandoc(one.__doc__ or "") for one in reversed(getattr(target, "__mro__", [target]))]
+    entries = re.findall(r"^ *(\w+): (.+(?:\n {4,}\S.*)*)", "\n".join(docs), re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
 
 

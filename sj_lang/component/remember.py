@@ -1,8 +1,9 @@
-"""What checks of recipes found out, kept between processes, so that a check imports no torch.
+"""Keeps what checks of recipes found out between processes, so that a check imports no torch.
 
-Only inside `between_processes()`, in which the commands run that train nothing: `sj-lang run`
-always checks anew. What is kept is void as soon as one of the files that were imported for it, an
-installed package or a plugin is another one, by size and time as Python does it for its bytecode.
+It does so inside `between_processes()` only, in which the commands run that train nothing:
+`sj-lang run` always checks anew. What is kept is void as soon as one of the files that were
+imported for it, an installed package or a plugin is another one, by size and time as Python does it
+for its bytecode.
 """
 
 from __future__ import annotations
@@ -25,14 +26,24 @@ T = TypeVar("T")
 
 #: the folder to keep it in; "": keep nothing. By default sj_lang in the user's cache folder.
 SWITCH = "SJ_LANG_CACHE"
-#: What is read may be made of these modules' classes and functions only.
-_PLAIN: tuple[str, ...] = (
-    *("_functools", "_operator", "annotated_types", "collections", "copyreg", "functools", "inspect", "operator"),
-    *("pydantic.", "pydantic_core.", "types", "typing", "sj_lang.component"),
-)
-#: what annotations and defaults are made of
-_TYPES = {"Ellipsis", "NotImplemented", "bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list"}
-_TYPES |= {"object", "set", "str", "tuple", "type"}
+#: The only things that a file may name, module -> names: what annotations and defaults are made of.
+#: Whole modules would not do: `inspect` leads to `os.system`, `types` to functions of any code.
+_PLAIN = {
+    "_functools": {"reduce"},
+    "_operator": {"getitem", "or_"},
+    "annotated_types": {"Ge", "Gt", "Interval", "Le", "Len", "Lt", "MaxLen", "MinLen", "MultipleOf"},
+    "builtins": {"Ellipsis", "bool", "bytes", "dict", "float", "frozenset", "int", "list", "object", "set", "str"}
+    | {"tuple", "type"},
+    "collections.abc": {"Callable", "Iterable", "Mapping", "MutableMapping", "Sequence"},
+    "inspect": {"_empty"},
+    "pydantic.fields": {"FieldInfo"},
+    "pydantic.types": {"AllowInfNan", "Strict"},
+    "pydantic_core._pydantic_core": {"PydanticUndefined"},
+    "sj_lang.component.schema": {"Argument", "Data", "Part"},
+    "sj_lang.component.spec": {"Spec"},
+    "types": {"GenericAlias", "NoneType", "UnionType"},
+    "typing": {"Annotated", "Any", "Literal", "Optional", "Union"},
+}
 
 _store: _Store | None = None
 
@@ -40,7 +51,7 @@ _store: _Store | None = None
 def remembered(key: tuple[Any, ...], compute: Callable[[], T]) -> T:
     """What `compute` returned for this key, which must say all that it depends on but code.
 
-    What cannot be read back without other modules is computed each time, as are errors.
+    A value that is made of more than `_PLAIN` is computed each time, and so is an error.
     """
     if _store is None:
         return compute()
@@ -59,7 +70,7 @@ def remembered(key: tuple[Any, ...], compute: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def between_processes() -> Iterator[None]:
-    """Let `remembered` use, and add to, what earlier processes kept. Nothing, if that is off."""
+    """Let `remembered` use what earlier processes kept, and add to it, unless `SWITCH` is empty."""
     global _store
     folder = os.environ.get(SWITCH)
     if folder == "" or _store is not None:
@@ -121,10 +132,7 @@ def _stamp(file: str) -> tuple[int, int] | None:
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        allowed = module.startswith(_PLAIN)
-        if module == "builtins":
-            allowed = name in _TYPES
-        if not allowed:
+        if name not in _PLAIN.get(module, ()):
             raise pickle.UnpicklingError(f"{module}.{name} is not plain")
         return super().find_class(module, name)
 

@@ -15,7 +15,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def choose(asked: int | None = None) -> tuple[int | None, str]:
-    """The number of threads and why; None: torch's own number, which OMP_NUM_THREADS says.
+    """The number of threads and why; None keeps torch's own, which OMP_NUM_THREADS sets.
 
     Threads that wait busily for others that have no core make a step slower, not faster.
     """

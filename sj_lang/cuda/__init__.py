@@ -78,8 +78,8 @@ def launch(
 class Plan:
     """A launch in which only the tensors change; the kernel takes them first, then all numbers.
 
-    Arguments of `launch`, but `pointers`, how many tensors there are, and the numbers alone. Called
-    with the tensors, None for a null pointer, it runs the kernel. Raises what `launch` raises.
+    It is built like a call of `launch`, with the number of tensors, `pointers`, in their place. A
+    call with the tensors, None for a null pointer, runs the kernel. It raises what `launch` raises.
     """
 
     def __init__(

@@ -1,6 +1,4 @@
-"""NVIDIA's driver through ctypes: a kernel is launched on torch's stream, its parameters in one
-piece.
-"""
+"""Launches kernels on torch's stream by NVIDIA's driver, with their parameters in one piece."""
 
 from __future__ import annotations
 
@@ -45,9 +43,7 @@ def library() -> Any:
 
 
 def prepared(function: int, index: int) -> Function:
-    """What launches a CUfunction that was loaded in the current context, which is
-    that of the device with this index.
-    """
+    """What launches a CUfunction; index: the device, in whose context, the current one, it lies."""
     context = ctypes.c_void_p()
     check(library().cuCtxGetCurrent(ctypes.byref(context)))
     launch, set_current = library().cuLaunchKernel, library().cuCtxSetCurrent
@@ -81,7 +77,7 @@ def check(code: int) -> None:
 
 
 def version() -> int:
-    """Of CUDA, that the driver is for: 12040 for 12.4."""
+    """The version of CUDA that the driver supports: 12040 for 12.4."""
     number = ctypes.c_int()
     check(library().cuDriverGetVersion(ctypes.byref(number)))
     return number.value

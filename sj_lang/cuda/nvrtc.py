@@ -19,8 +19,8 @@ from pathlib import Path
 from sj_lang.cuda.text import OPTIONS, source
 
 WHEELS = ("nvidia-cuda-nvrtc-cu12", "nvidia-cuda-nvrtc")
-#: what a log may say: what `--ptxas-options=-v` asks for, and that a later CUDA drops an old
-#: architecture
+#: lines that a log may have: what `--ptxas-options=-v` asks for, and the warning that a later CUDA
+#: drops an old architecture
 EXPECTED = re.compile(
     r"^\s*$|^ptxas info\s+: "
     r"|^ptxas\s+\.\s+\d+ bytes stack frame, \d+ bytes spill stores, \d+ bytes spill loads$"

@@ -67,15 +67,36 @@ TABLES: Mapping[str, Costs] = {
 
 
 def cost_table(table: str | Mapping[str, Any]) -> Costs:
-    """A table by its name, or one of your own. UserError for a missing or unknown entry."""
+    """A table by its name, or one of your own. UserError for a missing, unknown or wrong entry."""
     if isinstance(table, str):
         if table not in TABLES:
             raise UserError(f"no cost table {table!r}; {choices(table, list(TABLES))}")
         return TABLES[table]
+    if not isinstance(table, Mapping):
+        raise UserError(f"the cost table is {table!r}; expected a name, {', '.join(TABLES)}, or a dict of your own")
     entries = {entry.name: entry.default is dataclasses.MISSING for entry in dataclasses.fields(Costs)}
     missing = [name for name, needed in entries.items() if needed and name not in table]
     unknown = [name for name in table if name not in entries]
     if missing or unknown:
         wrong = [f"it lacks {', '.join(missing)}"] * bool(missing) + [f"it has {', '.join(unknown)}"] * bool(unknown)
         raise UserError(f"the cost table has the wrong entries: {'; '.join(wrong)}; expected {', '.join(entries)}")
+    for name in ("mac", "accumulation", "other", "neuron"):
+        if table.get(name) is not None and not _is_price(table[name]):
+            raise UserError(f"the cost table has {name}: {table[name]!r}; expected pJ, 0 or more, or None")
+    if not _are_levels(table["memory"]):
+        raise UserError(
+            f"the cost table has memory: {table['memory']!r}; expected pairs (bytes, pJ a byte), the smallest first"
+        )
     return Costs(**table)
+
+
+def _is_price(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def _are_levels(memory: Any) -> bool:
+    if not isinstance(memory, tuple | list) or not all(isinstance(pair, tuple | list) for pair in memory):
+        return False
+    if not all(len(pair) == 2 and all(map(_is_price, pair)) for pair in memory):
+        return False
+    return [size for size, _ in memory] == sorted(size for size, _ in memory)

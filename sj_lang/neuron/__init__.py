@@ -37,12 +37,12 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     zeros after it.
 
     channels: size of the channel axis.
-    backend: "auto", "torch", "numba" (CPU) or "cupy" (GPU); unless "auto", raises if it cannot run.
+    backend: "auto", "torch", "numba" (CPU) or "cupy" (GPU); any but "auto" raises if it cannot run.
     store_v_seq: keep the membrane potentials of the last call as `v_seq` [T, B, C, ...]; in
         step_mode "s", of all steps since `reset`.
-    axis: of the channels, 2 or more, or negative from the end: -1 for `[T, B, L, D]`. It counts
-        along `[T, B, ...]` in step_mode "s" too. A channel has the same parameters at all places of
-        the other axes. In a state, the axes between batch and channels follow the batch.
+    axis: that of the channels, 2 or more, or negative from the end: -1 for `[T, B, L, D]`. It
+        counts along `[T, B, ...]` in step_mode "s" too. A channel has the same parameters at all
+        places of the other axes. In a state, the axes between batch and channels follow the batch.
 
     copies_input: an attribute; if it is set to True, backward reads a copy of the input, which the
         net may then change in place, as `x += f(node(x))` does.
@@ -90,14 +90,15 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         """Multiply-accumulates and accumulations of a neuron in a single step; None: unknown.
 
         What does not depend on the input does not count, nor do comparisons; a look-up (sigmoid,
-        logarithm) counts as a multiply-accumulate. For `sj_lang.energy`.
+        logarithm) counts as a multiply-accumulate. `sj_lang.energy` reads it.
         """
         return None
 
     def decays(self) -> dict[str, Tensor]:
         """Name -> the share of a state that a step keeps, as learned: `[C]`, or `[1]` for all.
 
-        If the input decides, that of zero input. For `sj_lang.monitor`; empty: none is learned.
+        If the input decides it, this is the share for zero input. It is empty if none is learned.
+        `sj_lang.monitor` reads it.
         """
         return {}
 

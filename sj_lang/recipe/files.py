@@ -9,6 +9,7 @@ from sj_lang import plugins
 from sj_lang.component import yaml_marks
 from sj_lang.component.problems import Keys, Place, Problem, shown
 from sj_lang.errors import PluginError, UserError, choices, nearest
+from sj_lang.manifest import write_text
 from sj_lang.recipe.overrides import Tree
 
 #: Keys that belong to one file and are not taken over from a base.
@@ -133,7 +134,7 @@ def copy(recipe: str, dest: str) -> Path:
         full = yaml_marks.dump({"base": str((source.parent / base).resolve())})
         text = re.sub(r"^base:.*\n?", lambda _: full, text, count=1, flags=re.MULTILINE)
     try:
-        target.write_text(text, encoding="utf-8")
+        write_text(target, text)
     except OSError as error:
         raise UserError(f"cannot write {shown(target)}: {error.strerror or error}") from error
     return target

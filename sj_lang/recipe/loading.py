@@ -176,8 +176,8 @@ def _stays_a_list(tree: Tree, changes: Tree) -> bool:
 
 
 def _load_named(tree: Tree, runs: dict[str, Any], path: Path, changes: Tree) -> tuple[dict[str, Recipe], list[Problem]]:
-    """`runs: {name: changes}`: the recipe with the changes of each run, then the command line's,
-    of which those that name the run come last."""
+    """The runs of `runs: {name: changes}`: each is the recipe with its changes, then those of the
+    command line for all runs, then those of the command line for this run."""
     common, named = changes.only(changes.data.keys() - PARENTS), changes.data.get("runs")
     children: dict[str, Recipe] = {}
     problems = [] if runs else [Problem(("runs",), "is empty; name at least one run, or leave 'runs' out")]

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from numpy.typing import NDArray
 
 History = Sequence[Mapping[str, Any]]
@@ -18,6 +19,10 @@ STYLES = ("-", "--", ":", "-.")
 _MOST_PANELS = 24
 _MOST_NEURONS = 128
 _MOST_STEPS = 256
+_MOST_TOKENS = 64
+_FONT = "DejaVu Sans"  # comes with matplotlib
+#: how tokens that consist of white space are shown
+_SPACES = {" ": "\N{OPEN BOX}", "\n": "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
 
 
 def series(history: History, key: str) -> tuple[list[int], list[float]]:
@@ -80,7 +85,7 @@ def at_lengths(metrics: Mapping[str, Any], figure: str) -> tuple[list[int], list
 def over_lengths(runs: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
     """Bits per character over the length of the windows. False: no data.
 
-    runs: name -> metrics. Of a single run also those in the first and the last tenth of a window.
+    runs: name -> metrics. A single run also gets those in the first and the last tenth of a window.
     """
     keys = {"bits_per_char": "whole window", "bits_first_tenth": "first tenth", "bits_last_tenth": "last tenth"}
     if len(runs) == 1:
@@ -124,7 +129,9 @@ def firing_rates(history: History, path: Path) -> bool:
             legends.setdefault(tuple(labels), []).append(axes)
     if len(legends) == 1:  # all blocks are built alike
         lines = next(iter(legends.values()))[0].get_lines()
-        figure.legend(handles=lines, frameon=False, fontsize=9, ncols=4, loc="outside lower center")
+        figure.legend(
+            handles=lines, frameon=False, fontsize=9, ncols=min(2 * len(shown), 6), loc="outside lower center"
+        )
     for axes in [axes for alike in legends.values() for axes in alike] if len(legends) > 1 else []:
         axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     figure.supxlabel("optimizer step", fontsize=10)
@@ -135,12 +142,22 @@ def firing_rates(history: History, path: Path) -> bool:
     return True
 
 
-def raster(spikes: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
-    """A panel per layer, neurons over time. spikes: of one sample, layer -> [steps, channels]."""
+def raster(spikes: Mapping[str, NDArray[np.generic]], path: Path, tokens: Sequence[str] = ()) -> bool:
+    """A panel per layer, neurons over time. spikes: of one sample, layer -> [steps, channels].
+
+    tokens: of the sample; they stand on the axis of layers with as many steps, or a multiple.
+    """
 
     def draw(axes: Any, values: NDArray[np.generic]) -> str:
         picked = np.linspace(0, values.shape[1] - 1, min(values.shape[1], _MOST_NEURONS)).round().astype(int)
-        part = np.asarray(values, dtype=np.float32)[:_MOST_STEPS, picked]
+        # steps of a token
+        each = len(values) // len(tokens) if tokens and len(values) % len(tokens) == 0 else 0
+        part = np.asarray(values, dtype=np.float32)[: each * _MOST_TOKENS or _MOST_STEPS, picked]
+        if each:
+            shown = [_written(token) for token in tokens[:_MOST_TOKENS]]
+            turn = 90 if max(map(len, shown)) > 1 else 0
+            places = each * np.arange(len(shown)) + (each - 1) / 2
+            axes.set_xticks(places, shown, rotation=turn, family=_FONT, parse_math=False)
         largest = max(float(np.abs(part).max(initial=0)), 1.0)
         signed = bool((part < 0).any())
         shade = PowerNorm(0.5, vmin=0, vmax=largest)  # a spike of 1 among 4s is seen too
@@ -154,8 +171,10 @@ def raster(spikes: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
             sizes = f" (of -{largest:.0f} to {largest:.0f}; red: below 0)"
         return f"{len(picked)}{counts} neurons, {100 * float((part != 0).mean()):.1f} % of steps with a spike{sizes}"
 
-    labels = ("Spikes of one sample", "time step", "neuron")
-    return _of_layers(spikes, draw, path, labels=labels, width=4.6, height=2.6, shared=False)
+    labels = ("Spikes of one sample", "token" if tokens else "time step", "neuron")
+    return _of_layers(
+        spikes, draw, path, labels=labels, width=10 if tokens else 4.6, height=1.9 if tokens else 2.6, shared=False
+    )
 
 
 def decays(layers: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
@@ -170,6 +189,25 @@ def decays(layers: Mapping[str, NDArray[np.generic]], path: Path) -> bool:
     return _of_layers(layers, draw, path, labels=labels, width=3.4, height=2.0, shared=True)
 
 
+def decays_over_training(history: History, path: Path) -> bool:
+    """A panel per layer: its histogram of decays at each look, one above the other in a column;
+    False: no data."""
+    looks = [entry for entry in history if any(key.startswith("decays.") for key in entry)]
+    names = dict.fromkeys(key for entry in looks for key in entry if key.startswith("decays."))
+    edges = [0, *(entry["step"] for entry in looks)]
+
+    def draw(axes: Any, values: NDArray[Any]) -> str:
+        bounds = np.linspace(0, 1, values.shape[1] + 1)
+        shares = values / np.maximum(values.sum(1, keepdims=True), 1)
+        axes.pcolormesh(edges, bounds, shares.T, cmap="Blues", vmin=0)
+        first, last = shares[[0, -1]] @ (bounds[1:] + bounds[:-1]) / 2
+        return f"mean {first:.2f} at first, {last:.2f} at last"
+
+    layers = {name.removeprefix("decays."): np.array([entry[name] for entry in looks]) for name in names}
+    labels = ("Decays over the training", "optimizer step", "share that a step keeps")
+    return _of_layers(layers, draw, path, labels=labels, width=3.4, height=2.0, shared=True)
+
+
 def _of_layers(
     layers: Mapping[str, NDArray[np.generic]],
     draw: Callable[[Any, NDArray[np.generic]], str],
@@ -180,8 +218,8 @@ def _of_layers(
     height: float,
     shared: bool,
 ) -> bool:
-    """A panel per layer, which `draw` fills and calls something. labels: title, x, y. False: no
-    data."""
+    """A panel per layer, which `draw` fills and gives a second title. labels: title, x, y. False:
+    no data."""
     if not layers:
         return False
     shown = _spread(list(layers.items()), _MOST_PANELS)
@@ -195,6 +233,13 @@ def _of_layers(
     figure.suptitle(title + _omitted(len(layers), len(shown), "layers"), fontsize=12)
     _save(figure, path)
     return True
+
+
+def _written(token: str) -> str:
+    """A token as a label: white space is seen, and so is where the font lacks a character."""
+    glyphs = get_font(findfont(_FONT)).get_charmap()
+    text = "".join(_SPACES.get(one, one) for one in (token.strip(" ") or token))
+    return "".join(one if ord(one) in glyphs else "\N{WHITE SQUARE}" for one in text)
 
 
 def block(name: str) -> str:
@@ -239,7 +284,7 @@ def _curves(title: str, ylabel: str) -> tuple[Figure, Any]:
 
 def _panels(count: int, *, width: float, height: float, shared: bool) -> tuple[Figure, list[Any]]:
     """Small multiples in rows of at most three. width, height: of one, in inches."""
-    columns = 2 if count == 4 else min(count, 3)
+    columns = 1 if width >= 10 else 2 if count == 4 else min(count, 3)
     rows = -(-count // columns)
     figure = Figure(figsize=(max(6.0, width * columns), height * rows + 0.5), layout="constrained")
     panels = list(figure.subplots(rows, columns, sharex=shared, sharey=shared, squeeze=False).flat)

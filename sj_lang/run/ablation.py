@@ -34,10 +34,10 @@ def parts_of(model: nn.Module, *, each_layer: bool) -> ModulesByPart:
 
 
 def ablated(trainer: BatchTrainer, data: MapDataset, split: str, parts: ModulesByPart) -> dict[str, float]:
-    """`ablation.PART.FIGURE`: the task's figures on a split, with the mean of each part's output in
-    the place of the output.
+    """The task's figures on a split with each part's output replaced by its mean, as
+    `ablation.PART.FIGURE`.
 
-    The mean of a channel is that over all valid positions of the split, with all parts in place.
+    The mean of a channel is taken over all valid positions of the split, with all parts in place.
     """
     modules = list({id(module): module for part in parts.values() for module in part}.values())
     means = {module: Mean() for module in modules}

@@ -1,4 +1,4 @@
-"""The batches of a run: of one length in training on demand, in order in evaluations."""
+"""The batches of a run: evaluations keep the data's order, trainings may ask for one length."""
 
 from __future__ import annotations
 

@@ -115,8 +115,8 @@ def why_not(folder: Path, run: str) -> str:
 
 
 def _damage(folder: Path, run: str) -> str:
-    """The first file of a checkpoint that is not as it was written, or whose checkpoint it is
-    instead; "" if all is right."""
+    """Which file of a checkpoint is not as it was written, or that the checkpoint belongs to
+    another run or step; "" if all is right."""
     if not (folder / _STATE).exists():
         return f"{_STATE} is missing, so it was not written to its end"
     if not (folder / SUMS).exists() and any(folder.parent.glob(f"checkpoint-*/{SUMS}")):
@@ -133,14 +133,14 @@ def _damage(folder: Path, run: str) -> str:
     if owner != run:
         return _FOREIGN
     if not sound:
-        return f"{_STATE} counts with what is no number"
+        return f"{_STATE} holds counts that are not numbers"
     if name(step) != folder.name:
         return f"its {_STATE} is of step {step!s:.20}"
     return "" if best in ("", Path(best).name) else f"{_STATE} names {best!r:.60} as the best"
 
 
 def _changed(folder: Path) -> str:
-    """The first file of a checkpoint that is not as its sums say; "" if all are."""
+    """The first file of a checkpoint that differs from its checksum; "" if none does."""
     try:
         sums = read_json(folder / SUMS)
     except (OSError, ValueError):

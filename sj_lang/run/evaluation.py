@@ -89,6 +89,9 @@ def _store(prepared: Prepared, split: str, output: Any, folder: RunFolder | None
     if folder is None:
         return
     folder.predictions.mkdir(exist_ok=True)
+    if prepared.errors is not None and split in prepared.tests:
+        lines = prepared.errors(split, output.predictions, output.label_ids)
+        folder.errors(split).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     if prepared.predictions is not None:
         for name, text in prepared.predictions(split, output.predictions, output.label_ids).items():
             (folder.predictions / name).write_text(text, encoding="utf-8")

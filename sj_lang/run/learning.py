@@ -23,7 +23,7 @@ def check(job: Job, learner: Learner) -> None:
         raise UserError(f"train.max_steps: set it; the task '{task}' has steps and no epochs")
     if arguments.world_size > 1:
         raise UserError(
-            f"task '{task}' trains in one process, here are {arguments.world_size}; start it without torchrun"
+            f"task '{task}' trains in one process, and {arguments.world_size} were started; start it without torchrun"
         )
     schema, reads = train_arguments(), _ALWAYS | set(learner.reads)
     ignored = [key for key, value in train.items() if key not in reads and value != schema[key].default]
@@ -52,10 +52,11 @@ def learn(trainer: RunTrainer, learner: Learner, console: Console) -> None:
             return
         with trainer.mark.paused():
             figures = {**figures, **trainer.measurements.probe()}
+            histograms = trainer.measurements.decay_histograms()
         console.say(f"step {step:>{digits}}/{args.max_steps}  " + _words(figures))
         if folder is not None:
             entry = {name if "." in name else f"train.{name}": value for name, value in figures.items()}
-            folder.append({"step": step, **entry})
+            folder.append({"step": step, **entry, **histograms})
 
     trainer.mark.on_train_begin(args, state, trainer.control)
     try:

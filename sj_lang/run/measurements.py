@@ -10,12 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from sj_lang.energy import Ledger, ledger
-from sj_lang.monitor import Monitor, decays, undisturbed
+from sj_lang.monitor import Monitor, decay_histograms, decays, undisturbed
 from sj_lang.run.ablation import ModulesByPart, ablated, parts_of
 from sj_lang.run.batches import BatchTrainer
 from sj_lang.task import MapDataset
 
-_WATCHED = 2  # samples on which firing is measured at each line of the log
+_WATCHED = 2  # samples on which firing is measured during the training
+#: optimizer steps from one look at them to the next, so that looks take below 3 % of the time
+_APART = 10
 _COSTED = 32  # test samples on which energy is measured
 
 
@@ -37,6 +39,12 @@ class Measurements:
         self._ablated: ModulesByPart = parts_of(trainer.model, each_layer=each_layer) if measure["ablate"] else {}
         self.ledger: Ledger | None = None
 
+    @staticmethod
+    def is_due(step: int, since: int, last: int) -> bool:
+        """Whether a line of the log at `step` looks at the firing. since: the step of the line
+        before. last: the last step, which always does."""
+        return step // _APART > since // _APART or step >= last
+
     def probe(self) -> dict[str, float]:
         """Firing on the first samples of the probed data."""
         if not self._measures_firing:
@@ -49,6 +57,10 @@ class Measurements:
     def decays(self) -> dict[str, Tensor]:
         """Layer -> what its channels keep of their state from step to step."""
         return decays(self._trainer.model) if self._measures_firing else {}
+
+    def decay_histograms(self) -> dict[str, list[int]]:
+        """The same as counts of channels, for a line of metrics.jsonl."""
+        return decay_histograms(self._trainer.model) if self._measures_firing else {}
 
     @cached_property
     def _watched(self) -> dict[str, Any]:
@@ -88,3 +100,17 @@ class Measurements:
         with undisturbed(self._trainer.model), self._monitor.recording(keep=True):
             self._trainer.model(**self._trainer.samples(self._trainer.probed_data, 1))
         return self._monitor.raster()
+
+    def raster_text(self) -> str:
+        """The text of that sample; "" if it is no text."""
+        tokenizer = self._trainer.processing_class
+        ids = self._trainer.samples(self._trainer.probed_data, 1).get("input_ids")
+        return "" if tokenizer is None or ids is None else str(tokenizer.decode(ids[0], skip_special_tokens=True))
+
+    def tokens(self) -> list[str]:
+        """The tokens of that sample; empty if it is no text."""
+        tokenizer = self._trainer.processing_class
+        if not self._measures_raster or tokenizer is None:
+            return []
+        ids = self._trainer.samples(self._trainer.probed_data, 1).get("input_ids")
+        return [] if ids is None else [tokenizer.decode([one]) for one in ids[0].tolist()]

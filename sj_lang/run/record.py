@@ -49,16 +49,16 @@ def refuse_changes(
     processes = previous.content.get("machine", {}).get("world_size", world_size)
     if processes != world_size:
         raise UserError(
-            f"--resume: {folder.shown} was trained by {processes} process(es) and would now be by {world_size}, with "
-            f"other batches. Use {processes} again (torchrun --nproc_per_node), or start a new run: output=..."
+            f"--resume: {folder.shown} was trained by {processes} process(es); {world_size} would train on other "
+            f"batches. Use {processes} again (torchrun --nproc_per_node), or start a new run: output=..."
         )
     differing = [one for field in data for one in compared(previous.content.get(field, data[field]), data[field])]
     if not differing:
         return []
     if not changed_data:
         raise UserError(
-            f"--resume: the data have changed since {folder.shown} was started, or what else it reads. "
-            f"There, and now:\n{listed(differing)}\n"
+            f"--resume: the data have changed since {folder.shown} was started, or something else that it reads has:\n"
+            f"{listed(differing)}\n"
             "Restore them, start a new run (output=...), or go on with the changed ones: --changed-data"
         )
     return [f"the data have changed since the run was started: {', '.join(key for key, _, _ in differing)}"]
@@ -102,7 +102,9 @@ def recorded(record: Manifest, folder: RunFolder, console: Console, debug: bool)
             try:
                 record.end(status, code, error)
             except OSError as lost:
-                console.warn(f"{folder.shown}/{record.path.name} cannot say so, it cannot be written: {lost.strerror}")
+                console.warn(
+                    f"{folder.shown}/{record.path.name} cannot be written, so it does not say so: {lost.strerror}"
+                )
             console.record(f"{status}: {error}")
 
     try:

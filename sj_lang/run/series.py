@@ -12,7 +12,7 @@ from sj_lang.folder import RunFolder
 from sj_lang.recipe import averages
 from sj_lang.recipe.links import linked
 from sj_lang.recipe.loading import Recipe
-from sj_lang.report import page
+from sj_lang.report import page, tables
 from sj_lang.run.console import Console, is_main_process, table
 from sj_lang.run.record import begin, claim, recorded
 from sj_lang.run.single import train
@@ -77,8 +77,7 @@ def summary(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float
 def _rehearse(runs: Mapping[str, Recipe], groups: Mapping[str, list[str]], console: Console) -> None:
     """Build one run of each group, so that mistakes in any are found before the first is trained.
 
-    What a run minimises in place of its own loss is built when it starts: it may need a run before
-    it.
+    A task's objective is built when its run starts, because it may need the run before it.
     """
     for names in groups.values():
         console.say(f"== {names[0]}" + (f" and {len(names) - 1} more seeds" if len(names) > 1 else ""))
@@ -138,9 +137,9 @@ def _conclude(recipe: Recipe, folder: RunFolder, groups: Mapping[str, list[str]]
         console.say(f"{run} wrote:")
         console.quote(text)
     if recipe.averages:
-        console.say(table(averages.rows(recipe.averages, figures, computed, page.show)))
+        console.say(table(averages.rows(recipe.averages, figures, computed, tables.show)))
     else:
-        rows = page.metric_rows(list(metrics.values()))
+        rows = tables.metric_rows(list(metrics.values()))
         console.say(table([["", *metrics], *([name, *values] for name, values in rows)]))
     for note in notes:
         console.say(f"note: {note}")

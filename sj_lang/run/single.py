@@ -14,8 +14,8 @@ from sj_lang.folder import RunFolder
 from sj_lang.manifest import Manifest, device, plain, write_json
 from sj_lang.monitor import neuron_parameters, undisturbed
 from sj_lang.recipe.loading import Recipe
-from sj_lang.report import figures, page
-from sj_lang.run import announce, card, checkpoints, checks, learning, trial
+from sj_lang.report import figures, page, tables
+from sj_lang.run import announce, auto_map, card, checkpoints, checks, learning, trial
 from sj_lang.run.assembly import Job, assemble, parameter_table, total_parameters
 from sj_lang.run.console import Console, duration, is_main_process, table
 from sj_lang.run.evaluation import final_figures
@@ -193,28 +193,34 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     console.say(f"the weights are stored; predicting {', '.join(counts)}, and measuring" if counts else "measuring")
     metrics = final_figures(trainer, job.prepared, folder if is_main_process() else None)
     metrics |= _training_figures(trainer, job, folder)
-    spikes, decays = trainer.measurements.raster(), trainer.measurements.decays()
+    measured = trainer.measurements
+    spikes, tokens, decays = measured.raster(), measured.tokens(), measured.decays()
+    text = measured.raster_text() if spikes else ""  # on all processes, as they share the data
     trainer.termination.check()
     if not is_main_process():
         return
     folder.write_metrics(metrics)
-    if trainer.measurements.ledger is not None:
-        write_json(folder.ledger, trainer.measurements.ledger.content())
+    if measured.ledger is not None:
+        write_json(folder.ledger, measured.ledger.content())
     (folder.model / card.FILE).write_text(card.write(job.recipe, job.task.auto_class, metrics), encoding="utf-8")
+    auto_map.write(job.recipe, folder.model)
     notes = [*job.notes, *job.prepared.remarks]
     record.update({"chosen_step": trainer.chosen_step(), "notes": notes, "files": folder.digests()})
     console.say("drawing the figures" + (", and writing a text" if _prompt(job) is not None else ""))
     history = folder.read_history()
     figures.learning_curves(history, folder.figures / "learning_curves.png", chosen=trainer.chosen_step())
     figures.firing_rates(history, folder.figures / "firing_rates.png")
-    figures.raster({name: part.numpy() for name, part in spikes.items()}, folder.figures / "raster.png")
+    figures.raster({name: part.numpy() for name, part in spikes.items()}, folder.figures / "raster.png", tokens)
+    if text:
+        folder.raster_text.write_text(text, encoding="utf-8")
     figures.decays({name: part.numpy() for name, part in decays.items()}, folder.figures / "decays.png")
-    _let_write(trainer, job, folder, console)
+    figures.decays_over_training(history, folder.figures / "decays_over_training.png")
+    _let_write(trainer, job, folder, console, record)
     record.end("done", 0)
     page.write([folder.root])
     console.say()
     console.say(f"{job.recipe.name}: done in {duration(trainer.mark.seconds)}")
-    console.say(table([[name, *values] for name, values in page.metric_rows([metrics])]))
+    console.say(table([[name, *values] for name, values in tables.metric_rows([metrics])]))
     for remark in job.prepared.remarks:
         console.say(f"note: {remark}")
     if folder.sample.exists():
@@ -251,7 +257,7 @@ def _prompt(job: Job) -> str | None:
     return job.task.sample_prompt(job.prepared) if prompt is None else prompt
 
 
-def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console) -> None:
+def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console, record: Manifest) -> None:
     prompt = _prompt(job)
     if prompt is None or job.prepared.tokenizer is None:
         return
@@ -270,3 +276,6 @@ def _let_write(trainer: RunTrainer, job: Job, folder: RunFolder, console: Consol
     for note in notes:
         console.say(f"note: {note}")
     folder.sample.write_text(text + "\n", encoding="utf-8")
+    ids = job.prepared.tokenizer(prompt)["input_ids"]
+    # as the text has it, which is decoded too
+    record.update({"prompt": job.prepared.tokenizer.decode(ids, skip_special_tokens=True)})

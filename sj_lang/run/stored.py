@@ -21,7 +21,7 @@ from sj_lang.hf.loading import amiss, load_model, load_tokenizer
 from sj_lang.manifest import Manifest, plain, write_json
 from sj_lang.recipe.loading import Recipe, load
 from sj_lang.recipe.sections import check_generation
-from sj_lang.report.page import metric_rows
+from sj_lang.report.tables import metric_rows
 from sj_lang.run.assembly import Job, longest_text, make_task, prepare, training_arguments
 from sj_lang.run.console import Console, is_main_process, table
 from sj_lang.run.evaluation import final_figures, unrolled_figures

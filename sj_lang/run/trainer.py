@@ -147,19 +147,26 @@ class RunTrainer(BatchTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         entry = split_figures("validation", logs)
         logs = {name: value for name, value in logs.items() if name not in entry}
+        histograms: dict[str, list[int]] = {}
         if "loss" in logs:
             with self.mark.paused():
                 logs |= self._training_figures()
+                if "firing_rate.mean" in logs:
+                    histograms = self.measurements.decay_histograms()
             entry = {name if "." in name else f"train.{name}": value for name, value in logs.items()}
         super().log(logs, start_time)
         if entry and self.folder and self.is_world_process_zero():
-            self.folder.append({"step": self.state.global_step, "epoch": self.state.epoch, **entry})
+            self.folder.append({"step": self.state.global_step, "epoch": self.state.epoch, **entry, **histograms})
 
     def _training_figures(self) -> dict[str, float]:
-        """The loss since the last line, as if the run had never been interrupted; speed; firing."""
+        """The loss since the last line, as if the run had never been interrupted; speed; firing,
+        if it is due."""
         total, steps = self.mark.take_loss()
         mean = self.accelerator.reduce(total.to(self.args.device), reduction="mean")
-        return {"loss": float(mean) / max(steps, 1), **self.mark.take_speed(), **self.measurements.probe()}
+        figures = {"loss": float(mean) / max(steps, 1), **self.mark.take_speed()}
+        step = self.state.global_step
+        is_due = self.measurements.is_due(step, step - steps, self.state.max_steps)
+        return figures | self.measurements.probe() if is_due else figures
 
     def chosen_step(self) -> int:
         """The step whose weights the model has after the training."""
@@ -169,8 +176,8 @@ class RunTrainer(BatchTrainer):
     # After training
 
     def release_model(self) -> None:
-        """Leave the model as it is stored and tested: without the objective, and with the cache of
-        its `generate`, which the Trainer turns off in the config."""
+        """Make the model ready to be stored and tested: without the objective, and with the cache
+        of its `generate`, which the Trainer turns off in the config."""
         if self.objective is not None:
             del self.model.objective
             self.objective = None

@@ -13,6 +13,8 @@ from sj_lang.errors import PluginError, SjLangError, UserError, describe
 from sj_lang.monitor import undisturbed
 from sj_lang.run.trainer import RunTrainer
 
+#: Neighbouring places at which a text is cut: a part may look ahead at every other token only.
+SPLITS = 4
 #: Largest difference of logits, relative to the largest logit, that rounding may cause.
 ROUNDING = 1e-5
 
@@ -48,18 +50,24 @@ def check_causality(trainer: RunTrainer) -> None:
     ids = trainer.probe.get("input_ids")
     if not isinstance(ids, Tensor) or ids.shape[1] < 2:
         return
-    split, model = ids.shape[1] // 2, trainer.model
-    changed = torch.cat([ids[:, :split], (ids[:, split:] + 1) % (int(ids.max()) + 1)], 1)
+    middle, model = ids.shape[1] // 2, trainer.model
     with undisturbed(model), torch.enable_grad():
-        logits, parts, rows = _traced(model, ids)
-        others, changed_parts, _ = _traced(model, changed)
-        again = model(input_ids=ids).logits
-        first = logits[:, :split]
-        noise = float((first - again[:, :split]).detach().abs().max())
-        seen = any(_depends(first, x, split, axis) for x, axis in rows)
-        if not seen and _same(first, others[:, :split], 10 * noise):
-            return
-        name = next((name for name in parts if _leaks(parts[name], changed_parts[name], split, 10 * noise)), None)
+        passed = _traced(model, ids)
+        noise = 10 * float((passed[0] - model(input_ids=ids).logits).detach().abs().max())
+        for split in range(middle, min(middle + SPLITS, ids.shape[1])):
+            _check_split(model, ids, split, passed, noise)
+
+
+def _check_split(model: Any, ids: Tensor, split: int, passed: Passages, noise: float) -> None:
+    """The same for tokens from `split` on and those before. noise: of logits of the same tokens."""
+    logits, parts, rows = passed
+    changed = torch.cat([ids[:, :split], (ids[:, split:] + 1) % (int(ids.max()) + 1)], 1)
+    others, changed_parts, _ = _traced(model, changed)
+    first = logits[:, :split]
+    seen = any(_depends(first, x, split, axis) for x, axis in rows)
+    if not seen and _same(first, others[:, :split], noise):
+        return
+    name = next((name for name in parts if _leaks(parts[name], changed_parts[name], split, noise)), None)
     what = "a token changes the logits of those before it, so the model would see what it has to predict"
     if name is None:
         raise UserError(f"model: {what}")
@@ -68,6 +76,8 @@ def check_causality(trainer: RunTrainer) -> None:
 
 #: what enters a component, and what leaves it
 Passage = tuple[Tensor, Tensor]
+#: logits; what passes through the components; rows of the tables of tokens, with the tokens' axis
+Passages = tuple[Tensor, dict[str, Passage], list[tuple[Tensor, int]]]
 
 
 def _leaks(part: Passage, changed: Passage, split: int, noise: float) -> bool:
@@ -79,9 +89,8 @@ def _leaks(part: Passage, changed: Passage, split: int, noise: float) -> bool:
     return same_input and not _same(_first(y, split), _first(other_y, split), noise)
 
 
-def _traced(model: Any, ids: Tensor) -> tuple[Tensor, dict[str, Passage], list[tuple[Tensor, int]]]:
-    """The logits; component -> what enters and leaves it, in the order in which they are computed;
-    and the rows of the tables of tokens, with the axis of the tokens."""
+def _traced(model: Any, ids: Tensor) -> Passages:
+    """A forward pass. Components are in the order in which they are computed."""
     seen: dict[str, Passage] = {}
     rows: list[tuple[Tensor, int]] = []
     hooks = []

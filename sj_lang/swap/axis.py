@@ -11,7 +11,8 @@ from functools import partial
 
 from torch import nn
 
-from sj_lang.swap.watch import Example, Feeder, Seen, run_marked
+from sj_lang.swap.probes import run_marked
+from sj_lang.swap.watch import Example, Feeder, Seen
 
 Shape = tuple[int, ...]
 Marked = Callable[[Feeder], frozenset[int]]

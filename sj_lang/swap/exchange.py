@@ -17,9 +17,10 @@ from sj_lang.component import schema
 from sj_lang.errors import UserError, describe
 from sj_lang.swap.axis import Marks
 from sj_lang.swap.find import classes_of, neurons_of
-from sj_lang.swap.replace import modules_of, replacement
+from sj_lang.swap.probes import carried_over, fed_the_same
+from sj_lang.swap.replace import Old, modules_of, replacement
 from sj_lang.swap.report import SwapPlace, SwapReport
-from sj_lang.swap.watch import Example, Seen, carried_over, run, watch
+from sj_lang.swap.watch import Example, Seen, run, watch
 
 Neurons = list[tuple[str, nn.Module]]
 
@@ -76,11 +77,13 @@ def swap(
     compat.reset(net)
     pristine = {id(old): _kept(old) for _, old in neurons}
     seen = watch(net, {id(old): old for _, old in neurons}, example)
+    steady = fed_the_same(net, {id(old): old for _, old in neurons}, example)
     marks = Marks(net, example, [old for _, old in neurons])
     fresh: dict[int, tuple[SwapPlace, nn.Module | None]] = {}
     for name, old in neurons:
         if (key := id(old)) not in fresh:
-            fresh[key] = replacement(net, name, old, pristine[key], seen[key], make, chosen, step_mode, axis, marks)
+            replaced = Old(old, pristine[key], seen[key], steady.get(key))
+            fresh[key] = replacement(net, name, replaced, make, chosen, step_mode, axis, marks)
     nodes = {key: node for key, (_, node) in fresh.items() if node is not None}
     lengths = _lengths(neurons, nodes, seen)
     foreign = [old for _, old in neurons if id(old) in nodes and not isinstance(old, compat.node_classes())]
@@ -195,4 +198,4 @@ def _finished(place: SwapPlace, before: Seen, after: Seen, lengths: Counter[int]
     if before.overwritten:
         notes.append("the net changes its input in place afterwards, so it keeps a copy for the backward pass")
     note = "; ".join(notes)
-    return replace(place, note=note, rate_before=before.rate, rate_after=after.rate, repeated=before.repeated)
+    return replace(place, note=note, rate_before=before.rate, rate_after=after.rate)

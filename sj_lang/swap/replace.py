@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,12 +34,41 @@ def modules_of(chosen: Mapping[str, Any]) -> dict[str, nn.Module]:
     return {name: value for name, value in chosen.items() if isinstance(value, nn.Module)}
 
 
+@dataclass(frozen=True)
+class Old:
+    """A node that is to be replaced. pristine: a copy, made before the example ran. seen: while it
+    ran. steady: while all nodes fired at random; None if that failed."""
+
+    node: nn.Module
+    pristine: nn.Module
+    seen: Seen
+    steady: Seen | None
+
+    def facts(self, mode: str) -> OldNode:
+        """The properties that decide when it fires."""
+        leak, gain = compat.leak_and_gain(self.node)
+        threshold = getattr(self.node, "v_threshold", None)
+        threshold = threshold if isinstance(threshold, float) else None
+        seen = self.seen
+        if leak is None:
+            leak, fires_at = measured(self.pristine, seen.inputs[0], seen.names[0] if seen.names else "", mode)
+            if leak is not None:
+                threshold = threshold or fires_at
+                gain = threshold / fires_at
+        return OldNode(
+            surrogate_function=getattr(self.node, "surrogate_function", None),
+            v_threshold=threshold,
+            leak=leak,
+            gain=gain,
+            constant=bool(seen.repeats(mode)),
+            repeated=self.steady.repeats(mode) if self.steady and self.steady.inputs else 0,
+        )
+
+
 def replacement(
     net: nn.Module,
     name: str,
-    old: nn.Module,
-    pristine: nn.Module,
-    seen: Seen,
+    replaced: Old,
     make: Make,
     chosen: Mapping[str, Any],
     asked: str | None,
@@ -47,9 +77,10 @@ def replacement(
 ) -> tuple[SwapPlace, nn.Module | None]:
     """The new node, or None and the reason. It has its own copies of modules among its arguments.
 
-    pristine: a copy of the old node, made before the example ran. chosen: what the user asked for.
-    asked: the step mode of classes that do not say theirs. axis: of the channels; None: find it.
+    replaced: the old node. chosen: what the user asked for. asked: the step mode of classes that do
+    not say theirs. axis: of the channels; None: find it.
     """
+    old, pristine, seen = replaced.node, replaced.pristine, replaced.seen
     was = type(old).__name__
 
     def left(reason: str) -> tuple[SwapPlace, None]:
@@ -64,7 +95,8 @@ def replacement(
     if channels.reason:
         return left(channels.reason)
     try:
-        node, note = _made(name, _facts(old, pristine, seen, mode), channels.size, make, chosen)
+        facts = replaced.facts(mode)
+        node, note = _made(name, facts, channels.size, make, chosen)
     except (ValueError, PluginError) as error:
         return left(f"the new node refuses what decides when the old one fires: {error}")
     if reason := reason_of_use(seen, node):
@@ -81,7 +113,8 @@ def replacement(
         node.copies_input = True
     notes = "; ".join(filter(None, (channels.note, note)))
     now = type(node).__name__
-    return SwapPlace(name, was, now, channels.size, axis=channels.axis, why=channels.why, note=notes), node
+    place = SwapPlace(name, was, now, channels.size, channels.axis, channels.why, note=notes, repeated=facts.repeated)
+    return place, node
 
 
 def _made(name: str, facts: OldNode, channels: int, make: Make, chosen: Mapping[str, Any]) -> tuple[Any, str]:
@@ -112,26 +145,6 @@ def _settle(node: nn.Module, old: nn.Module, net: nn.Module, x: Tensor, mode: st
         node.store_v_seq = True  # type: ignore[assignment]
     for name in _HOOKS:  # the very objects: the handles that remove hooks stay good
         setattr(node, name, getattr(old, name) or getattr(node, name))
-
-
-def _facts(old: nn.Module, pristine: nn.Module, seen: Seen, mode: str) -> OldNode:
-    """The properties of the old node that decide when it fires."""
-    leak, gain = compat.leak_and_gain(old)
-    threshold = getattr(old, "v_threshold", None)
-    threshold = threshold if isinstance(threshold, float) else None
-    if leak is None:
-        leak, fires_at = measured(pristine, seen.inputs[0], seen.names[0] if seen.names else "", mode)
-        if leak is not None:
-            threshold = threshold or fires_at
-            gain = threshold / fires_at
-    return OldNode(
-        surrogate_function=getattr(old, "surrogate_function", None),
-        v_threshold=threshold,
-        leak=leak,
-        gain=gain,
-        constant=bool(seen.repeats(mode)),
-        repeated=seen.repeated,
-    )
 
 
 def _carried(

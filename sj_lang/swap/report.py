@@ -16,7 +16,7 @@ class SwapPlace:
     how many, on this axis of `[T, B, ...]`. why: what says that it is this axis. reason: why it was
     left as it was, "" if it was replaced. note: what did not carry over, or looks odd. rate_before,
     rate_after: share of the example's neuron steps that fired, None if the place was not swapped.
-    repeated: at how many steps the net was fed the same, 0 if its input changes.
+    repeated: at how many steps the net's own input feeds it the same; 0 if its input changes.
     """
 
     name: str

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,8 +47,8 @@ class Seen:
     before each call, the last one first. reader: what ran after it. methods: those of `_METHODS`
     that were called past `forward`. low, high: the range of its output; whole: it holds integers
     only. fired, steps: neuron steps with an output other than 0, and all. other: the class of an
-    output that is no tensor. overwritten: the net changed an input in place afterwards. repeated:
-    at how many steps the first node of the net was fed the same; 0 if its input changes.
+    output that is no tensor. overwritten: the net changed an input in place afterwards. within,
+    between: whether the steps of its first input, and its inputs, are all the same.
     """
 
     inputs: list[Tensor] = field(default_factory=list)
@@ -67,7 +66,9 @@ class Seen:
     other: str = ""
     inside: bool = False
     overwritten: bool = False
-    repeated: int = 0
+    start: Tensor | None = None
+    within: bool = False
+    between: bool = True
 
     @property
     def rate(self) -> float:
@@ -79,6 +80,11 @@ class Seen:
         self.keywords.update(kwargs if args else ())
         for name, x in ({"": args[0]} if args else kwargs).items():
             if isinstance(x, Tensor):
+                if self.start is None:  # a copy, as the net may change its input in place
+                    self.start = x.detach().clone()
+                    self.within = x.dim() > 0 and bool((x == x[:1]).all())
+                else:
+                    self.between = self.between and torch.equal(x, self.start)
                 self.inputs.append(x)
                 self.versions.append(x._version)
                 self.names += [name] if name else []
@@ -88,9 +94,8 @@ class Seen:
     def repeats(self, mode: str) -> int:
         """At how many steps it was fed the same; 0 if its input changes. mode: "" if unknown."""
         single = mode == "s" or (not mode and len(self.inputs) > 1)
-        steps: Any = self.inputs if single else self.inputs[0]
-        same = len(steps) > 1 and all(x.shape == steps[0].shape and bool((x == steps[0]).all()) for x in steps)
-        return len(steps) if same else 0
+        steps = len(self.inputs if single else self.inputs[0])
+        return steps if steps > 1 and (self.between if single else self.within) else 0
 
     def returned(self, output: Any) -> None:
         """Note the output of a call."""
@@ -107,15 +112,12 @@ class Seen:
 def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> dict[int, Seen]:
     """Run the example once, like `run`, and watch the nodes, by id."""
     seen = {key: Seen() for key in nodes}
-    first: list[int] = []  # the node that is fed before all others, once one is
     recent: list[Feeder] = []  # the last one first
     waiting: list[Seen] = []  # for what runs after them
     inner = {id(module) for node in nodes.values() for module in node.modules()}
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen[id(module)].take(args, kwargs, tuple(recent))
-        if not first and seen[id(module)].inputs:
-            first.append(id(module))
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         seen[id(module)].returned(output)
@@ -151,10 +153,6 @@ def watch(net: nn.Module, nodes: Mapping[int, nn.Module], example: Example) -> d
             run(net, example)
         for mine in seen.values():
             mine.overwritten = any(x._version != v for x, v in zip(mine.inputs, mine.versions, strict=True))
-        if first:
-            repeated = seen[first[0]].repeats(compat.step_mode(nodes[first[0]]))
-            for mine in seen.values():
-                mine.repeated = repeated
     finally:
         for handle in handles:
             handle.remove()
@@ -182,26 +180,6 @@ def run(net: nn.Module, example: Example, times: int = 1) -> None:
         compat.reset(net)
 
 
-def carried_over(net: nn.Module, nodes: Iterable[nn.Module], example: Example) -> set[int]:
-    """The nodes, by id, that fire otherwise if the example runs again without a reset; all of them
-    if it does not run again."""
-    outputs: dict[int, list[Tensor]] = {id(node): [] for node in nodes}
-
-    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        outputs[id(module)] += [output.clone()] if isinstance(output, Tensor) else []
-
-    handles = [node.register_forward_hook(keep) for node in nodes]
-    try:
-        run(net, example[0] if isinstance(example, list) else example, times=2)
-    except Exception:  # foreign code that needs the reset
-        return set(outputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    halves = {key: (made[: len(made) // 2], made[len(made) // 2 :]) for key, made in outputs.items()}
-    return {key for key, (first, again) in halves.items() if not all(map(torch.equal, first, again))}
-
-
 @contextmanager
 def _methods_watched(nodes: Mapping[int, nn.Module], seen: Mapping[int, Seen]) -> Iterator[None]:
     """Inside, nodes that are called without their `forward` are noted."""
@@ -226,40 +204,6 @@ def _methods_watched(nodes: Mapping[int, nn.Module], seen: Mapping[int, Seen]) -
             vars(module).pop(name, None)
         for (module, name), method in overridden.items():
             vars(module)[name] = method
-
-
-def run_marked(
-    net: nn.Module, example: Example, feeder: Feeder, nodes: Iterable[nn.Module]
-) -> dict[int, frozenset[int]]:
-    """Node -> the axes of its first input on which NaN in one feature of a module has one place.
-
-    Empty for a node that it does not reach or reaches everywhere, and if the example fails.
-    """
-    arrived: dict[int, frozenset[int]] = {}
-
-    def mark(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        marked = output.clone()
-        marked.select(feeder.axis, 0).fill_(math.nan)
-        return marked
-
-    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
-        if id(module) in arrived or x is None:
-            return
-        nan = x.isnan().movedim
-        reached = [int(nan(axis, 0).flatten(1).any(1).sum()) for axis in range(x.dim())]
-        arrived[id(module)] = frozenset(axis for axis, size in enumerate(x.shape) if reached[axis] == 1 < size)
-
-    handles: list[Any] = [feeder.module.register_forward_hook(mark)]
-    handles += [node.register_forward_pre_hook(look, with_kwargs=True) for node in nodes]
-    try:
-        run(net, example[0] if isinstance(example, list) else example)
-    except Exception:  # foreign code, fed what it does not expect: it then says nothing
-        return {}
-    finally:
-        for handle in handles:
-            handle.remove()
-    return arrived
 
 
 def _size(module: nn.Module, attributes: tuple[str, ...]) -> int | None:

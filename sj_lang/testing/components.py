@@ -10,6 +10,7 @@ failed, and what they found. Each kit returns the names of those that passed.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
@@ -24,6 +25,8 @@ from sj_lang.testing.padding import masks
 
 MakePart: TypeAlias = Callable[[], nn.Module]
 LENGTH, BATCH = 9, 4
+#: longer than a chunk of what computes a text in chunks
+LONG = 70
 
 
 class PartFailed(AssertionError):
@@ -46,8 +49,8 @@ def check_norm(make: MakePart, *, dim: int) -> list[str]:
                     _assert_like(_built(make).to(dtype).eval()(x, mask), shape, dtype)
 
     def padding_is_removal() -> None:
-        for where, mask in masks(LENGTH, BATCH).items():
-            x = _noise(LENGTH, BATCH, dim).masked_fill(~mask[..., None], math.nan)
+        for where, mask in _masks_of_both_codings():
+            x = _noise(*mask.shape, dim).masked_fill(~mask[..., None], math.nan)
             for training in (True, False):
                 norm, alone = _built(make).train(training), _built(make).train(training)
                 what = f"padding {where}, {'train' if training else 'eval'}(), x {list(x.shape)}"
@@ -63,8 +66,15 @@ def check_norm(make: MakePart, *, dim: int) -> list[str]:
         assert not bool(gradient[~mask].any()), f"a gradient reaches masked positions of x {list(x.shape)}"
 
     def eval_is_per_position() -> None:
-        norm, x = _built(make).eval(), _noise(LENGTH, BATCH, dim)
-        assert_close(norm(x)[2:3, 1:2], norm(x[2:3, 1:2]), f"eval(): one position alone against x {list(x.shape)}")
+        norm = _built(make).eval()
+        before = {name: value.clone() for name, value in norm.named_buffers()}
+        norm(_noise(LENGTH, BATCH, dim))
+        for name, value in norm.named_buffers():
+            assert_equal(value, before[name], f"eval(): '{name}' after a call")
+        for x in (_noise(LENGTH, BATCH, dim), _noise(2, BATCH, LENGTH, dim)):
+            one = x[1:2, 1:2] if x.dim() == 3 else x[1:2, 1:2, 2:3]
+            whole = norm(x)[1:2, 1:2] if x.dim() == 3 else norm(x)[1:2, 1:2, 2:3]
+            assert_close(whole, norm(one), f"eval(): one position alone against x {list(x.shape)}")
 
     def reset_parameters_begins_anew() -> None:
         norm = _built(make)
@@ -85,8 +95,9 @@ def check_norm(make: MakePart, *, dim: int) -> list[str]:
 def check_embedding(make: MakePart, *, vocab_size: int, dim: int, causal: bool = False) -> list[str]:
     """`embedding(ids, positions, segments, mask)`, each `[L, B]` or None, to `[L, B, D]`."""
 
-    def call(module: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        out: Tensor = module(ids, torch.arange(len(ids))[:, None].expand(ids.shape), None, mask)
+    def call(module: nn.Module, ids: Tensor, mask: Tensor | None = None, **vectors: Tensor) -> Tensor:
+        valid = torch.ones_like(ids) if mask is None else mask.long()
+        out: Tensor = module(ids, (valid.cumsum(0) - 1).clamp_min(0), None, mask, **vectors)
         return out
 
     ids = torch.randint(vocab_size, (LENGTH, BATCH), generator=torch.Generator().manual_seed(0))
@@ -107,11 +118,15 @@ def check_embedding(make: MakePart, *, vocab_size: int, dim: int, causal: bool =
         )
 
     def padding_is_removal() -> None:
-        module, mask = _built(make).eval(), masks(LENGTH, BATCH)["right"]
-        out = call(module, torch.where(mask, ids, other), mask)
-        for b, length in enumerate(mask.sum(0).tolist()):
-            what = f"text {b}, {length} of {LENGTH} tokens valid, against these alone"
-            assert_close(out[:length, b : b + 1], call(module, ids[:length, b : b + 1]), what)
+        module = _built(make).eval()
+        for where, mask in masks(LENGTH, BATCH).items():
+            if not causal and where != "right":  # where a model that reads a text as a whole has it
+                continue
+            out = call(module, torch.where(mask, ids, other), mask)
+            for b in range(BATCH):
+                valid = mask[:, b]
+                what = f"padding {where}, text {b}, {int(valid.sum())} of {LENGTH} tokens valid, against these alone"
+                assert_close(out[valid, b : b + 1], call(module, ids[valid, b : b + 1]), what)
 
     def causal_as_declared() -> None:
         module = _built(make).eval()
@@ -119,21 +134,30 @@ def check_embedding(make: MakePart, *, vocab_size: int, dim: int, causal: bool =
             moved = call(module, torch.cat((ids[:t], other[t:])))
             assert_equal(moved[:t], call(module, ids)[:t], f"tokens from {t} on reach those before, of {LENGTH}")
 
+    def vectors_stand_for_the_table() -> None:
+        module = _built(make).eval()
+        if "vectors" not in inspect.signature(module.forward).parameters:
+            return
+        rows = module.token(other)  # type: ignore[operator]
+        assert_close(call(module, ids, vectors=rows), call(module, other), "vectors= of the table's rows, against ids")
+
     def gradients_reach_all() -> None:
         module = _built(make)
         _assert_learns(module, call(module, ids))
 
-    checks = (shapes_and_dtypes, texts_do_not_mix, padding_is_removal, causal_as_declared, gradients_reach_all)
-    return run_checks("embedding", checks)
+    checks = (shapes_and_dtypes, texts_do_not_mix, padding_is_removal, causal_as_declared)
+    return run_checks("embedding", (*checks, vectors_stand_for_the_table, gradients_reach_all))
 
 
 def check_attention(make: MakePart, *, dim: int, causal: bool) -> list[str]:
     """`attention(x, state, mask)` to y and a state, x `[L, B, D]` or `[T, B, L, D]`."""
     x = 2 * _noise(LENGTH, BATCH, dim)
+    repeated = 2 * _noise(2, BATCH, LENGTH, dim)
+    codings = ((x, 0), (repeated, 2))  # with the axis of the tokens
 
     def shapes_and_dtypes() -> None:
         for part in (x, x[:1, :1], _noise(3, BATCH, LENGTH, dim)):
-            y, state = _built(make)(part)
+            y, state = _built(make).eval()(part)
             _assert_like(y, part.shape, x.dtype)
             assert isinstance(state, dict), f"the state is a {type(state).__name__}, not a dict"
             assert causal or not state, f"it reads a text as a whole, and returns the state {sorted(state)}"
@@ -142,38 +166,52 @@ def check_attention(make: MakePart, *, dim: int, causal: bool) -> list[str]:
 
     def texts_do_not_mix() -> None:
         module = _built(make).eval()
-        assert_close(module(x[:, 1:2])[0], module(x)[0][:, 1:2], f"a text alone against x {list(x.shape)}")
+        for whole, _ in codings:
+            what = f"a text alone against x {list(whole.shape)}"
+            assert_close(module(whole[:, 1:2])[0], module(whole)[0][:, 1:2], what)
 
     def padding_is_removal() -> None:
         module = _built(make).eval()
-        for where, mask in masks(LENGTH, BATCH).items():
-            y, _ = module(x.masked_fill(~mask[..., None], 1e3), None, mask)
+        for where, mask in _masks_of_both_codings():
+            whole = x if mask.dim() == 2 else repeated
+            y, _ = module(whole.masked_fill(~mask[..., None], 1e3), None, mask)
             for b in range(BATCH):
-                alone, _ = module(x[mask[:, b], b : b + 1])
-                what = f"padding {where}, x {list(x.shape)}, text {b} against its valid tokens alone"
-                assert_close(y[mask[:, b], b : b + 1], alone, what)
+                if mask.dim() == 2:
+                    valid, alone = y[mask[:, b], b : b + 1], module(x[mask[:, b], b : b + 1])[0]
+                else:
+                    kept = mask[0, b]
+                    valid, alone = y[:, b : b + 1, kept], module(repeated[:, b : b + 1, kept])[0]
+                what = f"padding {where}, x {list(whole.shape)}, text {b} against its valid tokens alone"
+                assert_close(valid, alone, what)
 
     def causal_as_declared() -> None:
-        module, weights = _built(make).eval(), _noise(LENGTH, BATCH, dim, seed=2)
-        reached = []
-        for t in range(1, LENGTH):
-            leaf = x.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad((module(leaf)[0] * weights)[:t].sum(), leaf)
-            moved, _ = module(torch.cat((x[:t], 3.0 - 5.0 * x[t:])))
-            if bool(gradient[t:].any()) or not torch.equal(moved[:t], module(x)[0][:t]):
-                reached.append(t)
-        assert not (causal and reached), f"declared causal, but tokens from {reached[:1]} on reach those before them"
+        module = _built(make).eval()
+        long = (2 * _noise(LONG, 1, dim), 0)
+        reached = [
+            (t, list(whole.shape))
+            for whole, axis in (*codings, long)
+            for t in (range(1, LENGTH) if whole.shape[axis] == LENGTH else range(31, LONG, 19))
+            if _reaches_back(module, whole, axis, t)
+        ]
+        first = "; ".join(f"tokens from {t} on of x {shape}" for t, shape in reached[:1])
+        assert not (causal and reached), f"declared causal, but {first} reach those before them"
         assert causal or reached, f"declared not causal, but no token of {LENGTH} reaches one before it"
+        leaf = x.clone().requires_grad_()
+        y = _built(make)(leaf)[0]
+        for t in range(1, LENGTH) if causal else ():
+            assert not looks_ahead(y[:t, 0], leaf, t, 0), f"declared causal, but in train() {t} tokens see later ones"
 
     def pieces_equal_whole() -> None:
-        module, mask = _built(make).eval(), masks(LENGTH, BATCH)["left"]
-        for valid in (None, mask) if causal else ():
-            want, _ = module(x, None, valid)
-            kept = torch.ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
-            for lengths in ((1,) * LENGTH, (4, 1, LENGTH - 5)):
+        module, mask, long = _built(make).eval(), masks(LENGTH, BATCH)["left"], 2 * _noise(LONG, 1, dim)
+        short = (1,) * LENGTH, (4, 1, LENGTH - 5)
+        cases = ((x, None, short), (x, mask, short), (long, None, ((37, 1, LONG - 38),)))
+        for whole, valid, cuts in cases if causal else ():
+            want, _ = module(whole, None, valid)
+            kept = torch.ones(whole.shape[:2], dtype=torch.bool) if valid is None else valid
+            for lengths in cuts:
                 padded = "" if valid is None else ", left padding,"
-                what = f"pieces of {lengths}{padded} against the whole, x {list(x.shape)}"
-                assert_close(_in_pieces(module, x, valid, lengths)[kept], want[kept], what)
+                what = f"pieces of {lengths}{padded} against the whole, x {list(whole.shape)}"
+                assert_close(_in_pieces(module, whole, valid, lengths)[kept], want[kept], what)
 
     def gradients_reach_all() -> None:
         module, leaf = _built(make), x.clone().requires_grad_()
@@ -181,6 +219,35 @@ def check_attention(make: MakePart, *, dim: int, causal: bool) -> list[str]:
 
     checks = (shapes_and_dtypes, texts_do_not_mix, padding_is_removal, causal_as_declared, pieces_equal_whole)
     return run_checks("attention", (*checks, gradients_reach_all))
+
+
+def looks_ahead(first: Tensor, x: Tensor, t: int, axis: int) -> bool:
+    """Whether outputs of the first text before token t have a gradient at its later tokens.
+
+    In training a batch norm mixes tokens, and texts as well: then it says nothing.
+    """
+    (gradient,) = torch.autograd.grad((first * _noise(*first.shape, seed=2)).sum(), x, retain_graph=True)
+    tokens_first = gradient.movedim(axis, 0)  # [L, B, D]
+    return bool(tokens_first[t:, 0].any()) and not bool(tokens_first[:, 1:].any())
+
+
+def _reaches_back(module: nn.Module, x: Tensor, axis: int, t: int) -> bool:
+    """Whether tokens from t on change what comes out before them, or have a gradient there."""
+    leaf = x.clone().requires_grad_()
+    y = module(leaf)[0]
+    weighted = (y * _noise(*x.shape, seed=2)).narrow(axis, 0, t)
+    (gradient,) = torch.autograd.grad(weighted.sum(), leaf)
+    place = (slice(None),) * axis + (slice(t, None),)
+    other = x.clone()
+    other[place] = 3.0 - 5.0 * x[place]
+    moved = module(other)[0].narrow(axis, 0, t)
+    return bool(gradient[place].any()) or not torch.equal(moved, y.narrow(axis, 0, t))
+
+
+def _masks_of_both_codings() -> list[tuple[str, Tensor]]:
+    """Masks of each kind, `[L, B]` and `[T, B, L]`."""
+    named = list(masks(LENGTH, BATCH).items())
+    return named + [(where, mask.T.expand(2, -1, -1)) for where, mask in named]
 
 
 def _in_pieces(module: nn.Module, x: Tensor, mask: Tensor | None, lengths: Iterable[int]) -> Tensor:

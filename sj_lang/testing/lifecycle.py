@@ -147,6 +147,14 @@ def weights_may_change(subject: Subject) -> None:
             node.reset()  # type: ignore[operator]
             what = f"forward of a used node {where} and reset, x {list(x.shape)}"
             assert_equal(node(x), fresh(x), f"{what}, against a fresh one")
+    if subject.traits.any_length:
+        node, fresh, long = subject.node().eval(), subject.node().eval(), subject.x(1025, 1)
+        with torch.no_grad():
+            whole(node, long)
+            _written(node, donor)
+            _written(fresh, donor)
+            got, want = outcome(node, whole, long, grad=False), outcome(fresh, whole, long, grad=False)
+            assert_same(subject, got, want, "1025 steps of a used node in eval() and no_grad, with new weights", x=long)
 
 
 @check(once=True)
@@ -165,6 +173,27 @@ def copies_are_independent(subject: Subject) -> None:
             assert not any(p.data_ptr() in mine for p in copy.parameters()), f"{when}: parameters are shared"
             assert_equal(copy(x), want, when)
         assert_equal(node(x), want, "the original, after its copies ran")
+    for training, grad in product((True, False), (True, False)):
+        with torch.set_grad_enabled(grad):
+            _assert_copies_learn_apart(subject, training, grad)
+
+
+def _assert_copies_learn_apart(subject: Subject, training: bool, grad: bool) -> None:
+    """New weights of a copy of a used node count in the copy, and there alone."""
+    x, donor = subject.x(6, 3), subject.node(seed=1)
+    for name, copied in (("deepcopy", deepcopy), ("pickle", lambda node: pickle.loads(pickle.dumps(node)))):
+        node, fresh, other = subject.node().train(training), subject.node(), subject.node()
+        _written(other, donor)
+        for form in forms(subject):
+            form(node, x, None, None)
+        copy = copied(node)  # type: ignore[no-untyped-call]
+        _written(copy, donor)
+        where = f"in {'train' if training else 'eval'}(){'' if grad else ' and no_grad'}, {name} of a used node"
+        for form, (what, mine, its) in product(
+            forms(subject), (("copy", copy, other), ("original", node, fresh), ("copy", copy, other))
+        ):
+            got, want = outcome(mine, form, x, grad=grad), outcome(its, form, x, grad=grad)
+            assert_same(subject, got, want, f"{where}: {form.__name__} of the {what}, the copy with new weights", x=x)
 
 
 @check(once=True)
@@ -182,6 +211,18 @@ def state_dict_is_complete(subject: Subject) -> None:
     other.load_state_dict(saved)
     got, want = outcome(other, whole, x), outcome(node, whole, x)
     assert_same(subject, got, want, "a fresh node with the state_dict of another", x=x)
+    for name in saved:
+        rest = {key: value for key, value in saved.items() if key != name}
+        assert _refuses(other, rest), f"load_state_dict accepts a state_dict without '{name}'"
+    assert _refuses(other, saved | {"of_another_node": torch.zeros(1)}), "load_state_dict accepts what has no place"
+
+
+def _refuses(node: nn.Module, saved: State) -> bool:
+    try:
+        node.load_state_dict(saved)
+    except RuntimeError:
+        return True
+    return False
 
 
 @check(once=True)
@@ -196,7 +237,11 @@ def moves(subject: Subject) -> None:
         x = subject.x(5, 3)
         node(x)
         node.detach()  # type: ignore[operator]
+        with torch.no_grad():
+            before = {name: value.mul_(1.01).clone() for name, value in node.named_parameters()}
         node = node.to(dtype=dtype).to(device=subject.device)
+        for name, parameter in node.named_parameters():
+            assert_equal(parameter, before[name].to(parameter.dtype), f"the parameter '{name}' after .to({dtype})")
         for name, value in _tensors(node).items():
             assert value.itemsize >= 4, f".to({dtype}) makes the memory '{name}' {value.dtype}"
         spikes = node(x.to(dtype))

@@ -8,22 +8,23 @@ All checks run; `PartFailed` names those that failed, and what they found.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sj_lang.hf import shield
 from sj_lang.task import Prepared, Task
 from sj_lang.testing.compare import assert_close, assert_equal
-from sj_lang.testing.components import run_checks
+from sj_lang.testing.components import looks_ahead, run_checks
 
 shield()
 
 from transformers import default_data_collator  # noqa: E402
+from transformers.trainer_pt_utils import nested_concat  # noqa: E402
 
 LENGTH, BATCH = 8, 3
 
@@ -33,10 +34,14 @@ def check_model(make: Callable[[], Any], *, vocab_size: int, causal: bool) -> li
     vocabulary of at least 3. make: builds it with the same weights each time, for `LENGTH` tokens.
     """
     kit = _ModelChecks(make, vocab_size, causal)
-    checks = (kit.called_as_transformers_own, kit.texts_do_not_mix, kit.padding_is_removal, kit.causal_as_declared)
-    return run_checks(
-        "model", (*checks, kit.pieces_equal_whole, kit.a_checkpoint_rebuilds_itself, kit.gradients_reach_all)
+    checks: tuple[Callable[[], None], ...] = (
+        kit.called_as_transformers_own,
+        kit.texts_do_not_mix,
+        kit.padding_is_removal,
+        kit.causal_as_declared,
     )
+    checks = (*checks, kit.loss_is_of_the_labels, kit.pieces_equal_whole, kit.a_checkpoint_rebuilds_itself)
+    return run_checks("model", (*checks, kit.gradients_reach_all))
 
 
 class _ModelChecks:
@@ -56,6 +61,21 @@ class _ModelChecks:
             assert_equal(_logits(model, ids, **{name: None}), want, f"with {name}=None")
         first = model(input_ids=ids, return_dict=False)[0]
         assert_equal(first, want, "the first of return_dict=False, against the logits")
+        table = model.get_input_embeddings()
+        vectors = model(inputs_embeds=table(ids)).logits
+        assert_close(vectors, want, "with inputs_embeds= of the table's rows, against input_ids")
+
+    def loss_is_of_the_labels(self) -> None:
+        """Of a causal model: each token is predicted one earlier, and -100 does not count."""
+        if not self.causal:
+            return
+        model, labels = self.built(), self.ids.clone()
+        labels[0, :3] = labels[1, -2:] = -100
+        out = model(input_ids=self.ids, labels=labels)
+        want = torch.nn.functional.cross_entropy(out.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        assert out.loss is not None, "no loss with labels"
+        what = "the loss, against the mean over the labels that are not -100"
+        assert_close(out.loss.double(), want, what, close=1e-5)  # it may be computed in float32
 
     def texts_do_not_mix(self) -> None:
         model, ids = self.built(), self.ids
@@ -77,19 +97,31 @@ class _ModelChecks:
             moved = torch.cat((ids[:, :t], (ids[:, t:] + 1) % self.vocab_size), 1)
             what = f"tokens from {t} on change the logits of those before"
             assert_close(_logits(model, moved)[:, :t], _logits(model, ids)[:, :t], what)
+        if self.causal:
+            vectors = model.get_input_embeddings()(ids).detach().requires_grad_()
+            logits = model.train()(inputs_embeds=vectors).logits
+            for t in range(1, LENGTH):
+                assert not looks_ahead(logits[0, :t], vectors, t, 1), f"in train() {t} tokens see later ones"
 
     def pieces_equal_whole(self) -> None:
         if not self.causal:
             return
-        model, cache, pieces = self.built(), None, []
-        for t in range(LENGTH):
-            token = self.ids[:, t : t + 1]
-            out = model(input_ids=token, use_cache=True, **({} if cache is None else {"cache": cache}))
-            cache = out.cache
-            assert cache is not None, "no `cache` with use_cache=True"
-            pieces.append(out.logits)
-        whole = _logits(model, self.ids)
-        assert_close(torch.cat(pieces, 1), whole, "token by token with a cache, against the whole")
+        model, padded = self.built(), torch.ones_like(self.ids)
+        padded[0, :3] = padded[2, :1] = 0
+        for mask, lengths in ((None, (1,) * LENGTH), (padded, (4, 1, LENGTH - 5))):
+            cache, pieces, start = None, [], 0
+            for length in lengths:
+                part = slice(start, start := start + length)
+                more: dict[str, Any] = {} if cache is None else {"cache": cache}
+                more |= {} if mask is None else {"attention_mask": mask[:, :start]}
+                out = model(input_ids=self.ids[:, part], use_cache=True, **more)
+                cache = out.cache
+                assert cache is not None, "no `cache` with use_cache=True"
+                pieces.append(out.logits)
+            kept = torch.ones_like(padded).bool() if mask is None else mask.bool()
+            whole = _logits(model, self.ids, **({} if mask is None else {"attention_mask": mask}))
+            what = f"pieces of {lengths} with a cache{'' if mask is None else ', left padding'}, against the whole"
+            assert_close(torch.cat(pieces, 1)[kept], whole[kept], what)
 
     def a_checkpoint_rebuilds_itself(self) -> None:
         model = self.built()
@@ -115,6 +147,11 @@ def _logits(model: Any, ids: Tensor, **more: Any) -> Tensor:
     return out
 
 
+def _alone(values: list[Any]) -> Any:
+    """As a Trainer hands on one value, and several."""
+    return values[0] if len(values) == 1 else tuple(values)
+
+
 def check_task(make: Callable[[], Task], *, tokenizer: Any, model: Callable[[Prepared], Any]) -> list[str]:
     """A task.
 
@@ -133,17 +170,23 @@ def check_task(make: Callable[[], Task], *, tokenizer: Any, model: Callable[[Pre
         return (data.collate or default_data_collator)(items)
 
     def figures(data: Prepared, network: Any, split: str, size: int) -> Mapping[str, float]:
+        """Of the first items, each read anew."""
         items = [splits(data)[split][i] for i in range(min(5, len(splits(data)[split])))]
+        names = data.label_names or ["labels"]
         reduced, labels = [], []
         for start in range(0, len(items), size):
             part = batch(data, items[start : start + size])
             with torch.no_grad():
-                out = network(**part)
-            out = data.reduce(out["logits"], part["labels"])
-            reduced.append([one.numpy() for one in (out if isinstance(out, tuple) else (out,))])
-            labels.append(part["labels"].numpy())
-        joined = tuple(np.concatenate(parts) for parts in zip(*reduced, strict=True))
-        return data.metrics(split, joined if len(joined) > 1 else joined[0], np.concatenate(labels))
+                outputs = [value for name, value in network(**part).items() if name != "loss"]
+            targets = [part[name] for name in names]
+            needed = data.reduce(_alone(outputs[: len(names)]), _alone(targets))
+            reduced.append([one.numpy() for one in (needed if isinstance(needed, tuple) else (needed,))])
+            labels.append([one.numpy() for one in targets])
+        joined, of_split = (
+            _alone([functools.reduce(nested_concat, batches) for batches in zip(*arrays, strict=True)])
+            for arrays in (reduced, labels)
+        )
+        return data.metrics(split, joined, of_split)
 
     def declares_what_it_is() -> None:
         task = make()
@@ -169,11 +212,12 @@ def check_task(make: Callable[[], Task], *, tokenizer: Any, model: Callable[[Pre
         data = prepared()
         network = model(data).eval()
         for name in [name for name in splits(data) if name != "train"]:
-            whole, pieces = (figures(data, network, name, size) for size in (5, 2))
+            whole, pieces, again = (figures(data, network, name, size) for size in (5, 2, 5))
             assert data.select in whole, f"{name}: no figure '{data.select}', which chooses the checkpoint"
             for key, value in whole.items():
-                close = abs(pieces[key] - value) <= 1e-5 * max(1.0, abs(value))
-                assert close, f"{name}: {key} is {value:.6g} of a batch of 5, {pieces[key]:.6g} of batches of 2"
+                for other, what in ((pieces[key], "of batches of 2"), (again[key], "the next time")):
+                    close = abs(other - value) <= 1e-5 * max(1.0, abs(value))
+                    assert close, f"{name}: {key} is {value:.6g} of a batch of 5, {other:.6g} {what}"
 
     checks = (declares_what_it_is, the_same_seed_gives_the_same_data, pads_as_declared, figures_are_exact)
     return run_checks("task", checks)

@@ -12,7 +12,8 @@ from torch import nn
 
 from sj_lang.testing import usage
 from sj_lang.testing.check import CHECKS, CheckFailed
-from sj_lang.testing.states import nothing_global_changes, put_back, settings
+from sj_lang.testing.settings import put_back, settings
+from sj_lang.testing.states import nothing_global_changes
 from sj_lang.testing.subject import Subject, Traits
 
 PURE = "arguments_are_not_changed"  # a node that is not may fail any check

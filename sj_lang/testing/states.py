@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
-import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -19,6 +16,7 @@ from torch import Tensor, nn
 from sj_lang.masks import State
 from sj_lang.testing.check import check
 from sj_lang.testing.compare import assert_equal, detached, forms, outcome, stepwise, whole
+from sj_lang.testing.settings import changes, settings
 from sj_lang.testing.subject import Subject
 
 
@@ -35,7 +33,10 @@ def state_is_plain_tensors(subject: Subject) -> None:
         some, mask = subject.x(5, batch), subject.gaps(5, batch)
         fired, after = whole(node, some, None, mask)
         _assert_plain(subject, after, f"functional with a mask, {batch} in the batch,", x=some, spikes=fired)
+    asking = sorted(name for name, value in initial.items() if value.requires_grad and value.is_leaf)
+    assert not asking, f"init_state asks for a gradient of its own of what it hands out: {', '.join(asking)}"
     calls = {"init_state": (initial, node.init_state(x * float("nan"))), "functional": (final, later)}  # type: ignore[operator]
+    calls["init_state of a batch of 1"] = node.init_state(x[:, :1]), node.init_state(x[:, :1])  # type: ignore[operator]
     for source, (first, second) in (calls | {"functional ": ({"spikes": spikes}, {"spikes": more})}).items():
         memory = [
             (name, value.data_ptr()) for state in (first, second) for name, value in state.items() if value.numel()
@@ -97,6 +98,7 @@ def arguments_are_not_changed(subject: Subject) -> None:
             assert_equal(value, before[name][0], f"{name} after the call")
             assert value._version == before[name][1], f"{name} was written to by the call"
             assert value.requires_grad == before[name][2], f"the call sets requires_grad of {name}"
+            assert not value.is_leaf or value.grad is None, f"the call sets the gradient of {name}"
     for name, value in node.named_memories():  # type: ignore[operator]
         assert _same(value, memories[name]), f"functional changed the memory '{name}' of the node"
     assert _modes(node) == modes, f"functional changes {modes} of the node to {_modes(node)}"
@@ -151,7 +153,7 @@ def _assert_nothing_changes(subject: Subject, grad: bool) -> None:
             torch.set_default_dtype(torch.float32 if subject.dtype == torch.float64 else torch.float64)
             before = _surroundings(subject.device)
             call()
-            changed = [what for what, value in _surroundings(subject.device).items() if value != before[what]]
+            changed = changes(before, _surroundings(subject.device))
             where = f"in {'train' if training else 'eval'}(){'' if grad else ' and no_grad'}"
             assert not changed, f"{name}, {where}, changes {', '.join(changed)}"
 
@@ -160,70 +162,6 @@ def _surroundings(device: str) -> dict[str, object]:
     """What a process has once, and a node must leave alone."""
     on_cuda = torch.cuda.get_rng_state(device).tolist() if device.startswith("cuda") else None
     return settings() | {"the state of CUDA's random generator": on_cuda}
-
-
-def _numpy_state() -> object:
-    """The state of numpy's global generator; None if nothing has imported numpy."""
-    numpy: Any = sys.modules.get("numpy")
-    name, keys, *rest = numpy.random.get_state() if numpy else (None, None)
-    return None if keys is None else (name, keys.tolist(), *rest)
-
-
-def _set_numpy_state(state: Any) -> None:
-    import numpy
-
-    numpy.random.set_state(state)
-
-
-def _shown() -> str:
-    """What becomes of warnings that no filter names."""
-    plain = (one for one in warnings.filters if one[1] is None and one[3] is None and issubclass(UserWarning, one[2]))
-    return next((action for action, *_ in plain), "default")
-
-
-#: what a process has once: how to read it -> how to set it
-_TORCH: dict[Callable[[], Any], Callable[[Any], object]] = {
-    torch.is_grad_enabled: torch.set_grad_enabled,
-    torch.is_anomaly_enabled: torch.autograd.set_detect_anomaly,
-    torch.get_default_dtype: torch.set_default_dtype,
-    torch.get_default_device: torch.set_default_device,
-    torch.get_num_threads: torch.set_num_threads,
-    torch.get_float32_matmul_precision: torch.set_float32_matmul_precision,
-    torch.are_deterministic_algorithms_enabled: torch.use_deterministic_algorithms,
-}
-SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
-    **{f"torch.{get.__name__}()": (get, put) for get, put in _TORCH.items()},
-    **{
-        f"torch.backends.cudnn.{name}": (
-            partial(getattr, torch.backends.cudnn, name),
-            partial(setattr, torch.backends.cudnn, name),
-        )
-        for name in ("enabled", "benchmark", "deterministic")
-    },
-    "the action of warnings": (_shown, warnings.simplefilter),
-    "the state of torch's global random generator": (
-        lambda: torch.get_rng_state().tolist(),
-        lambda state: torch.set_rng_state(torch.tensor(state, dtype=torch.uint8)),
-    ),
-    "the state of random's": (random.getstate, random.setstate),
-    "the state of numpy's": (_numpy_state, _set_numpy_state),
-}
-
-
-def settings() -> dict[str, object]:
-    """Settings and states of random generators, by name."""
-    return {name: get() for name, (get, _) in SETTINGS.items()}
-
-
-def put_back(before: Mapping[str, object]) -> list[str]:
-    """Set what is not as it was before; returns what that was."""
-    changed = []
-    for name, value in settings().items():
-        was = before[name]
-        if value != was and was is not None:  # numpy may be imported on the way
-            changed.append(name if name.startswith("the state") else f"{name} from {was} to {value}")
-            SETTINGS[name][1](was)
-    return changed
 
 
 APART = {"_parameters", "_buffers", "_modules", "_memories", "_memories_rv", "v_seq"}

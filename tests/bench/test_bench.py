@@ -138,7 +138,7 @@ def test_a_gpus_columns(capsys: pytest.CaptureFixture[str]) -> None:
     measured = Timing("dsn", "5x2x3", 0.1, 0.2, 0.3, 0.01, 5.0, None, 2e12, 0.8, 61.0, True, 9.5)
     bench.print_timings([measured], 0.05, (5, 2, 3))
     title, line, remark = capsys.readouterr().out.splitlines()[-3:]
-    assert remark == "slower to hand over than to run, so its times are the host's: dsn"
+    assert remark == "these take longer to hand over than to run, so their times are the host's: dsn"
     assert title.split()[-8:] == ["flips", "GB/s", "of", "copy", "host", "us", "graph", "us"]
     assert line.split()[-5:] == ["-", "2000", "80%", "61", "9.5"]
 

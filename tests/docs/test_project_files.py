@@ -11,6 +11,8 @@ import pytest
 import yaml
 from pages import PAGES, ROOT, blocks, prose
 
+from sj_lang import cli
+
 CI = (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 
@@ -37,6 +39,30 @@ def test_the_citation_is_of_this_version() -> None:
     assert len(citation["references"]) == 3
 
 
+FORMS = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml"))
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
+def test_an_issue_form_asks_what_is_needed(path: Path) -> None:
+    """Keys are those of the forms' format; files and commands that a form names exist."""
+    text = path.read_text(encoding="utf-8")
+    form = yaml.safe_load(text)
+    assert {"name", "description", "body"} <= set(form) <= {"name", "description", "labels", "body"}
+    fields = [field for field in form["body"] if field["type"] != "markdown"]
+    assert {field["type"] for field in form["body"]} <= {"markdown", "textarea", "input", "dropdown", "checkboxes"}
+    assert len({field["id"] for field in fields}) == len(fields)
+    assert all(field["attributes"]["label"] for field in fields)
+    assert any(field.get("validations", {}).get("required") for field in fields)
+    assert all((ROOT / name).is_file() for name in re.findall(r"[A-Z]+\.md", text))
+    commands = re.findall(r"`sj-lang (\w+)", text)
+    assert commands
+    assert set(commands) <= set(cli.COMMANDS)
+
+
+def test_there_are_issue_forms() -> None:
+    assert [path.stem for path in FORMS] == ["bug", "wish"]
+
+
 TEMPLATE = ROOT / "sj_lang/commands/template"
 WRAPPED = [*PAGES, *sorted(ROOT.glob("plugins/*/README.md")), *sorted(TEMPLATE.rglob("*.md"))]
 
@@ -52,6 +78,7 @@ PYTHON = ("sj_lang", *PLUGINS, "tests", "docs")
 #: files that are not Python -> what a comment begins with; an empty text stands for every line
 COMMENTS = {
     "CITATION.cff": "",
+    ".github/ISSUE_TEMPLATE/*.yml": "",
     ".ci/run": "#",
     ".pre-commit-config.yaml": "#",
     "pyproject.toml": "#",

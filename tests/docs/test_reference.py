@@ -5,12 +5,13 @@ pages; the notebooks are kept without outputs; the home page repeats results.
 import json
 import re
 import sys
+import textwrap
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from pages import DOCS, blocks
+from pages import DOCS, PAGES, blocks
 from test_docs import own
 
 from sj_lang import plugins
@@ -53,6 +54,24 @@ def test_a_picture_of_the_gallery_has_twelve_panels() -> None:
     gallery.plt.close(figure)
 
 
+def imported_on_pages() -> dict[str, str]:
+    """Modules of ours that the code of pages and notebooks imports names from -> one page."""
+    texts = {path: path.read_text(encoding="utf-8") for path in (*PAGES, *NOTEBOOKS)}
+    pattern = re.compile(r"(?m)^(?: *\"|)from (sj_lang[\w.]*) import")
+    return {module: path.name for path, text in texts.items() for module in pattern.findall(text)}
+
+
+def test_the_reference_has_what_pages_import() -> None:
+    modules = set(re.findall(r"automodule:: (\S+)", REFERENCE))
+    absent = {
+        module: page
+        for module, page in imported_on_pages().items()
+        if not any(f"{one}.".startswith(f"{module}.") or f"{module}.".startswith(f"{one}.") for one in modules)
+    }
+    assert len(imported_on_pages()) > 20
+    assert absent == {}
+
+
 @pytest.mark.parametrize("module", re.findall(r"automodule:: (\S+)\n(?! +:imported)", REFERENCE))
 def test_a_package_that_offers_what_is_elsewhere_is_shown_with_it(module: str) -> None:
     offered = [getattr(import_module(module), name) for name in getattr(import_module(module), "__all__", ())]
@@ -77,6 +96,15 @@ def test_a_docstring_becomes_fields_equations_lists_and_prose() -> None:
     assert converted[-3:] == ["* one", "  two", ""]
 
 
+def test_arguments_in_one_line_become_fields_of_their_own() -> None:
+    text = "name: as in\n`net`. was, now: classes. None: nothing. rate_before,\nrate_after: shares."
+    assert docstrings.convert(text, ["name", "was", "now", "rate_before", "rate_after"]) == [
+        *("* **name**: as in", "  ``net``."),
+        *("* **was, now**: classes. None: nothing.", "* **rate_before, rate_after**: shares.", ""),
+    ]
+    assert docstrings.convert("Words. name: no field here.", ["name"]) == ["Words. name: no field here.", ""]
+
+
 EQUATIONS = [
     (path, equation)
     for path in sorted(DOCS.rglob("*.md"))
@@ -92,6 +120,32 @@ def test_equations_become_mathml(path: Path, equation: str) -> None:
     assert written.startswith("<math")
     assert "<merror" not in written
     assert "\\" not in written
+
+
+def plain_equations(text: str) -> list[str]:
+    """Indented blocks of a page, outside fences, that set something equal and are no Python."""
+    unfenced = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    equal = [block for block in re.findall(r"(?<=\n\n)(?: {4}.*\n)+", unfenced) if " = " in block]
+    return [block for block in equal if not _is_python(textwrap.dedent(block))]
+
+
+def _is_python(text: str) -> bool:
+    try:
+        compile(text, "page", "exec")
+    except SyntaxError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("path", [path for path in sorted(DOCS.rglob("*.md")) if "log" not in path.parts], ids=str)
+def test_no_equation_is_left_as_it_is_typed(path: Path) -> None:
+    assert plain_equations(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_typed_equation_is_caught() -> None:
+    assert plain_equations("Words\n\n    y = mean over T of x\n\nwords\n\n    again = f(x)\n") == [
+        "    y = mean over T of x\n"
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -113,6 +167,15 @@ def test_the_home_page_repeats_results() -> None:
     figures = re.findall(r"\*\*(.+?)\*\*", home)
     assert len(figures) == 4
     assert [figure for figure in figures if f"**{figure}**" not in results] == []
+
+
+def test_both_languages_have_the_same_results() -> None:
+    english, chinese = (
+        [re.findall(r"[\d.]+", bold) for bold in re.findall(r"\*\*(\d.+?)\*\*", path.read_text(encoding="utf-8"))]
+        for path in (DOCS / "index.md", DOCS / "zh/index.md")
+    )
+    assert len(english) == 4
+    assert english == chinese
 
 
 def test_both_languages_swap_alike() -> None:

@@ -1,4 +1,11 @@
-"""A sound recipe of toys; tests spoil it."""
+"""A sound recipe of toys, which tests spoil, and what is said of a spoilt one."""
+
+from typing import Any
+
+import pytest
+
+from sj_lang import recipe
+from sj_lang.errors import UserError
 
 SOUND = """\
 recipe: 1
@@ -25,3 +32,11 @@ generate:
   temperature: 0.8
   prompt: so much
 """
+
+
+def refused(*arguments: Any) -> list[str]:
+    """The lines of the error that `recipe.load` ends with, without its head."""
+    with pytest.raises(UserError) as caught:
+        recipe.load(*arguments)
+    lines = str(caught.value).splitlines()
+    return [line.strip() for line in lines[1:] or lines]

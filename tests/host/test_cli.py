@@ -192,6 +192,12 @@ def test_ls_and_cp(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert cli.main(["cp", "lm/one", "mine/one.yaml"]) == 2
         assert capsys.readouterr().err == "error: mine/one.yaml already exists; choose another file\n"
         assert cli.main(["cp", "lm/on", "x"]) == 2
+        with monkeypatch.context() as full:  # no half of a copy may stay
+            full.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            assert cli.main(["cp", "lm/one", "mine/two.yaml"]) == 2
+        assert "cannot write mine/two.yaml: No space left on device" in capsys.readouterr().err
+        assert not list(Path("mine").glob("two*"))
+        assert cli.main(["cp", "lm/one", "mine/two.yaml"]) == 0
 
 
 def test_plugins_shows_declarations_broken_plugins_and_clashes(toy: Registry, capsys: Out) -> None:
@@ -261,6 +267,32 @@ def test_the_other_commands_hand_on(capsys: Out, stand_in: Callable[..., Any], t
         ("new", "x", None, "neuron"),
     ]
     assert capsys.readouterr().out.splitlines()[0] == "wrote report.html"
+
+
+@pytest.mark.parametrize("option", ["-v", "--version"])
+def test_the_version(option: str, capsys: Out) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([option])
+    assert (end.value.code, capsys.readouterr().out) == (0, f"sj-lang {__version__}\n")
+
+
+def test_an_option_that_there_is_not(capsys: Out) -> None:
+    assert cli.main(["--verbose"]) == 2
+    assert capsys.readouterr().err == "error: '--verbose' is not understood; see `sj-lang --help`\n"
+
+
+@pytest.mark.parametrize("words", [["ls"], ["plugins"]])
+def test_lists_keep_to_the_columns(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Out) -> None:
+    """COLUMNS counts in a pipe too; names are never cut, and 30 columns are left beside them."""
+    widest = {}
+    for columns in (60, 100, 118, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert cli.main(words) == 0
+        widest[columns] = max(map(len, capsys.readouterr().out.splitlines()))
+    assert widest[60] <= widest[100] <= 100 < widest[118] <= 118 < widest[200] <= 200
+    monkeypatch.delenv("COLUMNS")
+    assert cli.main(words) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) == widest[118]
 
 
 def test_a_closed_pipe_is_no_error() -> None:

@@ -22,6 +22,7 @@ IMPORTED_BY_NAME = {
     "sj_lang.commands.completion": ["'shtab'"],
     "sj_lang.commands.doctor": ["PROBES.get(name, name)", "module"],
     "sj_lang.commands.swap": ["module"],
+    "sj_lang.run.auto_map": ["package"],
     "sj_lang.bench.baselines": ["'fla.ops.hgrn'", "'fla.modules.causal_conv1d'"],
     "sj_lang_neurons": ["f'{__name__}.{name.lower()}.node'"],
 }
@@ -31,7 +32,9 @@ IMPORTERS |= {"module_from_spec", "exec_module", "load_module", "safeimport", "_
 #: names of importers that say so as text as well, in `getattr` or between brackets
 SPELT = IMPORTERS - {"eval", "exec"}
 #: the modules that look into `sys.modules`, where others may not: a module there needs no import
-WITH_SYS_MODULES = {"sj_lang.hf", "sj_lang.compat", "sj_lang.component.remember", "sj_lang.testing.states"}
+WITH_SYS_MODULES = {"sj_lang.hf", "sj_lang.compat", "sj_lang.component.remember", "sj_lang.testing.settings"}
+#: the module that watches `builtins`, through which another could import
+WITH_BUILTINS = {"sj_lang.testing.settings"}
 PLAIN = {"importlib", "importlib.util"}
 MACHINERY = {"importlib", "importlib.abc", "importlib.machinery", "pkgutil", "runpy", "imp", "builtins", "zipimport"}
 MACHINERY |= {"pydoc", "code"}
@@ -55,6 +58,7 @@ def imports_by_string(tree: Tree) -> Iterator[str]:
 def _in_module(source: ast.Module, name: str, tree: Tree) -> list[str]:
     listed = IMPORTED_BY_NAME.get(name, [])
     texts = [*_importers(source, listed), *_entry_points(source, name)]
+    texts = [text for text in texts if name not in WITH_BUILTINS or text != "import builtins"]
     texts += [] if name in WITH_SYS_MODULES else _sys_modules(source)
     texts += _ours(source, listed, tree) if listed else []
     return [f"{name}: {text}" for text in texts]

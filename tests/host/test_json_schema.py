@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,6 +46,15 @@ def test_an_argument_has_its_type_default_and_text(of_recipes: dict[str, Any]) -
     rate = of_recipes["properties"]["train"]["properties"]["learning_rate"]
     assert rate["minimum"] == 0
     assert "learning rate" in rate["description"]
+
+
+@pytest.mark.parametrize("indentation", ["", "    "], ids=["of Python 3.13", "as it is written"])
+def test_a_text_does_not_depend_on_the_indentation(indentation: str) -> None:
+    """Python 3.13 and newer dedent docstrings."""
+    lines = ["A part.", "", "size: how large,", "    in steps. And more:", "other: no more."]
+    target = type("Part", (), {"__doc__": f"\n{indentation}".join(lines)})
+    offer = SimpleNamespace(load=lambda: target)
+    assert schema._own_texts(offer) == {"size": "how large, in steps. And more:", "other": "no more."}  # type: ignore[arg-type]
 
 
 def test_the_command_prints_one_kind(capsys: pytest.CaptureFixture[str]) -> None:

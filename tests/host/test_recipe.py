@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sound_recipe import SOUND
+from sound_recipe import SOUND, refused
 
 from sj_lang import recipe
 from sj_lang.component import yaml_marks
@@ -19,14 +19,6 @@ from sj_lang.recipe import sections
 
 Write = Callable[..., str]
 pytestmark = pytest.mark.usefixtures("toy")
-
-
-def refused(*arguments: Any) -> list[str]:
-    """The lines of the error, the head left out."""
-    with pytest.raises(UserError) as caught:
-        recipe.load(*arguments)
-    lines = str(caught.value).splitlines()
-    return [line.strip() for line in lines[1:]] if lines[1:] else lines
 
 
 def test_a_sound_recipe(write: Write) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sound_recipe import SOUND
+from sound_recipe import SOUND, refused
 
 from sj_lang import recipe
 from sj_lang.errors import UserError
@@ -16,14 +16,6 @@ from sj_lang.recipe import files
 
 Write = Callable[..., str]
 pytestmark = pytest.mark.usefixtures("toy")
-
-
-def refused(*arguments: Any) -> list[str]:
-    """The lines of the error, the head left out."""
-    with pytest.raises(UserError) as caught:
-        recipe.load(*arguments)
-    lines = str(caught.value).splitlines()
-    return [line.strip() for line in lines[1:]] if lines[1:] else lines
 
 
 @pytest.mark.parametrize(

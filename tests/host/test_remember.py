@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sj_lang import plugins
-from sj_lang.component import schema
+from sj_lang.component import remember, schema
 from sj_lang.component.remember import between_processes, remembered
 from sj_lang.component.schema import Data, Part
 from sj_lang.plugins import Registry
@@ -85,6 +86,30 @@ def test_a_damaged_file_counts_as_none(ask: Callable[..., int], tmp_path: Path) 
     for content in (b"", b"no pickle", b"\x80\x04N."):
         kept.write_bytes(content)
         assert ask() > 1
+
+
+HOSTILE = [("inspect", "os.mkdir"), ("os", "mkdir"), ("types", "FunctionType"), ("typing", "_eval_type")]
+HOSTILE += [("builtins", "eval"), ("operator", "attrgetter"), ("pydantic.fields", "sys.exit")]
+
+
+def called(module: str, name: str, argument: str) -> bytes:
+    """A pickle that calls a function."""
+    texts = [b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name, argument)]
+    return b"\x80\x04" + texts[0] + texts[1] + b"\x93" + texts[2] + b"\x85R."
+
+
+@pytest.mark.parametrize(("module", "name"), HOSTILE)
+def test_a_file_cannot_name_what_runs_code(module: str, name: str) -> None:
+    with pytest.raises(pickle.UnpicklingError, match="is not plain"):
+        remember._read(called(module, name, "1"))
+
+
+def test_a_hostile_file_counts_as_none(ask: Callable[..., int], tmp_path: Path) -> None:
+    ask()
+    (kept,) = (tmp_path / "cache").iterdir()
+    kept.write_bytes(called("inspect", "os.mkdir", str(tmp_path / "made")))
+    assert ask() == 2
+    assert not (tmp_path / "made").exists()
 
 
 def test_nothing_is_kept_if_it_is_switched_off(ask: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sound_recipe import SOUND
+from sound_recipe import SOUND, refused
 from toy import ToyTask
 
 from sj_lang import recipe
 from sj_lang.component.schema import Part
-from sj_lang.errors import UserError
 from sj_lang.hookspecs import Register, hookimpl
 from sj_lang.plugins import Plugin, Registry
 
@@ -42,13 +41,6 @@ def _offered(toy: Registry) -> None:
 WHOLE = {"type": "toy_task", "data": "poem", "length": 32, "split": None}
 TAUGHT = "\n  taught: {task: {type: taught, teacher: there}}\n"
 RUNS = SOUND + "runs:\n  plain: {}" + TAUGHT
-
-
-def refused(*arguments: Any) -> list[str]:
-    with pytest.raises(UserError) as caught:
-        recipe.load(*arguments)
-    lines = str(caught.value).splitlines()
-    return [line.strip() for line in lines[1:] or lines]
 
 
 def tasks(*arguments: Any) -> dict[str, Any]:

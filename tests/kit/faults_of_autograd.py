@@ -93,3 +93,17 @@ class SequenceWithoutAGraphForgetsTheState(Toy):
     def sequence(self, x, state, lengths):
         spikes, after, h = super().sequence(x, state, lengths)
         return spikes, after if h.requires_grad else {**after, "h": h[-1] * 0}, h
+
+
+@fault("arguments_are_not_changed", says="the call sets the gradient of the node's 'weight'")
+class BeginsTheGradient(Toy):
+    def sequence(self, x, state, lengths):
+        if self.weight.grad is None:
+            self.weight.grad = torch.zeros_like(self.weight)
+        return super().sequence(x, state, lengths)
+
+
+@fault("state_is_plain_tensors", says="init_state asks for a gradient of its own of what it hands out: h, last")
+class InitialStateAsksForAGradient(Toy):
+    def init_state(self, x):
+        return {name: value.requires_grad_() for name, value in super().init_state(x).items()}

@@ -225,3 +225,14 @@ class RoundsHalfPrecisionInSingleStepsWithATrailingAxisOf1(RoundsInSingleSteps):
 
     def narrow(self, h):
         return self.half and super().narrow(h)
+
+
+@fault("weights_may_change", says=r"1025 steps of a used node in eval\(\) and no_grad, with new weights")
+class KeepsThresholdsForLongSequences(Toy):
+    kept = None
+
+    def fire(self, h, axis):
+        if self.training or torch.is_grad_enabled() or len(h) < 600:
+            return super().fire(h, axis)
+        self.kept = self.threshold.detach().clone() if self.kept is None else self.kept
+        return self.surrogate_function(h - over(self.kept, h, axis)).masked_fill(h.isnan(), torch.nan)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 from planted import fault
-from toy_node import Toy
+from toy_node import Toy, over
 
 
 @fault("state_is_plain_tensors")
@@ -203,6 +203,41 @@ class DeepcopySharesParameters(Toy):
         return copy(self)
 
 
+class Kept(dict):
+    """One for all copies of a node."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class CopiesShare(Toy):
+    """Keeps the threshold of its class of weights, by their versions, for all of its copies."""
+
+    keeps = staticmethod(lambda node: False)
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.kept = Kept()
+
+    def fire(self, h, axis):
+        if not self.keeps(self):
+            return super().fire(h, axis)
+        key = self.threshold._version, h.dtype
+        kept = self.kept.setdefault(key, self.threshold.detach().clone())
+        threshold = self.threshold - self.threshold.detach() + kept
+        return self.surrogate_function(h - over(threshold, h, axis)).masked_fill(h.isnan(), torch.nan)
+
+
+@fault("copies_are_independent", says=r"in eval\(\), deepcopy of a used node: whole of the copy")
+class CopiesShareACacheInEval(CopiesShare):
+    keeps = staticmethod(lambda node: not node.training)
+
+
+@fault("copies_are_independent", says=r"in train\(\) and no_grad, deepcopy of a used node: whole of the")
+class CopiesShareACacheWithoutGrad(CopiesShare):
+    keeps = staticmethod(lambda node: not torch.is_grad_enabled())
+
+
 @fault("copies_are_independent")
 class CannotBePickled(Toy):
     def __init__(self, **options):
@@ -232,4 +267,25 @@ class MemoriesFollowToBfloat16(Toy):
         for name, value in self.named_memories():
             if value is not None:
                 setattr(self, name, fn(value))
+        return self
+
+
+@fault("state_is_plain_tensors", says="init_state of a batch of 1 hands out the same memory again")
+class InitialStatesOfOneRowAreOneTensor(Toy):
+    def init_state(self, x):
+        state = super().init_state(x)
+        return {**state, "last": state["h"]} if len(state["h"]) == 1 else state
+
+
+@fault("state_dict_is_complete", says="load_state_dict accepts a state_dict without 'weight'")
+class LoadsWhatIsThere(Toy):
+    def load_state_dict(self, state_dict, strict=True, assign=False):
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+
+@fault("moves", says="the parameter 'threshold' after .to")
+class RoundsItsThresholdWhenMoved(Toy):
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self.threshold.data = self.threshold.data.bfloat16().to(self.threshold.dtype)
         return self

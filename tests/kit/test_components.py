@@ -63,14 +63,37 @@ class KeepsRunningFigures(Norm):
         self.begun = True
 
 
+class RepeatsMixed(Norm):
+    def forward(self, x, mask=None):
+        y = super().forward(x, mask)
+        return y - y.nan_to_num(0).mean(2, keepdim=True) if x.dim() == 4 else y
+
+
+class LearnsInEval(Norm):
+    def forward(self, x, mask=None):
+        self.size.mul_(1.0 if self.training else 1.001)
+        return super().forward(x, mask)
+
+
 class Embedding(nn.Module):
     def __init__(self):
         super().__init__()
         self.token = nn.Embedding(7, 6)
         self.place = nn.Embedding(9, 6)
 
+    def forward(self, ids, positions, segments=None, mask=None, vectors=None):
+        return (self.token(ids) if vectors is None else vectors) + self.place(positions)
+
+
+class ReadsThePaddingBefore(Embedding):
     def forward(self, ids, positions, segments=None, mask=None):
-        return self.token(ids) + self.place(positions)
+        x = super().forward(ids, positions)
+        return x + torch.cat((torch.zeros_like(x[:1]), x[:-1]))
+
+
+class VectorsHaveNoPlace(Embedding):
+    def forward(self, ids, positions, segments=None, mask=None, vectors=None):
+        return super().forward(ids, positions) if vectors is None else vectors
 
 
 class BatchFirst(Embedding):
@@ -114,11 +137,71 @@ class Attention(nn.Module):
         q, k, v = self.parts(x).transpose(0, 1).chunk(3, -1)  # [B, L, D]
         k = k if mask is None else k.masked_fill(~mask.T[..., None], 0)
         before = torch.zeros(len(q), 6, 6, dtype=x.dtype) if state is None else state["kv"]
-        o = (q @ k.mT).tril(self.ahead) @ v + q @ before
+        o = self.seen(q @ k.mT) @ v + q @ before
         return o.transpose(0, 1), self.after(before, k.mT @ v)
+
+    def seen(self, scores):
+        return scores.tril(self.ahead)
 
     def after(self, before, seen):
         return {"kv": before + seen}
+
+
+class ReadsTheNextTokenAtOddOnes(Attention):
+    def seen(self, scores):
+        odd = torch.arange(scores.shape[-1])[:, None] % 2
+        return torch.where(odd == 1, scores.tril(1), scores.tril())
+
+
+class ReadsTheNextTokenOfLongTexts(Attention):
+    def seen(self, scores):
+        return scores.tril(int(scores.shape[-1] > 32))
+
+
+class ReadsTheNextTokenInTraining(Attention):
+    def seen(self, scores):
+        return scores.tril(int(self.training))
+
+
+class NormsOverTheBatch(Attention):
+    """Healthy: what a batch norm mixes in training is no look ahead."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+
+    def attend(self, x, state, mask):
+        y, after = super().attend(x, state, mask)
+        return self.norm(y.flatten(0, 1)).view(y.shape), after
+
+
+class SeesTwelveTokensOfAWhole(Attention):
+    def seen(self, scores):
+        return scores.tril().triu(-12)
+
+
+class Repeats(Attention):
+    """Healthy, but in repeat coding."""
+
+    def forward(self, x, state=None, mask=None):
+        return self.repeated(x, mask) if x.dim() == 4 else self.attend(x, state, mask)
+
+
+class RepeatsReadTheNextToken(Repeats):
+    def repeated(self, x, mask):
+        y, after = Attention.forward(self, x, None, mask)
+        return y + y.roll(-1, 2), after
+
+
+class RepeatsIgnoreMasks(Repeats):
+    def repeated(self, x, mask):
+        return Attention.forward(self, x)
+
+
+class RepeatsMixTexts(Repeats):
+    def repeated(self, x, mask):
+        y, after = Attention.forward(self, x, None, mask)
+        return y + y.roll(1, 1), after
 
 
 class ReadsTheNextToken(Attention):
@@ -174,8 +257,20 @@ FAULTS = [
     (EMBEDDING, SeesTheNextToken, "causal_as_declared", "tokens from 1 on reach those before, of 9"),
     (EMBEDDING, SeesTheNextToken, "padding_is_removal", "text 0, 7 of 9 tokens valid, against these alone"),
     (EMBEDDING, PlacesDoNotLearn, "gradients_reach_all", r"no gradient for 'place.weight', output \[9, 4, 6\]"),
-    (ATTENTION, ReadsTheNextToken, "causal_as_declared", r"tokens from \[1\] on reach those before them"),
-    (ATTENTION, Whole, "causal_as_declared", r"tokens from \[1\] on reach those before them"),
+    (NORM, RepeatsMixed, "padding_is_removal", r"padding right, train\(\), x \[2, 4, 9, 6\]: against the valid"),
+    (NORM, RepeatsMixed, "eval_is_per_position", r"one position alone against x \[2, 4, 9, 6\]"),
+    (NORM, LearnsInEval, "eval_is_per_position", r"eval\(\): 'size' after a call"),
+    (EMBEDDING, ReadsThePaddingBefore, "padding_is_removal", "padding left, text 0, 7 of 9 tokens valid"),
+    (EMBEDDING, VectorsHaveNoPlace, "vectors_stand_for_the_table", "vectors= of the table's rows, against ids"),
+    (ATTENTION, ReadsTheNextTokenAtOddOnes, "causal_as_declared", r"tokens from 2 on of x \[9, 4, 6\]"),
+    (ATTENTION, ReadsTheNextTokenOfLongTexts, "causal_as_declared", r"tokens from 31 on of x \[70, 1, 6\]"),
+    (ATTENTION, ReadsTheNextTokenInTraining, "causal_as_declared", r"in train\(\) 1 tokens see later ones"),
+    (ATTENTION, SeesTwelveTokensOfAWhole, "pieces_equal_whole", r"pieces of \(37, 1, 32\) against the whole"),
+    (ATTENTION, RepeatsReadTheNextToken, "causal_as_declared", r"tokens from 1 on of x \[2, 4, 9, 6\]"),
+    (ATTENTION, RepeatsIgnoreMasks, "padding_is_removal", r"padding left, x \[2, 4, 9, 6\], text 0"),
+    (ATTENTION, RepeatsMixTexts, "texts_do_not_mix", r"a text alone against x \[2, 4, 9, 6\]"),
+    (ATTENTION, ReadsTheNextToken, "causal_as_declared", r"tokens from 1 on of x \[9, 4, 6\] reach those before"),
+    (ATTENTION, Whole, "causal_as_declared", r"tokens from 1 on of x \[9, 4, 6\] reach those before"),
     (WHOLE, Attention, "causal_as_declared", "declared not causal, but no token of 9 reaches one before it"),
     (WHOLE, ReadsTheNextToken, "shapes_and_dtypes", r"reads a text as a whole, and returns the state \['kv'\]"),
     (
@@ -201,7 +296,8 @@ def test_a_fault_is_named(kit, part, check, says):
 
 
 @pytest.mark.parametrize(
-    ("kit", "part"), [(NORM, Norm), (EMBEDDING, Embedding), (ATTENTION, Attention), (WHOLE, Whole)]
+    ("kit", "part"),
+    [(NORM, Norm), (EMBEDDING, Embedding), (ATTENTION, Attention), (WHOLE, Whole), (ATTENTION, NormsOverTheBatch)],
 )
 def test_a_healthy_part_passes(kit, part):
     run, options = kit

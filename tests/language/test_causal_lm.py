@@ -134,7 +134,7 @@ def test_long_texts_are_tokenized_in_pieces(book: str, monkeypatch: pytest.Monke
 
 def test_what_the_model_must_know(book: str) -> None:
     ready = prepare(data=book, length=16)
-    assert ready.model["vocab_size"] == len(set(TEXT[: int(len(TEXT) * 0.9)])) + 2
+    assert ready.model["vocab_size"] == len(set(TEXT[: int(len(TEXT) * 0.9)])) + 3
     assert ready.model["max_position_embeddings"] == 16
     assert ready.model["pad_token_id"] == 0
     assert ready.fingerprint["test"]["characters"] == len(TEXT) - int(len(TEXT) * 0.95 + 1e-6)

@@ -33,6 +33,13 @@ def test_a_line_without_end_is_streamed_in_parts(tmp_path: Path, monkeypatch: py
     assert max(map(len, rows)) <= 2000
 
 
+def test_a_stream_of_utf_16_is_refused(tmp_path: Path) -> None:
+    """Of plain English each second byte is zero, which is valid UTF-8."""
+    (tmp_path / "a.txt").write_bytes("The sea.\n".encode("utf-16-le"))
+    with pytest.raises(UserError, match=r"a\.txt holds a zero byte: it is not text, or it is UTF-16"):
+        list(text_files.stream(tmp_path / "a.txt"))
+
+
 def test_python_docs_are_english_and_the_same_each_time() -> None:
     text = corpus.read("python-docs")["all"]
     assert len(text) > 300_000

@@ -52,6 +52,13 @@ class Peeks(Decoder):
         return out
 
 
+class PeeksInTraining(Decoder):
+    def spoilt(self, out: Any, given: dict[str, Any]) -> Any:
+        if self.training:
+            out.logits = out.logits + out.logits.roll(-1, 1)
+        return out
+
+
 class Forgets(Decoder):
     def forward(self, *args: Any, **more: Any) -> Any:
         if more.get("cache") is not None:
@@ -66,6 +73,36 @@ class LosesItsHead(Decoder):
         super().save_pretrained(*args, **more)
 
 
+class KeepsWhatWasBefore(Decoder):
+    last = 0.0
+
+    def spoilt(self, out: Any, given: dict[str, Any]) -> Any:
+        if not isinstance(out, tuple):
+            out.logits, self.last = out.logits + self.last, float(out.logits.mean())
+        return out
+
+
+class IgnoresVectors(Decoder):
+    def forward(self, *args: Any, inputs_embeds: Any = None, **more: Any) -> Any:
+        vectors = None if inputs_embeds is None else torch.zeros_like(inputs_embeds)
+        return super().forward(*args, inputs_embeds=vectors, **more)
+
+
+class CountsWhatHasNoLabel(Decoder):
+    def forward(self, *args: Any, labels: Any = None, **more: Any) -> Any:
+        return super().forward(*args, labels=None if labels is None else labels.clamp_min(0), **more)
+
+
+class RestartsLeftPadding(Decoder):
+    """Pieces after the first take a text that began with padding for one without."""
+
+    def forward(self, *args: Any, **more: Any) -> Any:
+        if more.get("cache") is not None and more.get("attention_mask") is not None:
+            more["cache"] = self.new_cache()
+            more["attention_mask"] = more["attention_mask"][:, -more["input_ids"].shape[1] :]
+        return super().forward(*args, **more)
+
+
 class DetachesItsBody(Decoder):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -73,7 +110,7 @@ class DetachesItsBody(Decoder):
 
 
 def test_a_healthy_model_passes() -> None:
-    assert len(check_model(lambda: Decoder(SpikeDecoderConfig(**SIZES)), vocab_size=11, causal=True)) == 7
+    assert len(check_model(lambda: Decoder(SpikeDecoderConfig(**SIZES)), vocab_size=11, causal=True)) == 8
 
 
 @pytest.mark.parametrize("kind", ["bpsn", "dsn", "repeat", "twin"])
@@ -88,8 +125,13 @@ def test_snn_bert_passes(kind: str) -> None:
         (MixesTexts, "texts_do_not_mix"),
         (CountsPadding, "padding_is_removal"),
         (Peeks, "causal_as_declared"),
+        (PeeksInTraining, "causal_as_declared"),
         (Forgets, "pieces_equal_whole"),
         (LosesItsHead, "a_checkpoint_rebuilds_itself"),
+        (KeepsWhatWasBefore, "texts_do_not_mix"),
+        (IgnoresVectors, "called_as_transformers_own"),
+        (CountsWhatHasNoLabel, "loss_is_of_the_labels"),
+        (RestartsLeftPadding, "pieces_equal_whole"),
         (DetachesItsBody, "gradients_reach_all"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sj_lang import cli
 from sj_lang.commands import push
 from sj_lang.recipe import load
+from sj_lang.run import auto_map
 
 RECIPE = """\
 recipe: 1
@@ -66,11 +68,11 @@ def test_a_dry_run_shows_what_would_go(
     before = sorted(path.name for path in Path("run/model").iterdir())
     assert cli.main(["push", "run", "me/small", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "to me/small would go:" in out
-    for name in [*before, "modeling_sj_lang.py"]:
+    assert "these files would go to me/small:" in out
+    assert {"README.md", "modeling_sj_lang.py"} <= {*before}
+    for name in before:
         assert f"  {name} " in out
     assert sorted(path.name for path in Path("run/model").iterdir()) == before
-    assert "auto_map" not in Path("run/model/config.json").read_text()
     assert cli.main(["push", "run"]) == 2
     assert "give the name on the hub, OWNER/NAME" in capsys.readouterr().err
 
@@ -85,11 +87,33 @@ def test_without_a_network_it_says_so_at_once(
     )
 
 
+def test_a_run_of_an_earlier_version_gets_what_it_lacks(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(trained)
+    earlier, stage = tmp_path / "model", tmp_path / "pushed"
+    shutil.copytree("run/model", earlier)
+    stage.mkdir()
+    config = json.loads((earlier / "config.json").read_text())
+    del config["auto_map"]
+    (earlier / "config.json").write_text(json.dumps(config))
+    for name in ("README.md", "modeling_sj_lang.py"):
+        (earlier / name).unlink()
+    push.stage(earlier, load("r.yaml"), stage)
+    for name in ("config.json", "modeling_sj_lang.py"):
+        assert (stage / name).read_text() == Path("run/model", name).read_text()
+    assert "a small decoder" in (stage / "README.md").read_text()
+
+
+def test_the_classes_are_imported_from_where_they_are() -> None:
+    package = "sj_lang_language.models.spike_decoder"
+    assert auto_map.module_of(SpikeDecoderForCausalLM, package) == package
+    assert auto_map.module_of(SpikeDecoderForCausalLM, f"{package}.config") == f"{package}.model"
+
+
 def test_plain_transformers_finds_the_classes(trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(trained)
-    stage = tmp_path / "pushed"
-    stage.mkdir()
-    push.stage(trained / "run/model", load("r.yaml"), stage)
+    stage = shutil.copytree("run/model", tmp_path / "copied elsewhere")
     assert type(AutoModelForCausalLM.from_pretrained(stage)) is SpikeDecoderForCausalLM
     program = (
         "import sys, traceback\n"

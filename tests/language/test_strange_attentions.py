@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sj_lang_language.plugin
 import sj_lang_neurons.plugin
+import torch
 from sj_lang_language.attention.ssa import SpikingSelfAttention
 
 import sj_lang.spikingjelly.plugin
@@ -25,6 +26,16 @@ class Peek(SpikingSelfAttention):
 
     def mix(self, q: Any, k: Any, v: Any, valid: Any, state: Any) -> Any:
         return super().mix(q, k, v.roll(-1, -2) if state is None else v, valid, state)
+
+
+class PeekEven(SpikingSelfAttention):
+    """Sees the token after each second one."""
+
+    def mix(self, q: Any, k: Any, v: Any, valid: Any, state: Any) -> Any:
+        y, after = super().mix(q, k, v, valid, state)
+        ahead, _ = super().mix(q, k, v.roll(-1, -2), valid, state)
+        even = torch.arange(y.shape[-2])[:, None] % 2 == 0
+        return torch.where(even, ahead, y), after
 
 
 class Wrong(SpikingSelfAttention):
@@ -46,7 +57,7 @@ class Deaf(SpikingSelfAttention):
 class Strange:
     @hookimpl
     def sj_lang_register(self, register: Register) -> None:
-        for made in (Peek, Wrong, Deaf):
+        for made in (Peek, PeekEven, Wrong, Deaf):
             register.attention(made.__name__.lower(), f"{__name__}:{made.__name__}", summary="for tests", causal=True)
         register.attention("undeclared", f"{__name__}:SpikingSelfAttention", summary="says nothing")
 
@@ -75,13 +86,14 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield "r.yaml"
 
 
+@pytest.mark.parametrize("name", ["peek", "peekeven"])
 @pytest.mark.parametrize("coding", ["individual", "repeat"])
-def test_one_that_sees_later_tokens_is_named(recipe: str, coding: str) -> None:
+def test_one_that_sees_later_tokens_is_named(recipe: str, coding: str, name: str) -> None:
     changes = [f"model.coding={coding}"]
-    message = r"^attention 'peek' of sj-lang-strange 0\.3: a token changes the logits of those before it"
+    message = rf"^attention '{name}' of sj-lang-strange 0\.3: a token changes the logits of those before it"
     for dry_run in (True, False):
         with pytest.raises(PluginError, match=message):
-            run.execute(load(recipe, ["model.attention=peek", *changes]), dry_run=dry_run)
+            run.execute(load(recipe, [f"model.attention={name}", *changes]), dry_run=dry_run)
     assert not Path("runs").exists()
     assert run.execute(load(recipe, ["model.attention=ssa", *changes]), dry_run=True) == 0
 
@@ -99,7 +111,10 @@ def test_one_that_does_not_say_that_it_is_causal_is_refused(recipe: str) -> None
             ["model.attention=undeclared"],
             r"model\.attention: undeclared cannot be used here: it is not causal, and the",
         ),
-        (["model.attention=firing_scores"], r"Attentions that can: deaf, peek, softmax, ssa, state_space, wrong"),
+        (
+            ["model.attention=firing_scores"],
+            r"Attentions that can: deaf, peek, peekeven, softmax, ssa, state_space, wrong",
+        ),
         (["model.embedding=bert_ngram"], r"model\.embedding: bert_ngram .*Embeddings that can: bert_sum, learned_sum"),
     ):
         with pytest.raises(UserError, match=message):

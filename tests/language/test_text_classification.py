@@ -131,7 +131,7 @@ def test_pairs(tmp_path: Path) -> None:
 def test_figures_with_and_without_what_also_stands_in_train(tmp_path: Path, files: dict[str, str]) -> None:
     dev = tsv(tmp_path / "twice.tsv", [*rows(3), *rows(5, 100)])
     ready = prepare(data={**files, "dev": dev})
-    assert any("dev: 3 of 8 examples also stand in train; dev.unseen.*" in note for note in ready.notes)
+    assert any("dev: 3 of 8 examples also occur in train; dev.unseen.*" in note for note in ready.notes)
     labels = np.array([ready.tests["dev"][i]["labels"] for i in range(8)])
     made = labels.copy()
     made[[0, 7]] = 1 - made[[0, 7]]
@@ -155,6 +155,16 @@ def test_figures_with_and_without_what_also_stands_in_train(tmp_path: Path, file
     assert ready.remarks == []
     ready.metrics("dev", np.ones((8, 1)) * [[0.0, 1.0]], labels)
     assert ready.remarks == ["dev: all predictions are the same, so the correlation is set to 0"]
+
+
+def test_the_worst_errors_come_first_and_say_what_was_expected(tmp_path: Path, files: dict[str, str]) -> None:
+    ready = prepare(data={**files, "dev": tsv(tmp_path / "few.tsv", rows(4, 100))})
+    labels = np.array([ready.tests["dev"][i]["labels"] for i in range(4)])
+    surely = np.array([1.0, 5, 3, -2])[:, None]  # the last one is right
+    lines = ready.errors("dev", surely * np.eye(2)[1 - labels], labels)
+    texts = [text for text, _ in rows(4, 100)]
+    names = ("neg", "pos")
+    assert lines == [f"{names[labels[i]]}, not {names[1 - labels[i]]}: {texts[i]}" for i in (1, 2, 0)]
 
 
 def test_baselines(files: dict[str, str]) -> None:

@@ -47,7 +47,7 @@ def test_round_trip_before_and_after_saving(name: str, tmp_path: Path) -> None:
 def test_characters_are_those_of_the_training_text_in_order() -> None:
     tokenizer = make("characters")
     words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
-    assert words == ["<pad>", "<unk>", *sorted(set(TEXT))]
+    assert words == ["<pad>", "<unk>", "<|endoftext|>", *sorted(set(TEXT))]
     assert tokenizer("fox☃")["input_ids"][-1] == tokenizer.unk_token_id == 1
     assert len(tokenizer("<pad>")["input_ids"]) == 5
 
@@ -59,7 +59,7 @@ def test_bpe_has_the_size_that_was_asked_for_and_no_unknown_text() -> None:
     assert tokenizer.decode(tokenizer("☃ ß")["input_ids"]) == "☃ ß"
     assert tokenizer.pad_token_id not in tokenizer("<pad>")["input_ids"]
     with pytest.raises(UserError, match="vocab_size is 256; bpe needs 257 or more"):
-        make("bpe", vocab_size=256)
+        make("bpe", vocab_size=256, boundary=False)
 
 
 def test_a_tokenizer_from_a_folder(tmp_path: Path) -> None:
@@ -97,8 +97,9 @@ def test_a_tokenizer_of_the_hub_without_a_network_says_so_at_once(offline: Calla
 
 
 @pytest.mark.parametrize("name", ["characters", "bpe"])
-def test_a_boundary_token_is_added_only_if_it_is_asked_for(name: str, tmp_path: Path) -> None:
-    plain, made = make(name), make(name, boundary=True)
+def test_a_boundary_token_begins_and_ends_a_text(name: str, tmp_path: Path) -> None:
+    """It is left out only if that is asked for."""
+    plain, made = make(name, boundary=False), make(name)
     assert plain.bos_token is None
     assert made.bos_token_id == made.eos_token_id == made.convert_tokens_to_ids("<|endoftext|>") < 3
     assert made.bos_token_id not in made(TEXT + "<|endoftext|>")["input_ids"]
@@ -109,11 +110,11 @@ def test_a_boundary_token_is_added_only_if_it_is_asked_for(name: str, tmp_path: 
 
 def test_the_boundary_counts_as_a_token_of_bpe() -> None:
     with pytest.raises(UserError, match="bpe needs 258 or more"):
-        make("bpe", vocab_size=257, boundary=True)
+        make("bpe", vocab_size=257)
 
 
 def test_plain_characters_are_those_of_the_paper() -> None:
-    tokenizer = build.part("tokenizer", {"type": "characters", "plain": True})(texts=["Ж"])
+    tokenizer = build.part("tokenizer", {"type": "characters", "plain": True, "boundary": False})(texts=["Ж"])
     assert len(tokenizer) == 31
     ids = tokenizer("Don't -- go!\nNow; 5?")["input_ids"]
     assert tokenizer.decode(ids) == "don't   go. now  <unk>."

@@ -139,7 +139,8 @@ def test_a_class_of_ones_own_that_does_not_leak_like_that() -> None:
 
 @pytest.mark.parametrize("step_mode", ["s", "m"])
 def test_a_net_that_is_fed_the_same_at_each_step_starts_with_a_slow_leak(step_mode: Any) -> None:
-    """A leak of .5 settles within a few of 64 steps, and what a neuron fires then says one bit."""
+    """A leak of .5 settles within a few of 64 steps, and what a neuron fires then says one bit. The
+    second node is fed spikes, also if the first one does not fire in the example."""
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -156,14 +157,52 @@ def test_a_net_that_is_fed_the_same_at_each_step_starts_with_a_slow_leak(step_mo
         return [net.net[1].alpha_init, net.net[3].alpha_init], report
 
     image = 9 * torch.rand(2, 5)
+    assert started(0 * image.expand(64, -1, -1))[0] == [1 - 1 / 64, 0.5]
     leaks, report = started(image.expand(64, -1, -1))
-    assert leaks == [1 - 4 / 64, 1 - 4 / 64]
+    assert leaks == [1 - 1 / 64, 0.5]
     assert "the net is fed the same at each of 64 steps" in report
-    for other in (image.expand(4, -1, -1), 9 * torch.rand(64, 2, 5)):
+    for other, leak in ((image.expand(4, -1, -1), 0.75), (9 * torch.rand(64, 2, 5), 0.5)):
         leaks, report = started(other)
-        assert leaks == [0.5, 0.5]
+        assert leaks == [leak, 0.5]
         assert "fed the same" not in report
     assert started(image.expand(64, -1, -1), alpha_init=0.6)[0] == [0.6, 0.6]
     leaks, report = started(image.expand(64, -1, -1), "bpsn", direction="forward")
     assert leaks == [0.5, 0.5]
     assert "the net is fed the same at each of 64 steps" in report
+
+
+@pytest.mark.parametrize("T", [4, 64])
+def test_a_slow_leak_fires_for_the_same_constant_inputs_within_the_steps(T: int) -> None:
+    net = nn.Sequential(nn.Identity(), neuron.LIFNode(tau=2.0, v_threshold=0.5, step_mode="m"))
+    x = torch.tensor([0.2, 0.49, 0.54, 0.7, 2.0]).expand(T, 1, -1)
+    swap(net, "dsn", example=x)
+    fired = net(x)[:, 0]
+    assert fired.any(0).tolist() == [False, False, True, True, True]
+    begins = fired.argmax(0)[2:].tolist()
+    assert begins == sorted(begins, reverse=True)
+    assert len(set(begins)) == 3
+
+
+class Branches(nn.Module):
+    """Two nodes that the image reaches alone, and one that a residual reaches too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes = nn.ModuleList(neuron.LIFNode(step_mode="m") for _ in range(3))
+        self.first, self.second = nn.Linear(5, 5), nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, other = self.first(x), self.second(x)
+        other += self.nodes[0](x)
+        x += self.nodes[1](self.second(x))
+        return self.nodes[2](x + other)
+
+
+def test_only_nodes_that_the_repeated_input_reaches_alone_are_slow() -> None:
+    """Whatever fires in the example, in one call or in several, and if inputs change in place."""
+    image = 9 * torch.rand(2, 5).expand(16, -1, -1)
+    for patterns in ((None,), ("0$", "1$", "2$"), ("2$", "1$", "0$")):
+        net = Branches()
+        for pattern in patterns:
+            swap(net, "dsn", example=image.clone(), like=pattern)
+        assert [node.alpha_init for node in net.nodes] == [1 - 1 / 16, 1 - 1 / 16, 0.5]

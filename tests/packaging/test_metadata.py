@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 PLUGINS = ("neurons", "language", "tasks")
 FOLDERS = {"sj-lang": ROOT, **{f"sj-lang-{name}": ROOT / "plugins" / name for name in PLUGINS}}
 NAMES = sorted(FOLDERS)
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 
 def metadata(name: str) -> dict[str, Any]:
@@ -60,7 +61,8 @@ def test_distribution(name: str) -> None:
 
 
 def test_all_means_the_plugins() -> None:
-    assert metadata("sj-lang")["project"]["optional-dependencies"]["all"] == [f"sj-lang-{name}" for name in PLUGINS]
+    extra = metadata("sj-lang")["project"]["optional-dependencies"]["all"]
+    assert extra == [f"sj-lang-{name}>={VERSION}" for name in PLUGINS]
 
 
 def test_host_depends_on_no_plugin() -> None:
@@ -70,7 +72,22 @@ def test_host_depends_on_no_plugin() -> None:
 def test_plugins_depend_on_the_host_and_not_on_each_other() -> None:
     for name in (f"sj-lang-{plugin}" for plugin in PLUGINS):
         of_ours = [other for other in metadata(name)["project"]["dependencies"] if other.startswith("sj-lang")]
-        assert of_ours == ["sj-lang"]
+        assert of_ours == [f"sj-lang>={VERSION}"]
+
+
+def test_the_plugin_that_new_writes_has_the_same_bound() -> None:
+    template = tomllib.loads((ROOT / "sj_lang/commands/template/pyproject.toml").read_text(encoding="utf-8"))
+    assert template["project"]["dependencies"] == [f"sj-lang>={VERSION}"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_of_an_index_can_say_what_it_is(name: str) -> None:
+    """It has links, and the Pythons for which all dependencies have wheels."""
+    project = metadata(name)["project"]
+    assert project["urls"]["SpikingJelly"] == "https://github.com/fangwei123456/spikingjelly"
+    assert all(url.startswith("https://") for url in project["urls"].values())
+    minors = [text.rpartition(" ")[2] for text in project["classifiers"] if "Python :: 3." in text]
+    assert minors == ["3.11", "3.12", "3.13", "3.14"]
 
 
 #: imported only where it is installed; `sj-lang doctor`, or the task that needs it, says so

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from environments import make_environment
 
-from sj_lang import plugins, recipe
+from sj_lang import cli, plugins, recipe, run
 from sj_lang.commands import new
 from sj_lang.errors import UserError
 
@@ -71,6 +71,31 @@ def test_a_distribution_that_exists() -> None:
         new.checked("neurons")
 
 
+@pytest.mark.parametrize("answer", [None, "", "n", "y"])
+def test_two_words_are_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str | None
+) -> None:
+    """Without a terminal there is nobody to ask."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: answer is not None)
+    monkeypatch.setattr("builtins.input", lambda prompt: print(prompt) or answer)
+    code = cli.main(["new", "my", "neuron"])
+    out, err = capsys.readouterr()
+    assert ("Write the plugin 'my' into the folder 'neuron'?" in out) == (answer is not None)
+    if answer == "y":
+        assert (code, os.listdir(tmp_path)) == (0, ["neuron"])
+        return
+    assert (code, os.listdir(tmp_path)) == (2, [])
+    assert "sj-lang new my-neuron; for a folder: sj-lang new my ./neuron" in err
+    assert "sj-lang new my --kind neuron" in err
+
+
+def test_a_path_is_a_folder_without_a_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["new", "my", "./neuron"]) == 0
+    assert os.listdir(tmp_path) == ["neuron"]
+
+
 @pytest.mark.parametrize("kind", ["folder", "file", "dangling link"])
 def test_nothing_is_overwritten(tmp_path: Path, kind: str) -> None:
     target = tmp_path / "x"
@@ -108,7 +133,10 @@ def test_a_component_of_each_kind_passes_its_kit(tmp_path: Path, monkeypatch: py
         test: dict[str, Any] = {}
         exec(written[f"tests/test_{name}.py"], test)
         test[f"test_{name}"]()
-        assert "runs" not in recipe.load(f"{name}/quickstart").resolved()
+        quickstart = recipe.load(f"{name}/quickstart")
+        assert "runs" not in quickstart.resolved()
+        if kind in ("model", "task"):
+            assert run.execute(quickstart, dry_run=True) == 0
         with pytest.raises(UserError, match=f"there is an? {kind} '{name}' already"):
             new.checked(name, kind)
 

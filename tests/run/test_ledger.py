@@ -172,6 +172,15 @@ def test_a_table_of_another_chip() -> None:
         ("45", "no cost table '45'"),
         ({"mac": 4.6, "other": 4.6, "memory": (), "source": "me"}, "it lacks accumulation"),
         ({"mac": 1, "accumulation": 1, "other": 1, "memory": (), "source": "me", "macs": 2}, "it has macs"),
+        (None, "the cost table is None; expected a name, 45nm, 7nm, loihi, or a dict of your own"),
+        ({"mac": -1, "accumulation": 1, "other": 1, "memory": (), "source": "me"}, "has mac: -1; expected pJ"),
+        (
+            {"mac": 1, "accumulation": "x", "other": 1, "memory": (), "source": "me"},
+            "has accumulation: 'x'; expected pJ",
+        ),
+        ({"mac": 1, "accumulation": 1, "other": 1, "memory": 3, "source": "me"}, "has memory: 3; expected pairs"),
+        ({"mac": 1, "accumulation": 1, "other": 1, "memory": ((9, 1), (8, 2)), "source": "me"}, "the smallest first"),
+        ({"mac": 1, "accumulation": 1, "other": 1, "memory": ((9, -1),), "source": "me"}, "expected pairs"),
     ],
 )
 def test_wrong_tables(costs: Any, message: str) -> None:

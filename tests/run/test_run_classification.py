@@ -127,9 +127,12 @@ def test_trained_scored_predicted_and_compared(trained: Trained, monkeypatch: py
     assert [line.split("\t")[0] for line in predicted[1:]] == [str(n) for n in range(7)]
     assert {line.split("\t")[1] for line in predicted[1:]} <= {"pos", "neg"}
     assert len((tmp_path / "r/predictions/dev.tsv").read_text().splitlines()) == 31
+    wrong = round((1 - metrics["dev.accuracy"]) * 30)
+    assert len((tmp_path / "r/predictions/dev.errors.txt").read_text().splitlines()) == wrong
+    assert not (tmp_path / "r/predictions/test.errors.txt").exists()
     assert "train 180, validation 20, dev 30, test 7" in out
     assert "note: test: no labels, so it is predicted and not scored" in out
-    assert "note: dev: 10 of 30 examples also stand in train" in out
+    assert "note: dev: 10 of 30 examples also occur in train" in out
     config = read_json(tmp_path / "r/model/config.json")
     assert config["id2label"] == {"0": "neg", "1": "pos"}
     assert run.evaluate("r") == 0

@@ -11,7 +11,7 @@ from matplotlib import image
 
 from sj_lang.errors import UserError
 from sj_lang.manifest import Manifest, write_json
-from sj_lang.report import costs, figures, page
+from sj_lang.report import costs, figures, page, tables
 from sj_lang.task import Prepared
 
 pytestmark = pytest.mark.draws
@@ -53,6 +53,7 @@ def test_no_data_no_figure(tmp_path: Path) -> None:
     assert not figures.firing_rates([{"step": 1, "train.loss": 1.0}], path)
     assert not figures.raster({}, path)
     assert not figures.decays({}, path)
+    assert not figures.decays_over_training([{"step": 1, "train.loss": 1.0}], path)
     assert not figures.compared_curves({"a": []}, path)
     assert not path.exists()
 
@@ -119,6 +120,33 @@ def test_decays_are_bars_with_their_median(tmp_path: Path, monkeypatch: pytest.M
     assert [axes.get_title() for axes in (first, second)] == ["a past\nmedian 0.51", "b v\nmedian 1.00"]
 
 
+def test_decays_over_the_training_are_columns_of_shades(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    save = figures._save
+    monkeypatch.setattr(figures, "_save", lambda figure, path: (drawn.append(figure), save(figure, path)))
+    low, high = [4, *[0] * 19], [*[0] * 19, 4]
+    entries = [{"step": 10, "decays.a past": low}, {"step": 15, "train.loss": 1.0}, {"step": 20, "decays.a past": high}]
+    assert figures.decays_over_training(entries, tmp_path / "d.png")
+    (axes,) = drawn[0].axes
+    assert axes.get_title() == "a past\nmean 0.03 at first, 0.98 at last"
+    shares = axes.collections[0].get_array().reshape(20, 2)
+    assert (shares[0].tolist(), shares[19].tolist()) == ([1, 0], [0, 1])
+
+
+@pytest.mark.parametrize("each", [1, 4])
+def test_tokens_stand_on_the_axis_of_the_raster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: int) -> None:
+    drawn: list[Any] = []
+    save = figures._save
+    monkeypatch.setattr(figures, "_save", lambda figure, path: (drawn.append(figure), save(figure, path)))
+    tokens = ["$a$", " ", "\n", " the", "\u4e2d"]
+    layers = {"layer": np.ones((5 * each, 3)), "pooled": np.ones((7, 3))}
+    assert figures.raster(layers, tmp_path / "raster.png", tokens)
+    first, pooled = drawn[0].axes
+    assert [label.get_text() for label in first.get_xticklabels()] == ["$a$", "\u2423", "\u21b5", "the", "\u25a1"]
+    assert first.get_xticks().tolist() == [each * place + (each - 1) / 2 for place in range(5)]
+    assert "the" not in [label.get_text() for label in pooled.get_xticklabels()]
+
+
 def test_many_layers_are_thinned_and_it_is_said() -> None:
     assert figures._spread(list(range(100)), 4) == [0, 33, 66, 99]
     assert figures._omitted(100, 24, "layers") == " (24 of 100 layers)"
@@ -145,12 +173,12 @@ def test_compared_curves(tmp_path: Path) -> None:
     ],
 )
 def test_figures_are_shown_with_their_units(name: str, value: Any, text: str) -> None:
-    assert page.show(name, value) == text
+    assert tables.show(name, value) == text
 
 
 def test_rows_are_ordered_and_layers_left_out() -> None:
     metrics = {"dead.mean": 0.1, "firing_rate.x": 0.1, "train.loss": 1.0, "test.loss": 1.0, "validation.loss": 1.0}
-    rows = page.metric_rows([metrics, {"test.loss": 2.0, "test.accuracy": 0.5}])
+    rows = tables.metric_rows([metrics, {"test.loss": 2.0, "test.accuracy": 0.5}])
     assert [name for name, _ in rows] == ["test.loss", "test.accuracy", "validation.loss", "train.loss", "dead.mean"]
     assert rows[1] == ("test.accuracy", ["", "0.5000"])
 

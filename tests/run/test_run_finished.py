@@ -44,8 +44,9 @@ def test_the_folder_holds_what_it_should(finished: tuple[Path, str]) -> None:
         "recipe.yaml", "manifest.json", "metrics.json", "metrics.jsonl", "ledger.json", "log.txt", "sample.txt",
         "report.html",
         "model/README.md", "model/config.json", "model/generation_config.json", "model/model.safetensors",
-        "model/tokenizer.json", "model/tokenizer_config.json", "predictions/test.npz",
+        "model/modeling_sj_lang.py", "model/tokenizer.json", "model/tokenizer_config.json", "predictions/test.npz",
         "figures/learning_curves.png", "figures/firing_rates.png", "figures/raster.png", "figures/decays.png",
+        "figures/raster.txt", "figures/decays_over_training.png",
         ".lock",
     }  # fmt: skip
     assert {path.name for path in root.glob("checkpoint-*")} <= {"checkpoint-4", "checkpoint-8", "checkpoint-12"}
@@ -60,6 +61,10 @@ def test_manifest(finished: tuple[Path, str]) -> None:
     assert manifest["data"] == {"letters": 840}
     assert manifest["started"] <= manifest["ended"]
     assert manifest["chosen_step"] in (4, 8, 12)
+    assert (finished[0] / "sample.txt").read_text().startswith(manifest["prompt"])
+    text = (finished[0] / "figures/raster.txt").read_text()
+    assert len(text.split()) == 12
+    assert f"The text: {text}" in (finished[0] / "report.html").read_text()
 
 
 def test_metrics(finished: tuple[Path, str]) -> None:
@@ -94,6 +99,9 @@ def test_the_best_checkpoint_is_stored(finished: tuple[Path, str]) -> None:
     assert all(torch.equal(stored[name], best[name]) for name in best)
     losses = [entry["step"] for entry in history if "train.loss" in entry]
     assert losses == [2, 4, 6, 8, 10, 12]
+    looks = {entry["step"]: entry["decays.layers.0.neuron v"] for entry in history if "firing_rate.mean" in entry}
+    of_half = [*[0] * 10, 1, *[0] * 9]
+    assert looks == {10: of_half, 12: of_half}  # every ten steps, and at the end
 
 
 def test_what_it_says(finished: tuple[Path, str]) -> None:
@@ -108,9 +116,9 @@ def test_what_it_says(finished: tuple[Path, str]) -> None:
 
 def test_report(finished: tuple[Path, str]) -> None:
     page = (finished[0] / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5
     assert not re.search(r'(src|href)="(?!data:)', page)
-    assert page.count("<figcaption>") == 4
+    assert page.count("<figcaption>") == 5
     assert "Weights of step" in page
     metrics = read_json(finished[0] / "metrics.json")
     assert f"{metrics['test.loss']:.4f}</td>" in page

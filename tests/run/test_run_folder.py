@@ -137,6 +137,17 @@ def test_history_loses_what_is_trained_again(tmp_path: Path) -> None:
     assert folder.read_history()[0]["train.loss"] is None
 
 
+def test_history_holds_histograms_of_decays_and_no_other_lists(tmp_path: Path) -> None:
+    folder = a_run(tmp_path)
+    folder.append({"step": 1, "decays.a v": [0, 4]})
+    assert folder.read_history() == [{"step": 1, "decays.a v": [0, 4]}]
+    for wrong in ({"step": 2, "train.loss": [0, 4]}, {"step": 2, "decays.a v": ["x"]}):
+        folder.append(wrong)
+        with pytest.raises(UserError, match=r"metrics.jsonl, line 2: expected a step and figures"):
+            folder.rewind(2)
+        folder.history.write_text('{"step": 1}\n')
+
+
 def test_history_goes_forward(tmp_path: Path) -> None:
     folder = a_run(tmp_path)
     for step in (1, 2, 2, 1):
@@ -234,7 +245,7 @@ def test_counts_that_are_no_numbers_are_damage(tmp_path: Path) -> None:
     checkpoints.seal(newest)
     chosen, notes = checkpoints.newest(tmp_path, "me")
     assert chosen == older
-    assert "trainer_state.json counts with what is no number" in notes[0]
+    assert "trainer_state.json holds counts that are not numbers" in notes[0]
 
 
 def test_a_checkpoint_under_the_name_of_another_is_skipped(tmp_path: Path) -> None:

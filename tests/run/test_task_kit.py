@@ -42,6 +42,21 @@ class AveragesBatches(TinyText):
         return data
 
 
+class Remembers(TinyText):
+    """A figure is the mean over all that was asked for so far."""
+
+    def prepare(self, tokenizer: Any, *, seed: int) -> Any:
+        data = super().prepare(tokenizer, seed=seed)
+        one, sizes = data.metrics, [0.0]
+
+        def metrics(split: str, reduced: Any, labels: Any) -> Any:
+            sizes.append(float(reduced[0].sum()))
+            return {**one(split, reduced, labels), data.select: sum(sizes) / len(sizes)}
+
+        data.metrics = metrics
+        return data
+
+
 def model(data: Any) -> Any:
     torch.manual_seed(0)
     return TinyForCausalLM(TinyConfig(**data.model))
@@ -58,6 +73,7 @@ def test_a_healthy_task_passes() -> None:
         (Shuffles, "the_same_seed_gives_the_same_data"),
         (Denies, "pads_as_declared"),
         (AveragesBatches, "figures_are_exact"),
+        (Remembers, "figures_are_exact"),
     ],
 )
 def test_each_fault_of_a_task_is_named(fault: Any, check: str) -> None:

@@ -140,9 +140,15 @@ def flush(h: Array) -> None:
 
 @jit
 def copy(a: Array, out: Array) -> None:
-    """Copy a row; faster than an assignment, which looks for an overlap."""
+    """Copy a row; faster than an assignment, which looks for overlaps and compiles for 2 s."""
     for n in range(len(a)):
         out[n] = a[n]
+
+
+@jit
+def add(a: Array, out: Array) -> None:
+    for n in range(len(a)):
+        out[n] += a[n]
 
 
 @jit

@@ -39,9 +39,9 @@ Points = dict[str, list[float]]
 
 
 def read(roots: Sequence[Path]) -> dict[str, dict[str, Points]]:
-    """Task -> neuron -> figure -> its values, one a seed: of `METRICS` the task's, and of `SHOWN`
-    what there is. A task is called as the folder above its neurons. UserError if nothing is
-    finished."""
+    """Task -> neuron -> figure -> its values, one a seed: the task's of `METRICS`, and of `SHOWN`
+    those that it has. A task has the name of the folder above its neurons. UserError if nothing
+    is finished."""
     tasks: dict[str, dict[str, Points]] = {}
     for root in roots:
         for path in sorted(root.rglob("recipe.yaml")):

@@ -65,7 +65,7 @@ class Ember(Task):
 
 
 def reduce(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each text: its summed loss, how many letters were right, and how many count."""
+    """For each text: its summed loss, how many letters were right, and how many count."""
     logits, labels = logits[:, :-1], labels[:, 1:]
     losses = cross_entropy(logits.transpose(1, 2).float(), labels, ignore_index=-100, reduction="none")
     counted = labels != -100

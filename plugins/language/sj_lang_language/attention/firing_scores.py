@@ -20,9 +20,9 @@ class FiringScoresAttention(SelfAttention):
     """P = clip(round((Q K^T / sqrt(K) - t) / g), 0, levels);  O = P V / max(sum P, 1).
 
     Scores fire, so P V counts spikes with spikes; the division by the number of spikes of a query
-    takes the place of softmax's. A query whose scores are silent gets 0. Reads the whole text. It
-    is ours, for weights that were trained with softmax: t and g, one for each head, learn how high
-    a score must be. The gradient of P is straight through if its argument lies in 0 to levels.
+    takes the place of softmax's. A query whose scores are silent gets 0. It reads the whole text.
+    It is ours, for weights that were trained with softmax: t and g, one for each head, learn how
+    high a score must be. The gradient of P is straight through if its argument lies in 0 to levels.
 
     levels: the largest score, 1 or more. The rest is `SelfAttention`; `dropout` has no weights to
     fall on.
@@ -89,7 +89,8 @@ class FiringScoresAttention(SelfAttention):
         threshold, step = self.threshold[:, None, None], self.log_step.exp()[:, None, None]
         spikes: Tensor = Counts.apply((scores - threshold) / step, self.levels)
         if valid is not None:
-            spikes = spikes.masked_fill(~valid[:, None, None], 0)
+            keys = valid.view(len(valid), *(1,) * (spikes.dim() - 2), -1)
+            spikes = spikes.masked_fill(~keys, 0)
         number = spikes.sum(-1, keepdim=True)
         share = 1 / number.clamp_min(1)
         o: Tensor = spikes @ v * share

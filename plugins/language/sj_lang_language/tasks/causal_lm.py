@@ -137,7 +137,7 @@ def reduce(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def reduce_by_place(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-    """What `reduce` gives of each window, and the first two of its first and of its last tenth."""
+    """What `reduce` gives for each window, and loss and count in its first and its last tenth."""
     tenth = max(1, labels.shape[1] // TENTHS)
     ends = [reduce(logits[:, part], labels[:, part])[:2] for part in (slice(tenth), slice(-tenth, None))]
     return *reduce(logits, labels), *ends[0], *ends[1]

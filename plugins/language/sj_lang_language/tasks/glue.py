@@ -75,7 +75,7 @@ class Glue(SentenceTask):
             train, validation, gone = phrases.cut(train, 0.1 if self.validation is None else self.validation)
             notes.append(
                 f"validation: {len(validation):,} whole sentences are cut from train to choose the checkpoint; "
-                f"{gone:,} phrases that stand in no other sentence are left out"
+                f"{gone:,} phrases that occur in no other sentence are left out"
             )
         elif self.validation != 0:
             share = default_share(train) if self.validation is None else self.validation

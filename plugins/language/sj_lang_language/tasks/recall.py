@@ -108,7 +108,7 @@ class Repeats:
         return self.symbols[torch.tensor(draw.choices(range(len(self.symbols)), k=length))]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """As of `windows`: the labels begin where the first symbol of the repeat has been read."""
+        """An item as in `windows`; labels begin where the first symbol of the repeat is read."""
         string = self.string(index)
         length = 2 * self.period[1] + 1
         text = string.repeat(-(-length // len(string)))[:length]

@@ -20,6 +20,7 @@ from sj_lang_language.tasks.texts import TextTask, model_fields
 Figures = Callable[[NumpyArray, NumpyArray], dict[str, float]]
 
 MOST = 2000  # most validation examples that are cut by default
+WORST = 10  # wrong answers that are shown
 CHEAP = 100_000  # most training examples for which a bag of words is fitted by default
 
 
@@ -113,19 +114,20 @@ class SentenceTask(TextTask):
             fingerprint={"data": data, **{name: part.fingerprint() for name, part in present.items()}},
             notes=notes,
             predictions=lambda split, reduced, labels: predictions(split, metrics.decided(reduced)),
+            errors=lambda split, reduced, labels: metrics.worst(tests[split], reduced),
             baselines=(lambda: baseline_figures(parts, tests, metrics, select)) if with_baselines else None,
             remarks=metrics.remarks,
         )
 
 
 def _seen(name: str, part: Examples, parts: Parts, notes: list[str]) -> NumpyArray:
-    """The examples that also stand in train or validation, as a mask."""
+    """The examples that also occur in train or validation, as a mask."""
     seen = examples.repeated(part, parts.train)
     if parts.validation is not None:
         seen |= examples.repeated(part, parts.validation)
     if seen.any():
         hint = "" if seen.all() else f"; {name}.unseen.* are the figures without them"
-        notes.append(f"{name}: {int(seen.sum()):,} of {len(part):,} examples also stand in train{hint}")
+        notes.append(f"{name}: {int(seen.sum()):,} of {len(part):,} examples also occur in train{hint}")
     return seen
 
 
@@ -192,12 +194,35 @@ class SentenceMetrics:
         unseen = figures(predicted[~seen], labels[~seen])
         return values | {f"unseen.{name}": value for name, value in unseen.items()}
 
+    def worst(self, part: Examples, reduced: Any) -> list[str]:
+        """The examples with a wrong answer and the highest loss: label, answer, and the texts."""
+        outputs, labels = np.asarray(reduced, dtype=np.float64), part.labels
+        assert labels is not None
+        answers, losses = self.decided(outputs), self._losses(outputs, labels)
+        ordered = [index for index in np.argsort(-losses, kind="stable") if answers[index] != labels[index]]
+        lines = []
+        for index in ordered[:WORST]:
+            pair = (labels[index], answers[index])
+            label, answer = (
+                (f"{one:.2f}" for one in pair)
+                if isinstance(self.kind, Scores)
+                else (self.kind.names[one] for one in pair)
+            )
+            texts = [part.first[index], *([part.second[index]] if part.second is not None else [])]
+            lines.append(f"{label}, not {answer}: {' | '.join(' '.join(text.split()) for text in texts)}")
+        return lines
+
     def _loss(self, outputs: NumpyArray, labels: NumpyArray) -> float:
+        return float(np.mean(self._losses(outputs, labels)))
+
+    def _losses(self, outputs: NumpyArray, labels: NumpyArray) -> NumpyArray:
         if isinstance(self.kind, Scores):
-            return float(np.mean((outputs.reshape(-1) - labels) ** 2))
+            squares: NumpyArray = (outputs.reshape(-1) - labels) ** 2
+            return squares
         shifted = outputs - outputs.max(-1, keepdims=True)
         logs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-        return -float(np.mean(logs[np.arange(len(labels)), labels]))
+        losses: NumpyArray = -logs[np.arange(len(labels)), labels]
+        return losses
 
 
 def baseline_figures(

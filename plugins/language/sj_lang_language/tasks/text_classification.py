@@ -43,7 +43,7 @@ class TextClassification(SentenceTask):
         100,000 examples.
 
     Figures: `loss` in nats, `accuracy`, `f1` (of the last label in order, if there are two),
-    `f1_macro`, `matthews`; `unseen.*` without the examples that also stand in train, if there are
+    `f1_macro`, `matthews`; `unseen.*` without the examples that also occur in train, if there are
     any. A test file without labels is predicted into predictions/test.tsv and not scored.
     """
 

@@ -9,20 +9,20 @@ from sj_lang.errors import UserError
 from sj_lang_language.tokenizers.characters import BOUNDARY, PAD
 from sj_lang_language.tokenizers.pieces import pieces
 
-SMALLEST = 257  # all bytes and the padding token
+SMALLEST = 257  # all bytes and the padding token, without a boundary
 
 
 def bpe(
-    *, texts: Iterable[str], vocab_size: int = 1024, min_frequency: int = 2, boundary: bool = False
+    *, texts: Iterable[str], vocab_size: int = 1024, min_frequency: int = 2, boundary: bool = True
 ) -> PreTrainedTokenizerFast:
     """Byte-level BPE as in GPT-2 (Radford et al. 2019), trained by the library `tokenizers`.
 
-    vocab_size: tokens, at least 257: the 256 bytes and `<pad>`, id 0; a short text may end with
-    fewer. min_frequency: how often a pair must occur to be merged. There is no unknown token, and
-    decoding gives each text back exactly. No text is read as `<pad>`.
+    vocab_size: tokens, at least 258: the 256 bytes, `<pad>`, id 0, and `<|endoftext|>`; a short
+    text may end with fewer. min_frequency: how often a pair must occur to be merged. There is no
+    unknown token, and decoding gives each text back exactly. No text is read as `<pad>`.
 
-    boundary: also `<|endoftext|>`, id 1, which begins and ends a text (bos and eos) for tools that
-    need such a token, as lm-eval's rolling likelihood does. No training text holds it.
+    boundary: `<|endoftext|>`, id 1, begins and ends a text (bos and eos) for tools that need such a
+    token, as lm-eval's rolling likelihood does. No training text holds it. False: there is none.
     """
     if vocab_size < SMALLEST + boundary:
         raise UserError(

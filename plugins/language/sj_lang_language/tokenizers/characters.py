@@ -9,17 +9,17 @@ PAD, UNKNOWN, BOUNDARY = "<pad>", "<unk>", "<|endoftext|>"
 PLAIN = "abcdefghijklmnopqrstuvwxyz.' "
 
 
-def characters(*, texts: Iterable[str], plain: bool = False, boundary: bool = False) -> PreTrainedTokenizerFast:
+def characters(*, texts: Iterable[str], plain: bool = False, boundary: bool = True) -> PreTrainedTokenizerFast:
     """A token for each character of the training text, in the order of their code points.
 
-    Two more tokens: `<pad>`, id 0, and `<unk>`, id 1, which stands for every character that the
-    training text does not hold. No text is read as one of the two: a literal "<pad>" is five
-    characters. Decoding gives the text back exactly, except for unknown characters.
+    Three more tokens: `<pad>`, id 0, `<unk>`, id 1, which stands for every character that the
+    training text does not hold, and `<|endoftext|>`. No text is read as one of them: a literal
+    "<pad>" is five characters. Decoding gives the text back exactly, except for unknown characters.
 
     plain: SpikeDecoder's 29 characters, whatever the text: a to z, `.`, `'` and space. Letters are
     small, `!` and `?` are full stops, `;` and `--` spaces; what is left is unknown.
-    boundary: also `<|endoftext|>`, id 2, which begins and ends a text (bos and eos) for tools that
-    need such a token, as lm-eval's rolling likelihood does. No training text holds it.
+    boundary: `<|endoftext|>`, id 2, begins and ends a text (bos and eos) for tools that need such a
+    token, as lm-eval's rolling likelihood does. No training text holds it. False: there is none.
     """
     if plain:
         texts = [PLAIN]

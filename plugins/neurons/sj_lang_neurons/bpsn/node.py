@@ -50,7 +50,7 @@ class BPSN(Node):
     spikes: "binary", as above. "ternary", -1 to 1, and "integer" lie on a grid, u = H / V - o and
         S = clip(round(u), low, high), dS/du = 1 where low - 1/2 <= u <= high + 1/2, else 0. Not in
         K, and without a surrogate_function.
-    levels: the largest spike of "integer", which needs it. signed: from -levels on; False: from 0.
+    levels: the largest spike of "integer", which needs it. signed: the least is -levels; False: 0.
     offset: o is learned, dimensionless, 0 at the start; False: it is 0. Binary spikes with an
         offset lie on the grid 0, 1, with dS/du = 1 where 0 <= u <= 1.
     alpha_init: start as a leaky integrator, in (0, 1): lf = gf = alpha, g0 = 1 - alpha, gb = 0
@@ -182,7 +182,7 @@ class BPSN(Node):
 
     @classmethod
     def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Variant G, as R suppresses constant input; a leaky integrator at the start."""
+        """Variant G, as R suppresses constant input, which starts as the old integrator."""
         if old.constant and chosen.get("variant") == "R":
             warnings.warn(
                 'BPSN: variant="R" suppresses input that is the same at each step, as in this example; "G" does not',

@@ -7,7 +7,7 @@ Absent parameters are 0.
 
 import numpy as np
 
-from sj_lang_neurons.jit import Array, add_product, copy, fire, flush, jit, product, slope
+from sj_lang_neurons.jit import Array, add, add_product, copy, fire, flush, jit, product, slope
 
 ROWS = 32  # steps of a block
 WIDTH = 512  # columns of a tile
@@ -29,7 +29,7 @@ def forward(
         n_valid = lengths[c]
         width = len(n_valid)
         p = np.empty((len(parameters), width), x.dtype)  # a slice's rows may not be contiguous
-        p[:] = parameters[:, c]
+        _copy_columns(parameters, c, p)
         P, D = numerator[c].copy(), denominator[c].copy()
         Q, E = np.zeros((ROWS + 1, width), x.dtype), np.zeros((ROWS + 1, width), x.dtype)
         Qs, Es = np.zeros((blocks + 1, width), x.dtype), np.zeros((blocks + 1, width), x.dtype)
@@ -59,7 +59,7 @@ def forward(
                     _enter(P, p[LF], x[start + r, c], n_valid, start + r)
                     _count(D, p[LF], n_valid, start + r)
             flush(P)
-        after[c] = P
+        copy(P, after[c])
 
 
 @jit
@@ -83,7 +83,7 @@ def backward(
         n_valid = lengths[c]
         width = len(n_valid)
         p, total = np.empty((len(parameters), width), x.dtype), np.zeros((len(sums), width), x.dtype)
-        p[:] = parameters[:, c]
+        _copy_columns(parameters, c, p)
         border = np.zeros((blocks, 4, width), x.dtype)  # P, D, dD, power before each block
         run = np.zeros((ROWS + 1, 4, width), x.dtype)
         late = np.zeros((ROWS + 1, 4, width), x.dtype)  # Q, E, dQ, dE
@@ -91,7 +91,9 @@ def backward(
         A, zero = grad_after[c].copy(), np.zeros(width, x.dtype)
         u, g, raw, valid = zero.copy(), zero.copy(), zero.copy(), zero.copy()
         weight, gD, mean, share = zero.copy(), zero.copy(), zero.copy(), zero.copy()
-        border[0, 0], border[0, 1], border[0, 3] = numerator[c], denominator[c], one
+        copy(numerator[c], border[0, 0])
+        copy(denominator[c], border[0, 1])
+        border[0, 3] = one
         for number in range(1, blocks if past else 0):
             _copy_all(border[number - 1], border[number])
             for t in range((number - 1) * ROWS, number * ROWS):
@@ -128,7 +130,7 @@ def backward(
                         add_product(gD, run[r, 3], total[D0])
                     _where(A, n_valid, t, valid)
                     add_product(valid, P, total[LF])
-                    _add(valid, grad_x[t, c])
+                    add(valid, grad_x[t, c])
                     product(weight, g, raw)
                     _enter(A, p[LF], raw, n_valid, t)
                 if future:
@@ -144,13 +146,14 @@ def backward(
             flush(A)
             flush(late[0, 0])
             flush(late[0, 2])
-        grad_numerator[c] = A
-        sums[:, c] = total
+        copy(A, grad_numerator[c])
+        for i in range(len(sums)):
+            copy(total[i], sums[i, c])
         if future:
             A[:] = 0
             for t in range(steps):
                 _where(A, n_valid, t, valid)
-                _add(valid, grad_x[t, c])
+                add(valid, grad_x[t, c])
                 _enter(A, p[LB], to_Q[t], n_valid, t)
                 if t % ROWS == 0:
                     flush(A)
@@ -163,9 +166,9 @@ def _copy_all(rows: Array, out: Array) -> None:
 
 
 @jit
-def _add(a: Array, out: Array) -> None:
-    for n in range(len(a)):
-        out[n] += a[n]
+def _copy_columns(rows: Array, c: slice, out: Array) -> None:
+    for i in range(len(rows)):
+        copy(rows[i, c], out[i])
 
 
 @jit
@@ -307,4 +310,4 @@ def _through_denominator(gain: Array, P: Array, D: Array, g: Array, mean: Array,
         out[n] = g[n] * (share[n] * mean[n] - gain[n] * P[n] * inverse * inverse)
 
 
-# jit.py and firing.py: 176a9ef528441709
+# jit.py and firing.py: ce2a07b20d73aa40

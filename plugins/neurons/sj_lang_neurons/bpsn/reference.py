@@ -58,7 +58,7 @@ class Parameters(NamedTuple):
 
 
 class BPSNState(NamedTuple):
-    """Of `step`, [B, C] each: numerator and denominator of the strict past; v = frac(C + 1/2)."""
+    """State of `step`, [B, C] each: the past's numerator and denominator; v = frac(C + 1/2)."""
 
     P: Tensor
     D: Tensor

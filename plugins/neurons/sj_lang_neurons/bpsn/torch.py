@@ -19,7 +19,7 @@ from sj_lang_neurons.firing import POTENTIALS, Firing
 
 
 class Gradients(NamedTuple):
-    """Of the terms that can have one, by their names; empty for None."""
+    """The gradients of the terms that can have one, by name; an empty tensor stands for None."""
 
     x: Tensor
     g0: Tensor

@@ -1,4 +1,4 @@
-"""DSN's CPU operators in torch's own, for programs that leave sj_lang. The way of `torch.py`."""
+"""DSN's CPU operators in torch's own, as `torch.py` computes, for programs that leave sj_lang."""
 
 import torch
 from torch import Tensor

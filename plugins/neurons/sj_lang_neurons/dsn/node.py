@@ -118,20 +118,24 @@ class DSN(Node):
 
     @classmethod
     def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Binary, and the old integrator at the start.
+        """DSN fires binary spikes there and starts as the old integrator.
 
-        If a net is fed the same at T steps, a potential without reset settles, and the neuron then
-        fires always or never. A leak of T / 4 steps makes when it begins to fire tell how strong
-        its input is.
+        If the net's own input feeds it the same at T steps, a potential without reset settles, and
+        the neuron then fires always or never. With a leak of T steps, the step at which it begins
+        to fire tells how strong its input is. Within T steps it fires for the same inputs as the
+        old neuron.
         """
         arguments = {"n": 1, **old.integrator(chosen)}
         if "alpha_init" in arguments:
             arguments["taps_init"] = 0.0
+            slow = 1 - 1 / old.repeated if old.repeated else 0.0
+            if slow > arguments["alpha_init"] and "alpha_init" not in chosen:
+                arguments["alpha_init"] = slow
+                if "v_threshold" in arguments:
+                    arguments["v_threshold"] *= 1 - slow**old.repeated
             if old.v_threshold is not None and old.surrogate_function is None and chosen.get("n", 1) == 1:
                 # without one it fires at 1/2, whatever the threshold is
                 arguments["surrogate_function"] = rescaled(surrogate("ATan"), arguments["v_threshold"])
-            if old.repeated:
-                arguments["alpha_init"] = max(arguments["alpha_init"], 1 - 4 / old.repeated)
         return {name: value for name, value in arguments.items() if name not in chosen}
 
     def state_shapes(self, shape: torch.Size) -> dict[str, tuple[int, ...]]:

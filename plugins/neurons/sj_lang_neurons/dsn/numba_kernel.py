@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sj_lang_neurons.jit import Array, add_product, copy, exp, fire, flush, jit, product, slope
+from sj_lang_neurons.jit import Array, add, add_product, copy, exp, fire, flush, jit, product, slope
 
 ROWS = 32  # steps of a block
 WIDTH = 512  # columns of a tile: its rows stay in the first-level cache, its blocks in the second
@@ -22,12 +22,12 @@ def forward(
         for t in range(len(x)):
             if t % ROWS == 0:
                 flush(v)
-                borders[t // ROWS, c] = v
+                copy(v, borders[t // ROWS, c])
             _gain(x, tail, weight, bias, lengths, m, t, c, q, w)
             _leak(h, x[t, c], w)
             copy(h, v)
             fire(v, kind, level, threshold, out[t, c])
-        h_last[c] = v
+        copy(v, h_last[c])
 
 
 @jit
@@ -50,7 +50,7 @@ def backward(
         for number in range((len(x) - 1) // ROWS, -1, -1):
             start = number * ROWS
             rows = min(ROWS, len(x) - start)
-            h[0] = borders[number, c]
+            copy(borders[number, c], h[0])
             for r in range(rows):
                 _gain(x, tail, weight, bias, lengths, m, start + r, c, q[r], w[r])
                 copy(h[r], h[r + 1])
@@ -67,14 +67,14 @@ def backward(
                     before = t - reach + i
                     add_product(g[r], x[before, c] if before >= 0 else tail[before + reach, c], grad_weight[i, c])
                 if len(bias) == 1:
-                    grad_bias[0, c] += g[r]
+                    add(g[r], grad_bias[0, c])
                 else:
-                    grad_bias[t, c] = g[r]
+                    copy(g[r], grad_bias[t, c])
             flush(gh)
             for i in range(reach - 1 if number else -1, -1, -1):
                 copy(g[i], g[ROWS + i])
         for s in range(reach):  # the inputs before the first
-            grad_tail[s, c] = 0
+            copy(np.zeros(width, x.dtype), grad_tail[s, c])
             for i in range(s + 1):
                 add_product(weight[i, c], g[s - i], grad_tail[s, c])
         product(alpha, gh, grad_h[c])
@@ -152,4 +152,4 @@ def _through_gain(q: Array, h: Array, x: Array, gh: Array, m: float, g: Array) -
         g[n] = power * q[n] * (h[n] - x[n]) * gh[n]
 
 
-# jit.py and firing.py: 176a9ef528441709
+# jit.py and firing.py: ce2a07b20d73aa40

@@ -66,7 +66,7 @@ def sizes(x: Tensor) -> tuple[int, int, int, int]:
 
 
 def strides(x: Tensor) -> tuple[int, ...]:
-    """Of x [T, B, C, ...] as `flat` gives it, for STRIDES."""
+    """The strides of x [T, B, C, ...] as `flat` gives it, for STRIDES."""
     x = flat(x)
     return x.stride() if x.dim() == 4 else (*x.stride(), 1)
 
@@ -86,7 +86,7 @@ def layout(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def keep(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """`keep_with_last_result`, and a gradient that is zero stays None: a zero is a launch."""
+    """`keep_with_last_result`; a gradient of zeros stays None, as writing zeros costs a launch."""
     keep_with_last_result(ctx, arguments, output)
     ctx.set_materialize_grads(False)
 

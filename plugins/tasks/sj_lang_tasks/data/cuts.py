@@ -10,7 +10,7 @@ from sj_lang.errors import UserError
 
 
 def check_shares(*, test: float, **others: float) -> None:
-    """Refuse options of `task:` that are negative or not finite, and no test."""
+    """Refuse options of `task:` that are negative or not finite, and a test part of 0."""
     for name, value in {"test": test, **others}.items():
         if not 0 <= value < float("inf"):
             raise UserError(f"task.{name} is {value}; expected 0 or more")
@@ -34,9 +34,9 @@ Cuttable = TypeVar("Cuttable", bound=Choosable)
 def parted(
     sets: Mapping[str, Cuttable], *, test: float, validation: float, what: str
 ) -> tuple[dict[str, Cuttable], list[str]]:
-    """`train`, and `test` and `validation`, cut from it if they are missing; and notes on it.
+    """The parts `train`, `test` and `validation`, missing ones cut from train, and notes on that.
 
-    sets: these parts, or `all`. what: rows are called, for notes and errors.
+    sets: these parts, or `all`. what: the word for rows in notes and errors.
     """
     parts = dict(sets)
     train = parts.pop("all") if "all" in parts else parts.pop("train")
@@ -51,8 +51,8 @@ def parted(
 def cut(count: int, shares: Mapping[str, float], what: str) -> dict[str, NDArray[np.int64]]:
     """Numbers of `train` and of each part, at random and alike for every seed; of no item twice.
 
-    count: of all items. shares: of each part, in order; from 1 on a number of items. what: they are
-    called, for the error.
+    count: the number of all items. shares: that of each part, in order; from 1 on a number of
+    items. what: the word for them in the error.
     """
     shuffled = np.random.default_rng(0).permutation(count)
     parts = {}

@@ -35,8 +35,8 @@ def record(
 ) -> NDArray[np.uint8]:
     """The events of each image, counted: `[N, T, 2, H, W]`, ON before OFF. pixels: `[N, H, W]`.
 
-    steps: T. threshold: theta, of the logarithm. amplitude: of the triangle, in pixels. seed: of
-    the ways. Counts above 255 are 255.
+    steps: T. threshold: theta, of the logarithm. amplitude: of the triangle, in pixels. seed:
+    decides the ways. Counts above 255 are 255.
     """
     ways = np.random.default_rng(seed).integers(len(WAYS), size=len(pixels))
     counts = np.zeros((len(pixels), steps, 2, *pixels.shape[1:]), np.uint8)

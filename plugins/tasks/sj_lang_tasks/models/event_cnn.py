@@ -44,6 +44,7 @@ class EventCNNConfig(NeuronConfig, PreTrainedConfig):  # type: ignore[misc]
     stages: list[list[int]] = field(default_factory=lambda: [[16], [16]])
     #: width of the layer before the last
     head_size: int = 64
+    #: the neurons
     neuron: NeuronPart = "dsn"
     #: the size-matched ANN, with ReLU in the place of neurons: it sees each frame alone
     twin: bool = False

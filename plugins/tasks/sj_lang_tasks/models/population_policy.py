@@ -36,11 +36,11 @@ class PopulationPolicyConfig(NeuronConfig, PreTrainedConfig):  # type: ignore[mi
 
     #: largest size of each observation, for the receptive fields; fixed by the environment
     reach: list[float] = field(default_factory=lambda: [1.0])
-    #: numbers that are an action; fixed by the environment
+    #: how many numbers an action has; fixed by the environment
     action_size: int = 1
     #: width of a hidden layer
     hidden_size: int = 64
-    #: hidden layers
+    #: the number of hidden layers
     num_hidden_layers: int = 2
     #: P, receptive fields of an observation and neurons of an action
     population: int = 10
@@ -48,6 +48,7 @@ class PopulationPolicyConfig(NeuronConfig, PreTrainedConfig):  # type: ignore[mi
     timesteps: int = 5
     #: neurons go on from action to action; false: each action begins at rest
     carry_state: bool = False
+    #: the neurons
     neuron: NeuronPart = "dsn"
     #: the size-matched ANN: ReLU in the place of neurons, and T = 1
     twin: bool = False

@@ -36,16 +36,17 @@ class SequenceCNNConfig(NeuronConfig, PreTrainedConfig):  # type: ignore[misc]
     height: int = 28
     #: C of each convolution
     channels: int = 32
-    #: each ends with a pooling
+    #: the number of stages, each of which ends with a pooling
     stages: int = 2
-    #: convolutions of a stage
+    #: the number of convolutions of a stage
     layers: int = 3
-    #: of the convolutions, odd
+    #: width of the convolutions' kernels, an odd number
     kernel_size: int = 3
     #: neighbours along H that are summed at the end of a stage; 1: none
     pool: int = 2
     #: width of the layer before the last; None: a quarter of what enters it
     head_size: int | None = None
+    #: the neurons
     neuron: NeuronPart = "dsn"
     #: the size-matched ANN, with ReLU in the place of neurons: it sees each step alone
     twin: bool = False

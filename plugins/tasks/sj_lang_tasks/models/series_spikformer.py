@@ -41,14 +41,15 @@ class SeriesSpikformerConfig(NeuronConfig, PreTrainedConfig):  # type: ignore[mi
     horizon: int = 24
     #: D, channels of the stream
     hidden_size: int = 64
-    #: blocks
+    #: the number of blocks
     num_hidden_layers: int = 1
-    #: must divide D
+    #: the number of attention heads, which must divide D
     num_attention_heads: int = 4
     #: width of the MLP over D
     mlp_ratio: int = 2
-    #: of the attention's products, before their neurons
+    #: factor of the attention's products, in front of their neurons
     attention_scale: float | int = 0.125
+    #: the neurons
     neuron: NeuronPart = "dsn"
     #: the size-matched ANN: ReLU in the place of neurons, attention as it is
     twin: bool = False

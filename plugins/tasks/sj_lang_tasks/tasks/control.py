@@ -12,20 +12,20 @@ from sj_lang.errors import UserError
 from sj_lang.task import Log, MakeTokenizer, Prepared, Task
 from sj_lang_tasks.control import environments
 
-RANDOM_STEPS = 64  # with which a model is tried before its training
-TESTED_STEPS = 256  # of those that are played, on which firing and energy are measured
-TEST_SEED = 10_000  # of the first episode that is played at the end; training has the run's seed
+RANDOM_STEPS = 64  # a model is tried with them before its training
+TESTED_STEPS = 256  # as many of the played steps are what firing and energy are measured on
+TEST_SEED = 10_000  # that of the first episode played at the end; training has the run's seed
 
 
 class Control(Task):
     """Act so that the return of an episode, the sum of its rewards, is large.
 
     environment: a name of gymnasium's, with continuous actions.
-    episodes: that the trained policy plays, with the same first states for every seed.
+    episodes: how many the trained policy plays, with the same first states for every seed.
     warmup: steps with random actions before the first update.
-    noise: deviation of the normal noise on actions while training, as a share of their range.
+    noise: the deviation of the normal noise on actions in training, as a share of their range.
     gamma: discount of a reward that comes a step later.
-    buffer: steps that are kept to learn from.
+    buffer: how many steps are kept to learn from.
     critic: widths of the hidden layers of the two critics, which are ANNs.
 
     `train.max_steps` is the number of steps in the environment, each with one update;

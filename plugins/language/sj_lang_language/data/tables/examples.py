@@ -190,7 +190,7 @@ def room_for(labels: NumpyArray, size: float) -> dict[Any, int]:
 
 
 def repeated(examples: Examples, train: Examples) -> NumpyArray:
-    """True for each of the examples whose texts also stand in train, bool `[N]`."""
+    """True for each of the examples whose texts also occur in train, bool `[N]`."""
     pairs_of_train = set(train.pairs())
     return np.array([pair in pairs_of_train for pair in examples.pairs()], dtype=bool)
 

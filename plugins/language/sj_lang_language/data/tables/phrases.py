@@ -2,7 +2,7 @@
 
 Cut at random, nine phrases of ten would have the sentence around them, or a part of it, in train:
 such a validation part says nothing about new sentences. So whole sentences are cut, and with them
-what stands in no other sentence.
+what occurs in no other sentence.
 """
 
 from collections.abc import Iterator

@@ -12,6 +12,7 @@ SUFFIXES = (".txt", ".txt.gz")
 LONGEST = 1 << 20  # characters of a row of a stream, if no blank line ends it
 RATIO = 100  # between a text and its .gz, at most
 SMALL = 1 << 26  # bytes that may be packed in any ratio
+NO_TEXT = "it is not text, or it is UTF-16; expected UTF-8 text"
 PARTS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
 
 
@@ -60,6 +61,8 @@ def _paragraphs_of(path: str) -> Iterator[dict[str, str]]:
     size = 0
     with (gzip.open if path.lower().endswith(".gz") else open)(path, "rt", encoding="utf-8-sig") as file:
         for line in iter(lambda: file.readline(LONGEST), ""):
+            if "\0" in line:
+                raise UserError(f"task.data: {path} holds a zero byte: {NO_TEXT}")
             if line.strip():
                 lines.append(line)
                 size += len(line)
@@ -106,8 +109,7 @@ def read_file(path: Path) -> str:
     nul = data.find(b"\0")
     if nul >= 0:
         raise UserError(
-            f"task.data: {path} holds a zero byte (byte {nul}, line {data.count(10, 0, nul) + 1}): "
-            "it is not text, or it is UTF-16; expected UTF-8 text"
+            f"task.data: {path} holds a zero byte (byte {nul}, line {data.count(10, 0, nul) + 1}): {NO_TEXT}"
         )
     try:
         return data.decode("utf-8-sig")
