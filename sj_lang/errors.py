@@ -97,9 +97,15 @@ def choices(word: str, valid: Sequence[str], limit: int = 10) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without secrets, and with control characters, which a terminal obeys, written out;
-    line ends stay."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda control: f"\\x{ord(control[0]):02x}", redacted(text))
+    """The text without secrets, and with control characters, which a terminal obeys, and halves of
+    surrogate pairs, which cannot be encoded, written out; line ends stay.
+    """
+
+    def written_out(match: re.Match[str]) -> str:
+        code = ord(match[0])
+        return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", written_out, redacted(text))
 
 
 def forget_output() -> None:

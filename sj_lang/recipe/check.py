@@ -24,6 +24,7 @@ _SECRET = (
     "holds a token or a password, and a recipe is stored with its run; set HF_TOKEN or use `hf auth login`, and give "
     "an address without them"
 )
+_HALF = "holds half of a surrogate pair, which is no character and cannot be stored"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*")
 
 
@@ -55,15 +56,23 @@ def check_head(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     return head, problems
 
 
-def check_secrets(tree: Any, keys: Keys = ()) -> list[Problem]:
-    """A problem for each text with a token, or with a password in an address."""
+def check_texts(tree: Any, keys: Keys = ()) -> list[Problem]:
+    """A problem for each text with a token, with a password in an address, or of no characters."""
     if isinstance(tree, dict | list):
         items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-        named = [
-            Problem(keys, f"a key of it {_SECRET}") for key in tree if isinstance(key, str) and redacted(key) != key
-        ]
-        return named + [problem for key, value in items for problem in check_secrets(value, (*keys, key))]
-    return [Problem(keys, _SECRET)] if isinstance(tree, str) and redacted(tree) != tree else []
+        wrong = [_wrong_text(key) for key in tree]
+        named = [Problem(keys, f"a key of it {text}") for text in wrong if text]
+        return named + [problem for key, value in items for problem in check_texts(value, (*keys, key))]
+    text = _wrong_text(tree)
+    return [Problem(keys, text)] if text else []
+
+
+def _wrong_text(text: Any) -> str:
+    if not isinstance(text, str):
+        return ""
+    if redacted(text) != text:
+        return _SECRET
+    return _HALF if any("\ud800" <= character <= "\udfff" for character in text) else ""
 
 
 def check_name(name: Any, keys: Keys) -> list[Problem]:

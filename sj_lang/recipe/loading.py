@@ -18,7 +18,7 @@ from sj_lang.component import values, yaml_marks
 from sj_lang.component.problems import Keys, Problem, merge_misspelt, report, shown, unknown
 from sj_lang.errors import PluginError, UserError, choices
 from sj_lang.recipe import averages, checkpoint, overrides
-from sj_lang.recipe.check import FORMAT, KEYS, PARENTS, SECTIONS, check_body, check_head, check_name, check_secrets
+from sj_lang.recipe.check import FORMAT, KEYS, PARENTS, SECTIONS, check_body, check_head, check_name, check_texts
 from sj_lang.recipe.files import is_installed, locate, read_tree
 from sj_lang.recipe.overrides import COMPONENTS, Tree
 
@@ -130,7 +130,7 @@ def _load(path: Path, name: str, changes: Tree, chain: tuple[Path, ...]) -> tupl
     listed = _stays_a_list(tree, changes)
     tree.lay_over(changes.only(_OF_LISTS) if listed else changes)
     tree.data.setdefault("name", name)
-    if problems := check_secrets(tree.data):  # before a hub is asked for what holds them
+    if problems := check_texts(tree.data):  # before a hub is asked for what holds them
         return None, [problem.at(tree.marks) for problem in problems]
     head, problems = check_head(tree.data)
     body: dict[str, Any] = {}

@@ -67,11 +67,14 @@ def at_each_operation(root: Path, act: Callable[[int, str], None]) -> Iterator[N
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal number, active
         opens = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if not active or not (opens or event in WRITES) or not str(arguments[0]).startswith(str(root)):
+        if not active or not (opens or event in WRITES) or isinstance(arguments[0], int):
+            return
+        path = os.path.abspath(os.fsdecode(arguments[0]))
+        if not path.startswith(str(root)):
             return
         active = False
         number += 1
-        act(number, str(arguments[0]))
+        act(number, path)
         active = True
 
     sys.addaudithook(hook)  # for good: hooks cannot be removed

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import kills
 import pytest
 from tiny import write_recipe
 
-from sj_lang import run
+from sj_lang import cli, run
 from sj_lang.errors import RunFailed
 from sj_lang.recipe import load
 
@@ -22,13 +24,19 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never ended."""
     folder = tmp_path_factory.mktemp("straight")
     with kills.tiny.offered(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sj_lang.report.figures._save", kills.undrawn)
         kills.begin(write_recipe(folder), CHANGES)
-    return kills.outcome(folder / "r")
+    return folder / "r"
+
+
+@pytest.fixture(scope="module")
+def expected(straight: Path) -> dict[str, object]:
+    return kills.outcome(straight)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +80,38 @@ def test_a_series_goes_on_without_a_run_whose_folder_is_damaged(tmp_path: Path) 
     (tmp_path / "s/seed-2/metrics.json").write_text('{"test.loss": "x"}')
     with pytest.raises(RunFailed, match=r"2 of 2 runs failed:(.|\n)*seed-2: .*test\.loss is x; expected a number"):
         run.execute(load("s/recipe.yaml"), resume="s")
+
+
+@pytest.mark.parametrize(
+    "words", [["eval", "r"], ["report", "r"], ["push", "r", "--dry-run"]], ids=lambda words: words[0]
+)
+def test_a_command_that_is_killed_leaves_the_run_whole(words: list[str], straight: Path, tmp_path: Path) -> None:
+    root, number = tmp_path / "r", 0
+    before = kills.content(straight)
+
+    def kill_at(place: int) -> Callable[[int, str], None]:
+        def act(operation: int, path: str) -> None:
+            nonlocal number
+            number = operation
+            if operation == place:
+                raise Killed
+
+        return act
+
+    shutil.copytree(straight, root)
+    with kills.at_each_operation(root, kill_at(0)):
+        assert cli.main(words) == 0
+    after, operations = kills.content(root), number
+    for place in {1, operations} - {0}:
+        shutil.rmtree(root)
+        shutil.copytree(straight, root)
+        with kills.at_each_operation(root, kill_at(place)), pytest.raises(Killed):
+            cli.main(words)
+        left = kills.content(root)
+        torn = [name for name, data in before.items() if left.get(name) not in (data, after.get(name))]
+        assert not torn
+        assert cli.main(words) == 0
+        assert kills.content(root) == after
 
 
 @pytest.mark.slow
