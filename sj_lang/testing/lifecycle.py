@@ -178,10 +178,16 @@ def copies_are_independent(subject: Subject) -> None:
             _assert_copies_learn_apart(subject, training, grad)
 
 
+COPIES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "deepcopy": deepcopy,
+    "pickle": lambda node: pickle.loads(pickle.dumps(node)),
+}
+
+
 def _assert_copies_learn_apart(subject: Subject, training: bool, grad: bool) -> None:
     """New weights of a copy of a used node count in the copy, and there alone."""
     x, donor = subject.x(6, 3), subject.node(seed=1)
-    for name, copied in (("deepcopy", deepcopy), ("pickle", lambda node: pickle.loads(pickle.dumps(node)))):
+    for name, copied in COPIES.items():
         node, fresh, other = subject.node().train(training), subject.node(), subject.node()
         _written(other, donor)
         for form in forms(subject):
@@ -238,10 +244,10 @@ def moves(subject: Subject) -> None:
         node(x)
         node.detach()  # type: ignore[operator]
         with torch.no_grad():
-            before = {name: value.mul_(1.01).clone() for name, value in node.named_parameters()}
+            before = {name: parameter.mul_(1.01).clone() for name, parameter in node.named_parameters()}
         node = node.to(dtype=dtype).to(device=subject.device)
-        for name, value in node.named_parameters():
-            assert_equal(value, before[name].to(value.dtype), f"the parameter '{name}' after .to({dtype})")
+        for name, parameter in node.named_parameters():
+            assert_equal(parameter, before[name].to(parameter.dtype), f"the parameter '{name}' after .to({dtype})")
         for name, value in _tensors(node).items():
             assert value.itemsize >= 4, f".to({dtype}) makes the memory '{name}' {value.dtype}"
         spikes = node(x.to(dtype))

@@ -165,7 +165,7 @@ _SDP: dict[Callable[[], Any], Callable[[Any], object]] = {
     _CUDA.cudnn_sdp_enabled: _CUDA.enable_cudnn_sdp,
     _CUDA.preferred_linalg_library: _CUDA.preferred_linalg_library,
 }
-_OWNERS = {"torch": torch, "torch.nn.functional": nn.functional}
+_OWNERS: dict[str, Any] = {"torch": torch, "torch.nn.functional": nn.functional}
 _OWNERS |= {"math": math, "warnings": warnings, "builtins": builtins}
 _OWNERS |= {"torch.Tensor": torch.Tensor, "torch.nn.Module": nn.Module}
 
@@ -204,7 +204,10 @@ SETTINGS: dict[str, Setting] = {
     ),
     "the stack of torch's dispatch modes": (torch._C._len_torch_dispatch_stack, _leave_modes),
     "whether torch flushes denormal numbers": (_flushes_denormals, torch.set_flush_denormal),
-    "how torch prints": (lambda: dict(vars(torch._tensor_str.PRINT_OPTS)), lambda was: torch.set_printoptions(**was)),
+    "how torch prints": (
+        lambda: dict(vars(torch._tensor_str.PRINT_OPTS)),
+        lambda was: torch.set_printoptions(**was),  # type: ignore[no-untyped-call]
+    ),
     "torch._dynamo.config": (_dynamo, _set_dynamo),
     "torch.nn.modules.module": (_module_hooks, _set_module_hooks),
     **{f"vars({name})": (partial(_names, owner), partial(_set_names, owner)) for name, owner in _OWNERS.items()},
