@@ -84,9 +84,9 @@ def surrogate(spec: Any) -> Any:
 
 
 def rescaled(surrogate_function: Any, scale: float) -> Any:
-    """The surrogate that is as wide for potentials of `scale` times the size.
+    """The surrogate, stretched for potentials that are `scale` times as large.
 
-    A surrogate whose `alpha` is no width is returned as it is.
+    If its `alpha` does not set a width, it is returned as it is.
     """
     if scale <= 0 or scale == 1 or type(surrogate_function).__name__ not in _WIDTHS:
         return surrogate_function
@@ -97,7 +97,7 @@ def rescaled(surrogate_function: Any, scale: float) -> Any:
 
 @dataclass(frozen=True)
 class OldNode:
-    """What `swap` knows of a node that is replaced; None if the old node does not have it.
+    """What `swap` knows of a node that it replaces; None is what the node does not have.
 
     surrogate_function, v_threshold: as it has them. leak: what a step keeps of its potential, 1 if
     all. gain: what a step adds of its input. constant: its input was the same at each step of the

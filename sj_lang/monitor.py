@@ -233,7 +233,7 @@ def _longest_run(fires: Tensor) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside: the random numbers of `seed`. Afterwards they go on as if none had been drawn."""
+    """Inside, random numbers are those of `seed`; afterwards they go on as if none was drawn."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     kind = device.type if device is not None else "cuda"
     python, array = random.getstate(), np.random.get_state()
@@ -251,7 +251,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Inside: evaluation mode, no gradient, fixed random numbers. Afterwards all is as before."""
+    """Inside, the model evaluates, without gradients and with fixed random numbers."""
     modes = {module: module.training for module in model.modules()}
     with seeded(0), torch.no_grad():
         model.eval()

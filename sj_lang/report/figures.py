@@ -69,7 +69,7 @@ def compared_curves(runs: Mapping[str, History], path: Path) -> bool:
 
 
 def length_of(name: str) -> tuple[int, str] | None:
-    """N and the figure of "test@N.<figure>"; None of any other name."""
+    """N and the figure of "test@N.<figure>"; None for any other name."""
     split, _, figure = name.partition(".")
     length = split.removeprefix("test@")
     return (int(length), figure) if length != split and length.isdigit() else None

@@ -14,7 +14,7 @@ from sj_lang.swap.watch import Example, Feeder, Seen, run
 
 
 def carried_over(net: nn.Module, nodes: Iterable[nn.Module], example: Example) -> set[int]:
-    """The nodes, by id, that fire otherwise if the example runs again without a reset; all of them
+    """The nodes, by id, that fire differently if the example runs again without a reset; all of them
     if it does not run again."""
     outputs: dict[int, list[Tensor]] = {id(node): [] for node in nodes}
 

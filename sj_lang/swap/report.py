@@ -77,7 +77,7 @@ class SwapReport:
         if repeated >= _MANY:
             lines.append(
                 f"  the net is fed the same at each of {repeated} steps: neurons without a reset settle, and then fire "
-                "always or never. When they begin to tells how strong their input is, and a leak that forgets within a "
-                "few steps hides that"
+                "always or never. The step at which they begin to fire tells how strong their input is, and a leak "
+                "that forgets within a few steps hides that"
             )
         return "\n".join(lines)

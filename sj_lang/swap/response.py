@@ -20,7 +20,7 @@ def measured(node: nn.Module, x: Tensor, keyword: str, mode: str) -> tuple[float
 
     node: as it was before the example. x, keyword: its first input, and the name by which it was
     handed over. The leak is the share of an input that is missing at the next step, and a third
-    step has to fire where such a leak says.
+    step has to confirm this leak.
     """
     try:
         with torch.no_grad():

@@ -148,7 +148,7 @@ def weights_may_change(subject: Subject) -> None:
             what = f"forward of a used node {where} and reset, x {list(x.shape)}"
             assert_equal(node(x), fresh(x), f"{what}, against a fresh one")
     if subject.traits.any_length:
-        node, fresh, long = subject.node().eval(), subject.node().eval(), subject.x(1025, 1)
+        node, fresh, long = subject.node().eval(), subject.node(), subject.x(1025, 1)  # fresh: in train()
         with torch.no_grad():
             whole(node, long)
             _written(node, donor)
@@ -178,10 +178,16 @@ def copies_are_independent(subject: Subject) -> None:
             _assert_copies_learn_apart(subject, training, grad)
 
 
+COPIES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "deepcopy": deepcopy,
+    "pickle": lambda node: pickle.loads(pickle.dumps(node)),
+}
+
+
 def _assert_copies_learn_apart(subject: Subject, training: bool, grad: bool) -> None:
     """New weights of a copy of a used node count in the copy, and there alone."""
     x, donor = subject.x(6, 3), subject.node(seed=1)
-    for name, copied in (("deepcopy", deepcopy), ("pickle", lambda node: pickle.loads(pickle.dumps(node)))):
+    for name, copied in COPIES.items():
         node, fresh, other = subject.node().train(training), subject.node(), subject.node()
         _written(other, donor)
         for form in forms(subject):
@@ -238,7 +244,7 @@ def moves(subject: Subject) -> None:
         node(x)
         node.detach()  # type: ignore[operator]
         with torch.no_grad():
-            before = {name: value.mul_(1.01).clone() for name, value in node.named_parameters()}
+            before = {name: parameter.mul_(1.01).clone() for name, parameter in node.named_parameters()}
         node = node.to(dtype=dtype).to(device=subject.device)
         for name, parameter in node.named_parameters():
             assert_equal(parameter, before[name].to(parameter.dtype), f"the parameter '{name}' after .to({dtype})")

@@ -234,5 +234,14 @@ class KeepsThresholdsForLongSequences(Toy):
     def fire(self, h, axis):
         if self.training or torch.is_grad_enabled() or len(h) < 600:
             return super().fire(h, axis)
-        self.kept = self.threshold.detach().clone() if self.kept is None else self.kept
+        self.keep(self.threshold.detach().clone() if self.kept is None else self.kept)
         return self.surrogate_function(h - over(self.kept, h, axis)).masked_fill(h.isnan(), torch.nan)
+
+    def keep(self, threshold):
+        self.kept = threshold
+
+
+@fault("weights_may_change", says=r"1025 steps of a used node in eval\(\) and no_grad, with new weights")
+class KeepsThresholdsForLongSequencesInItsClass(KeepsThresholdsForLongSequences):
+    def keep(self, threshold):
+        type(self).kept = threshold

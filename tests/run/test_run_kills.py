@@ -102,7 +102,7 @@ def test_a_command_that_is_killed_leaves_the_run_whole(words: list[str], straigh
     with kills.at_each_operation(root, kill_at(0)):
         assert cli.main(words) == 0
     after, operations = kills.content(root), number
-    for place in {1, operations} - {0}:
+    for place in {min(1, operations), operations} - {0}:  # none if nothing is written there
         shutil.rmtree(root)
         shutil.copytree(straight, root)
         with kills.at_each_operation(root, kill_at(place)), pytest.raises(Killed):
