@@ -14,8 +14,10 @@ from sj_lang.swap.watch import Example, Feeder, Seen, run
 
 
 def carried_over(net: nn.Module, nodes: Iterable[nn.Module], example: Example) -> set[int]:
-    """The nodes, by id, that fire differently if the example runs again without a reset; all of them
-    if it does not run again."""
+    """The nodes, by id, that fire differently if the example runs again without a reset.
+
+    All of them, if it does not run again.
+    """
     outputs: dict[int, list[Tensor]] = {id(node): [] for node in nodes}
 
     def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

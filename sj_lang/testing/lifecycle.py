@@ -148,7 +148,7 @@ def weights_may_change(subject: Subject) -> None:
             what = f"forward of a used node {where} and reset, x {list(x.shape)}"
             assert_equal(node(x), fresh(x), f"{what}, against a fresh one")
     if subject.traits.any_length:
-        node, fresh, long = subject.node().eval(), subject.node(), subject.x(1025, 1)  # fresh: in train()
+        node, fresh, long = subject.node().eval(), subject.node(), subject.x(1025, 1)
         with torch.no_grad():
             whole(node, long)
             _written(node, donor)

@@ -266,5 +266,5 @@ def nan_stays_visible(subject: Subject) -> None:
                 assert visible, f"{where}: the spike there is {at[~at.isnan()].flatten()[0].item()}"
                 for row in (0, 2):
                     assert_equal(spikes[:, row], clean[:, row], f"{where}: row {row}")
-                if subject.traits.causal and name == "NaN":  # 0 times infinity, in a product, is NaN
+                if subject.traits.causal and name == "NaN":  # 0 times infinity is NaN
                     assert_equal(spikes[:t], clean[:t], f"{where}: the steps before it")
