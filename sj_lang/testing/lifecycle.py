@@ -192,7 +192,7 @@ def _assert_copies_learn_apart(subject: Subject, training: bool, grad: bool) -> 
         _written(other, donor)
         for form in forms(subject):
             form(node, x, None, None)
-        copy = copied(node)  # type: ignore[no-untyped-call]
+        copy = copied(node)
         _written(copy, donor)
         where = f"in {'train' if training else 'eval'}(){'' if grad else ' and no_grad'}, {name} of a used node"
         for form, (what, mine, its) in product(
