@@ -55,14 +55,7 @@ def fed_the_same(net: nn.Module, nodes: Mapping[int, nn.Module], example: Exampl
     handles: list[Any] = [node.register_forward_pre_hook(take, with_kwargs=True) for node in nodes.values()]
     others = (one for one in net.modules() if isinstance(one, (compat.BothLines, *compat.node_classes())))
     handles += [node.register_forward_hook(fire) for node in {*nodes.values(), *others}]
-    try:
-        run(net, example[0] if isinstance(example, list) else example)
-    except Exception:  # foreign code, fed what it does not expect: it then says nothing
-        return {}
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
+    return seen if _runs(net, example, handles) else {}
 
 
 def run_marked(
@@ -89,11 +82,16 @@ def run_marked(
 
     handles: list[Any] = [feeder.module.register_forward_hook(mark)]
     handles += [node.register_forward_pre_hook(look, with_kwargs=True) for node in nodes]
+    return arrived if _runs(net, example, handles) else {}
+
+
+def _runs(net: nn.Module, example: Example, hooks: Iterable[Any]) -> bool:
+    """Whether the first example runs with these hooks, which are removed afterwards."""
     try:
         run(net, example[0] if isinstance(example, list) else example)
     except Exception:  # foreign code, fed what it does not expect: it then says nothing
-        return {}
+        return False
     finally:
-        for handle in handles:
-            handle.remove()
-    return arrived
+        for hook in hooks:
+            hook.remove()
+    return True
