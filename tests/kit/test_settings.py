@@ -105,7 +105,7 @@ CHANGES = {
     "gc.isenabled()": gc.disable,
     "gc.get_threshold()": lambda: gc.set_threshold(9, 9, 9),
     "the locale": lambda: locale.setlocale(locale.LC_CTYPE, "C"),
-    "the handler of SIGINT": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    "the handler of SIGINT": lambda: signal.signal(signal.SIGINT, lambda number, frame: None),
     "the handler of SIGTERM": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
     "logging.root.level": lambda: logging.root.setLevel(logging.CRITICAL),
     "logging.root.handlers": lambda: logging.root.addHandler(logging.NullHandler()),
