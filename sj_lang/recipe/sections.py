@@ -220,7 +220,7 @@ def resolve_train(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[Prob
         if isinstance(options.get(name), dict) and (inner := remembered((name, key), read)) is not None:
             problems += resolve_arguments(inner, options[name], ("train", name))[1]
     optim_args = options.get("optim_args")
-    if optim_args and any(part.count("=") != 1 for part in optim_args.split(",")):
+    if isinstance(optim_args, str) and optim_args and any(part.count("=") != 1 for part in optim_args.split(",")):
         text = f"expected name=value, with a comma between two; found {optim_args!r}"
         problems.append(Problem(("train", "optim_args"), text))
     return options, problems

@@ -212,6 +212,7 @@ def _conclude(trainer: RunTrainer, job: Job, folder: RunFolder, console: Console
     figures.firing_rates(history, folder.figures / "firing_rates.png")
     figures.raster({name: part.numpy() for name, part in spikes.items()}, folder.figures / "raster.png", tokens)
     if text:
+        folder.figures.mkdir(exist_ok=True)
         folder.raster_text.write_text(text, encoding="utf-8")
     figures.decays({name: part.numpy() for name, part in decays.items()}, folder.figures / "decays.png")
     figures.decays_over_training(history, folder.figures / "decays_over_training.png")

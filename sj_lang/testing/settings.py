@@ -26,7 +26,8 @@ Setting = tuple[Callable[[], Any], Callable[[Any], object]]
 
 UNREADABLE = "unreadable"
 REPLACED = {"__init__", "__setstate__"}  # of nn.Module, by torch.compile
-COMPILERS = ("TORCHINDUCTOR_", "TRITON_")  # variables that torch.compile sets
+COMPILERS = ("TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_")  # variables that torch.compile sets
+VENDORED = os.path.join("setuptools", "_vendor")  # which torch.compile adds to the path
 
 
 def _legible(read: Callable[[], Any]) -> Any:
@@ -60,6 +61,10 @@ def _set_environment(was: Mapping[str, str]) -> None:
     for name in _environment().keys() - was.keys():
         del os.environ[name]
     os.environ.update(was)
+
+
+def _path() -> list[str]:
+    return [place for place in sys.path if not place.endswith(VENDORED)]
 
 
 def _names(owner: Any) -> dict[str, Any]:
@@ -219,7 +224,7 @@ SETTINGS: dict[str, Setting] = {
     "the umask": (_umask, os.umask),
     "sys.stdout": (lambda: sys.stdout, partial(setattr, sys, "stdout")),
     "sys.stderr": (lambda: sys.stderr, partial(setattr, sys, "stderr")),
-    "sys.path": (lambda: [*sys.path], lambda was: sys.path.__setitem__(slice(None), was)),
+    "sys.path": (_path, lambda was: sys.path.__setitem__(slice(None), was)),
     "sys.getrecursionlimit()": (sys.getrecursionlimit, sys.setrecursionlimit),
     "gc.isenabled()": (gc.isenabled, lambda was: gc.enable() if was else gc.disable()),
     "gc.get_threshold()": (gc.get_threshold, lambda was: gc.set_threshold(*was)),

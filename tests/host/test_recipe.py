@@ -121,6 +121,7 @@ def test_a_key_of_another_section_is_sent_there(write: Write) -> None:
         ("train.learning_rate='3e-4'", "train.learning_rate: expected a finite number >= 0, found '3e-4' (text)"),
         ("train.accelerator_config={split_batch: true}", "accelerator_config.split_batch: unknown key"),
         ("train.optim_args=all", "train.optim_args: expected name=value, with a comma between two; found 'all'"),
+        ("train.optim_args=[1]", "train.optim_args: expected text or null, found [1] (a list)"),
         ('summary="a \\ud800"', "summary: holds half of a surrogate pair, which is no character"),
         ('measure={"\\udfff": 1}', "measure: a key of it holds half of a surrogate pair"),
         ("train=3", "train: expected a section with keys, found 3 (a whole number)"),
