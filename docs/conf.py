@@ -24,7 +24,7 @@ extensions = [
     "extensions.docstrings",
     "extensions.mathml",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3

@@ -47,7 +47,7 @@ def test_a_folder_without_init_is_seen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["recipes", "tests", "docs"])
 def test_the_tree_shows_every_folder_beside_the_packages(place: str) -> None:
-    generated = {"_build", "__pycache__"}
+    generated = {"_build", "jupyter_execute", "__pycache__"}
     folders = {path.name for path in (ROOT / place).iterdir() if path.is_dir()} - generated
     assert sorted(name for name in folders if f"{place}/{name}/" not in TREE) == []
 

@@ -134,5 +134,6 @@ def test_the_documentation_is_complete() -> None:
                 assert matches, f"{page.relative_to(ROOT)} lists {entry}, which is no page"
                 listed |= matches
     pages = {page for page in PAGES if page.is_relative_to(DOCS)} - {DOCS / "index.md"}
-    pages |= {*DOCS.rglob("*.ipynb")} - {*(DOCS / "_build").rglob("*.ipynb")}
+    generated = {page for folder in ("_build", "jupyter_execute") for page in (DOCS / folder).rglob("*.ipynb")}
+    pages |= {*DOCS.rglob("*.ipynb")} - generated
     assert [str(page.relative_to(ROOT)) for page in sorted(pages - listed)] == []
