@@ -41,8 +41,8 @@ class Page:
     @property
     def command(self) -> str:
         """What was typed, for a shell."""
-        program, *words = map(str, self.manifest.get("argv") or [""])
-        return shlex.join([Path(program).name, *words]) if program else ""
+        program, *arguments = map(str, self.manifest.get("argv") or [""])
+        return shlex.join([Path(program).name, *arguments]) if program else ""
 
     @property
     def layers(self) -> list[tuple[str, float, float, str, str]]:

@@ -66,6 +66,10 @@ class Measurements:
     def _watched(self) -> dict[str, Any]:
         return self._trainer.samples(self._trainer.probed_data, _WATCHED)
 
+    @cached_property
+    def _shown(self) -> dict[str, Any]:
+        return self._trainer.samples(self._trainer.probed_data, 1)
+
     @contextmanager
     def firing(self, figures: dict[str, float]) -> Iterator[None]:
         """Add the firing during the context, summed over all processes, to `figures`."""
@@ -98,13 +102,12 @@ class Measurements:
             return {}
         self._monitor.reset()
         with undisturbed(self._trainer.model), self._monitor.recording(keep=True):
-            self._trainer.model(**self._trainer.samples(self._trainer.probed_data, 1))
+            self._trainer.model(**self._shown)
         return self._monitor.raster()
 
     def raster_text(self) -> str:
         """The text of that sample; "" if it is no text."""
-        tokenizer = self._trainer.processing_class
-        ids = self._trainer.samples(self._trainer.probed_data, 1).get("input_ids")
+        tokenizer, ids = self._trainer.processing_class, self._shown.get("input_ids")
         return "" if tokenizer is None or ids is None else str(tokenizer.decode(ids[0], skip_special_tokens=True))
 
     def tokens(self) -> list[str]:
@@ -112,5 +115,5 @@ class Measurements:
         tokenizer = self._trainer.processing_class
         if not self._measures_raster or tokenizer is None:
             return []
-        ids = self._trainer.samples(self._trainer.probed_data, 1).get("input_ids")
+        ids = self._shown.get("input_ids")
         return [] if ids is None else [tokenizer.decode([one]) for one in ids[0].tolist()]

@@ -24,13 +24,8 @@ def carried_over(net: nn.Module, nodes: Iterable[nn.Module], example: Example) -
         outputs[id(module)] += [output.clone()] if isinstance(output, Tensor) else []
 
     handles = [node.register_forward_hook(keep) for node in nodes]
-    try:
-        run(net, example[0] if isinstance(example, list) else example, times=2)
-    except Exception:  # foreign code that needs the reset
+    if not _runs(net, example, handles, times=2):
         return set(outputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     halves = {key: (made[: len(made) // 2], made[len(made) // 2 :]) for key, made in outputs.items()}
     return {key for key, (first, again) in halves.items() if not all(map(torch.equal, first, again))}
 
@@ -85,11 +80,11 @@ def run_marked(
     return arrived if _runs(net, example, handles) else {}
 
 
-def _runs(net: nn.Module, example: Example, hooks: Iterable[Any]) -> bool:
+def _runs(net: nn.Module, example: Example, hooks: Iterable[Any], times: int = 1) -> bool:
     """Whether the first example runs with these hooks, which are removed afterwards."""
     try:
-        run(net, example[0] if isinstance(example, list) else example)
-    except Exception:  # foreign code, fed what it does not expect: it then says nothing
+        run(net, example[0] if isinstance(example, list) else example, times)
+    except Exception:  # foreign code, fed what it does not expect, or run again without a reset
         return False
     finally:
         for hook in hooks:

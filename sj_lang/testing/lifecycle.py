@@ -157,6 +157,12 @@ def weights_may_change(subject: Subject) -> None:
             assert_same(subject, got, want, "1025 steps of a used node in eval() and no_grad, with new weights", x=long)
 
 
+COPIES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "deepcopy": deepcopy,
+    "pickle": lambda node: pickle.loads(pickle.dumps(node)),
+}
+
+
 @check(once=True)
 def copies_are_independent(subject: Subject) -> None:
     """deepcopy and pickle, before and after use: the copy goes on as the original, apart."""
@@ -165,7 +171,7 @@ def copies_are_independent(subject: Subject) -> None:
         if used:
             node(x)
             node.detach()  # type: ignore[operator]
-        copies = {"deepcopy": deepcopy(node), "pickle": pickle.loads(pickle.dumps(node))}
+        copies = {name: copied(node) for name, copied in COPIES.items()}
         want = deepcopy(node)(x)
         for name, copy in copies.items():
             when = f"{name} {'with state' if used else 'before use'}"
@@ -176,12 +182,6 @@ def copies_are_independent(subject: Subject) -> None:
     for training, grad in product((True, False), (True, False)):
         with torch.set_grad_enabled(grad):
             _assert_copies_learn_apart(subject, training, grad)
-
-
-COPIES: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "deepcopy": deepcopy,
-    "pickle": lambda node: pickle.loads(pickle.dumps(node)),
-}
 
 
 def _assert_copies_learn_apart(subject: Subject, training: bool, grad: bool) -> None:

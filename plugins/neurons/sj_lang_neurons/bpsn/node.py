@@ -182,7 +182,7 @@ class BPSN(Node):
 
     @classmethod
     def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Variant G, as R suppresses constant input, which starts as the old integrator."""
+        """Variant G, which starts as the old integrator; R would suppress constant input."""
         if old.constant and chosen.get("variant") == "R":
             warnings.warn(
                 'BPSN: variant="R" suppresses input that is the same at each step, as in this example; "G" does not',
