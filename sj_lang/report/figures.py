@@ -129,9 +129,7 @@ def firing_rates(history: History, path: Path) -> bool:
             legends.setdefault(tuple(labels), []).append(axes)
     if len(legends) == 1:  # all blocks are built alike
         lines = next(iter(legends.values()))[0].get_lines()
-        figure.legend(
-            handles=lines, frameon=False, fontsize=9, ncols=min(2 * len(shown), 6), loc="outside lower center"
-        )
+        figure.legend(handles=lines, frameon=False, fontsize=9, loc="outside right center")
     for axes in [axes for alike in legends.values() for axes in alike] if len(legends) > 1 else []:
         axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     figure.supxlabel("optimizer step", fontsize=10)
