@@ -34,6 +34,10 @@ FLAGS = ("-std=c++17", "-Og", "-shared", "-fPIC", "-w", f"-DFLUSH={int('-ftz=tru
 EXACT = ("-ffp-contract=off", "-DROUGH=0")
 ROUGH = ("-O2", "-ffp-contract=fast", "-march=native", "-DROUGH=1")
 KERNELS = re.compile(r"__global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(")
+FAILED = {
+    1: "some threads of a block returned while others waited at a barrier",
+    2: "all blocks that have started wait for others",
+}
 ORDERS = {"first to last": 0, "last to first": 1, "shuffled": 2}
 
 
@@ -46,7 +50,8 @@ def compiler() -> str | None:
 def emulated(order: str = "first to last", *, rough: bool = False) -> Iterator[None]:
     """Inside, CUDA kernels run on CPU tensors.
 
-    order: of a block's threads between barriers. rough: with the errors of a GPU's fast functions.
+    order: of blocks, and of a block's threads between barriers; "shuffled" runs some blocks at a
+        time. rough: with the errors of a GPU's fast functions.
     """
     assert "cpu" not in cuda.ENGINES, "emulated() inside emulated()"
     emulator = _EMULATORS[rough]
@@ -86,8 +91,8 @@ class Emulator:
                 buffer = ctypes.create_string_buffer(packed, len(packed))
                 start = ctypes.addressof(buffer)
                 values = (ctypes.c_void_p * len(kinds))(*range(start, start + len(packed), 8))
-                if enter(shape, self.order, values):
-                    raise RuntimeError(f"{name}: some threads of a block returned while others waited at a barrier")
+                if failed := enter(shape, self.order, values):
+                    raise RuntimeError(f"{name}: {FAILED[failed]}")
 
             return run
 

@@ -98,7 +98,7 @@ __device__ __forceinline__ index_t length_of(const index_t *lengths, index_t b, 
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     bpsn_chunks(const io *x, PARAMETERS, const index_t *lengths, real *added, STRIDES(x), index_t chunks, SIZES) {
     __shared__ Shared added_f, factor_f, added_b, factor_b;
-    const Column at = column(batch, channels, places);
+    const Column at = column(blockIdx.x, batch, channels, places);
     const index_t columns = batch * channels * places, chunk = blockIdx.y, start = chunk * TILE + threadIdx.y * STEPS;
     const index_t length = valid_steps(at, lengths, steps);
     const int valid = within<STEPS>(start, length);
@@ -152,7 +152,7 @@ __device__ __forceinline__ void carry_over(const real *added, real *carried, rea
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     bpsn_carries(const real *added, real *carried, const real *begin, const real *end, const real *ahead, const real *back,
                  const index_t *lengths, index_t back_first, index_t chunks, SIZES) {
-    const Column at = column(batch, channels, places);
+    const Column at = column(blockIdx.x, batch, channels, places);
     const index_t columns = batch * channels * places, length = valid_steps(at, lengths, steps);
     if (threadIdx.y) return;
     const index_t with = back_first ? chunks * columns : 0, against = back_first ? 0 : chunks * columns;

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from sj_lang import cuda
@@ -12,6 +14,7 @@ from sj_lang.operators import kept, operator
 from sj_lang_neurons.dsn import cupy_fast
 from sj_lang_neurons.dsn.inputs import DSNInputs, DSNOutputs
 from sj_lang_neurons.firing import Firing
+from sj_lang_neurons.scan import chain
 from sj_lang_neurons.scan.cuda_layout import (
     STEPS,
     Tile,
@@ -43,16 +46,25 @@ def too_many_taps(k: int) -> str:
 
 
 class _PlannedKernel(NamedTuple):
-    """A kernel for all calls of one shape. tiles: how many states at borders there are."""
+    """A kernel for all calls of one shape. tiles: how many states at borders there are. parts: in
+    how many blocks a column is. words: of the memory that these need to share it, or 0.
+    """
 
     tiles: int
+    parts: int
+    words: int
     fast: bool
     run: cuda.Plan
 
+    def __call__(self, *tensors: Tensor | None, device: torch.device) -> None:
+        self.run(*tensors, chain.memory(self.words, device) if self.words else None)
 
-def _tile(inputs: DSNInputs, kind: int) -> Tile:
+
+def _tile(inputs: DSNInputs, kind: int, *, following: bool = False) -> Tile:
+    """following: there is a gradient of the last inputs, with which blocks cannot share a column."""
     x = inputs.x
-    return cupy_fast.schedule(inputs, kind) or schedule(math.prod(x.shape[1:]), x.shape[0])
+    tile = cupy_fast.schedule(inputs, kind) or schedule(math.prod(x.shape[1:]), x.shape[0])
+    return replace(tile, split=False) if following and tile.split else tile
 
 
 def _shared_key(inputs: DSNInputs) -> tuple[Any, ...]:
@@ -72,27 +84,30 @@ def _plan(
     following: bool = False,
     aligned: bool,
 ) -> _PlannedKernel:
-    """firing: a kind and its numbers. tensors: how many the kernel takes with bounds, and without.
+    """firing: a kind and its numbers. tensors: how many the kernel takes with bounds, and without,
+    beside the memory of split sequences.
     layouts: the sequences that it reads and writes, which may be on the meta device.
     """
     x, m, kind = inputs.x, inputs.m, int(firing[0])
-    tile = _tile(inputs, kind)
+    tile = _tile(inputs, kind, following=following)
     fast = aligned and cupy_fast.schedule(inputs, kind) is not None and cupy_fast.in_words(*layouts)
     power = int(m) if m.is_integer() and m <= 64 else 0
     variant = {"TAPS": inputs.weight.shape[1], "LOGIT": int(inputs.bias.dim() > 1), "POWER": power, "FIRE": kind}
     macros = cuda.macros_of(IO=cuda.IO[x.dtype], **variant, NEXT=int(following), **tile.macros)
-    columns, numbers = math.prod(x.shape[1:]), (m, *firing[1:])
+    steps, columns, numbers = x.shape[0], math.prod(x.shape[1:]), (m, *firing[1:])
+    parts = tile.parts(steps)
     if fast:
         constants = cupy_fast.constants(layouts, x, numbers)
-        grid = columns // (2 * cupy_fast.PAIRS), 1
-        run = cuda.Plan(
-            cupy_fast.FILE, name.replace("dsn", "dsn_fast"), macros, grid, tile.block, tensors[1], constants, x.device
-        )
+        grid = columns // (2 * tile.columns) * parts, 1
+        path, name, pointers = cupy_fast.FILE, name.replace("dsn", "dsn_fast"), tensors[1]
     else:
         constants = [*(stride for y in layouts for stride in strides(y)), *sizes(x), *numbers]
-        grid = tile.blocks(columns), 1
-        run = cuda.Plan(FILE, name, macros, grid, tile.block, tensors[0], constants, x.device)
-    return _PlannedKernel(tile.tiles(x.shape[0]), fast, run)
+        grid = tile.blocks(columns) * parts, 1
+        path, pointers = FILE, tensors[0]
+    run = cuda.Plan(path, name, macros, grid, tile.block, pointers + 1, constants, x.device)
+    links = 1 if name in ("dsn", "dsn_fast") else max(inputs.weight.shape[1], 1)
+    words = chain.words(links, parts, columns, inputs.weight.dtype) if tile.split else 0
+    return _PlannedKernel(tile.tiles(steps), parts, words, fast, run)
 
 
 @operator("sj_lang::dsn_cuda")
@@ -111,9 +126,9 @@ def _forward(
     out, *states = results = _results(inputs, kind, planned.tiles)
     weight, bias = weight.contiguous(), bias.contiguous()
     if planned.fast:
-        planned.run(x, weight, bias, *results)
+        planned(x, weight, bias, *results, device=x.device)
     else:
-        planned.run(flat(x), whole(tail), whole(h_0), weight, bias, lengths, flat(out), *states)
+        planned(flat(x), whole(tail), whole(h_0), weight, bias, lengths, flat(out), *states, device=x.device)
     return results
 
 
@@ -140,7 +155,9 @@ def _backward(
     threshold: float,
     margin: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x; weight and bias by column; what there is of tail, h_0 and a stepwise bias."""
+    """Gradients of x; weight and bias by part of a column; what there is of tail, h_0 and a stepwise
+    bias.
+    """
     x, tail, _, weight, bias, lengths, _ = inputs
     aligned, following = (x.data_ptr() | grad.data_ptr()) % 4 == 0, grad_next is not None
     key = ("dsn_backward", *_shared_key(inputs), grad.stride(), kind, alpha, threshold, margin, following, aligned)
@@ -150,25 +167,28 @@ def _backward(
         aligned = aligned and not following
         planned = _plan("dsn_backward", inputs, firing, (14, 8), layouts, following=following, aligned=aligned)
         cuda.remember(key, planned)
-    grad_x, sums, others = results = _gradients(inputs)
+    grad_x, sums, others = results = _gradients(inputs, planned.parts)
     weight, bias = weight.contiguous(), bias.contiguous()
     if planned.fast:
-        planned.run(grad, whole(grad_last), borders, x, weight, bias, grad_x, sums)
+        planned(grad, whole(grad_last), borders, x, weight, bias, grad_x, sums, device=x.device)
         return results
     grad_tail, grad_0, grad_logit = _apart(inputs, others)
-    planned.run(
+    planned(
         *(flat(grad), whole(grad_last), whole(grad_next), borders, flat(x), whole(tail), weight, bias, lengths),
         *(flat(grad_x), grad_tail, grad_0, sums, grad_logit),
+        device=x.device,
     )
     return results
 
 
-def _gradients(inputs: DSNInputs) -> tuple[Tensor, Tensor, Tensor]:
+def _gradients(inputs: DSNInputs, parts: int) -> tuple[Tensor, Tensor, Tensor]:
     x, weight = inputs.x, inputs.weight
     others = 0
     for value in _others(inputs):
         others += 0 if value is None else value.numel()
-    return like(x), weight.new_empty((weight.shape[1] + 1, *sizes(x)[1:])), weight.new_empty(others)
+    _, batch, channels, places = sizes(x)
+    sums = weight.new_empty((weight.shape[1] + 1, parts * batch, channels, places))
+    return like(x), sums, weight.new_empty(others)
 
 
 def _others(inputs: DSNInputs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -189,7 +209,10 @@ def _apart(inputs: DSNInputs, others: Tensor) -> tuple[Tensor | None, Tensor | N
     )
 
 
-_backward.register_fake(lambda grad, grad_last, grad_next, borders, inputs, *_: _gradients(inputs))
+@_backward.register_fake
+def _(grad: Tensor, grad_last: Any, grad_next: Any, borders: Tensor, inputs: DSNInputs, kind: int, *_: float) -> Any:
+    tile = _tile(inputs, kind, following=grad_next is not None)
+    return _gradients(inputs, tile.parts(inputs.x.shape[0]))
 
 
 def _differentiate(

@@ -1,4 +1,5 @@
-// The whole DSN: logit, decay, recurrence and firing. See ../scan/tile.cuh for the schedule.
+// The whole DSN: logit, decay, recurrence and firing. See ../scan/tile.cuh for the schedule, and
+// ../scan/chain.cuh for what SPLIT adds to it.
 //
 //     a_t = sum_j weight_j x_{t-REACH+j} + bias,  q_t = sigmoid(-a_t),  w_t = 1 - (1 - q_t)^m
 //     h_t = h_{t-1} + w_t (x_t - h_{t-1}),        s_t = fire(h_t)
@@ -15,16 +16,18 @@
 // LOGIT 1: a bias for each step and column; POWER m if that is whole and up to 64, else 0; NEXT 1:
 // the gradient of next_tail goes into x's, after all else, as registers are short.
 #include "../scan/tile.cuh"
+#include "../scan/chain.cuh"
 #include "../scan/surrogates.cuh"
 #include "gain.cuh"
 
 constexpr int REACH = TAPS > 1 ? TAPS - 1 : 0, WINDOW = REACH + STEPS;
 static_assert(REACH <= STEPS, "a run hands its first REACH gradients to the run before it, and no further");
+static_assert(!SPLIT || !NEXT, "NEXT changes what a block of another tile writes");
 
 // What both passes know of their column, at which x, tail [B, REACH, C, S] and bias now begin.
 #define COLUMN                                                                                                  \
-    const Column at = column(batch, channels, places);                                                          \
-    const index_t columns = batch * channels * places, length = valid_steps(at, lengths, steps);                \
+    TURN                                                                                                        \
+    const index_t length = valid_steps(at, lengths, steps);                                                     \
     const index_t tail_stride = channels * places, tail_at = at.b * REACH * tail_stride + at.c * places + at.s; \
     real taps[TAPS + 1];                                                                                        \
     for (int j = 0; j < TAPS; j++) taps[j] = weight[at.c * TAPS + j];                                           \
@@ -52,7 +55,7 @@ __device__ __forceinline__ void fetch_window(io *out, const io *x, index_t strid
         if (i >= valid) q[i] = w[i] = 0;                                                                       \
     }
 
-// What the run adds to a state and its gain, to shared memory.
+// What the run adds to a state and its gain, to shared memory. A barrier follows.
 #define SHARE                                                                                          \
     if (RUNS > 1) {                                                                                    \
         real sum = 0, all = 0;                                                                         \
@@ -61,33 +64,34 @@ __device__ __forceinline__ void fetch_window(io *out, const io *x, index_t strid
             all = fma(1 - all, w[i], all);                                                             \
         }                                                                                              \
         mine(added) = sum, mine(factor) = all;                                                         \
-        barrier();                                                                                     \
     }
 
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     dsn(const io *x, const real *tail, const real *h_0, const real *weight, const real *bias, const index_t *lengths, spike *out,
-        real *h_last, real *next_tail, real *borders, STRIDES(x), STRIDES(out), SIZES, double m, double alpha,
+        real *h_last, real *next_tail, real *borders, packet *chain, STRIDES(x), STRIDES(out), SIZES, double m, double alpha,
         double threshold) {
     __shared__ Shared added, factor;
     COLUMN
     out += OFFSET(at, out);
-    index_t start = threadIdx.y * STEPS;
+    index_t tile = turn.tile * TILE, start = tile + threadIdx.y * STEPS;
     real state = h_0 ? h_0[at.n] : (real)0;
 
     io next[WINDOW];  // of the tile to come: loads are under way while this one is computed
     fetch_window(next, x, x_t, start, length);
-    for (index_t tile = 0; tile < steps; tile += TILE, start += TILE) {
+    for (; tile < steps; tile += TILE, start += TILE) {
         const int valid = within<STEPS>(start, length), there = at.there ? within<STEPS>(start, steps) : 0;
         real current[WINDOW], w[STEPS], q[STEPS];
         RUN
-        fetch_window(next, x, x_t, start + TILE, length);
-        if (at.there && threadIdx.y == 0) borders[tile / TILE * columns + at.n] = state;
+        if (!SPLIT) fetch_window(next, x, x_t, start + TILE, length);
 
         SHARE
+        state = enter_tile(state, turn.tile ? LINK(0, turn.tile - 1) : nullptr, turn.launch, entry);
+        if (at.there && threadIdx.y == 0) borders[tile / TILE * columns + at.n] = state;
         real h = state;
         if (RUNS > 1) {
             h = enter<false, leaked>(state, added, factor);
-            barrier();
+            if (SPLIT && at.there && threadIdx.y == RUNS - 1) hand_on(LINK(0, turn.tile), state, turn.launch);
+            if (!SPLIT) barrier();
         }
         spike *to = out + start * out_t;
 #pragma unroll
@@ -96,8 +100,10 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
             if (i < there) *to = narrow(i < valid ? fire(h, (real)alpha, (real)threshold) : (real)0);
         }
         if (RUNS == 1) state = h;
+        if (SPLIT) break;
     }
-    if (!at.there || threadIdx.y) return;
+    end_turn(chain);
+    if (!at.there || threadIdx.y != (SPLIT ? RUNS - 1 : 0) || (SPLIT && turn.tile < tiles - 1)) return;
     h_last[at.n] = state;
     for (int i = 0; i < REACH; i++) {
         const index_t t = length - REACH + i;
@@ -106,17 +112,17 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 }
 
 // grad_last: of h_last, or null. grad_next: of next_tail, with NEXT. grad_tail, grad_0: null if
-// tail or h_0 is. sums [TAPS + 1, B, C, S]: gradients of weights and bias, by column; grad_logit
-// [T, B, C, S]: with LOGIT, that of the bias.
+// tail or h_0 is. sums [TAPS + 1, B, C, S]: gradients of weights and bias, by column, and with SPLIT
+// [TAPS + 1, tiles, B, C, S]; grad_logit [T, B, C, S]: with LOGIT, that of the bias.
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     dsn_backward(const spike *grad, const real *grad_last, const real *grad_next, const real *borders, const io *x,
                  const real *tail, const real *weight, const real *bias, const index_t *lengths, io *grad_x, real *grad_tail,
-                 real *grad_0, real *sums, real *grad_logit, STRIDES(grad), STRIDES(x), STRIDES(grad_x), SIZES, double m,
-                 double alpha, double threshold, double margin) {
+                 real *grad_0, real *sums, real *grad_logit, packet *chain, STRIDES(grad), STRIDES(x), STRIDES(grad_x), SIZES,
+                 double m, double alpha, double threshold, double margin) {
     __shared__ Shared added, factor, passed, first[REACH + 1];
     COLUMN
     grad += OFFSET(at, grad), grad_x += OFFSET(at, grad_x);
-    index_t tile = (steps - 1) / TILE * TILE, start = tile + threadIdx.y * STEPS;
+    index_t tile = ((steps - 1) / TILE - turn.tile) * TILE, start = tile + threadIdx.y * STEPS;
     real carry = grad_last ? grad_last[at.n] : (real)0;  // alpha gh of the step after the tile
     real later[REACH + 1], sum[TAPS + 1];
     for (int j = 0; j <= REACH; j++) later[j] = 0;  // ga of the first steps after the tile
@@ -132,11 +138,14 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
         RUN
 #pragma unroll
         for (int i = 0; i < STEPS; i++) g[i] = wide(next_grad[i]);
-        const index_t ahead = tile ? start - TILE : start, stop = tile ? length : 0;
-        fetch_window(next, x, x_t, ahead, stop);
-        fetch<STEPS>(next_grad, grad, grad_t, ahead, stop);
+        if (!SPLIT) {
+            const index_t ahead = tile ? start - TILE : start, stop = tile ? length : 0;
+            fetch_window(next, x, x_t, ahead, stop);
+            fetch<STEPS>(next_grad, grad, grad_t, ahead, stop);
+        }
 
         SHARE
+        barrier();
         real h = borders[tile / TILE * columns + at.n];
         if (RUNS > 1) h = enter<false, leaked>(h, added, factor);
 #pragma unroll
@@ -151,8 +160,9 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 #pragma unroll
             for (int i = STEPS - 1; i >= 0; i--) sum_g += g[i], sum_g = fma(-w[i], sum_g, sum_g);
             mine(passed) = sum_g;
-            barrier();
+            carry = enter_tile(carry, turn.tile ? LINK(0, turn.tile - 1) : nullptr, turn.launch, entry);
             after = enter<true, leaked>(carry, passed, factor);
+            if (SPLIT && at.there && threadIdx.y == 0) hand_on(LINK(0, turn.tile), carry, turn.launch);
         }
 #pragma unroll
         for (int i = STEPS - 1; i >= 0; i--) {
@@ -167,12 +177,16 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
         if (RUNS == 1) carry = after;
 
         // The convolution reads ga of REACH steps after the run: of the next run or the last tile.
-        for (int j = 0; j < REACH; j++) mine(first[j]) = q[j];
+        for (int j = 0; j < REACH; j++) {
+            mine(first[j]) = q[j];
+            if (SPLIT && at.there && threadIdx.y == 0) hand_on(LINK(1 + j, turn.tile), q[j], turn.launch);
+        }
         barrier();
         real ga[WINDOW];
 #pragma unroll
         for (int i = 0; i < STEPS; i++) ga[i] = q[i];
         for (int j = 0; j < REACH; j++) {
+            if (SPLIT && turn.tile && threadIdx.y == RUNS - 1) later[j] = wait_for(LINK(1 + j, turn.tile - 1), turn.launch);
             ga[STEPS + j] = threadIdx.y + 1 < RUNS ? first[j][(threadIdx.y + 1) % RUNS][threadIdx.x] : later[j];
             later[j] = first[j][0][threadIdx.x];
         }
@@ -186,12 +200,18 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
                 if (LOGIT) grad_logit[(start + i) * columns + at.n] = ga[i];
             }
         }
+        if (SPLIT) break;
     }
-    for (int j = 0; j <= TAPS; j++) {
-        const real total = over_runs(sum[j], added);
-        if (at.there && threadIdx.y == 0) sums[j * columns + at.n] = total;
+    end_turn(chain);
+    barrier();
+    for (int j = 0; j <= TAPS; j++) mine(j <= REACH ? first[j] : passed) = sum[j];
+    barrier();
+    for (int j = threadIdx.y; at.there && j <= TAPS; j += RUNS) {
+        real total = 0;
+        for (int run = 0; run < RUNS; run++) total += (j <= REACH ? first[j] : passed)[run][threadIdx.x];
+        sums[(SPLIT ? j * tiles + turn.tile : j) * columns + at.n] = total;
     }
-    if (!at.there || threadIdx.y) return;
+    if (!at.there || threadIdx.y || (SPLIT && tile)) return;
     if (grad_0) grad_0[at.n] = carry;
     for (int i = 0; grad_tail && i < REACH; i++) {  // step i - REACH
         real g = 0;

@@ -13,15 +13,22 @@ PLAIN = 32_768  # columns from which one thread each keeps the memory busy
 STEPS = 8  # steps of a run: more of them would need registers and hide no more latency
 THREADS = 65_536  # wanted with fewer columns, from runs side by side
 FEW = 16 * 132  # columns, of which 16 a block would leave some of an H200's multiprocessors idle
+SPLIT_BELOW = 4_096  # columns: with fewer, blocks that have all steps do not fill an H200's schedulers
+SPLIT_FROM = 2_048  # steps: with fewer, there are too few tiles to gain by it
 
 
 @dataclass(frozen=True)
 class Tile:
-    """columns of a block; runs of so many steps each, side by side."""
+    """columns of a block; runs of so many steps each, side by side.
+
+    split: a block has one tile, and hands the state on to the block of the next (`chain.cuh`);
+    otherwise it has all tiles of its columns.
+    """
 
     columns: int
     runs: int
     steps: int
+    split: bool = False
 
     @property
     def length(self) -> int:
@@ -34,7 +41,8 @@ class Tile:
 
     @property
     def macros(self) -> dict[str, int]:
-        return {"COLUMNS": self.columns, "RUNS": self.runs, "STEPS": self.steps}
+        macros = {"COLUMNS": self.columns, "RUNS": self.runs, "STEPS": self.steps}
+        return {**macros, "SPLIT": 1} if self.split else macros
 
     def blocks(self, columns: int) -> int:
         return -(-columns // self.columns)
@@ -42,9 +50,15 @@ class Tile:
     def tiles(self, steps: int) -> int:
         return -(-steps // self.length)
 
+    def parts(self, steps: int) -> int:
+        """In how many parts blocks have a column."""
+        return self.tiles(steps) if self.split else 1
+
 
 def schedule(columns: int, steps: int) -> Tile:
     """Enough threads to keep the memory busy, in few shapes, as each is compiled."""
+    if columns < SPLIT_BELOW and steps >= SPLIT_FROM:
+        return Tile(8, 32, 2 * STEPS, split=True)
     if columns >= PLAIN or steps <= STEPS:
         return Tile(32, 1, STEPS)
     if columns * 4 >= THREADS or steps <= 4 * STEPS:

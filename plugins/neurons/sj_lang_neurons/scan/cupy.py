@@ -1,8 +1,9 @@
 """The linear recurrence with a logarithmic decay on the GPU: `kernel.cu` as a torch operator."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from sj_lang import cuda
 from sj_lang.neuron import state_dtype
 from sj_lang.operators import operator
+from sj_lang_neurons.scan import chain
 from sj_lang_neurons.scan.cuda_layout import flat, like, schedule, sizes, strides
 
 FILE = Path(__file__).with_name("kernel.cu")
@@ -43,7 +45,7 @@ def _forward(g: Tensor, u: Tensor, h_0: Tensor, lengths: Tensor | None) -> tuple
     """g, u [T, B, C, ...]."""
     h, last = like(u), _empty(h_0)
     tensors = (flat(g), flat(u), h_0.contiguous(), lengths, flat(h), last)
-    _planned("log_scan", len(tensors), g, u, h)(*tensors)
+    _launch("log_scan", (g, u, h), tensors)
     return h, last
 
 
@@ -51,19 +53,28 @@ def _empty(h_0: Tensor) -> Tensor:
     return torch.empty_like(h_0, memory_format=torch.contiguous_format)
 
 
-def _planned(name: str, tensors: int, *sequences: Tensor) -> cuda.Plan:
-    """The launch for sequences of these layouts, of which the last is the result's."""
+class _PlannedScan(NamedTuple):
+    """words: of the memory that split sequences need, 0 for others."""
+
+    words: int
+    run: cuda.Plan
+
+
+def _launch(name: str, sequences: Sequence[Tensor], tensors: Sequence[Tensor | None]) -> None:
+    """Run the kernel on tensors; sequences: those with strides, of which the last is the result."""
     u = sequences[-1]
     key = (name, u.shape, u.dtype, u.device, *(x.stride() for x in sequences))
-    plan = cuda.PLANS.get(key)
-    if plan is None:
-        columns = math.prod(u.shape[1:])
-        tile = schedule(columns, u.shape[0])
+    planned: _PlannedScan | None = cuda.PLANS.get(key)
+    if planned is None:
+        columns, steps = math.prod(u.shape[1:]), u.shape[0]
+        tile = schedule(columns, steps)
         macros = cuda.macros_of(IO=cuda.IO[u.dtype], **tile.macros)
         numbers = [*(stride for x in sequences for stride in strides(x)), *sizes(u)]
-        plan = cuda.Plan(FILE, name, macros, (tile.blocks(columns), 1), tile.block, tensors, numbers, u.device)
-        cuda.remember(key, plan)
-    return plan
+        grid = tile.blocks(columns) * tile.parts(steps), 1
+        run = cuda.Plan(FILE, name, macros, grid, tile.block, len(tensors) + 1, numbers, u.device)
+        words = chain.words(1, tile.tiles(steps), columns, state_dtype(u)) if tile.split else 0
+        cuda.remember(key, planned := _PlannedScan(words, run))
+    planned.run(*tensors, chain.memory(planned.words, u.device) if planned.words else None)
 
 
 _forward.register_fake(lambda g, u, h_0, lengths: (like(u), _empty(h_0)))
@@ -77,8 +88,8 @@ def _backward(
     results = like(g), like(h), _empty(h_0)
     grad_g, grad_u, grad_0 = results
     read = (flat(grad), grad_last.contiguous(), flat(g), flat(h), h_0.contiguous(), lengths)
-    run = _planned("log_scan_backward", len(read) + 3, grad, g, h, grad_g, grad_u)
-    run(*read, flat(grad_g), flat(grad_u), grad_0)
+    sequences = grad, g, h, grad_g, grad_u
+    _launch("log_scan_backward", sequences, (*read, flat(grad_g), flat(grad_u), grad_0))
     return results
 
 

@@ -1,29 +1,32 @@
-// h_t = exp(g_t) h_{t-1} + u_t; see tile.cuh for the schedule. After the valid steps h is 0.
+// h_t = exp(g_t) h_{t-1} + u_t; see tile.cuh for the schedule, chain.cuh for SPLIT. After the valid steps h is 0.
 //
 // Backwards, with r_t = exp(g_{t+1}) gh_{t+1} the gradient that comes from the next step:
 //     gh_t = dh_t + r_t,   gu_t = gh_t,   gg_t = gh_t exp(g_t) h_{t-1}
 #include "tile.cuh"
+#include "chain.cuh"
 
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
-    log_scan(const io *g, const io *u, const real *h_0, const index_t *lengths, io *h, real *h_last, STRIDES(g), STRIDES(u),
-             STRIDES(h), SIZES) {
+    log_scan(const io *g, const io *u, const real *h_0, const index_t *lengths, io *h, real *h_last, packet *chain, STRIDES(g),
+             STRIDES(u), STRIDES(h), SIZES) {
     __shared__ Shared added, factor;
-    const Column at = column(batch, channels, places);
+    TURN
     const index_t length = valid_steps(at, lengths, steps);
     g += OFFSET(at, g), u += OFFSET(at, u), h += OFFSET(at, h);
-    index_t start = threadIdx.y * STEPS;
+    index_t tile = turn.tile * TILE, start = tile + threadIdx.y * STEPS;
     real state = h_0[at.n];
 
     io next_g[STEPS], next_u[STEPS];  // of the tile to come, loaded during this one
     fetch<STEPS>(next_g, g, g_t, start, length);
     fetch<STEPS>(next_u, u, u_t, start, length);
-    for (index_t tile = 0; tile < steps; tile += TILE, start += TILE) {
+    for (; tile < steps; tile += TILE, start += TILE) {
         const int valid = within<STEPS>(start, length), there = at.there ? within<STEPS>(start, steps) : 0;
         real a[STEPS], v[STEPS];
 #pragma unroll
         for (int i = 0; i < STEPS; i++) a[i] = i < valid ? exp(load(next_g[i])) : (real)1, v[i] = load(next_u[i]);
-        fetch<STEPS>(next_g, g, g_t, start + TILE, length);
-        fetch<STEPS>(next_u, u, u_t, start + TILE, length);
+        if (!SPLIT) {
+            fetch<STEPS>(next_g, g, g_t, start + TILE, length);
+            fetch<STEPS>(next_u, u, u_t, start + TILE, length);
+        }
 
         real before = state;
         if (RUNS > 1) {
@@ -31,9 +34,10 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 #pragma unroll
             for (int i = 0; i < STEPS; i++) sum = fma(a[i], sum, v[i]), product *= a[i];
             mine(added) = sum, mine(factor) = product;
-            barrier();
+            state = enter_tile(state, turn.tile ? LINK(0, turn.tile - 1) : nullptr, turn.launch, entry);
             before = enter<false, decayed>(state, added, factor);
-            barrier();
+            if (SPLIT && at.there && threadIdx.y == RUNS - 1) hand_on(LINK(0, turn.tile), state, turn.launch);
+            if (!SPLIT) barrier();
         }
         io *out = h + start * h_t;
 #pragma unroll
@@ -42,20 +46,23 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
             if (i < there) *out = store(i < valid ? before : (real)0);
         }
         if (RUNS == 1) state = before;
+        if (SPLIT) break;
     }
-    if (at.there && threadIdx.y == 0) h_last[at.n] = state;
+    end_turn(chain);
+    const bool last = SPLIT ? turn.tile == tiles - 1 && threadIdx.y == RUNS - 1 : threadIdx.y == 0;
+    if (at.there && last) h_last[at.n] = state;
 }
 
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     log_scan_backward(const io *grad, const real *grad_last, const io *g, const io *h, const real *h_0, const index_t *lengths,
-                      io *grad_g, io *grad_u, real *grad_0, STRIDES(grad), STRIDES(g), STRIDES(h), STRIDES(grad_g),
-                      STRIDES(grad_u), SIZES) {
+                      io *grad_g, io *grad_u, real *grad_0, packet *chain, STRIDES(grad), STRIDES(g), STRIDES(h),
+                      STRIDES(grad_g), STRIDES(grad_u), SIZES) {
     __shared__ Shared added, factor;
-    const Column at = column(batch, channels, places);
+    TURN
     const index_t length = valid_steps(at, lengths, steps);
     grad += OFFSET(at, grad), g += OFFSET(at, g), h += OFFSET(at, h);
     grad_g += OFFSET(at, grad_g), grad_u += OFFSET(at, grad_u);
-    index_t tile = (steps - 1) / TILE * TILE, start = tile + threadIdx.y * STEPS;
+    index_t tile = ((steps - 1) / TILE - turn.tile) * TILE, start = tile + threadIdx.y * STEPS;
     real state = grad_last[at.n];
 
     io next_grad[STEPS], next_g[STEPS], next_h[STEPS];
@@ -73,10 +80,12 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
             product[i] = a[i] * h_before;
             h_before = load(next_h[i]);
         }
-        const index_t ahead = tile ? start - TILE : start, stop = tile ? length : 0;
-        fetch<STEPS>(next_grad, grad, grad_t, ahead, stop);
-        fetch<STEPS>(next_g, g, g_t, ahead, stop);
-        fetch<STEPS>(next_h, h, h_t, ahead, stop - 1);
+        if (!SPLIT) {
+            const index_t ahead = tile ? start - TILE : start, stop = tile ? length : 0;
+            fetch<STEPS>(next_grad, grad, grad_t, ahead, stop);
+            fetch<STEPS>(next_g, g, g_t, ahead, stop);
+            fetch<STEPS>(next_h, h, h_t, ahead, stop - 1);
+        }
 
         real after = state;
         if (RUNS > 1) {
@@ -84,9 +93,10 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 #pragma unroll
             for (int i = STEPS - 1; i >= 0; i--) sum = a[i] * (d[i] + sum), factors *= a[i];
             mine(added) = sum, mine(factor) = factors;
-            barrier();
+            state = enter_tile(state, turn.tile ? LINK(0, turn.tile - 1) : nullptr, turn.launch, entry);
             after = enter<true, decayed>(state, added, factor);
-            barrier();
+            if (SPLIT && at.there && threadIdx.y == 0) hand_on(LINK(0, turn.tile), state, turn.launch);
+            if (!SPLIT) barrier();
         }
         io *out_g = grad_g + (start + STEPS - 1) * grad_g_t, *out_u = grad_u + (start + STEPS - 1) * grad_u_t;
 #pragma unroll
@@ -99,6 +109,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
             }
         }
         if (RUNS == 1) state = after;
+        if (SPLIT) break;
     }
-    if (at.there && threadIdx.y == 0) grad_0[at.n] = state;
+    end_turn(chain);
+    if (at.there && threadIdx.y == 0 && (!SPLIT || tile == 0)) grad_0[at.n] = state;
 }

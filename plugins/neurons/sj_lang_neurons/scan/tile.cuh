@@ -6,8 +6,13 @@
 // go through shared memory; each thread composes those of the runs before it, and computes its run
 // again from the right start. So memory is passed over once. RUNS = 1: a loop per column.
 //
-// Macros: IO 0 float, 1 double, 2 half, 3 bfloat16; COLUMNS, RUNS, STEPS. States: float or double.
+// Macros: IO 0 float, 1 double, 2 half, 3 bfloat16; COLUMNS, RUNS, STEPS; SPLIT 1: a block has one
+// tile of its columns, see chain.cuh. States: float or double.
 #pragma once
+
+#ifndef SPLIT
+#define SPLIT 0
+#endif
 
 #if IO == 1
 typedef double real;
@@ -94,14 +99,21 @@ struct Column {
     bool there;          // false: beyond the last; it computes another one's and writes nothing
 };
 
-__device__ __forceinline__ Column column(index_t batch, index_t channels, index_t places) {
+#if SPLIT
+typedef unsigned count_t;  // a division by it is a fourth of the work, of which one tile has little
+#else
+typedef index_t count_t;
+#endif
+
+__device__ __forceinline__ Column column(index_t group, index_t batch, index_t channels, index_t places) {
     Column at;
-    const index_t all = batch * channels * places, n = (index_t)blockIdx.x * COLUMNS + threadIdx.x;
+    const index_t all = batch * channels * places, n = group * COLUMNS + threadIdx.x;
     at.there = n < all;
     at.n = at.there ? n : all - 1;
-    at.s = at.n % places;
-    at.c = at.n / places % channels;
-    at.b = at.n / (places * channels);
+    const count_t number = (count_t)at.n, rest = places == 1 ? number : number / (count_t)places;
+    at.s = number - rest * (count_t)places;
+    at.c = rest % (count_t)channels;
+    at.b = rest / (count_t)channels;
     return at;
 }
 
@@ -140,14 +152,24 @@ typedef real Shared[RUNS][COLUMNS];
 __device__ __forceinline__ real &mine(Shared shared) { return shared[threadIdx.y][threadIdx.x]; }
 
 // The state before the thread's run; moves `state` over the tile. Call after a barrier.
+// With SPLIT it moves it over the runs up to the thread's, which suffices for the last one.
 template <bool BACKWARDS, real JOIN(real, real, real)>
 __device__ __forceinline__ real enter(real &state, Shared added, Shared factor) {
     real own = state;
+#if SPLIT
+    const int before = BACKWARDS ? RUNS - 1 - (int)threadIdx.y : (int)threadIdx.y;
+    for (int i = 0; i < before; i++) {
+        const int run = BACKWARDS ? RUNS - 1 - i : i;
+        own = JOIN(own, added[run][threadIdx.x], factor[run][threadIdx.x]);
+    }
+    state = JOIN(own, mine(added), mine(factor));
+#else
     for (int i = 0; i < RUNS; i++) {
         const int run = BACKWARDS ? RUNS - 1 - i : i;
         if (run == (int)threadIdx.y) own = state;
         state = JOIN(state, added[run][threadIdx.x], factor[run][threadIdx.x]);
     }
+#endif
     return own;
 }
 
