@@ -94,6 +94,16 @@ __device__ __forceinline__ index_t length_of(const index_t *lengths, index_t b, 
     return lengths == nullptr || lengths[b] > steps ? steps : lengths[b];
 }
 
+// The sum of a value over the runs of a column, for run 0.
+__device__ __forceinline__ real over_runs(real value, Shared memory) {
+    barrier();
+    mine(memory) = value;
+    barrier();
+    real sum = 0;
+    for (int run = 0; run < RUNS; run++) sum += memory[run][threadIdx.x];
+    return sum;
+}
+
 // Phase 1, forward: what each chunk adds, added [2, chunks, B, C, S].
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     bpsn_chunks(const io *x, PARAMETERS, const index_t *lengths, real *added, STRIDES(x), index_t chunks, SIZES) {

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from sj_lang_neurons.dsn.inputs import DSNInputs
-from sj_lang_neurons.scan.cuda_layout import PLAIN, STEPS, Tile
+from sj_lang_neurons.scan.cuda_layout import PLAIN, SPLIT_FROM, STEPS, Tile
 
 FILE = Path(__file__).with_name("fast.cu")
 PAIRS = 32  # pairs of columns in a block
-LEAST_COLUMNS = 8_192  # with fewer, more runs than these fill the GPU better
+SPLIT = Tile(8, 32, STEPS, split=True)  # for few columns
+LEAST_COLUMNS = 8_192  # with fewer, a block with all steps and 4 runs does not fill the GPU
 MOST_STRIDE = 2**26  # words between steps: offsets within a run are counted in int
 
 
@@ -30,10 +31,14 @@ def schedule(inputs: DSNInputs, kind: int) -> Tile | None:
         return None
     steps, batch, channels = x.shape
     columns = batch * channels
-    if columns < LEAST_COLUMNS or columns % (2 * PAIRS) or channels % 2:
+    if columns >= LEAST_COLUMNS:
+        tile = Tile(PAIRS, 1 if columns >= 2 * PLAIN else 4, STEPS)
+    elif steps >= SPLIT_FROM:
+        tile = SPLIT
+    else:
         return None
-    tile = Tile(PAIRS, 1 if columns >= 2 * PLAIN else 4, STEPS)
-    return tile if steps and steps % tile.length == 0 else None
+    whole = steps and steps % tile.length == 0 and columns % (2 * tile.columns) == 0 and channels % 2 == 0
+    return tile if whole else None
 
 
 def in_words(*layouts: Tensor) -> bool:

@@ -6,6 +6,7 @@
 // and numbers come as float in the bits of a long long: a double parameter would be converted in
 // the loop. Strides are in words. Macros: those of kernel.cu, with IO 2 or 3, LOGIT 0, NEXT 0.
 #include "../scan/tile.cuh"
+#include "../scan/chain.cuh"
 #include "../scan/surrogates.cuh"
 #include "gain.cuh"
 
@@ -47,29 +48,48 @@ __device__ __forceinline__ word pack(real low, real high) {
 
 __device__ __forceinline__ real number(index_t bits) { return __uint_as_float((unsigned)bits); }
 
-// The states before the thread's run; moves `state` over the tile. Call after a barrier.
+#define BOTH _Pragma("unroll") for (int v = 0; v < 2; v++)
+
+// `enter` of tile.cuh.
 template <bool BACKWARDS>
 __device__ __forceinline__ Pair enter_pair(Pair &state, SharedPair added, SharedPair factor) {
     Pair own = state;
+#if SPLIT
+    const int before = BACKWARDS ? RUNS - 1 - (int)threadIdx.y : (int)threadIdx.y;
+#pragma unroll 4
+    for (int i = 0; i <= before; i++) {
+        const int run = BACKWARDS ? RUNS - 1 - i : i;
+        const Pair sum = added[run][threadIdx.x], gain = factor[run][threadIdx.x];
+        own = state;
+        BOTH state.v[v] = leaked(state.v[v], sum.v[v], gain.v[v]);
+    }
+#else
 #pragma unroll
     for (int i = 0; i < RUNS; i++) {
         const int run = BACKWARDS ? RUNS - 1 - i : i;
         const Pair sum = added[run][threadIdx.x], gain = factor[run][threadIdx.x];
-#pragma unroll
-        for (int v = 0; v < 2; v++) {
+        BOTH {
             if (run == (int)threadIdx.y) own.v[v] = state.v[v];
             state.v[v] = leaked(state.v[v], sum.v[v], gain.v[v]);
         }
     }
+#endif
     return own;
 }
 
-#define BOTH _Pragma("unroll") for (int v = 0; v < 2; v++)
+// `receive` and `hand_on` of chain.cuh.
+__device__ __forceinline__ void receive(Pair &pair, const packet *from, unsigned launch) {
+    BOTH receive(pair.v[v], from + v, launch);
+}
+__device__ __forceinline__ void hand_on(packet *to, Pair pair, unsigned launch) { BOTH hand_on(to + v, pair.v[v], launch); }
 
 // Pair `n` of columns, of channels `c` and c + 1 of sequence `b`.
 #define PLACE                                                                                       \
-    const int n = blockIdx.x * COLUMNS + threadIdx.x, words = channels / 2, b = n / words;          \
-    const int c = n % words * 2, steps = (int)all_steps, columns = (int)(batch * channels);         \
+    __shared__ unsigned place[3];                                                                   \
+    __shared__ Pair entry[COLUMNS];                                                                 \
+    const int steps = (int)all_steps, columns = (int)(batch * channels), words = channels / 2;      \
+    const Turn turn = take_turn(chain, columns / 2, place);                                         \
+    const int n = (int)turn.group * COLUMNS + threadIdx.x, b = n / words, c = n % words * 2;        \
     real taps[TAPS][2], offset[2];                                                                  \
     BOTH {                                                                                          \
         offset[v] = bias[c + v];                                                                    \
@@ -78,6 +98,7 @@ __device__ __forceinline__ Pair enter_pair(Pair &state, SharedPair added, Shared
     const real m = POWER ? (real)POWER : number(m_bits), alpha = number(alpha_bits);                \
     const real threshold = number(threshold_bits);
 
+#define PAIR_LINK(i, tile) (chain + COUNTERS + ((i) * (steps / TILE) + (tile)) * (index_t)columns + 2 * n)
 #define AT(x) (b * x##_b + c / 2)
 
 // A run's inputs and the REACH before it; 0 before the sequence, which only the first run sees.
@@ -93,25 +114,27 @@ __device__ __forceinline__ void step_gain(const real (*taps)[2], real a, const P
     gain(a, m, q, w);
 }
 
-extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
+extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     dsn_fast(const word *x, const real *weight, const real *bias, word *out, real *h_last, real *next_tail, real *borders,
-             index_t x_t, index_t x_b, index_t out_t, index_t out_b, index_t all_steps, index_t batch, index_t channels,
+             packet *chain, index_t x_t, index_t x_b, index_t out_t, index_t out_b, index_t all_steps, index_t batch, index_t channels,
              index_t m_bits, index_t alpha_bits, index_t threshold_bits) {
     __shared__ SharedPair added, factor;
     PLACE
     const int x_step = (int)x_t, out_step = (int)out_t;
-    Pair state = {0, 0}, *border = (Pair *)borders + n;
-    x += AT(x) + threadIdx.y * STEPS * x_t, out += AT(out) + threadIdx.y * STEPS * out_t;
+    Pair state = {0, 0}, *border = (Pair *)borders + n + turn.tile * (columns / 2);
+    int tile = (int)turn.tile * TILE;
+    const index_t start = tile + threadIdx.y * STEPS;
+    x += AT(x) + start * x_t, out += AT(out) + start * out_t;
 
     word next[WINDOW];
-    read_window(next, x, x_step, threadIdx.y == 0);
-    for (int tile = 0; tile < steps; tile += TILE) {
+    read_window(next, x, x_step, start == 0);
+    for (; tile < steps; tile += TILE) {
         Pair current[WINDOW], sum = {0, 0}, all = {0, 0};
         real w[STEPS][2], q;
 #pragma unroll
         for (int i = 0; i < WINDOW; i++) current[i] = unpack(next[i]);
         x += TILE * x_t;
-        if (tile + TILE < steps) read_window(next, x, x_step, false);
+        if (!SPLIT && tile + TILE < steps) read_window(next, x, x_step, false);
 #pragma unroll
         for (int i = 0; i < STEPS; i++) BOTH {
             step_gain(taps, offset[v], current + i, v, m, q, w[i][v]);
@@ -119,15 +142,18 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
             sum.v[v] = fma(w[i][v], current[REACH + i].v[v] - sum.v[v], sum.v[v]);
             all.v[v] = fma(1 - all.v[v], w[i][v], all.v[v]);
         }
+        if (RUNS > 1) {
+            added[threadIdx.y][threadIdx.x] = sum, factor[threadIdx.y][threadIdx.x] = all;
+            state = enter_tile(state, turn.tile ? PAIR_LINK(0, turn.tile - 1) : nullptr, turn.launch, entry);
+        }
         if (threadIdx.y == 0) *border = state;
         border += columns / 2;
 
         Pair h = state;
         if (RUNS > 1) {
-            added[threadIdx.y][threadIdx.x] = sum, factor[threadIdx.y][threadIdx.x] = all;
-            barrier();
             h = enter_pair<false>(state, added, factor);
-            barrier();
+            if (SPLIT && threadIdx.y == RUNS - 1) hand_on(PAIR_LINK(0, turn.tile), state, turn.launch);
+            if (!SPLIT) barrier();
         }
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
@@ -140,24 +166,28 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
         }
         out += TILE * out_t;
         if (RUNS == 1) state = h;
+        if (SPLIT) break;
     }
+    end_turn(chain);
+    if (SPLIT && tile + TILE < steps) return;
+    if (threadIdx.y == (SPLIT ? RUNS - 1 : 0)) *((Pair *)h_last + n) = state;
     if (threadIdx.y) return;
-    *((Pair *)h_last + n) = state;
     for (int i = 0; i < REACH; i++)
         *(Pair *)(next_tail + (b * REACH + i) * channels + c) = unpack(x[(i - REACH) * x_step]);
 }
 
-// grad_last: of h_last, or null. sums [TAPS + 1, B, C]: gradients of weights and bias, by column.
-extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
+// grad_last: of h_last, or null. sums [TAPS + 1, B, C], with SPLIT [TAPS + 1, tiles, B, C]: gradients
+// of weights and bias, by column.
+extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     dsn_fast_backward(const word *grad, const real *grad_last, const real *borders, const word *x, const real *weight,
-                      const real *bias, word *grad_x, real *sums, index_t grad_t, index_t grad_b, index_t x_t, index_t x_b,
-                      index_t grad_x_t, index_t grad_x_b, index_t all_steps, index_t batch, index_t channels, index_t m_bits,
+                      const real *bias, word *grad_x, real *sums, packet *chain, index_t grad_t, index_t grad_b, index_t x_t,
+                      index_t x_b, index_t grad_x_t, index_t grad_x_b, index_t all_steps, index_t batch, index_t channels, index_t m_bits,
                       index_t alpha_bits, index_t threshold_bits, index_t margin_bits) {
     __shared__ SharedPair added, factor, passed, first[REACH + 1];
     PLACE
     const real margin = number(margin_bits);
     const int x_step = (int)x_t, grad_step = (int)grad_t, out_step = (int)grad_x_t;
-    int tile = steps - TILE;
+    int tile = steps - TILE - (int)turn.tile * TILE;
     const index_t start = tile + threadIdx.y * STEPS;
     x += AT(x) + start * x_t, grad += AT(grad) + start * grad_t, grad_x += AT(grad_x) + start * grad_x_t;
     const Pair *border = (const Pair *)borders + n + (index_t)(tile / TILE) * (columns / 2);
@@ -178,7 +208,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 #pragma unroll
         for (int i = 0; i < STEPS; i++) g[i] = unpack(next_grad[i]);
         x -= TILE * x_t, grad -= TILE * grad_t, border -= columns / 2;
-        if (tile) {
+        if (!SPLIT && tile) {
             read_window(next, x, x_step, tile == TILE && threadIdx.y == 0);
 #pragma unroll
             for (int i = 0; i < STEPS; i++) next_grad[i] = grad[i * grad_step];
@@ -212,8 +242,9 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
                 back.v[v] = fma(-w[i][v], back.v[v], back.v[v]);
             }
             passed[threadIdx.y][threadIdx.x] = back;
-            barrier();
+            carry = enter_tile(carry, turn.tile ? PAIR_LINK(0, turn.tile - 1) : nullptr, turn.launch, entry);
             after = enter_pair<true>(carry, passed, factor);
+            if (SPLIT && threadIdx.y == 0) hand_on(PAIR_LINK(0, turn.tile), carry, turn.launch);
         }
 #pragma unroll
         for (int i = STEPS - 1; i >= 0; i--) BOTH {
@@ -231,13 +262,18 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
         real ga[WINDOW][2];
         if (RUNS > 1) {
 #pragma unroll
-            for (int j = 0; j < REACH; j++) first[j][threadIdx.y][threadIdx.x] = {q[j][0], q[j][1]};
+            for (int j = 0; j < REACH; j++) {
+                const Pair own = {q[j][0], q[j][1]};
+                first[j][threadIdx.y][threadIdx.x] = own;
+                if (SPLIT && threadIdx.y == 0) hand_on(PAIR_LINK(1 + j, turn.tile), own, turn.launch);
+            }
             barrier();
         }
 #pragma unroll
         for (int i = 0; i < STEPS; i++) BOTH ga[i][v] = q[i][v];
 #pragma unroll
         for (int j = 0; j < REACH; j++) {
+            if (SPLIT && turn.tile && threadIdx.y == RUNS - 1) receive(later[j], PAIR_LINK(1 + j, turn.tile - 1), turn.launch);
             Pair ahead = later[j];
             later[j] = {q[j][0], q[j][1]};
             if (RUNS > 1) {
@@ -255,14 +291,17 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
             grad_x[i * out_step] = pack(g[i].v[0], g[i].v[1]);
         }
         grad_x -= TILE * grad_x_t;
+        if (SPLIT) break;
     }
-    for (int j = 0; j <= TAPS; j++) {
-        barrier();
-        added[threadIdx.y][threadIdx.x] = total[j];
-        barrier();
-        if (threadIdx.y) continue;
-        Pair sum = added[0][threadIdx.x];
-        for (int run = 1; run < RUNS; run++) BOTH sum.v[v] += added[run][threadIdx.x].v[v];
-        *((Pair *)(sums + (index_t)j * columns) + n) = sum;
+    end_turn(chain);
+    barrier();
+#pragma unroll
+    for (int j = 0; j <= TAPS; j++) (j <= REACH ? first[j] : passed)[threadIdx.y][threadIdx.x] = total[j];
+    barrier();
+    for (int j = threadIdx.y; j <= TAPS; j += RUNS) {
+        const Pair(*parts)[COLUMNS] = j <= REACH ? first[j] : passed;
+        Pair sum = parts[0][threadIdx.x];
+        for (int run = 1; run < RUNS; run++) BOTH sum.v[v] += parts[run][threadIdx.x].v[v];
+        *((Pair *)(sums + (SPLIT ? j * (steps / TILE) + turn.tile : j) * columns) + n) = sum;
     }
 }

@@ -33,7 +33,8 @@ static_assert(!SPLIT || !NEXT, "NEXT changes what a block of another tile writes
     for (int j = 0; j < TAPS; j++) taps[j] = weight[at.c * TAPS + j];                                           \
     x += OFFSET(at, x);                                                                                         \
     if (tail) tail += tail_at;                                                                                  \
-    bias += LOGIT ? at.n : at.c;
+    bias += LOGIT ? at.n : at.c;                                                                                \
+    const real m = POWER ? (real)POWER : once(exponent), alpha = once(level), threshold = once(lowest);
 
 // The inputs of a run and the REACH before it, as far as they are steps.
 __device__ __forceinline__ void fetch_window(io *out, const io *x, index_t stride, index_t start, index_t stop) {
@@ -51,7 +52,7 @@ __device__ __forceinline__ void fetch_window(io *out, const io *x, index_t strid
     _Pragma("unroll") for (int i = 0; i < STEPS; i++) {                                                        \
         real a = !LOGIT ? *bias : i < valid ? bias[(start + i) * columns] : (real)0;                           \
         _Pragma("unroll") for (int j = 0; j < TAPS; j++) a = fma(taps[j], current[i + j], a);                  \
-        gain(a, (real)m, q[i], w[i]);                                                                          \
+        gain(a, m, q[i], w[i]);                                                                                \
         if (i >= valid) q[i] = w[i] = 0;                                                                       \
     }
 
@@ -66,10 +67,10 @@ __device__ __forceinline__ void fetch_window(io *out, const io *x, index_t strid
         mine(added) = sum, mine(factor) = all;                                                         \
     }
 
-extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
+extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     dsn(const io *x, const real *tail, const real *h_0, const real *weight, const real *bias, const index_t *lengths, spike *out,
-        real *h_last, real *next_tail, real *borders, packet *chain, STRIDES(x), STRIDES(out), SIZES, double m, double alpha,
-        double threshold) {
+        real *h_last, real *next_tail, real *borders, packet *chain, STRIDES(x), STRIDES(out), SIZES, double exponent,
+        double level, double lowest) {
     __shared__ Shared added, factor;
     COLUMN
     out += OFFSET(at, out);
@@ -97,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 #pragma unroll
         for (int i = 0; i < STEPS; i++, to += out_t) {
             h = fma(w[i], current[REACH + i] - h, h);
-            if (i < there) *to = narrow(i < valid ? fire(h, (real)alpha, (real)threshold) : (real)0);
+            if (i < there) *to = narrow(i < valid ? fire(h, alpha, threshold) : (real)0);
         }
         if (RUNS == 1) state = h;
         if (SPLIT) break;
@@ -114,13 +115,14 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 // grad_last: of h_last, or null. grad_next: of next_tail, with NEXT. grad_tail, grad_0: null if
 // tail or h_0 is. sums [TAPS + 1, B, C, S]: gradients of weights and bias, by column, and with SPLIT
 // [TAPS + 1, tiles, B, C, S]; grad_logit [T, B, C, S]: with LOGIT, that of the bias.
-extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
+extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     dsn_backward(const spike *grad, const real *grad_last, const real *grad_next, const real *borders, const io *x,
                  const real *tail, const real *weight, const real *bias, const index_t *lengths, io *grad_x, real *grad_tail,
                  real *grad_0, real *sums, real *grad_logit, packet *chain, STRIDES(grad), STRIDES(x), STRIDES(grad_x), SIZES,
-                 double m, double alpha, double threshold, double margin) {
+                 double exponent, double level, double lowest, double edge) {
     __shared__ Shared added, factor, passed, first[REACH + 1];
     COLUMN
+    const real margin = once(edge);
     grad += OFFSET(at, grad), grad_x += OFFSET(at, grad_x);
     index_t tile = ((steps - 1) / TILE - turn.tile) * TILE, start = tile + threadIdx.y * STEPS;
     real carry = grad_last ? grad_last[at.n] : (real)0;  // alpha gh of the step after the tile
@@ -151,8 +153,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
             h = fma(w[i], current[REACH + i] - h, h);
-            if (i < valid) g[i] *= slope(h, (real)alpha, (real)threshold, (real)margin);
-            q[i] *= (real)m * (h - current[REACH + i]);  // times gh: ga
+            if (i < valid) g[i] *= slope(h, alpha, threshold, margin);
+            q[i] *= m * (h - current[REACH + i]);  // times gh: ga
         }
         real after = carry;
         if (RUNS > 1) {
@@ -186,7 +188,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 #pragma unroll
         for (int i = 0; i < STEPS; i++) ga[i] = q[i];
         for (int j = 0; j < REACH; j++) {
-            if (SPLIT && turn.tile && threadIdx.y == RUNS - 1) later[j] = wait_for(LINK(1 + j, turn.tile - 1), turn.launch);
+            if (SPLIT && turn.tile && threadIdx.y == RUNS - 1) receive(later[j], LINK(1 + j, turn.tile - 1), turn.launch);
             ga[STEPS + j] = threadIdx.y + 1 < RUNS ? first[j][(threadIdx.y + 1) % RUNS][threadIdx.x] : later[j];
             later[j] = first[j][0][threadIdx.x];
         }

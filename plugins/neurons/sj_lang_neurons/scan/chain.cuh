@@ -16,6 +16,7 @@
 
 typedef unsigned long long packet;
 constexpr int PACKETS = sizeof(real) / 4, COUNTERS = 2;
+constexpr int AT_ONCE = SPLIT && IO != 1 ? 2 : 1;  // blocks of a multiprocessor, for which registers must suffice
 
 // Where a block is: which columns it has, and which tile, counted in the order of the pass.
 struct Turn {
@@ -61,18 +62,22 @@ __device__ __forceinline__ unsigned arrived(const packet *from, unsigned launch)
     return (unsigned)word;
 }
 
-__device__ __forceinline__ real wait_for(const packet *from, unsigned launch) {
+__device__ __forceinline__ void receive(real &value, const packet *from, unsigned launch) {
 #if IO == 1
     const packet low = arrived(from, launch), high = arrived(from + 1, launch);
-    return __longlong_as_double((long long)(high << 32 | low));
+    value = __longlong_as_double((long long)(high << 32 | low));
 #else
-    return __uint_as_float(arrived(from, launch));
+    value = __uint_as_float(arrived(from, launch));
 #endif
 }
 
 // The state before a tile, for all runs, after a barrier: what has come, or `state` if from is null.
-__device__ __forceinline__ real enter_tile(real state, const packet *from, unsigned launch, real *shared) {
-    if (SPLIT && threadIdx.y == 0) shared[threadIdx.x] = from ? wait_for(from, launch) : state;
+template <class State>
+__device__ __forceinline__ State enter_tile(State state, const packet *from, unsigned launch, State *shared) {
+    if (SPLIT && threadIdx.y == 0) {
+        if (from) receive(state, from, launch);
+        shared[threadIdx.x] = state;
+    }
     barrier();
     return SPLIT ? shared[threadIdx.x] : state;
 }

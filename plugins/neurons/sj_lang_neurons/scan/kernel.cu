@@ -5,7 +5,7 @@
 #include "tile.cuh"
 #include "chain.cuh"
 
-extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
+extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     log_scan(const io *g, const io *u, const real *h_0, const index_t *lengths, io *h, real *h_last, packet *chain, STRIDES(g),
              STRIDES(u), STRIDES(h), SIZES) {
     __shared__ Shared added, factor;
@@ -53,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
     if (at.there && last) h_last[at.n] = state;
 }
 
-extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
+extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     log_scan_backward(const io *grad, const real *grad_last, const io *g, const io *h, const real *h_0, const index_t *lengths,
                       io *grad_g, io *grad_u, real *grad_0, packet *chain, STRIDES(grad), STRIDES(g), STRIDES(h),
                       STRIDES(grad_g), STRIDES(grad_u), SIZES) {

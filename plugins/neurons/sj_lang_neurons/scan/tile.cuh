@@ -88,6 +88,15 @@ __device__ __forceinline__ float reciprocal(float y) {
 #endif
 }
 
+// A parameter that is double for the launch: where it is used, it would be converted each time.
+__device__ __forceinline__ real once(double parameter) {
+    real value = (real)parameter;
+#if defined(__CUDA_ARCH__) && IO != 1
+    asm volatile("mov.b32 %0, %0;" : "+f"(value));
+#endif
+    return value;
+}
+
 // Parameters of a kernel, after all pointers: the strides of a tensor [T, B, C, S], in elements,
 // and the sizes that all of them have.
 #define STRIDES(x) index_t x##_t, index_t x##_b, index_t x##_c, index_t x##_s
@@ -171,14 +180,4 @@ __device__ __forceinline__ real enter(real &state, Shared added, Shared factor) 
     }
 #endif
     return own;
-}
-
-// The sum of a value over the runs of a column, for run 0.
-__device__ __forceinline__ real over_runs(real value, Shared memory) {
-    barrier();
-    mine(memory) = value;
-    barrier();
-    real sum = 0;
-    for (int run = 0; run < RUNS; run++) sum += memory[run][threadIdx.x];
-    return sum;
 }
