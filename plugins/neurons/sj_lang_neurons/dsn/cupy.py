@@ -98,13 +98,13 @@ def _plan(
     parts = tile.parts(steps)
     if fast:
         constants = cupy_fast.constants(layouts, x, numbers)
-        grid = columns // (2 * tile.columns) * parts, 1
+        groups = columns // (2 * tile.columns)
         path, name, pointers = cupy_fast.FILE, name.replace("dsn", "dsn_fast"), tensors[1]
     else:
         constants = [*(stride for y in layouts for stride in strides(y)), *sizes(x), *numbers]
-        grid = tile.blocks(columns) * parts, 1
+        groups = tile.blocks(columns)
         path, pointers = FILE, tensors[0]
-    run = cuda.Plan(path, name, macros, grid, tile.block, pointers + 1, constants, x.device)
+    run = cuda.Plan(path, name, macros, tile.grid(groups, steps), tile.block, pointers + 1, constants, x.device)
     links = 1 if name in ("dsn", "dsn_fast") else max(inputs.weight.shape[1], 1)
     words = chain.words(links, parts, columns, inputs.weight.dtype) if tile.split else 0
     return _PlannedKernel(tile.tiles(steps), parts, words, fast, run)

@@ -85,10 +85,10 @@ __device__ __forceinline__ void hand_on(packet *to, Pair pair, unsigned launch) 
 
 // Pair `n` of columns, of channels `c` and c + 1 of sequence `b`.
 #define PLACE                                                                                       \
-    __shared__ unsigned place[3];                                                                   \
+    __shared__ unsigned next_tile;                                                                  \
     __shared__ Pair entry[COLUMNS];                                                                 \
     const int steps = (int)all_steps, columns = (int)(batch * channels), words = channels / 2;      \
-    const Turn turn = take_turn(chain, columns / 2, place);                                         \
+    Turn turn = begin(chain, columns / 2, steps / TILE, &next_tile);                                \
     const int n = (int)turn.group * COLUMNS + threadIdx.x, b = n / words, c = n % words * 2;        \
     real taps[TAPS][2], offset[2];                                                                  \
     BOTH {                                                                                          \
@@ -98,7 +98,7 @@ __device__ __forceinline__ void hand_on(packet *to, Pair pair, unsigned launch) 
     const real m = POWER ? (real)POWER : number(m_bits), alpha = number(alpha_bits);                \
     const real threshold = number(threshold_bits);
 
-#define PAIR_LINK(i, tile) (chain + COUNTERS + ((i) * (steps / TILE) + (tile)) * (index_t)columns + 2 * n)
+#define PAIR_LINK(i, tile) place_of(chain, ((i) * (steps / TILE) + (tile)) * (index_t)columns + 2 * n)
 #define AT(x) (b * x##_b + c / 2)
 
 // A run's inputs and the REACH before it; 0 before the sequence, which only the first run sees.
@@ -121,20 +121,20 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     __shared__ SharedPair added, factor;
     PLACE
     const int x_step = (int)x_t, out_step = (int)out_t;
-    Pair state = {0, 0}, *border = (Pair *)borders + n + turn.tile * (columns / 2);
-    int tile = (int)turn.tile * TILE;
+    int tile = (int)turn.tile * TILE, ahead;
     const index_t start = tile + threadIdx.y * STEPS;
+    Pair state = {0, 0};
+    bool ends = !SPLIT;  // with the sequence
     x += AT(x) + start * x_t, out += AT(out) + start * out_t;
 
     word next[WINDOW];
-    read_window(next, x, x_step, start == 0);
-    for (; tile < steps; tile += TILE) {
+    if (tile < steps) read_window(next, x, x_step, start == 0);
+    for (; tile < steps; tile += ahead) {
         Pair current[WINDOW], sum = {0, 0}, all = {0, 0};
         real w[STEPS][2], q;
 #pragma unroll
         for (int i = 0; i < WINDOW; i++) current[i] = unpack(next[i]);
-        x += TILE * x_t;
-        if (!SPLIT && tile + TILE < steps) read_window(next, x, x_step, false);
+        take_tile(chain, turn, &next_tile);
 #pragma unroll
         for (int i = 0; i < STEPS; i++) BOTH {
             step_gain(taps, offset[v], current + i, v, m, q, w[i][v]);
@@ -142,18 +142,18 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
             sum.v[v] = fma(w[i][v], current[REACH + i].v[v] - sum.v[v], sum.v[v]);
             all.v[v] = fma(1 - all.v[v], w[i][v], all.v[v]);
         }
-        if (RUNS > 1) {
-            added[threadIdx.y][threadIdx.x] = sum, factor[threadIdx.y][threadIdx.x] = all;
-            state = enter_tile(state, turn.tile ? PAIR_LINK(0, turn.tile - 1) : nullptr, turn.launch, entry);
-        }
-        if (threadIdx.y == 0) *border = state;
-        border += columns / 2;
+        if (RUNS > 1) added[threadIdx.y][threadIdx.x] = sum, factor[threadIdx.y][threadIdx.x] = all;
+        state = enter_tile(state, tile == 0, PAIR_LINK(0, tile / TILE - 1), turn.launch, entry);
+        ahead = (int)steps_ahead(turn, &next_tile);
+        x += ahead * x_t;
+        if (tile + ahead < steps) read_window(next, x, x_step, false);
+        if (threadIdx.y == 0) ((Pair *)borders)[(index_t)(tile / TILE) * (columns / 2) + n] = state;
 
         Pair h = state;
         if (RUNS > 1) {
             h = enter_pair<false>(state, added, factor);
-            if (SPLIT && threadIdx.y == RUNS - 1) hand_on(PAIR_LINK(0, turn.tile), state, turn.launch);
-            if (!SPLIT) barrier();
+            if (SPLIT && threadIdx.y == RUNS - 1) hand_on(PAIR_LINK(0, tile / TILE), state, turn.launch);
+            barrier();
         }
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
@@ -164,17 +164,39 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
             }
             out[i * out_step] = pack(s[0], s[1]);
         }
-        out += TILE * out_t;
+        out += ahead * out_t;
         if (RUNS == 1) state = h;
-        if (SPLIT) break;
+        if (SPLIT) ends = tile + TILE >= steps;
     }
-    end_turn(chain);
-    if (SPLIT && tile + TILE < steps) return;
+    leave(chain);
+    if (!ends) return;
     if (threadIdx.y == (SPLIT ? RUNS - 1 : 0)) *((Pair *)h_last + n) = state;
     if (threadIdx.y) return;
     for (int i = 0; i < REACH; i++)
-        *(Pair *)(next_tail + (b * REACH + i) * channels + c) = unpack(x[(i - REACH) * x_step]);
+        *(Pair *)(next_tail + (b * REACH + i) * channels + c) = unpack(x[(steps - tile + i - REACH) * x_t]);
 }
+
+// What the backward pass reads of a tile, at which x and grad are.
+#define READ_TILE(tile)                                                                                  \
+    {                                                                                                    \
+        read_window(next, x, x_step, (tile) == 0 && threadIdx.y == 0);                                   \
+        _Pragma("unroll") for (int i = 0; i < STEPS; i++) next_grad[i] = grad[i * grad_step];            \
+        next_border = ((const Pair *)borders)[(index_t)((tile) / TILE) * (columns / 2) + n];             \
+    }
+
+// SUMS of kernel.cu.
+#define SUMS(parts, part)                                                                                \
+    {                                                                                                    \
+        barrier();                                                                                       \
+        for (int j = 0; j <= TAPS; j++) (j <= REACH ? first[j] : passed)[threadIdx.y][threadIdx.x] = total[j]; \
+        barrier();                                                                                       \
+        for (int j = threadIdx.y; j <= TAPS; j += RUNS) {                                                \
+            const Pair(*all)[COLUMNS] = j <= REACH ? first[j] : passed;                                  \
+            Pair sum = all[0][threadIdx.x];                                                              \
+            for (int run = 1; run < RUNS; run++) BOTH sum.v[v] += all[run][threadIdx.x].v[v];            \
+            *((Pair *)(sums + (index_t)(j * (parts) + (part)) * columns) + n) = sum;                     \
+        }                                                                                                \
+    }
 
 // grad_last: of h_last, or null. sums [TAPS + 1, B, C], with SPLIT [TAPS + 1, tiles, B, C]: gradients
 // of weights and bias, by column.
@@ -187,33 +209,24 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     PLACE
     const real margin = number(margin_bits);
     const int x_step = (int)x_t, grad_step = (int)grad_t, out_step = (int)grad_x_t;
-    int tile = steps - TILE - (int)turn.tile * TILE;
+    int tile = steps - TILE - (int)turn.tile * TILE, ahead;
     const index_t start = tile + threadIdx.y * STEPS;
     x += AT(x) + start * x_t, grad += AT(grad) + start * grad_t, grad_x += AT(grad_x) + start * grad_x_t;
-    const Pair *border = (const Pair *)borders + n + (index_t)(tile / TILE) * (columns / 2);
     Pair carry = grad_last ? *((const Pair *)grad_last + n) : Pair{0, 0}, later[REACH + 1], total[TAPS + 1];
     for (int j = 0; j <= REACH; j++) later[j] = {0, 0};
     for (int j = 0; j <= TAPS; j++) total[j] = {0, 0};
 
     word next[WINDOW], next_grad[STEPS];
-    Pair next_border = *border;
-    read_window(next, x, x_step, start == 0);
-#pragma unroll
-    for (int i = 0; i < STEPS; i++) next_grad[i] = grad[i * grad_step];
-    for (; tile >= 0; tile -= TILE) {
+    Pair next_border;
+    if (tile >= 0) READ_TILE(tile)
+    for (; tile >= 0; tile -= ahead) {
         Pair current[WINDOW], g[STEPS], h = next_border, sum = {0, 0}, all = {0, 0};
         real w[STEPS][2], q[STEPS][2];
 #pragma unroll
         for (int i = 0; i < WINDOW; i++) current[i] = unpack(next[i]);
 #pragma unroll
         for (int i = 0; i < STEPS; i++) g[i] = unpack(next_grad[i]);
-        x -= TILE * x_t, grad -= TILE * grad_t, border -= columns / 2;
-        if (!SPLIT && tile) {
-            read_window(next, x, x_step, tile == TILE && threadIdx.y == 0);
-#pragma unroll
-            for (int i = 0; i < STEPS; i++) next_grad[i] = grad[i * grad_step];
-            next_border = *border;
-        }
+        take_tile(chain, turn, &next_tile);
 #pragma unroll
         for (int i = 0; i < STEPS; i++) BOTH {
             step_gain(taps, offset[v], current + i, v, m, q[i][v], w[i][v]);
@@ -226,6 +239,9 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
             barrier();
             h = enter_pair<false>(h, added, factor);
         }
+        ahead = (int)steps_ahead(turn, &next_tile);
+        x -= ahead * x_t, grad -= ahead * grad_t;
+        if (tile >= ahead) READ_TILE(tile - ahead)
 #pragma unroll
         for (int i = 0; i < STEPS; i++) BOTH {
             const real u = current[REACH + i].v[v];
@@ -242,9 +258,9 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
                 back.v[v] = fma(-w[i][v], back.v[v], back.v[v]);
             }
             passed[threadIdx.y][threadIdx.x] = back;
-            carry = enter_tile(carry, turn.tile ? PAIR_LINK(0, turn.tile - 1) : nullptr, turn.launch, entry);
+            carry = enter_tile(carry, tile + TILE == steps, PAIR_LINK(0, tile / TILE + 1), turn.launch, entry);
             after = enter_pair<true>(carry, passed, factor);
-            if (SPLIT && threadIdx.y == 0) hand_on(PAIR_LINK(0, turn.tile), carry, turn.launch);
+            if (SPLIT && threadIdx.y == 0) hand_on(PAIR_LINK(0, tile / TILE), carry, turn.launch);
         }
 #pragma unroll
         for (int i = STEPS - 1; i >= 0; i--) BOTH {
@@ -265,7 +281,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
             for (int j = 0; j < REACH; j++) {
                 const Pair own = {q[j][0], q[j][1]};
                 first[j][threadIdx.y][threadIdx.x] = own;
-                if (SPLIT && threadIdx.y == 0) hand_on(PAIR_LINK(1 + j, turn.tile), own, turn.launch);
+                if (SPLIT && threadIdx.y == 0) hand_on(PAIR_LINK(1 + j, tile / TILE), own, turn.launch);
             }
             barrier();
         }
@@ -273,7 +289,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
         for (int i = 0; i < STEPS; i++) BOTH ga[i][v] = q[i][v];
 #pragma unroll
         for (int j = 0; j < REACH; j++) {
-            if (SPLIT && turn.tile && threadIdx.y == RUNS - 1) receive(later[j], PAIR_LINK(1 + j, turn.tile - 1), turn.launch);
+            if (SPLIT && threadIdx.y == RUNS - 1 && tile + TILE < steps)
+                receive(later[j], PAIR_LINK(1 + j, tile / TILE + 1), turn.launch);
             Pair ahead = later[j];
             later[j] = {q[j][0], q[j][1]};
             if (RUNS > 1) {
@@ -290,18 +307,11 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
             }
             grad_x[i * out_step] = pack(g[i].v[0], g[i].v[1]);
         }
-        grad_x -= TILE * grad_x_t;
-        if (SPLIT) break;
+        grad_x -= ahead * grad_x_t;
+        if (!SPLIT) continue;
+        SUMS(steps / TILE, tile / TILE)
+        for (int j = 0; j <= TAPS; j++) total[j] = {0, 0};
     }
-    end_turn(chain);
-    barrier();
-#pragma unroll
-    for (int j = 0; j <= TAPS; j++) (j <= REACH ? first[j] : passed)[threadIdx.y][threadIdx.x] = total[j];
-    barrier();
-    for (int j = threadIdx.y; j <= TAPS; j += RUNS) {
-        const Pair(*parts)[COLUMNS] = j <= REACH ? first[j] : passed;
-        Pair sum = parts[0][threadIdx.x];
-        for (int run = 1; run < RUNS; run++) BOTH sum.v[v] += parts[run][threadIdx.x].v[v];
-        *((Pair *)(sums + (SPLIT ? j * (steps / TILE) + turn.tile : j) * columns) + n) = sum;
-    }
+    leave(chain);
+    if (!SPLIT) SUMS(1, 0)
 }

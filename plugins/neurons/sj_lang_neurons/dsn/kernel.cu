@@ -74,25 +74,28 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     __shared__ Shared added, factor;
     COLUMN
     out += OFFSET(at, out);
-    index_t tile = turn.tile * TILE, start = tile + threadIdx.y * STEPS;
+    index_t tile = turn.tile * TILE, start = tile + threadIdx.y * STEPS, ahead;
     real state = h_0 ? h_0[at.n] : (real)0;
+    bool ends = !SPLIT;  // with the sequence
 
     io next[WINDOW];  // of the tile to come: loads are under way while this one is computed
     fetch_window(next, x, x_t, start, length);
-    for (; tile < steps; tile += TILE, start += TILE) {
+    for (; tile < steps; tile += ahead, start += ahead) {
         const int valid = within<STEPS>(start, length), there = at.there ? within<STEPS>(start, steps) : 0;
         real current[WINDOW], w[STEPS], q[STEPS];
+        take_tile(chain, turn, &next_tile);
         RUN
-        if (!SPLIT) fetch_window(next, x, x_t, start + TILE, length);
-
         SHARE
-        state = enter_tile(state, turn.tile ? LINK(0, turn.tile - 1) : nullptr, turn.launch, entry);
+        state = enter_tile(state, tile == 0, LINK(0, tile / TILE - 1), turn.launch, entry);
+        ahead = steps_ahead(turn, &next_tile);
+        fetch_window(next, x, x_t, start + ahead, length);
         if (at.there && threadIdx.y == 0) borders[tile / TILE * columns + at.n] = state;
+
         real h = state;
         if (RUNS > 1) {
             h = enter<false, leaked>(state, added, factor);
-            if (SPLIT && at.there && threadIdx.y == RUNS - 1) hand_on(LINK(0, turn.tile), state, turn.launch);
-            if (!SPLIT) barrier();
+            if (SPLIT && at.there && threadIdx.y == RUNS - 1) hand_on(LINK(0, tile / TILE), state, turn.launch);
+            barrier();
         }
         spike *to = out + start * out_t;
 #pragma unroll
@@ -101,16 +104,29 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
             if (i < there) *to = narrow(i < valid ? fire(h, alpha, threshold) : (real)0);
         }
         if (RUNS == 1) state = h;
-        if (SPLIT) break;
+        if (SPLIT) ends = tile + TILE >= steps;
     }
-    end_turn(chain);
-    if (!at.there || threadIdx.y != (SPLIT ? RUNS - 1 : 0) || (SPLIT && turn.tile < tiles - 1)) return;
+    leave(chain);
+    if (!at.there || !ends || threadIdx.y != (SPLIT ? RUNS - 1 : 0)) return;
     h_last[at.n] = state;
     for (int i = 0; i < REACH; i++) {
         const index_t t = length - REACH + i;
         next_tail[tail_at + i * tail_stride] = t >= 0 ? load(x[t * x_t]) : tail ? tail[(t + REACH) * tail_stride] : (real)0;
     }
 }
+
+// Over the runs, of a part of the sequence.
+#define SUMS(parts, part)                                                                                                  \
+    {                                                                                                                      \
+        barrier();                                                                                                         \
+        for (int j = 0; j <= TAPS; j++) mine(j <= REACH ? first[j] : passed) = sum[j];                                     \
+        barrier();                                                                                                         \
+        for (int j = threadIdx.y; at.there && j <= TAPS; j += RUNS) {                                                      \
+            real total = 0;                                                                                                \
+            for (int run = 0; run < RUNS; run++) total += (j <= REACH ? first[j] : passed)[run][threadIdx.x];              \
+            sums[(j * (parts) + (part)) * columns + at.n] = total;                                                         \
+        }                                                                                                                  \
+    }
 
 // grad_last: of h_last, or null. grad_next: of next_tail, with NEXT. grad_tail, grad_0: null if
 // tail or h_0 is. sums [TAPS + 1, B, C, S]: gradients of weights and bias, by column, and with SPLIT
@@ -124,7 +140,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     COLUMN
     const real margin = once(edge);
     grad += OFFSET(at, grad), grad_x += OFFSET(at, grad_x);
-    index_t tile = ((steps - 1) / TILE - turn.tile) * TILE, start = tile + threadIdx.y * STEPS;
+    index_t tile = ((steps - 1) / TILE - turn.tile) * TILE, start = tile + threadIdx.y * STEPS, ahead;
+    bool begins = !SPLIT;                                // with the sequence
     real carry = grad_last ? grad_last[at.n] : (real)0;  // alpha gh of the step after the tile
     real later[REACH + 1], sum[TAPS + 1];
     for (int j = 0; j <= REACH; j++) later[j] = 0;  // ga of the first steps after the tile
@@ -134,20 +151,19 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     spike next_grad[STEPS];
     fetch_window(next, x, x_t, start, length);
     fetch<STEPS>(next_grad, grad, grad_t, start, length);
-    for (; tile >= 0; tile -= TILE, start -= TILE) {
+    for (; tile >= 0; tile -= ahead, start -= ahead) {
         const int valid = within<STEPS>(start, length), there = at.there ? within<STEPS>(start, steps) : 0;
         real current[WINDOW], w[STEPS], q[STEPS], g[STEPS];
+        take_tile(chain, turn, &next_tile);
         RUN
 #pragma unroll
         for (int i = 0; i < STEPS; i++) g[i] = wide(next_grad[i]);
-        if (!SPLIT) {
-            const index_t ahead = tile ? start - TILE : start, stop = tile ? length : 0;
-            fetch_window(next, x, x_t, ahead, stop);
-            fetch<STEPS>(next_grad, grad, grad_t, ahead, stop);
-        }
-
         SHARE
         barrier();
+        ahead = steps_ahead(turn, &next_tile);
+        const bool more = tile >= ahead;
+        fetch_window(next, x, x_t, more ? start - ahead : start, more ? length : 0);
+        fetch<STEPS>(next_grad, grad, grad_t, more ? start - ahead : start, more ? length : 0);
         real h = borders[tile / TILE * columns + at.n];
         if (RUNS > 1) h = enter<false, leaked>(h, added, factor);
 #pragma unroll
@@ -162,9 +178,9 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
 #pragma unroll
             for (int i = STEPS - 1; i >= 0; i--) sum_g += g[i], sum_g = fma(-w[i], sum_g, sum_g);
             mine(passed) = sum_g;
-            carry = enter_tile(carry, turn.tile ? LINK(0, turn.tile - 1) : nullptr, turn.launch, entry);
+            carry = enter_tile(carry, tile + TILE >= steps, LINK(0, tile / TILE + 1), turn.launch, entry);
             after = enter<true, leaked>(carry, passed, factor);
-            if (SPLIT && at.there && threadIdx.y == 0) hand_on(LINK(0, turn.tile), carry, turn.launch);
+            if (SPLIT && at.there && threadIdx.y == 0) hand_on(LINK(0, tile / TILE), carry, turn.launch);
         }
 #pragma unroll
         for (int i = STEPS - 1; i >= 0; i--) {
@@ -181,14 +197,15 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
         // The convolution reads ga of REACH steps after the run: of the next run or the last tile.
         for (int j = 0; j < REACH; j++) {
             mine(first[j]) = q[j];
-            if (SPLIT && at.there && threadIdx.y == 0) hand_on(LINK(1 + j, turn.tile), q[j], turn.launch);
+            if (SPLIT && at.there && threadIdx.y == 0) hand_on(LINK(1 + j, tile / TILE), q[j], turn.launch);
         }
         barrier();
         real ga[WINDOW];
 #pragma unroll
         for (int i = 0; i < STEPS; i++) ga[i] = q[i];
         for (int j = 0; j < REACH; j++) {
-            if (SPLIT && turn.tile && threadIdx.y == RUNS - 1) receive(later[j], LINK(1 + j, turn.tile - 1), turn.launch);
+            if (SPLIT && threadIdx.y == RUNS - 1 && tile + TILE < steps)
+                receive(later[j], LINK(1 + j, tile / TILE + 1), turn.launch);
             ga[STEPS + j] = threadIdx.y + 1 < RUNS ? first[j][(threadIdx.y + 1) % RUNS][threadIdx.x] : later[j];
             later[j] = first[j][0][threadIdx.x];
         }
@@ -202,18 +219,14 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
                 if (LOGIT) grad_logit[(start + i) * columns + at.n] = ga[i];
             }
         }
-        if (SPLIT) break;
+        if (!SPLIT) continue;
+        SUMS(tiles, tile / TILE)
+        begins = tile == 0;
+        for (int j = 0; j <= TAPS; j++) sum[j] = 0;
     }
-    end_turn(chain);
-    barrier();
-    for (int j = 0; j <= TAPS; j++) mine(j <= REACH ? first[j] : passed) = sum[j];
-    barrier();
-    for (int j = threadIdx.y; at.there && j <= TAPS; j += RUNS) {
-        real total = 0;
-        for (int run = 0; run < RUNS; run++) total += (j <= REACH ? first[j] : passed)[run][threadIdx.x];
-        sums[(SPLIT ? j * tiles + turn.tile : j) * columns + at.n] = total;
-    }
-    if (!at.there || threadIdx.y || (SPLIT && tile)) return;
+    leave(chain);
+    if (!SPLIT) SUMS(1, 0)
+    if (!at.there || !begins || threadIdx.y) return;
     if (grad_0) grad_0[at.n] = carry;
     for (int i = 0; grad_tail && i < REACH; i++) {  // step i - REACH
         real g = 0;

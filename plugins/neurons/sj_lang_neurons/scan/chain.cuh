@@ -1,49 +1,59 @@
-// A sequence that is split over blocks (SPLIT 1): a block computes one tile, and hands the state
-// after it to the block of the next one.
+// A sequence that is split over blocks (SPLIT 1): several blocks have the same columns. Each takes
+// the next tile that none has taken, and hands the state after it on to whoever has the one after.
 //
-// A block takes its place when it starts, by a ticket: the tiles in the order of the pass, those of
-// all columns in turn. So what it waits for has started before it and ends without it, in whatever
-// order a GPU starts blocks. A state is composed in the order of its steps, never of arrival: the
-// bits are those of a block that does all tiles.
+// What a block waits for is a tile that was taken before its own, by a block that has started and
+// does its tiles in turn. So all end, in whatever order a GPU starts blocks, and however few at once.
+// A state is composed in the order of steps, never of arrival: the bits are those of one block.
 //
 // A state travels in words of 64 bits, half of each the number of the launch. What has come is
 // complete, so no fence is needed, and what earlier launches left need not be erased.
 //
-// chain: three counters in two words (tickets, blocks that are done, launches), then what travels.
-// It begins as zeros; launches that use the same one must not overlap.
+// chain: counters (blocks that are done, launches, and for each group of columns the tiles that are
+// taken), then what travels. It begins as zeros; launches that use it must not overlap.
 #pragma once
 #include "tile.cuh"
 
 typedef unsigned long long packet;
-constexpr int PACKETS = sizeof(real) / 4, COUNTERS = 2;
-constexpr int AT_ONCE = SPLIT && IO != 1 ? 2 : 1;  // blocks of a multiprocessor, for which registers must suffice
+constexpr int PACKETS = sizeof(real) / 4, COUNTERS = 1024;  // of a state; words before all of them
+constexpr int AT_ONCE = SPLIT && IO != 1 ? 2 : 1;           // blocks for which registers must suffice
 
-// Where a block is: which columns it has, and which tile, counted in the order of the pass.
+// Which columns a block has, and its tile, counted in the order of the pass; all tiles without SPLIT.
 struct Turn {
     index_t group, tile;
-    unsigned launch;
+    unsigned launch, takes;
 };
 
-// Without SPLIT: the block has all tiles.
-__device__ __forceinline__ Turn take_turn(packet *chain, index_t columns, unsigned (&shared)[3]) {
-    if (!SPLIT) return {blockIdx.x, 0, 0};
-    if (threadIdx.x == 0 && threadIdx.y == 0) {
-        unsigned *counters = (unsigned *)chain;
-        const unsigned groups = (unsigned)((columns + COLUMNS - 1) / COLUMNS);
-        const unsigned ticket = atomicInc(counters, gridDim.x - 1);  // the last one is followed by 0
-        shared[0] = ticket % groups, shared[1] = ticket / groups;
-        shared[2] = *(volatile unsigned *)(counters + 2) + 1;
-    }
+// A block takes until there is no tile left, so all together `takes` times; then the counter is 0 again.
+__device__ __forceinline__ void take_tile(packet *chain, const Turn &turn, unsigned *next) {
+    if (SPLIT && threadIdx.x == 0 && threadIdx.y == 0) *next = atomicInc((unsigned *)chain + 2 + turn.group, turn.takes - 1);
+}
+
+__device__ __forceinline__ Turn begin(packet *chain, index_t columns, index_t tiles, unsigned *next) {
+    if (!SPLIT) return {blockIdx.x, 0, 0, 0};
+    const unsigned groups = (unsigned)((columns + COLUMNS - 1) / COLUMNS);
+    Turn turn = {blockIdx.x % groups, 0, ((volatile unsigned *)chain)[1] + 1, (unsigned)tiles + gridDim.x / groups};
+    take_tile(chain, turn, next);
     __syncthreads();
-    return {shared[0], shared[1], shared[2]};
+    turn.tile = *next;
+    __syncthreads();
+    return turn;
+}
+
+// How many steps lie between this tile and the next one of the block, which is its turn from now on.
+__device__ __forceinline__ index_t steps_ahead(Turn &turn, const unsigned *next) {
+    if (!SPLIT) return TILE;
+    const index_t before = turn.tile;
+    turn.tile = *next;
+    return (turn.tile - before) * TILE;
 }
 
 // At the end of a block: the last one counts the launch.
-__device__ __forceinline__ void end_turn(packet *chain) {
+__device__ __forceinline__ void leave(packet *chain) {
     unsigned *counters = (unsigned *)chain;
-    if (SPLIT && threadIdx.x == 0 && threadIdx.y == 0 && atomicInc(counters + 1, gridDim.x - 1) == gridDim.x - 1)
-        counters[2]++;
+    if (SPLIT && threadIdx.x == 0 && threadIdx.y == 0 && atomicInc(counters, gridDim.x - 1) == gridDim.x - 1) counters[1]++;
 }
+
+__device__ __forceinline__ packet *place_of(packet *chain, index_t number) { return chain + COUNTERS + number * PACKETS; }
 
 __device__ __forceinline__ void hand_on(packet *to, real value, unsigned launch) {
     const packet mark = (packet)launch << 32;
@@ -71,22 +81,22 @@ __device__ __forceinline__ void receive(real &value, const packet *from, unsigne
 #endif
 }
 
-// The state before a tile, for all runs, after a barrier: what has come, or `state` if from is null.
+// The state before a tile, for all runs, after a barrier: what has come, or `state` for the first.
 template <class State>
-__device__ __forceinline__ State enter_tile(State state, const packet *from, unsigned launch, State *shared) {
+__device__ __forceinline__ State enter_tile(State state, bool first, const packet *from, unsigned launch, State *shared) {
     if (SPLIT && threadIdx.y == 0) {
-        if (from) receive(state, from, launch);
+        if (!first) receive(state, from, launch);
         shared[threadIdx.x] = state;
     }
     barrier();
     return SPLIT ? shared[threadIdx.x] : state;
 }
 
-// What a kernel knows of its place. LINK(i, tile): where the i-th number that travels after a tile is.
-#define TURN                                                                                   \
-    __shared__ unsigned place[3];                                                              \
-    __shared__ real entry[COLUMNS];                                                            \
-    const index_t columns = batch * channels * places, tiles = (steps + TILE - 1) / TILE;      \
-    const Turn turn = take_turn(chain, columns, place);                                        \
+// What a kernel knows of its place. LINK(i, tile): where number i travels after a tile.
+#define TURN                                                                              \
+    __shared__ unsigned next_tile;                                                        \
+    __shared__ real entry[COLUMNS];                                                       \
+    const index_t columns = batch * channels * places, tiles = (steps + TILE - 1) / TILE; \
+    Turn turn = begin(chain, columns, tiles, &next_tile);                                 \
     const Column at = column(turn.group, batch, channels, places);
-#define LINK(i, tile) (chain + COUNTERS + (((i) * tiles + (tile)) * columns + at.n) * PACKETS)
+#define LINK(i, tile) place_of(chain, ((i) * tiles + (tile)) * columns + at.n)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-COUNTERS = 2  # words, before those that travel
+COUNTERS = 1_024  # words, before those that travel
+MOST_GROUPS = 2 * COUNTERS - 2  # of columns, each of which has a counter of half a word
 
 _KEPT: dict[tuple[torch.device, int], Tensor] = {}
 

@@ -13,6 +13,7 @@ PLAIN = 32_768  # columns from which one thread each keeps the memory busy
 STEPS = 8  # steps of a run: more of them would need registers and hide no more latency
 THREADS = 65_536  # wanted with fewer columns, from runs side by side
 FEW = 16 * 132  # columns, of which 16 a block would leave some of an H200's multiprocessors idle
+WANTED = 2 * 132  # blocks of 256 threads with 128 registers: two for each multiprocessor of an H200
 SPLIT_BELOW = 4_096  # columns: with fewer, blocks that have all steps do not fill an H200's schedulers
 SPLIT_FROM = 2_048  # steps: with fewer, there are too few tiles to gain by it
 
@@ -53,6 +54,10 @@ class Tile:
     def parts(self, steps: int) -> int:
         """In how many parts blocks have a column."""
         return self.tiles(steps) if self.split else 1
+
+    def grid(self, groups: int, steps: int) -> tuple[int, int]:
+        """groups: how many blocks have all columns. Of a split sequence more, to fill a GPU."""
+        return groups * min(self.parts(steps), -(-WANTED // groups)) if groups else 0, 1
 
 
 def schedule(columns: int, steps: int) -> Tile:

@@ -70,7 +70,7 @@ def _launch(name: str, sequences: Sequence[Tensor], tensors: Sequence[Tensor | N
         tile = schedule(columns, steps)
         macros = cuda.macros_of(IO=cuda.IO[u.dtype], **tile.macros)
         numbers = [*(stride for x in sequences for stride in strides(x)), *sizes(u)]
-        grid = tile.blocks(columns) * tile.parts(steps), 1
+        grid = tile.grid(tile.blocks(columns), steps)
         run = cuda.Plan(FILE, name, macros, grid, tile.block, len(tensors) + 1, numbers, u.device)
         words = chain.words(1, tile.tiles(steps), columns, state_dtype(u)) if tile.split else 0
         cuda.remember(key, planned := _PlannedScan(words, run))

@@ -12,32 +12,35 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     TURN
     const index_t length = valid_steps(at, lengths, steps);
     g += OFFSET(at, g), u += OFFSET(at, u), h += OFFSET(at, h);
-    index_t tile = turn.tile * TILE, start = tile + threadIdx.y * STEPS;
+    index_t tile = turn.tile * TILE, start = tile + threadIdx.y * STEPS, ahead;
     real state = h_0[at.n];
+    bool ends = !SPLIT;  // with the sequence
 
     io next_g[STEPS], next_u[STEPS];  // of the tile to come, loaded during this one
     fetch<STEPS>(next_g, g, g_t, start, length);
     fetch<STEPS>(next_u, u, u_t, start, length);
-    for (; tile < steps; tile += TILE, start += TILE) {
+    for (; tile < steps; tile += ahead, start += ahead) {
         const int valid = within<STEPS>(start, length), there = at.there ? within<STEPS>(start, steps) : 0;
         real a[STEPS], v[STEPS];
+        take_tile(chain, turn, &next_tile);
 #pragma unroll
         for (int i = 0; i < STEPS; i++) a[i] = i < valid ? exp(load(next_g[i])) : (real)1, v[i] = load(next_u[i]);
-        if (!SPLIT) {
-            fetch<STEPS>(next_g, g, g_t, start + TILE, length);
-            fetch<STEPS>(next_u, u, u_t, start + TILE, length);
-        }
-
-        real before = state;
         if (RUNS > 1) {
             real sum = 0, product = 1;
 #pragma unroll
             for (int i = 0; i < STEPS; i++) sum = fma(a[i], sum, v[i]), product *= a[i];
             mine(added) = sum, mine(factor) = product;
-            state = enter_tile(state, turn.tile ? LINK(0, turn.tile - 1) : nullptr, turn.launch, entry);
+        }
+        state = enter_tile(state, tile == 0, LINK(0, tile / TILE - 1), turn.launch, entry);
+        ahead = steps_ahead(turn, &next_tile);
+        fetch<STEPS>(next_g, g, g_t, start + ahead, length);
+        fetch<STEPS>(next_u, u, u_t, start + ahead, length);
+
+        real before = state;
+        if (RUNS > 1) {
             before = enter<false, decayed>(state, added, factor);
-            if (SPLIT && at.there && threadIdx.y == RUNS - 1) hand_on(LINK(0, turn.tile), state, turn.launch);
-            if (!SPLIT) barrier();
+            if (SPLIT && at.there && threadIdx.y == RUNS - 1) hand_on(LINK(0, tile / TILE), state, turn.launch);
+            barrier();
         }
         io *out = h + start * h_t;
 #pragma unroll
@@ -46,11 +49,10 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
             if (i < there) *out = store(i < valid ? before : (real)0);
         }
         if (RUNS == 1) state = before;
-        if (SPLIT) break;
+        if (SPLIT) ends = tile + TILE >= steps;
     }
-    end_turn(chain);
-    const bool last = SPLIT ? turn.tile == tiles - 1 && threadIdx.y == RUNS - 1 : threadIdx.y == 0;
-    if (at.there && last) h_last[at.n] = state;
+    leave(chain);
+    if (at.there && ends && threadIdx.y == (SPLIT ? RUNS - 1 : 0)) h_last[at.n] = state;
 }
 
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
@@ -62,17 +64,19 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     const index_t length = valid_steps(at, lengths, steps);
     grad += OFFSET(at, grad), g += OFFSET(at, g), h += OFFSET(at, h);
     grad_g += OFFSET(at, grad_g), grad_u += OFFSET(at, grad_u);
-    index_t tile = ((steps - 1) / TILE - turn.tile) * TILE, start = tile + threadIdx.y * STEPS;
+    index_t tile = ((steps - 1) / TILE - turn.tile) * TILE, start = tile + threadIdx.y * STEPS, ahead;
     real state = grad_last[at.n];
+    bool begins = !SPLIT;  // with the sequence
 
     io next_grad[STEPS], next_g[STEPS], next_h[STEPS];
     fetch<STEPS>(next_grad, grad, grad_t, start, length);
     fetch<STEPS>(next_g, g, g_t, start, length);
     fetch<STEPS>(next_h, h, h_t, start, length - 1);
-    for (; tile >= 0; tile -= TILE, start -= TILE) {
+    for (; tile >= 0; tile -= ahead, start -= ahead) {
         const int valid = within<STEPS>(start, length), there = at.there ? within<STEPS>(start, steps) : 0;
         real a[STEPS], d[STEPS], product[STEPS];  // product: of decay and the state before
         real h_before = start == 0 ? h_0[at.n] : start <= length ? load(h[(start - 1) * h_t]) : (real)0;
+        take_tile(chain, turn, &next_tile);
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
             a[i] = i < valid ? exp(load(next_g[i])) : (real)1;
@@ -80,23 +84,25 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
             product[i] = a[i] * h_before;
             h_before = load(next_h[i]);
         }
-        if (!SPLIT) {
-            const index_t ahead = tile ? start - TILE : start, stop = tile ? length : 0;
-            fetch<STEPS>(next_grad, grad, grad_t, ahead, stop);
-            fetch<STEPS>(next_g, g, g_t, ahead, stop);
-            fetch<STEPS>(next_h, h, h_t, ahead, stop - 1);
-        }
-
-        real after = state;
         if (RUNS > 1) {
             real sum = 0, factors = 1;
 #pragma unroll
             for (int i = STEPS - 1; i >= 0; i--) sum = a[i] * (d[i] + sum), factors *= a[i];
             mine(added) = sum, mine(factor) = factors;
-            state = enter_tile(state, turn.tile ? LINK(0, turn.tile - 1) : nullptr, turn.launch, entry);
+        }
+        state = enter_tile(state, tile + TILE >= steps, LINK(0, tile / TILE + 1), turn.launch, entry);
+        ahead = steps_ahead(turn, &next_tile);
+        const bool more = tile >= ahead;
+        const index_t from = more ? start - ahead : start, stop = more ? length : 0;
+        fetch<STEPS>(next_grad, grad, grad_t, from, stop);
+        fetch<STEPS>(next_g, g, g_t, from, stop);
+        fetch<STEPS>(next_h, h, h_t, from, stop - 1);
+
+        real after = state;
+        if (RUNS > 1) {
             after = enter<true, decayed>(state, added, factor);
-            if (SPLIT && at.there && threadIdx.y == 0) hand_on(LINK(0, turn.tile), state, turn.launch);
-            if (!SPLIT) barrier();
+            if (SPLIT && at.there && threadIdx.y == 0) hand_on(LINK(0, tile / TILE), state, turn.launch);
+            barrier();
         }
         io *out_g = grad_g + (start + STEPS - 1) * grad_g_t, *out_u = grad_u + (start + STEPS - 1) * grad_u_t;
 #pragma unroll
@@ -109,8 +115,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
             }
         }
         if (RUNS == 1) state = after;
-        if (SPLIT) break;
+        if (SPLIT) begins = tile == 0;
     }
-    end_turn(chain);
-    if (at.there && threadIdx.y == 0 && (!SPLIT || tile == 0)) grad_0[at.n] = state;
+    leave(chain);
+    if (at.there && begins && threadIdx.y == 0) grad_0[at.n] = state;
 }
