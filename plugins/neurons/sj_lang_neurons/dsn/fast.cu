@@ -241,7 +241,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
         }
         ahead = (int)steps_ahead(turn, &next_tile);
         x -= ahead * x_t, grad -= ahead * grad_t;
-        if (tile >= ahead) READ_TILE(tile - ahead)
+        if (!SPLIT && tile >= ahead) READ_TILE(tile - ahead)
 #pragma unroll
         for (int i = 0; i < STEPS; i++) BOTH {
             const real u = current[REACH + i].v[v];
@@ -310,6 +310,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
         grad_x -= ahead * grad_x_t;
         if (!SPLIT) continue;
         SUMS(steps / TILE, tile / TILE)
+        if (tile >= ahead) READ_TILE(tile - ahead)
         for (int j = 0; j <= TAPS; j++) total[j] = {0, 0};
     }
     leave(chain);

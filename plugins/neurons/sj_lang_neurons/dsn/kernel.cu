@@ -115,6 +115,14 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     }
 }
 
+// What the backward pass reads for its next tile. With SPLIT it does so late: registers are short.
+#define FETCH                                                                                        \
+    {                                                                                                \
+        const index_t from = tile < ahead ? start : start - ahead, stop = tile < ahead ? 0 : length; \
+        fetch_window(next, x, x_t, from, stop);                                                      \
+        fetch<STEPS>(next_grad, grad, grad_t, from, stop);                                           \
+    }
+
 // Over the runs, of a part of the sequence.
 #define SUMS(parts, part)                                                                                                  \
     {                                                                                                                      \
@@ -161,9 +169,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
         SHARE
         barrier();
         ahead = steps_ahead(turn, &next_tile);
-        const bool more = tile >= ahead;
-        fetch_window(next, x, x_t, more ? start - ahead : start, more ? length : 0);
-        fetch<STEPS>(next_grad, grad, grad_t, more ? start - ahead : start, more ? length : 0);
+        if (!SPLIT) FETCH
         real h = borders[tile / TILE * columns + at.n];
         if (RUNS > 1) h = enter<false, leaked>(h, added, factor);
 #pragma unroll
@@ -221,6 +227,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
         }
         if (!SPLIT) continue;
         SUMS(tiles, tile / TILE)
+        FETCH
         begins = tile == 0;
         for (int j = 0; j <= TAPS; j++) sum[j] = 0;
     }

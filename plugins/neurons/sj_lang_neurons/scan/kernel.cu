@@ -55,6 +55,15 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     if (at.there && ends && threadIdx.y == (SPLIT ? RUNS - 1 : 0)) h_last[at.n] = state;
 }
 
+// What the backward pass reads for its next tile. With SPLIT it does so late: registers are short.
+#define FETCH                                                                                        \
+    {                                                                                                \
+        const index_t from = tile < ahead ? start : start - ahead, stop = tile < ahead ? 0 : length; \
+        fetch<STEPS>(next_grad, grad, grad_t, from, stop);                                           \
+        fetch<STEPS>(next_g, g, g_t, from, stop);                                                    \
+        fetch<STEPS>(next_h, h, h_t, from, stop - 1);                                                \
+    }
+
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     log_scan_backward(const io *grad, const real *grad_last, const io *g, const io *h, const real *h_0, const index_t *lengths,
                       io *grad_g, io *grad_u, real *grad_0, packet *chain, STRIDES(grad), STRIDES(g), STRIDES(h),
@@ -92,11 +101,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
         }
         state = enter_tile(state, tile + TILE >= steps, LINK(0, tile / TILE + 1), turn.launch, entry);
         ahead = steps_ahead(turn, &next_tile);
-        const bool more = tile >= ahead;
-        const index_t from = more ? start - ahead : start, stop = more ? length : 0;
-        fetch<STEPS>(next_grad, grad, grad_t, from, stop);
-        fetch<STEPS>(next_g, g, g_t, from, stop);
-        fetch<STEPS>(next_h, h, h_t, from, stop - 1);
+        if (!SPLIT) FETCH
 
         real after = state;
         if (RUNS > 1) {
@@ -115,7 +120,9 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
             }
         }
         if (RUNS == 1) state = after;
-        if (SPLIT) begins = tile == 0;
+        if (!SPLIT) continue;
+        FETCH
+        begins = tile == 0;
     }
     leave(chain);
     if (at.there && begins && threadIdx.y == 0) grad_0[at.n] = state;
