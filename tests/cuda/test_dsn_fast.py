@@ -1,8 +1,6 @@
 """DSN's kernel without bounds, run on the CPU: bit for bit that with bounds, and only if it may."""
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from sj_lang import cuda
 from sj_lang.compat import surrogates
-from sj_lang.testing.emulate import ORDERS, compiler, emulated
+from sj_lang.testing.emulate import compiler, emulated
 from sj_lang.testing.kernels import unwritten_memory_is_nan
 
 SHAPE = (96, 2, 64)
@@ -159,25 +157,3 @@ def test_states_masks_and_expanded_gradients_need_bounds(launched: list[str]) ->
     spikes, state = node.functional(x)
     (spikes.float().square().sum() + state["tail"].sum()).backward()
     assert launched == ["dsn_fast", "dsn_backward"] * 2
-
-
-@pytest.mark.skipif(not compiler(), reason="there is no C++ compiler here")
-@pytest.mark.usefixtures("launched")
-def test_every_barrier_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, file = inputs(torch.bfloat16), cupy_fast.FILE
-
-    def run(path: Path, order: str) -> list[Tensor]:
-        monkeypatch.setattr(cupy_fast, "FILE", path)
-        with emulated(order):
-            torch.manual_seed(0)
-            return results(DSN(channels=64, backend="cupy"), x)
-
-    text, true = cuda.source(file), run(file, "first to last")
-    own = text.index("dsn_fast(")
-    places = [match.start() for match in re.finditer(r"barrier\(\);", text) if match.start() > own]
-    assert len(places) == 7
-    for place in places:
-        path = tmp_path / f"without_{place}.cu"
-        path.write_text(text[:place] + text[place:].replace("barrier();", ";", 1))
-        found = [run(path, order) for order in ORDERS]
-        assert any(not torch.equal(a, b) for one in found for a, b in zip(one, true, strict=True)), text[:place][-80:]

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from sj_lang_neurons import BPSN, DSN
-from sj_lang_neurons.scan import cuda_layout as layout
 from sj_lang_neurons.scan import cupy
 from torch import Tensor
 
@@ -74,26 +73,34 @@ def test_text_that_does_not_compile(tmp_path: Path) -> None:
         run(kernel(tmp_path, NEIGHBOUR.replace("SYNC", "nonsense")))
 
 
-def test_every_barrier_of_the_scan_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without any one of them, some order gives another result."""
-    text = cuda.source(cupy.FILE)
-    monkeypatch.setattr(cupy, "schedule", lambda columns, steps: layout.Tile(8, 4, 2))
-    g, u, h_0 = -torch.rand(20, 1, 8), torch.randn(20, 1, 8, requires_grad=True), torch.zeros(1, 8)
+WAITING = """
+extern "C" __global__ void waiting(volatile long long *flags, float *out) {
+    const long long n = blockIdx.x;
+    while (FOR_OTHERS) __nanosleep(20);
+    __syncthreads();
+    flags[n] = 1, out[n * 4 + threadIdx.x] = 1;
+}
+"""
 
-    def results(path: Path, order: str) -> list[Tensor]:
-        monkeypatch.setattr(cupy, "FILE", path)
+
+@pytest.mark.parametrize(
+    ("others", "stuck"), [("n && !flags[n - 1]", "last to first"), ("n < 5 && !flags[n + 1]", "first to last")]
+)
+def test_a_block_that_waits_for_another(tmp_path: Path, others: str, stuck: str) -> None:
+    """It goes on when that one has come; if that one cannot start, it is an error, as on a GPU
+    that is full. Some blocks at a time wait for each other.
+    """
+    path = kernel(tmp_path, WAITING.replace("FOR_OTHERS", others))
+    for order in ORDERS:
+        flags, out = torch.zeros(6, dtype=torch.int64), torch.zeros(24)
         with emulated(order):
-            h, last = cupy.log_scan(g, u, h_0)
-            return [h.detach(), last.detach(), *torch.autograd.grad(h.sin().sum(), u)]
-
-    true = results(cupy.FILE, "first to last")
-    places = [i for i in range(len(text)) if text.startswith("            barrier();", i)]
-    assert len(places) == 4
-    for number, place in enumerate(places):
-        path = tmp_path / f"without_{number}.cu"
-        path.write_text(text[:place] + text[place:].replace("barrier();", "", 1))
-        found = [results(path, order) for order in ORDERS]
-        assert any(not torch.equal(a, b) for one in found for a, b in zip(one, true, strict=True)), number
+            run = lambda: cuda.launch(path, "waiting", {}, (6, 1), (4, 1), [flags, out], out.device)  # noqa: E731, B023
+            if order == stuck or (order == "shuffled" and stuck == "last to first"):
+                with pytest.raises(RuntimeError, match="waiting: all blocks that have started wait for others"):
+                    run()
+            else:
+                run()
+                assert out.sum() == 24
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
