@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sj_lang.operators import keep_with_last_result
+from sj_lang_neurons.scan.chain import MOST_GROUPS
 
 PLAIN = 32_768  # columns from which one thread each keeps the memory busy
 STEPS = 8  # steps of a run: more of them would need registers and hide no more latency
@@ -57,7 +58,10 @@ class Tile:
 
     def grid(self, groups: int, steps: int) -> tuple[int, int]:
         """groups: how many blocks have all columns. Of a split sequence more, to fill a GPU."""
-        return groups * min(self.parts(steps), -(-WANTED // groups)) if groups else 0, 1
+        if not (groups and self.split):
+            return groups, 1
+        assert groups <= MOST_GROUPS, "chain.cuh has no more counters"
+        return groups * min(self.tiles(steps), -(-WANTED // groups)), 1
 
 
 def schedule(columns: int, steps: int) -> Tile:
