@@ -54,5 +54,7 @@ def test_dry_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + (tmp_path / "correct.log").read_text()
     results = json.loads((tmp_path / "results.json").read_text())
     assert [line["ok"] for line in results["correct"]["lines"]] == [True] * len(run.DRY)
-    assert len(results["speed"]["lines"]) == 2
+    speed = results["speed"]["lines"]
+    assert [line.get("schedule") for line in speed] == [None, *run.SCHEDULES * 2, None]
+    assert len({line["ms"] for line in speed[1:]}) == 5
     assert [line["ok"] for line in results["loader"]["lines"]] == [True] * len(run.DRY)

@@ -42,7 +42,7 @@ NODES: dict[str, Callable[[int], Any]] = {
     "bpsn": lambda channels: BPSN(channels=channels, backend="cupy"),
     "bpsn, ternary": lambda channels: BPSN(channels=channels, spikes="ternary", offset=True, backend="cupy"),
 }
-SHAPES = [(128, 32, 768), (2048, 8, 1024), (4096, 1, 1000), (777, 3, 33)]
+SHAPES = [(128, 32, 768), (2048, 8, 1024), (4096, 1, 1000), (777, 3, 33), (16384, 1, 1024)]
 each_node = pytest.mark.parametrize("make", NODES.values(), ids=NODES)
 
 
@@ -105,6 +105,24 @@ def test_on_a_stream_of_its_own(make: Any) -> None:
         assert torch.equal(a, b)
 
 
+def test_split_sequences_on_streams_at_once() -> None:
+    """Each stream has memory of its own, and each run gives the same bits, whoever comes first."""
+    node = DSN(channels=256, backend="cupy").cuda()
+    for dtype in (torch.float32, torch.bfloat16):
+        xs = [torch.randn(16_384, 1, 256, device="cuda").to(dtype) for _ in range(4)]
+        want = [gradients(node, x) for x in xs]
+        streams = [torch.cuda.Stream() for _ in xs]
+        torch.cuda.synchronize()
+        for _ in range(10):
+            got = []
+            for stream, x in zip(streams, xs, strict=True):
+                with torch.cuda.stream(stream):
+                    got.append(gradients(node, x))
+            torch.cuda.synchronize()
+            for ours, true in zip(got, want, strict=True):
+                assert all(map(torch.equal, ours, true))
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices")
 @each_node
 def test_on_the_second_device(make: Any) -> None:
@@ -118,9 +136,10 @@ def test_on_the_second_device(make: Any) -> None:
     assert torch.cuda.current_device() == 0
 
 
+@pytest.mark.parametrize("steps", [300, 4_096])
 @each_node
-def test_as_a_cuda_graph(make: Any) -> None:
-    node, x = make(256).cuda(), torch.randn(300, 4, 256, device="cuda")
+def test_as_a_cuda_graph(make: Any, steps: int) -> None:
+    node, x = make(256).cuda(), torch.randn(steps, 4, 256, device="cuda")
     gradients(node, x)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from sj_lang_neurons import BPSN, DSN
+from sj_lang_neurons.scan import chain
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sj_lang import cuda, operators
@@ -91,6 +92,21 @@ def test_launches_of_dsn(decay: Any, dtype: torch.dtype, nothing: Nothing, monke
     given = [gradient, *map(torch.zeros_like, after.values())]
     launches.of(lambda: torch.autograd.grad([spikes, *after.values()], [*leaves, *state.values()], given))
     assert launches.names == ["dsn_backward", "sum"]
+
+
+@pytest.mark.parametrize("channels", [4, 16])
+def test_launches_of_a_split_sequence(channels: int, nothing: Nothing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many, but for the first, which makes the memory that blocks share."""
+    monkeypatch.setattr(chain, "_KEPT", {})
+    launches = Launches(nothing, monkeypatch)
+    node, x = DSN(channels=channels, backend="cupy"), torch.randn(2_048, 1, channels).bfloat16().requires_grad_()
+    leaves, gradient = [x, *node.parameters()], torch.zeros_like(x)
+    name = "dsn_fast" if channels == 16 else "dsn"
+    for memory in (["zeros"], []):
+        spikes, _ = launches.of(lambda: node.functional(x))
+        assert launches.names == [*memory, name]
+        launches.of(lambda: torch.autograd.grad(spikes, leaves, gradient))  # noqa: B023
+        assert launches.names == [*memory, f"{name}_backward", "sum"]
 
 
 @pytest.mark.parametrize("steps", [128, 300])

@@ -21,6 +21,7 @@ from sj_lang_neurons.bpsn import cupy as bpsn
 from sj_lang_neurons.dsn import cupy as dsn
 from sj_lang_neurons.dsn import cupy_fast
 from sj_lang_neurons.scan import cupy as scan
+from sj_lang_neurons.scan.cuda_layout import Tile, schedule
 
 from sj_lang import cuda
 from sj_lang.cuda.nvrtc import compilers
@@ -82,8 +83,8 @@ def loops(path: Path, macros: Mapping[str, int], folder: Path, *, inner: bool = 
     return found
 
 
-def per_element(loop: Loop, columns: int) -> float:
-    return loop.instructions / (columns * SCHEDULE["STEPS"])
+def per_element(loop: Loop, columns: int, steps: int = SCHEDULE["STEPS"]) -> float:
+    return loop.instructions / (columns * steps)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -101,7 +102,7 @@ def test_dsn_without_bounds_comes_near_to_the_memorys_speed(dtype: torch.dtype, 
 
 @pytest.mark.parametrize(
     ("path", "macros", "most"),
-    [(dsn.FILE, DSN, {"dsn": 59, "dsn_backward": 89}), (scan.FILE, {}, {"log_scan": 54, "log_scan_backward": 72})],
+    [(dsn.FILE, DSN, {"dsn": 60, "dsn_backward": 88}), (scan.FILE, {}, {"log_scan": 54, "log_scan_backward": 72})],
     ids=["dsn", "scan"],
 )
 def test_kernels_with_bounds(path: Path, macros: dict[str, int], most: dict[str, float], tmp_path: Path) -> None:
@@ -110,6 +111,27 @@ def test_kernels_with_bounds(path: Path, macros: dict[str, int], most: dict[str,
         print(f"\n{name}: {per_element(found[name], 1):.1f}")
         assert per_element(found[name], 1) <= limit
         assert found[name].spills == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "macros", "tile", "columns", "most"),
+    [
+        (cupy_fast.FILE, DSN, cupy_fast.SPLIT, 2, {"dsn_fast": 47, "dsn_fast_backward": 104}),
+        (dsn.FILE, DSN, schedule(1_024, 16_384), 1, {"dsn": 71, "dsn_backward": 128}),
+        (scan.FILE, {}, schedule(1_024, 16_384), 1, {"log_scan": 61, "log_scan_backward": 92}),
+    ],
+    ids=["without bounds", "dsn", "scan"],
+)
+def test_split_sequences(
+    path: Path, macros: dict[str, int], tile: Tile, columns: int, most: dict[str, float], tmp_path: Path
+) -> None:
+    """As they stand in the text: the loops over runs once, and what only the first or last run does."""
+    found = loops(path, {**macros, **tile.macros}, tmp_path)
+    for name, limit in most.items():
+        print(f"\n{name}: {per_element(found[name], columns, tile.steps):.1f}")
+        assert per_element(found[name], columns, tile.steps) <= limit
+        assert found[name].spills == 0
+        assert not DOUBLE & set(found[name].names)
 
 
 def test_bpsn(tmp_path: Path) -> None:

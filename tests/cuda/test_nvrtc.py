@@ -28,8 +28,14 @@ pytestmark = pytest.mark.any_line
 OLDEST = {12: 70, 13: 75}  # compute capability that sj_lang takes, by CUDA's version
 NEWEST = {12: 100, 13: 999}
 TILES = [Tile(32, 1, 8), Tile(32, 16, 8), Tile(32, 4, 8), Tile(16, 32, 8), Tile(8, 32, 8)]
-#: of a file, if not all: few runs, as a thread of two columns needs many registers
-TILES_OF = {cupy_fast.FILE: [TILES[0], TILES[2]]}
+SPLIT = [*TILES, Tile(8, 32, 16, split=True)]
+#: few runs without bounds, as a thread of two columns needs many registers
+TILES_OF = {
+    bpsn.FILE: TILES,
+    dsn.FILE: SPLIT,
+    cupy_fast.FILE: [TILES[0], TILES[2], cupy_fast.SPLIT],
+    scan.FILE: SPLIT,
+}
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in cuda.IO}
 FOUND = {compiler.version[0]: compiler for compiler in compilers()}
 
@@ -82,6 +88,8 @@ def targets() -> Iterator[tuple[Compiler, int]]:
 
 
 def compiles(compiler: Compiler, arch: int, path: Path, macros: dict[str, int]) -> None:
+    if macros.get("NEXT"):
+        macros = {**macros, "SPLIT": 0}
     program = compiler.compile(path, macros, arch=f"sm_{arch}")
     assert program.complaints == []
     assert program.size > 1000
@@ -97,7 +105,7 @@ def compiles(compiler: Compiler, arch: int, path: Path, macros: dict[str, int]) 
 def tiles_of(path: Path, dtype: torch.dtype) -> Iterator[Tile]:
     if path == cupy_fast.FILE and dtype.itemsize > 2:
         pytest.skip("it is for half precision")
-    return cycle(TILES_OF.get(path, TILES))
+    return cycle(TILES_OF[path])
 
 
 def its_turn(number: int, dtype: torch.dtype) -> bool:
@@ -119,7 +127,9 @@ def test_each_file_and_each_dtype() -> None:
     before = locale.getencoding()
     turns = zip(cycle(FILES.items()), DTYPES.values(), targets(), strict=False)
     for (path, variants), dtype, (compiler, arch) in turns:
-        compiles(compiler, arch, path, {"IO": cuda.IO[dtype], **variants[0], **TILES_OF.get(path, TILES)[1].macros})
+        compiles(compiler, arch, path, {"IO": cuda.IO[dtype], **variants[0], **TILES_OF[path][1].macros})
+        if path != bpsn.FILE:
+            compiles(compiler, arch, path, {"IO": cuda.IO[dtype], **variants[0], **TILES_OF[path][-1].macros})
     assert locale.getencoding() == before
 
 

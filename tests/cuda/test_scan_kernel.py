@@ -28,10 +28,13 @@ def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Til
 
 
 def test_few_columns_fill_a_gpu() -> None:
-    """1,024 make 128 blocks for the 132 multiprocessors of an H200."""
+    """1,024 make 128 blocks for the 132 multiprocessors of an H200; long sequences are split."""
     expected = {1_024: Tile(8, 32, 8), 2_112: Tile(16, 32, 8), 4_096: Tile(32, 16, 8), 16_384: Tile(32, 4, 8)}
-    assert {columns: schedule(columns, 16_384) for columns in expected} == expected
+    assert {columns: schedule(columns, 2_047) for columns in expected} == expected
     assert expected[1_024].blocks(1_024) == 128
+    split = Tile(8, 32, 16, split=True)
+    expected = {1_024: split, 2_112: split, 4_096: Tile(32, 16, 8), 16_384: Tile(32, 4, 8)}
+    assert {columns: schedule(columns, 16_384) for columns in expected} == expected
 
 
 def inputs(steps: int, *step: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:

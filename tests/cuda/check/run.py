@@ -23,6 +23,10 @@ from typing import Any
 #: seconds that a stage may take, by value: is it right, how fast, the tests, the tools
 STAGES = {"compile": 90, "correct": 90, "speed": 120, "loader": 60, "tests": 200, "sanitizer": 100, "bench": 180}
 SHAPES = [(2048, 8, 1024), (2048, 32, 1024), (16384, 1, 1024), (16384, 8, 1024), (128, 32, 768), (32, 64, 1024)]
+#: where both schedules are timed, to see from how many columns on a sequence should be whole
+SPLIT_SHAPES = [(16384, 1, 256), (16384, 1, 1024), (16384, 4, 1024), (2048, 1, 1024), (2048, 8, 1024)]
+SCHEDULES = ("whole", "split")
+MOST_SPLIT = 16_368  # columns, as groups of 8 have a counter each
 ODD_SHAPES = [(1, 1, 5), (33, 2, 7), (300, 2, 40), (96, 128, 64), (2048, 8, 256), (4000, 1, 1024)]
 NEURONS: dict[str, dict[str, Any]] = {
     "dsn": {},
@@ -92,27 +96,50 @@ def speed(dry: bool) -> Iterator[Line]:
 
     rate = 1e10 if dry else gpu.copy_rate("cuda")
     yield {"copy_bytes_per_s": rate}
+    device = "cpu" if dry else "cuda"
+
+    def line(name: str, shape: tuple[int, ...], dtype: torch.dtype, more: Line) -> Line:
+        x = torch.randn(shape, device=device).to(dtype)
+        inputs = [x.clone() for _ in range(1 if dry else gpu.inputs_in_turn(4 * x.nbytes))]
+        timed = Pass(make(name, shape[-1], device), inputs, inputs)
+        line: Line = {"neuron": name, "shape": shape, **more}
+        if dry:
+            return {**line, "ms": sum(timed.on_cpu())}
+        queues = gpu.queue(timed.forward), gpu.queue(timed.both)
+        (forward, _), (both, ahead) = (queue.timed() for queue in queues)
+        share = PASSES * x.nbytes / (both / 1e3) / rate
+        times = {"forward_ms": forward, "ms": both, "of_copy": share}
+        return {**line, **times, "host_us": queues[1].host_us, "ahead": ahead}
+
+    for shape in [(2_048, 1, 16)] if dry else SPLIT_SHAPES:
+        for dtype in (torch.bfloat16, torch.float32):
+            for schedule in SCHEDULES:
+                with _schedule(schedule):
+                    yield line("dsn", shape, dtype, {"dtype": str(dtype), "schedule": schedule})
     for name in DRY[:1] if dry else NEURONS:
         for shape in [(40, 2, 6)] if dry else SHAPES:
-            device = "cpu" if dry else "cuda"
-            x = torch.randn(shape, device=device).bfloat16()
-            inputs = [x.clone() for _ in range(1 if dry else gpu.inputs_in_turn(4 * x.nbytes))]
-            timed = Pass(make(name, shape[-1], device), inputs, inputs)
-            line: Line = {"neuron": name, "shape": shape}
-            if dry:
-                yield {**line, "ms": sum(timed.on_cpu())}
-                continue
-            queues = gpu.queue(timed.forward), gpu.queue(timed.both)
-            (forward, _), (both, ahead) = (queue.timed() for queue in queues)
-            share = PASSES * x.nbytes / (both / 1e3) / rate
-            yield {
-                **line,
-                "forward_ms": forward,
-                "ms": both,
-                "of_copy": share,
-                "host_us": queues[1].host_us,
-                "ahead": ahead,
-            }
+            yield line(name, shape, torch.bfloat16, {})
+
+
+@contextmanager
+def _schedule(kind: str) -> Iterator[None]:
+    """Inside, DSN runs sequences of any size whole, or split if they can be."""
+    from sj_lang_neurons.dsn import cupy_fast
+    from sj_lang_neurons.scan import cuda_layout
+
+    from sj_lang import cuda
+
+    least, below, begin = cupy_fast.LEAST_COLUMNS, cuda_layout.SPLIT_BELOW, cupy_fast.SPLIT_FROM
+    if kind == "whole":
+        cuda_layout.SPLIT_BELOW, cupy_fast.SPLIT_FROM = 0, 2**31
+    else:
+        cuda_layout.SPLIT_BELOW, cupy_fast.LEAST_COLUMNS = MOST_SPLIT, MOST_SPLIT
+    cuda.PLANS.clear()
+    try:
+        yield
+    finally:
+        cupy_fast.LEAST_COLUMNS, cuda_layout.SPLIT_BELOW, cupy_fast.SPLIT_FROM = least, below, begin
+        cuda.PLANS.clear()
 
 
 def loader(dry: bool) -> Iterator[Line]:

@@ -12,7 +12,7 @@ from sj_lang_neurons import BPSN, DSN
 from sj_lang_neurons.bpsn import cupy
 from sj_lang_neurons.scan.cupy import log_scan
 cupy.LEAST_BLOCKS = 0  # a block takes several sequences
-for steps in (1, 9, 70, 300):
+for steps in (1, 9, 70, 300, 2_100):  # the last is split
     mask = torch.arange(steps, device="cuda")[:, None] < torch.tensor([steps, 0, steps // 2 + 1], device="cuda")
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.randn(steps, 3, 6, device="cuda").to(dtype).requires_grad_()

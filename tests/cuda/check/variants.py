@@ -25,7 +25,10 @@ Variant = tuple[Path, tuple[tuple[str, int], ...]]  # a file and its macros
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
 #: steps and channels, so that each tile occurs
-SIZES = ((1, 4), (32, 4), (100, 4), (300, 4), (300, 3_000), (40, 33_000), (32, 8_192), (8, 65_536))
+SIZES = (
+    *((1, 4), (32, 4), (100, 4), (300, 4), (300, 3_000), (40, 33_000), (32, 8_192), (8, 65_536)),
+    *((2_048, 3), (2_048, 16)),  # split, with and without bounds
+)
 NODES: list[tuple[Any, dict[str, Any]]] = [
     (DSN, {}),
     (DSN, {"n": 1, "surrogate_function": "ATan"}),
