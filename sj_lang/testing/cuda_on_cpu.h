@@ -1,10 +1,11 @@
 // Stands in for CUDA's names, so that a .cu text, unchanged, compiles as C++ and runs on the CPU.
 //
 // The threads of a block are fibres: each runs until its next __syncthreads, in the order of ORDER
-// (0 first to last, 1 last to first, 2 shuffled), so a missing barrier shows. A block begins with NaN
-// in shared memory. A barrier that some skip is an error. Blocks start in the same order, one after
-// another, or with ORDER 2 some at a time, which advance from barrier to barrier in turn. A thread
-// that waits for another block calls __nanosleep; if all that have started wait, that is an error.
+// (0 first to last, 1 last to first, 2 shuffled), so a missing barrier shows. A block begins with
+// NaN in shared memory. A barrier that some skip is an error. Blocks start first to last with ORDER
+// 0, else last to first, one after another, or with ORDER 2 some at a time, which advance from
+// barrier to barrier in turn. A thread that waits for another block calls __nanosleep; if all that
+// have started wait, that is an error.
 #pragma once
 
 #include <math.h>

@@ -125,7 +125,7 @@ def test_kernels_with_bounds(path: Path, macros: dict[str, int], most: dict[str,
 def test_split_sequences(
     path: Path, macros: dict[str, int], tile: Tile, columns: int, most: dict[str, float], tmp_path: Path
 ) -> None:
-    """As they stand in the text: the loops over runs once, and what only the first or last run does."""
+    """As they stand in the text: loops over runs once, and what only the first or last run does."""
     found = loops(path, {**macros, **tile.macros}, tmp_path)
     for name, limit in most.items():
         print(f"\n{name}: {per_element(found[name], columns, tile.steps):.1f}")

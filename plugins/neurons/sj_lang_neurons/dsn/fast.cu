@@ -198,8 +198,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
         }                                                                                                \
     }
 
-// grad_last: of h_last, or null. sums [TAPS + 1, B, C], with SPLIT [TAPS + 1, tiles, B, C]: gradients
-// of weights and bias, by column.
+// grad_last: of h_last, or null. sums [TAPS + 1, B, C], with SPLIT [TAPS + 1, tiles, B, C]:
+// gradients of weights and bias, by column.
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     dsn_fast_backward(const word *grad, const real *grad_last, const real *borders, const word *x, const real *weight,
                       const real *bias, word *grad_x, real *sums, packet *chain, index_t grad_t, index_t grad_b, index_t x_t,

@@ -137,8 +137,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     }
 
 // grad_last: of h_last, or null. grad_next: of next_tail, with NEXT. grad_tail, grad_0: null if
-// tail or h_0 is. sums [TAPS + 1, B, C, S]: gradients of weights and bias, by column, and with SPLIT
-// [TAPS + 1, tiles, B, C, S]; grad_logit [T, B, C, S]: with LOGIT, that of the bias.
+// tail or h_0 is. sums [TAPS + 1, B, C, S], with SPLIT [TAPS + 1, tiles, B, C, S]: gradients of
+// weights and bias, by column; grad_logit [T, B, C, S]: with LOGIT, that of the bias.
 extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS, AT_ONCE)
     dsn_backward(const spike *grad, const real *grad_last, const real *grad_next, const real *borders, const io *x,
                  const real *tail, const real *weight, const real *bias, const index_t *lengths, io *grad_x, real *grad_tail,

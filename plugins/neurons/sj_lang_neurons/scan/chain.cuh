@@ -2,8 +2,9 @@
 // the next tile that none has taken, and hands the state after it on to whoever has the one after.
 //
 // What a block waits for is a tile that was taken before its own, by a block that has started and
-// does its tiles in turn. So all end, in whatever order a GPU starts blocks, and however few at once.
-// A state is composed in the order of steps, never of arrival: the bits are those of one block.
+// does its tiles in turn. So all end, in whatever order a GPU starts blocks, and however few at
+// once. A state is composed in the order of steps, never of arrival: the bits are those of one
+// block.
 //
 // A state travels in words of 64 bits, half of each the number of the launch. What has come is
 // complete, so no fence is needed, and what earlier launches left need not be erased.
@@ -15,15 +16,16 @@
 
 typedef unsigned long long packet;
 constexpr int PACKETS = sizeof(real) / 4, COUNTERS = 1024;  // of a state; words before all of them
-constexpr int AT_ONCE = SPLIT && IO != 1 ? 2 : 1;           // blocks for which registers must suffice
+constexpr int AT_ONCE = SPLIT && IO != 1 ? 2 : 1;  // blocks for which registers must suffice
 
-// Which columns a block has, and its tile, counted in the order of the pass; all tiles without SPLIT.
+// Which columns a block has, and its tile, counted in the order of the pass. Without SPLIT it has
+// all tiles.
 struct Turn {
     index_t group, tile;
     unsigned launch, takes;
 };
 
-// A block takes until there is no tile left, so all together `takes` times; then the counter is 0 again.
+// A block takes until no tile is left, so all together `takes` times; then the counter is 0 again.
 __device__ __forceinline__ void take_tile(packet *chain, const Turn &turn, unsigned *next) {
     if (SPLIT && threadIdx.x == 0 && threadIdx.y == 0) *next = atomicInc((unsigned *)chain + 2 + turn.group, turn.takes - 1);
 }
@@ -39,7 +41,7 @@ __device__ __forceinline__ Turn begin(packet *chain, index_t columns, index_t ti
     return turn;
 }
 
-// How many steps lie between this tile and the next one of the block, which is its turn from now on.
+// How many steps lie between this tile and the block's next one, which is its turn from now on.
 __device__ __forceinline__ index_t steps_ahead(Turn &turn, const unsigned *next) {
     if (!SPLIT) return TILE;
     const index_t before = turn.tile;

@@ -14,8 +14,8 @@ PLAIN = 32_768  # columns from which one thread each keeps the memory busy
 STEPS = 8  # steps of a run: more of them would need registers and hide no more latency
 THREADS = 65_536  # wanted with fewer columns, from runs side by side
 FEW = 16 * 132  # columns, of which 16 a block would leave some of an H200's multiprocessors idle
-WANTED = 2 * 132  # blocks of 256 threads with 128 registers: two for each multiprocessor of an H200
-SPLIT_BELOW = 4_096  # columns: with fewer, blocks that have all steps do not fill an H200's schedulers
+BLOCKS = 2 * 132  # of split sequences, with 256 threads: two for each multiprocessor of an H200
+SPLIT_BELOW = 4_096  # columns: with fewer, blocks that have all steps do not fill an H200
 SPLIT_FROM = 2_048  # steps: with fewer, there are too few tiles to gain by it
 
 
@@ -61,7 +61,7 @@ class Tile:
         if not (groups and self.split):
             return groups, 1
         assert groups <= MOST_GROUPS, "chain.cuh has no more counters"
-        return groups * min(self.tiles(steps), -(-WANTED // groups)), 1
+        return groups * min(self.tiles(steps), -(-BLOCKS // groups)), 1
 
 
 def schedule(columns: int, steps: int) -> Tile:

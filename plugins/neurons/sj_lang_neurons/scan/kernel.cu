@@ -1,4 +1,5 @@
-// h_t = exp(g_t) h_{t-1} + u_t; see tile.cuh for the schedule, chain.cuh for SPLIT. After the valid steps h is 0.
+// h_t = exp(g_t) h_{t-1} + u_t; see tile.cuh for the schedule, chain.cuh for SPLIT. After the valid
+// steps h is 0.
 //
 // Backwards, with r_t = exp(g_{t+1}) gh_{t+1} the gradient that comes from the next step:
 //     gh_t = dh_t + r_t,   gu_t = gh_t,   gg_t = gh_t exp(g_t) h_{t-1}
