@@ -201,6 +201,23 @@ def test_the_default_schedule(launches: list[Any]) -> None:
             assert (a.double() - b).norm() <= 1e-2 * b.norm()
 
 
+@pytest.mark.parametrize("following", [False, True])
+@pytest.mark.usefixtures("on_cpu")
+def test_compilers_know_the_results(following: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums have one part for each tile, unless the last inputs have a gradient."""
+    use(monkeypatch, Tile(4, 5, 8, split=True))
+    node, x = DSN(channels=7), inputs(100, torch.float32)
+    taps = (None, None, node.weight.detach(), node.bias.detach(), None, 4.0)
+    firing = (1, 0.0, 4.0, 0.0)
+    checks = {"test_utils": ("test_schema", "test_faketensor")}
+    torch.library.opcheck(torch.ops.sj_lang.dsn_cuda.default, (x, *taps, *firing), **checks)
+    *_, tail, borders = torch.ops.sj_lang.dsn_cuda.default(x, *taps, *firing)
+    before = (x, None, tail if following else None, borders)
+    torch.library.opcheck(torch.ops.sj_lang.dsn_cuda_backward.default, (*before, x, *taps, *firing), **checks)
+    _, sums, _ = torch.ops.sj_lang.dsn_cuda_backward.default(*before, x, *taps, *firing)
+    assert sums.shape == (5, 3 if following else 9, 7, 1)
+
+
 def test_which_sequences_are_split() -> None:
     assert schedule(1_024, 16_384) == Tile(8, 32, 16, split=True)
     assert not schedule(SPLIT_BELOW, 16_384).split

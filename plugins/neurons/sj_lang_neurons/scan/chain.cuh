@@ -16,6 +16,7 @@
 
 typedef unsigned long long packet;
 constexpr int PACKETS = sizeof(real) / 4, COUNTERS = 1024;  // of a state; words before all of them
+static_assert(!SPLIT || RUNS > 1, "the barriers of runs guard what a block shares about its tile");
 constexpr int AT_ONCE = SPLIT && IO != 1 ? 2 : 1;  // blocks for which registers must suffice
 
 // Which columns a block has, and its tile, counted in the order of the pass. Without SPLIT it has
