@@ -116,7 +116,7 @@ def test_kernels_with_bounds(path: Path, macros: dict[str, int], most: dict[str,
 @pytest.mark.parametrize(
     ("path", "macros", "tile", "columns", "most"),
     [
-        (cupy_fast.FILE, DSN, cupy_fast.SPLIT, 2, {"dsn_fast": 47, "dsn_fast_backward": 104}),
+        (cupy_fast.FILE, DSN, cupy_fast.SPLIT, 2, {"dsn_fast": 50, "dsn_fast_backward": 111}),
         (dsn.FILE, DSN, schedule(1_024, 16_384), 1, {"dsn": 71, "dsn_backward": 128}),
         (scan.FILE, {}, schedule(1_024, 16_384), 1, {"log_scan": 61, "log_scan_backward": 92}),
     ],

@@ -40,8 +40,8 @@ DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in cuda.IO}
 FOUND = {compiler.version[0]: compiler for compiler in compilers()}
 
 #: bytes, of kernels that need more than the 128 registers that 512 threads of a multiprocessor
-#: leave to each; the most is that of compute capabilities 7.0 and 7.5
-SPILLS = {"bpsn_backward": 256, "dsn_fast_backward": 96}
+#: leave to each; the most is that of compute capabilities 7.0 and 7.5, of DSN in float16
+SPILLS = {"bpsn_backward": 256, "dsn_fast_backward": 116}
 
 DSN = {"TAPS": 4, "LOGIT": 0, "POWER": 4, "FIRE": 1, "NEXT": 0}
 BPSN = {"PAST": 1, "FUTURE": 1, "LATERAL": 1, "NORMALISED": 1, "SOFTPLUS": 1, "FIRE": 2}

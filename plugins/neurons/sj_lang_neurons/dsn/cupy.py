@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from sj_lang import cuda
@@ -55,9 +54,6 @@ class _PlannedKernel(NamedTuple):
     words: int
     fast: bool
     run: cuda.Plan
-
-    def __call__(self, *tensors: Tensor | None, device: torch.device) -> None:
-        self.run(*tensors, chain.memory(self.words, device) if self.words else None)
 
 
 def _tile(inputs: DSNInputs, kind: int, *, following: bool = False) -> Tile:
@@ -125,10 +121,11 @@ def _forward(
         cuda.remember(key, planned)
     out, *states = results = _results(inputs, kind, planned.tiles)
     weight, bias = weight.contiguous(), bias.contiguous()
+    shared = chain.memory(planned.words, x.device) if planned.words else None
     if planned.fast:
-        planned(x, weight, bias, *results, device=x.device)
+        planned.run(x, weight, bias, *results, shared)
     else:
-        planned(flat(x), whole(tail), whole(h_0), weight, bias, lengths, flat(out), *states, device=x.device)
+        planned.run(flat(x), whole(tail), whole(h_0), weight, bias, lengths, flat(out), *states, shared)
     return results
 
 
@@ -169,14 +166,14 @@ def _backward(
         cuda.remember(key, planned)
     grad_x, sums, others = results = _gradients(inputs, planned.parts)
     weight, bias = weight.contiguous(), bias.contiguous()
+    shared = chain.memory(planned.words, x.device) if planned.words else None
     if planned.fast:
-        planned(grad, whole(grad_last), borders, x, weight, bias, grad_x, sums, device=x.device)
+        planned.run(grad, whole(grad_last), borders, x, weight, bias, grad_x, sums, shared)
         return results
     grad_tail, grad_0, grad_logit = _apart(inputs, others)
-    planned(
+    planned.run(
         *(flat(grad), whole(grad_last), whole(grad_next), borders, flat(x), whole(tail), weight, bias, lengths),
-        *(flat(grad_x), grad_tail, grad_0, sums, grad_logit),
-        device=x.device,
+        *(flat(grad_x), grad_tail, grad_0, sums, grad_logit, shared),
     )
     return results
 

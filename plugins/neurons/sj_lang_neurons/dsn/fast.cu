@@ -56,13 +56,14 @@ __device__ __forceinline__ Pair enter_pair(Pair &state, SharedPair added, Shared
     Pair own = state;
 #if SPLIT
     const int before = BACKWARDS ? RUNS - 1 - (int)threadIdx.y : (int)threadIdx.y;
-#pragma unroll 4
-    for (int i = 0; i <= before; i++) {
+#pragma unroll 8
+    for (int i = 0; i < before; i++) {
         const int run = BACKWARDS ? RUNS - 1 - i : i;
         const Pair sum = added[run][threadIdx.x], gain = factor[run][threadIdx.x];
-        own = state;
-        BOTH state.v[v] = leaked(state.v[v], sum.v[v], gain.v[v]);
+        BOTH own.v[v] = leaked(own.v[v], sum.v[v], gain.v[v]);
     }
+    const Pair sum = added[threadIdx.y][threadIdx.x], gain = factor[threadIdx.y][threadIdx.x];
+    BOTH state.v[v] = leaked(own.v[v], sum.v[v], gain.v[v]);
 #else
 #pragma unroll
     for (int i = 0; i < RUNS; i++) {
