@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from sj_lang_tasks import compare
 from sj_lang_tasks.data.mackey_glass import DELAYS, MackeyGlass
 from sj_lang_tasks.tasks.forecasting import Forecasting
@@ -35,6 +36,18 @@ def test_means_and_standard_errors_over_seeds(tmp_path: Path, capsys: pytest.Cap
     assert "| control | dsn-1 | -150 | 0.1 |" in text
     assert (tmp_path / "all/neurons.md").read_text() in text
     assert (tmp_path / "all/neurons.png").stat().st_size > 1000
+
+
+def test_a_neuron_has_one_colour_in_all_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = {"test.accuracy": [0.5], "firing_rate.mean": [0.1]}
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    tasks = {"events": {"ann": {"test.accuracy": [0.9]}, "lif": shown, "dsn": shown}, "image": {"dsn": shown}}
+    compare.draw(tasks, tmp_path / "neurons.png")
+    first, second = drawn[0].axes
+    assert first.containers[1].lines[0].get_color() == second.containers[0].lines[0].get_color()
+    assert first.containers[0].lines[0].get_color() != first.containers[1].lines[0].get_color()
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["ann", "lif", "dsn"]
 
 
 def test_a_series_of_one_task_is_called_as_its_folder(tmp_path: Path) -> None:

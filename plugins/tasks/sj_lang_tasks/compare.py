@@ -94,25 +94,30 @@ def _error(values: Sequence[float]) -> float:
 
 
 def draw(tasks: Mapping[str, Mapping[str, Points]], path: Path) -> None:
-    """Metric against firing rate; an ANN twin, which does not fire, is a dashed line."""
+    """Metric against firing rate. A neuron has one colour in all panels; an ANN twin, which does
+    not fire, is a dashed line."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.4 * len(tasks), 3.2), layout="constrained")
+    figure = Figure(figsize=(3.2 * min(len(tasks), 3), 2.8 * math.ceil(len(tasks) / 3) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (task, neurons) in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True):
-        for number, (neuron, figures) in enumerate(neurons.items()):
+    firing = sorted({name for neurons in tasks.values() for name in neurons if "firing_rate.mean" in neurons[name]})
+    colours = {neuron: f"C{number}" for number, neuron in enumerate(firing)}
+    labelled = {}
+    for place, (task, neurons) in enumerate(tasks.items()):
+        axes = figure.add_subplot(math.ceil(len(tasks) / 3), min(len(tasks), 3), place + 1)
+        for neuron, figures in neurons.items():
             rates, values = figures.get("firing_rate.mean"), figures[_metric(figures)]
             if rates is None:
-                axes.axhline(mean(values), color="grey", linestyle="--", linewidth=1, label=neuron)
+                labelled[neuron] = axes.axhline(mean(values), color="grey", linestyle="--", linewidth=1)
                 continue
-            axes.errorbar(
-                mean(rates), mean(values), xerr=_error(rates), yerr=_error(values), fmt="o", color=f"C{number}",
-                label=neuron,
-            )  # fmt: skip
+            labelled[neuron] = axes.errorbar(
+                mean(rates), mean(values), xerr=_error(rates), yerr=_error(values), fmt="o", color=colours[neuron]
+            )
         metric = _metric(next(iter(neurons.values())))
-        axes.set(title=task, xlabel="firing rate", ylabel=metric.removeprefix("test.").replace("_", " "))
-        axes.legend(fontsize="x-small")
+        better = ", less is better" if metric == "test.bits_per_char" else ""
+        axes.set(title=task, xlabel="firing rate", ylabel=metric.removeprefix("test.").replace("_", " ") + better)
+    figure.legend(labelled.values(), labelled, loc="outside lower center", ncols=len(labelled))
     figure.savefig(path, dpi=150)
 
 
