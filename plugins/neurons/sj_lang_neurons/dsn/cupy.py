@@ -33,7 +33,7 @@ MOST_TAPS = STEPS + 1
 def dsn_cupy(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
     """The kernel of backend "cupy", for up to `MOST_TAPS` taps; tail or h_0 None: zeros."""
     fused = firing.fused()
-    out, h, tail, _ = _forward(inputs, *fused)
+    out, h, tail, *_ = _forward(inputs, *fused)
     return DSNOutputs(out if fused.kind else firing(out), h, tail, None if fused.kind else out)
 
 
@@ -119,10 +119,9 @@ def _forward(
 
 def _results(inputs: DSNInputs, kind: int, tiles: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, weight = inputs.x, inputs.weight
-    step = x.shape[1:]
-    out = like(x, None if kind else weight.dtype)
-    tail = weight.new_empty((step[0], max(weight.shape[1] - 1, 0), *step[1:]))
-    return out, weight.new_empty(step), tail, weight.new_empty((tiles, *step))
+    _, *step = x.shape
+    out, new = like(x, None if kind else weight.dtype), weight.new_empty
+    return out, new(step), new((step[0], max(weight.shape[1] - 1, 0), *step[1:])), new((tiles, *step))
 
 
 _forward.register_fake(lambda inputs, kind, *_: _results(inputs, kind, _tile(inputs, kind).tiles(inputs.x.shape[0])))
@@ -139,7 +138,7 @@ def _backward(
     alpha: float,
     threshold: float,
     margin: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of x; weight and bias by column; what there is of tail, h_0 and a stepwise bias."""
     x, tail, _, weight, bias, lengths, _ = inputs
     aligned, following = (x.data_ptr() | grad.data_ptr()) % 4 == 0, grad_next is not None
@@ -163,22 +162,21 @@ def _backward(
     return results
 
 
-def _gradients(inputs: DSNInputs) -> tuple[Tensor, Tensor, Tensor]:
+def _gradients(inputs: DSNInputs) -> tuple[Tensor, Tensor, Tensor | None]:
     x, weight = inputs.x, inputs.weight
-    others = 0
-    for value in _others(inputs):
-        others += 0 if value is None else value.numel()
-    return like(x), weight.new_empty((weight.shape[1] + 1, *sizes(x)[1:])), weight.new_empty(others)
+    others = [value.numel() for value in _others(inputs) if value is not None]
+    sums = weight.new_empty((weight.shape[1] + 1, *sizes(x)[1:]))
+    return like(x), sums, weight.new_empty(sum(others)) if others else None
 
 
 def _others(inputs: DSNInputs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     return inputs.tail, inputs.h_0, inputs.bias if inputs.bias.dim() > 1 else None
 
 
-def _apart(inputs: DSNInputs, others: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _apart(inputs: DSNInputs, others: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of `_others`, which lie in one piece."""
     of_tail, of_0, of_logit = _others(inputs)
-    if of_tail is None and of_0 is None and of_logit is None:
+    if others is None or not (of_tail is not None or of_0 is not None or of_logit is not None):
         return None, None, None
     first = 0 if of_tail is None else of_tail.numel()
     second = first + (0 if of_0 is None else of_0.numel())
@@ -193,17 +191,17 @@ _backward.register_fake(lambda grad, grad_last, grad_next, borders, inputs, *_: 
 
 
 def _differentiate(
-    ctx: Any, grad: Tensor | None, grad_last: Tensor | None, grad_next: Tensor | None, _: Tensor | None
+    ctx: Any, grad: Tensor | None, grad_last: Tensor | None, grad_next: Tensor | None, *_: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     (borders,), inputs = kept(ctx, DSNInputs)
     grad = zeros(inputs.x, inputs.weight, ctx.rest[0]) if grad is None else grad
-    grad_x, sums, others = _backward(grad, grad_last, grad_next, borders, inputs, *ctx.rest)
+    run = _backward.within(ctx, (grad, grad_last, grad_next), inputs)
+    grad_x, sums, others = run(grad, grad_last, grad_next, borders, inputs, *ctx.rest)
     grad_tail, grad_0, grad_logit = _apart(inputs, others)
     of_channels, (channels, taps) = sums.sum((1, 3)), inputs.weight.shape  # [k + 1, C]
     grad_weight = of_channels.as_strided((channels, taps), (1, channels))  # faster than its views
     grad_bias = of_channels.as_strided((channels,), (1,), taps * channels) if grad_logit is None else grad_logit
-    grads = grad_x, grad_tail, grad_0, grad_weight, grad_bias
-    return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), *(None,) * 6
+    return grad_x, grad_tail, grad_0, grad_weight, grad_bias, *(None,) * 6
 
 
-_forward.register_autograd(_differentiate, setup_context=keep)
+_forward.register_autograd(_differentiate, setup_context=keep, inner=1)
