@@ -59,6 +59,38 @@ __device__ __forceinline__ real enter_whole(real &state, Shared added, real deca
     return own;
 }
 
+// What each run adds becomes the state before it, and as above.
+template <bool BACKWARDS>
+__device__ __forceinline__ void carry(real state, Shared added, real decay) {
+#pragma unroll 8
+    for (int i = 0; i < RUNS; i++) {
+        real &at_run = added[BACKWARDS ? RUNS - 1 - i : i][threadIdx.x];
+        const real of_run = at_run;
+        at_run = state, state = fma(decay, state, of_run);
+    }
+}
+
+// With more runs one of them carries a state over all: it costs another barrier, and fewer
+// instructions than if each run did.
+#define ONE_CARRIES (RUNS > 4)
+
+// The states of both sides before the thread's run, from those at the borders of its chunk. Call
+// after a barrier. BACKWARDS: of the past's; the future's goes the other way.
+template <bool BACKWARDS>
+__device__ __forceinline__ void enter_both(real &f, real &b, Shared added_f, Shared added_b, const Parameters &p) {
+    const real decay_f = over_run(p.lf, STEPS), decay_b = over_run(p.lb, STEPS);
+    if (ONE_CARRIES) {
+        if (PAST && threadIdx.y == 0) carry<BACKWARDS>(f, added_f, decay_f);
+        if (FUTURE && threadIdx.y == RUNS - 1) carry<!BACKWARDS>(b, added_b, decay_b);
+        barrier();
+        if (PAST) f = mine(added_f);
+        if (FUTURE) b = mine(added_b);
+    } else {
+        if (PAST) f = enter_whole<BACKWARDS>(f, added_f, decay_f);
+        if (FUTURE) b = enter_whole<!BACKWARDS>(b, added_b, decay_b);
+    }
+}
+
 struct Run {
     real x[STEPS], P[STEPS], Q[STEPS];
 };
@@ -70,8 +102,7 @@ __device__ __forceinline__ real replay(Run &run, const Parameters &p, real past,
         if (PAST) mine(added_f) = total<false>(run.x, p.lf);
         if (FUTURE) mine(added_b) = total<true>(run.x, p.lb);
         barrier();
-        if (PAST) past = enter_whole<false>(past, added_f, over_run(p.lf, STEPS));
-        if (FUTURE) future = enter_whole<true>(future, added_b, over_run(p.lb, STEPS));
+        enter_both<false>(past, future, added_f, added_b, p);
     }
 #pragma unroll
     for (int i = 0; i < STEPS; i++) {
@@ -215,7 +246,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 #pragma unroll
             for (int i = 0; i < STEPS; i++, to += out_t)
                 if (i < there) *to = narrow(i < valid ? fire(potential(run, w, p, i), (real)alpha, LOWEST) : (real)0);
-            barrier();
+            if (!ONE_CARRIES) barrier();
             // the run that ends the sequence, or the first of an empty one
             if (FUTURE || !after || !at.there || (length ? start >= length || start + STEPS < length : start > 0)) continue;
             after[n] = past_after;
@@ -263,9 +294,9 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
             POTENTIALS
             SHARE
             real A = 0, E = 0;
+            if (!at.there || threadIdx.y) continue;
             if (PAST) enter_whole<true>(A, added_A, over_run(p.lf, STEPS));
             if (FUTURE) enter_whole<false>(E, added_E, over_run(p.lb, STEPS));
-            if (!at.there || threadIdx.y) continue;
             added[chunk * columns + n] = A, added[(chunks + chunk) * columns + n] = E;
         }
     }
@@ -313,9 +344,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
             real A = adjoints ? adjoints[chunk * columns + n] : grad_after ? grad_after[n] : (real)0;
             real E = adjoints ? adjoints[(chunks + chunk) * columns + n] : (real)0, gx[STEPS];
             real own_A = A, own_E = E;
-            if (RUNS > 1 && PAST && FUTURE) own_A = enter_whole<true>(A, added_A, over_run(p.lf, STEPS));
+            if (RUNS > 1 && FUTURE) enter_both<true>(own_A, own_E, added_A, added_E, p);
             if (RUNS > 1 && !FUTURE) own_A = enter<true, decayed>(A, added_A, factor);
-            if (RUNS > 1 && FUTURE) own_E = enter_whole<false>(E, added_E, over_run(p.lb, STEPS));
 #pragma unroll
             for (int i = STEPS - 1; i >= 0; i--) {
                 gx[i] = p.g0 * g[i];

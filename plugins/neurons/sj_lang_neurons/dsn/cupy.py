@@ -43,11 +43,14 @@ def too_many_taps(k: int) -> str:
 
 
 class _PlannedKernel(NamedTuple):
-    """A kernel for all calls of one shape. tiles: how many states at borders there are."""
+    """A kernel for all calls of one shape. tiles: how many states at borders there are. shapes: of
+    the results in the dtype of the states.
+    """
 
     tiles: int
     fast: bool
     run: cuda.Plan
+    shapes: Sequence[tuple[int, ...] | None] = ()
 
 
 def _tile(inputs: DSNInputs, kind: int) -> Tile:
@@ -58,8 +61,8 @@ def _tile(inputs: DSNInputs, kind: int) -> Tile:
 def _shared_key(inputs: DSNInputs) -> tuple[Any, ...]:
     """What both passes depend on, beside firing and alignment."""
     x, tail, h_0, weight, bias, lengths, m = inputs
-    bare = tail is None and h_0 is None and lengths is None
-    return x.shape, x.stride(), x.dtype, x.device, bare, weight.shape[1], bias.dim(), m
+    absent = tail is None, h_0 is None, lengths is None
+    return x.shape, x.stride(), x.dtype, x.device, absent, weight.shape[1], bias.dim(), m
 
 
 def _plan(
@@ -107,8 +110,9 @@ def _forward(
     if planned is None:
         out = layout(x, None if kind else weight.dtype)
         planned = _plan("dsn", inputs, (kind, alpha, threshold), (10, 7), (x, out), aligned=aligned)
+        planned = planned._replace(shapes=_shapes_of_results(inputs, planned.tiles))
         cuda.remember(key, planned)
-    out, *states = results = _results(inputs, kind, planned.tiles)
+    out, *states = results = _results(inputs, kind, planned.shapes)
     weight, bias = weight.contiguous(), bias.contiguous()
     if planned.fast:
         planned.run(x, weight, bias, *results)
@@ -117,14 +121,21 @@ def _forward(
     return results
 
 
-def _results(inputs: DSNInputs, kind: int, tiles: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    x, weight = inputs.x, inputs.weight
-    _, *step = x.shape
-    out, new = like(x, None if kind else weight.dtype), weight.new_empty
-    return out, new(step), new((step[0], max(weight.shape[1] - 1, 0), *step[1:])), new((tiles, *step))
+def _shapes_of_results(inputs: DSNInputs, tiles: int) -> tuple[tuple[int, ...], ...]:
+    _, batch, *places = inputs.x.shape
+    reach = max(inputs.weight.shape[1] - 1, 0)
+    return (batch, *places), (batch, reach, *places), (tiles, batch, *places)
 
 
-_forward.register_fake(lambda inputs, kind, *_: _results(inputs, kind, _tile(inputs, kind).tiles(inputs.x.shape[0])))
+def _results(inputs: DSNInputs, kind: int, shapes: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    new, (h, tail, borders) = inputs.weight.new_empty, shapes
+    return like(inputs.x, None if kind else inputs.weight.dtype), new(h), new(tail), new(borders)
+
+
+@_forward.register_fake
+def _(inputs: DSNInputs, kind: int, *_: float) -> Any:
+    tiles = _tile(inputs, kind).tiles(inputs.x.shape[0])
+    return _results(inputs, kind, _shapes_of_results(inputs, tiles))
 
 
 @operator("sj_lang::dsn_cuda_backward")
@@ -148,8 +159,9 @@ def _backward(
         firing, layouts = (kind, alpha, threshold, margin), (grad, x, layout(x))
         aligned = aligned and not following
         planned = _plan("dsn_backward", inputs, firing, (14, 8), layouts, following=following, aligned=aligned)
+        planned = planned._replace(shapes=_shapes_of_gradients(inputs))
         cuda.remember(key, planned)
-    grad_x, sums, others = results = _gradients(inputs)
+    grad_x, sums, others = results = _gradients(inputs, planned.shapes)
     weight, bias = weight.contiguous(), bias.contiguous()
     if planned.fast:
         planned.run(grad, whole(grad_last), borders, x, weight, bias, grad_x, sums)
@@ -162,11 +174,14 @@ def _backward(
     return results
 
 
-def _gradients(inputs: DSNInputs) -> tuple[Tensor, Tensor, Tensor | None]:
-    x, weight = inputs.x, inputs.weight
+def _shapes_of_gradients(inputs: DSNInputs) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
     others = [value.numel() for value in _others(inputs) if value is not None]
-    sums = weight.new_empty((weight.shape[1] + 1, *sizes(x)[1:]))
-    return like(x), sums, weight.new_empty(sum(others)) if others else None
+    return (inputs.weight.shape[1] + 1, *sizes(inputs.x)[1:]), (sum(others),) if others else None
+
+
+def _gradients(inputs: DSNInputs, shapes: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor | None]:
+    new, (sums, others) = inputs.weight.new_empty, shapes
+    return like(inputs.x), new(sums), None if others is None else new(others)
 
 
 def _others(inputs: DSNInputs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -187,7 +202,9 @@ def _apart(inputs: DSNInputs, others: Tensor | None) -> tuple[Tensor | None, Ten
     )
 
 
-_backward.register_fake(lambda grad, grad_last, grad_next, borders, inputs, *_: _gradients(inputs))
+@_backward.register_fake
+def _(grad: Tensor, grad_last: Any, grad_next: Any, borders: Tensor, inputs: DSNInputs, *_: float) -> Any:
+    return _gradients(inputs, _shapes_of_gradients(inputs))
 
 
 def _differentiate(
