@@ -104,7 +104,7 @@ class Operator:
 
             function = self._new_function(forward=forward, backward=backward_of_tensors)
             # Function's own would look for transforms, which `__call__` has ruled out
-            return super(torch.autograd.Function, function).apply
+            return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
         self._operator.register_autograd(backward, setup_context=setup)
         self._apply, self._apply_whole = plain(inner), plain(0)
@@ -257,7 +257,8 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
 def keep_inputs(ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:
     """A `setup_context` that keeps its first argument, a NamedTuple, for `kept`, and `ctx.rest`."""
     inputs, *ctx.rest = arguments
-    tensors = _tensors(type(inputs))
+    kind: Any = type(inputs)
+    tensors = _tensors(kind)
     ctx.save_for_backward(*inputs[:tensors])
     ctx.numbers = inputs[tensors:]
 
@@ -265,7 +266,8 @@ def keep_inputs(ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:
 def keep_with_last_result(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """A `setup_context` that keeps what `keep_inputs` keeps, and the last result."""
     inputs, *ctx.rest = arguments
-    tensors = _tensors(type(inputs))
+    kind: Any = type(inputs)
+    tensors = _tensors(kind)
     ctx.save_for_backward(output[-1], *inputs[:tensors])
     ctx.numbers = inputs[tensors:]
 

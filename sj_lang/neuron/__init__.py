@@ -280,9 +280,9 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             state = self.fresh_state(x, x.shape[1:])
         return x if kernel.half else x.to(state_dtype(x)), state
 
-    def learned(self, name: str, dtype: torch.dtype) -> Tensor | None:
-        """A parameter of this name, or None if the node has none of it, in this dtype."""
-        value: Tensor | None = self._parameters.get(name)  # faster than an attribute
+    def learned(self, name: str, dtype: torch.dtype) -> Any:
+        """A parameter of this name in this dtype; None if it is None."""
+        value = self._parameters.get(name)  # faster than an attribute
         if value is None:
             value = getattr(self, name)
         return value if value is None or value.dtype == dtype else value.to(dtype)

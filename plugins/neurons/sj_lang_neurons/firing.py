@@ -115,7 +115,7 @@ def why_unfused(function: nn.Module | None) -> str:
     """Why no kernel can fire it; "" if one can, or if it is a smooth form, fired outside."""
     if function is None or isinstance(function, Rect) or not getattr(function, "spiking", True):
         return ""
-    if _number(type(function)):
+    if _number(type(function).__module__, type(function).__name__):
         return ""
     name = type(function).__name__
     return f'has no fused firing for {name}, only for {", ".join(HEAVISIDES)}; backend "auto" fires it unfused'
@@ -123,17 +123,16 @@ def why_unfused(function: nn.Module | None) -> str:
 
 def _heaviside(surrogate: nn.Module) -> tuple[int, float]:
     """Number and alpha of SpikingJelly's surrogate; `POTENTIALS` of another or a smooth form."""
-    kind = _number(type(surrogate))
+    kind = _number(type(surrogate).__module__, type(surrogate).__name__)
     if not (kind and surrogate.spiking):
         return POTENTIALS, 0.0
     return kind, float(surrogate.alpha)  # type: ignore[arg-type]
 
 
 @cache
-def _number(surrogate: type[nn.Module]) -> int:
+def _number(module: str, name: str) -> int:
     """The number of SpikingJelly's surrogate, or `POTENTIALS` of another class."""
-    ours = surrogate.__module__.startswith("spikingjelly.")
-    return HEAVISIDES.get(surrogate.__name__, POTENTIALS) if ours else POTENTIALS
+    return HEAVISIDES.get(name, POTENTIALS) if module.startswith("spikingjelly.") else POTENTIALS
 
 
 class _RectFunction(torch.autograd.Function):
