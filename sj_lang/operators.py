@@ -33,7 +33,7 @@ _PLAIN = 0  # the dispatcher's keys of dense tensors and of a thread in which no
 for _key in _KEYS if _CAN_TELL else ():
     _PLAIN |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _key)).raw_repr()
 _active_keys: Any = getattr(torch._C, "_dispatch_tls_local_include_set", None)
-_dispatch_keys: Any = torch._C._dispatch_keys
+_dispatch_keys: Any = getattr(torch._C, "_dispatch_keys", None)
 _any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
 _NOTHING = nullcontext()
 

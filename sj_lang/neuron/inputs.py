@@ -29,7 +29,7 @@ _MOST_FIT = 4_096
 
 def _key(node: Any, x: Tensor) -> tuple[Any, ...] | None:
     """What decides whether a node can run on a sequence x; None if more does."""
-    if type(x) is Tensor and not torch.compiler.is_compiling():
+    if type(x) is Tensor and not (torch.compiler.is_compiling() or torch._C._is_tracing()):
         for parameter in node._parameters.values():
             if parameter is not None:
                 return node.axis, node.channels, node.levels, x.shape, x.dtype, x.device, parameter.device
