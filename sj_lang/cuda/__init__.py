@@ -185,7 +185,8 @@ ENGINES: dict[str, Engine] = {"cuda": NVIDIA()}
 #: each `Plan` by what an operator finds it with, its name first
 PLANS: dict[tuple[Hashable, ...], Any] = {}
 MOST_PLANS = 4_096  # of a training on texts of all lengths
-_RUN: set[tuple[torch.dtype, torch.device]] = set()  # the dtypes and devices with which kernels can run
+#: the dtypes and devices with which kernels can run
+_RUN: set[tuple[torch.dtype, torch.device]] = set()
 
 
 def remember(key: tuple[Hashable, ...], plan: Any) -> None:
