@@ -102,7 +102,7 @@ class OldNode:
     surrogate_function, v_threshold: as it has them. leak: what a step keeps of its potential, 1 if
     all. gain: what a step adds of its input. constant: its input was the same at each step of the
     example. repeated: the number of steps, if its input is made of the net's own input alone, and
-    that was the same at each; else 0.
+    that was the same at each; else 0. still: some node of the net is fed like this.
     """
 
     surrogate_function: Any
@@ -111,19 +111,28 @@ class OldNode:
     gain: float
     constant: bool
     repeated: int = 0
+    still: bool = False
 
-    def integrator(self, chosen: Mapping[str, Any]) -> dict[str, float]:
+    def integrator(self, chosen: Mapping[str, Any], *, slow: bool) -> dict[str, float]:
         """`alpha_init` and `v_threshold` of H_t = alpha H_{t-1} + (1 - alpha) X_t in its place.
 
         alpha is the leak, .5 for IF. The threshold is in the units of H, which is (1 - leak) / gain
         times the potential before its first reset. Empty if the leak is unknown.
+
+        slow: a leak of T steps where the net's own input feeds it the same at T steps, unless the
+        old one is slower. A potential without reset settles, and the neuron then fires always or
+        never; with this leak the step at which it begins to fire tells how strong its input is.
+        Within T steps it fires for the same inputs as the old neuron.
         """
         if self.leak is None:
             return {}
         leak = max(self.leak, 0.01) if self.leak < 1 else chosen.get("alpha_init") or 0.5
+        slowest = 1 - 1 / self.repeated if slow and self.repeated and "alpha_init" not in chosen else 0.0
+        reached = 1 - slowest**self.repeated if slowest > leak else 1.0
+        alpha = {"alpha_init": max(leak, slowest)}
         if self.v_threshold is None:
-            return {"alpha_init": leak}
-        return {"alpha_init": leak, "v_threshold": self.v_threshold * (1 - leak) / self.gain}
+            return alpha
+        return {**alpha, "v_threshold": self.v_threshold * (1 - leak) / self.gain * reached}
 
 
 class BothLines:

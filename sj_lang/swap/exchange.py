@@ -57,7 +57,8 @@ def swap(
     Kept from the old node: step mode, train / eval, device, dtype of the parameters (its own, or
     those of the network), `store_v_seq`, hooks of its forward and backward. If the new node is
     binary and has such arguments: surrogate function, threshold and leak. DSN is binary here unless
-    `n` is asked for, and BPSN is of variant G unless another one is. A place that cannot be swapped
+    `n` is asked for. BPSN is of variant G unless another one is, or, in a net that is fed the same
+    at each step, of variant A and forward. A place that cannot be swapped
     stays as it was and is in `report.left` with its reason.
 
     Only registered modules are replaced, those of `net.named_modules()`. A node that the net also
@@ -78,11 +79,12 @@ def swap(
     pristine = {id(old): _kept(old) for _, old in neurons}
     seen = watch(net, {id(old): old for _, old in neurons}, example)
     steady = fed_the_same(net, {id(old): old for _, old in neurons}, example)
+    still = any(node.inputs and node.repeats("") for node in steady.values())
     marks = Marks(net, example, [old for _, old in neurons])
     fresh: dict[int, tuple[SwapPlace, nn.Module | None]] = {}
     for name, old in neurons:
         if (key := id(old)) not in fresh:
-            replaced = Old(old, pristine[key], seen[key], steady.get(key))
+            replaced = Old(old, pristine[key], seen[key], steady.get(key), still)
             fresh[key] = replacement(net, name, replaced, make, chosen, step_mode, axis, marks)
     nodes = {key: node for key, (_, node) in fresh.items() if node is not None}
     lengths = _lengths(neurons, nodes, seen)

@@ -37,12 +37,14 @@ def modules_of(chosen: Mapping[str, Any]) -> dict[str, nn.Module]:
 @dataclass(frozen=True)
 class Old:
     """A node that is to be replaced. pristine: a copy, made before the example ran. seen: while it
-    ran. steady: while all nodes fired at random; None if that failed."""
+    ran. steady: while all nodes fired at random; None if that failed. still: whether some node was
+    fed the same at each step then."""
 
     node: nn.Module
     pristine: nn.Module
     seen: Seen
     steady: Seen | None
+    still: bool
 
     def facts(self, mode: str) -> OldNode:
         """The properties that decide when it fires."""
@@ -62,6 +64,7 @@ class Old:
             gain=gain,
             constant=bool(seen.repeats(mode)),
             repeated=self.steady.repeats(mode) if self.steady and self.steady.inputs else 0,
+            still=self.still,
         )
 
 
@@ -96,7 +99,7 @@ def replacement(
         return left(channels.reason)
     try:
         facts = replaced.facts(mode)
-        node, note = _made(name, facts, channels.size, make, chosen)
+        node, choices, note = _made(name, facts, channels.size, make, chosen)
     except (ValueError, PluginError) as error:
         return left(f"the new node refuses what decides when the old one fires: {error}")
     if reason := reason_of_use(seen, node):
@@ -113,20 +116,26 @@ def replacement(
         node.copies_input = True
     notes = "; ".join(filter(None, (channels.note, note)))
     now = type(node).__name__
-    place = SwapPlace(name, was, now, channels.size, channels.axis, channels.why, note=notes, repeated=facts.repeated)
-    return place, node
+    where = (channels.size, channels.axis, channels.why)
+    return SwapPlace(name, was, now, *where, note=notes, repeated=facts.repeated, choices=choices), node
 
 
-def _made(name: str, facts: OldNode, channels: int, make: Make, chosen: Mapping[str, Any]) -> tuple[Any, str]:
-    """The new node with what it can keep of the old one, and a note about what it cannot."""
+def _made(
+    name: str, facts: OldNode, channels: int, make: Make, chosen: Mapping[str, Any]
+) -> tuple[Any, dict[str, str], str]:
+    """The new node with what it can keep of the old one, the kinds that its class chose here, and
+    a note about what it cannot keep."""
     arguments = {"channels": channels, **copy.deepcopy(modules_of(chosen))}
     asked_for = dict(arguments)
+    fitting: dict[str, Any] = {}
     try:
         if hasattr(make.target, "in_place_of"):
-            arguments |= make.target.in_place_of(facts, chosen)
+            fitting = make.target.in_place_of(facts, chosen)
+        arguments |= fitting
         node = make(**arguments)
         carried, note = _carried(facts, node, chosen, {**chosen, **arguments})
-        return (make(**arguments, **carried) if carried else node), note
+        choices = {argument: value for argument, value in fitting.items() if isinstance(value, str)}
+        return (make(**arguments, **carried) if carried else node), choices, note
     except (ValueError, PluginError):
         try:
             make(**asked_for)

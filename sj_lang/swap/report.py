@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 #: steps of the same input after which a neuron with a usual leak has settled
 _MANY = 16
@@ -17,6 +18,8 @@ class SwapPlace:
     left as it was, "" if it was replaced. note: what did not carry over, or looks odd. rate_before,
     rate_after: share of the example's neuron steps that fired, None if the place was not swapped.
     repeated: at how many steps the net's own input feeds it the same; 0 if its input changes.
+    choices: arguments that the new node's class chose for this network, those whose values are
+    names.
     """
 
     name: str
@@ -30,6 +33,7 @@ class SwapPlace:
     rate_before: float | None = None
     rate_after: float | None = None
     repeated: int = 0
+    choices: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def silenced(self) -> bool:
@@ -46,7 +50,8 @@ class SwapPlace:
         note = f" ({'; '.join(notes)})" if notes else ""
         why = f" ({self.why})" if self.why else ""
         axis = "" if self.axis == 2 else f" on axis {self.axis}{why}"
-        return f"{self.name}: {self.was} -> {self.now}, {self.channels} channels{axis}{note}"
+        choices = "".join(f", {argument} {value}" for argument, value in self.choices.items())
+        return f"{self.name}: {self.was} -> {self.now}{choices}, {self.channels} channels{axis}{note}"
 
 
 @dataclass(frozen=True)

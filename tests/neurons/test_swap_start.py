@@ -167,8 +167,34 @@ def test_a_net_that_is_fed_the_same_at_each_step_starts_with_a_slow_leak(step_mo
         assert "fed the same" not in report
     assert started(image.expand(64, -1, -1), alpha_init=0.6)[0] == [0.6, 0.6]
     leaks, report = started(image.expand(64, -1, -1), "bpsn", direction="forward")
-    assert leaks == [0.5, 0.5]
+    assert leaks == [1 - 1 / 64, 0.5]
     assert "the net is fed the same at each of 64 steps" in report
+    assert started(image.expand(64, -1, -1), "bpsn", direction="forward", variant="G")[0] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("T", [4, 64])
+def test_bpsn_in_a_net_that_is_fed_the_same_starts_as_dsn_does(T: int) -> None:
+    def fresh() -> nn.Sequential:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(5, 6), neuron.LIFNode(), nn.Linear(6, 6), neuron.LIFNode())
+        nn.init.uniform_(net[2].weight, -1, 2)
+        functional.set_step_mode(net, "m")
+        return net
+
+    example = 9 * torch.rand(2, 5).expand(T, -1, -1)
+    bpsn, dsn = fresh(), fresh()
+    report = swap(bpsn, "bpsn", example=example)
+    assert "  3: LIFNode -> BPSN, variant A, direction forward, 6 channels (fires " in str(report)
+    swap(dsn, "dsn", example=example)
+    x = 9 * torch.rand(7, 2, 5)
+    assert torch.equal(bpsn(x), dsn(x))
+    assert bpsn(x).any()
+    both = fresh()
+    assert ", variant G, 6 channels" in str(swap(both, "bpsn", example=example, direction="both"))
+    assert (both[3].variant, both[3].direction) == ("G", "both")
+    changing = fresh()
+    swap(changing, "bpsn", example=x)
+    assert (changing[3].variant, changing[3].direction) == ("G", "both")
 
 
 @pytest.mark.parametrize("T", [4, 64])

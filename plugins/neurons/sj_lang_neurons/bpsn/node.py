@@ -54,7 +54,7 @@ class BPSN(Node):
     offset: o is learned, dimensionless, 0 at the start; False: it is 0. Binary spikes with an
         offset lie on the grid 0, 1, with dS/du = 1 where 0 <= u <= 1.
     alpha_init: start as a leaky integrator, in (0, 1): lf = gf = alpha, g0 = 1 - alpha, gb = 0
-        (with "backward" lb and gb). None: the start above.
+        (with "backward" lb and gb); in A, which sums, g0 = 1. None: the start above.
     kappa: largest current of K, in thresholds, in (0, 1): at most ceil(1 / (1 - kappa)) - 1 spikes
         in a row.
 
@@ -145,10 +145,11 @@ class BPSN(Node):
                 assert decay is not None
                 assert gain is not None
                 decay.fill_(math.log(self.alpha_init / (1 - self.alpha_init)))
-                self.gain_0.fill_(1 - self.alpha_init)
+                if self.variant != "A":
+                    self.gain_0.fill_(1 - self.alpha_init)
                 if self.gain_b is not None:
                     self.gain_b.fill_(0)
-                gain.fill_(self.alpha_init * (1 - self.alpha_init if self.variant == "A" else 1))
+                gain.fill_(self.alpha_init)
             if self.lateral is not None:
                 self.lateral.fill_(2)
             self.threshold.fill_(self.v_threshold + math.log(-math.expm1(-self.v_threshold)))
@@ -182,13 +183,25 @@ class BPSN(Node):
 
     @classmethod
     def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """Variant G, which starts as the old integrator; R would suppress constant input."""
+        """Variant G, which starts as the old integrator; R would suppress constant input.
+
+        In a net that is fed the same at each step: variant A, forward. A mean of the same input
+        does not tell its strength. The step at which a sum of it reaches the threshold does, and
+        with both directions this step is the same for more inputs.
+        """
         if old.constant and chosen.get("variant") == "R":
             warnings.warn(
                 'BPSN: variant="R" suppresses input that is the same at each step, as in this example; "G" does not',
                 stacklevel=4,
             )
-        arguments = {"variant": "G", **old.integrator(chosen)}
+        sums = {"variant": "A", "direction": "forward"}
+        if old.still and all(chosen.get(name, value) == value for name, value in sums.items()):
+            start = old.integrator(chosen, slow=True)
+            if "v_threshold" in start:  # of H / (1 - alpha): gains near 0 would learn too fast
+                start["v_threshold"] /= 1 - start["alpha_init"]
+            arguments = {**sums, **start}
+        else:
+            arguments = {"variant": "G", **old.integrator(chosen, slow=False)}
         return {name: value for name, value in arguments.items() if name not in chosen}
 
     def supported_step_mode(self) -> tuple[str, ...]:

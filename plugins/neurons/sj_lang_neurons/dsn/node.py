@@ -118,21 +118,10 @@ class DSN(Node):
 
     @classmethod
     def in_place_of(cls, old: OldNode, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """DSN fires binary spikes there and starts as the old integrator.
-
-        If the net's own input feeds it the same at T steps, a potential without reset settles, and
-        the neuron then fires always or never. With a leak of T steps, the step at which it begins
-        to fire tells how strong its input is. Within T steps it fires for the same inputs as the
-        old neuron.
-        """
-        arguments = {"n": 1, **old.integrator(chosen)}
+        """DSN fires binary spikes there and starts as the old integrator."""
+        arguments = {"n": 1, **old.integrator(chosen, slow=True)}
         if "alpha_init" in arguments:
             arguments["taps_init"] = 0.0
-            slow = 1 - 1 / old.repeated if old.repeated else 0.0
-            if slow > arguments["alpha_init"] and "alpha_init" not in chosen:
-                arguments["alpha_init"] = slow
-                if "v_threshold" in arguments:
-                    arguments["v_threshold"] *= 1 - slow**old.repeated
             if old.v_threshold is not None and old.surrogate_function is None and chosen.get("n", 1) == 1:
                 # without one it fires at 1/2, whatever the threshold is
                 arguments["surrogate_function"] = rescaled(surrogate("ATan"), arguments["v_threshold"])
