@@ -5,7 +5,6 @@ The numbers are those of `surrogates.cuh` (FIRE) and `jit.py` (`kind`).
 
 import math
 from collections.abc import Iterator
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -129,7 +128,6 @@ def _heaviside(surrogate: nn.Module) -> tuple[int, float]:
     return kind, float(surrogate.alpha)  # type: ignore[arg-type]
 
 
-@cache
 def _number(module: str, name: str) -> int:
     """The number of SpikingJelly's surrogate, or `POTENTIALS` of another class."""
     return HEAVISIDES.get(name, POTENTIALS) if module.startswith("spikingjelly.") else POTENTIALS

@@ -310,4 +310,4 @@ def _through_denominator(gain: Array, P: Array, D: Array, g: Array, mean: Array,
         out[n] = g[n] * (share[n] * mean[n] - gain[n] * P[n] * inverse * inverse)
 
 
-# jit.py and firing.py: 4169a5665a3c5b73
+# jit.py and firing.py: ea33c84ec55ab038
