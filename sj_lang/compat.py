@@ -166,9 +166,12 @@ class BothLines:
         # 0.0.0.0.14's monitors call this method itself, also for attributes that Python would find
         # without it. Parameters and modules are looked up here, as every call of a node does so.
         inside = self.__dict__
-        for place in (inside, inside.get("_parameters", ()), inside.get("_modules", ())):
-            if name in place:
-                return place[name]
+        if name in inside:
+            return inside[name]
+        if name in (parameters := inside.get("_parameters", ())):
+            return parameters[name]
+        if name in (modules := inside.get("_modules", ())):
+            return modules[name]
         return super().__getattr__(name)  # type: ignore[misc]
 
     def single_step_functional_forward(

@@ -32,6 +32,10 @@ _CAN_TELL = hasattr(torch._C.DispatchKeySet, "raw_repr") and hasattr(torch._C, "
 _PLAIN = 0  # the dispatcher's keys of dense tensors and of a thread in which nothing is active
 for _key in _KEYS if _CAN_TELL else ():
     _PLAIN |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _key)).raw_repr()
+_active_keys: Any = getattr(torch._C, "_dispatch_tls_local_include_set", None)
+_dispatch_keys: Any = getattr(torch._C, "_dispatch_keys", None)
+_any_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
+_NOTHING = nullcontext()
 
 
 _is_exporting = getattr(torch.compiler, "is_exporting", bool)  # torch 2.6 has none
@@ -47,7 +51,7 @@ class Operator:
     body: gets tensors and numbers, returns new tensors; a whole number for a float must be a float.
         All tensors come before all numbers. One argument may be a NamedTuple; only torch sees its
         fields apart.
-        So may the result, of tensors.
+        So may the result, of tensors. A result may be None; only torch sees an empty tensor then.
     """
 
     def __init__(self, name: str, body: Callable[..., Any]) -> None:
@@ -60,20 +64,26 @@ class Operator:
         self._end = self._at + (len(self._kind._fields) if self._kind else 0)
         self._tensors = _leading_tensors(hints)
         self._operator = torch.library.custom_op(
-            name, lambda *flat: body(*self._grouped(flat)), mutates_args=(), schema=_schema(hints, returned)
+            name, self._flat(body), mutates_args=(), schema=_schema(hints, returned)
         )
         self._apply: Any = None
+        self._apply_whole: Any = None
         self._decomposed: Callable[..., Any] | None = None
         self._transformed = self._in_transforms(_no_derivative, lambda ctx, inputs, output: None)
 
     def register_fake(self, fake: Callable[..., Any]) -> None:
         """`register_fake` of the custom operator, for a function with the arguments of the body."""
-        self._operator.register_fake(lambda *flat: fake(*self._grouped(flat)))
+        self._operator.register_fake(self._flat(fake))
 
-    def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., None]) -> None:
+    def register_autograd(
+        self, backward: Callable[..., Any], *, setup_context: Callable[..., None], inner: int = 0
+    ) -> None:
         """`register_autograd` of the custom operator.
 
-        backward: it calls an `Operator` that has no derivative.
+        backward: it calls an `Operator` that has no derivative, best through its `within`. Its last
+            gradients, of `inner` results, may be missing.
+        inner: how many of the last results only `backward` reads. A plain call that learns does
+            not return them.
         """
 
         def setup(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
@@ -81,19 +91,23 @@ class Operator:
 
         body, tensors = self._body, self._tensors
 
-        def forward(ctx: Any, *tensors_and_inputs: Any) -> Any:
-            inputs = tensors_and_inputs[-1]
-            output = body(*inputs)
-            setup_context(ctx, inputs, output)
-            return output
-
         def backward_of_tensors(ctx: Any, *grads: Any) -> Any:
             return *backward(ctx, *grads)[:tensors], None
 
+        def plain(inner: int) -> Any:
+            def forward(ctx: Any, *tensors_and_inputs: Any) -> Any:
+                inputs = tensors_and_inputs[-1]
+                output = body(*inputs)
+                setup_context(ctx, inputs, output)
+                ctx.was_plain = True
+                return output[:-inner] if inner else output
+
+            function = self._new_function(forward=forward, backward=backward_of_tensors)
+            # Function's own would look for transforms, which `__call__` has ruled out
+            return super(torch.autograd.Function, function).apply  # type: ignore[misc]
+
         self._operator.register_autograd(backward, setup_context=setup)
-        function = self._new_function(forward=forward, backward=backward_of_tensors)
-        # Function's own would look for transforms, which `__call__` has ruled out
-        self._apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+        self._apply, self._apply_whole = plain(inner), plain(0)
         self._transformed = self._in_transforms(backward, setup)
 
     def register_decomposition(self, decomposed: Callable[..., Any]) -> None:
@@ -104,11 +118,13 @@ class Operator:
     def _in_transforms(self, backward: Callable[..., Any], setup_context: Callable[..., None]) -> Any:
         """For `torch.func.grad`: a forward without ctx, which is slower, and vmap row after row."""
 
-        def forward(*flat: Any) -> Any:
-            return self._body(*self._grouped(flat))
+        forward = self._flat(self._body)
+
+        def whole(*inputs: Any) -> Any:
+            return self(*inputs, whole=True)
 
         def vmap(info: Any, dims: Sequence[int | None], *flat: Any) -> tuple[Any, Any]:
-            rows = [self(*self._grouped(_row(flat, dims, index))) for index in range(info.batch_size)]
+            rows = [self._flat(whole)(*_row(flat, dims, index)) for index in range(info.batch_size)]
             if isinstance(rows[0], Tensor):
                 return torch.stack(rows), 0
             return tuple(map(torch.stack, zip(*rows, strict=True))), (0,) * len(rows[0])
@@ -119,13 +135,25 @@ class Operator:
         static = {name: staticmethod(method) for name, method in methods.items()}
         return type(self._name.replace("::", "_"), (torch.autograd.Function,), static)
 
+    def _flat(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function with the arguments of the body, as torch sees it."""
+
+        def of_flat(*flat: Any) -> Any:
+            results = function(*self._grouped(flat))
+            if isinstance(results, tuple) and any(result is None for result in results):
+                return tuple(flat[0].new_empty(0) if result is None else result for result in results)
+            return results
+
+        return of_flat
+
     def _grouped(self, flat: Sequence[Any]) -> Sequence[Any]:
         """The arguments of the body from what torch sees."""
         if self._kind is None:
             return flat
         return *flat[: self._at], tuple.__new__(self._kind, flat[self._at : self._end]), *flat[self._end :]
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, whole: bool = False) -> Any:
+        """whole: with the inner results in any case."""
         at = self._at
         flat = inputs if self._kind is None else (*inputs[:at], *inputs[at], *inputs[at + 1 :])
         if torch.compiler.is_compiling() or not _CAN_TELL:
@@ -133,17 +161,31 @@ class Operator:
         tensors = [x for x in flat[: self._tensors] if x is not None]
         if forward_ad._current_level >= 0 and any(map(_has_tangent, tensors)):
             raise NotImplementedError(f"{self._name} has no forward-mode derivative (jvp); use reverse mode")
-        keys, learns = torch._C._dispatch_tls_local_include_set().raw_repr(), False
-        for x in tensors:
-            keys |= torch._C._dispatch_keys(x).raw_repr()
-            learns = learns or x.requires_grad
-        # No mode, transform or trace is active in this thread, and all tensors are dense, on a CPU
-        # or a GPU, and of no other kind (subclass, wrapper, lazy negation)?
-        if keys & ~_PLAIN or torch.overrides.has_torch_function(tensors):
+        if not _are_plain(tensors):
             return (self._transformed.apply if _in_func_grad() else self._operator)(*flat)
-        if learns and torch.is_grad_enabled():
-            return self._apply(*flat[: self._tensors], inputs) if self._apply else self._operator(*flat)
+        if torch.is_grad_enabled():
+            for x in tensors:
+                if x.requires_grad:
+                    apply = self._apply_whole if whole else self._apply
+                    return apply(*flat[: self._tensors], inputs) if apply else self._operator(*flat)
         return self._body(*inputs)
+
+    def within(self, ctx: Any, gradients: Sequence[Tensor | None], inputs: Sequence[Any]) -> Callable[..., Any]:
+        """This operator for a backward pass, or its body if that does the same.
+
+        It does if the forward pass of ctx was a plain call, which has looked at the tensors that it
+        kept, and if the gradients are plain. inputs: what was kept.
+        """
+        if (
+            not torch.compiler.is_compiling()
+            and getattr(ctx, "was_plain", False)
+            and not torch.is_grad_enabled()
+            and forward_ad._current_level < 0
+            and _are_plain([x for x in gradients if x is not None])
+            and not torch.overrides.has_torch_function(inputs)
+        ):
+            return self._body
+        return self
 
     def _decomposed_for_onnx(self, *inputs: Any) -> Any:
         if self._decomposed is None:
@@ -194,6 +236,8 @@ class Kernel:
 
 def no_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Autocast would round the recurrence to half precision."""
+    if not (torch.compiler.is_compiling() or _any_autocast()):
+        return _NOTHING
     kind = x.device.type
     if _has_autocast(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
@@ -212,19 +256,19 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
 
 def keep_inputs(ctx: Any, arguments: tuple[Any, ...], output: Any) -> None:
     """A `setup_context` that keeps its first argument, a NamedTuple, for `kept`, and `ctx.rest`."""
-    _keep(ctx, arguments, ())
+    inputs, *ctx.rest = arguments
+    kind: Any = type(inputs)
+    tensors = _tensors(kind)
+    ctx.save_for_backward(*inputs[:tensors])
+    ctx.numbers = inputs[tensors:]
 
 
 def keep_with_last_result(ctx: Any, arguments: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """A `setup_context` that keeps what `keep_inputs` keeps, and the last result."""
-    _keep(ctx, arguments, output[-1:])
-
-
-def _keep(ctx: Any, arguments: tuple[Any, ...], results: tuple[Tensor, ...]) -> None:
     inputs, *ctx.rest = arguments
     kind: Any = type(inputs)
     tensors = _tensors(kind)
-    ctx.save_for_backward(*results, *inputs[:tensors])
+    ctx.save_for_backward(output[-1], *inputs[:tensors])
     ctx.numbers = inputs[tensors:]
 
 
@@ -279,8 +323,18 @@ def _schema(arguments: dict[str, Any], returned: Any) -> str:
         fields = get_type_hints(kind) if hasattr(kind, "_fields") else {name: kind}
         names += [f"{_TYPES[of_field]} {field}" for field, of_field in fields.items()]
     kinds = get_type_hints(returned).values() if hasattr(returned, "_fields") else get_args(returned) or (returned,)
-    results = ", ".join(_TYPES[kind] for kind in kinds)
+    results = ", ".join(_TYPES[kind].removesuffix("?") for kind in kinds)
     return f"({', '.join(names)}) -> ({results})"
+
+
+def _are_plain(tensors: list[Tensor]) -> bool:
+    """Whether no mode, transform or trace is active in this thread, and all tensors are dense, on a
+    CPU or a GPU, and of no other kind (subclass, wrapper, lazy negation).
+    """
+    keys = _active_keys().raw_repr()
+    for keys_of in map(_dispatch_keys, tensors):
+        keys |= keys_of.raw_repr()
+    return not (keys & ~_PLAIN or torch.overrides.has_torch_function(tensors))
 
 
 def _in_func_grad() -> bool:

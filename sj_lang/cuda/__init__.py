@@ -144,18 +144,25 @@ def _function(engine: Engine, path: Path, name: str, macros: Macros, index: int)
 
 
 def _index(device: torch.device) -> int:
-    if device.type == "cuda" and device.index is None:
+    index = device.index
+    if index is None and device.type == "cuda":
         return torch.cuda.current_device()
-    return device.index or 0
+    return index or 0
 
 
 def why_not(x: Tensor | None) -> str:
     """`Kernel.why_not` of all CUDA kernels."""
     if x is None:
         return str(unavailable("cpu" if "cpu" in ENGINES else "cuda", None))
+    like_x = x.dtype, x.device
+    if like_x in _RUN and not torch.compiler.is_compiling():
+        return ""
     if x.dtype not in IO:
         return f"takes {', '.join(str(d).removeprefix('torch.') for d in IO)}, got {x.dtype}"
-    return str(unavailable(x.device.type, _index(x.device)))
+    reason = str(unavailable(x.device.type, _index(x.device)))
+    if not (reason or torch.compiler.is_compiling()):
+        _RUN.add(like_x)
+    return reason
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -169,7 +176,7 @@ def unavailable(kind: str, index: int | None) -> str:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def no_device() -> str:
     """Why there is nothing to run kernels on; "" if there is."""
-    if torch.cuda.is_available() or "cpu" in ENGINES:
+    if "cpu" in ENGINES or torch.cuda.is_available():
         return ""
     return "needs a CUDA device, and torch sees none"
 
@@ -178,6 +185,8 @@ ENGINES: dict[str, Engine] = {"cuda": NVIDIA()}
 #: each `Plan` by what an operator finds it with, its name first
 PLANS: dict[tuple[Hashable, ...], Any] = {}
 MOST_PLANS = 4_096  # of a training on texts of all lengths
+#: the dtypes and devices with which kernels can run
+_RUN: set[tuple[torch.dtype, torch.device]] = set()
 
 
 def remember(key: tuple[Hashable, ...], plan: Any) -> None:
@@ -192,11 +201,17 @@ def using(kind: str, engine: Engine) -> Iterator[None]:
     """Inside, this engine runs kernels on this type of device."""
     before = ENGINES.get(kind)
     ENGINES[kind] = engine
-    PLANS.clear()
+    _forget()
     try:
         yield
     finally:
         del ENGINES[kind]
         if before is not None:
             ENGINES[kind] = before
-        PLANS.clear()
+        _forget()
+
+
+def _forget() -> None:
+    """What was learned of the engines that were there."""
+    PLANS.clear()
+    _RUN.clear()

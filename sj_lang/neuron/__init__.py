@@ -175,21 +175,23 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         dtype = state_dtype(x)
         shape = x.shape if single else x.shape[1:]
         half = zeros = False
-        for kernel in () if single else self.kernels.values():  # `sequence` fits both to its choice
-            half, zeros = half or kernel.half, zeros or kernel.zeros
+        if not single:  # `sequence` fits both to its choice
+            for kernel in self.kernels.values():
+                half, zeros = half or kernel.half, zeros or kernel.zeros
         if state is not None:
             state = inputs.folded_state(self, state, x, shape, between or shape[:1], dtype)
         else:
             state = {} if zeros else self.fresh_state(x, shape)
         with no_autocast(x):
-            current = x if half else x.to(dtype)
+            current = x if half or x.dtype == dtype else x.to(dtype)
             if mask is None:
                 spikes, after, v = self.step(current, state) if single else self.sequence(current, state, None)
             elif single:
                 spikes, after, v = masks.step(self.step, current, state, mask)
             else:
                 spikes, after, v = masks.sequence(self.sequence, current, state, mask)
-        spikes = spikes.to(x.dtype)
+        if spikes.dtype != x.dtype:
+            spikes = spikes.to(x.dtype)
         if between is None:
             return spikes, after, v
         batch = 0 if single else 1
@@ -210,6 +212,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     def _folded(self, x: Tensor, mask: Tensor | None, single: bool) -> tuple[Tensor, Tensor | None, torch.Size | None]:
         """Both with all axes before the channels as the batch, and these axes; None: one."""
+        if self._axis == 2:
+            return x, mask, None
         batch = 0 if single else 1
         between = x.shape[batch : masks.channel_axis(self, x, single)]
         if len(between) <= 1:
@@ -256,9 +260,11 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         """The kernel for x: the explicit backend's, or the first of `preferred` that can run."""
         kernels, name, reasons = self.kernels, self._backend, []
         if name != "auto":
-            reason = kernels[name].refuses(self) or self.why_not(name, x)
-            if not reason:
-                return kernels[name]
+            kernel = kernels[name]
+            reason = kernel.refuses(self)
+            if not (reason or kernel.why_not(x) or kernel.limits(self, x)):
+                return kernel
+            reason = reason or self.why_not(name, x)
             raise RuntimeError(f'{self._name}: backend "{name}" {reason}')
         for name in self.preferred():
             if name in kernels:
@@ -273,6 +279,13 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         if not (state or kernel.zeros):
             state = self.fresh_state(x, x.shape[1:])
         return x if kernel.half else x.to(state_dtype(x)), state
+
+    def learned(self, name: str, dtype: torch.dtype) -> Any:
+        """A parameter of this name in this dtype; None if it is None."""
+        value = self._parameters.get(name)  # faster than an attribute
+        if value is None:
+            value = getattr(self, name)
+        return value if value is None or value.dtype == dtype else value.to(dtype)
 
     # SpikingJelly's life cycle
 

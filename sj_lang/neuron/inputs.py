@@ -22,8 +22,33 @@ def _refuse_unfit_mask(name: str, mask: Tensor, x: Tensor, single: bool) -> None
         raise ValueError(f"{name}: the mask is on {mask.device}, the input on {x.device}")
 
 
+#: what `refuse_unfit` accepted, as it is faster to find it again than to check it again
+_FIT: set[tuple[Any, ...]] = set()
+_MOST_FIT = 4_096
+
+
+def _key(node: Any, x: Tensor) -> tuple[Any, ...] | None:
+    """What decides whether a node can run on a sequence x; None if more does."""
+    if type(x) is Tensor and not (torch.compiler.is_compiling() or torch._C._is_tracing()):
+        for parameter in node._parameters.values():
+            if parameter is not None:
+                return node.axis, node.channels, node.levels, x.shape, x.dtype, x.device, parameter.device
+    return None
+
+
 def refuse_unfit(node: Any, x: Tensor, mask: Tensor | None, single: bool) -> None:
     """Raise TypeError or ValueError unless a node can run on this input."""
+    key = None if single or mask is not None else _key(node, x)
+    if key in _FIT:
+        return
+    _refuse_unfit(node, x, mask, single)
+    if key is not None:
+        if len(_FIT) >= _MOST_FIT:
+            _FIT.clear()
+        _FIT.add(key)
+
+
+def _refuse_unfit(node: Any, x: Tensor, mask: Tensor | None, single: bool) -> None:
     name = type(node).__name__
     if single:
         node.possible_mode(node.step_mode)

@@ -10,6 +10,7 @@ import torch
 from kernel_checks import KERNEL_CHECKS, gradients, gradients_go_through_pieces, no_state_is_zeros
 from sj_lang_neurons import DSN
 from sj_lang_neurons.dsn import cupy
+from sj_lang_neurons.dsn.inputs import DSNInputs
 from sj_lang_neurons.firing import HEAVISIDES
 from sj_lang_neurons.scan.cuda_layout import Tile
 from torch import Tensor, nn
@@ -62,6 +63,23 @@ def test_the_operators_run() -> None:
             only=("backend_really_runs",),
             ops={backend: OPS["cupy"]},
         )
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_one_state_may_be_missing() -> None:
+    """The same shapes with other states are another launch."""
+    node, x = DSN(channels=3), torch.randn(9, 2, 3, requires_grad=True)
+    tail, h_0 = torch.zeros(2, 3, 3, requires_grad=True), torch.zeros(2, 3, requires_grad=True)
+    found = []
+    for states in ((tail, h_0), (tail, None), (None, h_0), (None, None)):
+        out = cupy.dsn_cupy(DSNInputs(x, *states, node.weight, node.bias, None, 4.0), node.firing)
+        leaves = [x, *(state for state in states if state is not None)]
+        grads = torch.autograd.grad(out.spikes.sum() + out.h.sum(), leaves)
+        assert [grad.shape for grad in grads] == [leaf.shape for leaf in leaves]
+        found.append(grads)
+    (of_x, of_tail, of_0), *others = found
+    for grads, expected in zip(others, [(of_x, of_tail), (of_x, of_0), (of_x,)], strict=True):
+        assert all(map(torch.equal, grads, expected))
 
 
 def results(node: DSN, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:

@@ -3,6 +3,7 @@
 Figures: `pytest tests/cuda/test_host_cost.py -k python -s`, with OMP_NUM_THREADS=1.
 """
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,15 +43,16 @@ def nothing() -> Iterator[Nothing]:
         yield engine
 
 
-def microseconds(work: Callable[[], Any], repeat: int = 15, number: int = 20) -> float:
-    """CPU time of one call, the least of several."""
-    found = []
-    for _ in range(repeat):
-        start = time.process_time()
-        for _ in range(number):
-            work()
-        found.append((time.process_time() - start) / number * 1e6)
-    return min(found)
+def microseconds(work: Callable[[], Any], calls: int = 1_000) -> float:
+    """Time of one call, the least of many, as others may use the machine."""
+    times = []
+    gc.disable()
+    for _ in range(calls):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    gc.enable()
+    return min(times) * 1e6
 
 
 class Launches(TorchDispatchMode):

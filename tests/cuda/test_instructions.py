@@ -134,10 +134,13 @@ def test_split_sequences(
         assert not DOUBLE & set(found[name].names)
 
 
-def test_bpsn(tmp_path: Path) -> None:
-    """The loop over sequences of one length, inside that over stretches of such."""
-    found = loops(bpsn.FILE, BPSN, tmp_path, inner=True)
+@pytest.mark.parametrize("runs", [4, 16])
+def test_bpsn(runs: int, tmp_path: Path) -> None:
+    """The loop over sequences of one length, inside that over stretches of such. With 16 runs what
+    one of them does for all is counted as if each did it.
+    """
+    found = loops(bpsn.FILE, {**BPSN, "RUNS": runs}, tmp_path, inner=True)
     counts = [per_element(found[name], 1) for name in ("bpsn", "bpsn_backward")]
-    print(f"\nBPSN: {counts[0]:.1f} + {counts[1]:.1f}")
+    print(f"\nBPSN, {runs} runs: {counts[0]:.1f} + {counts[1]:.1f}")
     assert sum(counts) <= 150
     assert all(found[name].spills == 0 for name in ("bpsn", "bpsn_backward"))

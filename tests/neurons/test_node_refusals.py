@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from leaky import Leaky, random
+from sj_lang_neurons import DSN
 from torch import Tensor
 
 from sj_lang import compat
@@ -82,6 +83,25 @@ def test_spikes_too_large_for_the_dtype() -> None:
     node(torch.zeros(2, 1, 4))
     with pytest.raises(ValueError, match=r"spikes up to 300 are not exact in torch\.bfloat16"):
         node(torch.zeros(2, 1, 4).bfloat16())
+
+
+def test_an_input_that_was_accepted_is_refused_by_another_node() -> None:
+    x = torch.zeros(2, 4, 4)
+    node = DSN(channels=4)
+    node.functional(x)
+    node.levels = 2**25
+    with pytest.raises(ValueError, match="spikes up to 33554432 are not exact"):
+        node.functional(x)
+    node.levels = 4
+    node.axis = 3
+    with pytest.raises(ValueError, match="channels on axis 3"):
+        node.functional(x)
+    node.axis = 2
+    node.functional(x)
+    with pytest.raises(ValueError, match="the parameters are on meta"):
+        node.to("meta").functional(x)
+    with pytest.raises(ValueError, match="built for 3 channels"):
+        DSN(channels=3).functional(x)
 
 
 def test_a_state_of_inference_mode_cannot_be_learned_from() -> None:

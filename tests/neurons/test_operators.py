@@ -49,6 +49,24 @@ def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 product.register_autograd(differentiate, setup_context=keep)
 
 
+@operator("sj_lang_toy::halves")
+def halves(x: Tensor, doubled: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+    """A half, a double that may be missing, and what only the backward pass reads."""
+    return x / 2, x * 2 if doubled else None, torch.full_like(x, 0.5)
+
+
+@operator("sj_lang_toy::halves_backward")
+def halves_backward(grad: Tensor, half: Tensor) -> Tensor:
+    return grad * half
+
+
+halves.register_autograd(
+    lambda ctx, grad, *_: (halves_backward.within(ctx, [grad], ctx.saved_tensors)(grad, *ctx.saved_tensors), None),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(output[-1]),
+    inner=1,
+)
+
+
 @pytest.fixture
 def dispatched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the operators that are called through the dispatcher."""
@@ -58,7 +76,7 @@ def dispatched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         through = one._operator
         return lambda *inputs: (names.append(one._name.split("::")[1]), through(*inputs))[1]
 
-    for one in (product, product_backward):
+    for one in (product, product_backward, halves, halves_backward):
         monkeypatch.setattr(one, "_operator", spied(one))
     return names
 
@@ -139,6 +157,38 @@ def test_gradients_in_batches(dispatched: list[str]) -> None:
     (got,) = torch.autograd.grad(product(x, w, 0.5), x, torch.eye(3), is_grads_batched=True)
     assert torch.equal(got, torch.eye(3))
     assert dispatched == ["product_backward"]
+
+
+def test_inner_and_missing_results(dispatched: list[str]) -> None:
+    x, _ = inputs()
+    half, nothing = halves(x, False)
+    assert nothing is None
+    assert torch.autograd.grad(half.sum(), x)[0].tolist() == [0.5] * 3
+    assert [len(halves(x, True)), len(halves(x, True, whole=True)), len(halves(x.detach(), True))] == [2, 3, 3]
+    assert dispatched == []
+    with Dispatch():
+        half, nothing, _ = halves(x, False)
+    assert nothing.shape == (0,)
+    assert torch.autograd.grad(half.sum(), x)[0].tolist() == [0.5] * 3
+    for transformed in (torch.func.grad, lambda loss: torch.vmap(torch.func.grad(loss))):
+        gradient = transformed(lambda x: halves(x, False)[0].sum())(x.detach()[None])
+        assert gradient.tolist() == [[0.5] * 3]
+
+
+def test_a_backward_pass_looks_at_what_is_new(dispatched: list[str]) -> None:
+    """Modes, gradients of other kinds, and tensors that became others while they were kept."""
+    x, _ = inputs()
+    half = halves(x, False)[0]
+    torch.autograd.grad(half, x, torch.ones(3), retain_graph=True)
+    assert dispatched == []
+    torch.autograd.grad(half, x, torch.ones(3).as_subclass(Own), retain_graph=True)  # type: ignore[arg-type]
+    torch.autograd.grad(half, x, torch.ones(3, dtype=torch.complex64).conj().imag, retain_graph=True)
+    torch.autograd.grad(half, x, torch.ones(3, requires_grad=True), create_graph=True)
+    with Dispatch():
+        torch.autograd.grad(half, x, torch.ones(3))
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x.as_subclass(Own)):
+        torch.autograd.grad(halves(x, False)[0].sum(), x)
+    assert dispatched == ["halves_backward"] * 5
 
 
 def test_numbers_come_after_tensors() -> None:

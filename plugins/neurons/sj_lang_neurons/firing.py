@@ -109,23 +109,28 @@ class Firing(NamedTuple):
         kind, alpha = _heaviside(rect)
         return Fused(kind, alpha, self.threshold) if kind else Fused()
 
-    def why_not_fused(self) -> str:
-        """Why no kernel can fire this; "" if one can, or if it is a smooth form, fired outside."""
-        function = self.function
-        if function is None or isinstance(function, Rect) or not getattr(function, "spiking", True):
-            return ""
-        if _heaviside(function)[0]:
-            return ""
-        name = type(function).__name__
-        return f'has no fused firing for {name}, only for {", ".join(HEAVISIDES)}; backend "auto" fires it unfused'
+
+def why_unfused(function: nn.Module | None) -> str:
+    """Why no kernel can fire it; "" if one can, or if it is a smooth form, fired outside."""
+    if function is None or isinstance(function, Rect) or not getattr(function, "spiking", True):
+        return ""
+    if _number(type(function).__module__, type(function).__name__):
+        return ""
+    name = type(function).__name__
+    return f'has no fused firing for {name}, only for {", ".join(HEAVISIDES)}; backend "auto" fires it unfused'
 
 
 def _heaviside(surrogate: nn.Module) -> tuple[int, float]:
     """Number and alpha of SpikingJelly's surrogate; `POTENTIALS` of another or a smooth form."""
-    kind = HEAVISIDES.get(type(surrogate).__name__, POTENTIALS)
-    if not (kind and type(surrogate).__module__.startswith("spikingjelly.") and surrogate.spiking):
+    kind = _number(type(surrogate).__module__, type(surrogate).__name__)
+    if not (kind and surrogate.spiking):
         return POTENTIALS, 0.0
     return kind, float(surrogate.alpha)  # type: ignore[arg-type]
+
+
+def _number(module: str, name: str) -> int:
+    """The number of SpikingJelly's surrogate, or `POTENTIALS` of another class."""
+    return HEAVISIDES.get(name, POTENTIALS) if module.startswith("spikingjelly.") else POTENTIALS
 
 
 class _RectFunction(torch.autograd.Function):

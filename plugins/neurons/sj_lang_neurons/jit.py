@@ -163,4 +163,4 @@ def add_product(a: Array, b: Array, out: Array) -> None:
         out[n] += a[n] * b[n]
 
 
-# firing.py: 4e14ca6c5a7a1d52
+# firing.py: 7d515e2bff2ba7df

@@ -30,7 +30,7 @@ def schedule(columns: int, steps: int) -> Tile:
 def bpsn_cupy(inputs: BPSNInputs, firing: Firing) -> BPSNOutputs:
     """The kernel of backend "cupy". Carried states may be None for zeros."""
     fused = firing.fused()
-    out, after, ones, _ = _forward(inputs, *fused)
+    out, after, ones, *_ = _forward(inputs, *fused)
     carries, normalised = inputs.carries, inputs.normalised
     return BPSNOutputs(
         out if fused.kind else firing(out), after if carries else None, ones if carries and normalised else None
@@ -128,31 +128,31 @@ def _carried(planned: _PlannedPass, added: Tensor, ends: Sequence[Tensor | None]
 @operator("sj_lang::bpsn_cuda")
 def _forward(
     inputs: BPSNInputs, kind: int, alpha: float, lowest: float, margin: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Spikes or H - threshold; numerator, denominator after x, or empty; numerators at borders."""
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Spikes or H - threshold; if they are wanted, numerator and denominator after x; numerators at
+    the borders of several chunks.
+    """
     planned = _planned("bpsn", inputs, (kind, alpha, lowest))
-    out, after, ones, borders = results = _results(inputs, kind, planned.chunks)
+    out, after, ones, borders = _results(inputs, kind, planned.chunks)
     x, *parameters = flat(inputs.x), *map(whole, inputs[1:8])
     numerator, denominator, lengths = whole(inputs.numerator), whole(inputs.denominator), inputs.lengths
-    carried = None
-    if planned.chunks > 1:
+    if borders is not None:
         added = torch.empty_like(borders)
         planned.first(x, *parameters, lengths, added)
         decays = parameters[2], parameters[4]
-        carried = _carried(planned, added, (numerator, None, *decays), inputs)
-        results = out, after, ones, carried
-    last = (after, ones) if inputs.carries else (None, None)
-    planned.run(x, *parameters, numerator, denominator, lengths, carried, flat(out), *last)
-    return results
+        borders = _carried(planned, added, (numerator, None, *decays), inputs)
+    planned.run(x, *parameters, numerator, denominator, lengths, borders, flat(out), after, ones)
+    return out, after, ones, borders
 
 
-def _results(inputs: BPSNInputs, kind: int, chunks: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _results(inputs: BPSNInputs, kind: int, chunks: int) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     x, g0, carries = inputs.x, inputs.gain_0, inputs.carries
+    _, *step = x.shape
     return (
         like(x, None if kind else g0.dtype),
-        g0.new_empty(x.shape[1:] if carries else (0,)),
-        g0.new_empty(x.shape[1:3] if carries and inputs.normalised else (0,)),
-        g0.new_empty((2, chunks, *x.shape[1:]) if chunks > 1 else (0,)),
+        g0.new_empty(step) if carries else None,
+        g0.new_empty(step[:2]) if carries and inputs.normalised else None,
+        g0.new_empty((2, chunks, *step)) if chunks > 1 else None,
     )
 
 
@@ -170,47 +170,46 @@ def _backward(
     grad: Tensor,
     grad_after: Tensor | None,
     grad_ones: Tensor | None,
-    borders: Tensor,
+    borders: Tensor | None,
     inputs: BPSNInputs,
     kind: int,
     alpha: float,
     lowest: float,
     margin: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, the numerator and, by chunk and column, the denominator, or empty; those of
-    `LEARNED` by chunk, group of sequences and place.
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+    """Gradients of x; of the numerator and, by chunk and column, the denominator, if they are
+    there; of `LEARNED` by chunk, group of sequences and place.
     """
     planned = _planned("bpsn_backward", inputs, (kind, alpha, lowest, margin), grad)
     grad_x, grad_numerator, grad_denominator, sums = results = _gradients(inputs, planned.chunks, planned.groups)
     x, *parameters = flat(inputs.x), *map(whole, inputs[1:8])
     numerator, denominator, lengths = whole(inputs.numerator), whole(inputs.denominator), inputs.lengths
     end, ones = (whole(grad_after), whole(grad_ones)) if inputs.carries else (None, None)
-    carried = borders if planned.chunks > 1 else None
-    read, grad = (x, *parameters, numerator, denominator, lengths, carried), flat(grad)
-    adjoints = None
-    if planned.chunks > 1:
+    adjoints, grad = None, flat(grad)
+    borders = borders if planned.chunks > 1 else None
+    read = (x, *parameters, numerator, denominator, lengths, borders)
+    if borders is not None:
         added = torch.empty_like(borders)
         planned.first(grad, *read, added)
         adjoints = _carried(planned, added, (None, end, parameters[4], parameters[2]), inputs)
     ones = ones if inputs.normalised else None
-    start = None if numerator is None else grad_numerator, None if denominator is None else grad_denominator
-    planned.run(grad, end, ones, *read, adjoints, flat(grad_x), *start, sums)
+    planned.run(grad, end, ones, *read, adjoints, flat(grad_x), grad_numerator, grad_denominator, sums)
     return results
 
 
-def _gradients(inputs: BPSNInputs, chunks: int, groups: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _gradients(inputs: BPSNInputs, chunks: int, groups: int) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
     x, g0, numerator = inputs.x, inputs.gain_0, inputs.numerator
     _, batch, channels, places = sizes(x)
     return (
         like(x),
-        g0.new_empty((0,) if numerator is None else numerator.shape),
-        g0.new_empty((0,) if inputs.denominator is None else (chunks, batch, channels, places)),
+        None if numerator is None else g0.new_empty(numerator.shape),
+        None if inputs.denominator is None else g0.new_empty((chunks, batch, channels, places)),
         g0.new_empty((len(LEARNED), chunks, groups, channels, places)),
     )
 
 
 @_backward.register_fake
-def _(grad: Tensor, after: Any, ones: Any, borders: Tensor, inputs: BPSNInputs, kind: int, *_: float) -> Any:
+def _(grad: Tensor, after: Any, ones: Any, borders: Any, inputs: BPSNInputs, kind: int, *_: float) -> Any:
     tile, chunks = _tiles(inputs)
     batch, channels, places = sizes(inputs.x)[1:]
     sequences = sequences_of(tile.blocks(channels * places) * batch * chunks, batch)
@@ -218,16 +217,17 @@ def _(grad: Tensor, after: Any, ones: Any, borders: Tensor, inputs: BPSNInputs, 
 
 
 def _differentiate(
-    ctx: Any, grad: Tensor | None, grad_after: Tensor | None, grad_ones: Tensor | None, _: Tensor | None
+    ctx: Any, grad: Tensor | None, grad_after: Tensor | None, grad_ones: Tensor | None, *_: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     (borders,), inputs = kept(ctx, BPSNInputs)
     grad = zeros(inputs.x, inputs.gain_0, ctx.rest[0]) if grad is None else grad
-    grad_x, *start, sums = _backward(grad, grad_after, grad_ones, borders, inputs, *ctx.rest)
-    grad_numerator, grad_denominator = start
-    if inputs.denominator is not None:
-        grad_denominator = grad_denominator.sum((0, 3))
-    grads = grad_x, *sums.sum((1, 2, 4)).unbind(0), grad_numerator, grad_denominator
-    return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), *(None,) * 8
+    run = _backward.within(ctx, (grad, grad_after, grad_ones), inputs)
+    grad_x, grad_numerator, grad_denominator, sums = run(grad, grad_after, grad_ones, borders, inputs, *ctx.rest)
+    grad_numerator = None if inputs.numerator is None else grad_numerator
+    grad_denominator = None if inputs.denominator is None else grad_denominator.sum((0, 3))
+    of_learned = sums.sum((1, 2, 4)).unbind(0)
+    grads = [None if value is None else grad for value, grad in zip(inputs[1:8], of_learned, strict=True)]
+    return grad_x, *grads, grad_numerator, grad_denominator, *(None,) * 8
 
 
-_forward.register_autograd(_differentiate, setup_context=keep)
+_forward.register_autograd(_differentiate, setup_context=keep, inner=1)

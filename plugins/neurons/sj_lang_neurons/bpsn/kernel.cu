@@ -28,6 +28,7 @@
 #include "../scan/tile.cuh"
 #include "../scan/surrogates.cuh"
 #include "weights.cuh"
+#include "enter.cuh"
 
 // What only `Rect` reads is a constant for the others, which costs no register.
 #if FIRE == 1
@@ -47,18 +48,6 @@ __device__ __forceinline__ real total(const real *x, real decay) {
     return sum;
 }
 
-// As `enter`, if all runs that a state passes are whole, it is 0, or nothing reads it after them.
-template <bool BACKWARDS>
-__device__ __forceinline__ real enter_whole(real &state, Shared added, real decay) {
-    real own = state;
-    for (int i = 0; i < RUNS; i++) {
-        const int run = BACKWARDS ? RUNS - 1 - i : i;
-        if (run == (int)threadIdx.y) own = state;
-        state = fma(decay, state, added[run][threadIdx.x]);
-    }
-    return own;
-}
-
 struct Run {
     real x[STEPS], P[STEPS], Q[STEPS];
 };
@@ -70,8 +59,7 @@ __device__ __forceinline__ real replay(Run &run, const Parameters &p, real past,
         if (PAST) mine(added_f) = total<false>(run.x, p.lf);
         if (FUTURE) mine(added_b) = total<true>(run.x, p.lb);
         barrier();
-        if (PAST) past = enter_whole<false>(past, added_f, over_run(p.lf, STEPS));
-        if (FUTURE) future = enter_whole<true>(future, added_b, over_run(p.lb, STEPS));
+        enter_both<false>(past, future, added_f, added_b, p);
     }
 #pragma unroll
     for (int i = 0; i < STEPS; i++) {
@@ -225,7 +213,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
 #pragma unroll
             for (int i = 0; i < STEPS; i++, to += out_t)
                 if (i < there) *to = narrow(i < valid ? fire(potential(run, w, p, i), (real)alpha, LOWEST) : (real)0);
-            barrier();
+            if (!ONE_CARRIES) barrier();
             // the run that ends the sequence, or the first of an empty one
             if (FUTURE || !after || !at.there || (length ? start >= length || start + STEPS < length : start > 0)) continue;
             after[n] = past_after;
@@ -273,9 +261,9 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
             POTENTIALS
             SHARE
             real A = 0, E = 0;
+            if (!at.there || threadIdx.y) continue;
             if (PAST) enter_whole<true>(A, added_A, over_run(p.lf, STEPS));
             if (FUTURE) enter_whole<false>(E, added_E, over_run(p.lb, STEPS));
-            if (!at.there || threadIdx.y) continue;
             added[chunk * columns + n] = A, added[(chunks + chunk) * columns + n] = E;
         }
     }
@@ -323,9 +311,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS *RUNS)
             real A = adjoints ? adjoints[chunk * columns + n] : grad_after ? grad_after[n] : (real)0;
             real E = adjoints ? adjoints[(chunks + chunk) * columns + n] : (real)0, gx[STEPS];
             real own_A = A, own_E = E;
-            if (RUNS > 1 && PAST && FUTURE) own_A = enter_whole<true>(A, added_A, over_run(p.lf, STEPS));
+            if (RUNS > 1 && FUTURE) enter_both<true>(own_A, own_E, added_A, added_E, p);
             if (RUNS > 1 && !FUTURE) own_A = enter<true, decayed>(A, added_A, factor);
-            if (RUNS > 1 && FUTURE) own_E = enter_whole<false>(E, added_E, over_run(p.lb, STEPS));
 #pragma unroll
             for (int i = STEPS - 1; i >= 0; i--) {
                 gx[i] = p.g0 * g[i];

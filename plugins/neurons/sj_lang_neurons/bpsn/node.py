@@ -19,7 +19,7 @@ from sj_lang_neurons.bpsn.inputs import BPSNInputs
 from sj_lang_neurons.bpsn.numba import bpsn_numba
 from sj_lang_neurons.bpsn.quantiser import TICKS, counted, in_ticks
 from sj_lang_neurons.bpsn.torch import bpsn_torch
-from sj_lang_neurons.firing import Firing
+from sj_lang_neurons.firing import Firing, why_unfused
 
 VARIANTS = ("R", "A", "G", "K")
 DIRECTIONS = ("both", "forward", "backward")
@@ -67,7 +67,7 @@ class BPSN(Node):
             run=bpsn_cupy,
             why_not=cuda.why_not,
             limits=lambda node, x: _no_places(x),
-            refuses=lambda node: "" if node.variant == "K" else node.firing.why_not_fused(),
+            refuses=lambda node: "" if node.variant == "K" else why_unfused(node.surrogate_function),
             half=True,
             zeros=True,
         ),
@@ -276,26 +276,23 @@ class BPSN(Node):
         """What becomes of H - V (a grid: H / V - o; K: H), and the state without the count."""
         dtype = state_dtype(x)
 
-        def wide(parameter: Tensor | None) -> Tensor | None:
-            return None if parameter is None else parameter.to(dtype)
-
-        gains = [wide(gain) for gain in (self.gain_0, self.gain_f, self.gain_b)]
-        threshold = None if self.variant == "K" else wide(self.threshold)
+        gains = [self.learned(name, dtype) for name in ("gain_0", "gain_f", "gain_b")]
+        threshold = None if self.variant == "K" else self.learned("threshold", dtype)
         if self.has_grid:
             v = self._v(x)
             gains = [None if gain is None else gain / v for gain in gains]
-            threshold = wide(self.offset)
+            threshold = self.learned("offset", dtype)
         gain_0, gain_f, gain_b = gains
         assert gain_0 is not None
         inputs = BPSNInputs(
             x=x,
             gain_0=gain_0,
             threshold=threshold,
-            decay_f=wide(self.decay_f),
+            decay_f=self.learned("decay_f", dtype),
             gain_f=gain_f,
-            decay_b=wide(self.decay_b),
+            decay_b=self.learned("decay_b", dtype),
             gain_b=gain_b,
-            lateral=wide(self.lateral),
+            lateral=self.learned("lateral", dtype),
             numerator=state.get("numerator"),
             denominator=state.get("denominator"),
             lengths=lengths,

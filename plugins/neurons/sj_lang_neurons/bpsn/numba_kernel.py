@@ -310,4 +310,4 @@ def _through_denominator(gain: Array, P: Array, D: Array, g: Array, mean: Array,
         out[n] = g[n] * (share[n] * mean[n] - gain[n] * P[n] * inverse * inverse)
 
 
-# jit.py and firing.py: ce2a07b20d73aa40
+# jit.py and firing.py: ea33c84ec55ab038

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from sj_lang import cuda
@@ -35,7 +36,7 @@ MOST_TAPS = STEPS + 1
 def dsn_cupy(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
     """The kernel of backend "cupy", for up to `MOST_TAPS` taps; tail or h_0 None: zeros."""
     fused = firing.fused()
-    out, h, tail, _ = _forward(inputs, *fused)
+    out, h, tail, *_ = _forward(inputs, *fused)
     return DSNOutputs(out if fused.kind else firing(out), h, tail, None if fused.kind else out)
 
 
@@ -46,7 +47,8 @@ def too_many_taps(k: int) -> str:
 
 class _PlannedKernel(NamedTuple):
     """A kernel for all calls of one shape. tiles: how many states at borders there are. parts: in
-    how many blocks a column is. words: of the memory that these need to share it, or 0.
+    how many blocks a column is. words: of the memory that these need to share it, or 0. shapes: of
+    the results in the dtype of the states.
     """
 
     tiles: int
@@ -54,10 +56,14 @@ class _PlannedKernel(NamedTuple):
     words: int
     fast: bool
     run: cuda.Plan
+    shapes: Sequence[tuple[int, ...] | None] = ()
+
+    def __call__(self, *tensors: Tensor | None, device: torch.device) -> None:
+        self.run(*tensors, chain.memory(self.words, device) if self.words else None)
 
 
 def _tile(inputs: DSNInputs, kind: int, *, following: bool = False) -> Tile:
-    """following: the last inputs have a gradient, with which blocks cannot share a column."""
+    """following: there is a gradient of the last inputs, with which blocks cannot share a column."""
     x = inputs.x
     tile = cupy_fast.schedule(inputs, kind) or schedule(math.prod(x.shape[1:]), x.shape[0])
     return replace(tile, split=False) if following and tile.split else tile
@@ -66,8 +72,8 @@ def _tile(inputs: DSNInputs, kind: int, *, following: bool = False) -> Tile:
 def _shared_key(inputs: DSNInputs) -> tuple[Any, ...]:
     """What both passes depend on, beside firing and alignment."""
     x, tail, h_0, weight, bias, lengths, m = inputs
-    bare = tail is None and h_0 is None and lengths is None
-    return x.shape, x.stride(), x.dtype, x.device, bare, weight.shape[1], bias.dim(), m
+    absent = tail is None, h_0 is None, lengths is None
+    return x.shape, x.stride(), x.dtype, x.device, absent, weight.shape[1], bias.dim(), m
 
 
 def _plan(
@@ -118,26 +124,32 @@ def _forward(
     if planned is None:
         out = layout(x, None if kind else weight.dtype)
         planned = _plan("dsn", inputs, (kind, alpha, threshold), (10, 7), (x, out), aligned=aligned)
+        planned = planned._replace(shapes=_shapes_of_results(inputs, planned.tiles))
         cuda.remember(key, planned)
-    out, *states = results = _results(inputs, kind, planned.tiles)
+    out, *states = results = _results(inputs, kind, planned.shapes)
     weight, bias = weight.contiguous(), bias.contiguous()
-    shared = chain.memory(planned.words, x.device) if planned.words else None
     if planned.fast:
-        planned.run(x, weight, bias, *results, shared)
+        planned(x, weight, bias, *results, device=x.device)
     else:
-        planned.run(flat(x), whole(tail), whole(h_0), weight, bias, lengths, flat(out), *states, shared)
+        planned(flat(x), whole(tail), whole(h_0), weight, bias, lengths, flat(out), *states, device=x.device)
     return results
 
 
-def _results(inputs: DSNInputs, kind: int, tiles: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    x, weight = inputs.x, inputs.weight
-    step = x.shape[1:]
-    out = like(x, None if kind else weight.dtype)
-    tail = weight.new_empty((step[0], max(weight.shape[1] - 1, 0), *step[1:]))
-    return out, weight.new_empty(step), tail, weight.new_empty((tiles, *step))
+def _shapes_of_results(inputs: DSNInputs, tiles: int) -> tuple[tuple[int, ...], ...]:
+    _, batch, *places = inputs.x.shape
+    reach = max(inputs.weight.shape[1] - 1, 0)
+    return (batch, *places), (batch, reach, *places), (tiles, batch, *places)
 
 
-_forward.register_fake(lambda inputs, kind, *_: _results(inputs, kind, _tile(inputs, kind).tiles(inputs.x.shape[0])))
+def _results(inputs: DSNInputs, kind: int, shapes: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    new, (h, tail, borders) = inputs.weight.new_empty, shapes
+    return like(inputs.x, None if kind else inputs.weight.dtype), new(h), new(tail), new(borders)
+
+
+@_forward.register_fake
+def _(inputs: DSNInputs, kind: int, *_: float) -> Any:
+    tiles = _tile(inputs, kind).tiles(inputs.x.shape[0])
+    return _results(inputs, kind, _shapes_of_results(inputs, tiles))
 
 
 @operator("sj_lang::dsn_cuda_backward")
@@ -151,9 +163,9 @@ def _backward(
     alpha: float,
     threshold: float,
     margin: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x; weight and bias by part of a column; of a tail, h_0 and a stepwise bias, if
-    they are there.
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of x; weight and bias by part of a column; what there is of tail, h_0 and a stepwise
+    bias.
     """
     x, tail, _, weight, bias, lengths, _ = inputs
     aligned, following = (x.data_ptr() | grad.data_ptr()) % 4 == 0, grad_next is not None
@@ -163,39 +175,42 @@ def _backward(
         firing, layouts = (kind, alpha, threshold, margin), (grad, x, layout(x))
         aligned = aligned and not following
         planned = _plan("dsn_backward", inputs, firing, (14, 8), layouts, following=following, aligned=aligned)
+        planned = planned._replace(shapes=_shapes_of_gradients(inputs, planned.parts))
         cuda.remember(key, planned)
-    grad_x, sums, others = results = _gradients(inputs, planned.parts)
+    grad_x, sums, others = results = _gradients(inputs, planned.shapes)
     weight, bias = weight.contiguous(), bias.contiguous()
-    shared = chain.memory(planned.words, x.device) if planned.words else None
     if planned.fast:
-        planned.run(grad, whole(grad_last), borders, x, weight, bias, grad_x, sums, shared)
+        planned(grad, whole(grad_last), borders, x, weight, bias, grad_x, sums, device=x.device)
         return results
     grad_tail, grad_0, grad_logit = _apart(inputs, others)
-    planned.run(
+    planned(
         *(flat(grad), whole(grad_last), whole(grad_next), borders, flat(x), whole(tail), weight, bias, lengths),
-        *(flat(grad_x), grad_tail, grad_0, sums, grad_logit, shared),
+        *(flat(grad_x), grad_tail, grad_0, sums, grad_logit),
+        device=x.device,
     )
     return results
 
 
-def _gradients(inputs: DSNInputs, parts: int) -> tuple[Tensor, Tensor, Tensor]:
-    x, weight = inputs.x, inputs.weight
-    others = 0
-    for value in _others(inputs):
-        others += 0 if value is None else value.numel()
-    _, batch, channels, places = sizes(x)
-    sums = weight.new_empty((weight.shape[1] + 1, parts * batch, channels, places))
-    return like(x), sums, weight.new_empty(others)
+def _shapes_of_gradients(inputs: DSNInputs, parts: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    others = [value.numel() for value in _others(inputs) if value is not None]
+    _, batch, channels, places = sizes(inputs.x)
+    sums = (inputs.weight.shape[1] + 1, parts * batch, channels, places)
+    return sums, (sum(others),) if others else None
+
+
+def _gradients(inputs: DSNInputs, shapes: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor | None]:
+    new, (sums, others) = inputs.weight.new_empty, shapes
+    return like(inputs.x), new(sums), None if others is None else new(others)
 
 
 def _others(inputs: DSNInputs) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     return inputs.tail, inputs.h_0, inputs.bias if inputs.bias.dim() > 1 else None
 
 
-def _apart(inputs: DSNInputs, others: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _apart(inputs: DSNInputs, others: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of `_others`, which lie in one piece."""
     of_tail, of_0, of_logit = _others(inputs)
-    if of_tail is None and of_0 is None and of_logit is None:
+    if others is None or not (of_tail is not None or of_0 is not None or of_logit is not None):
         return None, None, None
     first = 0 if of_tail is None else of_tail.numel()
     second = first + (0 if of_0 is None else of_0.numel())
@@ -209,21 +224,21 @@ def _apart(inputs: DSNInputs, others: Tensor) -> tuple[Tensor | None, Tensor | N
 @_backward.register_fake
 def _(grad: Tensor, grad_last: Any, grad_next: Any, borders: Tensor, inputs: DSNInputs, kind: int, *_: float) -> Any:
     tile = _tile(inputs, kind, following=grad_next is not None)
-    return _gradients(inputs, tile.parts(inputs.x.shape[0]))
+    return _gradients(inputs, _shapes_of_gradients(inputs, tile.parts(inputs.x.shape[0])))
 
 
 def _differentiate(
-    ctx: Any, grad: Tensor | None, grad_last: Tensor | None, grad_next: Tensor | None, _: Tensor | None
+    ctx: Any, grad: Tensor | None, grad_last: Tensor | None, grad_next: Tensor | None, *_: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     (borders,), inputs = kept(ctx, DSNInputs)
     grad = zeros(inputs.x, inputs.weight, ctx.rest[0]) if grad is None else grad
-    grad_x, sums, others = _backward(grad, grad_last, grad_next, borders, inputs, *ctx.rest)
+    run = _backward.within(ctx, (grad, grad_last, grad_next), inputs)
+    grad_x, sums, others = run(grad, grad_last, grad_next, borders, inputs, *ctx.rest)
     grad_tail, grad_0, grad_logit = _apart(inputs, others)
     of_channels, (channels, taps) = sums.sum((1, 3)), inputs.weight.shape  # [k + 1, C]
     grad_weight = of_channels.as_strided((channels, taps), (1, channels))  # faster than its views
     grad_bias = of_channels.as_strided((channels,), (1,), taps * channels) if grad_logit is None else grad_logit
-    grads = grad_x, grad_tail, grad_0, grad_weight, grad_bias
-    return *(g if need else None for g, need in zip(grads, ctx.needs_input_grad, strict=False)), *(None,) * 6
+    return grad_x, grad_tail, grad_0, grad_weight, grad_bias, *(None,) * 6
 
 
-_forward.register_autograd(_differentiate, setup_context=keep)
+_forward.register_autograd(_differentiate, setup_context=keep, inner=1)

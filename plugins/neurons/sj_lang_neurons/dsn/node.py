@@ -16,7 +16,7 @@ from sj_lang_neurons.dsn.decay import by_powers, gain, products
 from sj_lang_neurons.dsn.inputs import DSNInputs
 from sj_lang_neurons.dsn.numba import dsn_numba
 from sj_lang_neurons.dsn.torch import dsn_torch
-from sj_lang_neurons.firing import Firing, Rect
+from sj_lang_neurons.firing import Firing, Rect, why_unfused
 
 
 class DSN(Node):
@@ -54,7 +54,7 @@ class DSN(Node):
             run=dsn_cupy,
             why_not=cuda.why_not,
             limits=lambda node, x: too_many_taps(node.k),
-            refuses=lambda node: node.firing.why_not_fused(),
+            refuses=lambda node: why_unfused(node.surrogate_function),
             half=True,
             zeros=True,
         ),
@@ -154,10 +154,10 @@ class DSN(Node):
         kernel = self.choose(x)
         x, state = self.fitted(kernel, x, state)
         dtype = state_dtype(x)
-        bias = self.bias.to(dtype)
+        bias = self.learned("bias", dtype)
+        taps = self.learned("weight", dtype) if self.decay == "conv" else bias.new_empty(self.channels, 0)
         if self.decay == "linear":
             bias = bias.view(-1, *(1,) * (x.dim() - 3)) + self._mix(x.to(dtype), 2)
-        taps = self._weight(bias) if self.decay == "conv" else bias.new_empty(self.channels, 0)
         inputs = DSNInputs(x, state.get("tail"), state.get("h"), taps, bias, lengths, 1 / self.tau)
         spikes, h, tail, v = kernel.run(inputs, self.firing)
         return spikes, {"h": h, "tail": tail}, v

@@ -152,4 +152,4 @@ def _through_gain(q: Array, h: Array, x: Array, gh: Array, m: float, g: Array) -
         g[n] = power * q[n] * (h[n] - x[n]) * gh[n]
 
 
-# jit.py and firing.py: ce2a07b20d73aa40
+# jit.py and firing.py: ea33c84ec55ab038

@@ -58,4 +58,4 @@ def _step(a: Array, h: Array, u: Array, out: Array) -> None:
         out[n] = a[n] * h[n] + u[n]
 
 
-# jit.py and firing.py: ce2a07b20d73aa40
+# jit.py and firing.py: ea33c84ec55ab038
