@@ -88,7 +88,7 @@ def test_every_barrier_is_needed(case: tuple[Any, ...], tmp_path: Path, monkeypa
         made: list[Tensor] = []
         for tile in tiles:
             monkeypatch.setattr(module, "schedule", lambda *_, tile=tile: tile)
-            monkeypatch.setattr(chain, "_KEPT", {})  # a kernel with a fault leaves its counters anyhow
+            monkeypatch.setattr(chain, "_KEPT", {})  # a kernel with a fault leaves its counters
             torch.manual_seed(0)
             try:
                 with emulated(order):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import yaml
 
@@ -103,7 +104,7 @@ def draw(tasks: Mapping[str, Mapping[str, Points]], path: Path) -> None:
     FigureCanvasAgg(figure)
     firing = sorted({name for neurons in tasks.values() for name in neurons if "firing_rate.mean" in neurons[name]})
     colours = {neuron: f"C{number}" for number, neuron in enumerate(firing)}
-    labelled = {}
+    labelled: dict[str, Any] = {}
     for place, (task, neurons) in enumerate(tasks.items()):
         axes = figure.add_subplot(math.ceil(len(tasks) / 3), min(len(tasks), 3), place + 1)
         for neuron, figures in neurons.items():

@@ -63,7 +63,7 @@ class _PlannedKernel(NamedTuple):
 
 
 def _tile(inputs: DSNInputs, kind: int, *, following: bool = False) -> Tile:
-    """following: there is a gradient of the last inputs, with which blocks cannot share a column."""
+    """following: the last inputs have a gradient, with which blocks cannot share a column."""
     x = inputs.x
     tile = cupy_fast.schedule(inputs, kind) or schedule(math.prod(x.shape[1:]), x.shape[0])
     return replace(tile, split=False) if following and tile.split else tile
@@ -164,8 +164,8 @@ def _backward(
     threshold: float,
     margin: float,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of x; weight and bias by part of a column; what there is of tail, h_0 and a stepwise
-    bias.
+    """Gradients of x; weight and bias by part of a column; what there is of tail, h_0 and a
+    stepwise bias.
     """
     x, tail, _, weight, bias, lengths, _ = inputs
     aligned, following = (x.data_ptr() | grad.data_ptr()) % 4 == 0, grad_next is not None
