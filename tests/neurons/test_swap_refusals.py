@@ -279,9 +279,10 @@ def test_bpsn_on_input_that_is_the_same_at_each_step() -> None:
         warnings.simplefilter("always")
         swap(nn.Sequential(neuron.LIFNode(step_mode="m")), "bpsn", example=x, variant="R")
     assert 'variant="R" suppresses input that is the same at each step' in str(caught[0].message)
-    net = nn.Sequential(neuron.LIFNode(step_mode="m"))
-    swap(net, "bpsn", example=x)
-    assert net[0].variant == "G"
+    for options, variant in (({}, "A"), ({"direction": "both"}, "G")):
+        net = nn.Sequential(neuron.LIFNode(step_mode="m"))
+        swap(net, "bpsn", example=x, **options)
+        assert net[0].variant == variant
 
 
 def test_none_found_names_what_looks_like_neurons() -> None:
