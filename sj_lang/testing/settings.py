@@ -28,6 +28,7 @@ UNREADABLE = "unreadable"
 REPLACED = {"__init__", "__setstate__"}  # of nn.Module, by torch.compile
 COMPILERS = ("TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_")  # variables that torch.compile sets
 VENDORED = os.path.join("setuptools", "_vendor")  # which torch.compile adds to the path
+DEPTH = 2_000  # to which torch.compile lifts a lower limit of recursion
 
 
 def _legible(read: Callable[[], Any]) -> Any:
@@ -225,7 +226,7 @@ SETTINGS: dict[str, Setting] = {
     "sys.stdout": (lambda: sys.stdout, partial(setattr, sys, "stdout")),
     "sys.stderr": (lambda: sys.stderr, partial(setattr, sys, "stderr")),
     "sys.path": (_path, lambda was: sys.path.__setitem__(slice(None), was)),
-    "sys.getrecursionlimit()": (sys.getrecursionlimit, sys.setrecursionlimit),
+    "sys.getrecursionlimit()": (lambda: max(sys.getrecursionlimit(), DEPTH), sys.setrecursionlimit),
     "gc.isenabled()": (gc.isenabled, lambda was: gc.enable() if was else gc.disable()),
     "gc.get_threshold()": (gc.get_threshold, lambda was: gc.set_threshold(*was)),
     "the locale": (partial(locale.setlocale, locale.LC_ALL), partial(locale.setlocale, locale.LC_ALL)),

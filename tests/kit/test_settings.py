@@ -140,6 +140,17 @@ def test_a_change_is_named_and_put_back(name, monkeypatch, tmp_path):
         assert put_back(before) == []
 
 
+def test_the_depth_to_which_torch_compile_lifts_the_limit_is_no_change():
+    limit = sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(1000)
+        before = settings()
+        sys.setrecursionlimit(2000)
+        assert put_back(before) == []
+    finally:
+        sys.setrecursionlimit(limit)
+
+
 def test_each_setting_has_its_change():
     assert {name.partition("['")[0] for name in CHANGES} | ALIKE >= SETTINGS.keys()
 
