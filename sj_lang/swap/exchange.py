@@ -58,8 +58,8 @@ def swap(
     those of the network), `store_v_seq`, hooks of its forward and backward. If the new node is
     binary and has such arguments: surrogate function, threshold and leak. DSN is binary here unless
     `n` is asked for. BPSN is of variant G unless another one is, or, in a net that is fed the same
-    at each step, of variant A and forward. A place that cannot be swapped
-    stays as it was and is in `report.left` with its reason.
+    at each step, of variant A and forward. A place that cannot be swapped stays as it was and is in
+    `report.left` with its reason.
 
     Only registered modules are replaced, those of `net.named_modules()`. A node that the net also
     holds elsewhere, such as in a plain list, is not replaced there.

@@ -1,7 +1,7 @@
 """The whole DSN on the GPU, one kernel each way: `kernel.cu` as a torch operator."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,8 @@ from sj_lang_neurons.scan.cuda_layout import (
 FILE = Path(__file__).with_name("kernel.cu")
 MOST_TAPS = STEPS + 1
 
+Shapes = Sequence[tuple[int, ...] | None]
+
 
 def dsn_cupy(inputs: DSNInputs, firing: Firing) -> DSNOutputs:
     """The kernel of backend "cupy", for up to `MOST_TAPS` taps; tail or h_0 None: zeros."""
@@ -46,20 +48,17 @@ def too_many_taps(k: int) -> str:
 
 
 class _PlannedKernel(NamedTuple):
-    """A kernel for all calls of one shape. tiles: how many states at borders there are. parts: in
-    how many blocks a column is. words: of the memory that these need to share it, or 0. shapes: of
-    the results in the dtype of the states.
+    """A kernel for all calls of one shape. words: of the memory that blocks need to share a column,
+    or 0. shapes: of the results in the dtype of the states.
     """
 
-    tiles: int
-    parts: int
     words: int
     fast: bool
     run: cuda.Plan
-    shapes: Sequence[tuple[int, ...] | None] = ()
+    shapes: Shapes
 
     def __call__(self, *tensors: Tensor | None, device: torch.device) -> None:
-        self.run(*tensors, chain.memory(self.words, device) if self.words else None)
+        self.run(*tensors, chain.memory(self.words, device))
 
 
 def _tile(inputs: DSNInputs, kind: int, *, following: bool = False) -> Tile:
@@ -82,13 +81,14 @@ def _plan(
     firing: Sequence[float],
     tensors: tuple[int, int],
     layouts: Sequence[Tensor],
+    shapes: Callable[[DSNInputs, Tile], Shapes],
     *,
     following: bool = False,
     aligned: bool,
 ) -> _PlannedKernel:
     """firing: a kind and its numbers. tensors: how many the kernel takes with bounds, and without,
-    beside the memory of split sequences.
-    layouts: the sequences that it reads and writes, which may be on the meta device.
+    beside the memory of split sequences. layouts: the sequences that it reads and writes, which may
+    be on the meta device. shapes: of its other results.
     """
     x, m, kind = inputs.x, inputs.m, int(firing[0])
     tile = _tile(inputs, kind, following=following)
@@ -97,7 +97,6 @@ def _plan(
     variant = {"TAPS": inputs.weight.shape[1], "LOGIT": int(inputs.bias.dim() > 1), "POWER": power, "FIRE": kind}
     macros = cuda.macros_of(IO=cuda.IO[x.dtype], **variant, NEXT=int(following), **tile.macros)
     steps, columns, numbers = x.shape[0], math.prod(x.shape[1:]), (m, *firing[1:])
-    parts = tile.parts(steps)
     if fast:
         constants = cupy_fast.constants(layouts, x, numbers)
         groups = columns // (2 * tile.columns)
@@ -108,8 +107,8 @@ def _plan(
         path, pointers = FILE, tensors[0]
     run = cuda.Plan(path, name, macros, tile.grid(groups, steps), tile.block, pointers + 1, constants, x.device)
     links = 1 if name in ("dsn", "dsn_fast") else max(inputs.weight.shape[1], 1)
-    words = chain.words(links, parts, columns, inputs.weight.dtype) if tile.split else 0
-    return _PlannedKernel(tile.tiles(steps), parts, words, fast, run)
+    words = chain.words(links, tile.tiles(steps), columns, inputs.weight.dtype) if tile.split else 0
+    return _PlannedKernel(words, fast, run, shapes(inputs, tile))
 
 
 @operator("sj_lang::dsn_cuda")
@@ -123,8 +122,8 @@ def _forward(
     planned = cuda.PLANS.get(key)
     if planned is None:
         out = layout(x, None if kind else weight.dtype)
-        planned = _plan("dsn", inputs, (kind, alpha, threshold), (10, 7), (x, out), aligned=aligned)
-        planned = planned._replace(shapes=_shapes_of_results(inputs, planned.tiles))
+        firing = kind, alpha, threshold
+        planned = _plan("dsn", inputs, firing, (10, 7), (x, out), _shapes_of_results, aligned=aligned)
         cuda.remember(key, planned)
     out, *states = results = _results(inputs, kind, planned.shapes)
     weight, bias = weight.contiguous(), bias.contiguous()
@@ -135,10 +134,10 @@ def _forward(
     return results
 
 
-def _shapes_of_results(inputs: DSNInputs, tiles: int) -> tuple[tuple[int, ...], ...]:
-    _, batch, *places = inputs.x.shape
+def _shapes_of_results(inputs: DSNInputs, tile: Tile) -> Shapes:
+    steps, batch, *places = inputs.x.shape
     reach = max(inputs.weight.shape[1] - 1, 0)
-    return (batch, *places), (batch, reach, *places), (tiles, batch, *places)
+    return (batch, *places), (batch, reach, *places), (tile.tiles(steps), batch, *places)
 
 
 def _results(inputs: DSNInputs, kind: int, shapes: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -148,8 +147,7 @@ def _results(inputs: DSNInputs, kind: int, shapes: Sequence[Any]) -> tuple[Tenso
 
 @_forward.register_fake
 def _(inputs: DSNInputs, kind: int, *_: float) -> Any:
-    tiles = _tile(inputs, kind).tiles(inputs.x.shape[0])
-    return _results(inputs, kind, _shapes_of_results(inputs, tiles))
+    return _results(inputs, kind, _shapes_of_results(inputs, _tile(inputs, kind)))
 
 
 @operator("sj_lang::dsn_cuda_backward")
@@ -173,9 +171,8 @@ def _backward(
     planned = cuda.PLANS.get(key)
     if planned is None:
         firing, layouts = (kind, alpha, threshold, margin), (grad, x, layout(x))
-        aligned = aligned and not following
-        planned = _plan("dsn_backward", inputs, firing, (14, 8), layouts, following=following, aligned=aligned)
-        planned = planned._replace(shapes=_shapes_of_gradients(inputs, planned.parts))
+        options = {"following": following, "aligned": aligned and not following}
+        planned = _plan("dsn_backward", inputs, firing, (14, 8), layouts, _shapes_of_gradients, **options)
         cuda.remember(key, planned)
     grad_x, sums, others = results = _gradients(inputs, planned.shapes)
     weight, bias = weight.contiguous(), bias.contiguous()
@@ -191,10 +188,10 @@ def _backward(
     return results
 
 
-def _shapes_of_gradients(inputs: DSNInputs, parts: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+def _shapes_of_gradients(inputs: DSNInputs, tile: Tile) -> Shapes:
     others = [value.numel() for value in _others(inputs) if value is not None]
-    _, batch, channels, places = sizes(inputs.x)
-    sums = (inputs.weight.shape[1] + 1, parts * batch, channels, places)
+    steps, batch, channels, places = sizes(inputs.x)
+    sums = (inputs.weight.shape[1] + 1, tile.parts(steps) * batch, channels, places)
     return sums, (sum(others),) if others else None
 
 
@@ -224,7 +221,7 @@ def _apart(inputs: DSNInputs, others: Tensor | None) -> tuple[Tensor | None, Ten
 @_backward.register_fake
 def _(grad: Tensor, grad_last: Any, grad_next: Any, borders: Tensor, inputs: DSNInputs, kind: int, *_: float) -> Any:
     tile = _tile(inputs, kind, following=grad_next is not None)
-    return _gradients(inputs, _shapes_of_gradients(inputs, tile.parts(inputs.x.shape[0])))
+    return _gradients(inputs, _shapes_of_gradients(inputs, tile))
 
 
 def _differentiate(

@@ -14,12 +14,14 @@ def words(links: int, tiles: int, columns: int, states: torch.dtype) -> int:
     return COUNTERS + links * tiles * columns * (states.itemsize // 4)
 
 
-def memory(size: int, device: torch.device) -> Tensor:
-    """So many words: zeros, or what an earlier launch on this stream left there.
+def memory(size: int, device: torch.device) -> Tensor | None:
+    """So many words: zeros, or what an earlier launch on this stream left there. None for 0 words.
 
     Launches on one stream do not overlap. A graph may be replayed beside others of its stream, so
     a launch that is captured gets zeros of its own, which each replay writes anew.
     """
+    if not size:
+        return None
     stream = 0
     if device.type == "cuda":
         if torch.cuda.is_current_stream_capturing():

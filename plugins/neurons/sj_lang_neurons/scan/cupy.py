@@ -74,7 +74,7 @@ def _launch(name: str, sequences: Sequence[Tensor], tensors: Sequence[Tensor | N
         run = cuda.Plan(FILE, name, macros, grid, tile.block, len(tensors) + 1, numbers, u.device)
         words = chain.words(1, tile.tiles(steps), columns, state_dtype(u)) if tile.split else 0
         cuda.remember(key, planned := _PlannedScan(words, run))
-    planned.run(*tensors, chain.memory(planned.words, u.device) if planned.words else None)
+    planned.run(*tensors, chain.memory(planned.words, u.device))
 
 
 _forward.register_fake(lambda g, u, h_0, lengths: (like(u), _empty(h_0)))
