@@ -15,6 +15,7 @@ from sj_lang.component import schema, yaml_marks
 from sj_lang.component.problems import report
 from sj_lang.component.spec import Spec, resolve
 from sj_lang.errors import PluginError, SjLangError, UserError, describe
+from sj_lang.hookspecs import FLAGS
 
 #: Kinds whose constructors get numbers and parts only: what fails there is the plugin's fault.
 MODULES = ("neuron", "embedding", "attention", "norm")
@@ -34,6 +35,7 @@ class Make:
 
     name: what recipes call it. spec: checked, with all options written out.
     traits: the neuron's declaration, with the variants that the options choose.
+    inside: of a neuron that wraps another one, that one.
     """
 
     def __init__(self, kind: str, spec: Mapping[str, Any]) -> None:
@@ -50,6 +52,10 @@ class Make:
             if option in options and options[option] == yaml_marks.scalar(value):
                 self.traits |= flags
         self._options = {name: self._part(name, value) for name, value in options.items()}
+        inside = self._options.get(registration.wraps)
+        self.inside: Make | None = inside if isinstance(inside, Make) else None
+        if self.inside is not None:
+            self.traits |= {flag: bool(self.traits[flag] and self.inside.traits[flag]) for flag in FLAGS}
 
     def _part(self, name: str, value: Any) -> Any:
         argument = self._arguments[name]
@@ -130,6 +136,8 @@ def _at(config: Any, key: str) -> Any:
 
 def _named(make: Make) -> str:
     """The component, with the options on which its declaration depends."""
+    if make.inside is not None:
+        return f"{make.name} of {_named(make.inside)}"
     variants = plugins.get(make.kind, make.name).variants
     deciding = [name for name in make.spec if any(condition.startswith(name + "=") for condition in variants)]
     options = ", ".join(f"{name}={make.spec[name]}" for name in deciding)
@@ -137,15 +145,15 @@ def _named(make: Make) -> str:
 
 
 def _suitable(kind: str, traits: list[str]) -> str:
-    names = []
+    names, wrappers = [], []
     for one in plugins.all(kind):
         if one.missing:
             continue
-        if all(one.traits.get(trait) for trait in traits):
+        if one.wraps:
+            wrappers += [f"{one.name} of one of these"] if all(one.traits.get(trait) for trait in traits) else []
+        elif all(one.traits.get(trait) for trait in traits):
             names.append(one.name)
-            continue
-        for condition, flags in one.variants.items():
-            if all({**one.traits, **flags}.get(trait) for trait in traits):
-                names.append(f"{one.name} with {condition}")
-                break
-    return f"{kind.capitalize()}s that can: {', '.join(names)}" if names else f"No installed {kind} can"
+        else:
+            able = (c for c, flags in one.variants.items() if all({**one.traits, **flags}.get(t) for t in traits))
+            names += [f"{one.name} with {condition}" for condition in able][:1]
+    return f"{kind.capitalize()}s that can: {', '.join(names + wrappers)}" if names else f"No installed {kind} can"

@@ -51,6 +51,7 @@ class Registration:
     traits: for neurons, the `FLAGS` and `parameters_per_channel`; for embeddings and attentions
         `causal`.
     variants: "option=value" -> the flags that are different when the option has that value.
+    wraps: the option that is a neuron too: a flag holds if that one has it as well. "": none.
     """
 
     kind: str
@@ -63,6 +64,7 @@ class Registration:
     missing: str = ""
     traits: Mapping[str, bool | str] = field(default_factory=dict)
     variants: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+    wraps: str = ""
 
     def load(self) -> Any:
         """Import the target. UserError if it is not available here, PluginError if that fails."""
@@ -105,6 +107,7 @@ class Register:
         any_length: bool,
         parameters_per_channel: str,
         variants: Mapping[str, Mapping[str, bool]] | None = None,
+        wraps: str = "",
         missing: str = "",
     ) -> None:
         """Offer a spiking neuron (a MemoryModule with `functional`).
@@ -116,6 +119,8 @@ class Register:
         any_length: works on lengths not known when it is built.
         parameters_per_channel: text for people, such as "1 (tau)".
         variants: flags that an option changes, such as {"direction=both": {"causal": False}}.
+        wraps: the option that is a neuron too, as `of` of a neuron in sub-steps: a flag holds if it
+            is declared here and holds for that one.
         """
         values = (causal, steps, carries_state, takes_mask, any_length)
         traits: dict[str, bool | str] = dict(zip(FLAGS, values, strict=True))
@@ -127,8 +132,11 @@ class Register:
         for condition in variants:
             if not re.fullmatch(r"[A-Za-z_]\w*=.*", condition):
                 raise ValueError(f"neuron '{name}': a variant is 'option=value', got '{condition}'")
+        if wraps and not wraps.isidentifier():
+            raise ValueError(f"neuron '{name}': wraps is the name of an option, got '{wraps}'")
         traits["parameters_per_channel"] = str(parameters_per_channel)
-        self._add("neuron", name, target, summary=summary, cite=cite, missing=missing, traits=traits, variants=variants)
+        about = {"summary": summary, "cite": cite, "missing": missing}
+        self._add("neuron", name, target, **about, traits=traits, variants=variants, wraps=wraps)
 
     def embedding(
         self, name: str, target: str, *, summary: str, cite: str = "", causal: bool = False, missing: str = ""

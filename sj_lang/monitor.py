@@ -22,9 +22,18 @@ Functional = Callable[..., tuple[Tensor, Any]]
 
 
 def nodes(model: nn.Module) -> dict[str, nn.Module]:
-    """The spiking neurons of a model: modules with `functional`, `init_state` and `levels`."""
+    """The spiking neurons of a model: modules with `functional`, `init_state` and `levels`.
+
+    A neuron inside another one is a part of it.
+    """
     marks = ("functional", "init_state", "levels")
-    return {name: module for name, module in model.named_modules() if all(hasattr(module, one) for one in marks)}
+    found: dict[str, nn.Module] = {}
+    parts: set[int] = set()
+    for name, module in model.named_modules():
+        if id(module) not in parts and all(hasattr(module, one) for one in marks):
+            found[name] = module
+            parts |= {id(part) for part in module.modules()}
+    return found
 
 
 def decays(model: nn.Module) -> dict[str, Tensor]:

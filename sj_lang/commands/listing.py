@@ -86,7 +86,10 @@ def _neurons(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         for condition, flags in [("", {}), *row["variants"].items()]:
             name = f"  {condition}" if condition else row["name"]
-            body.append((name, *_traits({**row["traits"], **flags}), row["traits"]["parameters_per_channel"]))
+            words = _traits({**row["traits"], **flags})
+            if row["wraps"]:  # what it can do if the neuron inside can
+                words = tuple(word if word == "no" else "as inside" for word in words)
+            body.append((name, *words, row["traits"]["parameters_per_channel"]))
     return [*_columns([head, *body]), "", *_others(rows)]
 
 
@@ -114,9 +117,12 @@ def _one(registration: Registration, as_json: bool, with_arguments: bool) -> str
     facts = {"cite": registration.cite, "from": _owner(shown), "target": registration.target}
     facts |= {"not here": registration.missing} if registration.missing else {}
     if registration.kind == "neuron":
+        able = f"as the neuron in `{registration.wraps}`" if registration.wraps else "yes"
         facts["modes"] = "single-step and multi-step" if registration.traits["steps"] else "multi-step"
+        if registration.wraps and registration.traits["steps"]:
+            facts["modes"] = able
         flags = [flag for flag in FLAGS if flag != "steps"]
-        facts |= {flag.replace("_", " "): "yes" if registration.traits[flag] else "no" for flag in flags}
+        facts |= {flag.replace("_", " "): able if registration.traits[flag] else "no" for flag in flags}
         facts["parameters per channel"] = str(registration.traits["parameters_per_channel"])
     elif registration.traits:
         facts["causal"] = "yes" if registration.traits["causal"] else "no"

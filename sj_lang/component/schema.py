@@ -164,13 +164,20 @@ def arguments(kind: str, target: Any) -> dict[str, Argument]:
     return schema
 
 
-def with_preset(part: Any, preset: Mapping[str, Mapping[str, Any]]) -> Any:
-    """A component's name or section, with its owner's options that the section does not set."""
+def with_preset(kind: str, part: Any, preset: Mapping[str, Mapping[str, Any]]) -> Any:
+    """A component's name or section, with its owner's options that the section does not set.
+
+    A component that it wraps gets its own.
+    """
     section = {"type": part} if isinstance(part, str) else part
-    if not isinstance(section, Mapping):
+    if not (preset and isinstance(section, Mapping)):
         return part
-    ours = preset.get(str(section.get("type")), {})
-    return {**ours, **section} if set(ours) - set(section) else part
+    name = str(section.get("type"))
+    wraps = next((one.wraps for one in plugins.all(kind) if one.name == name), "")
+    ours = {option: value for option, value in preset.get(name, {}).items() if option not in section}
+    if wraps in section and (inside := with_preset(kind, section[wraps], preset)) is not section[wraps]:
+        ours[wraps] = inside
+    return {**section, **ours} if ours else part
 
 
 def _signature(kind: str, target: Any) -> dict[str, tuple[Any, Any]]:

@@ -102,7 +102,7 @@ def resolve_arguments(
 
 def _resolve_default(argument: Argument, keys: Keys) -> tuple[Any, list[Problem]]:
     if argument.part and argument.default is not None:
-        return resolve(argument.part, with_preset(argument.default, argument.preset), keys)
+        return resolve(argument.part, with_preset(argument.part, argument.default, argument.preset), keys)
     return values.plain(argument.written_default), []
 
 
@@ -113,7 +113,7 @@ def _resolve_value(argument: Argument, value: Any, keys: Keys) -> tuple[Any, lis
         if isinstance(value, Mapping) and "type" not in value and argument.default not in (MISSING, None):
             base = argument.default
             value = {**({"type": base} if isinstance(base, str) else base), **value}
-        return resolve(argument.part, with_preset(value, argument.preset), keys)
+        return resolve(argument.part, with_preset(argument.part, value, argument.preset), keys)
     if takes_data(argument.annotation):
         if isinstance(value, list) and takes_several(argument.annotation):
             problems = [problem for place, item in enumerate(value) for problem in _check_place(item, (*keys, place))]

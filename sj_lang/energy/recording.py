@@ -182,12 +182,13 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
             self.uncounted[f"{name}: {type(node).__name__}, which does not declare its `operations`"] = None
             return
         row = self._row(name, type(node).__name__, "neuron")
-        row.neuron_steps += steps
+        updates = getattr(node, "sub_steps", 1)  # each reads its current, and reads and writes its states
+        row.neuron_steps += steps * updates
         row.macs, row.accumulations = row.macs + steps * cost[0], row.accumulations + steps * cost[1]
         fired = operand(out)
         row.hold([fired])
-        row.move("activations", x.numel() * x.element_size())
+        row.move("activations", updates * x.numel() * x.element_size())
         row.move("activations", out.numel() * fired.bits / 8)
-        row.move("states", 2 * length * kept, held=kept)
+        row.move("states", 2 * updates * length * kept, held=kept)
         for parameter in node.parameters():
             row.move("weights", parameter.numel() * parameter.element_size())

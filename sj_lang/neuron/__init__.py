@@ -48,11 +48,12 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         net may then change in place, as `x += f(node(x))` does.
 
     Class attributes of a subclass: `kernels`, backend -> `Kernel`. `levels`, the largest spike
-    value: 1 is binary.
+    value: 1 is binary. `sub_steps`, how often a step updates the states.
     """
 
     kernels: ClassVar[Mapping[str, Kernel]] = {}
     levels: int = 1
+    sub_steps: int = 1
     copies_input: bool = False
     _axis: int = 2
     _written: Collection[int] = frozenset()  # the ids of the states that the last call wrote

@@ -42,7 +42,12 @@ UNKNOWN = {
         "tokenizers": ["models", "embeddings", "attention", "norms", "tasks"],
         "models": ["tasks", "data", "tokenizers"],
     },
-    "sj_lang_neurons": {"scan": ["dsn", "bpsn"], "dsn": ["bpsn"], "bpsn": ["dsn"]},
+    "sj_lang_neurons": {
+        "scan": ["dsn", "bpsn", "sub_steps"],
+        "dsn": ["bpsn", "sub_steps"],
+        "bpsn": ["dsn", "sub_steps"],
+        "sub_steps": ["dsn", "bpsn", "scan"],
+    },
     "sj_lang_tasks": {
         "data": ["models", "tasks", "control"],
         "models": ["data", "tasks", "control"],

@@ -119,6 +119,8 @@ def test_flags_of_a_neuron_are_checked() -> None:
         )
     with pytest.raises(ValueError, match="a variant is 'option=value'"):
         register.neuron("a", "b:C", summary="s", parameters_per_channel="0", variants={"k": {"causal": False}}, **flags)
+    with pytest.raises(ValueError, match="neuron 'a': wraps is the name of an option, got 'of=lif'"):
+        register.neuron("a", "b:C", summary="s", parameters_per_channel="0", wraps="of=lif", **flags)
 
 
 def test_a_name_offered_twice_names_both_plugins_and_leaves_the_rest(install: Install) -> None:

@@ -10,6 +10,7 @@ from sj_lang_language.models.spike_decoder import SpikeDecoderConfig, SpikeDecod
 
 from sj_lang import build
 from sj_lang.errors import UserError
+from sj_lang.recipe import load
 from sj_lang.testing.components import check_attention
 from sj_lang.testing.models import check_model
 
@@ -57,3 +58,38 @@ def test_a_twin_and_a_text_as_a_whole_are_refused() -> None:
 def test_a_neuron_that_does_not_carry_state_is_refused() -> None:
     with pytest.raises(UserError, match="psn cannot be used here"):
         model(neuron={"type": "psn", "T": 6})
+
+
+def sub_steps(of: Any) -> dict[str, Any]:
+    return {"type": "sub_steps", "m": 2, "of": of}
+
+
+@pytest.mark.parametrize(
+    "of", ["lif", {"type": "sliding_psn", "k": 3}, "dsn", {"type": "bpsn", "direction": "forward"}], ids=str
+)
+def test_sub_steps_of_a_causal_neuron_train(of: Any) -> None:
+    decoder, ids = model(neuron=sub_steps(of)), torch.arange(10).view(2, 5)
+    decoder(ids, labels=ids).loss.backward()
+    assert all(p.grad is not None for p in decoder.parameters() if p.requires_grad)
+    with torch.no_grad():
+        assert decoder.eval().generate(ids[:1], max_new_tokens=3, do_sample=False).shape == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("of", "message"),
+    [
+        ({"type": "psn", "T": 6}, "sub_steps of psn cannot be used here: it is not causal, and "),
+        ("bpsn", r"sub_steps of bpsn \(direction=both\) cannot be used here: it is not causal, and "),
+    ],
+)
+def test_sub_steps_of_a_neuron_that_cannot_are_refused(of: Any, message: str) -> None:
+    with pytest.raises(UserError, match=f"{message}.*Neurons that can: .*dsn.*, sub_steps of one of these"):
+        model(neuron=sub_steps(of))
+
+
+def test_what_the_model_sets_of_a_neuron_holds_in_sub_steps_too() -> None:
+    assert model(neuron="lif").config.neuron["decay_input"] is False
+    assert model(neuron=sub_steps("lif")).config.neuron["of"]["decay_input"] is False
+    assert model(neuron=sub_steps({"type": "lif", "decay_input": True})).config.neuron["of"]["decay_input"] is True
+    changes = ["runs=null", "seeds=null", "model.neuron={type: sub_steps, m: 4, of: lif}"]
+    assert load("lm/state-space", changes).model["neuron"]["of"]["decay_input"] is False

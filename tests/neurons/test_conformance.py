@@ -33,6 +33,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"decay": "static", "tau": 2.0},
         {"axis": -1},
     ],
+    "sub_steps": [{"m": 2, "of": {"type": "lif", "decay_input": False}}, {"m": 3, "of": {"type": "dsn", "axis": -1}}],
     "bpsn": [
         {},
         {"variant": "A"},

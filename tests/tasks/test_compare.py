@@ -68,7 +68,34 @@ def test_five_all_has_a_task_of_each_kind() -> None:
     tasks = {name.split("/")[0]: one.task["type"] for name, one in recipe.runs.items()}
     assert list(tasks) == ["image", "events", "series", "language", "control"]
     assert sorted(tasks.values()) == sorted(compare.METRICS)
-    assert len(recipe.runs) == 5 * 6 - 2  # a language model has no PSN, and this one no twin
+    assert len(recipe.runs) == 5 * 10 - 3  # a language model has no PSN, and this one no twin
+
+
+IN_FOUR = {"lif": "lif-4", "psn": "psn-4", "sliding-psn": "sliding-psn-4", "dsn-1": "dsn-1-4"}
+COMPARED = [
+    "image-full",
+    "digits",
+    "image",
+    "events",
+    "events-n-mnist",
+    "events-cifar10-dvs",
+    "events-dvs128",
+    "series",
+]
+COMPARED += ["series-full", "control", "control-full", "control-double-pendulum"]
+
+
+@pytest.mark.parametrize("name", [*(f"five/{name}" for name in COMPARED), "lm/state-space"])
+def test_four_sub_steps_are_those_of_the_same_neuron(name: str) -> None:
+    """What counts steps, T and k, counts sub-steps; all else is the same."""
+    runs = load(name, ["seeds=null"]).runs
+    pairs = {one: four for one, four in IN_FOUR.items() if one in runs}
+    assert set(runs) - {"ann", "dsn-4"} == {*pairs, *pairs.values()}
+    for one, four in pairs.items():
+        inside, wrapper = dict(runs[one].model["neuron"]), dict(runs[four].model["neuron"])
+        inside |= {count: 4 * inside[count] for count in ("T", "k") if count in inside and one != "dsn-1"}
+        assert wrapper == {"type": "sub_steps", "m": 4, "of": inside}
+        assert runs[four].train == runs[one].train
 
 
 def test_chaotic_series_follow_their_equation_and_need_no_file() -> None:

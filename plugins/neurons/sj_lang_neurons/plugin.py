@@ -30,3 +30,15 @@ def sj_lang_register(register: Register) -> None:
         parameters_per_channel="7 (R), 6 (A, G, K); 2 fewer in one direction; 1 more with an offset",
         variants={"direction=forward": {"causal": True, "steps": True, "carries_state": True}},
     )
+    register.neuron(
+        "sub_steps",
+        "sj_lang_neurons.sub_steps.node:SubSteps",
+        summary="m sub-steps of another neuron a step: each is shown the step's current, their spikes are added",
+        causal=True,
+        steps=True,
+        carries_state=True,
+        takes_mask=True,
+        any_length=True,
+        parameters_per_channel="as the neuron in `of`",
+        wraps="of",
+    )

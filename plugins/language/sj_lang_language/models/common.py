@@ -97,7 +97,7 @@ class SpikingConfig:
         """
         self._refuse_unknown(name, others)
         for kind in ("neuron", "embedding", "attention", "norm"):
-            setattr(self, kind, with_preset(getattr(self, kind), self.presets.get(kind, {})))
+            setattr(self, kind, with_preset(kind, getattr(self, kind), self.presets.get(kind, {})))
             setattr(self, kind, component(self, kind).spec)
         for key in (*sizes, "hidden_size", "num_attention_heads", "timesteps"):
             if getattr(self, key) < 1:

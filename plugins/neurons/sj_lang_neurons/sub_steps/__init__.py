@@ -1,0 +1,1 @@
+"""Several sub-steps of another neuron in each step."""
