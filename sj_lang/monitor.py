@@ -27,13 +27,13 @@ def nodes(model: nn.Module) -> dict[str, nn.Module]:
     A neuron inside another one is a part of it.
     """
     marks = ("functional", "init_state", "levels")
-    found: dict[str, nn.Module] = {}
+    outermost: dict[str, nn.Module] = {}
     parts: set[int] = set()
     for name, module in model.named_modules():
         if id(module) not in parts and all(hasattr(module, one) for one in marks):
-            found[name] = module
+            outermost[name] = module
             parts |= {id(part) for part in module.modules()}
-    return found
+    return outermost
 
 
 def decays(model: nn.Module) -> dict[str, Tensor]:

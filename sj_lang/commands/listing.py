@@ -87,8 +87,8 @@ def _neurons(rows: list[dict[str, Any]]) -> list[str]:
         for condition, flags in [("", {}), *row["variants"].items()]:
             name = f"  {condition}" if condition else row["name"]
             words = _traits({**row["traits"], **flags})
-            if row["wraps"]:  # what it can do if the neuron inside can
-                words = tuple(word if word == "no" else "as inside" for word in words)
+            if row["wraps"]:  # it can what the neuron inside can
+                words = tuple(word if word == "no" else "inner" for word in words)
             body.append((name, *words, row["traits"]["parameters_per_channel"]))
     return [*_columns([head, *body]), "", *_others(rows)]
 

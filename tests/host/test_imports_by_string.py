@@ -24,7 +24,7 @@ IMPORTED_BY_NAME = {
     "sj_lang.commands.swap": ["module"],
     "sj_lang.run.auto_map": ["package"],
     "sj_lang.bench.baselines": ["'fla.ops.hgrn'", "'fla.modules.causal_conv1d'"],
-    "sj_lang_neurons": ["f'{__name__}.{name.lower()}.node'"],
+    "sj_lang_neurons": ["f'{__name__}.{_FOLDERS[name]}.node'"],
 }
 #: what imports by a string; `not_imported` is ours
 IMPORTERS = {"import_module", "__import__", "not_imported", "resolve_name", "run_module", "run_path", "exec", "eval"}

@@ -269,7 +269,7 @@ def test_swap_takes_it_as_a_mapping() -> None:
 
 def test_the_list_of_neurons_says_that_it_can_what_the_neuron_inside_can(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plugins", "neuron"]) == 0
-    (row,) = (line for line in capsys.readouterr().out.splitlines() if "sub_steps" in line and "inside" in line)
-    assert row.count("as inside") == 5
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "sub_steps" in line and "inner" in line)
+    assert row.count("inner") == 5
     assert cli.main(["plugins", "neuron/sub_steps"]) == 0
     assert capsys.readouterr().out.count("as the neuron in `of`") == 6

@@ -14,9 +14,9 @@ from sj_lang.neuron import Node, State
 from sj_lang.neuron.inputs import refuse_unfit
 
 if TYPE_CHECKING:  # a type checker reads a name in quotes as a class
-    NeuronPart = str | Mapping[str, Any] | Callable[..., nn.Module]
+    WrappedNeuron = str | Mapping[str, Any] | Callable[..., nn.Module]
 else:
-    NeuronPart = Part["neuron"]
+    WrappedNeuron = Part["neuron"]
 
 
 def _of_the_neuron(name: str) -> Any:
@@ -50,7 +50,7 @@ class SubSteps(Node):
     store_v_seq = _of_the_neuron("store_v_seq")
     axis = _of_the_neuron("axis")
 
-    def __init__(self, *, of: NeuronPart, m: int, channels: int, step_mode: str = "m") -> None:
+    def __init__(self, *, of: WrappedNeuron, m: int, channels: int, step_mode: str = "m") -> None:
         if m < 1:
             raise ValueError(f"SubSteps: m is {m}, it must be at least 1")
         make = build.part("neuron", of) if isinstance(of, str | Mapping) else of
