@@ -182,7 +182,7 @@ class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
             self.uncounted[f"{name}: {type(node).__name__}, which does not declare its `operations`"] = None
             return
         row = self._row(name, type(node).__name__, "neuron")
-        updates = getattr(node, "sub_steps", 1)  # each reads its current, and reads and writes its states
+        updates = getattr(node, "sub_steps", 1)  # each reads its current, reads and writes states
         row.neuron_steps += steps * updates
         row.macs, row.accumulations = row.macs + steps * cost[0], row.accumulations + steps * cost[1]
         fired = operand(out)

@@ -1,4 +1,4 @@
-"""Sub-steps against their definition, around several neurons; what they declare, cost and refuse."""
+"""Sub-steps against their definition, around several neurons; what they declare and refuse."""
 
 from __future__ import annotations
 

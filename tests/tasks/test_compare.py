@@ -16,6 +16,9 @@ from sj_lang_tasks.tasks.forecasting import Forecasting
 from sj_lang.errors import UserError
 from sj_lang.recipe import load
 
+#: run -> that of the same neuron in four sub-steps
+IN_FOUR = {"lif": "lif-4", "psn": "psn-4", "sliding-psn": "sliding-psn-4", "dsn-1": "dsn-1-4"}
+
 
 def write_run(folder: Path, task: str, **figures: float) -> None:
     folder.mkdir(parents=True)
@@ -50,6 +53,24 @@ def test_a_neuron_has_one_colour_in_all_panels(tmp_path: Path, monkeypatch: pyte
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["ann", "lif", "dsn"]
 
 
+@pytest.mark.parametrize("panels", [1, 5])
+def test_the_names_of_all_neurons_lie_inside_the_figure(
+    panels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    names = ["dsn-4", *IN_FOUR, *IN_FOUR.values()]
+    neurons = {"ann": {"test.accuracy": [0.9]}}
+    neurons |= {name: {"test.accuracy": [0.5], "firing_rate.mean": [0.1]} for name in names}
+    compare.draw(dict.fromkeys(map(str, range(panels)), neurons), tmp_path / "neurons.png")
+    (figure,) = drawn
+    figure.canvas.draw()
+    place = figure.legends[0].get_window_extent()
+    assert place.x0 >= 0
+    assert place.x1 <= figure.bbox.x1
+    assert len(figure.legends[0].get_texts()) == 1 + len(names)
+
+
 def test_a_series_of_one_task_is_called_as_its_folder(tmp_path: Path) -> None:
     write_run(tmp_path / "pixels/lif", "image_classification", test__accuracy=0.3)
     assert list(compare.read([tmp_path / "pixels"])) == ["pixels"]
@@ -71,7 +92,6 @@ def test_five_all_has_a_task_of_each_kind() -> None:
     assert len(recipe.runs) == 5 * 10 - 3  # a language model has no PSN, and this one no twin
 
 
-IN_FOUR = {"lif": "lif-4", "psn": "psn-4", "sliding-psn": "sliding-psn-4", "dsn-1": "dsn-1-4"}
 COMPARED = [
     "image-full",
     "digits",

@@ -33,7 +33,7 @@ def sj_lang_register(register: Register) -> None:
     register.neuron(
         "sub_steps",
         "sj_lang_neurons.sub_steps.node:SubSteps",
-        summary="m sub-steps of another neuron a step: each is shown the step's current, their spikes are added",
+        summary="m sub-steps of another neuron a step: each is shown the step's current, and their sum is fired",
         causal=True,
         steps=True,
         carries_state=True,

@@ -2,7 +2,9 @@
 
 `python -m sj_lang_tasks.compare RUN...` reads finished runs below the folders of series, such as
 `runs/five/all`, prints the table, and writes `neurons.md` and `neurons.png` into the first folder.
-The figure has a panel for each task and a point for each neuron: metric against firing rate.
+The figure has a panel for each task and a point for each neuron: metric against firing rate. Rates
+are shares of the most possible, which is four spikes a step for DSN with n = 4 and for neurons in
+four sub-steps; the mean spike counts each of them.
 """
 
 import argparse
@@ -100,13 +102,14 @@ def draw(tasks: Mapping[str, Mapping[str, Points]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.2 * min(len(tasks), 3), 2.8 * math.ceil(len(tasks) / 3) + 0.4), layout="constrained")
+    across = min(len(tasks), 3)
+    figure = Figure(figsize=(3.2 * across, 2.8 * math.ceil(len(tasks) / 3) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     firing = sorted({name for neurons in tasks.values() for name in neurons if "firing_rate.mean" in neurons[name]})
     colours = {neuron: f"C{number}" for number, neuron in enumerate(firing)}
     labelled: dict[str, Any] = {}
     for place, (task, neurons) in enumerate(tasks.items()):
-        axes = figure.add_subplot(math.ceil(len(tasks) / 3), min(len(tasks), 3), place + 1)
+        axes = figure.add_subplot(math.ceil(len(tasks) / 3), across, place + 1)
         for neuron, figures in neurons.items():
             rates, values = figures.get("firing_rate.mean"), figures[_metric(figures)]
             if rates is None:
@@ -118,7 +121,8 @@ def draw(tasks: Mapping[str, Mapping[str, Points]], path: Path) -> None:
         metric = _metric(next(iter(neurons.values())))
         better = ", less is better" if metric == "test.bits_per_char" else ""
         axes.set(title=task, xlabel="firing rate", ylabel=metric.removeprefix("test.").replace("_", " ") + better)
-    figure.legend(labelled.values(), labelled, loc="outside lower center", ncols=len(labelled))
+    columns = min(len(labelled), 2 * across)
+    figure.legend(labelled.values(), labelled, loc="outside lower center", ncols=columns, fontsize="small")
     figure.savefig(path, dpi=150)
 
 

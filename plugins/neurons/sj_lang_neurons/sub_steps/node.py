@@ -25,7 +25,7 @@ def _of_the_neuron(name: str) -> Any:
 
 
 class SubSteps(Node):
-    """m sub-steps of another neuron a step: each is shown the step's current, their spikes are added.
+    """m sub-steps of another neuron a step: each is shown the step's current; their sum is fired.
 
         S_t = sum_{d=1..m} s_{m (t - 1) + d},    s = N(X_1 m times, ..., X_T m times)
 
@@ -57,7 +57,7 @@ class SubSteps(Node):
         neuron = make(channels=channels)
         if not isinstance(neuron, Node):
             raise ValueError(f"SubSteps: of builds a {type(neuron).__name__}, expected a sj_lang.neuron.Node")
-        super(Node, self).__init__()  # without the constructor of `Node`, as the neuron has all it sets
+        super(Node, self).__init__()  # what the constructor of `Node` sets, the neuron has
         self.neuron, self.channels, self.m = neuron, channels, m
         self.sub_steps = m * neuron.sub_steps
         self.levels = m * neuron.levels
