@@ -99,8 +99,8 @@ def _component(kind: str) -> Schema:
         except SjLangError:
             continue  # not available here, or broken: `sj-lang plugins` says why
         properties = {name: _argument(a, texts) for name, a in arguments.items() if a.settable}
-        # one that wraps another of its kind accepts the inner one's keys too
-        wraps = any(argument.part == kind for argument in arguments.values())
+        # a task that wraps another one accepts the inner one's keys too; a neuron does not
+        wraps = not offer.wraps and any(argument.part == kind for argument in arguments.values())
         mapping = _object({"type": {"const": offer.name}, **properties})
         mappings.append({**mapping, "required": ["type"], "additionalProperties": wraps, "title": offer.name})
         summaries[offer.name] = offer.summary

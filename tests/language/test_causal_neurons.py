@@ -17,6 +17,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "dsn": [{}, {"n": 1, "alpha_init": 0.5}, {"decay": "linear"}, {"decay": "static"}],
     "bpsn": [{"direction": "forward", "variant": variant} for variant in "AGK"] + [{"direction": "forward"}],
     "lif": [{}, {"v_reset": None}, {"learn_threshold": True, "v_threshold": 0.7}],
+    "sub_steps": [{"m": 3, "of": {"type": "lif", "v_threshold": 0.7}}, {"m": 2, "of": "dsn"}],
     **{name: [{"v_threshold": 0.5}] for name in ("plif", "klif", "if")},
     "qif": [{"v_threshold": 0.5, "v_c": 0.4}],
     "eif": [{"v_threshold": 0.5, "theta_rh": 0.4}],

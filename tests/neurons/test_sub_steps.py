@@ -36,7 +36,7 @@ INSIDE = [
     {"type": "bpsn", "direction": "forward", "variant": "A", "spikes": "integer", "levels": 2},
     pytest.param({"type": "sliding_psn", "k": 3}, marks=needs_psn),
 ]
-X = 2 * torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)  # [T, B, C]
+X = torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(5)).double() * 2  # [T, B, C]
 
 
 def made(of: Any, m: int = 4) -> SubSteps:
