@@ -83,6 +83,8 @@ WRONG = [
     {"recipe": 1, "model": {"type": "spike_decoder", "neuron": "dns"}},
     {"recipe": 1, "model": {"type": "spike_decoder", "neuron": {"type": "dsn", "k": "four"}}},
     {"recipe": 1, "model": {"neuron": {"kk": 4}}},
+    {"recipe": 1, "model": {"neuron": {"type": "sub_steps", "mm": 4, "of": "lif"}}},
+    {"recipe": 1, "model": {"neuron": {"type": "sub_steps", "m": 4, "of": {"type": "lif", "tua": 3}}}},
     {"recipe": 1, "train": {"learning_rate": -1}},
     {"recipe": 1, "runs": {"a": {"train": {"lr": 1}}}},
     {"recipe": 1, "seed": -1},

@@ -21,7 +21,12 @@ else:
 
 def _of_the_neuron(name: str) -> Any:
     """A property that the node shares with the neuron inside."""
-    return property(lambda node: getattr(node.neuron, name), lambda node, value: setattr(node.neuron, name, value))
+
+    def put(node: Any, value: Any) -> None:
+        if "neuron" in node._modules:  # SpikingJelly 0.0.0.0.14 sets a step mode before there is one
+            setattr(node.neuron, name, value)
+
+    return property(lambda node: getattr(node.neuron, name), put)
 
 
 class SubSteps(Node):
