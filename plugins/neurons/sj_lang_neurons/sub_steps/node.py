@@ -23,7 +23,7 @@ def _of_the_neuron(name: str) -> Any:
     """A property that the node shares with the neuron inside."""
 
     def put(node: Any, value: Any) -> None:
-        if "neuron" in node._modules:  # SpikingJelly 0.0.0.0.14 sets a step mode before there is one
+        if "neuron" in node._modules:  # SpikingJelly 0.0.0.0.14 sets a mode before there is one
             setattr(node.neuron, name, value)
 
     return property(lambda node: getattr(node.neuron, name), put)
