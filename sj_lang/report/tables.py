@@ -19,6 +19,7 @@ UNITS = {"seconds": "s", "seconds_per_step": "s", "tokens_per_second": "tokens/s
 
 EXPLAINED = {
     "test.bits_per_char": "bits that the model needs for a character of the test text",
+    "test.perplexity_per_word": "exp of the nats that the model needs for a word of the test text",
     "train.loss": "what the training minimises, mean over the last steps: those since the previous line of the log",
     "train.seconds": "wall clock of the training loop, evaluations during training included",
     "train.seconds_per_step": "of the optimizer, without the time of evaluations, checkpoints and measurements",
@@ -126,6 +127,8 @@ def _number(name: str, value: float) -> str:
         return f"{value:,.0f}"
     if name.endswith("mj"):
         return f"{value:.3g}"
+    if name.endswith("perplexity_per_word"):
+        return f"{value:.6g}"
     return f"{value:.1f}" if name.endswith("seconds") else f"{value:.4f}"
 
 

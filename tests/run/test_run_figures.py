@@ -163,6 +163,7 @@ def test_compared_curves(tmp_path: Path) -> None:
     [
         ("test.loss", 1.87654, "1.8765"),
         ("train.tokens_per_second", 12345.6, "12,346 tokens/s"),
+        ("test.perplexity_per_word", 11503.24, "11503.2"),
         ("parameters.total", 849_920, "849,920"),
         ("train.seconds", 61.23, "61.2 s"),
         ("firing_rate.mean", 0.12345, "0.1235"),

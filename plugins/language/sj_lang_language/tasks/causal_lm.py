@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from sj_lang_language.data.text.windows import IGNORED, HeldOutWindows, Training
 from sj_lang_language.tasks import texts
 
 TENTHS = 10  # a window's first and last tenth are told apart
+MOST_NATS = 700.0  # e^710 overflows
 
 
 class CausalLM(texts.TextTask):
@@ -41,9 +42,11 @@ class CausalLM(texts.TextTask):
     Validation and test are read in windows of `length` without overlap, the state reset in each;
     every token but the first of a part is predicted once. The figures are exact means over these
     tokens: `loss`, nats per token; `bits_per_char`, over the characters of the predicted tokens;
-    `accuracy`, the share of tokens that got the largest logit. `eval_lengths` adds the split
-    `test@N` of each length N, and for each of these `bits_first_tenth` and `bits_last_tenth`: bits
-    per character in that part of the windows. What the context is worth is their difference.
+    `perplexity_per_word`, exp(summed nats / words of the predicted tokens), where white space
+    separates words; `accuracy`, the share of tokens that got the largest logit. `eval_lengths` adds
+    the split `test@N` of each length N, without the perplexity but with `bits_first_tenth` and
+    `bits_last_tenth`: bits per character in that part of the windows. What the context is worth is
+    their difference.
     """
 
     auto_class: str = "AutoModelForCausalLM"
@@ -89,7 +92,7 @@ class CausalLM(texts.TextTask):
             validation=held_out.get("validation"),
             tests={"test": held_out["test"], **read_again},
             reduce=reduce_by_place if read_again else reduce,
-            metrics=partial(metrics, {name: characters_per_token(made, parts[name], tokens[name]) for name in parts}),
+            metrics=partial(metrics, {name: per_token(made, parts[name], tokens[name]) for name in parts}),
             collate=stack,
             label_names=["shift_labels"],
             loss="mean negative log likelihood of a token, in nats",
@@ -120,9 +123,17 @@ class CausalLM(texts.TextTask):
         return notes
 
 
-def characters_per_token(tokenizer: PreTrainedTokenizerBase, text: str, tokens: Tensor) -> float:
-    """Characters per predicted token; those of the first, never predicted token do not count."""
-    return (len(text) - len(tokenizer.decode(tokens[:1]))) / (len(tokens) - 1)
+class PerToken(NamedTuple):
+    """How much text a predicted token is, on average."""
+
+    characters: float
+    words: float
+
+
+def per_token(tokenizer: PreTrainedTokenizerBase, text: str, tokens: Tensor) -> PerToken:
+    """Of a text and its tokens; the first token is never predicted, and its text does not count."""
+    predicted = text[len(tokenizer.decode(tokens[:1])) :]
+    return PerToken(len(predicted) / (len(tokens) - 1), len(predicted.split()) / (len(tokens) - 1))
 
 
 def reduce(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,13 +154,16 @@ def reduce_by_place(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     return *reduce(logits, labels), *ends[0], *ends[1]
 
 
-def metrics(characters: Mapping[str, float], split: str, reduced: Any, labels: Any) -> dict[str, float]:
-    """Figures of a split from what was reduced. characters: per predicted token, by split."""
+def metrics(sizes: Mapping[str, PerToken], split: str, reduced: Any, labels: Any) -> dict[str, float]:
+    """Figures of a split from what was reduced. sizes: of a predicted token, by split."""
     loss, tokens, hits, *ends = (np.asarray(part, dtype=np.float64).sum() for part in reduced)
     name, _, length = split.partition("@")
-    bits = 1 / math.log(2) / characters[name]
-    figures = {"loss": loss / tokens, "bits_per_char": loss / tokens * bits, "accuracy": hits / tokens}
+    nats, size = loss / tokens, sizes[name]
+    bits = 1 / math.log(2) / size.characters
+    figures = {"loss": nats, "bits_per_char": nats * bits, "accuracy": hits / tokens}
     if length:
         places = {"bits_first_tenth": ends[:2], "bits_last_tenth": ends[2:]}
         figures |= {place: summed / count * bits for place, (summed, count) in places.items()}
+    elif size.words:
+        figures["perplexity_per_word"] = math.exp(min(nats / size.words, MOST_NATS))
     return {figure: float(value) for figure, value in figures.items()}
