@@ -260,7 +260,15 @@ def test_the_first_and_the_last_tenth_of_windows_are_told_apart(book: str) -> No
         assert figures[name] == pytest.approx(nats.item() * bits, rel=1e-5)
 
 
-@pytest.mark.parametrize("lengths", [[9], [20, 20]])
-def test_senseless_eval_lengths_are_refused(book: str, lengths: list[int]) -> None:
-    with pytest.raises(UserError, match="expected different lengths of 10 tokens or more"):
-        prepare(data=book, length=16, eval_lengths=lengths)
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"eval_lengths": [9]}, r"task\.eval_lengths is \[9\], expected different lengths of 10 tokens or more"),
+        ({"eval_lengths": [20, 20]}, "expected different lengths of 10 tokens or more"),
+        ({"repeat_lengths": [1]}, r"task\.repeat_lengths is \[1\], expected different lengths of 2 tokens or more"),
+        ({"repeat_lengths": [8, 8]}, "expected different lengths of 2 tokens or more"),
+    ],
+)
+def test_senseless_lengths_are_refused(book: str, options: dict[str, list[int]], text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        prepare(data=book, length=16, **options)

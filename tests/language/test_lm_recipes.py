@@ -33,6 +33,14 @@ def test_bpe_trains_both_models_on_the_same_pieces_of_words(tmp_path: Path) -> N
     assert "firing_rate.mean" not in metrics["ann"]
 
 
+@pytest.mark.parametrize("name", ["quickstart", "shakespeare", "long", "bpe"])
+def test_a_repeat_fits_into_the_trained_length(name: str) -> None:
+    """So that a model with a table of positions has been trained on all of them."""
+    recipe = load(f"lm/{name}")
+    for run_name, single in dict(recipe.children()).items() or [("", recipe)]:
+        assert [2 * length for length in single.task["repeat_lengths"]] == [single.task["length"]], run_name
+
+
 def test_bpe_asks_for_a_text() -> None:
     with pytest.raises(UserError, match=r"task\.data is not set"):
         run.execute(load("lm/bpe"), dry_run=True)
