@@ -1,4 +1,4 @@
-"""A text that is read twice: what a model that copies, and one that remembers nothing, gain by it."""
+"""A text that is read twice: what it is worth to a model that copies, and to one without memory."""
 
 from __future__ import annotations
 
