@@ -93,6 +93,8 @@ def test_few_texts_are_tested_at_a_long_distance():
     assert [len(ready.tests[f"distance@{far}"]) for far in (100, 100_000, 1_000_000)] == [7, 2, 1]
     assert "distance@100000: 2 texts of 100,012 tokens" in ready.notes
     assert ready.model["max_position_embeddings"] == 1_000_012
+    ready = Recall(distances=[100, 1000, 10_000]).prepare(build.part("tokenizer", "characters"), seed=0)
+    assert [len(data) for name, data in ready.tests.items() if "@" in name] == [512, 252, 26], "the page says so"
     assert Recall(distances=[100]).outline() == {"max_position_embeddings": 140}
 
 
