@@ -157,25 +157,29 @@ def per_token(tokenizer: PreTrainedTokenizerBase, text: str, tokens: Tensor) -> 
     return PerToken(len(predicted) / (len(tokens) - 1), len(predicted.split()) / (len(tokens) - 1))
 
 
+def losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Negative log likelihood (nats) of each label, 0 of those that are not scored, `[B, L]`."""
+    return torch.nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+    )
+
+
 def reduce(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Summed loss (nats), scored tokens and hits of each window, `[B]` each.
 
     logits `[B, L, V]`; labels `[B, L]`, the token after each input ("shift_labels").
     """
-    loss = torch.nn.functional.cross_entropy(
-        logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
-    )
-    return loss.sum(1), (labels != IGNORED).sum(1), (logits.argmax(-1) == labels).sum(1)
+    return losses(logits, labels).sum(1), (labels != IGNORED).sum(1), (logits.argmax(-1) == labels).sum(1)
 
 
 def reduce_by_place(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     """What `reduce` gives for each window, and loss and count of its ends: the first and the last
     tenth, the first and the last half, without the middle one of an odd number of tokens."""
-    ends = []
-    for share in (TENTHS, 2):
-        size = max(1, labels.shape[1] // share)
-        ends += [reduce(logits[:, part], labels[:, part])[:2] for part in (slice(size), slice(-size, None))]
-    return *reduce(logits, labels), *(value for end in ends for value in end)
+    loss, scored = losses(logits, labels), labels != IGNORED
+    sizes = (max(1, labels.shape[1] // share) for share in (TENTHS, 2))
+    ends = [part for size in sizes for part in (slice(size), slice(-size, None))]
+    places = (summed for part in ends for summed in (loss[:, part].sum(1), scored[:, part].sum(1)))
+    return loss.sum(1), scored.sum(1), (logits.argmax(-1) == labels).sum(1), *places
 
 
 def metrics(sizes: Mapping[str, PerToken], split: str, reduced: Any, labels: Any) -> dict[str, float]:
