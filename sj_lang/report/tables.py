@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from sj_lang.folder import is_figure
 from sj_lang.manifest import LOSS
-from sj_lang.report import figures
 
 #: order of a table, by the first word of a figure's name; test splits come before these
 GROUPS = (
@@ -15,10 +14,14 @@ GROUPS = (
 LAYERED = ("firing_rate.", "dead.", "saturated.", "longest_run.")
 
 _WHOLE = ("steps", "tokens_per_second", ".macs", ".accumulations", ".other", "_bytes", "longest_run.max")
-UNITS = {"seconds": "s", "seconds_per_step": "s", "tokens_per_second": "tokens/s", "bits_per_char": "bits"}
+UNITS = {
+    **{"seconds": "s", "seconds_per_step": "s", "tokens_per_second": "tokens/s"},
+    **dict.fromkeys(("bits_per_char", "bits_first", "bits_again"), "bits"),
+}
 
 EXPLAINED = {
     "test.bits_per_char": "bits that the model needs for a character of the test text",
+    "test.perplexity_per_word": "exp of the nats that the model needs for a word of the test text",
     "train.loss": "what the training minimises, mean over the last steps: those since the previous line of the log",
     "train.seconds": "wall clock of the training loop, evaluations during training included",
     "train.seconds_per_step": "of the optimizer, without the time of evaluations, checkpoints and measurements",
@@ -89,15 +92,22 @@ def _losses(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict
 
 
 def _lengths(metrics: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The explanation of figures at a length, "test@N.<figure>"."""
-    at = {name: figures.length_of(name) for one in metrics for name in one}
-    places = {
-        "bits_first_tenth": ", bits per character in their first tenth",
-        "bits_last_tenth": ", in their last tenth",
+    """The explanation of figures at a length, "test@N.<figure>" and "repeat@N.<figure>"."""
+    windows = "the test text in windows of {} tokens"
+    texts = {
+        ("test", "bits_first_tenth"): f"{windows}, bits per character in their first tenth",
+        ("test", "bits_last_tenth"): f"{windows}, in their last tenth",
+        ("repeat", "bits_first"): "bits per character of windows of {} tokens",
+        ("repeat", "bits_again"): "of the same tokens, when the window is read again right after",
     }
-    return {
-        name: f"the test text in windows of {of[0]} tokens" + places.get(of[1], "") for name, of in at.items() if of
-    }
+    explained = {}
+    for name in dict.fromkeys(name for one in metrics for name in one):
+        split, _, figure = name.partition(".")
+        kind, _, length = split.partition("@")
+        text = texts.get((kind, figure), windows if kind == "test" else "")
+        if length.isdigit() and text:
+            explained[name] = text.format(length)
+    return explained
 
 
 def metric_rows(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -126,6 +136,8 @@ def _number(name: str, value: float) -> str:
         return f"{value:,.0f}"
     if name.endswith("mj"):
         return f"{value:.3g}"
+    if name.endswith("perplexity_per_word"):
+        return f"{value:.6g}"
     return f"{value:.1f}" if name.endswith("seconds") else f"{value:.4f}"
 
 

@@ -94,8 +94,25 @@ def test_figures_are_exact_whatever_the_batches(book: str, tokenizer: Any) -> No
     assert found["loss"] == pytest.approx(nats / (targets != -100).sum().item(), rel=1e-5)
     assert ready.loss == "mean negative log likelihood of a token, in nats"
     assert found["bits_per_char"] == pytest.approx(nats / math.log(2) / (len(text) - len(first)), rel=1e-5)
+    assert found["perplexity_per_word"] == pytest.approx(math.exp(nats / len(text[len(first) :].split())), rel=1e-4)
     right = (logits.argmax(-1) == targets)[targets != -100].float().mean().item()
     assert found["accuracy"] == pytest.approx(right)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("two words\n\nand\tthree more ", 5), ("x two", 1), ("x" + " " * 12, 0)],
+    ids=["the first character is within a word", "it is a word", "no word after it"],
+)
+def test_the_perplexity_is_of_the_words_of_predicted_characters(tmp_path: Path, text: str, words: int) -> None:
+    (tmp_path / "train.txt").write_text(TEXT + text)
+    (tmp_path / "test.txt").write_text(text)
+    ready = prepare(data=str(tmp_path), length=4, split=[1, 0, 0])
+    for nats in (6.0, 1e5):
+        reduced = (np.array([nats / 2] * 2), np.array([len(text) - 2, 1]), np.array([1, 0]))
+        figures = ready.metrics("test", reduced, np.zeros(0))
+        expected = math.exp(min(nats / words, 700)) if words else None
+        assert figures.get("perplexity_per_word") == (pytest.approx(expected) if words else None)
 
 
 def test_any_causal_model_of_transformers_is_scored_on_every_target(book: str, tmp_path: Path) -> None:
@@ -232,6 +249,7 @@ def test_the_first_and_the_last_tenth_of_windows_are_told_apart(book: str) -> No
     reduced = tuple(part.numpy() for part in ready.reduce(logits, batch["shift_labels"]))
     figures = ready.metrics("test@20", reduced, np.zeros(0))
     plain = ready.metrics("test", reduced[:3], np.zeros(0))
+    assert plain.pop("perplexity_per_word") > 1
     assert set(figures) == {*plain, "bits_first_tenth", "bits_last_tenth"}
     assert {name: figures[name] for name in plain} == plain
     bits = figures["bits_per_char"] / figures["loss"]
@@ -242,7 +260,15 @@ def test_the_first_and_the_last_tenth_of_windows_are_told_apart(book: str) -> No
         assert figures[name] == pytest.approx(nats.item() * bits, rel=1e-5)
 
 
-@pytest.mark.parametrize("lengths", [[9], [20, 20]])
-def test_senseless_eval_lengths_are_refused(book: str, lengths: list[int]) -> None:
-    with pytest.raises(UserError, match="expected different lengths of 10 tokens or more"):
-        prepare(data=book, length=16, eval_lengths=lengths)
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"eval_lengths": [9]}, r"task\.eval_lengths is \[9\], expected different lengths of 10 tokens or more"),
+        ({"eval_lengths": [20, 20]}, "expected different lengths of 10 tokens or more"),
+        ({"repeat_lengths": [1]}, r"task\.repeat_lengths is \[1\], expected different lengths of 2 tokens or more"),
+        ({"repeat_lengths": [8, 8]}, "expected different lengths of 2 tokens or more"),
+    ],
+)
+def test_senseless_lengths_are_refused(book: str, options: dict[str, list[int]], text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        prepare(data=book, length=16, **options)

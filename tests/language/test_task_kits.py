@@ -30,7 +30,7 @@ def encoder(head: Callable[..., Any]) -> Callable[[Prepared], Any]:
 @pytest.mark.parametrize(
     ("task", "tokenizer", "model"),
     [
-        ({"type": "causal_lm", "length": 16, "eval_lengths": [32]}, "characters", decoder),
+        ({"type": "causal_lm", "length": 16, "eval_lengths": [32], "repeat_lengths": [8]}, "characters", decoder),
         ({"type": "masked_lm", "length": 16}, "characters", encoder(SNNBertForPreTraining)),
         ({"type": "masked_lm", "length": 16, "nsp": True}, "wordpiece", encoder(SNNBertForPreTraining)),
         (

@@ -72,6 +72,7 @@ def test_figures_over_the_length_of_windows(tmp_path: Path) -> None:
 
 def test_the_report_shows_and_tells_figures_over_lengths(tmp_path: Path) -> None:
     metrics = {"test@8.bits_per_char": 3.0, "test@64.bits_per_char": 2.5, "test@64.bits_last_tenth": 2.0}
+    metrics |= {"repeat@64.bits_first": 2.5, "repeat@64.bits_again": 1.25, "repeat@64.loss": 1.3}
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         write_json(tmp_path / name / "manifest.json", {"name": name, "status": "done"})
@@ -79,6 +80,9 @@ def test_the_report_shows_and_tells_figures_over_lengths(tmp_path: Path) -> None
     html = page.write([tmp_path / "a"]).read_text()
     assert "3.000 at 8, 2.500 at 64 tokens." in html
     assert "the test text in windows of 64 tokens, in their last" in html
+    assert "bits per character of windows of 64 tokens" in html
+    assert "of the same tokens, when the window is read again right after" in html
+    assert "1.2500 bits" in html
     assert "a: 3.000 at 8, 2.500 at 64 tokens. b: 3.000" in page.write([tmp_path / "a", tmp_path / "b"]).read_text()
 
 
@@ -163,6 +167,7 @@ def test_compared_curves(tmp_path: Path) -> None:
     [
         ("test.loss", 1.87654, "1.8765"),
         ("train.tokens_per_second", 12345.6, "12,346 tokens/s"),
+        ("test.perplexity_per_word", 11503.24, "11503.2"),
         ("parameters.total", 849_920, "849,920"),
         ("train.seconds", 61.23, "61.2 s"),
         ("firing_rate.mean", 0.12345, "0.1235"),

@@ -106,7 +106,7 @@ def test_the_figures_without_each_part(tmp_path: Path, capsys: pytest.CaptureFix
     metrics = read_json(tmp_path / "r/metrics.json")
     ablated = {name: value for name, value in metrics.items() if name.startswith("ablation.")}
     names = [f"{part}{layer}" for part in ("attention", "mlp") for layer in ("", ".0", ".1")]
-    figures = ("loss", "bits_per_char", "accuracy")
+    figures = ("loss", "bits_per_char", "accuracy", "perplexity_per_word")
     assert set(ablated) == {f"ablation.{name}.{figure}" for name in names for figure in figures}
     losses = [ablated[f"ablation.{name}.loss"] for name in names]
     assert len({*losses, metrics["test.loss"]}) == 7

@@ -38,7 +38,28 @@ class HeldOutWindows:
         return _item(self.tokens, _checked(index, self) * self.length, self.length, self.pad)
 
 
-def _checked(index: int, windows: TrainingWindows | HeldOutWindows) -> int:
+class RepeatedWindows:
+    """Windows without overlap, each read twice in a row: of both copies the same tokens are scored.
+
+    length: N, of one copy; an item has 2 N - 1 inputs. Neither the first token of the first copy,
+    which nothing predicts, nor that of the second, which is a leap in the text, is scored.
+    count: windows, spread evenly over the text, which must hold so many of them.
+    """
+
+    def __init__(self, tokens: Tensor, length: int, count: int) -> None:
+        self.tokens, self.length, self.count = tokens, length, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        start = _checked(index, self) * (len(self.tokens) // self.count)
+        item = _item(self.tokens[start : start + self.length].repeat(2), 0, 2 * self.length - 1, pad=0)
+        item["labels"][self.length] = item["shift_labels"][self.length - 1] = IGNORED
+        return item
+
+
+def _checked(index: int, windows: TrainingWindows | HeldOutWindows | RepeatedWindows) -> int:
     if not 0 <= index < len(windows):
         raise IndexError(f"window {index} of {len(windows)}")
     return index
