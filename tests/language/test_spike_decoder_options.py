@@ -35,6 +35,7 @@ def product_of_options() -> list[dict[str, Any]]:
         "first_block_fires": (False, True),
         "join": ("average", "accumulate", "concatenate", "final"),
         "fires_joined": (False, True),
+        "fires": (True, False),
     }
     chosen = []
     for values in product(*options.values()):
@@ -116,12 +117,35 @@ def test_heads_join_the_steps(join: str) -> None:
         ({"join": "final"}, "join final joins the steps of repeat coding"),
         ({"fires_joined": True}, "fires_joined is of repeat coding"),
         ({"degree": 3, "coding": "repeat", "fires_joined": True}, "fires_joined needs a head that reads spikes"),
+        ({"degree": 1, "fires": False}, "degree 1 has no neurons that could fire or not"),
     ],
 )
 def test_a_combination_that_makes_no_sense_is_refused(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         SpikeDecoderConfig(**options)
     assert SpikeDecoderConfig(**options, twin=True).twin
+
+
+def test_neurons_that_do_not_fire_hand_on_their_potentials() -> None:
+    spiking, model = built().eval(), built(fires=False).eval()
+    names = [name for name, _ in model.named_parameters()]
+    assert [name.replace(".node.node.", ".node.") for name in names] == [name for name, _ in spiking.named_parameters()]
+    x = torch.randn(7, 2, 8, generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(7, 2, dtype=torch.bool)
+    mask[5:, 1] = False
+    layer = model.layers[0].mlp.input
+    node = layer.node.node
+    h = torch.zeros(2, 8)
+    for x_t, mask_t, y in zip(x, mask, layer(x, None, mask)[0], strict=True):
+        alpha = (node.weight[:, 0] * x_t + node.bias).sigmoid() ** (1 / node.tau)  # k is 1
+        h = torch.where(mask_t[:, None], alpha * h + (1 - alpha) * x_t, h)
+        torch.testing.assert_close(y, h * mask_t[:, None], rtol=1e-5, atol=1e-6)
+    monitor = Monitor(model)
+    with monitor.recording():
+        model(torch.randint(0, 11, (2, 7)))
+    assert monitor.figures() == {}
+    with pytest.raises(UserError, match="LIF has no potential without its spikes; take a neuron without reset"):
+        built(neuron="lif", fires=False)
 
 
 @pytest.mark.parametrize("norm", ["batch", {"type": "power", "warmup": 2}])

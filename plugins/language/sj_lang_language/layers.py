@@ -19,6 +19,7 @@ from transformers import initialization as init
 from sj_lang.errors import UserError
 from sj_lang.hf import models
 from sj_lang.masks import State
+from sj_lang.neuron import Node
 
 MakeNeuron = Callable[..., nn.Module]
 MakeNorm = Callable[..., nn.Module]
@@ -159,6 +160,28 @@ def float_in_place_of_spikes(*, channels: int) -> nn.Module:
 def gelu_in_place_of_spikes(*, channels: int) -> nn.Module:
     """The twin's `neuron` between the two Linear layers of the MLP."""
     return Activation(nn.GELU())
+
+
+class Potentials(nn.Module):
+    """Neurons that do not fire: the potentials H of N are handed on (ours), a baseline of floats.
+
+    neuron: builds a `sj_lang.neuron.Node` that is not reset by its spikes; UserError otherwise.
+    """
+
+    def __init__(self, *, neuron: MakeNeuron, channels: int) -> None:
+        super().__init__()
+        node = neuron(channels=channels)
+        if not isinstance(node, Node) or hasattr(node, "v_reset"):
+            raise UserError(
+                f"model.fires is false, but {type(node).__name__} has no potential without its spikes; take a neuron "
+                "without reset: dsn, bpsn or sliding_psn"
+            )
+        node.store_v_seq = True
+        self.node = node
+
+    def functional(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> tuple[Tensor, State]:
+        _, after, potentials = self.node.advance(x, state, mask, single=False)
+        return cast(Tensor, potentials).to(x.dtype), after
 
 
 def outside(x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     #: fields that change what the same weights compute
     meaning: ClassVar[tuple[str, ...]] = (
         *("coding", "timesteps", "twin", "degree", "residual", "first_block_fires", "join", "fires_joined"),
-        "delayed_keys",
+        *("delayed_keys", "fires"),
     )
     #: why neurons and attention must be causal
     causal: ClassVar[str] = "the model predicts the next token"
@@ -71,6 +71,9 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
     #: where neurons stand on the stream: 0 nowhere, 1 before and after each MLP, so that spikes are
     #: added to spikes, 2 before and after each attention too
     residual: Literal[0, 1, 2] = 0
+    #: false: neurons hand on their potentials in the place of spikes (ours), a baseline that has
+    #: their dynamics and floats everywhere
+    fires: bool = True
     #: neurons after the first block's attention, so that no floats are added to the embedding's
     #: spikes
     first_block_fires: bool = False
@@ -142,6 +145,7 @@ class SpikeDecoderConfig(SpikingConfig, PreTrainedConfig):  # type: ignore[misc]
                 self.fires_joined and degree < 4,
                 f"fires_joined needs a head that reads spikes, and at degree {degree} it reads floats; take degree 4",
             ),
+            (not self.fires and degree < 2, f"degree {degree} has no neurons that could fire or not; take 2 or more"),
             (self.folded and normed, "folded leaves no norm, and input_norm and attended_norm cannot be folded"),
         ]
         for is_fault, text in faults:

@@ -14,6 +14,7 @@ repeat coding (the paper's) runs them along T copies of each token. Shapes: toke
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +30,16 @@ from sj_lang.masks import State
 from sj_lang.operators import is_exporting
 from sj_lang.state_cache import StateCache, StatefulGeneration
 from sj_lang_language.attention.self_attention import SelfAttention
-from sj_lang_language.layers import SpikingLayer, check_absorbable, float_in_place_of_spikes, inner, joined, outside
+from sj_lang_language.layers import (
+    MakeNeuron,
+    Potentials,
+    SpikingLayer,
+    check_absorbable,
+    float_in_place_of_spikes,
+    inner,
+    joined,
+    outside,
+)
 from sj_lang_language.models.common import SpikingModel, asked_if, component, inputs_of
 from sj_lang_language.models.spike_decoder.blocks import SpikeDecoderBlock, SpikingMLP
 from sj_lang_language.models.spike_decoder.config import SpikeDecoderConfig
@@ -46,7 +56,8 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
     def __init__(self, config: SpikeDecoderConfig) -> None:
         super().__init__(config)
         check_neurons(config, pads=False)
-        neuron, norm, attention = (component(config, kind) for kind in ("neuron", "norm", "attention"))
+        made, norm, attention = (component(config, kind) for kind in ("neuron", "norm", "attention"))
+        neuron: MakeNeuron = made if config.fires else partial(Potentials, neuron=made)
         dim = config.hidden_size
         self.embedding = component(config, "embedding")(
             vocab_size=config.vocab_size,
@@ -57,7 +68,9 @@ class SpikeDecoderPreTrainedModel(SpikingModel, StatefulGeneration, PreTrainedMo
         self.layers = nn.ModuleList(
             SpikeDecoderBlock(
                 config,
-                **{"attention": attention, "neuron": neuron, "norm": norm},
+                attention=attention,
+                neuron=neuron,
+                norm=norm,
                 fires_first=config.first_block_fires and place == 0,
             )
             for place in range(config.num_hidden_layers)
