@@ -259,7 +259,7 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
 
     def choose(self, x: Tensor) -> Kernel:
         """The kernel for x: the explicit backend's, or the first of `preferred` that can run."""
-        kernels, name, reasons = self.kernels, self._backend, []
+        kernels, name = self.kernels, self._backend
         if name != "auto":
             kernel = kernels[name]
             reason = kernel.refuses(self)
@@ -268,11 +268,9 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
             reason = reason or self.why_not(name, x)
             raise RuntimeError(f'{self._name}: backend "{name}" {reason}')
         for name in self.preferred():
-            if name in kernels:
-                reason = self.why_not(name, x)
-                if not reason:
-                    return kernels[name]
-                reasons.append(f'backend "{name}" {reason}')
+            if name in kernels and not (kernels[name].why_not(x) or kernels[name].limits(self, x)):
+                return kernels[name]
+        reasons = (f'backend "{name}" {self.why_not(name, x)}' for name in self.preferred() if name in kernels)
         raise RuntimeError(f"{self._name}: {'; '.join(reasons)}")
 
     def fitted(self, kernel: Kernel, x: Tensor, state: State) -> tuple[Tensor, State]:
