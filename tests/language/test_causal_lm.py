@@ -240,6 +240,19 @@ def test_the_test_text_is_read_again_in_longer_windows(book: str) -> None:
     assert all(torch.equal(one, scored[0]) for one in scored)
 
 
+def test_the_beginning_of_the_training_text_is_read_as_the_test_is(book: str) -> None:
+    ready = prepare(data=book, length=16, trained=True)
+    test, trained = ready.tests["test"], ready.tests["trained"]
+    assert len(trained) == len(test)
+    read = torch.cat([item["shift_labels"] for item in map(trained.__getitem__, range(len(trained)))])
+    first = torch.cat([ready.train[i]["shift_labels"] for i in range(len(trained))])
+    assert torch.equal(read[read != -100], first[: int((read != -100).sum())])
+    batch = ready.collate([trained[i] for i in range(len(trained))])
+    reduced = ready.reduce(torch.randn(len(trained), 16, len(ready.tokenizer)), batch["shift_labels"])
+    figures = ready.metrics("trained", tuple(part.numpy() for part in reduced), np.zeros(0))
+    assert set(figures) == {"loss", "bits_per_char", "accuracy", "perplexity_per_word"}
+
+
 def test_the_first_and_the_last_tenth_of_windows_are_told_apart(book: str) -> None:
     ready = prepare(data=book, length=16, eval_lengths=[20])
     data = ready.tests["test@20"]

@@ -38,6 +38,8 @@ class CausalLM(texts.TextTask):
     repeat_lengths: windows of the test text of each of these lengths N are read twice in a row, as
         many as hold 16,384 tokens, at least one, spread evenly over the text. One that the test
         text does not fill is left out, and a note says so.
+    trained: read the beginning of the training text, as many tokens as the test text has, as the
+        test is read: the split `trained`, for papers that report the accuracy of training.
     split: shares of train, validation and test, in characters; they must add up to 1. The text is
         cut in this order before anything is tokenized; no window reaches across a cut. Parts that
         the data bring are used as they are; missing ones are cut from the end of the training text.
@@ -67,6 +69,7 @@ class CausalLM(texts.TextTask):
         stride: int | None = None,
         eval_lengths: list[int] | None = None,
         repeat_lengths: list[int] | None = None,
+        trained: bool = False,
         split: tuple[float, ...] = (0.9, 0.05, 0.05),
     ) -> None:
         if length < 1 or (stride is not None and stride < 1):
@@ -78,7 +81,7 @@ class CausalLM(texts.TextTask):
                 )
         texts.check_split(split)
         self.data: Any = data
-        self.length, self.stride, self.split = length, stride or length, split
+        self.length, self.stride, self.split, self.trained = length, stride or length, split, trained
         self.eval_lengths, self.repeat_lengths = sorted(eval_lengths or []), sorted(repeat_lengths or [])
 
     def outline(self) -> dict[str, object]:
@@ -105,13 +108,15 @@ class CausalLM(texts.TextTask):
             f"repeat@{length}": RepeatedWindows(test, length, max(1, min(REPEATED, len(test)) // length))
             for length in repeated
         }
+        seen = {"trained": HeldOutWindows(tokens["train"][: len(test)], self.length, pad)} if self.trained else {}
+        sizes = {name: per_token(made, parts[name], tokens[name]) for name in parts}
         return Prepared(
             tokenizer=made,
             train=TrainingWindows(tokens["train"], self.length, self.stride),
             validation=held_out.get("validation"),
-            tests={"test": held_out["test"], **read_again, **read_twice},
+            tests={"test": held_out["test"], **seen, **read_again, **read_twice},
             reduce=reduce_by_place if read_again or read_twice else reduce,
-            metrics=partial(metrics, {name: per_token(made, parts[name], tokens[name]) for name in parts}),
+            metrics=partial(metrics, sizes | {"trained": sizes["train"]}),
             collate=stack,
             label_names=["shift_labels"],
             loss="mean negative log likelihood of a token, in nats",
