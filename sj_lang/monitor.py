@@ -133,22 +133,40 @@ class Monitor:
     @contextmanager
     def recording(self, *, keep: bool = False) -> Iterator[Monitor]:
         """Watch all calls made inside. keep: add their spikes, [T, B, C, ...], to `rasters`."""
-        with intercepted(self.nodes, lambda name, node, original: self._watch(name, node, original, keep)):
+        called = {name: node for name, node in self.nodes.items() if hasattr(node, "called")}
+        with (
+            intercepted(self.nodes, lambda name, node, original: self._watch(name, node, original, keep)),
+            intercepted(called, lambda name, node, original: self._watch_called(name, node, original, keep), "called"),
+        ):
             yield self
 
     def _watch(self, name: str, node: nn.Module, original: Functional, keep: bool) -> Functional:
         def functional(x: Tensor, state: Any = None, mask: Tensor | None = None) -> tuple[Tensor, Any]:
             spikes, state = original(x, state, mask)
-            with torch.no_grad():
-                self._count(name, node, spikes.detach(), mask)
-                if keep:
-                    self.rasters.setdefault(name, []).append(spikes.detach().to("cpu", torch.float32))
+            self._note(name, node, spikes, mask, keep, single=getattr(node, "step_mode", "m") == "s")
             return spikes, state
 
         return functional
 
-    def _count(self, name: str, node: nn.Module, spikes: Tensor, mask: Tensor | None) -> None:
-        lead = 1 if getattr(node, "step_mode", "m") == "s" else 2
+    def _watch_called(self, name: str, node: nn.Module, original: Any, keep: bool) -> Any:
+        """As `_watch`, of a node that a network calls as a module, state in it."""
+
+        def called(x: Tensor, mask: Tensor | None, *, single: bool) -> Tensor:
+            spikes: Tensor = original(x, mask, single=single)
+            self._note(name, node, spikes, mask, keep, single=single)
+            return spikes
+
+        return called
+
+    @torch.no_grad()
+    def _note(
+        self, name: str, node: nn.Module, spikes: Tensor, mask: Tensor | None, keep: bool, *, single: bool
+    ) -> None:
+        self._count(name, node, spikes.detach(), mask, 1 if single else 2)
+        if keep:
+            self.rasters.setdefault(name, []).append(spikes.detach().to("cpu", torch.float32))
+
+    def _count(self, name: str, node: nn.Module, spikes: Tensor, mask: Tensor | None, lead: int) -> None:
         channels = masks.channel_axis(node, spikes, lead == 1)
         others = [other for other in range(spikes.dim()) if other != channels]
         # masked steps hold zeros: they add no spikes and are not counted as steps

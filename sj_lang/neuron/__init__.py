@@ -48,12 +48,14 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         net may then change in place, as `x += f(node(x))` does.
 
     Class attributes of a subclass: `kernels`, backend -> `Kernel`. `levels`, the largest spike
-    value: 1 is binary. `sub_steps`, how often a step updates the states.
+    value: 1 is binary. `sub_steps`, how often a step updates the states. `never_reset`: spikes do
+    not change the potentials, which may be read in their place.
     """
 
     kernels: ClassVar[Mapping[str, Kernel]] = {}
     levels: int = 1
     sub_steps: int = 1
+    never_reset: ClassVar[bool] = False
     copies_input: bool = False
     _axis: int = 2
     _written: Collection[int] = frozenset()  # the ids of the states that the last call wrote
@@ -155,15 +157,15 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
         """`functional` with the state kept in the node, until SpikingJelly's `reset_net`."""
         if isinstance(x, Proxy):
             return leaf(self, x, mask)
-        return self._call(x, mask, single=self.step_mode == "s")
+        return self.called(x, mask, single=self.step_mode == "s")
 
     def single_step_forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`forward` of one step, whatever the step mode."""
-        return self._call(x, mask, single=True)
+        return self.called(x, mask, single=True)
 
     def multi_step_forward(self, x_seq: Tensor, mask: Tensor | None = None) -> Tensor:
         """`forward` of a sequence, whatever the step mode."""
-        return self._call(x_seq, mask, single=False)
+        return self.called(x_seq, mask, single=False)
 
     def advance(
         self, x: Tensor, state: State | None, mask: Tensor | None, *, single: bool
@@ -316,7 +318,8 @@ class Node(BothLines, base.MemoryModule):  # type: ignore[misc]  # SpikingJelly 
     def _name(self) -> str:
         return type(self).__name__
 
-    def _call(self, x: Tensor, mask: Tensor | None, *, single: bool) -> Tensor:
+    def called(self, x: Tensor, mask: Tensor | None, *, single: bool) -> Tensor:
+        """`forward` for a given step mode. `sj_lang.monitor` watches it."""
         memories = dict(self.named_memories())
         state = None if any(value is None for value in memories.values()) else memories
         if is_exporting():

@@ -17,14 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from sj_lang.compat import spikingjelly, surrogate
+from sj_lang.errors import UserError
 from sj_lang.neuron import Node, State
 from sj_lang.neuron.inputs import refuse_unfit
 from sj_lang.spikingjelly.nodes import keep_nan
 
 
+class WrongLength(UserError, ValueError):
+    """A sequence of another length than T, which whoever built the neuron can correct."""
+
+
 class FixedLength(Node):
     """A node whose weights are a matrix over T steps: it takes whole sequences of T steps only."""
 
+    never_reset = True
     surrogate_function: nn.Module
     weight: nn.Parameter  # [T, T]
     bias: nn.Parameter  # [T, 1]
@@ -53,7 +59,9 @@ class FixedLength(Node):
         if single:
             raise ValueError(f"{self._name} takes whole sequences of T = {self.T} steps, not a single step")
         if len(x) != self.T:
-            raise ValueError(f"{self._name} is built for T = {self.T} steps, the input has {len(x)}")
+            raise WrongLength(
+                f"{self._name} is built for T = {self.T} steps, the input has {len(x)}: set its T to that"
+            )
         if mask is not None and not bool(mask.all()):
             raise ValueError(
                 f"{self._name} does not accept a mask: its {self.T} x {self.T} weights fit no shorter sequence"
@@ -143,6 +151,8 @@ class SlidingPSN(Node):
     State: "tail" [B, k-1, C, ...], the last k - 1 valid inputs, oldest first; float32 (float64 for
     float64 input).
     """
+
+    never_reset = True
 
     def __init__(
         self, *, k: int, exp_init: bool = True, surrogate_function: str | nn.Module = "ATan", **common: Any

@@ -251,6 +251,11 @@ def test_the_beginning_of_the_training_text_is_read_as_the_test_is(book: str) ->
     reduced = ready.reduce(torch.randn(len(trained), 16, len(ready.tokenizer)), batch["shift_labels"])
     figures = ready.metrics("trained", tuple(part.numpy() for part in reduced), np.zeros(0))
     assert set(figures) == {"loss", "bits_per_char", "accuracy", "perplexity_per_word"}
+    scored = int((read != -100).sum())
+    text = ready.tokenizer.decode(read[:scored])
+    assert len(text) == scored
+    nats = figures["loss"] * scored
+    assert figures["perplexity_per_word"] == pytest.approx(np.exp(nats / len(text.split())), rel=1e-5)
 
 
 def test_the_first_and_the_last_tenth_of_windows_are_told_apart(book: str) -> None:

@@ -78,6 +78,12 @@ def test_fillers_stand_between_the_string_and_its_repeat():
         assert not any((data[index]["input_ids"] == filler).any() for index in range(len(data)))
 
 
+def test_strings_that_must_come_again_are_told():
+    assert not any("fewer than" in note for note in prepare().notes)
+    notes = prepare(symbols=2, period=(2, 3)).notes
+    assert any("there are 12 strings, fewer than the 20 texts" in note for note in notes)
+
+
 def test_without_distances_nothing_changes():
     plain, far = prepare(), prepare(distances=[9])
     assert len(far.tokenizer) == len(plain.tokenizer) + 1
@@ -135,6 +141,7 @@ def test_the_sample_begins_the_repeat():
         ({"texts": 9}, "texts 9 must be 10 or more"),
         ({"distances": [0]}, r"task\.distances is \[0\], expected different numbers of fillers"),
         ({"distances": [9, 9]}, "expected different numbers of fillers, 1 or more each"),
+        ({"distances": [9, 10**9]}, "has 1,000,000,000; no more than 10,000,000 fillers can be tested"),
     ],
 )
 def test_what_cannot_be_is_refused(options, text):

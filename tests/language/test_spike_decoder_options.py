@@ -144,8 +144,9 @@ def test_neurons_that_do_not_fire_hand_on_their_potentials() -> None:
     with monitor.recording():
         model(torch.randint(0, 11, (2, 7)))
     assert monitor.figures() == {}
-    with pytest.raises(UserError, match="LIF has no potential without its spikes; take a neuron without reset"):
-        built(neuron="lif", fires=False)
+    for neuron in ("lif", {"type": "sub_steps", "m": 2, "of": "lif"}):
+        with pytest.raises(UserError, match="has no potential without its spikes; take a neuron without reset"):
+            built(neuron=neuron, fires=False)
 
 
 @pytest.mark.parametrize("norm", ["batch", {"type": "power", "warmup": 2}])

@@ -94,7 +94,7 @@ def test_psn_inside_mixes_all_sub_steps_of_a_sequence_of_one_length() -> None:
     assert not any(make.traits[flag] for flag in FLAGS)
     assert check_node(make, length=7).passed
     node = make(channels=4).double()
-    with pytest.raises(ValueError, match="PSN is built for T = 14 steps, the input has 12"):
+    with pytest.raises(UserError, match="PSN is built for T = 14 steps, the input has 12: set its T to that"):
         node(X)
     functional.set_step_mode(node, "s")
     with pytest.raises(ValueError, match='step_mode "s" is not possible'):

@@ -9,6 +9,7 @@ from tiny_model import TinyConfig, TinyForCausalLM, TinyNeuron
 from torch import Tensor, nn
 
 from sj_lang.monitor import Monitor, neuron_parameters, nodes, seeded, undisturbed
+from sj_lang.spikingjelly.nodes import LIF
 from sj_lang.testing.properties import longest_run
 
 
@@ -50,6 +51,24 @@ def test_rates_count_valid_steps_and_levels() -> None:
     assert figures["firing_rate.mean"] == pytest.approx((2 / 40 * 40 + 0.5 * 30) / 70)
     assert figures["dead.one"] == pytest.approx(4 / 5)
     assert figures["dead.mean"] == pytest.approx(4 / 10)
+
+
+def test_a_network_that_calls_its_nodes_as_modules_is_watched() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), LIF(channels=16, decay_input=False))
+    x, monitor = torch.randn(50, 2, 8), Monitor(net)
+    with monitor.recording(keep=True):
+        spikes = net(x)
+    assert monitor.figures()["firing_rate.1"] == pytest.approx(spikes.mean().item())
+    assert torch.equal(monitor.rasters["1"][0], spikes)
+    net[1].reset()
+    net[1].step_mode = "s"
+    single = Monitor(net)
+    with single.recording():
+        for x_t in x:
+            net(x_t)
+    assert single.figures()["firing_rate.1"] == pytest.approx(spikes.mean().item())
+    assert "called" not in vars(net[1])
 
 
 def test_spikes_count_whatever_their_sign() -> None:

@@ -165,13 +165,13 @@ def gelu_in_place_of_spikes(*, channels: int) -> nn.Module:
 class Potentials(nn.Module):
     """Neurons that do not fire: the potentials H of N are handed on (ours), a baseline of floats.
 
-    neuron: builds a `sj_lang.neuron.Node` that is not reset by its spikes; UserError otherwise.
+    neuron: builds a `sj_lang.neuron.Node` with `never_reset`; UserError otherwise.
     """
 
     def __init__(self, *, neuron: MakeNeuron, channels: int) -> None:
         super().__init__()
         node = neuron(channels=channels)
-        if not isinstance(node, Node) or hasattr(node, "v_reset"):
+        if not (isinstance(node, Node) and node.never_reset):
             raise UserError(
                 f"model.fires is false, but {type(node).__name__} has no potential without its spikes; take a neuron "
                 "without reset: dsn, bpsn or sliding_psn"

@@ -108,15 +108,18 @@ class CausalLM(texts.TextTask):
             f"repeat@{length}": RepeatedWindows(test, length, max(1, min(REPEATED, len(test)) // length))
             for length in repeated
         }
-        seen = {"trained": HeldOutWindows(tokens["train"][: len(test)], self.length, pad)} if self.trained else {}
+        beginning = tokens["train"][: len(test)]
+        seen = {"trained": HeldOutWindows(beginning, self.length, pad)} if self.trained else {}
         sizes = {name: per_token(made, parts[name], tokens[name]) for name in parts}
+        if self.trained:
+            sizes["trained"] = per_token(made, made.decode(beginning), beginning)
         return Prepared(
             tokenizer=made,
             train=TrainingWindows(tokens["train"], self.length, self.stride),
             validation=held_out.get("validation"),
             tests={"test": held_out["test"], **seen, **read_again, **read_twice},
             reduce=reduce_by_place if read_again or read_twice else reduce,
-            metrics=partial(metrics, sizes | {"trained": sizes["train"]}),
+            metrics=partial(metrics, sizes),
             collate=stack,
             label_names=["shift_labels"],
             loss="mean negative log likelihood of a token, in nats",

@@ -18,6 +18,7 @@ from sj_lang_language.tasks.causal_lm import reduce
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 FILLER = "."  # what stands between a string and its repeat, if `distances` are tested
 MOST_TOKENS = 1 << 18  # of all texts of a distance, so that one batch of them can be held in memory
+LONGEST = 10_000_000  # fillers; a text of more would fill the memory
 BEGINNING = 2  # symbols of the repeat that the sample's prompt gives away
 
 
@@ -27,7 +28,8 @@ class Recall(Task):
     symbols: letters to draw from; chance is 1 / symbols.
     period: the shortest and the longest string, drawn anew for each text. A text has twice as many
         symbols as the longest string: shorter ones begin a third time.
-    texts: how many there are to train on, all different; a tenth of them is the validation.
+    texts: how many there are to train on, different as long as there are so many strings, which a
+        note says otherwise; a tenth of them is the validation.
     tested: texts of each test: `test`, of these periods, and `longer`, of twice as long ones.
     distances: for each of these numbers N the test `distance@N`: N times the same filler, which is
         no symbol, between a string of these periods and its repeat. The texts to train on then have
@@ -64,6 +66,10 @@ class Recall(Task):
         self.distances = sorted(distances or [])
         if any(one < 1 for one in self.distances) or len({*self.distances}) < len(self.distances):
             raise UserError(f"task.distances is {distances}, expected different numbers of fillers, 1 or more each")
+        if self.distances and self.distances[-1] > LONGEST:
+            raise UserError(
+                f"task.distances has {self.distances[-1]:,}; no more than {LONGEST:,} fillers can be tested"
+            )
         self.symbols, self.period, self.texts, self.tested = symbols, (shortest, longest), texts, tested
 
     def prepare(self, tokenizer: MakeTokenizer, *, seed: int) -> Prepared:
@@ -103,7 +109,7 @@ class Recall(Task):
             | {"bos_token_id": made.bos_token_id, "eos_token_id": made.eos_token_id},
             fingerprint={name: part.fingerprint() for name, part in parts.items()},
             baselines=lambda: {"chance": {"test.accuracy": 1 / self.symbols}},
-            notes=[f"{name}: {len(part)} texts of {part.length:,} tokens" for name, part in far.items()],
+            notes=[f"{name}: {len(part)} texts of {part.length:,} tokens" for name, part in far.items()] + self._few(),
         )
 
     def outline(self) -> Mapping[str, Any]:
@@ -112,6 +118,12 @@ class Recall(Task):
     def _longest(self) -> int:
         """Tokens of the longest text."""
         return max(4 * self.period[1], *(2 * self.period[1] + distance for distance in self.distances), 0)
+
+    def _few(self) -> list[str]:
+        """A note if the strings cannot all be different."""
+        strings = sum(self.symbols**length for length in range(self.period[0], self.period[1] + 1))
+        few = f"there are {strings:,} strings, fewer than the {self.texts:,} texts: those of the test are trained too"
+        return [few] if strings < self.texts else []
 
     def _count(self, distance: int) -> int:
         return max(1, min(self.tested, MOST_TOKENS // (2 * self.period[1] + distance)))

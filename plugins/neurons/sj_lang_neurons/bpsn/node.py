@@ -62,6 +62,7 @@ class BPSN(Node):
     A, "denominator" [B, C] of the next F; in K also "count" [B, C, ...], C modulo 1. `v_seq` is H.
     """
 
+    never_reset = True
     kernels: ClassVar[dict[str, Kernel]] = {
         "cupy": Kernel(
             run=bpsn_cupy,

@@ -49,6 +49,7 @@ class DSN(Node):
     both float32 (float64 for float64 input).
     """
 
+    never_reset = True
     kernels: ClassVar[Mapping[str, Kernel]] = {
         "cupy": Kernel(
             run=dsn_cupy,
