@@ -173,8 +173,20 @@ def test_options_out_of_range_are_refused(options: dict[str, object], message: s
 
 def test_psn_cannot_carry_a_state(gymnasium: object) -> None:
     changes = [*TINY, "model.neuron={type: psn, T: 5}", "model.carry_state=true"]
-    with pytest.raises((UserError, PluginError), match=r"psn cannot be used here: it cannot carry its state on"):
+    with pytest.raises(
+        (UserError, PluginError), match=r"psn cannot be used here: it cannot carry its state on, and model\.carry_state"
+    ):
         run.execute(load("five/control", changes), dry_run=True)
+
+
+def test_a_training_without_an_update_is_refused(
+    gymnasium: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = [change.replace("warmup=30", "warmup=60") for change in TINY]
+    changes = [*tiny, "model.neuron={type: dsn, n: 1, alpha_init: 0.5}"]
+    with pytest.raises(UserError, match=r"train\.max_steps is 60, and the first 60 steps \(task\.warmup\)"):
+        run.execute(load("five/control", changes))
 
 
 @pytest.mark.parametrize("name", ["control-double-pendulum", "control-full"])

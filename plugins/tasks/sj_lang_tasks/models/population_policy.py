@@ -60,7 +60,7 @@ class PopulationPolicyConfig(NeuronConfig, PreTrainedConfig):  # type: ignore[mi
 
     def requires(self, pads: bool) -> dict[str, dict[str, str]]:
         carries = self.carry_state and not self.twin
-        return {"neuron": {"carries_state": "model.carry_state"}} if carries else {}
+        return {"neuron": {"carries_state": "model.carry_state hands it from action to action"}} if carries else {}
 
 
 class Encoder(nn.Module):

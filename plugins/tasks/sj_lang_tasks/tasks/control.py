@@ -137,6 +137,11 @@ class ActorLearner:
         from sj_lang_tasks.control import td3
 
         task, every = self.task, arguments.logging_steps
+        if arguments.max_steps <= task.warmup:
+            raise UserError(
+                f"train.max_steps is {arguments.max_steps:,}, and the first {task.warmup:,} steps (task.warmup) take "
+                "random actions and learn nothing; give more"
+            )
         td3.train(
             model,
             task.make(),
