@@ -80,8 +80,8 @@ def test_padding_has_no_part_in_it() -> None:
 def test_it_is_exact_under_gradient_accumulation() -> None:
     gradients: list[dict[str, Tensor]] = []
     for parts in (1, 4):
-        model = student()
-        compared = loss(model, build("twin", gelu=True).eval(), 3.0)
+        model = student().double()  # in float32 a row's rounding depends on its place in a batch
+        compared = loss(model, build("twin", gelu=True).double().eval(), 3.0).double()
         for start in range(0, 8, 8 // parts):
             piece = {n: v[start : start + 8 // parts] for n, v in batch().items()}
             loss_of(model, compared, piece, 8).backward()

@@ -197,7 +197,8 @@ def test_layers_come_nearer_to_the_twins_and_the_errors_are_theirs() -> None:
 def test_spikes_without_a_sign_keep_as_much_and_are_binary_in_substeps(attention: dict[str, Any]) -> None:
     """0 to 8 is the grid of -4 to 4 with its offset in the bias; its sub-steps are 0 or 1."""
     (signed, twin), (unsigned, _) = (
-        pair(attention=attention, neuron={**INTEGER, **changes}) for changes in ({}, {"levels": 8, "signed": False})
+        (part.double() for part in pair(attention=attention, neuron={**INTEGER, **changes}))
+        for changes in ({}, {"levels": 8, "signed": False})
     )
     errors = signed.calibrate(twin, batch())
     assert unsigned.calibrate(twin, batch()) == pytest.approx(errors, rel=0.05)
@@ -214,7 +215,7 @@ def test_padding_has_no_part_in_it() -> None:
     inputs = batch()
     longer = {name: functional.pad(value, (0, 3)) for name, value in inputs.items()}
     longer["input_ids"][:, 11:] = 7
-    (one, twin), (other, _) = pair(), pair()
+    (one, twin), (other, _) = ((part.double() for part in pair()) for _ in range(2))
     errors = calibrate(one, twin, inputs)
     assert calibrate(other, twin, longer) == pytest.approx(errors, rel=1e-3)
     for (name, tensor), padded in zip(one.named_parameters(), other.parameters(), strict=True):

@@ -37,7 +37,8 @@ def test_figures_are_the_same_in_substeps(series: Path, capsys: pytest.CaptureFi
     printed = capsys.readouterr().out
     figures, metrics = read_json(series / "spiking/eval.json"), read_json(series / "spiking/metrics.json")
     plain = {name: value for name, value in figures.items() if not name.startswith("unrolled.")}
-    assert plain == {name: metrics[name] for name in plain}
+    # a product may round a row by where its memory begins
+    assert plain == pytest.approx({name: metrics[name] for name in plain}, rel=1e-7)
     again = {name.removeprefix("unrolled."): value for name, value in figures.items() if name not in [*COUNTS, *plain]}
     assert again.keys() == {name for name in plain if not name.startswith("baseline.")}
     assert again == pytest.approx({name: plain[name] for name in again}, rel=1e-3)

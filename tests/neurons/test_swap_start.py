@@ -232,3 +232,11 @@ def test_only_nodes_that_the_repeated_input_reaches_alone_are_slow() -> None:
         for pattern in patterns:
             swap(net, "dsn", example=image.clone(), like=pattern)
         assert [node.alpha_init for node in net.nodes] == [1 - 1 / 16, 1 - 1 / 16, 0.5]
+
+
+def test_rounding_is_no_change_of_the_input() -> None:
+    still = torch.rand(1, 4, 8, generator=torch.Generator().manual_seed(0))
+    for rounding, repeated in ((1e-7, 64), (1e-3, 0)):
+        net = nn.Sequential(nn.Linear(8, 6), neuron.LIFNode(step_mode="m"))
+        x = still * (1 + rounding * torch.rand(64, 1, 1, generator=torch.Generator().manual_seed(1)))
+        assert [place.repeated for place in swap(net, "dsn", example=x).swapped] == [repeated]

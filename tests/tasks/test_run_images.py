@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sj_lang import run
-from sj_lang.errors import PluginError, UserError
+from sj_lang.errors import UserError
 from sj_lang.recipe import load
 
 TINY = ["model.channels=4", "train.num_train_epochs=0.1", "train.disable_tqdm=true", "seeds=null", "task.validation=40"]
@@ -68,7 +68,7 @@ def test_without_data_one_sentence_says_what_to_set() -> None:
 
 def test_a_psn_of_another_length_is_refused_before_training() -> None:
     psn = ["runs=null", "model.neuron={type: psn, T: 7}"]
-    with pytest.raises(PluginError, match="built for T = 7 steps, the input has 8"):
+    with pytest.raises(UserError, match="built for T = 7 steps, the input has 8: set its T to that"):
         run.execute(load("five/digits", [*TINY, *psn]))
     assert not Path("runs").exists()
 

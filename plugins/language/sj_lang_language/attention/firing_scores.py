@@ -55,7 +55,8 @@ class FiringScoresAttention(SelfAttention):
         """Choose, among a few, the t and g of each head that bring O nearest to `target`."""
         assert self.threshold is not None
         assert self.log_step is not None
-        scores = self._scores(q.float(), k.float())
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        scores = self._scores(q.to(dtype), k.to(dtype))
         pairs = scores if valid is None else scores.masked_fill(~_pairs(valid), math.nan)
         spread = torch.nanmean(pairs.square(), dim=(0, 2, 3)) - torch.nanmean(pairs, dim=(0, 2, 3)).square()
         deviation = spread.clamp_min(1e-12).sqrt()
@@ -65,7 +66,7 @@ class FiringScoresAttention(SelfAttention):
         for at, size in product(THRESHOLDS, STEPS):
             self.threshold.copy_(at * deviation)
             self.log_step.copy_((size * deviation * 2 / self.levels).log())
-            wrong = (self._attended(scores, v.float(), valid) - target).square()
+            wrong = (self._attended(scores, v.to(dtype), valid) - target).square()
             error = (wrong * tokens).mean(dim=(0, 2, 3))
             threshold = torch.where(error < best, self.threshold, threshold)
             log_step = torch.where(error < best, self.log_step, log_step)
