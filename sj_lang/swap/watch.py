@@ -111,7 +111,7 @@ class Seen:
 
 
 def _same(x: Tensor, y: Tensor) -> bool:
-    """Whether both are equal but for rounding: some products round a row by its place in a batch."""
+    """Whether both are equal but for rounding: some products round a row by its place."""
     if not (x.numel() and x.is_floating_point()):
         return bool((x == y).all())
     return bool(((x - y).abs() <= _ROUNDING * y.abs().amax()).all())

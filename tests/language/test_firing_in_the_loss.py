@@ -86,7 +86,8 @@ def test_padding_has_no_part_in_it() -> None:
 
 
 def gradients(parts: int) -> dict[str, Tensor]:
-    student, loss = (part.double() for part in pair(alpha=1.0))  # a row's rounding depends on its place
+    # the rounding of a row depends on its place in a batch
+    student, loss = (part.double() for part in pair(alpha=1.0))
     inputs = batch()
     for start in range(0, 8, 8 // parts):
         loss_of(student, loss, {n: v[start : start + 8 // parts] for n, v in inputs.items()}, 8).backward()
