@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sj_lang import masks
+from sj_lang.neuron import Node
 
 #: spikes of a channel, of at most 255 each, whose sum float32 holds exactly
 _EXACT = 2**24 // 255
@@ -133,7 +134,7 @@ class Monitor:
     @contextmanager
     def recording(self, *, keep: bool = False) -> Iterator[Monitor]:
         """Watch all calls made inside. keep: add their spikes, [T, B, C, ...], to `rasters`."""
-        called = {name: node for name, node in self.nodes.items() if hasattr(node, "called")}
+        called = {name: node for name, node in self.nodes.items() if isinstance(node, Node)}
         with (
             intercepted(self.nodes, lambda name, node, original: self._watch(name, node, original, keep)),
             intercepted(called, lambda name, node, original: self._watch_called(name, node, original, keep), "called"),

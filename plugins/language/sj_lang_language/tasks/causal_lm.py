@@ -108,10 +108,11 @@ class CausalLM(texts.TextTask):
             f"repeat@{length}": RepeatedWindows(test, length, max(1, min(REPEATED, len(test)) // length))
             for length in repeated
         }
-        beginning = tokens["train"][: len(test)]
-        seen = {"trained": HeldOutWindows(beginning, self.length, pad)} if self.trained else {}
         sizes = {name: per_token(made, parts[name], tokens[name]) for name in parts}
+        seen = {}
         if self.trained:
+            beginning = tokens["train"][: len(test)]
+            seen["trained"] = HeldOutWindows(beginning, self.length, pad)
             sizes["trained"] = per_token(made, made.decode(beginning), beginning)
         return Prepared(
             tokenizer=made,
