@@ -45,8 +45,8 @@ class BPSNTerms(NamedTuple):
     """The inputs as the equations have them, with one axis of places.
 
     x [T, B, C, S], 0 after the valid steps. g0, threshold [C]. lf, gf [C]: decay and gain of the
-    past; lb, gb: of the future; None: without that side. rho [C]: the lateral share; None: no
-    lateral term. numerator [B, C, S] and denominator [B, C]: of the past before x; None: 0, and no
+    past; lb, gb: of the future; None: without that side. rho [C]: the lateral share of two sides;
+    None: no lateral term. numerator [B, C, S] and denominator [B, C]: of the past before x; None: 0, and no
     state is carried.
     """
 
@@ -65,22 +65,32 @@ class BPSNTerms(NamedTuple):
 
 
 def terms_of(inputs: BPSNInputs) -> BPSNTerms:
-    """Logits become decays and shares; differentiable."""
+    """Logits become decays and shares; differentiable.
+
+    A side alone has M = F (or B), so its lateral term is a part of its gain:
+    gf F - rho (g0 + gf) M = (gf - rho (g0 + gf)) F.
+    """
     x, threshold, numerator = inputs.x, inputs.threshold, inputs.numerator
     if threshold is None:
         threshold = torch.zeros_like(inputs.gain_0)
     elif inputs.softplus:
         threshold = F.softplus(threshold)
+    g0, gf, gb = inputs.gain_0, inputs.gain_f, inputs.gain_b
+    rho = None if inputs.lateral is None else inputs.lateral.sigmoid()
+    if rho is not None and gb is None and gf is not None:
+        gf, rho = gf - rho * (g0 + gf), None
+    elif rho is not None and gf is None and gb is not None:
+        gb, rho = gb - rho * (g0 + gb), None
     flat = x.unsqueeze(3) if x.dim() == 3 else x.flatten(3)
     return BPSNTerms(
         x=flat,
-        g0=inputs.gain_0,
+        g0=g0,
         threshold=threshold,
         lf=_decay(inputs.decay_f),
-        gf=inputs.gain_f,
+        gf=gf,
         lb=_decay(inputs.decay_b),
-        gb=inputs.gain_b,
-        rho=None if inputs.lateral is None else inputs.lateral.sigmoid(),
+        gb=gb,
+        rho=rho,
         numerator=None if numerator is None else numerator.reshape(flat.shape[1:]),
         denominator=inputs.denominator,
         lengths=inputs.lengths,

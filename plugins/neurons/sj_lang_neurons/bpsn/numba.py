@@ -60,7 +60,8 @@ def _backward(
     grad_x, grad_start, sums = torch.empty_like(x), torch.empty_like(x[0]), x.new_zeros(8, *x.shape[1:])
     read = (array(grad.flatten(1)), array(end.flatten()), array(x.flatten(1)), *_columns(terms))
     write = (array(grad_x.flatten(1)), array(grad_start.flatten()), array(sums.flatten(1)))
-    over_columns(numba_kernel.backward, (*read, kind, level, lowest, margin, *write), grad_start.numel(), len(x))
+    firing = (kind, level, lowest, margin, terms.denominator is not None)
+    over_columns(numba_kernel.backward, (*read, *firing, *write), grad_start.numel(), len(x))
     return grad_x, grad_start, sums
 
 

@@ -7,7 +7,7 @@ Absent parameters are 0.
 
 import numpy as np
 
-from sj_lang_neurons.jit import Array, add, add_product, copy, fire, flush, jit, product, slope
+from sj_lang_neurons.jit import Array, add_product, copy, fire, flush, jit, product, slope
 
 ROWS = 32  # steps of a block
 WIDTH = 512  # columns of a tile
@@ -33,7 +33,7 @@ def forward(
         P, D = numerator[c].copy(), denominator[c].copy()
         Q, E = np.zeros((ROWS + 1, width), x.dtype), np.zeros((ROWS + 1, width), x.dtype)
         Qs, Es = np.zeros((blocks + 1, width), x.dtype), np.zeros((blocks + 1, width), x.dtype)
-        u = np.empty(width, x.dtype)
+        u, mean, inverse = np.empty(width, x.dtype), np.empty(width, x.dtype), np.empty(width, x.dtype)
         if future:
             for number in range(blocks - 1, 0, -1):
                 copy(Qs[number + 1], Qs[number])
@@ -53,7 +53,15 @@ def forward(
                 _enter(Q[r], p[LB], x[start + r, c], n_valid, start + r)
                 _count(E[r], p[LB], n_valid, start + r)
             for r in range(rows):
-                _potential(p, lateral, normalised, x[start + r, c], P, D, Q[r + 1], E[r + 1], u)
+                _own(p, x[start + r, c], u)
+                if past:
+                    _add_mean(p[GF], P, D, normalised, u)
+                if future:
+                    _add_mean(p[GB], Q[r + 1], E[r + 1], normalised, u)
+                if lateral:
+                    _whole_mean(P, Q[r + 1], D, E[r + 1], inverse, mean)
+                    _gains(p, D, E[r + 1], inverse)
+                    _subtract_product(p[RHO], inverse, mean, u)
                 fire(u, kind, level, lowest, out[start + r, c])
                 if past:
                     _enter(P, p[LF], x[start + r, c], n_valid, start + r)
@@ -67,13 +75,13 @@ def backward(
     grad: Array, grad_after: Array, x: Array, parameters: Array, past: bool, future: bool, lateral: bool,
     normalised: bool,
     numerator: Array, denominator: Array, lengths: Array, kind: int, level: float, lowest: float, margin: float,
-    grad_x: Array, grad_numerator: Array, sums: Array, first: int, last: int,
+    carried: bool, grad_x: Array, grad_numerator: Array, sums: Array, first: int, last: int,
 ) -> None:  # fmt: skip
     """The gradients of x, of the numerator and, [8, N], of `parameters` and the denominator.
 
     Blocks against time: A, the adjoint of the past. What enters that of the future is kept in
     `to_Q`, and scanned last, with time. dQ, dD, dE are derivatives by the decay, `power` that by
-    the denominator carried in.
+    the denominator carried in, if one is.
     """
     steps = len(x)
     blocks = -(-steps // ROWS)
@@ -89,58 +97,82 @@ def backward(
         late = np.zeros((ROWS + 1, 4, width), x.dtype)  # Q, E, dQ, dE
         to_Q = np.zeros((steps if future else 0, width), x.dtype)
         A, zero = grad_after[c].copy(), np.zeros(width, x.dtype)
-        u, g, raw, valid = zero.copy(), zero.copy(), zero.copy(), zero.copy()
-        weight, gD, mean, share = zero.copy(), zero.copy(), zero.copy(), zero.copy()
+        u, g, raw, inverse, gains = zero.copy(), zero.copy(), zero.copy(), zero.copy(), zero.copy()
+        F, B, M, shared = zero.copy(), zero.copy(), zero.copy(), zero.copy()
+        to_F, to_B = zero.copy(), zero.copy()  # dF / dP, dB / dQ
         copy(numerator[c], border[0, 0])
         copy(denominator[c], border[0, 1])
         border[0, 3] = one
         for number in range(1, blocks if past else 0):
-            _copy_all(border[number - 1], border[number])
-            for t in range((number - 1) * ROWS, number * ROWS):
-                _step_past(border[number], p[LF], x[t, c], n_valid, t)
-            flush(border[number, 0])
-            flush(border[number, 3])
+            _copy_all(border[number - 1], run[0])
+            for r in range(ROWS):
+                t = (number - 1) * ROWS + r
+                _step_past(run[r], p[LF], x[t, c], n_valid, t, carried, run[r + 1])
+            flush(run[ROWS, 0])
+            flush(run[ROWS, 3])
+            _copy_all(run[ROWS], border[number])
         for number in range(blocks - 1, -1, -1):
             start = number * ROWS
             rows = min(ROWS, steps - start)
             _copy_all(border[number], run[0])
-            for r in range(rows):
-                _copy_all(run[r], run[r + 1])
-                if past:
-                    _step_past(run[r + 1], p[LF], x[start + r, c], n_valid, start + r)
+            for r in range(rows if past else 0):
+                _step_past(run[r], p[LF], x[start + r, c], n_valid, start + r, carried, run[r + 1])
             _copy_all(late[0], late[rows])
             for r in range(rows - 1, -1, -1):
                 t = start + r
-                P, D, Q, E = run[r, 0], run[r, 1], late[r + 1, 0], late[r + 1, 1]
-                _potential(p, lateral, normalised, x[t, c], P, D, Q, E, u)
+                before = run[r if past else 0]
+                P, D, Q, E = before[0], before[1], late[r + 1, 0], late[r + 1, 1]
+                _own(p, x[t, c], u)
+                if past:
+                    _mean(P, D, normalised, to_F, F)
+                    add_product(p[GF], F, u)
+                if future:
+                    _mean(Q, E, normalised, to_B, B)
+                    add_product(p[GB], B, u)
+                if lateral:
+                    _whole_mean(P, Q, D, E, inverse, M)
+                    _gains(p, D, E, gains)
+                    _subtract_product(p[RHO], gains, M, u)
                 slope(grad[t, c], u, kind, level, lowest, margin, raw)
                 _where(raw, n_valid, t, g)
                 _subtract(g, total[V])
                 product(p[G0], g, grad_x[t, c])
-                if lateral:
-                    _lateral(p, P, D, Q, E, g, mean, share, total[RHO])
-                    _subtract_lateral(p[RHO], mean, g, total[G0])
                 add_product(g, x[t, c], total[G0])
+                if lateral:
+                    _subtract_product(gains, M, g, total[RHO])
+                    _product(p[RHO], M, g, raw)
+                    _subtract(raw, total[G0])
+                    _subtract_where(raw, D, total[GF])
+                    _subtract_where(raw, E, total[GB])
+                    product(raw, inverse, shared)
+                    product(gains, shared, shared)  # the gradient of D + E
+                    _product(p[RHO], gains, g, raw)
+                    product(raw, inverse, inverse)  # less that of P + Q
                 if past:
-                    _weight(p[GF], D, share, normalised, weight)
-                    _sum_gain(g, P, D, p[RHO], mean, normalised, total[GF])
+                    add_product(g, F, total[GF])
+                    _product(p[GF], to_F, g, raw)
                     if normalised:
-                        _through_denominator(p[GF], P, D, g, mean, share, gD)
-                        add_product(gD, run[r, 2], total[LF])
-                        add_product(gD, run[r, 3], total[D0])
-                    _where(A, n_valid, t, valid)
-                    add_product(valid, P, total[LF])
-                    add(valid, grad_x[t, c])
-                    product(weight, g, raw)
+                        _subtract_product(raw, F, before[2], total[LF])
+                        if carried:
+                            _subtract_product(raw, F, before[3], total[D0])
+                    if lateral:
+                        add_product(shared, before[2], total[LF])
+                        if carried:
+                            add_product(shared, before[3], total[D0])
+                        _subtract(inverse, raw)
+                    _add_valid_product(A, P, n_valid, t, total[LF])
+                    _add_valid(A, n_valid, t, grad_x[t, c])
                     _enter(A, p[LF], raw, n_valid, t)
                 if future:
-                    _weight(p[GB], E, share, normalised, weight)
-                    _sum_gain(g, Q, E, p[RHO], mean, normalised, total[GB])
+                    add_product(g, B, total[GB])
+                    _product(p[GB], to_B, g, raw)
                     if normalised:
-                        _through_denominator(p[GB], Q, E, g, mean, share, gD)
-                        add_product(gD, late[r + 1, 3], total[LB])
-                    product(weight, g, to_Q[t])
-                    add_product(to_Q[t], late[r + 1, 2], total[LB])
+                        _subtract_product(raw, B, late[r + 1, 3], total[LB])
+                    if lateral:
+                        add_product(shared, late[r + 1, 3], total[LB])
+                        _subtract(inverse, raw)
+                    copy(raw, to_Q[t])
+                    add_product(raw, late[r + 1, 2], total[LB])
                     _copy_all(late[r + 1], late[r])
                     _step_future(late[r], p[LB], x[t, c], n_valid, t)
             flush(A)
@@ -152,8 +184,7 @@ def backward(
         if future:
             A[:] = 0
             for t in range(steps):
-                _where(A, n_valid, t, valid)
-                add(valid, grad_x[t, c])
+                _add_valid(A, n_valid, t, grad_x[t, c])
                 _enter(A, p[LB], to_Q[t], n_valid, t)
                 if t % ROWS == 0:
                     flush(A)
@@ -192,15 +223,19 @@ def _count(D: Array, decay: Array, n_valid: Array, t: int) -> None:
 
 
 @jit
-def _step_past(run: Array, decay: Array, x: Array, n_valid: Array, t: int) -> None:
+def _step_past(run: Array, decay: Array, x: Array, n_valid: Array, t: int, carried: bool, after: Array) -> None:
     """P, D, dD and power, one token on; the state itself enters its derivative by the decay."""
-    _enter(run[2], decay, run[1], n_valid, t)
-    _count(run[1], decay, n_valid, t)
-    _enter(run[0], decay, x, n_valid, t)
-    now = x.dtype.type(t)
-    power = run[3]
-    for n in range(len(power)):
-        power[n] = decay[n] * power[n] if now < n_valid[n] else power[n]
+    now, one = x.dtype.type(t), x.dtype.type(1)
+    P, D, dD, power = run[0], run[1], run[2], run[3]
+    for n in range(len(x)):
+        after[2, n] = decay[n] * dD[n] + D[n] if now < n_valid[n] else dD[n]
+    for n in range(len(x)):
+        after[1, n] = decay[n] * D[n] + one if now < n_valid[n] else D[n]
+    for n in range(len(x)):
+        after[0, n] = decay[n] * P[n] + x[n] if now < n_valid[n] else P[n]
+    if carried:
+        for n in range(len(x)):
+            after[3, n] = decay[n] * power[n] if now < n_valid[n] else power[n]
 
 
 @jit
@@ -221,93 +256,88 @@ def _where(a: Array, n_valid: Array, t: int, out: Array) -> None:
 
 
 @jit
-def _potential(
-    p: Array, lateral: bool, normalised: bool, x: Array, P: Array, D: Array, Q: Array, E: Array, u: Array
-) -> None:
-    """H - threshold of a step."""
+def _add_valid(a: Array, n_valid: Array, t: int, out: Array) -> None:
+    now, zero = a.dtype.type(t), a.dtype.type(0)
+    for n in range(len(a)):
+        out[n] += a[n] if now < n_valid[n] else zero
+
+
+@jit
+def _add_valid_product(a: Array, b: Array, n_valid: Array, t: int, out: Array) -> None:
+    now, zero = a.dtype.type(t), a.dtype.type(0)
+    for n in range(len(a)):
+        out[n] += a[n] * b[n] if now < n_valid[n] else zero
+
+
+@jit
+def _own(p: Array, x: Array, u: Array) -> None:
+    """A token's own part of H - threshold."""
+    g0, threshold = p[G0], p[V]
     for n in range(len(u)):
-        u[n] = p[G0, n] * x[n] - p[V, n]
-    if not normalised:
-        add_product(p[GF], P, u)
-        add_product(p[GB], Q, u)
-        return
-    _add_mean(p[GF], P, D, u)
-    _add_mean(p[GB], Q, E, u)
-    if lateral:
-        _subtract_share(p[RHO], p[G0], p[GF], p[GB], P, D, Q, E, u)
+        u[n] = g0[n] * x[n] - threshold[n]
 
 
 @jit
-def _add_mean(gain: Array, P: Array, D: Array, u: Array) -> None:
-    one, zero = u.dtype.type(1), u.dtype.type(0)
-    for n in range(len(u)):
-        u[n] += gain[n] * P[n] * (one / D[n] if D[n] > zero else zero)
+def _add_mean(gain: Array, P: Array, D: Array, normalised: bool, u: Array) -> None:
+    """gain P / D, 0 where D is 0; gain P if not normalised."""
+    one, zero = D.dtype.type(1), D.dtype.type(0)
+    if normalised:
+        for n in range(len(u)):
+            u[n] += gain[n] * P[n] * (one / D[n] if D[n] > zero else zero)
+    else:
+        add_product(gain, P, u)
 
 
 @jit
-def _subtract_share(
-    rho: Array, g0: Array, gf: Array, gb: Array, P: Array, D: Array, Q: Array, E: Array, u: Array
-) -> None:
-    one, zero = u.dtype.type(1), u.dtype.type(0)
-    for n in range(len(u)):
-        gains = g0[n] + (gf[n] if D[n] > zero else zero) + (gb[n] if E[n] > zero else zero)
+def _mean(P: Array, D: Array, normalised: bool, inverse: Array, out: Array) -> None:
+    """P / D and 1 / D, both 0 where D is 0; P and 1 if not normalised."""
+    one, zero = D.dtype.type(1), D.dtype.type(0)
+    if normalised:
+        for n in range(len(D)):
+            inverse[n] = one / D[n] if D[n] > zero else zero
+        product(P, inverse, out)
+    else:
+        inverse[:] = one
+        copy(P, out)
+
+
+@jit
+def _whole_mean(P: Array, Q: Array, D: Array, E: Array, inverse: Array, out: Array) -> None:
+    """M = (P + Q) / (D + E), and 1 / (D + E), both 0 where D and E are 0."""
+    one, zero = D.dtype.type(1), D.dtype.type(0)
+    for n in range(len(D)):
         both = D[n] + E[n]
-        u[n] -= rho[n] * gains * (P[n] + Q[n]) * (one / both if both > zero else zero)
+        inverse[n] = one / both if both > zero else zero
+    for n in range(len(D)):
+        out[n] = (P[n] + Q[n]) * inverse[n]
 
 
 @jit
-def _lateral(
-    p: Array, P: Array, D: Array, Q: Array, E: Array, g: Array, mean: Array, share: Array, total: Array
-) -> None:
-    """M; rho G / (D + E); and what is added to the gradient of rho."""
-    one, zero = g.dtype.type(1), g.dtype.type(0)
-    for n in range(len(g)):
-        both = D[n] + E[n]
-        mean[n] = (P[n] + Q[n]) * (one / both if both > zero else zero)
-    g0, gf, gb, rho = p[G0], p[GF], p[GB], p[RHO]
-    for n in range(len(g)):
-        both = D[n] + E[n]
-        gains = g0[n] + (gf[n] if D[n] > zero else zero) + (gb[n] if E[n] > zero else zero)
-        share[n] = gains * (one / both if both > zero else zero)
-    for n in range(len(g)):
-        total[n] -= g[n] * share[n] * (D[n] + E[n]) * mean[n]
-    for n in range(len(g)):
-        share[n] *= rho[n]
+def _gains(p: Array, D: Array, E: Array, out: Array) -> None:
+    """g0 and the gains of the sides that there are."""
+    g0, gf, gb, zero = p[G0], p[GF], p[GB], D.dtype.type(0)
+    for n in range(len(D)):
+        out[n] = g0[n] + (gf[n] if D[n] > zero else zero) + (gb[n] if E[n] > zero else zero)
 
 
 @jit
-def _subtract_lateral(rho: Array, mean: Array, g: Array, total: Array) -> None:
-    for n in range(len(g)):
-        total[n] -= g[n] * rho[n] * mean[n]
-
-
-@jit
-def _sum_gain(g: Array, P: Array, D: Array, rho: Array, mean: Array, normalised: bool, total: Array) -> None:
-    one, zero = g.dtype.type(1), g.dtype.type(0)
-    if not normalised:
-        add_product(g, P, total)
-        return
-    for n in range(len(g)):
-        total[n] += g[n] * (P[n] * (one / D[n]) - rho[n] * mean[n]) if D[n] > zero else zero
-
-
-@jit
-def _weight(gain: Array, D: Array, share: Array, normalised: bool, out: Array) -> None:
-    """The weight of a side's numerator in H."""
-    one, zero = out.dtype.type(1), out.dtype.type(0)
-    if not normalised:
-        copy(gain, out)
-        return
+def _product(a: Array, b: Array, c: Array, out: Array) -> None:
     for n in range(len(out)):
-        out[n] = gain[n] * (one / D[n] if D[n] > zero else zero) - share[n]
+        out[n] = a[n] * b[n] * c[n]
 
 
 @jit
-def _through_denominator(gain: Array, P: Array, D: Array, g: Array, mean: Array, share: Array, out: Array) -> None:
-    one, zero = out.dtype.type(1), out.dtype.type(0)
+def _subtract_product(a: Array, b: Array, c: Array, out: Array) -> None:
     for n in range(len(out)):
-        inverse = one / D[n] if D[n] > zero else zero
-        out[n] = g[n] * (share[n] * mean[n] - gain[n] * P[n] * inverse * inverse)
+        out[n] -= a[n] * b[n] * c[n]
+
+
+@jit
+def _subtract_where(a: Array, D: Array, out: Array) -> None:
+    """Less a, where D is not 0."""
+    zero = D.dtype.type(0)
+    for n in range(len(out)):
+        out[n] -= a[n] if D[n] > zero else zero
 
 
 # jit.py and firing.py: ea33c84ec55ab038
