@@ -1,19 +1,23 @@
-"""The firing rate of a student as a part of distillation's loss: what it is, what it does,
-what it refuses.
+"""The firing rate of a model as a part of its loss, in a distillation and in language modelling:
+what it is, what it does, what it refuses.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sj_lang_language.models.spike_decoder import SpikeDecoderConfig, SpikeDecoderForCausalLM
+from sj_lang_language.tasks.causal_lm import CausalLM
 from sj_lang_language.tasks.distillation import Distillation
 from sj_lang_language.tasks.distillation.loss import DistillationLoss
 from tiny_bert import build
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sj_lang.build import part as build_part
 from sj_lang.errors import UserError
 from sj_lang.monitor import Monitor
 
@@ -161,9 +165,67 @@ def test_what_is_refused() -> None:
         Distillation(task=None, teacher="", spike_price=0.03)
     with pytest.raises(UserError, match=r"task\.firing: .* has no spiking neurons; set task\.firing=0"):
         DistillationLoss(
-            student=build("twin"), teacher=build("twin"), labels=[], temperature=1, alpha=1, hidden=False, firing=1
+            student=build("twin"),
+            teacher=build("twin"),
+            labels=["labels"],
+            temperature=1,
+            alpha=1,
+            hidden=False,
+            firing=1,
         )
     student, loss = pair()
     checkpointed(student, reentrant=True)
     with pytest.raises(UserError, match=r"not all layers of neurons were seen with a gradient, as with reentrant"):
         loss_of(student, loss, batch(), None)
+
+
+def decoder() -> SpikeDecoderForCausalLM:
+    torch.manual_seed(0)
+    return SpikeDecoderForCausalLM(
+        SpikeDecoderConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    ).train()
+
+
+def text_task(tmp_path: Path, **options: Any) -> CausalLM:
+    (tmp_path / "book.txt").write_text("".join(f"{number} bottles of beer.\n" for number in range(100)))
+    return CausalLM(data=str(tmp_path / "book.txt"), length=12, split=(0.8, 0.0, 0.2), **options)
+
+
+@pytest.mark.parametrize("target", [None, 0.3])
+def test_a_language_model_pays_without_a_teacher(tmp_path: Path, target: float | None) -> None:
+    """The rate is that of a monitor, and four micro-batches have the gradient of one."""
+    ready = text_task(tmp_path, firing=2.0, firing_target=target).prepare(build_part("tokenizer", "characters"), seed=0)
+    assert ready.objective is not None
+    assert ready.collate is not None
+    model = decoder().double()
+    objective, inputs = ready.objective(model), ready.collate([ready.train[place] for place in range(8)])
+    monitor = Monitor(model)
+    with monitor.recording():
+        outputs = model(**inputs)
+        total = objective(outputs, inputs, None)
+    rates = [layer.rate if target is None else abs(layer.rate - target) for layer in monitor.layers.values()]
+    if target is None:
+        assert total.item() == pytest.approx(outputs.loss.item() + 2.0 * sum(rates) / len(rates), rel=1e-6)
+    else:  # each sample has its own distance, which is at least that of the mean
+        assert total.item() >= outputs.loss.item() + 2.0 * sum(rates) / len(rates) - 1e-9
+    whole = torch.autograd.grad(total, list(model.parameters()))
+    items = inputs["shift_labels"].numel()
+    for start in range(0, 8, 2):
+        part = {name: value[start : start + 2] for name, value in inputs.items()}
+        objective(model(**part, num_items_in_batch=items), part, items).backward()
+    for gradient, parameter in zip(whole, model.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_a_language_model_that_pays_nothing_has_its_own_loss(tmp_path: Path) -> None:
+    assert text_task(tmp_path).prepare(build_part("tokenizer", "characters"), seed=0).objective is None
+    with pytest.raises(UserError, match=r"task\.firing_target: it has no weight in the loss; set task\.firing"):
+        text_task(tmp_path, firing_target=0.1)
+
+
+def test_one_price_is_asked_not_two(tmp_path: Path) -> None:
+    text_task(tmp_path)
+    priced = {"type": "causal_lm", "data": str(tmp_path / "book.txt"), "length": 12, "firing": 1.0}
+    task = build_part("task", {"type": "distillation", "task": priced, "teacher": str(tmp_path)})()
+    with pytest.raises(UserError, match=r"task\.task: .*; set task\.firing in the place of task\.task\.firing"):
+        task.prepare(build_part("tokenizer", "characters"), seed=0)

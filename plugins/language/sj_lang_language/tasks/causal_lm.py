@@ -16,6 +16,7 @@ from sj_lang.task import MakeTokenizer, Prepared
 from sj_lang_language.data.text import corpus
 from sj_lang_language.data.text.windows import IGNORED, HeldOutWindows, RepeatedWindows, TrainingWindows, stack
 from sj_lang_language.tasks import texts
+from sj_lang_language.tasks.firing import FiringPrice, check_price
 
 TENTHS = 10  # a window's first and last tenth are told apart
 REPEATED = 1 << 14  # tokens of the test text that are read twice, for each length
@@ -40,6 +41,9 @@ class CausalLM(texts.TextTask):
         text does not fill is left out, and a note says so.
     trained: read the beginning of the training text, as many tokens as the test text has, as the
         test is read: the split `trained`, for papers that report the accuracy of training.
+    firing: weight of the firing rate in the loss of training (see `FiringPrice`); 0: what the model
+        fires costs nothing. firing_target: a rate between 0 and 1; then `firing` weighs each
+        layer's distance to it. None: the rate itself.
     split: shares of train, validation and test, in characters; they must add up to 1. The text is
         cut in this order before anything is tokenized; no window reaches across a cut. Parts that
         the data bring are used as they are; missing ones are cut from the end of the training text.
@@ -70,6 +74,8 @@ class CausalLM(texts.TextTask):
         eval_lengths: list[int] | None = None,
         repeat_lengths: list[int] | None = None,
         trained: bool = False,
+        firing: float = 0.0,
+        firing_target: float | None = None,
         split: tuple[float, ...] = (0.9, 0.05, 0.05),
     ) -> None:
         if length < 1 or (stride is not None and stride < 1):
@@ -80,6 +86,8 @@ class CausalLM(texts.TextTask):
                     f"task.{name}_lengths is {lengths}, expected different lengths of {least} tokens or more"
                 )
         texts.check_split(split)
+        check_price(firing, firing_target)
+        self.firing, self.firing_target = firing, firing_target
         self.data: Any = data
         self.length, self.stride, self.split, self.trained = length, stride or length, split, trained
         self.eval_lengths, self.repeat_lengths = sorted(eval_lengths or []), sorted(repeat_lengths or [])
@@ -123,6 +131,9 @@ class CausalLM(texts.TextTask):
             metrics=partial(metrics, sizes),
             collate=stack,
             label_names=["shift_labels"],
+            objective=partial(FiringPrice, weight=self.firing, target=self.firing_target, labels="shift_labels")
+            if self.firing
+            else None,
             loss="mean negative log likelihood of a token, in nats",
             model=texts.model_fields(made, self._longest(filled, repeated))
             | {"bos_token_id": made.bos_token_id, "eos_token_id": made.eos_token_id},

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from sj_lang.errors import UserError
 from sj_lang.monitor import undisturbed
 from sj_lang_language.data.text.windows import IGNORED
-from sj_lang_language.tasks.distillation.firing import FiringRates
 from sj_lang_language.tasks.distillation.relations import AttentionRelations
+from sj_lang_language.tasks.firing import FiringPrice, scored_of_each
 
 _PROBE = 4  # tokens of the text on which the two models are compared before training
 
@@ -65,7 +65,9 @@ class DistillationLoss(nn.Module):
             if width != wide:
                 raise UserError(f"task.teacher: it has {wide} outputs, the student has {width}")
         self.variances = variances
-        self.firing, self._rates = firing, FiringRates(student, firing_target) if firing else None
+        self._priced = (
+            FiringPrice(student, weight=firing, target=firing_target, labels=self.labels[0]) if firing else None
+        )
         self.relations, self._related = relations, AttentionRelations(student, teacher) if relations else None
         self.layers: list[int] = []
         self.projections = nn.ModuleList()
@@ -93,11 +95,11 @@ class DistillationLoss(nn.Module):
         if self.layers:
             extra = extra + self._far(outputs, taught, batch, labels[0]) / count
         if self._related is not None:
-            extra = extra + self.relations * (self._related() * _scored(labels[0])).sum() / count
+            extra = extra + self.relations * (self._related() * scored_of_each(labels[0])).sum() / count
         task_loss: Tensor = outputs["loss"]
         loss = (1 - self.alpha) * task_loss + self.alpha * extra
-        if self._rates is not None:
-            loss = loss + self.firing * (self._rates() * _scored(labels[0])).sum() / count
+        if self._priced is not None:
+            loss = loss + self._priced.price(labels[0], num_items_in_batch)
         return loss
 
     def _ready(self, outputs: Any) -> PreTrainedModel:
@@ -123,7 +125,7 @@ class DistillationLoss(nn.Module):
                 target = functional.softmax(taught_logits / self.temperature, -1)
                 each = -(self.temperature**2) * (target * soft).sum(-1)
             if label is not labels[0]:
-                each = each * _scored(labels[0])[at.nonzero()[:, 0]]
+                each = each * scored_of_each(labels[0])[at.nonzero()[:, 0]]
             total = total + each.sum()
         return total
 
@@ -137,13 +139,8 @@ class DistillationLoss(nn.Module):
             squares = (project(state).float() - taught["hidden_states"][layer].float()).square().mean(-1)
             if self.variances is not None:
                 squares = squares / self.variances[layer]
-            total = total + ((squares * weight).sum(1) * _scored(label)).sum()
+            total = total + ((squares * weight).sum(1) * scored_of_each(label)).sum()
         return total / len(self.layers)
-
-
-def _scored(label: Tensor) -> Tensor:
-    """Labels of each sample, `[B]`."""
-    return (label != IGNORED).reshape(len(label), -1).sum(1)
 
 
 def _logits(outputs: Any, number: int) -> list[Tensor]:

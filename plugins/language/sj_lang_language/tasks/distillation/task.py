@@ -17,6 +17,7 @@ from sj_lang.task import MakeTokenizer, Prepared, Task
 from sj_lang_language.tasks.distillation.loss import DistillationLoss
 from sj_lang_language.tasks.distillation.start import calibrate, start_from
 from sj_lang_language.tasks.distillation.teacher import load_teacher
+from sj_lang_language.tasks.firing import check_price
 
 if TYPE_CHECKING:  # a type checker reads a name in quotes as a class
     AnotherTask = Make
@@ -78,12 +79,7 @@ class Distillation(Task):
     ) -> None:
         if not 0 <= relations < math.inf:
             raise UserError(f"task.relations: {relations}; give the weight of the attention relations, 0 or more")
-        if firing_target is not None and not 0 < firing_target < 1:
-            raise UserError(f"task.firing_target: {firing_target}; give a firing rate between 0 and 1, both excluded")
-        if firing_target is not None and not firing:
-            raise UserError("task.firing_target: it has no weight in the loss; set task.firing, such as to 1")
-        if not 0 <= firing < math.inf:
-            raise UserError(f"task.firing: {firing}; give the weight of the firing rate in the loss, 0 or more")
+        check_price(firing, firing_target)
         if not 0 <= spike_price < math.inf:
             raise UserError(f"task.spike_price: {spike_price}; give what a spike costs in the calibration, 0 or more")
         if spike_price and not calibrate:
@@ -108,6 +104,8 @@ class Distillation(Task):
         """The task's own data, and the teacher's loss, which is built with the model."""
         with _inside():
             ready = self.task.prepare(tokenizer, seed=seed)
+        if ready.objective is not None:
+            raise UserError("task.task: it has a loss of its own; set task.firing in the place of task.task.firing")
         return dataclasses.replace(ready, objective=self._objective(ready, seed))
 
     def outline(self) -> Mapping[str, Any]:
