@@ -46,8 +46,8 @@ class BPSNTerms(NamedTuple):
 
     x [T, B, C, S], 0 after the valid steps. g0, threshold [C]. lf, gf [C]: decay and gain of the
     past; lb, gb: of the future; None: without that side. rho [C]: the lateral share of two sides;
-    None: no lateral term. numerator [B, C, S] and denominator [B, C]: of the past before x; None: 0, and no
-    state is carried.
+    None: no lateral term. numerator [B, C, S] and denominator [B, C]: of the past before x; None:
+    0, and no state is carried.
     """
 
     x: Tensor
