@@ -24,10 +24,9 @@ def _columns(terms: BPSNTerms) -> tuple[Any, ...]:
     """The arguments that both kernels share, N = batch, channels and places."""
     x, g0, threshold, lf, gf, lb, gb, rho, numerator, denominator, lengths, normalised = terms
     steps, *step = x.shape
-    parameters = x.new_zeros(7, *step)
-    for row, value in zip(parameters, (g0, threshold, lf, gf, lb, gb, rho), strict=True):
-        if value is not None:
-            row.copy_(value[:, None].expand(step))
+    absent = torch.zeros_like(g0)
+    learned = torch.stack([absent if value is None else value for value in (g0, threshold, lf, gf, lb, gb, rho)])
+    parameters = learned[:, None, :, None].expand(-1, *step).contiguous()
     zero = x.new_zeros(step)
     start = zero if numerator is None else numerator.contiguous()
     ones = zero if denominator is None or lf is None else denominator[..., None].expand(step).contiguous()

@@ -136,7 +136,7 @@ def backward(
                 slope(grad[t, c], u, kind, level, lowest, margin, raw)
                 _where(raw, n_valid, t, g)
                 _subtract(g, total[V])
-                product(p[G0], g, grad_x[t, c])
+                _through_own(p[G0], g, A, past, n_valid, t, grad_x[t, c])
                 add_product(g, x[t, c], total[G0])
                 if lateral:
                     _subtract_product(gains, M, g, total[RHO])
@@ -151,17 +151,14 @@ def backward(
                 if past:
                     add_product(g, F, total[GF])
                     _product(p[GF], to_F, g, raw)
-                    if normalised:
-                        _subtract_product(raw, F, before[2], total[LF])
-                        if carried:
-                            _subtract_product(raw, F, before[3], total[D0])
+                    _sum_decay(A, P, raw, F, before[2], normalised, n_valid, t, total[LF])
+                    if normalised and carried:
+                        _subtract_product(raw, F, before[3], total[D0])
                     if lateral:
                         add_product(shared, before[2], total[LF])
                         if carried:
                             add_product(shared, before[3], total[D0])
                         _subtract(inverse, raw)
-                    _add_valid_product(A, P, n_valid, t, total[LF])
-                    _add_valid(A, n_valid, t, grad_x[t, c])
                     _enter(A, p[LF], raw, n_valid, t)
                 if future:
                     add_product(g, B, total[GB])
@@ -263,10 +260,28 @@ def _add_valid(a: Array, n_valid: Array, t: int, out: Array) -> None:
 
 
 @jit
-def _add_valid_product(a: Array, b: Array, n_valid: Array, t: int, out: Array) -> None:
-    now, zero = a.dtype.type(t), a.dtype.type(0)
-    for n in range(len(a)):
-        out[n] += a[n] * b[n] if now < n_valid[n] else zero
+def _through_own(g0: Array, g: Array, A: Array, past: bool, n_valid: Array, t: int, out: Array) -> None:
+    """The gradient of a step's input, from its own potential and from the past of those after it."""
+    now, zero = g.dtype.type(t), g.dtype.type(0)
+    if past:
+        for n in range(len(g)):
+            out[n] = g0[n] * g[n] + (A[n] if now < n_valid[n] else zero)
+    else:
+        product(g0, g, out)
+
+
+@jit
+def _sum_decay(
+    A: Array, P: Array, raw: Array, F: Array, dD: Array, normalised: bool, n_valid: Array, t: int, total: Array
+) -> None:
+    """The gradient of the decay: P's own step, and 1 / D in F, whose gradient is g gf / D, `raw`."""
+    now, zero = A.dtype.type(t), A.dtype.type(0)
+    if normalised:
+        for n in range(len(A)):
+            total[n] += (A[n] * P[n] if now < n_valid[n] else zero) - raw[n] * F[n] * dD[n]
+    else:
+        for n in range(len(A)):
+            total[n] += A[n] * P[n] if now < n_valid[n] else zero
 
 
 @jit
