@@ -53,7 +53,7 @@ def forward(
                 _enter(Q[r], p[LB], x[start + r, c], n_valid, start + r)
                 _count(E[r], p[LB], n_valid, start + r)
             for r in range(rows):
-                _own(p, x[start + r, c], u)
+                _instant(p, x[start + r, c], u)
                 if past:
                     _add_mean(p[GF], P, D, normalised, u)
                 if future:
@@ -122,7 +122,7 @@ def backward(
                 t = start + r
                 before = run[r if past else 0]
                 P, D, Q, E = before[0], before[1], late[r + 1, 0], late[r + 1, 1]
-                _own(p, x[t, c], u)
+                _instant(p, x[t, c], u)
                 if past:
                     _mean(P, D, normalised, to_F, F)
                     add_product(p[GF], F, u)
@@ -136,7 +136,7 @@ def backward(
                 slope(grad[t, c], u, kind, level, lowest, margin, raw)
                 _where(raw, n_valid, t, g)
                 _subtract(g, total[V])
-                _through_own(p[G0], g, A, past, n_valid, t, grad_x[t, c])
+                _to_input(p[G0], g, A, past, n_valid, t, grad_x[t, c])
                 add_product(g, x[t, c], total[G0])
                 if lateral:
                     _subtract_product(gains, M, g, total[RHO])
@@ -260,8 +260,8 @@ def _add_valid(a: Array, n_valid: Array, t: int, out: Array) -> None:
 
 
 @jit
-def _through_own(g0: Array, g: Array, A: Array, past: bool, n_valid: Array, t: int, out: Array) -> None:
-    """The gradient of a step's input, from its own potential and from the past of those after it."""
+def _to_input(g0: Array, g: Array, A: Array, past: bool, n_valid: Array, t: int, out: Array) -> None:
+    """The gradient of a step's input: through its own potential, and those after it."""
     now, zero = g.dtype.type(t), g.dtype.type(0)
     if past:
         for n in range(len(g)):
@@ -274,7 +274,7 @@ def _through_own(g0: Array, g: Array, A: Array, past: bool, n_valid: Array, t: i
 def _sum_decay(
     A: Array, P: Array, raw: Array, F: Array, dD: Array, normalised: bool, n_valid: Array, t: int, total: Array
 ) -> None:
-    """The gradient of the decay: P's own step, and 1 / D in F, whose gradient is g gf / D, `raw`."""
+    """The gradient of the decay, through P and through F = P / D. raw: g gf / D."""
     now, zero = A.dtype.type(t), A.dtype.type(0)
     if normalised:
         for n in range(len(A)):
@@ -285,7 +285,7 @@ def _sum_decay(
 
 
 @jit
-def _own(p: Array, x: Array, u: Array) -> None:
+def _instant(p: Array, x: Array, u: Array) -> None:
     """A token's own part of H - threshold."""
     g0, threshold = p[G0], p[V]
     for n in range(len(u)):
