@@ -44,3 +44,16 @@ def test_a_repeat_fits_into_the_trained_length(name: str) -> None:
 def test_bpe_asks_for_a_text() -> None:
     with pytest.raises(UserError, match=r"task\.data is not set"):
         run.execute(load("lm/bpe"), dry_run=True)
+
+
+def test_shakespeare_prices_spikes_and_not_its_twin(tmp_path: Path) -> None:
+    """The price is part of the loss of training alone."""
+    (tmp_path / "play.txt").write_text(TEXT)
+    sizes = [*TINY, *SHORT, "runs.ann.model.num_attention_heads=2"]
+    changes = [*sizes, "seeds=null", f"task.data={tmp_path / 'play.txt'}", "task.repeat_lengths=[8]"]
+    run.execute(load("lm/shakespeare", [*changes, "task.firing=1000", f"output={tmp_path / 'runs'}"]))
+    metrics = {name: RunFolder(tmp_path / "runs" / name).read_metrics() for name in ("spiking", "ann")}
+    assert metrics["spiking"]["train.loss"] > 10 > metrics["spiking"]["test.loss"]
+    assert metrics["ann"]["train.loss"] < 10
+    assert "firing_rate.mean" in metrics["spiking"]
+    assert "firing_rate.mean" not in metrics["ann"]
