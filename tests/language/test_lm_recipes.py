@@ -51,7 +51,7 @@ def test_shakespeare_prices_spikes_and_not_its_twin(tmp_path: Path) -> None:
     (tmp_path / "play.txt").write_text(TEXT)
     sizes = [*TINY, *SHORT, "runs.ann.model.num_attention_heads=2"]
     changes = [*sizes, "seeds=null", f"task.data={tmp_path / 'play.txt'}", "task.repeat_lengths=[8]"]
-    run.execute(load("lm/shakespeare", [*changes, "task.firing=1000", f"output={tmp_path / 'runs'}"]))
+    run.execute(load("lm/shakespeare", [*changes, "runs.spiking.task.firing=1000", f"output={tmp_path / 'runs'}"]))
     metrics = {name: RunFolder(tmp_path / "runs" / name).read_metrics() for name in ("spiking", "ann")}
     assert metrics["spiking"]["train.loss"] > 10 > metrics["spiking"]["test.loss"]
     assert metrics["ann"]["train.loss"] < 10
