@@ -65,7 +65,7 @@ class DistillationLoss(nn.Module):
             if width != wide:
                 raise UserError(f"task.teacher: it has {wide} outputs, the student has {width}")
         self.variances = variances
-        self._priced = (
+        self.firing_price = (
             FiringPrice(student, weight=firing, target=firing_target, labels=self.labels[0]) if firing else None
         )
         self.relations, self._related = relations, AttentionRelations(student, teacher) if relations else None
@@ -98,8 +98,8 @@ class DistillationLoss(nn.Module):
             extra = extra + self.relations * (self._related() * scored_of_each(labels[0])).sum() / count
         task_loss: Tensor = outputs["loss"]
         loss = (1 - self.alpha) * task_loss + self.alpha * extra
-        if self._priced is not None:
-            loss = loss + self._priced.price(labels[0], num_items_in_batch)
+        if self.firing_price is not None:
+            loss = loss + self.firing_price.price(labels[0], num_items_in_batch)
         return loss
 
     def _ready(self, outputs: Any) -> PreTrainedModel:
