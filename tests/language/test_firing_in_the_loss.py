@@ -165,13 +165,7 @@ def test_what_is_refused() -> None:
         Distillation(task=None, teacher="", spike_price=0.03)
     with pytest.raises(UserError, match=r"task\.firing: .* has no spiking neurons; set task\.firing=0"):
         DistillationLoss(
-            student=build("twin"),
-            teacher=build("twin"),
-            labels=["labels"],
-            temperature=1,
-            alpha=1,
-            hidden=False,
-            firing=1,
+            student=build("twin"), teacher=build("twin"), labels=[], temperature=1, alpha=1, hidden=False, firing=1
         )
     student, loss = pair()
     checkpointed(student, reentrant=True)

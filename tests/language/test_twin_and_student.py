@@ -255,7 +255,7 @@ def test_calibration_is_drawn_with_the_seed_and_is_the_same_again(student: Calla
 def test_prices_of_spikes_reach_calibration_and_loss(student: Callable[..., Any]) -> None:
     priced = ["task.spike_price=0.2", "task.firing=0.5"]
     losses = [assemble(student(*changes), Path("out")).objective for changes in ([], priced)]
-    assert [loss.firing_price and loss.firing_price.weight for loss in losses] == [None, 0.5]
+    assert [loss.firing for loss in losses] == [0.0, 0.5]
     free, paid = (loss.figures["calibration.error.layer.0"] for loss in losses)
     assert free < paid < 1
 

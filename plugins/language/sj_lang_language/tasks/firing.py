@@ -71,14 +71,10 @@ class FiringPrice(nn.Module):
 
     def forward(self, outputs: Any, batch: Mapping[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
         """The loss, as `sj_lang.task.Objective` defines it."""
-        loss: Tensor = outputs["loss"] + self.price(batch[self.labels], num_items_in_batch)
-        return loss
-
-    def price(self, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
-        """What the pass that has just been made adds to the loss."""
-        scored = scored_of_each(labels)
+        scored = scored_of_each(batch[self.labels])
         count = scored.sum() if num_items_in_batch is None else num_items_in_batch
-        return self.weight * (self._rates() * scored).sum() / count
+        loss: Tensor = outputs["loss"] + self.weight * (self._rates() * scored).sum() / count
+        return loss
 
 
 def check_price(firing: float, target: float | None) -> None:

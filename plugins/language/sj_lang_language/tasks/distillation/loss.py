@@ -15,7 +15,7 @@ from sj_lang.errors import UserError
 from sj_lang.monitor import undisturbed
 from sj_lang_language.data.text.windows import IGNORED
 from sj_lang_language.tasks.distillation.relations import AttentionRelations
-from sj_lang_language.tasks.firing import FiringPrice, scored_of_each
+from sj_lang_language.tasks.firing import FiringRates, scored_of_each
 
 _PROBE = 4  # tokens of the text on which the two models are compared before training
 
@@ -65,9 +65,7 @@ class DistillationLoss(nn.Module):
             if width != wide:
                 raise UserError(f"task.teacher: it has {wide} outputs, the student has {width}")
         self.variances = variances
-        self.firing_price = (
-            FiringPrice(student, weight=firing, target=firing_target, labels=self.labels[0]) if firing else None
-        )
+        self.firing, self._rates = firing, FiringRates(student, firing_target) if firing else None
         self.relations, self._related = relations, AttentionRelations(student, teacher) if relations else None
         self.layers: list[int] = []
         self.projections = nn.ModuleList()
@@ -98,8 +96,8 @@ class DistillationLoss(nn.Module):
             extra = extra + self.relations * (self._related() * scored_of_each(labels[0])).sum() / count
         task_loss: Tensor = outputs["loss"]
         loss = (1 - self.alpha) * task_loss + self.alpha * extra
-        if self.firing_price is not None:
-            loss = loss + self.firing_price.price(labels[0], num_items_in_batch)
+        if self._rates is not None:
+            loss = loss + self.firing * (self._rates() * scored_of_each(labels[0])).sum() / count
         return loss
 
     def _ready(self, outputs: Any) -> PreTrainedModel:
